@@ -1,0 +1,1 @@
+"""What travels inside a checkpoint: configurations, models, feature extractor and processor (Hub remote code)."""

@@ -1,0 +1,75 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Configuration of the lead-agnostic 1-D ResNet encoder."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+@strict
+class EcgResNetConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`EcgResNetModel`]: a ResNet-18 with one-dimensional convolutions that reads every lead with the
+    same weights (He et al. 2016 for the network; Yang et al. 2024, ECG-LM, for its use on single leads).
+
+    Args:
+        embedding_size (`int`, *optional*, defaults to 64):
+            Channels of the stem convolution.
+        hidden_sizes (`list[int]`, *optional*, defaults to `[64, 128, 256, 512]`):
+            Channels of each stage.
+        depths (`list[int]`, *optional*, defaults to `[2, 2, 2, 2]`):
+            Residual blocks of each stage.
+        stem_kernel_size (`int`, *optional*, defaults to 7):
+            Samples seen by the stem convolution; odd.
+        kernel_size (`int`, *optional*, defaults to 3):
+            Samples seen by the convolutions of the blocks; odd.
+        hidden_act (`str`, *optional*, defaults to `"relu"`):
+            Activation function.
+    """
+
+    model_type = "ecg_resnet"
+
+    embedding_size: int = 64
+    hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256, 512)
+    depths: list[int] | tuple[int, ...] = (2, 2, 2, 2)
+    stem_kernel_size: int = 7
+    kernel_size: int = 3
+    hidden_act: str = "relu"
+
+    def __post_init__(self, **kwargs):
+        self.hidden_sizes = list(self.hidden_sizes)
+        self.depths = list(self.depths)
+        super().__post_init__(**kwargs)
+
+    def validate_stages(self):
+        """Every stage needs a width and a depth, and odd kernels keep the samples centred."""
+        if len(self.hidden_sizes) != len(self.depths):
+            raise ValueError(
+                f"`hidden_sizes` names {len(self.hidden_sizes)} stages and `depths` {len(self.depths)}: they must agree."
+            )
+        if self.stem_kernel_size % 2 == 0 or self.kernel_size % 2 == 0:
+            raise ValueError(
+                f"`stem_kernel_size` ({self.stem_kernel_size}) and `kernel_size` ({self.kernel_size}) must be odd."
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of `last_hidden_state`."""
+        return self.hidden_sizes[-1]
+
+
+EcgResNetConfig.register_for_auto_class()
+
+__all__ = ["EcgResNetConfig"]

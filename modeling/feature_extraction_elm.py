@@ -1,0 +1,169 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Prepares ECGs for a model: leads by name, sampling rate, length, amplitude."""
+
+from collections.abc import Sequence
+from os import PathLike
+
+import numpy as np
+from transformers import BatchFeature, FeatureExtractionMixin
+
+from .ecg_utils import LEADS, SAMPLING_RATE, fill_gaps, load_ecg, place_leads, resample
+
+
+NORMALIZATIONS = ("min_max", "z_score", "none")
+
+
+class EcgFeatureExtractor(FeatureExtractionMixin):
+    r"""
+    Turns ECGs in millivolt into the tensor a model reads.
+
+    Args:
+        sampling_rate (`int`, *optional*, defaults to 250):
+            The model's sampling rate in Hz. ECGs at another rate are resampled.
+        num_samples (`int`, *optional*, defaults to 2500):
+            The model's samples per lead. A longer ECG is cut after that many, a shorter one is refused.
+        leads (`list[str]`, *optional*, defaults to the twelve standard leads in standard order):
+            The model's leads, in its order.
+        normalization (`str`, *optional*, defaults to `"min_max"`):
+            `"min_max"`: the whole ECG to 0 … 1, one range for all leads (Han et al. 2024, ECG-Byte);
+            `"z_score"`: zero mean and unit variance, one pair for all leads; `"none"`: millivolt.
+    """
+
+    model_input_names = ["ecg_values", "ecg_lead_mask"]
+
+    def __init__(
+        self,
+        sampling_rate: int = SAMPLING_RATE,
+        num_samples: int = 2500,
+        leads: Sequence[str] = LEADS,
+        normalization: str = "min_max",
+        **kwargs,
+    ):
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(f'normalization "{normalization}" is not one of {", ".join(NORMALIZATIONS)}.')
+        self.sampling_rate = sampling_rate
+        self.num_samples = num_samples
+        self.leads = list(leads)
+        self.normalization = normalization
+        super().__init__(**kwargs)
+
+    def __call__(
+        self,
+        ecg,
+        sampling_rate: float | Sequence[float | None] | None = None,
+        lead_names: Sequence | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        r"""
+        Prepares one ECG or several.
+
+        Args:
+            ecg:
+                An array of shape `(leads, samples)` in millivolt, the path of a WFDB record, or a list of these; also
+                an array of shape `(ecgs, leads, samples)`. A lead that is NaN throughout counts as absent.
+            sampling_rate (`float` or list of `float`, *optional*):
+                Sampling rate of the arrays in Hz; one for all or one per ECG. A record's path brings its own.
+            lead_names (`list[str]` or list of lists, *optional*):
+                Names of the arrays' rows; one list for all or one per ECG. By default the rows are `leads`.
+            return_tensors (`str`, *optional*):
+                `"pt"` or `"np"`.
+
+        Returns:
+            `ecg_values` of shape `(ecgs, leads, samples)`, float32, absent leads 0; `ecg_lead_mask` of shape
+            `(ecgs, leads)`, True where a lead is present.
+
+        Raises:
+            `ValueError`: If the sampling rate is missing, the unit cannot be millivolt, or leads, length or samples
+            are not as described; the message names the ECG by its position.
+        """
+        ecgs = list(ecg) if isinstance(ecg, list | tuple) or getattr(ecg, "ndim", 2) == 3 else [ecg]
+        rates = _one_per_ecg(sampling_rate, len(ecgs), isinstance(sampling_rate, list | tuple), "sampling rates")
+        has_many_names = lead_names is not None and any(not isinstance(name, str) for name in lead_names)
+        names = _one_per_ecg(lead_names, len(ecgs), has_many_names, "lists of lead names")
+
+        values = np.zeros((len(ecgs), len(self.leads), self.num_samples), dtype=np.float32)
+        lead_mask = np.zeros((len(ecgs), len(self.leads)), dtype=bool)
+        for index, (one, rate, its_names) in enumerate(zip(ecgs, rates, names)):
+            try:
+                prepared = self._prepare(one, rate, its_names)
+            except ValueError as error:
+                raise ValueError(f"ECG {index + 1} of {len(ecgs)}: {error}") from error
+            lead_mask[index] = ~np.isnan(prepared[:, 0])
+            values[index, lead_mask[index]] = self._normalize(prepared[lead_mask[index]])
+        return BatchFeature({"ecg_values": values, "ecg_lead_mask": lead_mask}, tensor_type=return_tensors)
+
+    def _prepare(self, ecg, sampling_rate: float | None, lead_names: Sequence[str] | None) -> np.ndarray:
+        """An ECG `(leads, num_samples)` in mV at the model's rate; absent leads are NaN."""
+        if isinstance(ecg, str | PathLike):
+            ecg, sampling_rate, lead_names = load_ecg(ecg)
+            ecg = fill_gaps(ecg, sampling_rate)
+            ecg[np.isnan(ecg).any(axis=1)] = np.nan
+        else:
+            ecg = np.asarray(ecg)
+            self._check_array(ecg, sampling_rate, lead_names)
+        ecg, _ = place_leads(ecg, self.leads if lead_names is None else lead_names, tuple(self.leads))
+        if np.isnan(ecg).all():
+            raise ValueError(f"none of the leads {', '.join(self.leads)} is present.")
+        ecg = resample(ecg, sampling_rate, self.sampling_rate)
+        if ecg.shape[1] < self.num_samples:
+            raise ValueError(
+                f"the ECG is {ecg.shape[1] / self.sampling_rate:g} s long, the model reads "
+                f"{self.num_samples / self.sampling_rate:g} s."
+            )
+        return ecg[:, : self.num_samples]
+
+    def _check_array(self, ecg: np.ndarray, sampling_rate: float | None, lead_names: Sequence[str] | None):
+        if ecg.ndim != 2:
+            raise ValueError(f"expected the shape (leads, samples), got {ecg.shape}.")
+        if not np.issubdtype(ecg.dtype, np.floating):
+            raise ValueError(
+                f"expected millivolt as floating-point numbers, got {ecg.dtype}. Divide integer microvolt by 1000."
+            )
+        if sampling_rate is None:
+            raise ValueError(f"its `sampling_rate` in Hz is missing (the model's is {self.sampling_rate}).")
+        if lead_names is None and len(ecg) != len(self.leads):
+            raise ValueError(
+                f"{len(ecg)} leads, but the model has {len(self.leads)} ({', '.join(self.leads)}). "
+                "Name the leads with `lead_names`, or check that the array is (leads, samples)."
+            )
+        invalid = ~np.isfinite(ecg)
+        partly = invalid.any(axis=1) & ~invalid.all(axis=1)
+        if partly.any():
+            lead = int(np.flatnonzero(partly)[0])
+            raise ValueError(
+                f"lead {(lead_names or self.leads)[lead]} has {invalid[lead].sum()} NaN or infinite samples, the first "
+                f"at sample {np.flatnonzero(invalid[lead])[0]}. Repair them, or make the whole lead NaN to leave it out."
+            )
+
+    def _normalize(self, ecg: np.ndarray) -> np.ndarray:
+        if self.normalization == "min_max":
+            return (ecg - ecg.min()) / (ecg.max() - ecg.min() + 1e-6)
+        if self.normalization == "z_score":
+            return (ecg - ecg.mean()) / (ecg.std() + 1e-6)
+        return ecg
+
+
+def _one_per_ecg(value, num_ecgs: int, is_list: bool, name: str) -> list:
+    """`value` for each ECG; a list must have one entry per ECG."""
+    if not is_list:
+        return [value] * num_ecgs
+    if len(value) != num_ecgs:
+        raise ValueError(f"{len(value)} {name} for {num_ecgs} ECGs.")
+    return list(value)
+
+
+EcgFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+
+__all__ = ["EcgFeatureExtractor"]

@@ -1,0 +1,177 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Lead-agnostic 1-D ResNet: one set of weights runs over every lead, then the leads that are present are averaged."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.utils import can_return_tuple
+
+from .configuration_ecg_resnet import EcgResNetConfig
+
+
+class EcgResNetConvLayer(nn.Module):
+    """Convolution over time and batch norm, with or without an activation."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, activation: str | None):
+        super().__init__()
+        self.convolution = nn.Conv1d(
+            in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False
+        )
+        self.normalization = nn.BatchNorm1d(out_channels)
+        self.activation = ACT2FN[activation] if activation is not None else nn.Identity()
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.normalization(self.convolution(hidden_states)))
+
+
+class EcgResNetBasicBlock(nn.Module):
+    """Two convolutions with a shortcut; the shortcut is projected where the shape changes."""
+
+    def __init__(self, config: EcgResNetConfig, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        kernel_size = config.kernel_size
+        self.first = EcgResNetConvLayer(in_channels, out_channels, kernel_size, stride, config.hidden_act)
+        self.second = EcgResNetConvLayer(out_channels, out_channels, kernel_size, 1, activation=None)
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = EcgResNetConvLayer(in_channels, out_channels, 1, stride, activation=None)
+        else:
+            self.shortcut = nn.Identity()
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        residual = self.shortcut(hidden_states)
+        return self.activation(self.second(self.first(hidden_states)) + residual)
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class EcgResNetPreTrainedModel(PreTrainedModel):
+    config: EcgResNetConfig
+    base_model_prefix = "ecg_resnet"
+    main_input_name = "ecg_values"
+    # The network has no attention, so any implementation asked of a model that contains it is fine.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv1d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class EcgResNetModel(EcgResNetPreTrainedModel):
+    """The encoder. Any number of leads and any number of samples fit the same weights."""
+
+    def __init__(self, config: EcgResNetConfig):
+        super().__init__(config)
+        self.stem = EcgResNetConvLayer(1, config.embedding_size, config.stem_kernel_size, 2, config.hidden_act)
+        self.pooler = nn.MaxPool1d(kernel_size=3, stride=2, padding=1)
+        blocks = []
+        in_channels = config.embedding_size
+        for stage, (out_channels, depth) in enumerate(zip(config.hidden_sizes, config.depths)):
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(EcgResNetBasicBlock(config, in_channels, out_channels, stride))
+                in_channels = out_channels
+        self.blocks = nn.ModuleList(blocks)
+        self.post_init()
+
+    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+    @can_return_tuple
+    def forward(
+        self, ecg_values: torch.FloatTensor, lead_mask: torch.BoolTensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
+                The ECGs, as [`EcgFeatureExtractor`] returns them.
+            lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
+                True where a lead is present. Absent leads do not enter the average. All are present by default.
+
+        Returns:
+            `last_hidden_state` of shape `(batch_size, num_samples / 32, hidden_size)`: the leads' average at each
+            time; `pooler_output` of shape `(batch_size, hidden_size)`: its mean over time.
+        """
+        if ecg_values.dim() != 3:
+            raise ValueError(
+                f"EcgResNetModel takes `ecg_values` of shape (batch, leads, samples), got {tuple(ecg_values.shape)}."
+            )
+        batch_size, num_leads, num_samples = ecg_values.shape
+        single_leads = ecg_values.reshape(batch_size * num_leads, 1, num_samples)
+        hidden_states = self.pooler(self.stem(single_leads.to(self.dtype)))
+        for block in self.blocks:
+            hidden_states = block(hidden_states)
+
+        per_lead = hidden_states.unflatten(0, (batch_size, num_leads))  # (batch, leads, hidden, tokens)
+        if lead_mask is None:
+            mean = per_lead.mean(dim=1)
+        else:
+            weight = lead_mask.to(per_lead.dtype)
+            weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
+            mean = (per_lead * weight[:, :, None, None]).sum(dim=1)
+        last_hidden_state = mean.transpose(1, 2)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=last_hidden_state, pooler_output=last_hidden_state.mean(dim=1)
+        )
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class EcgResNetForSequenceClassification(EcgResNetPreTrainedModel):
+    """The encoder with a linear classifier on `pooler_output`: its pre-training task in ECG-LM (Yang et al. 2024)."""
+
+    def __init__(self, config: EcgResNetConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.ecg_resnet = EcgResNetModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+    @can_return_tuple
+    def forward(
+        self,
+        ecg_values: torch.FloatTensor,
+        lead_mask: torch.BoolTensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        r"""
+        Args:
+            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
+                The ECGs, as [`EcgFeatureExtractor`] returns them.
+            lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
+                True where a lead is present.
+            labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
+                `(batch_size, num_labels)`, *optional*):
+                Classes for the cross-entropy, or 0/1 per class for the multi-label loss (`config.problem_type`).
+        """
+        outputs = self.ecg_resnet(ecg_values, lead_mask=lead_mask)
+        logits = self.classifier(outputs.pooler_output)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+EcgResNetModel.register_for_auto_class("AutoModel")
+EcgResNetForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+
+__all__ = ["EcgResNetForSequenceClassification", "EcgResNetModel", "EcgResNetPreTrainedModel"]

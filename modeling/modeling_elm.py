@@ -1,0 +1,487 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""ECG-language model: an ECG encoder (or none), a projector and a causal LLM."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from .configuration_ecg_resnet import EcgResNetConfig
+from .configuration_elm import ElmConfig
+from .modeling_ecg_resnet import EcgResNetModel
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+@dataclass
+class ElmModelOutputWithPast(BaseModelOutputWithPast):
+    r"""
+    ecg_hidden_states (`torch.FloatTensor` of shape `(num_ecgs, num_ecg_tokens, embedding_size)`, *optional*):
+        The projected ECGs, as they replace the placeholders' embeddings.
+    """
+
+    ecg_hidden_states: torch.FloatTensor | None = None
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+@dataclass
+class ElmCausalLMOutputWithPast(CausalLMOutputWithPast):
+    r"""
+    ecg_hidden_states (`torch.FloatTensor` of shape `(num_ecgs, num_ecg_tokens, embedding_size)`, *optional*):
+        The projected ECGs, as they replace the placeholders' embeddings.
+    """
+
+    ecg_hidden_states: torch.FloatTensor | None = None
+
+
+class ElmEncoderProjector(nn.Module):
+    """Encoder tokens, pooled to `num_ecg_tokens`, to LLM embeddings: one linear layer, or two (Liu et al. 2023, LLaVA)."""
+
+    def __init__(self, config: ElmConfig):
+        super().__init__()
+        self.num_ecg_tokens = config.num_ecg_tokens
+        self.linear_1 = nn.Linear(config.encoder_config.hidden_size, config.embedding_size)
+        self.linear_2 = None
+        # CODEPATH: "mlp" is the connector of LLaVA-like models, "linear" the single layer of ECG-Bench's.
+        if config.projector_type == "mlp":
+            self.activation = ACT2FN[config.projector_hidden_act]
+            self.linear_2 = nn.Linear(config.embedding_size, config.embedding_size)
+
+    def forward(self, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
+        tokens = F.adaptive_avg_pool1d(encoder_hidden_states.transpose(1, 2), self.num_ecg_tokens).transpose(1, 2)
+        hidden_states = self.linear_1(tokens.to(self.linear_1.weight.dtype))
+        if self.linear_2 is not None:
+            hidden_states = self.linear_2(self.activation(hidden_states))
+        return hidden_states
+
+
+class ElmPatchProjector(nn.Module):
+    """One linear layer per stretch of time over all leads; with a single token it sees the whole ECG."""
+
+    def __init__(self, config: ElmConfig):
+        super().__init__()
+        self.num_ecg_tokens = config.num_ecg_tokens
+        patch_size = config.num_samples // config.num_ecg_tokens
+        self.linear = nn.Linear(config.num_leads * patch_size, config.embedding_size)
+
+    def forward(self, ecg_values: torch.Tensor) -> torch.Tensor:
+        patches = ecg_values.unflatten(2, (self.num_ecg_tokens, -1)).transpose(1, 2).flatten(2)  # lead after lead
+        return self.linear(patches.to(self.linear.weight.dtype))
+
+
+class ElmConvProjector(nn.Module):
+    """Two convolutions, a mean over time and a linear layer per stretch of time."""
+
+    def __init__(self, config: ElmConfig):
+        super().__init__()
+        self.num_ecg_tokens = config.num_ecg_tokens
+        first, second = config.projector_conv_channels
+        first_kernel, second_kernel = config.projector_conv_kernel_sizes
+        self.conv_1 = nn.Conv1d(config.num_leads, first, first_kernel, padding=first_kernel // 2)
+        self.conv_2 = nn.Conv1d(first, second, second_kernel, padding=second_kernel // 2)
+        self.linear = nn.Linear(second, config.embedding_size)
+
+    def forward(self, ecg_values: torch.Tensor) -> torch.Tensor:
+        patches = ecg_values.unflatten(2, (self.num_ecg_tokens, -1)).transpose(1, 2)
+        hidden_states = patches.flatten(0, 1).to(self.linear.weight.dtype)
+        hidden_states = F.relu(self.conv_2(F.relu(self.conv_1(hidden_states))))
+        return self.linear(hidden_states.mean(dim=2)).unflatten(0, (-1, self.num_ecg_tokens))
+
+
+# By name, not through `AutoModel`: in a checkpoint's remote code the configuration's class may be another copy of it.
+ECG_ENCODERS = {EcgResNetConfig.model_type: EcgResNetModel}
+
+
+def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """One of our encoders, or any model of transformers."""
+    if config.model_type in ECG_ENCODERS:
+        return ECG_ENCODERS[config.model_type]._from_config(config)
+    return AutoModel.from_config(config)
+
+
+def build_projector(config: ElmConfig) -> nn.Module:
+    """The projector that `config.projector_type` names, for a model with or without an encoder."""
+    # CODEPATH: LLaVA-like checkpoints have an encoder, encoder-free ones feed the signal to the projector.
+    if config.encoder_config is not None:
+        return ElmEncoderProjector(config)
+    # CODEPATH: "conv" checkpoints look inside a patch with convolutions, "patch" and "linear" ones with one layer.
+    return ElmConvProjector(config) if config.projector_type == "conv" else ElmPatchProjector(config)
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class ElmPreTrainedModel(PreTrainedModel):
+    config: ElmConfig
+    base_model_prefix = "model"
+    input_modalities = ("text", "ecg")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    # The LLM and the encoder check the implementation themselves.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class ElmModel(ElmPreTrainedModel):
+    """Encoder, projector and the LLM's backbone: hidden states, no language-modelling head."""
+
+    def __init__(self, config: ElmConfig):
+        super().__init__(config)
+        self.encoder = None
+        # CODEPATH: LLaVA-like checkpoints have an encoder, encoder-free ones do not.
+        if config.encoder_config is not None:
+            self.encoder = build_encoder(config.encoder_config)
+        self.projector = build_projector(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def train(self, mode: bool = True):
+        """A frozen encoder stays in evaluation mode, or its batch norms would go on learning their statistics."""
+        super().train(mode)
+        if self.encoder is not None and not any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.language_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def get_ecg_features(
+        self, ecg_values: torch.FloatTensor, ecg_lead_mask: torch.BoolTensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Encodes ECGs and projects them into the LLM's embedding space.
+
+        Args:
+            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`):
+                The ECGs, as [`EcgFeatureExtractor`] returns them.
+            ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
+                True where a lead is present; all are by default. Read by encoders that can leave leads out.
+
+        Returns:
+            `last_hidden_state`: the encoder's output (`None` without an encoder); `pooler_output` of shape
+            `(num_ecgs, num_ecg_tokens, embedding_size)`: the projected ECGs.
+
+        Raises:
+            `ValueError`: If the shape of `ecg_values` is not what the model takes.
+        """
+        if ecg_values.dim() != 3:
+            raise ValueError(
+                f"`ecg_values` must have the shape (num_ecgs, num_leads, num_samples), got {tuple(ecg_values.shape)}."
+            )
+        if self.encoder is not None:
+            outputs = self.encoder(ecg_values, lead_mask=ecg_lead_mask, **kwargs)
+            encoded = outputs.last_hidden_state
+            return BaseModelOutputWithPooling(last_hidden_state=encoded, pooler_output=self.projector(encoded))
+
+        expected = (self.config.num_leads, self.config.num_samples)
+        if tuple(ecg_values.shape[1:]) != expected:
+            raise ValueError(
+                f"This model takes ECGs of {expected[0]} leads and {expected[1]} samples, got {ecg_values.shape[1]} "
+                f"leads and {ecg_values.shape[2]} samples. The checkpoint's processor prepares them."
+            )
+        return BaseModelOutputWithPooling(pooler_output=self.projector(ecg_values))
+
+    def get_placeholder_mask(
+        self, input_ids: torch.LongTensor | None, inputs_embeds: torch.FloatTensor, ecg_features: torch.FloatTensor
+    ) -> torch.BoolTensor:
+        """Where the ECG tokens stand, `(batch_size, sequence_length, 1)`; their number must be the features'."""
+        if input_ids is None:
+            ecg_token_id = torch.full((), self.config.ecg_token_id, dtype=torch.long, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(ecg_token_id)).all(-1)
+        else:
+            mask = input_ids == self.config.ecg_token_id
+        num_placeholders, num_ecgs = mask.sum(), ecg_features.shape[0]
+        if num_placeholders != num_ecgs * self.config.num_ecg_tokens:
+            raise ValueError(
+                f"The text holds {num_placeholders} ECG placeholders, but {num_ecgs} ECGs of "
+                f"{self.config.num_ecg_tokens} tokens each give {num_ecgs * self.config.num_ecg_tokens} features."
+            )
+        return mask.unsqueeze(-1).to(inputs_embeds.device)
+
+    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        ecg_values: torch.FloatTensor | None = None,
+        ecg_lead_mask: torch.BoolTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> ElmModelOutputWithPast:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Token ids, with `num_ecg_tokens` placeholders (`config.ecg_token_id`) for every ECG.
+            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`, *optional*):
+                All ECGs of the batch, in the order of their placeholders; none where no conversation has one.
+            ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
+                True where a lead is present.
+            attention_mask, position_ids, past_key_values, inputs_embeds, use_cache:
+                As for the LLM.
+
+        Raises:
+            `ValueError`: If placeholders and ECGs do not match, or the ECGs' shape is wrong.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give either `input_ids` or `inputs_embeds`.")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+
+        ecg_features = None
+        if ecg_values is not None:
+            ecg_features = self.get_ecg_features(ecg_values, ecg_lead_mask, return_dict=True).pooler_output
+            ecg_features = ecg_features.to(inputs_embeds.device, inputs_embeds.dtype)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, ecg_features)
+            inputs_embeds = inputs_embeds.masked_scatter(mask, ecg_features)
+
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return ElmModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            ecg_hidden_states=ecg_features,
+        )
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
+    """The ECG-language model: [`ElmModel`] and the LLM's head."""
+
+    # The backbone calls its input embeddings `embed_tokens` (most), `wte` (GPT-2) or `decoder.embed_tokens` (OPT).
+    _tied_weights_keys = {
+        "lm_head.weight": r"^model\.language_model\.(embed_tokens|wte|decoder\.embed_tokens)\.weight$"
+    }
+
+    def __init__(self, config: ElmConfig):
+        super().__init__(config)
+        self.model = ElmModel(config)
+        self.lm_head = nn.Linear(config.embedding_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_ecg_features(self, *args, **kwargs):
+        return self.model.get_ecg_features(*args, **kwargs)
+
+    @classmethod
+    def from_encoder_llm_pretrained(
+        cls,
+        encoder: str | PreTrainedModel | None,
+        llm: str | PreTrainedModel,
+        ecg_token_id: int,
+        dtype: str | torch.dtype = "auto",
+        **config_kwargs,
+    ) -> "ElmForCausalLM":
+        r"""
+        Composes an ELM from a pre-trained encoder (or none) and a pre-trained LLM; the projector is new.
+
+        Args:
+            encoder (`str` or `PreTrainedModel`, *optional*):
+                Repository, folder or model of an ECG encoder; `None` for an encoder-free ELM.
+            llm (`str` or `PreTrainedModel`):
+                Repository, folder or model of a causal LLM. A model is taken over, not copied.
+            ecg_token_id (`int`):
+                Id of the placeholder token. If the embeddings have no row for it, they are resized.
+            dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
+                The precision in which named checkpoints are loaded.
+            config_kwargs:
+                Fields of [`ElmConfig`].
+
+        Raises:
+            `ValueError`: If the LLM computes its logits in a way that an ELM would not reproduce.
+        """
+        if isinstance(llm, str):
+            llm = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype)
+        if isinstance(encoder, str):
+            encoder = AutoModel.from_pretrained(encoder, dtype=dtype)
+        encoder_config = None if encoder is None else encoder.config
+        config = ElmConfig(
+            text_config=llm.config, encoder_config=encoder_config, ecg_token_id=ecg_token_id, **config_kwargs
+        )
+        with torch.device("meta"):
+            model = cls(config)
+        model.model.encoder = encoder
+        model.model.language_model = llm.base_model
+        model.lm_head = llm.get_output_embeddings()
+        model.model.projector = build_projector(config).to(llm.device, llm.dtype)
+        for module in model.model.projector.modules():
+            model._init_weights(module)
+        model.config.dtype = llm.dtype
+        model.generation_config = llm.generation_config
+        model.generation_config.suppress_tokens = [ecg_token_id]  # a placeholder is input, never an answer
+        model.eval()
+        model._check_logits_of(llm)
+        if ecg_token_id >= model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(ecg_token_id + 1)
+        return model
+
+    @torch.no_grad()
+    def _check_logits_of(self, llm: PreTrainedModel):
+        """Raises where the ELM's logits for a text without ECGs are not the LLM's (a family with a head of its own)."""
+        was_training, input_ids = llm.training, torch.arange(4, device=llm.device)[None]
+        expected = llm.eval()(input_ids=input_ids).logits
+        llm.train(was_training)
+        if not torch.allclose(self(input_ids=input_ids).logits, expected, atol=1e-4, rtol=1e-4):
+            raise ValueError(
+                f"{type(llm).__name__} computes its logits in a way that ElmForCausalLM does not reproduce; "
+                "this LLM family is not supported."
+            )
+
+    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        ecg_values: torch.FloatTensor | None = None,
+        ecg_lead_mask: torch.BoolTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> ElmCausalLMOutputWithPast:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Token ids, with `num_ecg_tokens` placeholders (`config.ecg_token_id`) for every ECG.
+            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`, *optional*):
+                All ECGs of the batch, in the order of their placeholders; none where no conversation has one.
+            ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
+                True where a lead is present.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Token ids to learn; -100 is ignored. The shift by one happens inside.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
+                Positions from the end (or their indices) whose logits are computed; 0 computes all.
+            attention_mask, position_ids, past_key_values, inputs_embeds, use_cache:
+                As for the LLM.
+
+        Example:
+
+        ```python
+        >>> from transformers import AutoModelForCausalLM, AutoProcessor
+
+        >>> model = AutoModelForCausalLM.from_pretrained(repo, trust_remote_code=True)
+        >>> processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
+        >>> question = {"type": "text", "text": "What is the rhythm?"}
+        >>> messages = [{"role": "user", "content": [{"type": "ecg", "ecg": "path/to/06000_hr"}, question]}]
+        >>> inputs = processor.apply_chat_template(
+        ...     messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        ... )
+        >>> output = model.generate(**inputs, max_new_tokens=32)
+        >>> processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        ```"""
+        outputs = self.model(
+            input_ids=input_ids,
+            ecg_values=ecg_values,
+            ecg_lead_mask=ecg_lead_mask,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self._scale_logits(self.lm_head(outputs.last_hidden_state[:, positions, :]))
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return ElmCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            ecg_hidden_states=outputs.ecg_hidden_states,
+        )
+
+    def _scale_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """What some LLM families do to their logits; the fields exist in those families' configurations only."""
+        text_config = self.config.text_config
+        if (logit_scale := getattr(text_config, "logit_scale", None)) is not None:  # Cohere
+            logits = logits * logit_scale
+        if (logits_scaling := getattr(text_config, "logits_scaling", None)) is not None:  # Granite
+            logits = logits / logits_scaling
+        if (softcapping := getattr(text_config, "final_logit_softcapping", None)) is not None:  # Gemma 2
+            logits = torch.tanh(logits / softcapping) * softcapping
+        return logits
+
+    def prepare_inputs_for_generation(
+        self, input_ids, ecg_values=None, ecg_lead_mask=None, is_first_iteration=False, **kwargs
+    ):
+        """The ECGs enter once, with the prompt; afterwards they are in the cache (if there is one)."""
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            model_inputs["ecg_values"] = ecg_values
+            model_inputs["ecg_lead_mask"] = ecg_lead_mask
+        return model_inputs
+
+    def _expand_inputs_for_generation(
+        self, expand_size=1, is_encoder_decoder=False, input_ids=None, ecg_values=None, ecg_lead_mask=None, **kwargs
+    ):
+        """Repeats each conversation `expand_size` times (beams, samples), all of its ECGs with it."""
+        if ecg_values is not None and expand_size > 1:
+            order = self._expanded_ecg_order(input_ids, expand_size)
+            ecg_values = ecg_values[order]
+            ecg_lead_mask = ecg_lead_mask[order] if ecg_lead_mask is not None else None
+        input_ids, kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **kwargs
+        )
+        if ecg_values is not None:
+            kwargs.update(ecg_values=ecg_values, ecg_lead_mask=ecg_lead_mask)
+        return input_ids, kwargs
+
+    def _expanded_ecg_order(self, input_ids: torch.LongTensor, expand_size: int) -> torch.LongTensor:
+        """Row numbers of the ECGs when every conversation is repeated `expand_size` times in place."""
+        num_ecgs = (input_ids == self.config.ecg_token_id).sum(dim=1) // self.config.num_ecg_tokens
+        ecgs_of_each = torch.arange(int(num_ecgs.sum()), device=input_ids.device).split(num_ecgs.tolist())
+        return torch.cat([ecgs.repeat(expand_size) for ecgs in ecgs_of_each])
+
+
+ElmModel.register_for_auto_class("AutoModel")
+ElmForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+AutoModel.register(EcgResNetConfig, EcgResNetModel, exist_ok=True)
+AutoModel.register(ElmConfig, ElmModel, exist_ok=True)
+AutoModelForCausalLM.register(ElmConfig, ElmForCausalLM, exist_ok=True)
+
+__all__ = ["ElmForCausalLM", "ElmModel", "ElmPreTrainedModel"]

@@ -1,0 +1,358 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Turns conversations about ECGs into what an ELM reads: the LLM's own chat template, with ECGs in any turn."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jinja2.exceptions import TemplateError
+from transformers import AutoFeatureExtractor, AutoProcessor, BatchFeature, ProcessorMixin
+
+from .configuration_elm import ElmConfig
+from .feature_extraction_elm import EcgFeatureExtractor
+
+
+ECG_TOKEN = "<|ecg|>"
+
+# For LLMs without a chat template (GPT-2, OPT): words for the roles, the end-of-text token after every answer.
+DEFAULT_CHAT_TEMPLATE = """\
+{{- bos_token }}
+{%- for message in messages %}
+    {%- if message['role'] == 'system' %}
+        {{- message['content'] + '\\n\\n' }}
+    {%- elif message['role'] == 'user' %}
+        {{- 'User:\\n' + message['content'] + '\\n\\n' }}
+    {%- elif message['role'] == 'assistant' %}
+        {{- 'Assistant:\\n' }}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}{{ '\\n\\n' }}
+    {%- else %}
+        {{- raise_exception('Unknown role: ' + message['role']) }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- 'Assistant:\\n' }}
+{%- endif %}"""
+
+
+@dataclass
+class RenderedChat:
+    """A conversation as the chat template writes it, and where its ECGs and its assistant's words stand (characters)."""
+
+    text: str = ""
+    ecgs: list[int] = field(default_factory=list)
+    answers: list[list[int]] = field(default_factory=list)
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class ElmProcessor(ProcessorMixin):
+    r"""
+    Bundles an [`EcgFeatureExtractor`] and the LLM's tokenizer.
+
+    Args:
+        feature_extractor ([`EcgFeatureExtractor`]):
+            Prepares the ECGs.
+        tokenizer (`PreTrainedTokenizerBase`):
+            The LLM's fast tokenizer. The placeholder is added to it if it is not there; a tokenizer without a chat
+            template gets a plain one, a tokenizer without a padding token pads with the end-of-text token.
+        num_ecg_tokens (`int`, *optional*, defaults to 1):
+            Positions of the LLM's sequence that one ECG takes: the model's `config.num_ecg_tokens`.
+        ecg_token (`str`, *optional*, defaults to `"<|ecg|>"`):
+            The placeholder token.
+        chat_template (`str`, *optional*):
+            A chat template to use instead of the tokenizer's own.
+    """
+
+    def __init__(
+        self, feature_extractor, tokenizer, num_ecg_tokens: int = 1, ecg_token: str = ECG_TOKEN, chat_template=None
+    ):
+        tokenizer.add_special_tokens({"additional_special_tokens": [ecg_token]}, replace_extra_special_tokens=False)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        if chat_template is not None:
+            tokenizer.chat_template = chat_template
+        elif tokenizer.chat_template is None:
+            tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+        self.num_ecg_tokens = num_ecg_tokens
+        self.ecg_token = ecg_token
+        self.ecg_token_id = tokenizer.convert_tokens_to_ids(ecg_token)
+        super().__init__(feature_extractor, tokenizer, chat_template=tokenizer.chat_template)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", *self.feature_extractor.model_input_names]
+
+    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+    def __call__(
+        self,
+        text: str | list[str],
+        ecg=None,
+        sampling_rate: float | Sequence[float] | None = None,
+        lead_names: Sequence | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        r"""
+        Tokenizes texts in which `ecg_token` stands for an ECG; special tokens are taken as written, none are added.
+        For conversations use [`~ElmProcessor.apply_chat_template`], which also tells placeholders from a user's words.
+
+        Args:
+            text (`str` or `list[str]`):
+                The texts.
+            ecg:
+                The ECGs of all texts in order, as [`EcgFeatureExtractor`] takes them.
+            sampling_rate, lead_names:
+                Of the ECGs, as for [`EcgFeatureExtractor`].
+            padding_side (`str`, *optional*):
+                `"left"` or `"right"`; the tokenizer's by default.
+            return_tensors (`str`, *optional*):
+                `"pt"` or `"np"`.
+
+        Returns:
+            `input_ids` and `attention_mask` of shape `(texts, length)`; `ecg_values` and `ecg_lead_mask` if there
+            are ECGs.
+
+        Raises:
+            `ValueError`: If the number of placeholders is not the number of ECGs, or an ECG is unfit.
+        """
+        texts = [text] if isinstance(text, str) else text
+        pattern = re.escape(self.ecg_token)
+        chats = [RenderedChat(one, [match.start() for match in re.finditer(pattern, one)]) for one in texts]
+        ecgs = [] if ecg is None else list(ecg) if isinstance(ecg, list | tuple) or np.ndim(ecg) == 3 else [ecg]
+        num_placeholders = sum(len(chat.ecgs) for chat in chats)
+        if num_placeholders != len(ecgs):
+            raise ValueError(f"The text holds {num_placeholders} {self.ecg_token} placeholders for {len(ecgs)} ECGs.")
+        return self._encode(chats, ecgs, sampling_rate, lead_names, padding_side, return_tensors)
+
+    def apply_chat_template(
+        self,
+        conversation: list,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = None,
+        return_assistant_tokens_mask: bool = False,
+        padding_side: str | None = None,
+        sampling_rate: float | None = None,
+        **template_kwargs,
+    ):
+        r"""
+        Renders conversations with the tokenizer's chat template, with ECGs in any turn.
+
+        A message's `content` is a string or a list of `{"type": "text", "text": …}` and `{"type": "ecg", "ecg": …}`
+        items; `"ecg"` is an array `(leads, samples)` in millivolt or the path of a WFDB record, and arrays come with
+        `"sampling_rate"` and, unless their rows are the model's leads, `"lead_names"`. Placeholders come from items
+        only: words of a user that look like one stay words. A system message goes into the first user turn where the
+        template has no system role (Gemma 2).
+
+        Args:
+            conversation (`list[dict]` or `list[list[dict]]`):
+                One conversation or several, as lists of messages.
+            add_generation_prompt (`bool`, *optional*, defaults to `False`):
+                Ends with the opening of an assistant turn, and pads on the left.
+            tokenize, return_dict, return_tensors:
+                As for any processor: without `tokenize` the text is returned, without `return_dict` the ids.
+            return_assistant_tokens_mask (`bool`, *optional*, defaults to `False`):
+                Adds `assistant_masks`: 1 on the assistant's words and the end of its turn. Needs no
+                `{% generation %}` marks in the template.
+            padding_side (`str`, *optional*):
+                `"left"` or `"right"`.
+            sampling_rate (`float`, *optional*):
+                In Hz, of arrays that do not come with their own.
+            template_kwargs:
+                Variables for the template.
+
+        Returns:
+            Text (`tokenize=False`), ids, or a `BatchFeature` like that of `__call__`. Tokenized output always has a
+            batch dimension.
+
+        Raises:
+            `ValueError`: If a message is malformed, the template loses an ECG, or an ECG is unfit.
+        """
+        is_batched = isinstance(conversation[0], list | tuple)
+        conversations = conversation if is_batched else [conversation]
+        chats = [
+            self._render(messages, add_generation_prompt, return_assistant_tokens_mask, template_kwargs)
+            for messages in conversations
+        ]
+        if not tokenize:
+            return [chat.text for chat in chats] if is_batched else chats[0].text
+        items = [item for messages in conversations for item in ecg_items(messages)]
+        missing = sum("ecg" not in item for item in items)
+        if missing:
+            raise ValueError(f'{missing} of {len(items)} ECG items have no "ecg": give an array or a path.')
+        encoded = self._encode(
+            chats,
+            [item["ecg"] for item in items],
+            [item.get("sampling_rate", sampling_rate) for item in items],
+            [item.get("lead_names") or list(self.feature_extractor.leads) for item in items],
+            padding_side or ("left" if add_generation_prompt else None),
+            return_tensors,
+            return_assistant_tokens_mask,
+        )
+        return encoded if return_dict else encoded["input_ids"]
+
+    def _render(self, messages, add_generation_prompt: bool, mark_answers: bool, template_kwargs) -> RenderedChat:
+        """Renders one conversation with marks that no text contains, and turns the marks into positions."""
+        nonce = "ecgmark"
+        while any(nonce in text for text in _texts(messages)):
+            nonce += "x"
+        marks = {kind: f"[{nonce}:{kind}]" for kind in ("ecg", "start", "end")}
+        turns = [_flatten(message, marks, mark_answers) for message in messages]
+        rendered = self._apply_tokenizer_template(turns, add_generation_prompt, template_kwargs)
+
+        chat = RenderedChat()
+        for piece in re.split(f"({'|'.join(re.escape(mark) for mark in marks.values())})", rendered):
+            if piece == marks["ecg"]:
+                chat.ecgs.append(len(chat.text))
+                chat.text += self.ecg_token
+            elif piece == marks["start"]:
+                chat.answers.append([len(chat.text), len(chat.text)])
+            elif piece == marks["end"]:
+                chat.answers[-1][1] = len(chat.text)
+            else:
+                chat.text += piece
+        num_ecgs = len(ecg_items(messages))
+        if len(chat.ecgs) != num_ecgs:
+            raise ValueError(f"The chat template wrote {len(chat.ecgs)} of the conversation's {num_ecgs} ECGs.")
+        return chat
+
+    def _apply_tokenizer_template(self, turns: list[dict], add_generation_prompt: bool, template_kwargs) -> str:
+        """The tokenizer's own template; the system's words go to the first user turn if it refuses or drops them."""
+
+        def render(turns):
+            return self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **template_kwargs
+            )
+
+        if not turns or turns[0]["role"] != "system":
+            return render(turns)
+        system = turns[0]["content"]
+        try:
+            rendered = render(turns)
+            if system.strip() in rendered:
+                return rendered
+        except TemplateError:
+            pass
+        if len(turns) < 2 or turns[1]["role"] != "user":
+            raise ValueError("This chat template has no system role, and no user turn follows to take its words.")
+        return render([{"role": "user", "content": f"{system}\n\n{turns[1]['content']}"}, *turns[2:]])
+
+    def _encode(
+        self,
+        chats: list[RenderedChat],
+        ecgs: list,
+        sampling_rate,
+        lead_names,
+        padding_side: str | None,
+        return_tensors: str | None,
+        return_assistant_tokens_mask: bool = False,
+    ) -> BatchFeature:
+        rows = [self._tokenize(chat) for chat in chats]
+        length = max(len(ids) for ids, _ in rows)
+        left = (padding_side or self.tokenizer.padding_side) == "left"
+        data = {
+            "input_ids": np.full((len(rows), length), self.tokenizer.pad_token_id, dtype=np.int64),
+            "attention_mask": np.zeros((len(rows), length), dtype=np.int64),
+        }
+        if return_assistant_tokens_mask:
+            data["assistant_masks"] = np.zeros((len(rows), length), dtype=np.int64)
+        for index, (ids, answer_mask) in enumerate(rows):
+            place = slice(length - len(ids), length) if left else slice(len(ids))
+            data["input_ids"][index, place] = ids
+            data["attention_mask"][index, place] = 1
+            if return_assistant_tokens_mask:
+                data["assistant_masks"][index, place] = answer_mask
+        if ecgs:
+            data.update(self.feature_extractor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names))
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _tokenize(self, chat: RenderedChat) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Token ids and answer mask of one conversation, both `(length,)`, every ECG repeated `num_ecg_tokens` times.
+        """
+        encoded = self.tokenizer(chat.text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = np.array(encoded["input_ids"], dtype=np.int64)
+        starts, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+        in_answer = self._answer_mask(chat, ids, starts, ends)
+
+        looks_like_ecg = ids == self.ecg_token_id
+        is_ecg = looks_like_ecg & np.isin(starts, chat.ecgs)
+        repeats = np.where(is_ecg, self.num_ecg_tokens, 1)
+        if not (looks_like_ecg & ~is_ecg).any():
+            return np.repeat(ids, repeats), np.repeat(in_answer, repeats)
+
+        # Someone wrote the placeholder as words: those become the plain tokens of these characters.
+        words = self.tokenizer.encode(self.ecg_token, add_special_tokens=False, split_special_tokens=True)
+        pieces = [
+            words if not real and token == self.ecg_token_id else [token] * count
+            for token, real, count in zip(ids.tolist(), is_ecg, repeats)
+        ]
+        lengths = [len(piece) for piece in pieces]
+        return np.concatenate(pieces).astype(np.int64), np.repeat(in_answer, lengths)
+
+    def _answer_mask(self, chat: RenderedChat, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """1 on the tokens of the assistant's words and on the special token that ends each of its turns."""
+        mask = np.zeros(len(ids), dtype=np.int64)
+        for start, end in chat.answers:
+            mask[(starts < end) & (ends > start)] = 1
+            for index in np.flatnonzero(starts >= end):
+                if int(ids[index]) in self.tokenizer.added_tokens_decoder:
+                    mask[(starts >= end) & (np.arange(len(ids)) <= index)] = 1
+                    break
+                if chat.text[starts[index] : ends[index]].strip():
+                    break
+        return mask
+
+    @property
+    def end_of_turn_token_id(self) -> int | None:
+        """Id of the token that ends an assistant's turn in this chat template, `None` if it ends with plain text."""
+        chat = self._render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], False, True, {})
+        ids, mask = self._tokenize(chat)
+        last = int(ids[np.flatnonzero(mask)[-1]])
+        return last if last in self.tokenizer.added_tokens_decoder else None
+
+
+def ecg_items(messages: Sequence[dict]) -> list[dict]:
+    """The `{"type": "ecg"}` items of a conversation, in order."""
+    contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
+    return [item for content in contents for item in content if item["type"] == "ecg"]
+
+
+def _texts(messages: Sequence[dict]) -> list[str]:
+    texts = []
+    for message in messages:
+        content = message["content"]
+        texts += [content] if isinstance(content, str) else [item.get("text") or "" for item in content]
+    return texts
+
+
+def _flatten(message: dict, marks: dict[str, str], mark_answers: bool) -> dict:
+    """A message whose content is one string, with marks for ECGs and, if asked, around the assistant's words."""
+    content = message["content"]
+    for item in [] if isinstance(content, str) else content:
+        if item.get("type") not in ("text", "ecg"):
+            raise ValueError(f'A content item must be of type "text" or "ecg", got {item.get("type")!r}.')
+    if not isinstance(content, str):
+        content = "".join(marks["ecg"] if item["type"] == "ecg" else item["text"] for item in content)
+    if mark_answers and message["role"] == "assistant":
+        content = f"{marks['start']}{content.strip()}{marks['end']}"
+    return {**message, "content": content}
+
+
+ElmProcessor.register_for_auto_class("AutoProcessor")
+AutoFeatureExtractor.register(ElmConfig, EcgFeatureExtractor, exist_ok=True)
+AutoProcessor.register(ElmConfig, ElmProcessor, exist_ok=True)
+
+__all__ = ["ElmProcessor"]
