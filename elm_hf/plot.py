@@ -1,0 +1,277 @@
+"""Draws a 12-lead ECG on ECG paper (25 mm/s, 10 mm/mV) with Pillow and numpy alone."""
+
+import math
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from elm_hf.modeling.ecg_utils import LEADS, SAMPLING_RATE, canonical_lead, place_leads
+
+
+MM_PER_SECOND = 25
+MM_PER_MILLIVOLT = 10
+MAX_SECONDS = 10
+LAYOUT = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
+
+# Lengths in mm. They put the baselines and the calibration pulses on bold lines.
+SQUARE = 5
+ROW_HEIGHT = 30
+CALIBRATION_WIDTH = 15
+MIN_PAPER_WIDTH = 125
+PAGE_MARGIN = 6
+PEN_WIDTH = 0.36
+THIN_LINE, BOLD_LINE = 0.15, 0.3
+SEPARATOR = 10
+LABEL_RISE = 11.3
+TITLE_SIZE, LABEL_SIZE, TEXT_SIZE = 5.0, 4.2, 4.0
+
+PAPER_COLOR = (255, 249, 247)
+THIN_COLOR = (250, 212, 208)
+BOLD_COLOR = (238, 150, 146)
+INK_COLOR = (16, 16, 20)
+GREY = (110, 110, 115)
+
+# A stroke's edge is exact up and down; left and right it is smoothed by this many columns per pixel.
+COLUMNS_PER_PIXEL = 4
+
+# Pillow's built-in font knows ASCII only.
+ASCII_SPELLING = str.maketrans(
+    {"ß": "ss", "µ": "u", "μ": "u", "±": "+/-", "≥": ">=", "≤": "<=", "–": "-", "—": "-"}
+    | {"‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "×": "x", "·": "-", "•": "-", "→": "->"}
+)
+
+
+def plot_ecg(
+    ecg: np.ndarray,
+    sampling_rate: float = SAMPLING_RATE,
+    leads: Sequence[str] = LEADS,
+    title: str | None = None,
+    caption: str | None = None,
+    rhythm_lead: str = "II",
+    calibration: bool = True,
+    pixels_per_mm: int = 6,
+) -> Image.Image:
+    """Draw an ECG the way it is printed: three rows of four leads above a rhythm strip, on millimetre paper.
+
+    The four columns follow each other in time, each a quarter of the record (2.5 s of a 10 s record, 1.25 s of a 5 s
+    record, 0.5 s of a 2 s record), and the rhythm strip shows all of it. Of a record longer than 10 s the first 10 s
+    are drawn, which the line under the paper says.
+
+    The median of each lead is subtracted, so that a lead with a constant offset stays in its row. A deflection higher
+    than its row crosses into the neighbouring rows, and one that would leave the paper runs along its edge. Gaps (NaN)
+    stay blank; where a lead has nothing to show in its place, it says "no signal".
+
+    Args:
+        ecg: float array `(leads, samples)` in millivolt. A missing lead is a row of NaN; a row of zeros is drawn flat.
+        sampling_rate: in Hz.
+        leads: the names of the rows of `ecg`, in any order; leads of the twelve that are not there have no signal.
+        title: text above the paper.
+        caption: text below the paper, wrapped to its width; line breaks are kept. Title and caption are drawn in
+            Pillow's built-in font, which is ASCII only: "ü" becomes "u", and what has no such spelling becomes "?".
+        rhythm_lead: the lead of the strip at the bottom.
+        calibration: whether each row starts with a pulse of 1 mV and 0.2 s.
+        pixels_per_mm: the resolution; 6 makes a 10 s record 1723 pixels wide, 12 is about 300 dpi.
+
+    Returns:
+        The picture, RGB. Saved with `dpi=(25.4 * pixels_per_mm,) * 2` it prints at true scale.
+
+    Raises:
+        ValueError: if `ecg` is not `(leads, samples)` in millivolt, a lead is unknown or named twice, or
+            `sampling_rate` or `pixels_per_mm` is out of range.
+    """
+    ecg = np.asarray(ecg)
+    _check(ecg, sampling_rate, pixels_per_mm)
+    ecg, _ = place_leads(ecg, leads)
+    shown = ecg[:, : round(MAX_SECONDS * sampling_rate)]
+    rows = (*LAYOUT, (canonical_lead(rhythm_lead),))
+
+    start = SQUARE + (CALIBRATION_WIDTH if calibration else 0)
+    width = max(start + shown.shape[1] / sampling_rate * MM_PER_SECOND + SQUARE, MIN_PAPER_WIDTH)
+    paper = _Paper(SQUARE * math.ceil(width / SQUARE), len(rows) * ROW_HEIGHT + 2 * SQUARE, pixels_per_mm)
+    for row, names in enumerate(rows):
+        baseline = SQUARE + (row + 0.5) * ROW_HEIGHT
+        if calibration:
+            _draw_calibration(paper, baseline)
+        signals = shown[[LEADS.index(name) for name in names]]
+        _draw_row(paper, names, signals, MM_PER_SECOND / sampling_rate, start, baseline)
+
+    scale = f"{MM_PER_SECOND} mm/s   {MM_PER_MILLIVOLT} mm/mV"
+    if shown.shape[1] < ecg.shape[1]:
+        scale += f"   first {MAX_SECONDS} s of {ecg.shape[1] / sampling_rate:.1f} s"
+    return _page(paper, title, scale, caption)
+
+
+def _check(ecg: np.ndarray, sampling_rate: float, pixels_per_mm: int) -> None:
+    """Refuse what would give a wrong or empty picture."""
+    if ecg.ndim != 2 or ecg.shape[1] < 2:
+        raise ValueError(f"ecg has shape {ecg.shape}; expected (leads, samples) with at least 2 samples")
+    if not np.issubdtype(ecg.dtype, np.floating):
+        raise ValueError(f"ecg is {ecg.dtype}; expected floats in millivolt: divide integer microvolt by 1000.0")
+    if not sampling_rate > 0:
+        raise ValueError(f"sampling_rate is {sampling_rate}; expected a positive number of Hz")
+    if not isinstance(pixels_per_mm, int) or pixels_per_mm < 2:
+        raise ValueError(f"pixels_per_mm is {pixels_per_mm}; expected a whole number, 2 or more")
+
+
+def _draw_calibration(paper: "_Paper", baseline: float) -> None:
+    """1 mV for 0.2 s between two pieces of baseline, at the left of a row."""
+    left, right = 2 * SQUARE, 2 * SQUARE + 0.2 * MM_PER_SECOND
+    x = np.array([left - SQUARE / 2, left - 0.01, left, right, right + 0.01, right + SQUARE / 2])
+    paper.stroke(x, baseline - np.array([0, 0, 1, 1, 0, 0]) * MM_PER_MILLIVOLT)
+
+
+def _draw_row(
+    paper: "_Paper", names: Sequence[str], signals: np.ndarray, mm_per_sample: float, start: float, baseline: float
+) -> None:
+    """Name and draw one row's leads side by side: of `signals` (leads, samples), lead k shows the k-th of equal parts."""
+    samples = np.arange(signals.shape[1])
+    x = start + samples * mm_per_sample
+    column_of_sample = samples * len(names) // len(samples)
+    for column, (name, signal) in enumerate(zip(names, signals)):
+        left = start + len(samples) * column / len(names) * mm_per_sample
+        if column:
+            paper.mark(left, baseline - SEPARATOR / 2, baseline + SEPARATOR / 2)
+        paper.write(name, left + 1, baseline - LABEL_RISE, LABEL_SIZE, INK_COLOR)
+        valid = np.isfinite(signal)
+        drawn = np.flatnonzero(valid & (column_of_sample == column))
+        if not drawn.size:
+            # One line of it is wider than the columns of a 2 s record.
+            words = "no signal" if x[-1] - start > 20 * len(names) else "no\nsignal"
+            paper.write(words, left + 1, baseline, TEXT_SIZE, GREY)
+            continue
+        y = baseline - (signal - np.median(signal[valid])) * MM_PER_MILLIVOLT
+        for run in np.split(drawn, np.flatnonzero(np.diff(drawn) > 1) + 1):
+            paper.stroke(x[run], y[run])
+
+
+class _Paper:
+    """Millimetre paper of `width` x `height` mm to write and draw on; all positions are mm from its top left corner."""
+
+    def __init__(self, width: int, height: int, pixels_per_mm: int):
+        self.pixels_per_mm = pixels_per_mm
+        # One pixel more than the lengths, so that the last line is on the paper, too.
+        rows, columns = height * pixels_per_mm + 1, width * pixels_per_mm + 1
+        pixels = np.full((rows, columns, 3), PAPER_COLOR, np.float32)
+        for spacing, line_width, color in ((1, THIN_LINE, THIN_COLOR), (SQUARE, BOLD_LINE, BOLD_COLOR)):
+            down, across = (self._line_coverage(size, spacing, line_width) for size in (rows, columns))
+            cover = np.maximum(down[:, None], across)[:, :, None]
+            pixels += cover * (np.float32(color) - pixels)
+        self._grid = Image.fromarray(pixels.round().astype(np.uint8))
+        self._ink = np.zeros((rows, columns * COLUMNS_PER_PIXEL), np.float32)
+
+    def _line_coverage(self, size: int, spacing: int, line_width: float) -> np.ndarray:
+        """How much of each of `size` pixels the lines cover that lie `spacing` mm apart, centred on whole pixels."""
+        distance = np.arange(size) % (spacing * self.pixels_per_mm)
+        distance = np.minimum(distance, spacing * self.pixels_per_mm - distance)
+        half_width = max(line_width * self.pixels_per_mm, 1) / 2
+        return np.clip(half_width + 0.5 - distance, 0, 1).astype(np.float32)
+
+    def write(self, text: str, left: float, base: float, size: float, color: tuple[int, int, int]) -> None:
+        """Write `text` with its letters standing on `base`; strokes are drawn over it."""
+        at = (round(left * self.pixels_per_mm), round(base * self.pixels_per_mm))
+        ImageDraw.Draw(self._grid).text(at, text, color, _font(size, self.pixels_per_mm), anchor="ls")
+
+    def mark(self, x: float, top: float, bottom: float) -> None:
+        """Draw a grey upright line; strokes are drawn over it."""
+        ends = [(round(x * self.pixels_per_mm), round(y * self.pixels_per_mm)) for y in (top, bottom)]
+        ImageDraw.Draw(self._grid).line(ends, GREY, max(round(BOLD_LINE * self.pixels_per_mm), 1))
+
+    def stroke(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Draw a line from point to point with a round pen; `x` must increase, `y` is kept on the paper."""
+        radius = max(PEN_WIDTH * self.pixels_per_mm, 1) / 2
+        x = (x * self.pixels_per_mm + 0.5) * COLUMNS_PER_PIXEL
+        y = np.clip(y * self.pixels_per_mm + 0.5, radius, len(self._ink) - radius)
+
+        # In each column the line covers an interval: from the least to the greatest y at its edges and points within.
+        edges = np.arange(math.floor(x[0]), math.floor(x[-1]) + 2)
+        outline_x = np.union1d(x, edges)
+        outline_y = np.interp(outline_x, x, y)
+        at = np.searchsorted(outline_x, edges)
+        top = np.minimum(np.minimum.reduceat(outline_y, at[:-1]), outline_y[at[1:]])
+        bottom = np.maximum(np.maximum.reduceat(outline_y, at[:-1]), outline_y[at[1:]])
+
+        # The pen widens it by its half-height at every distance; the line is connected, so an interval remains.
+        reach = int(radius * COLUMNS_PER_PIXEL)
+        half_height = np.sqrt(radius**2 - (np.arange(-reach, reach + 1) / COLUMNS_PER_PIXEL) ** 2)
+        top = (_windows(top, reach, np.inf) - half_height).min(axis=1)
+        bottom = (_windows(bottom, reach, -np.inf) + half_height).max(axis=1)
+
+        rows = np.arange(max(math.floor(top.min()), 0), min(math.ceil(bottom.max()), len(self._ink)))[:, None]
+        cover = np.clip(np.minimum(bottom, rows + 1) - np.maximum(top, rows), 0, 1)
+        area = self._ink[rows[0, 0] : rows[-1, 0] + 1, edges[0] - reach : edges[-1] + reach]
+        np.maximum(area, cover, out=area)
+
+    def image(self) -> Image.Image:
+        """The paper with all that is on it."""
+        ink = self._ink.reshape(self._grid.height, self._grid.width, COLUMNS_PER_PIXEL).mean(axis=2)
+        picture = self._grid.copy()
+        picture.paste(INK_COLOR, mask=Image.fromarray((255 * ink).round().astype(np.uint8)))
+        return picture
+
+
+def _windows(values: np.ndarray, reach: int, padding: float) -> np.ndarray:
+    """The neighbourhoods `(n + 2 * reach, 2 * reach + 1)` of `values` (n,), from `reach` before it to `reach` after."""
+    return np.lib.stride_tricks.sliding_window_view(np.pad(values, 2 * reach, constant_values=padding), 2 * reach + 1)
+
+
+def _page(paper: _Paper, title: str | None, scale: str, caption: str | None) -> Image.Image:
+    """The paper on a white page, with the title above it, the scale and the caption below."""
+    picture, margin = paper.image(), PAGE_MARGIN * paper.pixels_per_mm
+    title, scale, caption = (
+        _text_block(text, size, color, picture.width, paper.pixels_per_mm)
+        for text, size, color in (
+            (title, TITLE_SIZE, INK_COLOR),
+            (scale, TEXT_SIZE, GREY),
+            (caption, TEXT_SIZE, INK_COLOR),
+        )
+    )
+    blocks = [block for block in (title, picture, scale, caption) if block.height]
+    gap = margin // 3
+    height = sum(block.height + gap for block in blocks) - gap
+    page = Image.new("RGB", (picture.width + 2 * margin, height + 2 * margin), "white")
+    y = margin
+    for block in blocks:
+        page.paste(block, (margin, y))
+        y += block.height + gap
+    return page
+
+
+def _text_block(
+    text: str | None, size: float, color: tuple[int, int, int], width: int, pixels_per_mm: int
+) -> Image.Image:
+    """`text` in lines on a white picture `width` pixels wide, without height where there is no text."""
+    font = _font(size, pixels_per_mm)
+    lines = _wrap(text or "", font, width)
+    line_height = round(1.35 * size * pixels_per_mm)
+    block = Image.new("RGB", (width, len(lines) * line_height), "white")
+    draw = ImageDraw.Draw(block)
+    for number, line in enumerate(lines):
+        draw.text((0, number * line_height + size * pixels_per_mm), line, color, font, anchor="ls")
+    return block
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Lines of `text` no wider than `width` pixels where its words allow."""
+    lines = []
+    for paragraph in _ascii(text).expandtabs().splitlines():
+        line = ""
+        for word in paragraph.split(" "):
+            longer = f"{line} {word}" if line else word
+            if line and font.getlength(longer) > width:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    return lines
+
+
+def _ascii(text: str) -> str:
+    """`text` in the letters of Pillow's built-in font."""
+    letters = unicodedata.normalize("NFKD", text.translate(ASCII_SPELLING))
+    return "".join(c for c in letters if not unicodedata.combining(c)).encode("ascii", "replace").decode()
+
+
+def _font(size: float, pixels_per_mm: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size * pixels_per_mm)
