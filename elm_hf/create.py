@@ -1,0 +1,172 @@
+"""Composes a new ELM from an LLM, a tokenizer and (if wanted) an ECG encoder, and saves it as a checkpoint."""
+
+import json
+import shutil
+import tempfile
+from os import PathLike
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from elm_hf.data import load_elm_dataset
+from elm_hf.modeling.configuration_ecg_resnet import EcgResNetConfig
+from elm_hf.modeling.ecg_utils import SAMPLING_RATE
+from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.modeling_ecg_resnet import EcgResNetModel
+from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.modeling.processing_elm import ECG_TOKEN, ElmProcessor
+
+
+def create_elm(
+    output: str | PathLike,
+    llm: str | None = None,
+    llm_config: str | PathLike | None = None,
+    tokenizer: str | None = None,
+    tokenizer_dataset: str | None = None,
+    vocab_size: int = 1000,
+    encoder: str | None = None,
+    projector: str = "patch",
+    num_ecg_tokens: int | None = None,
+    seconds: float = 10,
+    normalization: str = "min_max",
+    dtype: str = "auto",
+    seed: int = 0,
+) -> ElmForCausalLM:
+    """
+    Writes a checkpoint that is ready to be trained: `config.json`, weights, processor and the code to load them.
+
+    Args:
+        output: folder to make.
+        llm: repository or folder of a pre-trained causal LLM, or
+        llm_config: a JSON file with the configuration of an LLM that starts from random weights.
+        tokenizer: repository or folder of its tokenizer; `llm`'s by default, or
+        tokenizer_dataset: an elm-hf dataset on whose conversations (fold 1, train) a new tokenizer is trained.
+        vocab_size: of a new tokenizer.
+        encoder: repository or folder of an ECG encoder, `"ecg_resnet"` for a new one, None for none.
+        projector: `"linear"` or `"mlp"` with an encoder; `"linear"`, `"patch"` or `"conv"` without.
+        num_ecg_tokens: positions per ECG; by default 1 for the encoder-free linear projector and 50 otherwise.
+        seconds: length of the ECGs the model reads, at 250 Hz.
+        normalization: of the ECG's amplitude: `"min_max"`, `"z_score"` or `"none"`.
+        dtype: precision of the weights; `"auto"` keeps the LLM's.
+        seed: of new weights.
+
+    Raises:
+        FileExistsError: `output` is there and not empty.
+        ValueError: parts are missing or do not fit.
+        OSError: a repository or folder has no such model.
+    """
+    if (llm is None) == (llm_config is None):
+        raise ValueError("Give either an LLM (--llm) or the configuration of a new one (--llm-config).")
+    output = Path(output)
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty; choose another folder.")
+    set_seed(seed)
+    if num_ecg_tokens is None:
+        num_ecg_tokens = 1 if encoder is None and projector == "linear" else 50
+
+    num_samples = round(seconds * SAMPLING_RATE)
+    feature_extractor = EcgFeatureExtractor(num_samples=num_samples, normalization=normalization)
+    llm_tokenizer = _tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
+    processor = ElmProcessor(feature_extractor, llm_tokenizer, num_ecg_tokens=num_ecg_tokens)
+    model = ElmForCausalLM.from_encoder_llm_pretrained(
+        _encoder(encoder, dtype),
+        _new_llm(llm_config, llm_tokenizer) if llm is None else llm,
+        ecg_token_id=processor.ecg_token_id,
+        dtype=dtype,
+        projector_type=projector,
+        num_ecg_tokens=num_ecg_tokens,
+        num_samples=num_samples,
+    )
+    if dtype != "auto":
+        model = model.to(getattr(torch, dtype))
+    _set_special_tokens(model, processor)
+    _save(model, processor, output)
+    return model
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """
+    A byte-level BPE tokenizer trained on `texts`, with `<|endoftext|>` to end and `<|pad|>` to pad.
+
+    Raises:
+        ValueError: `vocab_size` has no room for the 256 bytes and the special tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    special = ["<|endoftext|>", "<|pad|>", ECG_TOKEN]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    smallest = len(special) + len(alphabet)
+    if vocab_size < smallest:
+        raise ValueError(f"A byte-level vocabulary needs at least {smallest} tokens, got {vocab_size}.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0], pad_token=special[1])
+
+
+def _tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTrainedTokenizerBase:
+    if dataset is not None:
+        conversations = load_elm_dataset(dataset, fold=1, split="train")["messages"]
+        items = [item for messages in conversations for message in messages for item in message["content"]]
+        return train_tokenizer([item["text"] for item in items if item["type"] == "text"], vocab_size)
+    if name is None:
+        raise ValueError("A new LLM needs a tokenizer: --tokenizer NAME, or --tokenizer-dataset DATASET to train one.")
+    return AutoTokenizer.from_pretrained(name)
+
+
+def _new_llm(config_file: str | PathLike, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    settings = json.loads(Path(config_file).read_text(encoding="utf-8"))
+    if "model_type" not in settings:
+        raise ValueError(f'{config_file}: no "model_type", such as "qwen2".')
+    config = AutoConfig.for_model(**settings | {"vocab_size": len(tokenizer)})
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, name, getattr(tokenizer, name))
+    return AutoModelForCausalLM.from_config(config)
+
+
+def _encoder(name: str | None, dtype: str) -> PreTrainedModel | None:
+    if name is None:
+        return None
+    if name == EcgResNetConfig.model_type:
+        return EcgResNetModel(EcgResNetConfig())
+    return AutoModel.from_pretrained(name, dtype=dtype)
+
+
+def _set_special_tokens(model: ElmForCausalLM, processor: ElmProcessor):
+    """Generation stops where the chat template ends the assistant's turn, as well as where the LLM stopped before."""
+    generation = model.generation_config
+    known = generation.eos_token_id
+    ends = set(known if isinstance(known, list) else [known]) | {processor.end_of_turn_token_id}
+    generation.eos_token_id = sorted(end for end in ends if end is not None)
+    generation.pad_token_id = processor.tokenizer.pad_token_id
+    text_config: PreTrainedConfig = model.config.text_config
+    text_config.pad_token_id = processor.tokenizer.pad_token_id
+
+
+def _save(model: ElmForCausalLM, processor: ElmProcessor, output: Path):
+    """Writes beside `output` and renames, so that a checkpoint is whole or not there."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        unfinished.chmod(0o755)
+        unfinished.replace(output)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise

@@ -1,0 +1,84 @@
+"""Loading a checkpoint and letting it answer conversations in batches."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from elm_hf.modeling.configuration_elm import ElmConfig
+from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.modeling.processing_elm import ElmProcessor
+
+
+def load_checkpoint(
+    path_or_repo: str | PathLike, trust_remote_code: bool = False, dtype: str = "auto", device: str | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """
+    Loads an ELM (a full checkpoint or a LoRA adapter) and its processor, ready to answer.
+
+    Args:
+        path_or_repo: folder or repository.
+        trust_remote_code: run the code inside the checkpoint instead of elm-hf's own.
+        dtype: precision of the weights; `"auto"` is the checkpoint's.
+        device: where to put the model; a GPU if there is one.
+
+    Raises:
+        OSError: there is no such checkpoint.
+        ValueError: it is not an ELM.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = str(path_or_repo)
+    if (Path(name) / "adapter_config.json").is_file():
+        from peft import AutoPeftModelForCausalLM
+
+        model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
+        processor = ElmProcessor.from_pretrained(name)
+        return model.to(device).eval(), processor
+
+    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    if config.model_type != ElmConfig.model_type:
+        raise ValueError(f'{name}: a checkpoint of type "{config.model_type}", not an ELM ("{ElmConfig.model_type}").')
+    if trust_remote_code:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=True)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
+    else:
+        model = ElmForCausalLM.from_pretrained(name, dtype=dtype)
+        processor = ElmProcessor.from_pretrained(name)
+    return model.to(device).eval(), processor
+
+
+@torch.inference_mode()
+def answer(
+    model: PreTrainedModel, processor: ProcessorMixin, conversations: Sequence[list[dict]], max_new_tokens: int = 64
+) -> list[str]:
+    """
+    The model's greedy answers to a batch of conversations, each ending with a user's turn.
+
+    Args:
+        model: the ELM.
+        processor: its processor.
+        conversations: message lists whose ECG items hold their ECGs.
+        max_new_tokens: longest answer.
+    """
+    inputs = processor.apply_chat_template(
+        conversations, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    ).to(model.device)
+    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    new_tokens = output[:, inputs["input_ids"].shape[1] :]
+    return [text.strip() for text in processor.batch_decode(new_tokens, skip_special_tokens=True)]
+
+
+def batches(rows: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Row numbers in chunks of `size`."""
+    for start in range(0, len(rows), size):
+        yield list(rows[start : start + size])
+
+
+def prompt_of(messages: Iterable[dict]) -> list[dict]:
+    """A conversation up to its last user's turn: what the model sees before it gives the last answer."""
+    prompt = list(messages)
+    while prompt and prompt[-1]["role"] == "assistant":
+        prompt.pop()
+    return prompt
