@@ -1,0 +1,270 @@
+"""The base of the dataset scripts: a `datasets` builder that turns a source into records and conversations."""
+
+import csv
+import importlib
+import json
+import pkgutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+
+import datasets
+from datasets import Array2D, DatasetInfo, Features, List, SplitGenerator, Value
+
+import elm_hf.dataset_scripts
+from elm_hf.modeling.ecg_utils import LEADS, SAMPLING_RATE
+from elm_hf.recordings import Recording, RecordingError, segments
+
+
+# Recordings per Parquet file: the unit that processes share out, so that files do not depend on how many there are.
+SHARD_SIZE = 512
+OFFICIAL_SPLITS = ("train", "validation", "test")
+
+
+_CONVERSATION_FEATURES = {
+    "conversation_id": Value("string"),
+    "recording_ids": List(Value("string")),
+    "messages": List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}),
+    "question_type": Value("string"),
+    "attribute_type": Value("string"),
+    "template_id": Value("int32"),
+    "question": Value("string"),
+    "answer": List(Value("string")),
+    "stratum": Value("string"),
+    "split": Value("string"),
+}
+
+
+@dataclass
+class ElmDatasetConfig(datasets.BuilderConfig):
+    """
+    What is built and from what.
+
+    Args:
+        name: `"records"` or `"conversations"`.
+        source: folder of the source as downloaded.
+        seconds, sampling_rate: length and rate of the records.
+        num_recordings: the first so many recordings only; for simulated datasets, how many there are.
+        seed: of what is simulated or drawn.
+    """
+
+    source: str | None = None
+    seconds: float = 10
+    sampling_rate: int = SAMPLING_RATE
+    num_recordings: int | None = None
+    seed: int = 0
+
+
+class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
+    """
+    One published dataset. A script overrides `list_recordings` and `read_recording`, `list_conversations`, or all three.
+
+    Records are built by as many processes as asked for, in files of `SHARD_SIZE` recordings that do not depend on it.
+    """
+
+    BUILDER_CONFIG_CLASS = ElmDatasetConfig
+    BUILDER_CONFIGS = [ElmDatasetConfig(name="records"), ElmDatasetConfig(name="conversations")]
+    # what the card says of the source
+    PRETTY_NAME: str
+    DESCRIPTION: str
+    HOMEPAGE: str
+    LICENSE: str
+    CITATION: str
+    # columns of conversations that only this dataset has
+    CONVERSATION_FEATURES: dict = {}
+
+    def list_recordings(self) -> Iterator[dict]:
+        """
+        References to the recordings, no signal read: `recording_id`, `patient_id` (as the source writes them) and
+        whatever `read_recording` needs.
+        """
+        raise ValueError(
+            f"{self.name} asks about the ECGs of another dataset: build that one first and name it with records="
+        )
+
+    def read_recording(self, reference: dict) -> tuple[Recording, dict]:
+        """
+        The recording of one reference and what is known about it: `age` in years, `sex` ("male" or "female"), `report`,
+        `labels`; all may be left out.
+
+        Raises:
+            RecordingError: it cannot be used.
+        """
+        raise NotImplementedError
+
+    def list_conversations(self) -> Iterator[dict]:
+        """
+        The conversations: `conversation_id`, `recording_ids` in the order of the ECG placeholders, `messages`,
+        `question_type`, `question`, `answer` (list), `stratum` (whose share folds keep), optionally `attribute_type`,
+        `template_id`, `split` (one of `OFFICIAL_SPLITS`) and the columns of `CONVERSATION_FEATURES`.
+        """
+        raise NotImplementedError
+
+    def source_folder(self, *contents: str) -> Path:
+        """
+        The folder of the source.
+
+        Raises:
+            ValueError: none was named.
+            FileNotFoundError: it is not there or lacks one of `contents`.
+        """
+        if self.config.source is None:
+            raise ValueError(f"{self.name} is built from its source: name the folder with source=")
+        folder = Path(self.config.source)
+        for path in [folder, *(folder / name for name in contents)]:
+            if not path.exists():
+                raise FileNotFoundError(f"{path}: not found; source= is to be the folder of {self.PRETTY_NAME}")
+        return folder
+
+    def _info(self) -> DatasetInfo:
+        if self.config.name == "records":
+            samples = self.config.seconds * self.config.sampling_rate
+            if samples < 1 or samples != round(samples):
+                raise ValueError(f"{self.config.seconds} s at {self.config.sampling_rate} Hz are not whole samples")
+            features = _record_features(round(samples))
+        else:
+            features = Features(_CONVERSATION_FEATURES | self.CONVERSATION_FEATURES)
+        return DatasetInfo(self.DESCRIPTION, self.CITATION, self.HOMEPAGE, self.LICENSE, features)
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[SplitGenerator]:
+        if self.config.name == "conversations":
+            return [SplitGenerator("conversations", {"shards": [None]})]
+        references = list(islice(self.list_recordings(), self.config.num_recordings))
+        if not references:
+            raise ValueError(f"{self.name}: no recordings in {self.config.source}")
+        recording_id, count = Counter(reference["recording_id"] for reference in references).most_common(1)[0]
+        if count > 1:
+            raise ValueError(
+                f"{self.name}: recording {recording_id!r} is listed {count} times in {self.config.source}"
+            )
+        starts = range(0, len(references), SHARD_SIZE)
+        shards = [(number, references[start : start + SHARD_SIZE]) for number, start in enumerate(starts)]
+        return [SplitGenerator("records", {"shards": shards})]
+
+    def _generate_examples(self, shards: list) -> Iterator[tuple[int | str, dict]]:
+        if self.config.name == "conversations":
+            yield from enumerate(self.list_conversations())
+            return
+        for number, references in shards:
+            skipped = []
+            for reference in references:
+                try:
+                    rows = list(self._record_rows(reference))
+                except RecordingError as error:
+                    # the list is published: files are named from where the source begins
+                    message = str(error).replace(f"{self.config.source}/", "")
+                    skipped.append((reference["recording_id"], error.reason, message))
+                    continue
+                for row in rows:
+                    yield row["record_id"], row
+            Path(self._output_dir, f"skipped-{number:05d}.json").write_text(json.dumps(skipped))
+
+    def _record_rows(self, reference: dict) -> Iterator[dict]:
+        if not reference["patient_id"]:
+            raise RecordingError(
+                "no patient id", f"{reference['recording_id']}: no patient id, so no fold can keep patients apart"
+            )
+        recording, metadata = self.read_recording(reference)
+        for segment in segments(recording, self.config.seconds, self.config.sampling_rate):
+            yield {
+                "record_id": f"{self.name}-{reference['recording_id']}-{segment.index}",
+                "recording_id": reference["recording_id"],
+                "patient_id": reference["patient_id"],
+                "source": self.name,
+                "segment": segment.index,
+                "start_s": segment.start_s,
+                "ecg": segment.ecg,
+                "sampling_rate": self.config.sampling_rate,
+                "missing_leads": segment.missing_leads,
+                **metadata,
+            }
+
+    def _prepare_split_single(self, gen_kwargs: dict, fpath: str, job_id: int, **kwargs) -> Iterator[tuple]:
+        """One file for each shard of a process, where `datasets` would write one for all of them."""
+        results = []
+        for number, shard in enumerate(gen_kwargs["shards"]):
+            path = fpath.replace("SSSSS", f"{number:05d}")
+            kwargs["max_shard_size"] = None
+            for job, done, content in super()._prepare_split_single(
+                {"shards": [shard]}, path, job_id=job_id, **kwargs
+            ):
+                if done:
+                    results.append(content)
+                else:
+                    yield job, done, content
+        num_examples, num_bytes, (features, *_), _, lengths, _, original_lengths = zip(*results)
+        lengths, original_lengths = sum(lengths, []), sum(original_lengths, [])
+        yield job_id, True, (
+            sum(num_examples), sum(num_bytes), features, len(results), lengths, len(results), original_lengths,
+        )  # fmt: skip
+
+
+def _record_features(samples: int) -> Features:
+    return Features(
+        {
+            "record_id": Value("string"),
+            "recording_id": Value("string"),
+            "patient_id": Value("string"),
+            "source": Value("string"),
+            "segment": Value("int32"),
+            "start_s": Value("float32"),
+            "ecg": Array2D((len(LEADS), samples), "int16"),
+            "sampling_rate": Value("int32"),
+            "age": Value("int32"),
+            "sex": Value("string"),
+            "report": Value("string"),
+            "labels": List(Value("string")),
+            "missing_leads": List(Value("string")),
+        }
+    )
+
+
+def ecg_messages(num_ecgs: int, question: str, answer: str) -> list[dict]:
+    """A conversation of one question and its answer, the ECGs before the question."""
+    content = [{"type": "ecg", "text": None}] * num_ecgs + [{"type": "text", "text": question}]
+    return [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+    ]
+
+
+def read_table(path: str | PathLike, columns: list[str]) -> Iterator[dict[str, str]]:
+    """
+    The rows of a CSV file, all values as text.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it lacks one of `columns`.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file, restval="")
+        missing = [name for name in columns if name not in (rows.fieldnames or [])]
+        if missing:
+            raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(rows.fieldnames or [])}")
+        yield from rows
+
+
+def dataset_names() -> list[str]:
+    """The datasets that `prepare_dataset` can build: the scripts in `elm_hf.dataset_scripts`."""
+    return sorted(module.name for module in pkgutil.iter_modules(elm_hf.dataset_scripts.__path__))
+
+
+def find_builder(name: str) -> type[ElmDatasetBuilder]:
+    """
+    The builder of a dataset, by the name of its script.
+
+    Raises:
+        ValueError: there is no such script.
+    """
+    if name not in dataset_names():
+        raise ValueError(f"unknown dataset {name!r}; there are {', '.join(dataset_names())}")
+    module = importlib.import_module(f"elm_hf.dataset_scripts.{name}")
+    (builder,) = (
+        item
+        for item in vars(module).values()
+        if isinstance(item, type) and issubclass(item, ElmDatasetBuilder) and item.__module__ == module.__name__
+    )
+    return builder

@@ -1,0 +1,180 @@
+"""Loading built datasets: with plain `datasets`, and joined with their ECGs by `load_elm_dataset`."""
+
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+import elm_hf.data
+from elm_hf.data import load_elm_dataset
+from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.prepare import prepare_dataset
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """What `load_dataset` keeps goes to a temporary folder."""
+    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
+    yield
+    datasets.config.HF_DATASETS_CACHE = before
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("built") / "first"
+    prepare_dataset("simulated_qa", output, num_recordings=30)
+    return output
+
+
+@pytest.fixture(scope="module")
+def other(built) -> Path:
+    prepare_dataset("simulated_qa", built.parent / "other", num_recordings=20, seed=7)
+    return built.parent / "other"
+
+
+def in_millivolt(path: Path) -> np.ndarray:
+    return (
+        np.stack(list(datasets.load_dataset(str(path), "records", split="train").with_format("numpy")["ecg"])) / 1000
+    )
+
+
+def test_ecgs_are_joined_in_the_order_of_the_conversation(built):
+    expected = in_millivolt(built)
+    rows = load_elm_dataset(built, fold=2, split="test")
+    assert {len(row["ecgs"]) for row in rows} == {1, 2}
+    for row in rows:
+        assert row["ecgs"][0].dtype == np.float32 and row["ecgs"][0].shape == (12, 2500)
+        assert row["sampling_rate"] == 250
+        np.testing.assert_allclose(np.stack(row["ecgs"]), expected[row["ecg_index"]], atol=1e-6)
+
+
+def test_batches_are_joined_like_rows(built):
+    rows = load_elm_dataset(built)
+    batch = rows[[5, 0, 3]]
+    for place, row in enumerate((5, 0, 3)):
+        np.testing.assert_array_equal(np.stack(batch["ecgs"][place]), np.stack(rows[row]["ecgs"]))
+
+
+def test_missing_leads_are_nan(built, tmp_path):
+    """The table has zeros and says so; joined, the lead is absent and not flat."""
+    edited = Path(shutil.copytree(built, tmp_path / "edited"))
+    records = datasets.load_dataset(str(built), "records", split="train")
+    features = records.features
+    rows = records.to_list()
+    rows[0]["missing_leads"] = ["aVF", "V2"]
+    rows[0]["ecg"][5] = rows[0]["ecg"][7] = [0] * 2500
+    (path,) = (edited / "records").iterdir()
+    datasets.Dataset.from_list(rows, features).to_parquet(path)
+    row = next(row for row in load_elm_dataset(edited) if row["ecg_index"] == [0])
+    assert [LEADS[lead] for lead in np.flatnonzero(np.isnan(row["ecgs"][0]).all(axis=1))] == ["aVF", "V2"]
+    assert np.isfinite(np.delete(row["ecgs"][0], [5, 7], axis=0)).all()
+
+
+def test_columns_are_read_without_the_signals(built, monkeypatch):
+    monkeypatch.setattr(elm_hf.data, "_ecg_in_millivolt", None)
+    rows = load_elm_dataset(built)
+    plain = datasets.load_dataset(str(built), "fold1", split="train")
+    assert list(rows["conversation_id"]) == plain["conversation_id"][:]
+    assert rows["messages"][3] == plain[3]["messages"]
+
+
+def test_worker_processes_read_the_same_ecgs(built):
+    rows = load_elm_dataset(built)
+    assert len(pickle.dumps(rows)) < 100_000  # the map of the table, not the table
+    loader = DataLoader(
+        rows, batch_size=8, num_workers=2, collate_fn=lambda batch: [list(row["ecgs"]) for row in batch]
+    )
+    found = [ecgs for batch in loader for ecgs in batch]
+    assert len(found) == len(rows)
+    for row, ecgs in zip(rows, found):
+        np.testing.assert_array_equal(np.stack(ecgs), np.stack(row["ecgs"]))
+    revived = pickle.loads(pickle.dumps(rows))
+    np.testing.assert_array_equal(revived[4]["ecgs"][0], rows[4]["ecgs"][0])
+
+
+def test_datasets_are_put_together_with_their_own_ecgs(built, other):
+    signals = {path: in_millivolt(path) for path in (built, other)}
+    rows = load_elm_dataset([built, other], split="test")
+    first = len(load_elm_dataset(built, split="test"))
+    assert len(rows) == first + len(load_elm_dataset(other, split="test"))
+    for number, row in enumerate(rows):
+        records = signals[built if number < first else other]
+        numbers = [int(record_id.split("-")[1]) for record_id in row["record_ids"]]
+        np.testing.assert_allclose(np.stack(row["ecgs"]), records[numbers], atol=1e-6)
+
+
+def test_datasets_are_mixed_by_probability(built, other):
+    signals = {path: in_millivolt(path) for path in (built, other)}
+    rows = load_elm_dataset([built, other], probabilities=[0.8, 0.2])
+    of_first = 0
+    for row in rows:
+        (number,) = {int(record_id.split("-")[1]) for record_id in row["record_ids"][:1]}
+        close = [
+            np.allclose(row["ecgs"][0], signals[path][number], atol=1e-6)
+            for path in (built, other)
+            if number < len(signals[path])
+        ]
+        assert any(close)
+        of_first += close[0]
+    assert 0.7 < of_first / len(rows) < 0.9
+    again = load_elm_dataset([built, other], probabilities=[0.8, 0.2])
+    assert list(again["conversation_id"]) == list(rows["conversation_id"])
+
+
+def test_ecgs_of_different_length_are_not_mixed(built, tmp_path):
+    prepare_dataset("simulated_qa", tmp_path / "short", num_recordings=20, seconds=5)
+    with pytest.raises(ValueError, match=r"\(12, 2500\) at 250 Hz; .*short: \(12, 1250\) at 250 Hz"):
+        load_elm_dataset([built, tmp_path / "short"])
+
+
+def test_each_dataset_needs_a_probability(built, other):
+    with pytest.raises(ValueError, match="1 probabilities for 2 datasets"):
+        load_elm_dataset([built, other], probabilities=[1.0])
+
+
+def test_an_unknown_fold_or_split_lists_what_there_is(built):
+    with pytest.raises(ValueError, match="no 'fold6'; there are fold1, fold2, fold3, fold4, fold5$"):
+        load_elm_dataset(built, fold=6)
+    with pytest.raises(ValueError, match="no 'official'; there are fold1"):
+        load_elm_dataset(built, fold="official")
+    with pytest.raises(ValueError, match="fold1 has no split 'validation'; there are train, test"):
+        load_elm_dataset(built, split="validation")
+
+
+def test_a_folder_that_is_no_elm_hf_dataset(tmp_path):
+    with pytest.raises(ValueError, match="not an elm-hf dataset .*found none"):
+        load_elm_dataset(tmp_path)
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="not an elm-hf dataset .*found default"):
+        load_elm_dataset(tmp_path)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        load_elm_dataset(tmp_path / "nowhere")
+
+
+def test_the_card_loads_the_dataset(built):
+    """Its snippets run as they stand; the first without elm-hf."""
+    plain, joined = re.findall(r"```python\n(.*?)```", (built / "README.md").read_text(), re.DOTALL)
+    check = "assert ecgs[0].shape == (12, 2500) and abs(ecgs[0][1] - ecgs[0][0] - ecgs[0][2]).max() < 0.002\n"
+    without = "import sys\nsys.modules['elm_hf'] = None\n"
+    home = {**os.environ, "HF_HOME": str(built.parent / "home")}
+    for code in (without + plain + check, joined + check):
+        subprocess.run([sys.executable, "-c", code], cwd=built.parent, env=home, check=True)
+
+
+def test_the_card_gives_the_numbers_of_the_build(built):
+    card = (built / "README.md").read_text()
+    folds = [datasets.load_dataset(str(built), f"fold{number}") for number in range(1, 6)]
+    for number, fold in enumerate(folds, 1):
+        assert f"| `fold{number}` | {len(fold['train'])} | {len(fold['test'])} |" in card
+    assert "| recordings | 30 |" in card

@@ -1,0 +1,107 @@
+"""Folds: a partition of the patients, nobody on both sides, strata kept."""
+
+import ast
+import csv
+import gzip
+import warnings
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from elm_hf.folds import make_folds
+
+
+def random_conversations(num_rows: int = 400, num_patients: int = 60) -> tuple[list[list[str]], list[str]]:
+    """Two thirds of the rows about one patient, a third comparing two."""
+    rng = np.random.default_rng(0)
+    names = [f"p{number:03d}" for number in range(num_patients)]
+    patients = [list(rng.choice(names, 1 + (row % 3 == 0), replace=False)) for row in range(num_rows)]
+    return patients, [str(stratum) for stratum in rng.integers(0, 6, num_rows)]
+
+
+@pytest.fixture(scope="module")
+def ptb_xl_labels(shared_data) -> list[dict]:
+    with gzip.open(shared_data / "ptb_xl_metadata" / "labels.csv.gz", "rt") as file:
+        return list(csv.DictReader(file))
+
+
+def test_test_sets_partition_the_patients():
+    patients, strata = random_conversations()
+    tested = [patient for fold in make_folds(patients, strata) for patient in fold.test_patients]
+    assert sorted(tested) == sorted({patient for row in patients for patient in row})
+
+
+def test_no_patient_is_on_both_sides_of_a_fold():
+    patients, strata = random_conversations()
+    for fold in make_folds(patients, strata):
+        train = {patient for row in fold.train for patient in patients[row]}
+        test = {patient for row in fold.test for patient in patients[row]}
+        assert train and test and not train & test
+
+
+def test_a_comparison_across_the_cut_is_left_out_and_counted():
+    patients, strata = random_conversations()
+    for fold in make_folds(patients, strata):
+        tested = set(fold.test_patients)
+        inside = [len(tested & set(row)) for row in patients]
+        assert list(fold.test) == [row for row, count in enumerate(inside) if count == len(patients[row])]
+        assert list(fold.train) == [row for row, count in enumerate(inside) if count == 0]
+        assert fold.num_left_out == sum(0 < count < len(patients[row]) for row, count in enumerate(inside)) > 0
+
+
+def test_a_comparison_of_one_patient_with_himself_is_never_left_out():
+    folds = make_folds([[f"p{number}", f"p{number}"] for number in range(20)], ["x"] * 20)
+    assert [fold.num_left_out for fold in folds] == [0] * 5
+
+
+def test_folds_do_not_depend_on_the_order_of_rows():
+    patients, strata = random_conversations()
+    order = np.random.default_rng(1).permutation(len(patients))
+    shuffled = make_folds([patients[row][::-1] for row in order], [strata[row] for row in order])
+    for fold, other in zip(make_folds(patients, strata), shuffled, strict=True):
+        assert other.test_patients == fold.test_patients
+        assert sorted(order[other.test]) == list(fold.test)
+
+
+def test_the_seed_decides():
+    patients, strata = random_conversations()
+    first, again, other = (make_folds(patients, strata, seed=seed)[0].test_patients for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_patients_with_the_same_id_in_two_sources_are_two():
+    rows = [[("ptb_xl", str(number))] for number in range(3)] + [[("code15", str(number))] for number in range(3)]
+    assert sum(len(fold.test_patients) for fold in make_folds(rows, ["x"] * 6)) == 6
+
+
+def test_rare_strata_are_pooled_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folds = make_folds([[f"p{number}"] for number in range(23)], ["common"] * 20 + ["a", "b", "c"])
+    assert sorted(len(fold.test) for fold in folds) == [4, 4, 5, 5, 5]
+
+
+def test_fewer_patients_than_folds():
+    with pytest.raises(ValueError, match="at least 5 patients, and the conversations are about 4.*num_folds=0"):
+        make_folds([[f"p{number}"] for number in range(4)] * 3, ["x"] * 12)
+
+
+def test_a_conversation_without_patients():
+    with pytest.raises(ValueError, match="conversation 2 names no patient"):
+        make_folds([["a"], ["b"], []], ["x"] * 3, num_folds=2)
+
+
+def test_all_of_ptb_xl(ptb_xl_labels):
+    """18,869 patients in superclass combinations: each combination of 50 patients or more keeps its share to 10 %."""
+    strata = np.array(["+".join(sorted(ast.literal_eval(row["super_class"]))) for row in ptb_xl_labels])
+    patients = np.array([row["patient_id"] for row in ptb_xl_labels])
+    folds = make_folds([[patient] for patient in patients], list(strata))
+    common = [name for name in Counter(strata) if len(set(patients[strata == name])) >= 50]
+    assert len(common) > 10
+    assert sorted(patient for fold in folds for patient in fold.test_patients) == sorted(set(patients))
+    for fold in folds:
+        assert not set(patients[fold.train]) & set(patients[fold.test])
+        assert len(fold.train) + len(fold.test) == len(ptb_xl_labels)
+        for name in common:
+            assert np.mean(strata[fold.test] == name) == pytest.approx(np.mean(strata == name), rel=0.10)
