@@ -13,6 +13,7 @@ from elm_hf.modeling.modeling_elm import ElmForCausalLM
 
 
 PARTS = ("encoder", "projector", "llm")
+LENGTH_STEP = 64
 
 
 @dataclass
@@ -118,6 +119,9 @@ def add_lengths(dataset: Dataset, num_ecg_tokens: int) -> Dataset:
     """
     Adds the column `length`, by which the trainer groups its batches: four characters of text count as a token.
 
+    Lengths are rounded up to `LENGTH_STEP` tokens. Exact ones would fill a batch with one template's questions, since
+    those are equally long, and the loss would jump from batch to batch.
+
     Args:
         dataset: conversations as `load_elm_dataset` gives them.
         num_ecg_tokens: positions that one ECG takes.
@@ -125,6 +129,7 @@ def add_lengths(dataset: Dataset, num_ecg_tokens: int) -> Dataset:
 
     def length(messages: list[dict]) -> int:
         items = [item for message in messages for item in message["content"]]
-        return sum(num_ecg_tokens if item["type"] == "ecg" else len(item["text"]) // 4 for item in items)
+        tokens = sum(num_ecg_tokens if item["type"] == "ecg" else len(item["text"]) // 4 for item in items)
+        return -(-tokens // LENGTH_STEP) * LENGTH_STEP
 
     return dataset.add_column("length", [length(messages) for messages in dataset["messages"]])

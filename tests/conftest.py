@@ -1,5 +1,7 @@
 """Fixtures shared by the tests."""
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,20 @@ import pytest
 import torch
 
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+sys.path.insert(0, str(ROOT))  # for `import train_sft`
+
+TINY_LLM = {
+    "model_type": "qwen2",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +43,31 @@ def one_thread():
 def ecgs() -> np.ndarray:
     """Three different 12-lead ECGs of 500 samples in mV (noise: shapes matter here, not hearts)."""
     return np.random.default_rng(0).normal(0, 0.3, (3, 12, 500)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def simulated_dataset(tmp_path_factory) -> Path:
+    """A small dataset of simulated ECGs of 2 s with questions, in the Hub layout."""
+    from elm_hf.prepare import prepare_dataset
+
+    folder = tmp_path_factory.mktemp("data") / "simulated"
+    prepare_dataset("simulated_qa", folder, seconds=2, num_recordings=40)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_elm(simulated_dataset, tmp_path_factory) -> Path:
+    """A new checkpoint of a tiny ELM that reads ECGs of 2 s."""
+    from elm_hf.create import create_elm
+
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "llm.json").write_text(json.dumps(TINY_LLM))
+    create_elm(
+        folder / "elm",
+        llm_config=folder / "llm.json",
+        tokenizer_dataset=str(simulated_dataset),
+        vocab_size=400,
+        num_ecg_tokens=10,
+        seconds=2,
+    )
+    return folder / "elm"

@@ -1,0 +1,18 @@
+#!/bin/sh
+# The main job from the first to the last step. Every line is a command you can type alone.
+set -eu
+cd "$(dirname "$0")/.."
+rm -rf outputs/quickstart
+mkdir -p outputs/quickstart
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"
+started=$(date +%s)
+run() { printf '\n$ %s\n' "$*"; "$@"; }
+
+run elm-hf prepare simulated_qa --output outputs/quickstart/data
+run elm-hf create outputs/quickstart/elm --llm-config recipes/quickstart_llm.json --tokenizer-dataset outputs/quickstart/data \
+    --normalization none
+run accelerate launch train_sft.py --config recipes/quickstart.yaml
+run elm-hf evaluate outputs/quickstart/trained --dataset outputs/quickstart/data --output outputs/quickstart/report
+run elm-hf ask outputs/quickstart/trained --dataset outputs/quickstart/data --trust-remote-code --plot outputs/quickstart/ecg.png
+
+printf '\nFinished in %s seconds.\n' "$(($(date +%s) - started))"

@@ -1,0 +1,121 @@
+"""Training batches: what is learnt, what is cut, what is refused."""
+
+import numpy as np
+import pytest
+from tiny_models import END_OF_TURN, LLM_FAMILIES, tiny_tokenizer
+
+from elm_hf.collator import IGNORE_INDEX, ElmDataCollator
+from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.processing_elm import ElmProcessor
+
+
+def tiny_processor(family: str) -> ElmProcessor:
+    return ElmProcessor(EcgFeatureExtractor(num_samples=500), tiny_tokenizer(family), num_ecg_tokens=5)
+
+
+def row(ecgs: list[np.ndarray], *turns: str, **columns) -> dict:
+    """User and assistant in turn; all ECGs in the first."""
+    items = [[{"type": "text", "text": text}] for text in turns]
+    items[0] = [{"type": "ecg", "text": None} for _ in ecgs] + items[0]
+    roles = ["user", "assistant"] * len(turns)
+    messages = [{"role": role, "content": content} for role, content in zip(roles, items)]
+    return {"messages": messages, "ecgs": ecgs, "sampling_rate": 250, **columns}
+
+
+def learnt(processor: ElmProcessor, batch: dict, index: int = 0) -> str:
+    labels = batch["labels"][index]
+    return processor.tokenizer.decode(labels[labels != IGNORE_INDEX])
+
+
+@pytest.mark.parametrize("family", LLM_FAMILIES)
+def test_labels_are_the_assistants_words_and_its_end_of_turn(family, ecgs):
+    processor, end = tiny_processor(family), END_OF_TURN[family]
+    rows = [
+        row([ecgs[0]], "What is the rhythm?", "sinus rhythm", "And the rate?", "60"),
+        row([], "Hello?", "none"),
+        row([ecgs[1], ecgs[2]], "Compare the two ECGs.", "The rate of the first is higher."),
+    ]
+    batch = ElmDataCollator(processor)(rows)
+    assert [learnt(processor, batch, index) for index in range(3)] == [
+        f"sinus rhythm{end}60{end}",
+        f"none{end}",
+        f"The rate of the first is higher.{end}",
+    ]
+    kept = batch["labels"] != IGNORE_INDEX
+    assert (batch["labels"][kept] == batch["input_ids"][kept]).all()
+    assert batch["attention_mask"][kept].all()
+    assert batch["ecg_values"].shape == (3, 12, 500)
+
+
+def test_a_batch_is_as_long_as_its_longest_conversation(ecgs):
+    collator = ElmDataCollator(tiny_processor("llama"), max_length=512)
+    alone = [collator([row([], text, "yes")])["input_ids"].shape[1] for text in ("a", "a b c d e f g h")]
+    together = collator([row([], "a", "yes"), row([], "a b c d e f g h", "yes")])
+    assert together["input_ids"].shape == (2, max(alone))
+    assert together["attention_mask"].sum(dim=1).tolist() == alone
+
+
+def test_a_text_only_batch_has_no_ecg_values():
+    assert "ecg_values" not in ElmDataCollator(tiny_processor("llama"))([row([], "Hello?", "none")])
+
+
+@pytest.mark.parametrize("max_length", [16, 24, 32, 40])
+def test_a_long_conversation_loses_prompt_but_neither_ecg_nor_answer(max_length, ecgs):
+    processor = tiny_processor("llama")
+    collator = ElmDataCollator(processor, max_length=max_length)
+    batch = collator([row([ecgs[0]], "What is the rhythm of this ECG? " * 20, "sinus rhythm")])
+    assert batch["input_ids"].shape == (1, max_length)
+    assert (batch["input_ids"] == processor.ecg_token_id).sum() == 5
+    assert learnt(processor, batch) == "sinus rhythm<|eot_id|>"
+
+
+def test_the_oldest_words_go_first(ecgs):
+    processor = tiny_processor("llama")
+    long = row([ecgs[0]], "first " * 30, "one", "second", "two")
+    full = ElmDataCollator(processor)([long])["input_ids"][0]
+    cut = ElmDataCollator(processor, max_length=len(full) - 10)([long])["input_ids"][0]
+    is_text = full != processor.ecg_token_id
+    assert cut[0] == full[0] == processor.tokenizer.bos_token_id
+    assert cut[cut != processor.ecg_token_id][1:].tolist() == full[is_text][11:].tolist()
+
+
+def test_an_answer_longer_than_everything_keeps_its_beginning(ecgs):
+    processor = tiny_processor("llama")
+    batch = ElmDataCollator(processor, max_length=12)([row([ecgs[0]], "What?", "a b c d e f g h i j k l m n o p")])
+    assert batch["input_ids"].shape == (1, 12)
+    assert (batch["labels"] != IGNORE_INDEX).sum() == 7
+    assert "a b c d e f g h i j k l m n o p".startswith(learnt(processor, batch))
+
+
+def test_ecgs_that_leave_no_room_are_refused_by_name(ecgs):
+    collator = ElmDataCollator(tiny_processor("llama"), max_length=10)
+    with pytest.raises(ValueError, match="Conversation c7: its ECGs take 10 tokens, max_length=10 leaves no answer"):
+        collator([row([ecgs[0], ecgs[1]], "Compare.", "none", conversation_id="c7")])
+
+
+def test_a_conversation_without_an_answer_is_refused_by_name():
+    with pytest.raises(ValueError, match="Conversation c8: it has no assistant's turn"):
+        ElmDataCollator(tiny_processor("llama"))([row([], "Hello?", conversation_id="c8")])
+
+
+def test_an_empty_answer_still_teaches_to_stop(ecgs):
+    processor = tiny_processor("qwen2")
+    assert learnt(processor, ElmDataCollator(processor)([row([ecgs[0]], "What?", "")])) == "<|im_end|>"
+
+
+def test_ecgs_and_their_items_must_match(ecgs):
+    wrong = row([ecgs[0]], "What?", "none")
+    wrong["ecgs"] = [ecgs[0], ecgs[1]]
+    with pytest.raises(ValueError, match="1 ECG items and 2 ECGs"):
+        ElmDataCollator(tiny_processor("llama"))([wrong])
+
+
+@pytest.mark.parametrize("family", LLM_FAMILIES)
+def test_a_system_prompt_opens_conversations_that_have_none(family, ecgs):
+    processor = tiny_processor(family)
+    own = row([], "Hello?", "none")
+    own["messages"] = [{"role": "system", "content": [{"type": "text", "text": "Be short."}]}, *own["messages"]]
+    batch = ElmDataCollator(processor, system_prompt="You are a helpful assistant.")([own, row([], "Hello?", "none")])
+    first, second = (processor.tokenizer.decode(ids) for ids in batch["input_ids"])
+    assert "Be short." in first and "helpful" not in first
+    assert second.count("You are a helpful assistant.") == 1

@@ -1,0 +1,170 @@
+"""`train_sft.py` on simulated ECGs: which parts learn, LoRA, resuming, two processes, tools that take wrong input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import train_sft
+from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file
+from trl import ModelConfig, SFTConfig, TrlParser
+
+from elm_hf.collator import fill_ecgs
+from elm_hf.data import load_elm_dataset
+from elm_hf.generation import load_checkpoint
+from elm_hf.training import ElmScriptArguments
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def arguments(model: Path, dataset: Path, output: Path, *more: str) -> list[str]:
+    return [
+        *("--model_name_or_path", str(model), "--dataset", str(dataset), "--output_dir", str(output)),
+        *("--max_steps", "4", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2", "--logging_steps", "1"),
+        *("--report_to", "none", "--use_cpu", "--save_strategy", "no", "--disable_tqdm", "true", *more),
+    ]
+
+
+def train(*args) -> Path:
+    """Runs the script's `main` in this process."""
+    parser = TrlParser((ElmScriptArguments, SFTConfig, ModelConfig))
+    train_sft.main(*parser.parse_args_and_config(arguments(*args)))
+    return Path(args[2])
+
+
+def losses(checkpoint: Path) -> list[float]:
+    history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def changed_weights(before: Path, after: Path) -> set[str]:
+    first, second = (load_file(folder / "model.safetensors") for folder in (before, after))
+    assert first.keys() == second.keys()
+    return {name for name in first if not torch.equal(first[name], second[name])}
+
+
+def some_logits(model, processor, dataset: Path) -> torch.Tensor:
+    row = load_elm_dataset(dataset, 1, "test")[0]
+    messages = fill_ecgs(row["messages"], row["ecgs"], row["sampling_rate"])
+    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    with torch.no_grad():
+        return model(**inputs).logits
+
+
+def test_everything_learns_by_default(tiny_elm, simulated_dataset, tmp_path):
+    trained = train(tiny_elm, simulated_dataset, tmp_path / "out")
+    names = changed_weights(tiny_elm, trained)
+    assert names == set(load_file(tiny_elm / "model.safetensors"))
+    model, processor = load_checkpoint(trained)
+    assert some_logits(model, processor, simulated_dataset).isfinite().all()
+
+
+def test_alignment_changes_the_projector_alone(tiny_elm, simulated_dataset, tmp_path):
+    trained = train(tiny_elm, simulated_dataset, tmp_path / "out", "--trainable", "projector")
+    assert changed_weights(tiny_elm, trained) == {"model.projector.linear.weight", "model.projector.linear.bias"}
+
+
+def test_the_loss_falls(tiny_elm, simulated_dataset, tmp_path):
+    steps = ("--max_steps", "60", "--save_strategy", "steps", "--save_steps", "60", "--lr_scheduler_type", "constant")
+    history = losses(train(tiny_elm, simulated_dataset, tmp_path / "out", *steps) / "checkpoint-60")
+    assert sum(history[-10:]) < 0.75 * sum(history[:10])
+
+
+def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tiny_elm, simulated_dataset, tmp_path):
+    settings = ("--save_strategy", "steps", "--save_steps", "2", "--max_steps", "6")
+    whole = train(tiny_elm, simulated_dataset, tmp_path / "whole", *settings)
+    resumed = train(
+        tiny_elm,
+        simulated_dataset,
+        tmp_path / "resumed",
+        *settings,
+        "--resume_from_checkpoint",
+        str(whole / "checkpoint-2"),
+    )
+    assert losses(resumed / "checkpoint-6") == losses(whole / "checkpoint-6")
+    assert not changed_weights(whole, resumed)
+
+
+def test_lora_learns_inside_the_llm_and_saves_the_projector(tiny_elm, simulated_dataset, tmp_path):
+    adapter = train(
+        tiny_elm,
+        simulated_dataset,
+        tmp_path / "adapter",
+        "--use_peft",
+        "--lora_r",
+        "4",
+        "--trainable",
+        "projector",
+        "llm",
+    )
+    weights = load_file(adapter / "adapter_model.safetensors")
+    assert not (adapter / "model.safetensors").exists()
+    lora = [name for name in weights if "lora_" in name]
+    assert len(lora) == 2 * 7 * 2  # A and B, seven linear layers, two LLM layers
+    assert all(".language_model." in name for name in lora)
+    projector = next(weights[name] for name in weights if name.endswith("projector.linear.weight"))
+    before = load_file(tiny_elm / "model.safetensors")["model.projector.linear.weight"]
+    assert not torch.equal(projector, before)
+
+    model = AutoPeftModelForCausalLM.from_pretrained(adapter).eval()
+    _, processor = load_checkpoint(adapter)
+    expected = some_logits(model, processor, simulated_dataset)
+    merged = model.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    processor.save_pretrained(tmp_path / "merged")
+    loaded, loaded_processor = load_checkpoint(tmp_path / "merged")
+    assert torch.allclose(some_logits(loaded, loaded_processor, simulated_dataset), expected, atol=1e-4)
+    base, _ = load_checkpoint(tiny_elm)
+    assert not torch.allclose(some_logits(base, processor, simulated_dataset), expected, atol=1e-2)
+
+
+def test_two_processes_train_and_save(tiny_elm, simulated_dataset, tmp_path):
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    result = subprocess.run(
+        [*launch, str(ROOT / "train_sft.py"), *arguments(tiny_elm, simulated_dataset, tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("Saved to") == 1
+    model, processor = load_checkpoint(tmp_path / "out")
+    assert some_logits(model, processor, simulated_dataset).isfinite().all()
+    assert changed_weights(tiny_elm, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--trainable", "decoder"], "--trainable takes some of encoder, projector, llm; got decoder"),
+        (["--use_peft", "--trainable", "projector"], 'without "llm"'),
+        (["--use_peft", "--lora_target_modules", "query"], "no linear layer named query; it has down_proj"),
+        (["--fold", "9"], "no fold 'fold9'"),
+    ],
+)
+def test_wrong_arguments_are_named(more, message, tiny_elm, simulated_dataset, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(tiny_elm, simulated_dataset, tmp_path / "out", *more)
+
+
+def test_a_system_prompt_comes_from_a_file(tmp_path):
+    (tmp_path / "prompt.txt").write_text("You read ECGs.\n")
+    assert (
+        ElmScriptArguments(dataset=["d"], system_prompt_file=str(tmp_path / "prompt.txt")).system_prompt
+        == "You read ECGs."
+    )
