@@ -47,6 +47,7 @@ def main(script_args: ElmScriptArguments, training_args: SFTConfig, model_args: 
         fold=script_args.fold,
         split="train",
         probabilities=script_args.dataset_probabilities,
+        merge_questions=script_args.merge_questions,
         seed=training_args.seed,
     )
     dataset = add_lengths(dataset, processor.num_ecg_tokens)

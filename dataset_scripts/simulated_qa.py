@@ -9,13 +9,14 @@ from elm_hf.dataset_builder import ElmDatasetBuilder, ecg_messages
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.recordings import Recording, make_recording
 from elm_hf.simulate import draw_findings, draw_follow_up, simulate_ecg
-from elm_hf.simulated_questions import comparison_questions, single_questions
+from elm_hf.simulated_questions import comparison_questions, findings_question, single_questions
 
 
 NUM_RECORDINGS = 1500
 MAX_ECGS_PER_PATIENT = 3
+# Beside the one for all findings.
 QUESTIONS_PER_ECG = 4
-QUESTIONS_PER_PAIR = 2
+QUESTIONS_PER_PAIR = 1
 # One question across patients for so many recordings: each fold has to leave out those that its cut goes through.
 RECORDINGS_PER_CROSS_QUESTION = 8
 # Recordings are at least this long, like real ones; shorter records are cut from them.
@@ -83,7 +84,9 @@ class SimulatedQa(ElmDatasetBuilder):
         recordings = list(self.list_recordings())
         for number, recording in enumerate(recordings):
             rng = self._rng(SINGLE, number)
-            yield from _conversations([recording], single_questions(recording["findings"], rng, QUESTIONS_PER_ECG))
+            findings = recording["findings"]
+            questions = [findings_question(findings, rng), *single_questions(findings, rng, QUESTIONS_PER_ECG)]
+            yield from _conversations([recording], questions)
         for number, (first, second) in enumerate(pairwise(recordings)):
             if first["patient_id"] == second["patient_id"]:
                 yield from self._comparisons(first, second, self._rng(CONSECUTIVE, number), QUESTIONS_PER_PAIR)

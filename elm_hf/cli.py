@@ -68,8 +68,9 @@ def prepare(
 def create(
     output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
     llm: Annotated[str | None, typer.Option(help="Pre-trained causal LLM: repository or folder.")] = None,
-    llm_config: Annotated[
-        Path | None, typer.Option(help="JSON configuration of an LLM that starts from random weights.")
+    config: Annotated[
+        Path | None,
+        typer.Option(help="JSON file with fields of ElmConfig; `text_config` is an LLM with random weights."),
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer: repository or folder; the LLM's by default.")
@@ -82,8 +83,8 @@ def create(
         str | None, typer.Option(help='ECG encoder: repository or folder, or "ecg_resnet" for a new one.')
     ] = None,
     projector: Annotated[
-        str, typer.Option(help="linear or mlp with an encoder; linear, patch or conv without.")
-    ] = "patch",
+        str | None, typer.Option(help="linear or mlp with an encoder; linear, patch or conv without.")
+    ] = None,
     num_ecg_tokens: Annotated[int | None, typer.Option(help="Positions of the LLM's sequence per ECG.")] = None,
     seconds: Annotated[float, typer.Option(help="Length of the ECGs the model reads.")] = 10,
     normalization: Annotated[str, typer.Option(help="Of the amplitude: min_max, z_score or none.")] = "min_max",
@@ -98,7 +99,7 @@ def create(
     model = create_elm(
         output,
         llm=llm,
-        llm_config=llm_config,
+        config=config,
         tokenizer=tokenizer,
         tokenizer_dataset=tokenizer_dataset,
         vocab_size=vocab_size,
@@ -110,10 +111,9 @@ def create(
         dtype=dtype,
         seed=seed,
     )
-    config = model.config
     typer.echo(
-        f"{output}: {model.num_parameters():,} parameters, LLM {config.text_config.model_type}, "
-        f"projector {config.projector_type}, {config.num_ecg_tokens} tokens per ECG"
+        f"{output}: {model.num_parameters():,} parameters, LLM {model.config.text_config.model_type}, "
+        f"projector {model.config.projector_type}, {model.config.num_ecg_tokens} tokens per ECG"
     )
 
 

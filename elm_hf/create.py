@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from transformers import (
 
 from elm_hf.data import load_elm_dataset
 from elm_hf.modeling.configuration_ecg_resnet import EcgResNetConfig
+from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.ecg_utils import SAMPLING_RATE
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 from elm_hf.modeling.modeling_ecg_resnet import EcgResNetModel
@@ -31,12 +33,12 @@ from elm_hf.modeling.processing_elm import ECG_TOKEN, ElmProcessor
 def create_elm(
     output: str | PathLike,
     llm: str | None = None,
-    llm_config: str | PathLike | None = None,
+    config: str | PathLike | None = None,
     tokenizer: str | None = None,
     tokenizer_dataset: str | None = None,
     vocab_size: int = 1000,
     encoder: str | None = None,
-    projector: str = "patch",
+    projector: str | None = None,
     num_ecg_tokens: int | None = None,
     seconds: float = 10,
     normalization: str = "min_max",
@@ -48,13 +50,15 @@ def create_elm(
 
     Args:
         output: folder to make.
-        llm: repository or folder of a pre-trained causal LLM, or
-        llm_config: a JSON file with the configuration of an LLM that starts from random weights.
+        llm: repository or folder of a pre-trained causal LLM.
+        config: JSON file with fields of [`ElmConfig`]. Its `text_config` describes an LLM that starts from random
+            weights, instead of `llm`; the arguments below outrank it.
         tokenizer: repository or folder of its tokenizer; `llm`'s by default, or
         tokenizer_dataset: an elm-hf dataset on whose conversations (fold 1, train) a new tokenizer is trained.
         vocab_size: of a new tokenizer.
         encoder: repository or folder of an ECG encoder, `"ecg_resnet"` for a new one, None for none.
-        projector: `"linear"` or `"mlp"` with an encoder; `"linear"`, `"patch"` or `"conv"` without.
+        projector: `"linear"` or `"mlp"` with an encoder (by default `"mlp"`); `"linear"`, `"patch"` or `"conv"`
+            without (by default `"patch"`).
         num_ecg_tokens: positions per ECG; by default 1 for the encoder-free linear projector and 50 otherwise.
         seconds: length of the ECGs the model reads, at 250 Hz.
         normalization: of the ECG's amplitude: `"min_max"`, `"z_score"` or `"none"`.
@@ -66,27 +70,34 @@ def create_elm(
         ValueError: parts are missing or do not fit.
         OSError: a repository or folder has no such model.
     """
-    if (llm is None) == (llm_config is None):
-        raise ValueError("Give either an LLM (--llm) or the configuration of a new one (--llm-config).")
+    settings = _read_config(config)
+    text_config = settings.pop("text_config", None)
+    if (llm is None) == (text_config is None):
+        raise ValueError(
+            "Give either a pre-trained LLM (--llm) or a --config whose `text_config` describes a new one."
+        )
     output = Path(output)
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; choose another folder.")
     set_seed(seed)
-    if num_ecg_tokens is None:
-        num_ecg_tokens = 1 if encoder is None and projector == "linear" else 50
+    settings.setdefault("projector_type", "patch" if encoder is None else "mlp")
+    if projector is not None:
+        settings["projector_type"] = projector
+    settings.setdefault("num_ecg_tokens", 1 if encoder is None and settings["projector_type"] == "linear" else 50)
+    if num_ecg_tokens is not None:
+        settings["num_ecg_tokens"] = num_ecg_tokens
 
     num_samples = round(seconds * SAMPLING_RATE)
     feature_extractor = EcgFeatureExtractor(num_samples=num_samples, normalization=normalization)
     llm_tokenizer = _tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
-    processor = ElmProcessor(feature_extractor, llm_tokenizer, num_ecg_tokens=num_ecg_tokens)
+    processor = ElmProcessor(feature_extractor, llm_tokenizer, num_ecg_tokens=settings["num_ecg_tokens"])
     model = ElmForCausalLM.from_encoder_llm_pretrained(
         _encoder(encoder, dtype),
-        _new_llm(llm_config, llm_tokenizer) if llm is None else llm,
+        _new_llm(text_config, llm_tokenizer) if llm is None else llm,
         ecg_token_id=processor.ecg_token_id,
         dtype=dtype,
-        projector_type=projector,
-        num_ecg_tokens=num_ecg_tokens,
         num_samples=num_samples,
+        **settings,
     )
     if dtype != "auto":
         model = model.to(getattr(torch, dtype))
@@ -95,16 +106,26 @@ def create_elm(
     return model
 
 
+# One token opens each role's turn and one ends it, so that little of a short conversation is not words.
+NEW_TOKENIZER_CHAT_TEMPLATE = """\
+{%- for message in messages %}
+    {{- '<|' + message['role'] + '|>' + message['content'] + eos_token }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>' }}
+{%- endif %}"""
+
+
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """
-    A byte-level BPE tokenizer trained on `texts`, with `<|endoftext|>` to end and `<|pad|>` to pad.
+    A byte-level BPE tokenizer trained on `texts`, with a chat template of its own.
 
     Raises:
         ValueError: `vocab_size` has no room for the 256 bytes and the special tokens.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    special = ["<|endoftext|>", "<|pad|>", ECG_TOKEN]
+    special = ["<|end|>", "<|pad|>", ECG_TOKEN, "<|system|>", "<|user|>", "<|assistant|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     smallest = len(special) + len(alphabet)
     if vocab_size < smallest:
@@ -116,7 +137,9 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0], pad_token=special[1])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0], pad_token=special[1])
+    wrapped.chat_template = NEW_TOKENIZER_CHAT_TEMPLATE
+    return wrapped
 
 
 def _tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTrainedTokenizerBase:
@@ -129,10 +152,19 @@ def _tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTra
     return AutoTokenizer.from_pretrained(name)
 
 
-def _new_llm(config_file: str | PathLike, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    settings = json.loads(Path(config_file).read_text(encoding="utf-8"))
-    if "model_type" not in settings:
-        raise ValueError(f'{config_file}: no "model_type", such as "qwen2".')
+def _read_config(path: str | PathLike | None) -> dict:
+    if path is None:
+        return {}
+    settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    unknown = sorted(set(settings) - {field.name for field in fields(ElmConfig)})
+    if unknown:
+        raise ValueError(f"{path}: {', '.join(unknown)} are no fields of ElmConfig.")
+    if settings.get("text_config", {"model_type": ""}).get("model_type") is None:
+        raise ValueError(f'{path}: `text_config` has no "model_type", such as "qwen2".')
+    return settings
+
+
+def _new_llm(settings: dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     config = AutoConfig.for_model(**settings | {"vocab_size": len(tokenizer)})
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, name, getattr(tokenizer, name))

@@ -1,5 +1,6 @@
 """Loading datasets in the layout of elm-hf, from a folder or from the Hub: conversations joined with their ECGs."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -41,6 +42,7 @@ def load_elm_dataset(
     fold: int | str = 1,
     split: str = "train",
     probabilities: list[float] | None = None,
+    merge_questions: int = 1,
     seed: int = 0,
 ) -> Dataset:
     """
@@ -57,7 +59,11 @@ def load_elm_dataset(
         split: `"train"` or `"test"`; an official split may also have `"validation"`.
         probabilities: of drawing from each of several datasets (`datasets.interleave_datasets`, which ends with the
             first dataset that is used up). By default all rows of the first come first, then all of the second, ...
-        seed: of drawing.
+        merge_questions: join up to so many conversations about the same ECGs into one, turn after turn in random order,
+            so that a model reads the ECGs once for all of them (Liu et al. 2024, LLaVA-1.5). Only for training: a later
+            turn sees the answers of earlier ones. Joined rows keep `conversation_id`, `ecg_index`, `record_ids` and
+            `messages`.
+        seed: of drawing and joining.
 
     Raises:
         FileNotFoundError: there is no such folder or dataset.
@@ -69,6 +75,8 @@ def load_elm_dataset(
         raise ValueError(f"{len(probabilities)} probabilities for {len(paths)} datasets; give one for each")
     tables = [load_records(path) for path in paths]
     conversations = [_load_conversations(path, fold, split) for path in paths]
+    if merge_questions > 1:
+        conversations = [_merge(rows, merge_questions, seed) for rows in conversations]
     if len(paths) == 1:
         return conversations[0].with_transform(_Join(tables[0]))
     _check_same_shape(paths, tables)
@@ -143,6 +151,32 @@ def _load(path: str | PathLike, config: str, split: str) -> Dataset:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
+
+
+def _merge(conversations: Dataset, number: int, seed: int) -> Dataset:
+    """Joins conversations about the same ECGs, up to `number` of them in one; the ECGs stand in the first turn."""
+    columns = ["conversation_id", "ecg_index", "record_ids", "messages"]
+    rows = conversations.select_columns(columns)
+    groups = defaultdict(list)
+    for row, ecg_index in enumerate(rows["ecg_index"]):
+        groups[tuple(ecg_index)].append(row)
+    rng = np.random.default_rng(seed)
+    order = [group[place] for group in groups.values() for place in rng.permutation(len(group))]
+    sizes = [min(number, len(group) - start) for group in groups.values() for start in range(0, len(group), number)]
+    shuffled = iter(rows.select(order))
+    merged = [_joined([next(shuffled) for _ in range(size)]) for size in sizes]
+    return Dataset.from_list(merged, features=rows.features)
+
+
+def _joined(rows: list[dict]) -> dict:
+    """One conversation of several: later ones come without their ECGs and system message, which the first one has."""
+    messages = list(rows[0]["messages"])
+    for row in rows[1:]:
+        for message in row["messages"]:
+            if message["role"] != "system":
+                content = [item for item in message["content"] if item["type"] != "ecg"]
+                messages.append({"role": message["role"], "content": content})
+    return rows[0] | {"messages": messages, "conversation_id": "+".join(row["conversation_id"] for row in rows)}
 
 
 def _check_same_shape(paths: list, tables: list[Dataset]) -> None:

@@ -24,6 +24,7 @@ class ElmScriptArguments:
     Args:
         dataset: Folders or Hub names of datasets in the layout of elm-hf; several are mixed.
         dataset_probabilities: How often to draw from each dataset; one after the other by default.
+        merge_questions: Join up to so many conversations about the same ECGs into one, so that the ECGs are read once.
         fold: Fold to train on: 1 to 5, or "official".
         trainable: Parts that learn: encoder, projector, llm. With LoRA, "llm" means its adapters.
         system_prompt_file: Text file whose content opens conversations that have no system message.
@@ -32,6 +33,9 @@ class ElmScriptArguments:
     dataset: list[str] = field(metadata={"help": "Folders or Hub names of elm-hf datasets; several are mixed."})
     dataset_probabilities: list[float] | None = field(
         default=None, metadata={"help": "How often to draw from each dataset; one after the other by default."}
+    )
+    merge_questions: int = field(
+        default=1, metadata={"help": "Join up to so many conversations about the same ECGs into one."}
     )
     fold: str = field(default="1", metadata={"help": 'Fold to train on: 1 to 5, or "official".'})
     trainable: list[str] = field(

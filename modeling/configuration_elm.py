@@ -48,6 +48,8 @@ class ElmConfig(PreTrainedConfig):
             Channels of the `"conv"` projector's layers.
         projector_conv_kernel_sizes (`list[int]`, *optional*, defaults to `[3, 7]`):
             Kernel sizes of the `"conv"` projector's layers; odd.
+        projector_conv_strides (`list[int]`, *optional*, defaults to `[1, 1]`):
+            Strides of the `"conv"` projector's layers; longer ones compute less.
         num_ecg_tokens (`int`, *optional*, defaults to 50):
             Positions of the LLM's sequence that one ECG takes. Encoder outputs are pooled to that number.
         num_leads (`int`, *optional*, defaults to 12):
@@ -72,6 +74,7 @@ class ElmConfig(PreTrainedConfig):
     projector_hidden_act: str = "gelu"
     projector_conv_channels: list[int] | tuple[int, ...] = (64, 128)
     projector_conv_kernel_sizes: list[int] | tuple[int, ...] = (3, 7)
+    projector_conv_strides: list[int] | tuple[int, ...] = (1, 1)
     num_ecg_tokens: int = 50
     num_leads: int = 12
     num_samples: int = 2500
@@ -82,6 +85,7 @@ class ElmConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.projector_conv_channels = list(self.projector_conv_channels)
         self.projector_conv_kernel_sizes = list(self.projector_conv_kernel_sizes)
+        self.projector_conv_strides = list(self.projector_conv_strides)
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
         # A checkpoint answers to every Auto class, whichever of the two models saved it.
         self.auto_map = {

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
@@ -94,8 +95,9 @@ class ElmConvProjector(nn.Module):
         self.num_ecg_tokens = config.num_ecg_tokens
         first, second = config.projector_conv_channels
         first_kernel, second_kernel = config.projector_conv_kernel_sizes
-        self.conv_1 = nn.Conv1d(config.num_leads, first, first_kernel, padding=first_kernel // 2)
-        self.conv_2 = nn.Conv1d(first, second, second_kernel, padding=second_kernel // 2)
+        first_stride, second_stride = config.projector_conv_strides
+        self.conv_1 = nn.Conv1d(config.num_leads, first, first_kernel, first_stride, padding=first_kernel // 2)
+        self.conv_2 = nn.Conv1d(first, second, second_kernel, second_stride, padding=second_kernel // 2)
         self.linear = nn.Linear(second, config.embedding_size)
 
     def forward(self, ecg_values: torch.Tensor) -> torch.Tensor:
@@ -137,6 +139,12 @@ class ElmPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv1d):  # of the "conv" projector; an LLM's 0.02 would all but silence a millivolt
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)

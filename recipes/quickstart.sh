@@ -9,8 +9,8 @@ started=$(date +%s)
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 
 run elm-hf prepare simulated_qa --output outputs/quickstart/data
-run elm-hf create outputs/quickstart/elm --llm-config recipes/quickstart_llm.json --tokenizer-dataset outputs/quickstart/data \
-    --normalization none
+run elm-hf create outputs/quickstart/elm --config recipes/quickstart_elm.json --normalization none \
+    --tokenizer-dataset outputs/quickstart/data
 run accelerate launch train_sft.py --config recipes/quickstart.yaml
 run elm-hf evaluate outputs/quickstart/trained --dataset outputs/quickstart/data --output outputs/quickstart/report
 run elm-hf ask outputs/quickstart/trained --dataset outputs/quickstart/data --trust-remote-code --plot outputs/quickstart/ecg.png

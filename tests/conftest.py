@@ -61,10 +61,10 @@ def tiny_elm(simulated_dataset, tmp_path_factory) -> Path:
     from elm_hf.create import create_elm
 
     folder = tmp_path_factory.mktemp("models")
-    (folder / "llm.json").write_text(json.dumps(TINY_LLM))
+    (folder / "elm.json").write_text(json.dumps({"text_config": TINY_LLM}))
     create_elm(
         folder / "elm",
-        llm_config=folder / "llm.json",
+        config=folder / "elm.json",
         tokenizer_dataset=str(simulated_dataset),
         vocab_size=400,
         num_ecg_tokens=10,

@@ -1,0 +1,285 @@
+"""Questions and true answers about simulated ECGs, in the question types and field names of ECG-QA (Oh et al. 2023).
+
+A question's answer follows from the findings alone. What is asked is chosen for even odds of the answers, so that a
+model that does not read the signal gains nothing from the wording.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from elm_hf.simulate import AXES, NOISES, RATE_RANGES, RHYTHMS, TERRITORIES, Findings
+
+
+_CONDUCTION = ("first degree av block", "wide qrs")
+_ELEVATIONS = tuple(f"st elevation in {territory} leads" for territory in TERRITORIES if territory != "none")
+_DEVIATIONS = AXES[1:]
+_NOISES = NOISES[1:]
+# Each label that can be asked for, with its share of the ECGs that `draw_findings` draws; in the order of answers.
+_SHARE = (
+    dict.fromkeys(RHYTHMS, 0.25)
+    | dict(zip(_CONDUCTION, (0.3, 0.4)))
+    | dict.fromkeys(_ELEVATIONS, 0.2)
+    | {"left ventricular hypertrophy": 0.385}
+    | dict.fromkeys(_DEVIATIONS + _NOISES, 0.3)
+)
+_ATTRIBUTE_TYPE = (
+    dict.fromkeys(_SHARE, "scp_code") | dict.fromkeys(_DEVIATIONS, "heart_axis") | dict.fromkeys(_NOISES, "noise")
+)
+
+# Wordings by template_id. Numbers are never reused; a comparison of two patients has the number of the same comparison
+# for one patient plus 30.
+_VERIFY = {
+    "scp_code": (1, ("Does this ECG show {}?", "Is {} present in this ECG?", "Are there signs of {} in this ECG?")),
+    "heart_axis": (2, ("Does this ECG show {}?", "Is there {} in this ECG?", "Is {} seen in the frontal leads?")),
+    "noise": (3, ("Is there {} in this ECG?", "Is this ECG disturbed by {}?", "Does this ECG contain {}?")),
+    "numeric_feature": (
+        4,
+        ("Is the heart rate {}?", "Does the heart rate of this ECG lie {}?", "Is the rate {} here?"),
+    ),
+}
+# Options are of one kind, so that at most one is present, or (conduction) both may be.
+_CHOOSE = (
+    (10, RHYTHMS, ("Which rhythm does this ECG show, {} or {}?", "Is the rhythm {} or {}?")),
+    (11, _ELEVATIONS, ("Which of these is present in this ECG, {} or {}?", "Does this ECG show {} or {}?")),
+    (12, _CONDUCTION, ("Which conduction disorder is present, {} or {}?", "Does this ECG show {} or {}?")),
+    (13, _DEVIATIONS, ("Does the frontal axis show {} or {}?", "Which axis finding is present, {} or {}?")),
+    (14, _NOISES, ("Which noise is in this ECG, {} or {}?", "Is this ECG disturbed by {} or {}?")),
+)
+_QUERY = {
+    "rhythm": (20, "scp_code", ("What is the rhythm?", "Which rhythm does this ECG show?", "What rhythm is this?")),
+    "territory": (
+        21,
+        "scp_code",
+        (
+            "Which territory shows ST elevation?",
+            "In which leads is the ST segment elevated?",
+            "Where is ST elevation?",
+        ),
+    ),
+    "conduction": (
+        22,
+        "scp_code",
+        ("Which conduction disorders does this ECG show?", "What is wrong with the conduction in this ECG?"),
+    ),
+    "axis": (23, "heart_axis", ("What is the frontal axis?", "Which heart axis does this ECG have?")),
+    "noise": (24, "noise", ("What kind of noise is in this ECG?", "Which noise disturbs this ECG?")),
+    "rate": (25, "numeric_feature", ("What range is the heart rate in?", "In which range does the heart rate lie?")),
+    "measurements": (
+        26,
+        "numeric_feature",
+        ("Which measurements are above the normal range?", "Which measurements of this ECG are too high?"),
+    ),
+}
+_ALL_FINDINGS = ("What does this ECG show?", "Which findings does this ECG show?", "List the findings of this ECG.")
+_COMPARE_VERIFY = {
+    "new": (
+        31,
+        ("Compared with the {0}, is {2} new in the {1}?", "Has {2} appeared in the {1} that was not in the {0}?"),
+    ),
+    "gone": (
+        32,
+        ("Compared with the {0}, is {2} gone in the {1}?", "Was {2} in the {0} but is no longer in the {1}?"),
+    ),
+    "shared": (33, ("Is {2} present in both the {0} and the {1}?", "Do the {0} and the {1} both show {2}?")),
+}
+_COMPARE_QUERY = {
+    "rhythm": (41, "scp_code", ("Compared with the {0}, which rhythm is new in the {1}?",)),
+    "territory": (42, "scp_code", ("In which territory is ST elevation new in the {1} compared with the {0}?",)),
+    "conduction": (43, "scp_code", ("Which conduction disorders are new in the {1} compared with the {0}?",)),
+    "axis": (44, "heart_axis", ("Compared with the {0}, which axis deviation is new in the {1}?",)),
+    "noise": (45, "noise", ("Which noise is new in the {1} compared with the {0}?",)),
+    "measurements": (
+        46,
+        "numeric_feature",
+        ("Which measurements are above the normal range in the {1} but not in the {0}?",),
+    ),
+    "new": (47, "any", ("Which findings are new in the {1}?", "What does the {1} show that the {0} does not?")),
+    "gone": (48, "any", ("Which findings of the {0} are gone in the {1}?", "What does only the {0} show?")),
+    "shared": (49, "any", ("Which findings do the {0} and the {1} share?", "What do both ECGs show?")),
+}
+_MOST_ITEMS = 2
+
+
+def single_questions(findings: Findings, rng: np.random.Generator, number: int = 4) -> list[dict]:
+    """Draws different questions about one ECG.
+
+    Args:
+        findings: What the ECG shows.
+        rng: Source of the choices.
+        number: How many questions, at most 20.
+
+    Returns:
+        Dicts of `question_type` (`single-verify`, `single-choose`, `single-query`), `attribute_type`, `template_id`,
+        `question` and `answer`, a list of lower-case strings.
+
+    Raises:
+        ValueError: If more than 20 questions are asked for.
+    """
+    return _distinct((_verify, _choose, _query), (0.3, 0.25, 0.45), (findings, rng), rng, number)
+
+
+def findings_question(findings: Findings, rng: np.random.Generator) -> dict:
+    """The question for everything an ECG shows; its answer is the list of `findings.labels`.
+
+    Args:
+        findings: What the ECG shows.
+        rng: Source of the wording.
+
+    Returns:
+        A dict as of `single_questions`, of `question_type` `single-query`.
+    """
+    return _row("single-query", "any", 27, _pick(_ALL_FINDINGS, rng), findings.labels)
+
+
+def comparison_questions(first: Findings, second: Findings, rng: np.random.Generator, number: int = 4) -> list[dict]:
+    """Draws different questions that compare two ECGs, of one patient (consecutive) or of two (irrelevant).
+
+    Args:
+        first: What the first ECG of the conversation shows.
+        second: What the second shows; of the same patient when its `patient` is the same.
+        rng: Source of the choices.
+        number: How many questions, at most 20.
+
+    Returns:
+        Dicts as of `single_questions`; the `question_type` is `comparison_consecutive-verify`,
+        `comparison_consecutive-query`, `comparison_irrelevant-verify` or `comparison_irrelevant-query`.
+
+    Raises:
+        ValueError: If more than 20 questions are asked for.
+    """
+    return _distinct((_compare_verify, _compare_query), (0.5, 0.5), (first, second, rng), rng, number)
+
+
+def _distinct(kinds: tuple, shares: tuple, arguments: tuple, rng: np.random.Generator, number: int) -> list[dict]:
+    if number > 20:
+        raise ValueError(f"number={number}: a simulated ECG has at most 20 different questions; ask for fewer")
+    questions = {}
+    while len(questions) < number:
+        row = kinds[rng.choice(len(kinds), p=shares)](*arguments)
+        questions.setdefault(row["question"], row)
+    return list(questions.values())
+
+
+def _row(kind: str, attribute_type: str, template_id: int, question: str, answer: list[str]) -> dict:
+    return {
+        "question_type": kind,
+        "attribute_type": attribute_type,
+        "template_id": template_id,
+        "question": question,
+        "answer": answer or ["none"],
+    }
+
+
+def _pick(options: list[str], rng: np.random.Generator, weights: list[float] | None = None) -> str:
+    if weights is None:
+        return options[rng.integers(len(options))]
+    return options[rng.choice(len(options), p=np.divide(weights, sum(weights)))]
+
+
+def _pick_present(labels: list[str], rng: np.random.Generator) -> str:
+    """Picks a label that is present, the rarer the likelier: over many ECGs every label is picked equally often."""
+    return _pick(labels, rng, [1 / _SHARE[label] for label in labels])
+
+
+def _pick_absent(labels: list[str], rng: np.random.Generator) -> str:
+    """Picks a label that is absent, likewise."""
+    return _pick(labels, rng, [1 / (1 - _SHARE[label]) for label in labels])
+
+
+def _verify(findings: Findings, rng: np.random.Generator) -> dict:
+    yes = bool(rng.integers(2))
+    if rng.random() < 3 / 17:  # three ranges beside fourteen labels
+        attribute_type = "numeric_feature"
+        subject = findings.rate_range
+        if not yes:
+            subject = _pick([rate_range for rate_range in RATE_RANGES if rate_range != findings.rate_range], rng)
+    else:
+        present = findings.labels
+        absent = [label for label in _SHARE if label not in present]
+        subject = _pick_present(present, rng) if yes else _pick_absent(absent, rng)
+        attribute_type = _ATTRIBUTE_TYPE[subject]
+    template_id, wordings = _VERIFY[attribute_type]
+    question = _pick(wordings, rng).format(subject)
+    return _row("single-verify", attribute_type, template_id, question, ["yes" if yes else "no"])
+
+
+def _choose(findings: Findings, rng: np.random.Generator) -> dict:
+    template_id, labels, wordings = _CHOOSE[rng.integers(len(_CHOOSE))]
+    present = [label for label in labels if label in findings.labels]
+    first = present[0] if present else _pick(labels, rng)
+    pair = [first, _pick([label for label in labels if label != first], rng)]
+    answer = [label for label in labels if label in pair and label in present]
+    question = _pick(wordings, rng).format(*rng.permutation(pair))
+    return _row("single-choose", _ATTRIBUTE_TYPE[first], template_id, question, answer)
+
+
+def _query(findings: Findings, rng: np.random.Generator) -> dict:
+    subject = _pick(list(_QUERY), rng)
+    template_id, attribute_type, wordings = _QUERY[subject]
+    return _row("single-query", attribute_type, template_id, _pick(wordings, rng), _values(findings)[subject])
+
+
+def _values(findings: Findings) -> dict[str, list[str]]:
+    """The answer to each query about one ECG."""
+    above = {
+        "heart rate": findings.heart_rate > 100,
+        "pr interval": findings.av_block,
+        "qrs duration": findings.wide_qrs,
+    }
+    return {
+        "rhythm": [findings.rhythm],
+        "territory": [findings.territory],
+        "conduction": [label for label in _CONDUCTION if label in findings.labels],
+        "axis": [findings.axis],
+        "noise": [findings.noise],
+        "rate": [findings.rate_range],
+        "measurements": [name for name, high in above.items() if high],
+    }
+
+
+def _names(first: Findings, second: Findings) -> tuple[str, int, tuple[str, str]]:
+    """Question type, offset of template_id and the words for the two ECGs."""
+    if first.patient == second.patient:
+        return "comparison_consecutive", 0, ("previous ECG", "recent ECG")
+    return "comparison_irrelevant", 30, ("first ECG", "second ECG")
+
+
+def _relations(first: Findings, second: Findings) -> dict[str, list[str]]:
+    """The labels that are new in the second ECG, gone from it, and shared by both, in the order of answers."""
+    before, after = set(first.labels), set(second.labels)
+    sets = {"new": after - before, "gone": before - after, "shared": before & after}
+    return {relation: [label for label in _SHARE if label in labels] for relation, labels in sets.items()}
+
+
+def _compare_verify(first: Findings, second: Findings, rng: np.random.Generator) -> dict:
+    kind, offset, names = _names(first, second)
+    # Only relations that some label has: otherwise the ones that are seldom met would nearly always be denied.
+    relations = {relation: labels for relation, labels in _relations(first, second).items() if labels}
+    relation = _pick(list(relations), rng)
+    yes = bool(rng.integers(2))
+    labels = relations[relation] if yes else [label for label in _SHARE if label not in relations[relation]]
+    label = _pick(labels, rng)
+    template_id, wordings = _COMPARE_VERIFY[relation]
+    question = _pick(wordings, rng).format(*names, label)
+    return _row(f"{kind}-verify", _ATTRIBUTE_TYPE[label], template_id + offset, question, ["yes" if yes else "no"])
+
+
+def _compare_query(first: Findings, second: Findings, rng: np.random.Generator) -> dict:
+    kind, offset, names = _names(first, second)
+    before, after = _values(first), _values(second)
+    normal = ("none", "normal heart axis")
+    answers = {
+        subject: [item for item in after[subject] if item not in (*before[subject], *normal)]
+        for subject in _COMPARE_QUERY
+        if subject in after
+    }
+    answers |= {name: labels for name, labels in _relations(first, second).items() if len(labels) <= _MOST_ITEMS}
+    # Most ECGs agree in most things: "none" is asked for in one question of four at least, not in three.
+    found = [subject for subject in _COMPARE_QUERY if answers.get(subject)]
+    subject = _pick(
+        found if found and rng.random() < 0.7 else [name for name in _COMPARE_QUERY if name in answers], rng
+    )
+    template_id, attribute_type, wordings = _COMPARE_QUERY[subject]
+    question = _pick(wordings, rng).format(*names)
+    return _row(f"{kind}-query", attribute_type, template_id + offset, question, answers[subject])
