@@ -9,12 +9,11 @@ from elm_hf.dataset_builder import ElmDatasetBuilder, ecg_messages
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.recordings import Recording, make_recording
 from elm_hf.simulate import draw_findings, draw_follow_up, simulate_ecg
-from elm_hf.simulated_questions import comparison_questions, findings_question, single_questions
+from elm_hf.simulated_questions import comparison_questions, single_questions
 
 
 NUM_RECORDINGS = 1500
 MAX_ECGS_PER_PATIENT = 3
-# Beside the one for all findings.
 QUESTIONS_PER_ECG = 4
 QUESTIONS_PER_PAIR = 1
 # One question across patients for so many recordings: each fold has to leave out those that its cut goes through.
@@ -44,6 +43,9 @@ class SimulatedQa(ElmDatasetBuilder):
   pages = {87--95},
   year = {1980}
 }"""
+
+    # The purposes of another simulated dataset begin elsewhere, so that it has other patients.
+    FIRST_PURPOSE = 0
 
     def list_recordings(self) -> Iterator[dict]:
         """What each ECG shows, without its signal; `num_recordings` of them, 1500 unless said otherwise."""
@@ -84,9 +86,7 @@ class SimulatedQa(ElmDatasetBuilder):
         recordings = list(self.list_recordings())
         for number, recording in enumerate(recordings):
             rng = self._rng(SINGLE, number)
-            findings = recording["findings"]
-            questions = [findings_question(findings, rng), *single_questions(findings, rng, QUESTIONS_PER_ECG)]
-            yield from _conversations([recording], questions)
+            yield from _conversations([recording], single_questions(recording["findings"], rng, QUESTIONS_PER_ECG))
         for number, (first, second) in enumerate(pairwise(recordings)):
             if first["patient_id"] == second["patient_id"]:
                 yield from self._comparisons(first, second, self._rng(CONSECUTIVE, number), QUESTIONS_PER_PAIR)
@@ -101,7 +101,7 @@ class SimulatedQa(ElmDatasetBuilder):
         return _conversations([first, second], questions)
 
     def _rng(self, purpose: int, number: int) -> np.random.Generator:
-        return np.random.default_rng([self.config.seed, purpose, number])
+        return np.random.default_rng([self.config.seed, purpose + self.FIRST_PURPOSE, number])
 
 
 def _conversations(recordings: list[dict], questions: list[dict]) -> Iterator[dict]:

@@ -1,5 +1,6 @@
 """The `elm-hf` command. Every subcommand imports what it needs when it runs, so that `--help` answers at once."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,7 @@ Split = Annotated[str, typer.Option(help="Split of the fold.")]
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="Dataset: ecg_qa, ptb_xl or simulated_qa.")],
+    name: Annotated[str, typer.Argument(help="Dataset: ecg_qa, ptb_xl, simulated_qa or simulated_reports.")],
     output: Annotated[Path, typer.Option(help="Folder to make.")],
     source: Annotated[Path | None, typer.Option(help="Folder of the source as downloaded.")] = None,
     records: Annotated[
@@ -43,7 +44,7 @@ def prepare(
     """Build a dataset: a table of ECGs, conversations about them and five patient-disjoint folds."""
     import datasets
 
-    from elm_hf.prepare import prepare_dataset
+    from elm_hf.prepare import build_summary, prepare_dataset
 
     if quiet or not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -61,7 +62,7 @@ def prepare(
         num_folds=num_folds,
         overwrite=overwrite,
     )
-    typer.echo(f"{output}: {report}")
+    typer.echo(f"{output}: {build_summary(report)}")
 
 
 @app.command()
@@ -200,6 +201,9 @@ def plot(
 
 def main():
     """Runs the command; what the user can mend is one line on standard error and exit code 1, never a traceback."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except (ValueError, OSError, ImportError) as error:

@@ -111,6 +111,18 @@ def prepare_dataset(
     return report
 
 
+def build_summary(report: dict) -> str:
+    """The build report in one line."""
+    records, conversations = report["records"], report["conversations"]
+    skipped, left_out = sum(records["skipped"].values()), sum(conversations["left_out"].values())
+    across = sum(split.get("left_out", 0) for split in report["splits"].values())
+    return (
+        f"{records['records']:,} ECGs of {records['patients']:,} patients ({skipped} recordings skipped), "
+        f"{conversations['built']:,} conversations ({left_out} left out), splits {', '.join(report['splits'])} "
+        f"({across} comparisons cut by a fold)"
+    )
+
+
 @contextmanager
 def _built_beside(output: Path, overwrite: bool) -> Iterator[Path]:
     """A working folder beside `output`; its folder `build` becomes `output` unless an error comes first."""

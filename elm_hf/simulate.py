@@ -40,15 +40,15 @@ _FRONTAL_TO_XY = np.linalg.inv(_FRONTAL[:, :2])
 
 # What each class of a finding is drawn from. The ranges stop short of the clinical limits (60 and 100 beats a minute,
 # 200 ms, 120 ms, 3.5 mV, -30 and 90 degrees), so that no label is a matter of opinion.
-_HEART_RATE = dict(zip(RATE_RANGES, [(42, 54), (64, 92), (110, 145)]))
-_HEART_RATE_FIBRILLATION = dict(zip(RATE_RANGES, [(42, 52), (66, 88), (112, 135)]))
-_PR_MS = {False: (125, 170), True: (240, 300)}
-_QRS_MS = {False: (80, 100), True: (130, 160)}
+_HEART_RATE = dict(zip(RATE_RANGES, [(42, 52), (66, 88), (115, 145)]))
+_HEART_RATE_FIBRILLATION = dict(zip(RATE_RANGES, [(42, 52), (66, 88), (115, 135)]))
+_PR_MS = {False: (125, 160), True: (280, 340)}
+_QRS_MS = {False: (80, 95), True: (150, 175)}
 _SOKOLOW_MV = {False: (1.5, 2.7), True: (4.2, 5.0)}
 _SOKOLOW_MV_RIGHT_AXIS = (0.9, 1.5)
 _AXIS_DEG = dict(zip(AXES, [(0, 70), (-65, -42), (103, 123)]))
 _QTC_MS = (380, 430)
-_ST_MV = (0.2, 0.4)
+_ST_MV = (0.3, 0.5)
 
 # QRS loops as (Q, R, S) vectors: a usual one, one that ends upward as in left anterior fascicular block, one that ends
 # to the right as in left posterior fascicular block. Each is turned to the exact axis and scaled to the exact voltage.

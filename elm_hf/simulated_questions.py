@@ -23,6 +23,7 @@ _SHARE = (
     | {"left ventricular hypertrophy": 0.385}
     | dict.fromkeys(_DEVIATIONS + _NOISES, 0.3)
 )
+LABELS = tuple(_SHARE)
 _ATTRIBUTE_TYPE = (
     dict.fromkeys(_SHARE, "scp_code") | dict.fromkeys(_DEVIATIONS, "heart_axis") | dict.fromkeys(_NOISES, "noise")
 )
@@ -30,15 +31,11 @@ _ATTRIBUTE_TYPE = (
 # Wordings by template_id. Numbers are never reused; a comparison of two patients has the number of the same comparison
 # for one patient plus 30.
 _VERIFY = {
-    "scp_code": (1, ("Does this ECG show {}?", "Is {} present in this ECG?", "Are there signs of {} in this ECG?")),
-    "heart_axis": (2, ("Does this ECG show {}?", "Is there {} in this ECG?", "Is {} seen in the frontal leads?")),
-    "noise": (3, ("Is there {} in this ECG?", "Is this ECG disturbed by {}?", "Does this ECG contain {}?")),
-    "numeric_feature": (
-        4,
-        ("Is the heart rate {}?", "Does the heart rate of this ECG lie {}?", "Is the rate {} here?"),
-    ),
+    "scp_code": (1, ("Does this ECG show {}?", "Are there signs of {}?", "Can you see {}?")),
+    "heart_axis": (2, ("Does this ECG show {}?", "Is there {}?", "Do the frontal leads show {}?")),
+    "noise": (3, ("Is there {}?", "Is this ECG disturbed by {}?", "Does this ECG contain {}?")),
+    "numeric_feature": (4, ("Is the heart rate {}?", "Does the heart rate lie {}?", "Is the rate {}?")),
 }
-# Options are of one kind, so that at most one is present, or (conduction) both may be.
 _CHOOSE = (
     (10, RHYTHMS, ("Which rhythm does this ECG show, {} or {}?", "Is the rhythm {} or {}?")),
     (11, _ELEVATIONS, ("Which of these is present in this ECG, {} or {}?", "Does this ECG show {} or {}?")),
@@ -65,23 +62,11 @@ _QUERY = {
     "axis": (23, "heart_axis", ("What is the frontal axis?", "Which heart axis does this ECG have?")),
     "noise": (24, "noise", ("What kind of noise is in this ECG?", "Which noise disturbs this ECG?")),
     "rate": (25, "numeric_feature", ("What range is the heart rate in?", "In which range does the heart rate lie?")),
-    "measurements": (
-        26,
-        "numeric_feature",
-        ("Which measurements are above the normal range?", "Which measurements of this ECG are too high?"),
-    ),
 }
-_ALL_FINDINGS = ("What does this ECG show?", "Which findings does this ECG show?", "List the findings of this ECG.")
 _COMPARE_VERIFY = {
-    "new": (
-        31,
-        ("Compared with the {0}, is {2} new in the {1}?", "Has {2} appeared in the {1} that was not in the {0}?"),
-    ),
-    "gone": (
-        32,
-        ("Compared with the {0}, is {2} gone in the {1}?", "Was {2} in the {0} but is no longer in the {1}?"),
-    ),
-    "shared": (33, ("Is {2} present in both the {0} and the {1}?", "Do the {0} and the {1} both show {2}?")),
+    "new": (31, ("Compared with the {0}, does the {1} newly show {2}?", "Has the {1}, unlike the {0}, {2}?")),
+    "gone": (32, ("Compared with the {0}, does the {1} no longer show {2}?", "Had the {0}, unlike the {1}, {2}?")),
+    "shared": (33, ("Do both the {0} and the {1} show {2}?", "Do the {0} and the {1} share {2}?")),
 }
 _COMPARE_QUERY = {
     "rhythm": (41, "scp_code", ("Compared with the {0}, which rhythm is new in the {1}?",)),
@@ -89,11 +74,6 @@ _COMPARE_QUERY = {
     "conduction": (43, "scp_code", ("Which conduction disorders are new in the {1} compared with the {0}?",)),
     "axis": (44, "heart_axis", ("Compared with the {0}, which axis deviation is new in the {1}?",)),
     "noise": (45, "noise", ("Which noise is new in the {1} compared with the {0}?",)),
-    "measurements": (
-        46,
-        "numeric_feature",
-        ("Which measurements are above the normal range in the {1} but not in the {0}?",),
-    ),
     "new": (47, "any", ("Which findings are new in the {1}?", "What does the {1} show that the {0} does not?")),
     "gone": (48, "any", ("Which findings of the {0} are gone in the {1}?", "What does only the {0} show?")),
     "shared": (49, "any", ("Which findings do the {0} and the {1} share?", "What do both ECGs show?")),
@@ -116,20 +96,7 @@ def single_questions(findings: Findings, rng: np.random.Generator, number: int =
     Raises:
         ValueError: If more than 20 questions are asked for.
     """
-    return _distinct((_verify, _choose, _query), (0.3, 0.25, 0.45), (findings, rng), rng, number)
-
-
-def findings_question(findings: Findings, rng: np.random.Generator) -> dict:
-    """The question for everything an ECG shows; its answer is the list of `findings.labels`.
-
-    Args:
-        findings: What the ECG shows.
-        rng: Source of the wording.
-
-    Returns:
-        A dict as of `single_questions`, of `question_type` `single-query`.
-    """
-    return _row("single-query", "any", 27, _pick(_ALL_FINDINGS, rng), findings.labels)
+    return _distinct((_verify, _choose, _query), (0.25, 0.3, 0.45), (findings, rng), rng, number)
 
 
 def comparison_questions(first: Findings, second: Findings, rng: np.random.Generator, number: int = 4) -> list[dict]:
@@ -222,11 +189,6 @@ def _query(findings: Findings, rng: np.random.Generator) -> dict:
 
 def _values(findings: Findings) -> dict[str, list[str]]:
     """The answer to each query about one ECG."""
-    above = {
-        "heart rate": findings.heart_rate > 100,
-        "pr interval": findings.av_block,
-        "qrs duration": findings.wide_qrs,
-    }
     return {
         "rhythm": [findings.rhythm],
         "territory": [findings.territory],
@@ -234,7 +196,6 @@ def _values(findings: Findings) -> dict[str, list[str]]:
         "axis": [findings.axis],
         "noise": [findings.noise],
         "rate": [findings.rate_range],
-        "measurements": [name for name, high in above.items() if high],
     }
 
 

@@ -150,7 +150,6 @@ def test_queries_about_a_normal_ecg():
         23: {("normal heart axis",)},
         24: {("none",)},
         25: {("within the normal range",)},
-        26: {("none",)},
     }
 
 
@@ -163,7 +162,6 @@ def test_queries_about_an_abnormal_ecg():
         23: {("left axis deviation",)},
         24: {("baseline drift",)},
         25: {("above the normal range",)},
-        26: {("heart rate", "qrs duration")},
     }
 
 
@@ -200,7 +198,6 @@ def test_comparison_queries_list_the_changes():
         43: {("none",)},
         44: {("left axis deviation",)},
         45: {("none",)},
-        46: {("none",)},
         47: {("left axis deviation",)},
         49: {("sinus rhythm", "wide qrs")},
     }

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import train_sft
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from trl import ModelConfig, SFTConfig, TrlParser
 
+import train_sft
 from elm_hf.collator import fill_ecgs
 from elm_hf.data import load_elm_dataset
 from elm_hf.generation import load_checkpoint

@@ -1,0 +1,41 @@
+"""Simulated ECGs with their reports: what a model is aligned on before it learns to answer questions."""
+
+from collections.abc import Iterator
+
+from elm_hf.dataset_builder import ecg_messages
+from elm_hf.dataset_scripts.simulated_qa import SimulatedQa
+from elm_hf.simulated_questions import LABELS
+
+
+QUESTIONS = (
+    "Write the report of this ECG.",
+    "What does this ECG show, and what not?",
+    "Check this ECG for every finding.",
+)
+
+
+class SimulatedReports(SimulatedQa):
+    """The ECGs of `simulated_qa`'s simulator, of other patients than its own; one conversation for each."""
+
+    PRETTY_NAME = "Simulated ECG reports"
+    DESCRIPTION = (
+        "Simulated ECGs (a moving dipole of Gaussian waves, projected with Dower's matrix; nobody's data), each with a "
+        "report that affirms or denies every finding. No patient of `simulated_qa` is among them. Strata are the rhythms."
+    )
+    FIRST_PURPOSE = 100
+
+    def list_conversations(self) -> Iterator[dict]:
+        """One conversation for each ECG, which asks for everything that it shows."""
+        for number, recording in enumerate(self.list_recordings()):
+            present = recording["findings"].labels
+            statements = [f"{label}: {'yes' if label in present else 'no'}" for label in LABELS]
+            question = QUESTIONS[number % len(QUESTIONS)]
+            yield {
+                "conversation_id": f"simulated_reports-{recording['recording_id']}",
+                "recording_ids": [recording["recording_id"]],
+                "messages": ecg_messages(1, question, ", ".join(statements)),
+                "question_type": "report",
+                "question": question,
+                "answer": statements,
+                "stratum": present[0],
+            }
