@@ -4,14 +4,9 @@ from collections.abc import Iterator
 
 from elm_hf.dataset_builder import ecg_messages
 from elm_hf.dataset_scripts.simulated_qa import SimulatedQa
-from elm_hf.simulated_questions import LABELS
 
 
-QUESTIONS = (
-    "Write the report of this ECG.",
-    "What does this ECG show, and what not?",
-    "Check this ECG for every finding.",
-)
+QUESTIONS = ("Write the report of this ECG.", "What does this ECG show?", "List the findings of this ECG.")
 
 
 class SimulatedReports(SimulatedQa):
@@ -20,7 +15,7 @@ class SimulatedReports(SimulatedQa):
     PRETTY_NAME = "Simulated ECG reports"
     DESCRIPTION = (
         "Simulated ECGs (a moving dipole of Gaussian waves, projected with Dower's matrix; nobody's data), each with a "
-        "report that affirms or denies every finding. No patient of `simulated_qa` is among them. Strata are the rhythms."
+        "report that lists its findings. No patient of `simulated_qa` is among them. Strata are the rhythms."
     )
     FIRST_PURPOSE = 100
 
@@ -28,14 +23,13 @@ class SimulatedReports(SimulatedQa):
         """One conversation for each ECG, which asks for everything that it shows."""
         for number, recording in enumerate(self.list_recordings()):
             present = recording["findings"].labels
-            statements = [f"{label}: {'yes' if label in present else 'no'}" for label in LABELS]
             question = QUESTIONS[number % len(QUESTIONS)]
             yield {
                 "conversation_id": f"simulated_reports-{recording['recording_id']}",
                 "recording_ids": [recording["recording_id"]],
-                "messages": ecg_messages(1, question, ", ".join(statements)),
+                "messages": ecg_messages(1, question, ", ".join(present)),
                 "question_type": "report",
                 "question": question,
-                "answer": statements,
+                "answer": present,
                 "stratum": present[0],
             }

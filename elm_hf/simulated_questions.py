@@ -23,7 +23,6 @@ _SHARE = (
     | {"left ventricular hypertrophy": 0.385}
     | dict.fromkeys(_DEVIATIONS + _NOISES, 0.3)
 )
-LABELS = tuple(_SHARE)
 _ATTRIBUTE_TYPE = (
     dict.fromkeys(_SHARE, "scp_code") | dict.fromkeys(_DEVIATIONS, "heart_axis") | dict.fromkeys(_NOISES, "noise")
 )
