@@ -113,6 +113,7 @@ ECG_ENCODERS = {EcgResNetConfig.model_type: EcgResNetModel}
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """One of our encoders, or any model of transformers."""
+    # CODEPATH: `ecg_resnet` checkpoints hold one of our encoders, all others one of transformers' own.
     if config.model_type in ECG_ENCODERS:
         return ECG_ENCODERS[config.model_type]._from_config(config)
     return AutoModel.from_config(config)
