@@ -106,8 +106,9 @@ def lora_config(model: ElmForCausalLM, model_args: ModelConfig, parts: list[str]
         for name, module in model.model.language_model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
     }
-    targets = model_args.lora_target_modules or sorted(linear)
-    targets = sorted(linear) if targets in ("all-linear", ["all-linear"]) else targets
+    targets = model_args.lora_target_modules or "all-linear"
+    if isinstance(targets, str):  # TRL makes a string of a single name
+        targets = sorted(linear) if targets == "all-linear" else [targets]
     unknown = sorted(set(targets) - linear)
     if unknown:
         raise ValueError(

@@ -229,7 +229,7 @@ def test_a_model_without_the_signal_gains_nothing():
 
 def test_verify_is_as_often_yes_as_no_for_every_finding():
     rng = np.random.default_rng(0)
-    rows = [row for _ in range(4000) for row in single_questions(draw_findings(rng), rng)]
+    rows = [row for _ in range(12000) for row in single_questions(draw_findings(rng), rng)]
     answers = defaultdict(list)
     for row in rows:
         if row["question_type"] == "single-verify" and row["attribute_type"] != "numeric_feature":

@@ -154,7 +154,7 @@ def test_two_processes_train_and_save(tiny_elm, simulated_dataset, tmp_path):
         (["--trainable", "decoder"], "--trainable takes some of encoder, projector, llm; got decoder"),
         (["--use_peft", "--trainable", "projector"], 'without "llm"'),
         (["--use_peft", "--lora_target_modules", "query"], "no linear layer named query; it has down_proj"),
-        (["--fold", "9"], "no fold 'fold9'"),
+        (["--fold", "9"], "no 'fold9'; there are fold1"),
     ],
 )
 def test_wrong_arguments_are_named(more, message, tiny_elm, simulated_dataset, tmp_path):
