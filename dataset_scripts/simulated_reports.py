@@ -6,7 +6,7 @@ from elm_hf.dataset_builder import ecg_messages
 from elm_hf.dataset_scripts.simulated_qa import SimulatedQa
 
 
-QUESTIONS = ("Write the report of this ECG.", "What does this ECG show?", "List the findings of this ECG.")
+QUESTION = "List the findings of this ECG."
 
 
 class SimulatedReports(SimulatedQa):
@@ -21,15 +21,14 @@ class SimulatedReports(SimulatedQa):
 
     def list_conversations(self) -> Iterator[dict]:
         """One conversation for each ECG, which asks for everything that it shows."""
-        for number, recording in enumerate(self.list_recordings()):
+        for recording in self.list_recordings():
             present = recording["findings"].labels
-            question = QUESTIONS[number % len(QUESTIONS)]
             yield {
                 "conversation_id": f"simulated_reports-{recording['recording_id']}",
                 "recording_ids": [recording["recording_id"]],
-                "messages": ecg_messages(1, question, ", ".join(present)),
+                "messages": ecg_messages(1, QUESTION, ", ".join(present)),
                 "question_type": "report",
-                "question": question,
+                "question": QUESTION,
                 "answer": present,
                 "stratum": present[0],
             }

@@ -161,16 +161,18 @@ def ask(
         raise ValueError("Give either a record (--ecg with --question) or a dataset (--dataset).")
     if ecg is not None and not question:
         raise ValueError("Give a --question about the record.")
+    from elm_hf.generation import load_checkpoint
+
+    # Before elm-hf's own model classes are imported, which transformers would prefer to the checkpoint's code.
+    model, processor = load_checkpoint(checkpoint, trust_remote_code=trust_remote_code)
     from elm_hf.ask import ask as ask_about
     from elm_hf.ask import ecg_from_dataset, ecg_from_file
-    from elm_hf.generation import load_checkpoint
     from elm_hf.plot import plot_ecg
 
     if ecg is not None:
         to_ask = ecg_from_file(ecg, question)
     else:
         to_ask = ecg_from_dataset(dataset, fold, split, record_id, num_questions)
-    model, processor = load_checkpoint(checkpoint, trust_remote_code=trust_remote_code)
     answered = ask_about(model, processor, to_ask, max_new_tokens)
 
     typer.echo(f"ECG {to_ask.name}, answered by {type(model).__module__}.{type(model).__name__}")

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import repeat
 from os import PathLike
 from pathlib import Path
 
@@ -59,10 +60,10 @@ def load_elm_dataset(
         split: `"train"` or `"test"`; an official split may also have `"validation"`.
         probabilities: of drawing from each of several datasets (`datasets.interleave_datasets`, which ends with the
             first dataset that is used up). By default all rows of the first come first, then all of the second, ...
-        merge_questions: join up to so many conversations about the same ECGs into one, turn after turn in random order,
-            so that a model reads the ECGs once for all of them (Liu et al. 2024, LLaVA-1.5). Only for training: a later
-            turn sees the answers of earlier ones. Joined rows keep `conversation_id`, `ecg_index`, `record_ids` and
-            `messages`.
+        merge_questions: join up to so many conversations of one `question_type` about the same ECGs into one, turn after
+            turn in random order, so that a model reads the ECGs once for all of them (Liu et al. 2024, LLaVA-1.5). Only
+            for training: a later turn sees the answers of earlier ones. Joined rows keep `conversation_id`, `ecg_index`,
+            `record_ids` and `messages`.
         seed: of drawing and joining.
 
     Raises:
@@ -154,12 +155,17 @@ def _listed(names: list[str]) -> str:
 
 
 def _merge(conversations: Dataset, number: int, seed: int) -> Dataset:
-    """Joins conversations about the same ECGs, up to `number` of them in one; the ECGs stand in the first turn."""
+    """
+    Joins conversations of one type about the same ECGs, up to `number` of them in one; the ECGs stand in the first turn.
+
+    Of one type, for the answer to "What is the rhythm?" would answer "Is there atrial fibrillation?", too.
+    """
     columns = ["conversation_id", "ecg_index", "record_ids", "messages"]
     rows = conversations.select_columns(columns)
+    types = conversations["question_type"] if "question_type" in conversations.column_names else repeat(None)
     groups = defaultdict(list)
-    for row, ecg_index in enumerate(rows["ecg_index"]):
-        groups[tuple(ecg_index)].append(row)
+    for row, (ecg_index, question_type) in enumerate(zip(rows["ecg_index"], types)):
+        groups[(*ecg_index, question_type)].append(row)
     rng = np.random.default_rng(seed)
     order = [group[place] for group in groups.values() for place in rng.permutation(len(group))]
     sizes = [min(number, len(group) - start) for group in groups.values() for start in range(0, len(group), number)]

@@ -5,11 +5,7 @@ from os import PathLike
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, PreTrainedModel, ProcessorMixin
-
-from elm_hf.modeling.configuration_elm import ElmConfig
-from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.modeling.processing_elm import ElmProcessor
+from transformers import AutoModelForCausalLM, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 
 def load_checkpoint(
@@ -20,7 +16,8 @@ def load_checkpoint(
 
     Args:
         path_or_repo: folder or repository.
-        trust_remote_code: run the code inside the checkpoint instead of elm-hf's own.
+        trust_remote_code: run the code inside the checkpoint instead of elm-hf's own. Where elm-hf's classes have been
+            imported before, transformers prefers them.
         dtype: precision of the weights; `"auto"` is the checkpoint's.
         device: where to put the model; a GPU if there is one.
 
@@ -30,23 +27,26 @@ def load_checkpoint(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     name = str(path_or_repo)
-    if (Path(name) / "adapter_config.json").is_file():
-        from peft import AutoPeftModelForCausalLM
+    if not trust_remote_code:
+        import elm_hf.modeling.modeling_elm  # they register themselves with the Auto classes
+        import elm_hf.modeling.processing_elm  # noqa: F401
 
-        model = AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
-        processor = ElmProcessor.from_pretrained(name)
-        return model.to(device).eval(), processor
-
-    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    if config.model_type != ElmConfig.model_type:
-        raise ValueError(f'{name}: a checkpoint of type "{config.model_type}", not an ELM ("{ElmConfig.model_type}").')
-    if trust_remote_code:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=True)
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
+    is_adapter = (Path(name) / "adapter_config.json").is_file()
+    if is_adapter:
+        from peft import AutoPeftModelForCausalLM as AutoModelClass
     else:
-        model = ElmForCausalLM.from_pretrained(name, dtype=dtype)
-        processor = ElmProcessor.from_pretrained(name)
+        AutoModelClass = AutoModelForCausalLM
+        _check_is_elm(name)
+    model = AutoModelClass.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
+    processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
     return model.to(device).eval(), processor
+
+
+def _check_is_elm(name: str):
+    model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    if model_type != "elm":
+        found = "without a model_type" if model_type is None else f'of type "{model_type}"'
+        raise ValueError(f'{name}: a checkpoint {found}, not an ELM ("elm").')
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from elm_hf.simulate import AXES, NOISES, RATE_RANGES, RHYTHMS, TERRITORIES, Findings
+from elm_hf.simulate import AXES, NOISES, RHYTHMS, TERRITORIES, Findings
 
 
 _CONDUCTION = ("first degree av block", "wide qrs")
@@ -26,56 +26,46 @@ _SHARE = (
 _ATTRIBUTE_TYPE = (
     dict.fromkeys(_SHARE, "scp_code") | dict.fromkeys(_DEVIATIONS, "heart_axis") | dict.fromkeys(_NOISES, "noise")
 )
+# What a verify question asks for, with its share of the ECGs: a label, or that there is any of several.
+_VERIFIED = {label: _SHARE[label] for label in ("atrial fibrillation", *_CONDUCTION, "left ventricular hypertrophy")}
+_VERIFIED |= {"st elevation": 0.6, "axis deviation": 0.6, "noise": 0.6}
 
 # Wordings by template_id. Numbers are never reused; a comparison of two patients has the number of the same comparison
 # for one patient plus 30.
 _VERIFY = {
-    "scp_code": (1, ("Does this ECG show {}?", "Are there signs of {}?", "Can you see {}?")),
-    "heart_axis": (2, ("Does this ECG show {}?", "Is there {}?", "Do the frontal leads show {}?")),
-    "noise": (3, ("Is there {}?", "Is this ECG disturbed by {}?", "Does this ECG contain {}?")),
-    "numeric_feature": (4, ("Is the heart rate {}?", "Does the heart rate lie {}?", "Is the rate {}?")),
+    "scp_code": (1, "Does this ECG show {}?"),
+    "heart_axis": (2, "Is there {}?"),
+    "noise": (3, "Is this ECG disturbed by {}?"),
 }
 _CHOOSE = (
-    (10, RHYTHMS, ("Which rhythm does this ECG show, {} or {}?", "Is the rhythm {} or {}?")),
-    (11, _ELEVATIONS, ("Which of these is present in this ECG, {} or {}?", "Does this ECG show {} or {}?")),
-    (12, _CONDUCTION, ("Which conduction disorder is present, {} or {}?", "Does this ECG show {} or {}?")),
-    (13, _DEVIATIONS, ("Does the frontal axis show {} or {}?", "Which axis finding is present, {} or {}?")),
-    (14, _NOISES, ("Which noise is in this ECG, {} or {}?", "Is this ECG disturbed by {} or {}?")),
+    (10, RHYTHMS, "Which rhythm does this ECG show, {} or {}?"),
+    (11, _ELEVATIONS, "Which elevation is present, {} or {}?"),
+    (12, _CONDUCTION, "Which conduction disorder is present, {} or {}?"),
+    (13, _DEVIATIONS, "Which axis deviation is present, {} or {}?"),
+    (14, _NOISES, "Which noise is present, {} or {}?"),
 )
 _QUERY = {
-    "rhythm": (20, "scp_code", ("What is the rhythm?", "Which rhythm does this ECG show?", "What rhythm is this?")),
-    "territory": (
-        21,
-        "scp_code",
-        (
-            "Which territory shows ST elevation?",
-            "In which leads is the ST segment elevated?",
-            "Where is ST elevation?",
-        ),
-    ),
-    "conduction": (
-        22,
-        "scp_code",
-        ("Which conduction disorders does this ECG show?", "What is wrong with the conduction in this ECG?"),
-    ),
-    "axis": (23, "heart_axis", ("What is the frontal axis?", "Which heart axis does this ECG have?")),
-    "noise": (24, "noise", ("What kind of noise is in this ECG?", "Which noise disturbs this ECG?")),
-    "rate": (25, "numeric_feature", ("What range is the heart rate in?", "In which range does the heart rate lie?")),
+    "rhythm": (20, "scp_code", "What is the rhythm?"),
+    "territory": (21, "scp_code", "Which territory shows ST elevation?"),
+    "conduction": (22, "scp_code", "Which conduction disorders does this ECG show?"),
+    "axis": (23, "heart_axis", "What is the frontal axis?"),
+    "noise": (24, "noise", "What kind of noise is in this ECG?"),
+    "rate": (25, "numeric_feature", "In which range does the heart rate lie?"),
 }
 _COMPARE_VERIFY = {
-    "new": (31, ("Compared with the {0}, does the {1} newly show {2}?", "Has the {1}, unlike the {0}, {2}?")),
-    "gone": (32, ("Compared with the {0}, does the {1} no longer show {2}?", "Had the {0}, unlike the {1}, {2}?")),
-    "shared": (33, ("Do both the {0} and the {1} show {2}?", "Do the {0} and the {1} share {2}?")),
+    "new": (31, "Compared with the {0}, does the {1} newly show {2}?"),
+    "gone": (32, "Compared with the {0}, does the {1} no longer show {2}?"),
+    "shared": (33, "Do both the {0} and the {1} show {2}?"),
 }
 _COMPARE_QUERY = {
-    "rhythm": (41, "scp_code", ("Compared with the {0}, which rhythm is new in the {1}?",)),
-    "territory": (42, "scp_code", ("In which territory is ST elevation new in the {1} compared with the {0}?",)),
-    "conduction": (43, "scp_code", ("Which conduction disorders are new in the {1} compared with the {0}?",)),
-    "axis": (44, "heart_axis", ("Compared with the {0}, which axis deviation is new in the {1}?",)),
-    "noise": (45, "noise", ("Which noise is new in the {1} compared with the {0}?",)),
-    "new": (47, "any", ("Which findings are new in the {1}?", "What does the {1} show that the {0} does not?")),
-    "gone": (48, "any", ("Which findings of the {0} are gone in the {1}?", "What does only the {0} show?")),
-    "shared": (49, "any", ("Which findings do the {0} and the {1} share?", "What do both ECGs show?")),
+    "rhythm": (41, "scp_code", "Compared with the {0}, which rhythm is new in the {1}?"),
+    "territory": (42, "scp_code", "Compared with the {0}, in which territory is ST elevation new in the {1}?"),
+    "conduction": (43, "scp_code", "Compared with the {0}, which conduction disorders are new in the {1}?"),
+    "axis": (44, "heart_axis", "Compared with the {0}, which axis deviation is new in the {1}?"),
+    "noise": (45, "noise", "Compared with the {0}, which noise is new in the {1}?"),
+    "new": (47, "any", "Which findings does the {1} show that the {0} does not?"),
+    "gone": (48, "any", "Which findings of the {0} are gone in the {1}?"),
+    "shared": (49, "any", "Which findings do the {0} and the {1} share?"),
 }
 _MOST_ITEMS = 2
 
@@ -143,47 +133,36 @@ def _pick(options: list[str], rng: np.random.Generator, weights: list[float] | N
     return options[rng.choice(len(options), p=np.divide(weights, sum(weights)))]
 
 
-def _pick_present(labels: list[str], rng: np.random.Generator) -> str:
-    """Picks a label that is present, the rarer the likelier: over many ECGs every label is picked equally often."""
-    return _pick(labels, rng, [1 / _SHARE[label] for label in labels])
-
-
-def _pick_absent(labels: list[str], rng: np.random.Generator) -> str:
-    """Picks a label that is absent, likewise."""
-    return _pick(labels, rng, [1 / (1 - _SHARE[label]) for label in labels])
-
-
 def _verify(findings: Findings, rng: np.random.Generator) -> dict:
-    yes = bool(rng.integers(2))
-    if rng.random() < 3 / 17:  # three ranges beside fourteen labels
-        attribute_type = "numeric_feature"
-        subject = findings.rate_range
-        if not yes:
-            subject = _pick([rate_range for rate_range in RATE_RANGES if rate_range != findings.rate_range], rng)
-    else:
-        present = findings.labels
-        absent = [label for label in _SHARE if label not in present]
-        subject = _pick_present(present, rng) if yes else _pick_absent(absent, rng)
-        attribute_type = _ATTRIBUTE_TYPE[subject]
-    template_id, wordings = _VERIFY[attribute_type]
-    question = _pick(wordings, rng).format(subject)
-    return _row("single-verify", attribute_type, template_id, question, ["yes" if yes else "no"])
+    # What is rare is asked for less where it is absent: over many ECGs, everything is affirmed as often as denied.
+    shown = {subject: any(subject in label for label in _described(findings)) for subject in _VERIFIED}
+    weights = [1 / share if shown[subject] else 1 / (1 - share) for subject, share in _VERIFIED.items()]
+    subject = _pick(list(_VERIFIED), rng, weights)
+    attribute_type = {"axis deviation": "heart_axis", "noise": "noise"}.get(subject, "scp_code")
+    template_id, wording = _VERIFY[attribute_type]
+    answer = ["yes" if shown[subject] else "no"]
+    return _row("single-verify", attribute_type, template_id, wording.format(subject), answer)
+
+
+def _described(findings: Findings) -> list[str]:
+    """The labels, with a word for what several have in common: baseline drift is noise, too."""
+    return findings.labels + ["noise"] * (findings.noise != "none")
 
 
 def _choose(findings: Findings, rng: np.random.Generator) -> dict:
-    template_id, labels, wordings = _CHOOSE[rng.integers(len(_CHOOSE))]
+    template_id, labels, wording = _CHOOSE[rng.integers(len(_CHOOSE))]
     present = [label for label in labels if label in findings.labels]
     first = present[0] if present else _pick(labels, rng)
     pair = [first, _pick([label for label in labels if label != first], rng)]
     answer = [label for label in labels if label in pair and label in present]
-    question = _pick(wordings, rng).format(*rng.permutation(pair))
+    question = wording.format(*rng.permutation(pair))
     return _row("single-choose", _ATTRIBUTE_TYPE[first], template_id, question, answer)
 
 
 def _query(findings: Findings, rng: np.random.Generator) -> dict:
     subject = _pick(list(_QUERY), rng)
-    template_id, attribute_type, wordings = _QUERY[subject]
-    return _row("single-query", attribute_type, template_id, _pick(wordings, rng), _values(findings)[subject])
+    template_id, attribute_type, wording = _QUERY[subject]
+    return _row("single-query", attribute_type, template_id, wording, _values(findings)[subject])
 
 
 def _values(findings: Findings) -> dict[str, list[str]]:
@@ -214,15 +193,16 @@ def _relations(first: Findings, second: Findings) -> dict[str, list[str]]:
 
 def _compare_verify(first: Findings, second: Findings, rng: np.random.Generator) -> dict:
     kind, offset, names = _names(first, second)
-    # Only relations that some label has: otherwise the ones that are seldom met would nearly always be denied.
-    relations = {relation: labels for relation, labels in _relations(first, second).items() if labels}
-    relation = _pick(list(relations), rng)
-    yes = bool(rng.integers(2))
-    labels = relations[relation] if yes else [label for label in _SHARE if label not in relations[relation]]
-    label = _pick(labels, rng)
-    template_id, wordings = _COMPARE_VERIFY[relation]
-    question = _pick(wordings, rng).format(*names, label)
-    return _row(f"{kind}-verify", _ATTRIBUTE_TYPE[label], template_id + offset, question, ["yes" if yes else "no"])
+    pairs = [(relation, label) for relation in _COMPARE_VERIFY for label in _SHARE]
+    relations = _relations(first, second)
+    answers = [label in relations[relation] for relation, label in pairs]
+    # About one pair in eight is true.
+    place = _pick(range(len(pairs)), rng, [7.0 if answer else 1.0 for answer in answers])
+    relation, label = pairs[place]
+    template_id, wording = _COMPARE_VERIFY[relation]
+    question = wording.format(*names, label)
+    answer = ["yes" if answers[place] else "no"]
+    return _row(f"{kind}-verify", _ATTRIBUTE_TYPE[label], template_id + offset, question, answer)
 
 
 def _compare_query(first: Findings, second: Findings, rng: np.random.Generator) -> dict:
@@ -240,6 +220,6 @@ def _compare_query(first: Findings, second: Findings, rng: np.random.Generator) 
     subject = _pick(
         found if found and rng.random() < 0.7 else [name for name in _COMPARE_QUERY if name in answers], rng
     )
-    template_id, attribute_type, wordings = _COMPARE_QUERY[subject]
-    question = _pick(wordings, rng).format(*names)
+    template_id, attribute_type, wording = _COMPARE_QUERY[subject]
+    question = wording.format(*names)
     return _row(f"{kind}-query", attribute_type, template_id + offset, question, answers[subject])

@@ -50,6 +50,10 @@ class ElmConfig(PreTrainedConfig):
             Kernel sizes of the `"conv"` projector's layers; odd.
         projector_conv_strides (`list[int]`, *optional*, defaults to `[1, 1]`):
             Strides of the `"conv"` projector's layers; longer ones compute less.
+        projector_conv_batch_norm (`bool`, *optional*, defaults to `False`):
+            Whether batch normalization follows each of the `"conv"` projector's convolutions.
+        projector_conv_pooling (`str`, *optional*, defaults to `"mean"`):
+            How the `"conv"` projector sums up a stretch of time: `"mean"` or `"max"`.
         num_ecg_tokens (`int`, *optional*, defaults to 50):
             Positions of the LLM's sequence that one ECG takes. Encoder outputs are pooled to that number.
         num_leads (`int`, *optional*, defaults to 12):
@@ -75,6 +79,8 @@ class ElmConfig(PreTrainedConfig):
     projector_conv_channels: list[int] | tuple[int, ...] = (64, 128)
     projector_conv_kernel_sizes: list[int] | tuple[int, ...] = (3, 7)
     projector_conv_strides: list[int] | tuple[int, ...] = (1, 1)
+    projector_conv_batch_norm: bool = False
+    projector_conv_pooling: Literal["mean", "max"] = "mean"
     num_ecg_tokens: int = 50
     num_leads: int = 12
     num_samples: int = 2500
@@ -110,6 +116,17 @@ class ElmConfig(PreTrainedConfig):
             raise ValueError(
                 "The encoder-free linear projector makes one token of an ECG: set num_ecg_tokens=1 "
                 f'(got {self.num_ecg_tokens}) or projector_type="patch".'
+            )
+        layers = {
+            len(self.projector_conv_channels),
+            len(self.projector_conv_kernel_sizes),
+            len(self.projector_conv_strides),
+        }
+        if len(layers) > 1:
+            raise ValueError(
+                "projector_conv_channels, projector_conv_kernel_sizes and projector_conv_strides must name as many "
+                f"layers as each other, got {self.projector_conv_channels}, {self.projector_conv_kernel_sizes} and "
+                f"{self.projector_conv_strides}."
             )
         if self.num_samples % self.num_ecg_tokens:
             raise ValueError(

@@ -88,23 +88,32 @@ class ElmPatchProjector(nn.Module):
 
 
 class ElmConvProjector(nn.Module):
-    """Two convolutions, a mean over time and a linear layer per stretch of time."""
+    """Convolutions, a mean or maximum over time and a linear layer per stretch of time."""
 
     def __init__(self, config: ElmConfig):
         super().__init__()
         self.num_ecg_tokens = config.num_ecg_tokens
-        first, second = config.projector_conv_channels
-        first_kernel, second_kernel = config.projector_conv_kernel_sizes
-        first_stride, second_stride = config.projector_conv_strides
-        self.conv_1 = nn.Conv1d(config.num_leads, first, first_kernel, first_stride, padding=first_kernel // 2)
-        self.conv_2 = nn.Conv1d(first, second, second_kernel, second_stride, padding=second_kernel // 2)
-        self.linear = nn.Linear(second, config.embedding_size)
+        channels = [config.num_leads, *config.projector_conv_channels]
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2)
+            for inputs, outputs, kernel_size, stride in zip(
+                channels, channels[1:], config.projector_conv_kernel_sizes, config.projector_conv_strides
+            )
+        )
+        # CODEPATH: "conv" checkpoints have batch normalization after each convolution or not.
+        self.norms = nn.ModuleList(
+            nn.BatchNorm1d(size) if config.projector_conv_batch_norm else nn.Identity() for size in channels[1:]
+        )
+        self.linear = nn.Linear(channels[-1], config.embedding_size)
+        self.pooling = config.projector_conv_pooling
 
     def forward(self, ecg_values: torch.Tensor) -> torch.Tensor:
         patches = ecg_values.unflatten(2, (self.num_ecg_tokens, -1)).transpose(1, 2)
         hidden_states = patches.flatten(0, 1).to(self.linear.weight.dtype)
-        hidden_states = F.relu(self.conv_2(F.relu(self.conv_1(hidden_states))))
-        return self.linear(hidden_states.mean(dim=2)).unflatten(0, (-1, self.num_ecg_tokens))
+        for convolution, norm in zip(self.convolutions, self.norms):
+            hidden_states = F.relu(norm(convolution(hidden_states)))
+        hidden_states = hidden_states.amax(dim=2) if self.pooling == "max" else hidden_states.mean(dim=2)
+        return self.linear(hidden_states).unflatten(0, (-1, self.num_ecg_tokens))
 
 
 # By name, not through `AutoModel`: in a checkpoint's remote code the configuration's class may be another copy of it.

@@ -8,13 +8,14 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"
 started=$(date +%s)
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 
-run elm-hf prepare simulated_reports --num-recordings 2500 --output outputs/quickstart/reports --num-proc 2
-run elm-hf prepare simulated_qa --num-recordings 1500 --output outputs/quickstart/data --num-proc 2
+run elm-hf prepare simulated_reports --num-recordings 2000 --output outputs/quickstart/reports --num-proc 2
+run elm-hf prepare simulated_qa --num-recordings 2500 --output outputs/quickstart/data --num-proc 2
 run elm-hf create outputs/quickstart/elm --config recipes/quickstart_elm.json --normalization none \
-    --tokenizer-dataset outputs/quickstart/data
+    --vocab-size 768 --tokenizer-dataset outputs/quickstart/data
 run accelerate launch train_sft.py --config recipes/quickstart_align.yaml
 run accelerate launch train_sft.py --config recipes/quickstart.yaml
-run elm-hf evaluate outputs/quickstart/trained --dataset outputs/quickstart/data --output outputs/quickstart/report
+run elm-hf evaluate outputs/quickstart/trained --dataset outputs/quickstart/data --limit 1000 \
+    --output outputs/quickstart/report
 run elm-hf ask outputs/quickstart/trained --dataset outputs/quickstart/data --trust-remote-code --plot outputs/quickstart/ecg.png
 
 printf '\nFinished in %s seconds.\n' "$(($(date +%s) - started))"
