@@ -101,9 +101,8 @@ class ElmConvProjector(nn.Module):
             )
         )
         # CODEPATH: "conv" checkpoints have batch normalization after each convolution or not.
-        self.norms = nn.ModuleList(
-            nn.BatchNorm1d(size) if config.projector_conv_batch_norm else nn.Identity() for size in channels[1:]
-        )
+        norm_class = nn.BatchNorm1d if config.projector_conv_batch_norm else nn.Identity
+        self.norms = nn.ModuleList(norm_class(size) for size in channels[1:])
         self.linear = nn.Linear(channels[-1], config.embedding_size)
         self.pooling = config.projector_conv_pooling
 
@@ -172,10 +171,11 @@ class ElmModel(ElmPreTrainedModel):
         self.post_init()
 
     def train(self, mode: bool = True):
-        """A frozen encoder stays in evaluation mode, or its batch norms would go on learning their statistics."""
+        """A frozen encoder or projector stays in evaluation mode, or its batch norms would go on learning statistics."""
         super().train(mode)
-        if self.encoder is not None and not any(parameter.requires_grad for parameter in self.encoder.parameters()):
-            self.encoder.eval()
+        for part in (self.encoder, self.projector):
+            if part is not None and not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
         return self
 
     def get_input_embeddings(self) -> nn.Module:

@@ -179,3 +179,19 @@ def test_the_card_gives_the_numbers_of_the_build(built):
     for number, fold in enumerate(folds, 1):
         assert f"| `fold{number}` | {len(fold['train'])} | {len(fold['test'])} |" in card
     assert "| recordings | 30 |" in card
+
+
+def test_merged_questions_are_of_one_type_about_the_same_ecgs(built):
+    single = load_elm_dataset(built).with_format(None)
+    merged = load_elm_dataset(built, merge_questions=3).with_format(None)
+    by_id = {row["conversation_id"]: row for row in single}
+    parts = [row["conversation_id"].split("+") for row in merged]
+    assert sorted(name for names in parts for name in names) == sorted(by_id)
+    assert max(map(len, parts)) == 3
+    for row, names in zip(merged, parts):
+        assert {tuple(by_id[name]["ecg_index"]) for name in names} == {tuple(row["ecg_index"])}
+        assert len({by_id[name]["question_type"] for name in names}) == 1
+        answers = [", ".join(by_id[name]["answer"]) for name in names]
+        assert [m["content"][0]["text"] for m in row["messages"] if m["role"] == "assistant"] == answers
+        ecg_items = [item for m in row["messages"] for item in m["content"] if item["type"] == "ecg"]
+        assert len(ecg_items) == len(row["ecg_index"])

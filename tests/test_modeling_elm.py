@@ -22,6 +22,15 @@ NUM_ECG_TOKENS = 5
 CONNECTORS = {
     "patch": {"projector_type": "patch", "num_ecg_tokens": NUM_ECG_TOKENS},
     "conv": {"projector_type": "conv", "num_ecg_tokens": NUM_ECG_TOKENS},
+    "conv_norm": {
+        "projector_type": "conv",
+        "num_ecg_tokens": NUM_ECG_TOKENS,
+        "projector_conv_channels": [8, 8, 16],
+        "projector_conv_kernel_sizes": [5, 5, 3],
+        "projector_conv_strides": [2, 2, 1],
+        "projector_conv_batch_norm": True,
+        "projector_conv_pooling": "max",
+    },
     "linear": {"projector_type": "linear", "num_ecg_tokens": 1},
     "resnet_linear": {"projector_type": "linear", "num_ecg_tokens": NUM_ECG_TOKENS},
     "resnet_mlp": {"projector_type": "mlp", "num_ecg_tokens": NUM_ECG_TOKENS},
@@ -103,7 +112,7 @@ def test_the_ecg_changes_the_answer_and_gets_gradients(connector, ecgs):
         assert sum(p.grad.abs().sum() for p in part.parameters() if p.grad is not None) > 0, name
 
 
-@pytest.mark.parametrize("connector", ["patch", "conv"])
+@pytest.mark.parametrize("connector", ["patch", "conv", "conv_norm"])
 def test_a_patch_sees_its_own_stretch_of_time_only(connector, ecgs):
     model, _ = compose(connector=connector)
     ecg = torch.tensor(ecgs[:1])
@@ -182,7 +191,8 @@ print(json.dumps([type(one).__name__ for one in (config, backbone, model, proces
 
 
 @pytest.mark.parametrize(
-    "family, connector", [("llama", "patch"), ("gpt2", "resnet_mlp"), ("opt", "linear"), ("gemma2", "conv")]
+    "family, connector",
+    [("llama", "patch"), ("gpt2", "resnet_mlp"), ("opt", "linear"), ("gemma2", "conv"), ("qwen2", "conv_norm")],
 )
 def test_a_checkpoint_loads_in_a_fresh_process_without_elm_hf(family, connector, ecgs, tmp_path):
     model, processor = compose(family, connector)
@@ -341,11 +351,33 @@ def test_a_wrong_shape_is_named(shape, message):
         ),
         ({"num_ecg_tokens": 7}, "num_samples=2500 cannot be cut into num_ecg_tokens=7"),
         ({"projector_type": "linear", "num_ecg_tokens": 2}, "num_ecg_tokens=1"),
+        ({"projector_type": "conv", "projector_conv_strides": [2]}, "must name as many layers"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(Exception, match=message):
         ElmConfig(**settings)
+
+
+def test_the_conv_projector_by_hand(ecgs):
+    model, _ = compose(connector="conv_norm")
+    projector = model.model.projector.eval()
+    patch = torch.from_numpy(ecgs[1:2, :, 100:200])  # the second of five
+    hidden = patch
+    for convolution, norm in zip(projector.convolutions, projector.norms):
+        hidden = norm(convolution(hidden)).clamp(min=0)
+    expected = projector.linear(hidden.max(dim=2).values)
+    torch.testing.assert_close(projector(torch.from_numpy(ecgs))[1, 1:2], expected)
+
+
+def test_a_frozen_projector_learns_no_statistics(ecgs):
+    model, _ = compose(connector="conv_norm")
+    model.model.projector.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.model.projector.state_dict().items()}
+    model.train()
+    model.model.projector(torch.from_numpy(ecgs))
+    for name, value in model.model.projector.state_dict().items():
+        torch.testing.assert_close(value, before[name])
 
 
 def test_an_llm_with_an_unknown_head_is_refused():
