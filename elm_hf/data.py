@@ -169,7 +169,7 @@ def _merge(conversations: Dataset, number: int, seed: int) -> Dataset:
     rng = np.random.default_rng(seed)
     order = [group[place] for group in groups.values() for place in rng.permutation(len(group))]
     sizes = [min(number, len(group) - start) for group in groups.values() for start in range(0, len(group), number)]
-    shuffled = iter(rows.select(order))
+    shuffled = iter(rows.select(order).to_list())
     merged = [_joined([next(shuffled) for _ in range(size)]) for size in sizes]
     return Dataset.from_list(merged, features=rows.features)
 

@@ -305,10 +305,11 @@ class ElmProcessor(ProcessorMixin):
     def _answer_mask(self, chat: RenderedChat, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """1 on the tokens of the assistant's words and on the special token that ends each of its turns."""
         mask = np.zeros(len(ids), dtype=np.int64)
+        added_tokens = self.tokenizer.added_tokens_decoder  # built anew each time it is looked at
         for start, end in chat.answers:
             mask[(starts < end) & (ends > start)] = 1
             for index in np.flatnonzero(starts >= end):
-                if int(ids[index]) in self.tokenizer.added_tokens_decoder:
+                if int(ids[index]) in added_tokens:
                     mask[(starts >= end) & (np.arange(len(ids)) <= index)] = 1
                     break
                 if chat.text[starts[index] : ends[index]].strip():
