@@ -1,0 +1,126 @@
+"""From this library to the Hub and back: models and datasets are published, then loaded by name in fresh processes."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hub_server import HubServer
+
+from elm_hf.data import load_elm_dataset
+from elm_hf.generation import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+ROOT = Path(__file__).resolve().parents[1]
+QUESTION = "What is the rhythm?"
+# Run by processes that have the ECG but not this library.
+LOAD_AND_ASK = """
+    import sys
+    sys.modules["elm_hf"] = None
+    import numpy as np, torch
+    from transformers import AutoModelForCausalLM, AutoProcessor
+
+    model = AutoModelForCausalLM.from_pretrained("user/elm", trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained("user/elm", trust_remote_code=True)
+    item = {{"type": "ecg", "ecg": np.load({ecg!r}), "sampling_rate": 250}}
+    content = [item, {{"type": "text", "text": {question!r}}}]
+    inputs = processor.apply_chat_template(
+        [{{"role": "user", "content": content}}],
+        add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+    )
+    with torch.no_grad():
+        np.save({logits!r}, model(**inputs).logits.numpy())
+    print(type(model).__module__)
+"""
+
+
+def test_a_pushed_model_answers_the_same_without_this_library(hub, tiny_elm, ecgs, tmp_path):
+    hub.run_client(f"""
+        from elm_hf.generation import load_checkpoint
+
+        model, processor = load_checkpoint({str(tiny_elm)!r})
+        model.push_to_hub("user/elm")
+        processor.push_to_hub("user/elm")
+    """)
+    np.save(tmp_path / "ecg.npy", ecgs[0])
+    module = hub.run_client(
+        LOAD_AND_ASK.format(ecg=str(tmp_path / "ecg.npy"), logits=str(tmp_path / "logits.npy"), question=QUESTION)
+    )
+    assert module.splitlines()[-1].startswith("transformers_modules.")
+
+    model, processor = load_checkpoint(tiny_elm)
+    item = {"type": "ecg", "ecg": ecgs[0], "sampling_rate": 250}
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": [item, {"type": "text", "text": QUESTION}]}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    assert torch.equal(torch.from_numpy(np.load(tmp_path / "logits.npy")), expected)
+
+
+def test_an_uploaded_dataset_loads_by_name(hub, simulated_dataset):
+    hub.run_client(f"""
+        from huggingface_hub import HfApi
+
+        HfApi().create_repo("user/simulated", repo_type="dataset")
+        HfApi().upload_folder(repo_id="user/simulated", folder_path={str(simulated_dataset)!r}, repo_type="dataset")
+    """)
+    loaded = json.loads(
+        hub.run_client("""
+            import json
+            from datasets import load_dataset
+            from elm_hf import load_elm_dataset
+
+            fold, records = load_dataset("user/simulated", "fold1"), load_dataset("user/simulated", "records")["train"]
+            joined = load_elm_dataset("user/simulated", fold=1, split="test")
+            row = fold["test"][0]
+            print(json.dumps(dict(
+                sizes={split: len(rows) for split, rows in fold.items()},
+                named=[records[index]["record_id"] for index in row["ecg_index"]] == row["record_ids"],
+                conversation_id=joined[0]["conversation_id"],
+                ecg=[ecg[:, :5].tolist() for ecg in joined[0]["ecgs"]],
+            )))
+        """).splitlines()[-1]
+    )
+    splits = {split: load_elm_dataset(simulated_dataset, fold=1, split=split) for split in ("train", "test")}
+    row = splits["test"][0]
+    assert loaded == {
+        "sizes": {split: len(rows) for split, rows in splits.items()},
+        "named": True,
+        "conversation_id": row["conversation_id"],
+        "ecg": [ecg[:, :5].tolist() for ecg in row["ecgs"]],
+    }
+
+
+def test_training_pushes_a_model_that_loads_by_name(hub, tiny_elm, simulated_dataset, tmp_path):
+    arguments = ["train_sft.py", "--model_name_or_path", str(tiny_elm), "--dataset", str(simulated_dataset)]
+    arguments += ["--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--per_device_train_batch_size", "2"]
+    arguments += ["--report_to", "none", "--use_cpu", "--save_strategy", "no", "--disable_tqdm", "true"]
+    arguments += ["--push_to_hub", "--hub_model_id", "user/trained"]
+    pushed = hub.run_client(f"""
+        import json, runpy, sys
+        from huggingface_hub import HfApi
+        from transformers import AutoModel
+
+        sys.argv = {arguments!r}
+        runpy.run_path({str(ROOT / "train_sft.py")!r}, run_name="__main__")
+        model = AutoModel.from_pretrained("user/trained", trust_remote_code=True)
+        print(json.dumps([type(model).__name__, HfApi().list_repo_files("user/trained")]))
+    """)
+    name, files = json.loads(pushed.splitlines()[-1])
+    assert name == "ElmModel"
+    assert {"README.md", "model.safetensors", "modeling_elm.py", "processing_elm.py", "processor_config.json"} <= set(
+        files
+    )
