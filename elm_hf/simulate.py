@@ -337,10 +337,10 @@ def _wave_trains(
 
 
 def _fibrillation(rng: np.random.Generator, samples: int, sampling_rate: int) -> np.ndarray:
-    """Fibrillatory waves of 5 to 8 Hz, fine to coarse, of drifting rate and size: `(samples,)` millivolt."""
+    """Coarse fibrillatory waves of 5 to 8 Hz, of drifting rate and size: `(samples,)` millivolt."""
     time = np.arange(samples, dtype=np.float32) / sampling_rate
     rate, (phase, slow, swell) = rng.uniform(5, 8), rng.uniform(0, 2 * np.pi, 3).tolist()
-    size = rng.uniform(0.04, 0.10) * (1 + 0.4 * np.sin(2.1 * time + swell))
+    size = rng.uniform(0.08, 0.16) * (1 + 0.4 * np.sin(2.1 * time + swell))
     return size * np.sin(2 * np.pi * rate * time + 1.5 * np.sin(2.7 * time + slow) + phase)
 
 
