@@ -1,0 +1,278 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What the transformer encoders of ECGs share: the pre-norm layer, patch embedding, masking and reconstruction."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import OutputRecorder
+
+
+HEAD_DIM = 64  # in every published ECG transformer, whatever the width
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+@dataclass
+class EcgMaskedAutoencoderOutput(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor` of shape `(1,)`):
+        Mean squared error of the masked patches.
+    prediction (`torch.FloatTensor`):
+        The reconstructed patches, in the layout of the model's `patchify`.
+    mask (`torch.FloatTensor`):
+        1 where a patch was masked, 0 where the encoder saw it; in the order of time (ST-MEM, MTAE) or leads (MLAE).
+    ids_restore (`torch.LongTensor`):
+        For each patch, its place in the shuffled sequence whose first part was kept.
+    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`):
+        The encoder's normed tokens: the kept patches in shuffled order, special tokens included.
+    hidden_states, attentions:
+        Of the encoder's layers, where `output_hidden_states` or `output_attentions` asks for them.
+    """
+
+    loss: torch.FloatTensor | None = None
+    prediction: torch.FloatTensor | None = None
+    mask: torch.FloatTensor | None = None
+    ids_restore: torch.LongTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = nn.functional.dropout(weights.softmax(dim=-1), p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class EcgVitAttention(nn.Module):
+    """Self-attention over all tokens, with heads of 64 dimensions whatever `hidden_size` is."""
+
+    def __init__(
+        self, config: PreTrainedConfig, hidden_size: int | None = None, num_attention_heads: int | None = None
+    ):
+        super().__init__()
+        hidden_size = hidden_size or config.hidden_size
+        num_heads = num_attention_heads or config.num_attention_heads
+        self.config = config
+        self.num_heads = num_heads
+        self.scaling = HEAD_DIM**-0.5
+        self.is_causal = False
+        self.qkv_proj = nn.Linear(hidden_size, 3 * num_heads * HEAD_DIM)
+        # CODEPATH: a single head as wide as the model is not projected (Dosovitskiy et al. 2021), all others are.
+        is_projected = num_heads > 1 or hidden_size != HEAD_DIM
+        self.out_proj = nn.Linear(num_heads * HEAD_DIM, hidden_size) if is_projected else nn.Identity()
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # (batch, tokens, 3 * heads * 64) -> three of (batch, heads, tokens, 64)
+        qkv = self.qkv_proj(hidden_states).unflatten(-1, (3, self.num_heads, HEAD_DIM))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attention(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
+        return self.out_proj(output.flatten(2)), weights
+
+
+class EcgVitMLP(nn.Module):
+    """Two linear layers with a GELU in between."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int):
+        super().__init__()
+        self.up_proj = nn.Linear(hidden_size, intermediate_size)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(nn.functional.gelu(self.up_proj(hidden_states)))
+
+
+class EcgVitLayer(GradientCheckpointingLayer):
+    r"""
+    Pre-norm transformer layer (Dosovitskiy et al. 2021): attention, then MLP, each on a normed copy and added.
+
+    Args:
+        config (`PreTrainedConfig`):
+            Names the attention implementation, and the sizes that are not given apart (as a decoder's are).
+        hidden_size (`int`, *optional*):
+            Width of the tokens; `config.hidden_size` by default.
+        num_attention_heads (`int`, *optional*):
+            Heads of 64 dimensions each, together wider or narrower than `hidden_size` or as wide;
+            `config.num_attention_heads` by default.
+        intermediate_size (`int`, *optional*):
+            Width inside the MLP; `config.intermediate_size` by default.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        hidden_size: int | None = None,
+        num_attention_heads: int | None = None,
+        intermediate_size: int | None = None,
+    ):
+        super().__init__()
+        hidden_size = hidden_size or config.hidden_size
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.attention = EcgVitAttention(config, hidden_size, num_attention_heads)
+        self.mlp_norm = nn.LayerNorm(hidden_size)
+        self.mlp = EcgVitMLP(hidden_size, intermediate_size or config.intermediate_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        attended, _ = self.attention(self.attention_norm(hidden_states), attention_mask, **kwargs)
+        hidden_states = hidden_states + attended
+        return hidden_states + self.mlp(self.mlp_norm(hidden_states))
+
+
+class EcgVitPatchEmbeddings(nn.Module):
+    """Patches `(…, patch_dim)` to tokens `(…, hidden_size)`: layer norm, linear layer, layer norm."""
+
+    def __init__(self, patch_dim: int, hidden_size: int):
+        super().__init__()
+        self.patch_norm = nn.LayerNorm(patch_dim)
+        self.projection = nn.Linear(patch_dim, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.projection(self.patch_norm(patches.to(self.projection.weight.dtype))))
+
+
+def sin_cos_positions(num_positions: int, hidden_size: int) -> torch.Tensor:
+    """
+    Fixed position table `(num_positions, hidden_size)`: all sines, then all cosines, of geometric frequencies (Vaswani
+    et al. 2017; in this order He et al. 2022, MAE). `hidden_size` is even.
+    """
+    half = hidden_size // 2
+    frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+    angles = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+def mask_tokens(
+    tokens: torch.Tensor, mask_ratio: float, noise: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    r"""
+    Keeps a random part of each sequence of tokens (He et al. 2022, MAE).
+
+    Args:
+        tokens (`torch.Tensor` of shape `(…, num_tokens, hidden_size)`):
+            Each sequence of the leading dimensions is masked independently.
+        mask_ratio (`float`):
+            Share of the tokens to leave out; `int(num_tokens * (1 - mask_ratio))` are kept.
+        noise (`torch.Tensor` of shape `(…, num_tokens)`, *optional*):
+            The tokens with the smallest noise are kept. Uniform random numbers by default.
+
+    Returns:
+        The kept tokens `(…, num_kept, hidden_size)` in the order of their noise; the mask `(…, num_tokens)`, 1 where a
+        token was left out; and for each token its place in the order of noise, `(…, num_tokens)`.
+
+    Raises:
+        `ValueError`: If the ratio would keep no token or all of them, or the noise has another shape.
+    """
+    num_tokens, hidden_size = tokens.shape[-2:]
+    num_kept = int(num_tokens * (1 - mask_ratio))
+    if not 0 < num_kept < num_tokens:
+        raise ValueError(
+            f"mask_ratio={mask_ratio} keeps {num_kept} of {num_tokens} tokens: pre-training needs at least one that "
+            "is kept and one that is masked. Change `mask_ratio`, or use the model without a decoder to encode ECGs."
+        )
+    if noise is None:
+        noise = torch.rand(tokens.shape[:-1], device=tokens.device)
+    if noise.shape != tokens.shape[:-1]:
+        raise ValueError(f"`noise` must have the shape {tuple(tokens.shape[:-1])}, got {tuple(noise.shape)}.")
+    ids_shuffle = noise.to(tokens.device).argsort(dim=-1)
+    ids_restore = ids_shuffle.argsort(dim=-1)
+    ids_kept = ids_shuffle[..., :num_kept, None].expand(*tokens.shape[:-2], num_kept, hidden_size)
+    mask = (ids_restore >= num_kept).to(tokens.dtype)
+    return tokens.gather(-2, ids_kept), mask, ids_restore
+
+
+def unmask_tokens(kept: torch.Tensor, mask_token: torch.Tensor, ids_restore: torch.Tensor) -> torch.Tensor:
+    """The tokens `(…, num_tokens, hidden_size)` in their first order, `mask_token` where `mask_tokens` left one out."""
+    num_masked = ids_restore.shape[-1] - kept.shape[-2]
+    filling = mask_token.expand(*kept.shape[:-2], num_masked, -1)
+    ids = ids_restore[..., None].expand(*ids_restore.shape, kept.shape[-1])
+    return torch.cat([kept, filling], dim=-2).gather(-2, ids)
+
+
+def reconstruction_loss(
+    prediction: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor, norm_pix_loss: bool
+) -> torch.Tensor:
+    r"""
+    Mean squared error of the patches where `mask` is 1, over the whole batch (He et al. 2022, MAE).
+
+    Args:
+        prediction (`torch.Tensor` of shape `(…, num_patches, patch_dim)`):
+            The decoder's output.
+        patches (`torch.Tensor` of shape `(…, num_patches, patch_dim)`):
+            The patches of the ECG as it entered the model.
+        mask (`torch.Tensor` of shape `(…, num_patches)`):
+            1 where a patch counts.
+        norm_pix_loss (`bool`):
+            Whether each patch is standardised first, with its unbiased variance.
+    """
+    if norm_pix_loss:
+        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+        patches = (patches - mean) / (variance + 1e-6) ** 0.5
+    error = (prediction - patches).square().mean(dim=-1)
+    return (error * mask).sum() / mask.sum()
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class EcgVitPreTrainedModel(PreTrainedModel):
+    """Base of the transformer encoders: attention implementations, checkpointing, initialisation of linear layers."""
+
+    main_input_name = "ecg_values"
+    input_modalities = ("ecg",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EcgVitLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # Of the encoder alone: decoders call their layers otherwise.
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(EcgVitLayer, layer_name="layers"),
+        "attentions": OutputRecorder(EcgVitAttention, index=1, layer_name="layers"),
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+
+
+__all__ = ["EcgVitLayer", "EcgVitPreTrainedModel"]
