@@ -25,6 +25,16 @@ from .configuration_ecg_resnet import EcgResNetConfig
 PROJECTORS_WITH_ENCODER = ("linear", "mlp")
 PROJECTORS_WITHOUT_ENCODER = ("linear", "patch", "conv")
 
+# The encoders of ECGs, by `model_type`; every other one is a vision encoder of transformers.
+ECG_ENCODER_TYPES = ("ecg_resnet",)
+# What may follow each representation.
+COMPONENTS = {
+    "signal": f"an ECG encoder ({', '.join(ECG_ENCODER_TYPES)}) or none",
+    "stacked_signal": "a vision encoder (vit, clip_vision_model, siglip_vision_model, siglip2_vision_model, ...)",
+    "image": "a vision encoder (vit, clip_vision_model, siglip_vision_model, siglip2_vision_model, ...)",
+    "symbol": "no encoder and no projector (ECG tokens are rows of the LLM's own embedding)",
+}
+
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 @strict
@@ -38,10 +48,13 @@ class ElmConfig(PreTrainedConfig):
         encoder_config (`PreTrainedConfig` or `dict`, *optional*):
             Configuration of the ECG encoder, or `None` for an encoder-free model.
         representation (`str`, *optional*, defaults to `"signal"`):
-            How an ECG enters the model; `"signal"` is `(leads, samples)`.
-        projector_type (`str`, *optional*, defaults to `"patch"`):
-            With an encoder: `"linear"` or `"mlp"` (LLaVA-like). Without: `"linear"` (the whole ECG becomes one
-            token), `"patch"` (a linear layer per stretch of time) or `"conv"` (a small CNN per stretch of time).
+            How an ECG enters the model: `"signal"`, `(leads, samples)`, for an ECG encoder or none;
+            `"stacked_signal"`, the signal as a picture of three equal channels, or `"image"`, the ECG drawn on paper,
+            for a vision encoder; `"symbol"`, tokens of ECG-Byte (Han et al. 2024) among those of the text.
+        projector_type (`str`, *optional*):
+            With an encoder: `"linear"` or `"mlp"` (LLaVA-like), the default. Without: `"linear"` (the whole ECG becomes
+            one token), `"patch"` (a linear layer per stretch of time), the default, or `"conv"` (a small CNN per
+            stretch of time). None for symbols.
         projector_hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation inside the `"mlp"` projector.
         projector_conv_channels (`list[int]`, *optional*, defaults to `[64, 128]`):
@@ -55,13 +68,18 @@ class ElmConfig(PreTrainedConfig):
         projector_conv_pooling (`str`, *optional*, defaults to `"mean"`):
             How the `"conv"` projector sums up a stretch of time: `"mean"` or `"max"`.
         num_ecg_tokens (`int`, *optional*, defaults to 50):
-            Positions of the LLM's sequence that one ECG takes. Encoder outputs are pooled to that number.
+            Positions of the LLM's sequence that one ECG takes; encoder outputs are pooled to that number. Symbols take as
+            many as they need.
         num_leads (`int`, *optional*, defaults to 12):
             Leads of an ECG.
         num_samples (`int`, *optional*, defaults to 2500):
             Samples of an ECG: 10 s at 250 Hz.
         ecg_token_id (`int`, *optional*):
             Id of the placeholder token in `input_ids`.
+        ecg_token_offset (`int`, *optional*):
+            Id in `input_ids` of the first of the ECG tokens of `"symbol"`; they are the embedding's last rows.
+        ecg_vocab_size (`int`, *optional*):
+            Number of ECG tokens of `"symbol"`.
     """
 
     model_type = "elm"
@@ -73,8 +91,8 @@ class ElmConfig(PreTrainedConfig):
 
     text_config: dict | PreTrainedConfig | None = None
     encoder_config: dict | PreTrainedConfig | None = None
-    representation: Literal["signal"] = "signal"
-    projector_type: str = "patch"
+    representation: Literal["signal", "stacked_signal", "image", "symbol"] = "signal"
+    projector_type: str | None = None
     projector_hidden_act: str = "gelu"
     projector_conv_channels: list[int] | tuple[int, ...] = (64, 128)
     projector_conv_kernel_sizes: list[int] | tuple[int, ...] = (3, 7)
@@ -85,10 +103,14 @@ class ElmConfig(PreTrainedConfig):
     num_leads: int = 12
     num_samples: int = 2500
     ecg_token_id: int | None = None
+    ecg_token_offset: int | None = None
+    ecg_vocab_size: int | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        if self.projector_type is None and self.representation != "symbol":
+            self.projector_type = "patch" if self.encoder_config is None else "mlp"
         self.projector_conv_channels = list(self.projector_conv_channels)
         self.projector_conv_kernel_sizes = list(self.projector_conv_kernel_sizes)
         self.projector_conv_strides = list(self.projector_conv_strides)
@@ -100,8 +122,26 @@ class ElmConfig(PreTrainedConfig):
             "AutoModelForCausalLM": "modeling_elm.ElmForCausalLM",
         }
 
+    def validate_components(self):
+        """The representation must be one that the encoder (or its absence) and the projector can read."""
+        encoder_type = None if self.encoder_config is None else self.encoder_config.model_type
+        fits = {
+            "signal": encoder_type is None or encoder_type in ECG_ENCODER_TYPES,
+            "symbol": encoder_type is None and self.projector_type is None,
+        }.get(self.representation, encoder_type is not None and encoder_type not in ECG_ENCODER_TYPES)
+        if not fits:
+            found = "no encoder" if encoder_type is None else f'a "{encoder_type}" encoder'
+            raise ValueError(
+                f'representation="{self.representation}" does not fit {found} and projector_type='
+                f"{self.projector_type!r}; it takes {COMPONENTS[self.representation]}."
+            )
+        if self.representation == "symbol" and (self.ecg_token_offset is None or self.ecg_vocab_size is None):
+            raise ValueError('representation="symbol" needs ecg_token_offset and ecg_vocab_size.')
+
     def validate_projector(self):
         """The projector must suit the encoder (or its absence) and cut an ECG into whole patches."""
+        if self.representation == "symbol":
+            return
         allowed = PROJECTORS_WITHOUT_ENCODER if self.encoder_config is None else PROJECTORS_WITH_ENCODER
         if self.projector_type not in allowed:
             encoder = "no encoder" if self.encoder_config is None else f"a {self.encoder_config.model_type} encoder"
@@ -110,8 +150,10 @@ class ElmConfig(PreTrainedConfig):
             )
         if self.num_ecg_tokens < 1:
             raise ValueError(f"num_ecg_tokens must be at least 1, got {self.num_ecg_tokens}.")
-        if self.encoder_config is not None:
-            return
+        if self.encoder_config is None:
+            self._check_patches()
+
+    def _check_patches(self):
         if self.projector_type == "linear" and self.num_ecg_tokens != 1:
             raise ValueError(
                 "The encoder-free linear projector makes one token of an ECG: set num_ecg_tokens=1 "
@@ -132,6 +174,11 @@ class ElmConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_samples={self.num_samples} cannot be cut into num_ecg_tokens={self.num_ecg_tokens} equal patches."
             )
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether `ecg_values` are pictures `(num_ecgs, 3, height, width)`, not signals."""
+        return self.representation in ("stacked_signal", "image")
 
     @property
     def embedding_size(self) -> int:

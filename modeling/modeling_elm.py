@@ -16,11 +16,9 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
@@ -28,6 +26,7 @@ from transformers.utils import can_return_tuple
 from .configuration_ecg_resnet import EcgResNetConfig
 from .configuration_elm import ElmConfig
 from .modeling_ecg_resnet import EcgResNetModel
+from .modeling_elm_projector import build_projector
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -52,69 +51,6 @@ class ElmCausalLMOutputWithPast(CausalLMOutputWithPast):
     ecg_hidden_states: torch.FloatTensor | None = None
 
 
-class ElmEncoderProjector(nn.Module):
-    """Encoder tokens, pooled to `num_ecg_tokens`, to LLM embeddings: one linear layer, or two (Liu et al. 2023, LLaVA)."""
-
-    def __init__(self, config: ElmConfig):
-        super().__init__()
-        self.num_ecg_tokens = config.num_ecg_tokens
-        self.linear_1 = nn.Linear(config.encoder_config.hidden_size, config.embedding_size)
-        self.linear_2 = None
-        # CODEPATH: "mlp" is the connector of LLaVA-like models, "linear" the single layer of ECG-Bench's.
-        if config.projector_type == "mlp":
-            self.activation = ACT2FN[config.projector_hidden_act]
-            self.linear_2 = nn.Linear(config.embedding_size, config.embedding_size)
-
-    def forward(self, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
-        tokens = F.adaptive_avg_pool1d(encoder_hidden_states.transpose(1, 2), self.num_ecg_tokens).transpose(1, 2)
-        hidden_states = self.linear_1(tokens.to(self.linear_1.weight.dtype))
-        if self.linear_2 is not None:
-            hidden_states = self.linear_2(self.activation(hidden_states))
-        return hidden_states
-
-
-class ElmPatchProjector(nn.Module):
-    """One linear layer per stretch of time over all leads; with a single token it sees the whole ECG."""
-
-    def __init__(self, config: ElmConfig):
-        super().__init__()
-        self.num_ecg_tokens = config.num_ecg_tokens
-        patch_size = config.num_samples // config.num_ecg_tokens
-        self.linear = nn.Linear(config.num_leads * patch_size, config.embedding_size)
-
-    def forward(self, ecg_values: torch.Tensor) -> torch.Tensor:
-        patches = ecg_values.unflatten(2, (self.num_ecg_tokens, -1)).transpose(1, 2).flatten(2)  # lead after lead
-        return self.linear(patches.to(self.linear.weight.dtype))
-
-
-class ElmConvProjector(nn.Module):
-    """Convolutions, a mean or maximum over time and a linear layer per stretch of time."""
-
-    def __init__(self, config: ElmConfig):
-        super().__init__()
-        self.num_ecg_tokens = config.num_ecg_tokens
-        channels = [config.num_leads, *config.projector_conv_channels]
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2)
-            for inputs, outputs, kernel_size, stride in zip(
-                channels, channels[1:], config.projector_conv_kernel_sizes, config.projector_conv_strides
-            )
-        )
-        # CODEPATH: "conv" checkpoints have batch normalization after each convolution or not.
-        norm_class = nn.BatchNorm1d if config.projector_conv_batch_norm else nn.Identity
-        self.norms = nn.ModuleList(norm_class(size) for size in channels[1:])
-        self.linear = nn.Linear(channels[-1], config.embedding_size)
-        self.pooling = config.projector_conv_pooling
-
-    def forward(self, ecg_values: torch.Tensor) -> torch.Tensor:
-        patches = ecg_values.unflatten(2, (self.num_ecg_tokens, -1)).transpose(1, 2)
-        hidden_states = patches.flatten(0, 1).to(self.linear.weight.dtype)
-        for convolution, norm in zip(self.convolutions, self.norms):
-            hidden_states = F.relu(norm(convolution(hidden_states)))
-        hidden_states = hidden_states.amax(dim=2) if self.pooling == "max" else hidden_states.mean(dim=2)
-        return self.linear(hidden_states).unflatten(0, (-1, self.num_ecg_tokens))
-
-
 # By name, not through `AutoModel`: in a checkpoint's remote code the configuration's class may be another copy of it.
 ECG_ENCODERS = {EcgResNetConfig.model_type: EcgResNetModel}
 
@@ -125,15 +61,6 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     if config.model_type in ECG_ENCODERS:
         return ECG_ENCODERS[config.model_type]._from_config(config)
     return AutoModel.from_config(config)
-
-
-def build_projector(config: ElmConfig) -> nn.Module:
-    """The projector that `config.projector_type` names, for a model with or without an encoder."""
-    # CODEPATH: LLaVA-like checkpoints have an encoder, encoder-free ones feed the signal to the projector.
-    if config.encoder_config is not None:
-        return ElmEncoderProjector(config)
-    # CODEPATH: "conv" checkpoints look inside a patch with convolutions, "patch" and "linear" ones with one layer.
-    return ElmConvProjector(config) if config.projector_type == "conv" else ElmPatchProjector(config)
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -192,8 +119,9 @@ class ElmModel(ElmPreTrainedModel):
         Encodes ECGs and projects them into the LLM's embedding space.
 
         Args:
-            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`):
-                The ECGs, as [`EcgFeatureExtractor`] returns them.
+            ecg_values (`torch.FloatTensor`):
+                The ECGs, as the processor prepares them: `(num_ecgs, num_leads, num_samples)`, or pictures
+                `(num_ecgs, 3, height, width)`.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
                 True where a lead is present; all are by default. Read by encoders that can leave leads out.
 
@@ -204,22 +132,51 @@ class ElmModel(ElmPreTrainedModel):
         Raises:
             `ValueError`: If the shape of `ecg_values` is not what the model takes.
         """
-        if ecg_values.dim() != 3:
-            raise ValueError(
-                f"`ecg_values` must have the shape (num_ecgs, num_leads, num_samples), got {tuple(ecg_values.shape)}."
-            )
-        if self.encoder is not None:
+        self._check_shape(ecg_values)
+        # CODEPATH: encoder-free checkpoints feed the signal to the projector, the others the encoder's output.
+        if self.encoder is None:
+            return BaseModelOutputWithPooling(pooler_output=self.projector(ecg_values))
+        if self.config.reads_pictures:
+            outputs = self.encoder(**self._vision_inputs(ecg_values), **kwargs)
+        else:
             outputs = self.encoder(ecg_values, lead_mask=ecg_lead_mask, **kwargs)
-            encoded = outputs.last_hidden_state
-            return BaseModelOutputWithPooling(last_hidden_state=encoded, pooler_output=self.projector(encoded))
+        encoded = outputs.last_hidden_state
+        return BaseModelOutputWithPooling(last_hidden_state=encoded, pooler_output=self.projector(encoded))
 
-        expected = (self.config.num_leads, self.config.num_samples)
-        if tuple(ecg_values.shape[1:]) != expected:
+    def _check_shape(self, ecg_values: torch.FloatTensor):
+        shape = tuple(ecg_values.shape)
+        if self.config.representation == "symbol":
             raise ValueError(
-                f"This model takes ECGs of {expected[0]} leads and {expected[1]} samples, got {ecg_values.shape[1]} "
-                f"leads and {ecg_values.shape[2]} samples. The checkpoint's processor prepares them."
+                'This model reads ECGs as tokens in `input_ids` (representation="symbol"); drop `ecg_values`.'
             )
-        return BaseModelOutputWithPooling(pooler_output=self.projector(ecg_values))
+        if self.config.reads_pictures:
+            if len(shape) != 4 or shape[1] != 3:
+                raise ValueError(f"`ecg_values` must have the shape (num_ecgs, 3, height, width), got {shape}.")
+            return
+        if len(shape) != 3:
+            raise ValueError(f"`ecg_values` must have the shape (num_ecgs, num_leads, num_samples), got {shape}.")
+        expected = (self.config.num_leads, self.config.num_samples)
+        if self.encoder is None and shape[1:] != expected:
+            raise ValueError(
+                f"This model takes ECGs of {expected[0]} leads and {expected[1]} samples, got {shape[1]} leads and "
+                f"{shape[2]} samples. The checkpoint's processor prepares them."
+            )
+
+    def _vision_inputs(self, pixel_values: torch.FloatTensor) -> dict[str, torch.Tensor]:
+        """What the vision encoder's `forward` takes for pictures `(num_ecgs, 3, height, width)`."""
+        pixel_values = pixel_values.to(self.encoder.dtype)
+        # CODEPATH: SigLIP 2 encoders of flexible resolution read patches and their grid, all others pictures.
+        if self.encoder.config.model_type != "siglip2_vision_model":
+            return {"pixel_values": pixel_values}
+        size = self.encoder.config.patch_size
+        grid = [pixel_values.shape[2] // size, pixel_values.shape[3] // size]
+        patches = pixel_values.unfold(2, size, size).unfold(3, size, size)  # (ecgs, 3, rows, columns, size, size)
+        patches = patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+        return {
+            "pixel_values": patches,
+            "pixel_attention_mask": patches.new_ones(patches.shape[:2], dtype=torch.long),
+            "spatial_shapes": torch.tensor([grid] * len(patches), device=patches.device),
+        }
 
     def get_placeholder_mask(
         self, input_ids: torch.LongTensor | None, inputs_embeds: torch.FloatTensor, ecg_features: torch.FloatTensor
@@ -256,8 +213,9 @@ class ElmModel(ElmPreTrainedModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 Token ids, with `num_ecg_tokens` placeholders (`config.ecg_token_id`) for every ECG.
-            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`, *optional*):
-                All ECGs of the batch, in the order of their placeholders; none where no conversation has one.
+            ecg_values (`torch.FloatTensor`, *optional*):
+                All ECGs of the batch, in the order of their placeholders, `(num_ecgs, num_leads, num_samples)`, or
+                pictures `(num_ecgs, 3, height, width)`; none where no conversation has one.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
                 True where a lead is present.
             attention_mask, position_ids, past_key_values, inputs_embeds, use_cache:
@@ -319,6 +277,7 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         encoder: str | PreTrainedModel | None,
         llm: str | PreTrainedModel,
         ecg_token_id: int,
+        ecg_vocab_size: int | None = None,
         dtype: str | torch.dtype = "auto",
         **config_kwargs,
     ) -> "ElmForCausalLM":
@@ -332,38 +291,66 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
                 Repository, folder or model of a causal LLM. A model is taken over, not copied.
             ecg_token_id (`int`):
                 Id of the placeholder token. If the embeddings have no row for it, they are resized.
+            ecg_vocab_size (`int`, *optional*):
+                Number of ECG tokens of `representation="symbol"`. They become new rows of the LLM's embeddings, drawn
+                from the mean and covariance of the old ones.
             dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
                 The precision in which named checkpoints are loaded.
             config_kwargs:
                 Fields of [`ElmConfig`].
 
         Raises:
-            `ValueError`: If the LLM computes its logits in a way that an ELM would not reproduce.
+            `ValueError`: If the parts do not fit together, the encoder does not take ECGs of this length, or the LLM
+                computes its logits in a way that an ELM would not reproduce.
         """
         if isinstance(llm, str):
             llm = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype)
         if isinstance(encoder, str):
             encoder = AutoModel.from_pretrained(encoder, dtype=dtype)
-        encoder_config = None if encoder is None else encoder.config
+        num_rows = max(llm.get_input_embeddings().num_embeddings, ecg_token_id + 1)
         config = ElmConfig(
-            text_config=llm.config, encoder_config=encoder_config, ecg_token_id=ecg_token_id, **config_kwargs
+            text_config=llm.config,
+            encoder_config=None if encoder is None else encoder.config,
+            ecg_token_id=ecg_token_id,
+            ecg_token_offset=None if ecg_vocab_size is None else num_rows,
+            ecg_vocab_size=ecg_vocab_size,
+            **config_kwargs,
         )
+        ecg_token_ids = range(num_rows, num_rows + (ecg_vocab_size or 0))
         with torch.device("meta"):
             model = cls(config)
         model.model.encoder = encoder
         model.model.language_model = llm.base_model
         model.lm_head = llm.get_output_embeddings()
-        model.model.projector = build_projector(config).to(llm.device, llm.dtype)
-        for module in model.model.projector.modules():
-            model._init_weights(module)
+        model.model.projector = build_projector(config)
+        if model.model.projector is not None:
+            model.model.projector.to(llm.device, llm.dtype)
+            for module in model.model.projector.modules():
+                model._init_weights(module)
         model.config.dtype = llm.dtype
         model.generation_config = llm.generation_config
-        model.generation_config.suppress_tokens = [ecg_token_id]  # a placeholder is input, never an answer
+        # Placeholders and ECG tokens are input, never an answer.
+        model.generation_config.suppress_tokens = [ecg_token_id, *ecg_token_ids]
         model.eval()
+        model._check_encoder()
         model._check_logits_of(llm)
-        if ecg_token_id >= model.get_input_embeddings().num_embeddings:
-            model.resize_token_embeddings(ecg_token_id + 1)
+        if ecg_token_ids.stop > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(ecg_token_ids.stop)
         return model
+
+    @torch.no_grad()
+    def _check_encoder(self):
+        """Raises where the ECG encoder does not take ECGs of the model's length."""
+        if self.model.encoder is None or self.config.reads_pictures:
+            return
+        shape = (1, self.config.num_leads, self.config.num_samples)
+        try:
+            self.model.get_ecg_features(torch.zeros(shape, device=self.device, dtype=self.model.encoder.dtype))
+        except ValueError as error:
+            raise ValueError(
+                f'The "{self.config.encoder_config.model_type}" encoder does not take ECGs of {shape[1]} leads and '
+                f"{shape[2]} samples: {error}"
+            ) from error
 
     @torch.no_grad()
     def _check_logits_of(self, llm: PreTrainedModel):
@@ -397,8 +384,9 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 Token ids, with `num_ecg_tokens` placeholders (`config.ecg_token_id`) for every ECG.
-            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`, *optional*):
-                All ECGs of the batch, in the order of their placeholders; none where no conversation has one.
+            ecg_values (`torch.FloatTensor`, *optional*):
+                All ECGs of the batch, in the order of their placeholders, `(num_ecgs, num_leads, num_samples)`, or
+                pictures `(num_ecgs, 3, height, width)`; none where no conversation has one.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
                 True where a lead is present.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):

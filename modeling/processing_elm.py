@@ -259,7 +259,9 @@ class ElmProcessor(ProcessorMixin):
         return_tensors: str | None,
         return_assistant_tokens_mask: bool = False,
     ) -> BatchFeature:
-        rows = [self._tokenize(chat) for chat in chats]
+        ecg_data, ecg_ids = self._prepare_ecgs(ecgs, sampling_rate, lead_names) if ecgs else ({}, [])
+        remaining = iter(ecg_ids)
+        rows = [self._tokenize(chat, [next(remaining) for _ in chat.ecgs]) for chat in chats]
         length = max(len(ids) for ids, _ in rows)
         left = (padding_side or self.tokenizer.padding_side) == "left"
         data = {
@@ -274,14 +276,15 @@ class ElmProcessor(ProcessorMixin):
             data["attention_mask"][index, place] = 1
             if return_assistant_tokens_mask:
                 data["assistant_masks"][index, place] = answer_mask
-        if ecgs:
-            data.update(self.feature_extractor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names))
-        return BatchFeature(data, tensor_type=return_tensors)
+        return BatchFeature(data | ecg_data, tensor_type=return_tensors)
 
-    def _tokenize(self, chat: RenderedChat) -> tuple[np.ndarray, np.ndarray]:
-        """
-        Token ids and answer mask of one conversation, both `(length,)`, every ECG repeated `num_ecg_tokens` times.
-        """
+    def _prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        """What the model reads beside the text, and the token ids that stand for each ECG in it."""
+        prepared = self.feature_extractor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names)
+        return dict(prepared), [np.full(self.num_ecg_tokens, self.ecg_token_id)] * len(ecgs)
+
+    def _tokenize(self, chat: RenderedChat, ecg_ids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and answer mask of one conversation, both `(length,)`, with its ECGs' tokens in their places."""
         encoded = self.tokenizer(chat.text, add_special_tokens=False, return_offsets_mapping=True)
         ids = np.array(encoded["input_ids"], dtype=np.int64)
         starts, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
@@ -289,17 +292,16 @@ class ElmProcessor(ProcessorMixin):
 
         looks_like_ecg = ids == self.ecg_token_id
         is_ecg = looks_like_ecg & np.isin(starts, chat.ecgs)
-        repeats = np.where(is_ecg, self.num_ecg_tokens, 1)
-        if not (looks_like_ecg & ~is_ecg).any():
-            return np.repeat(ids, repeats), np.repeat(in_answer, repeats)
-
-        # Someone wrote the placeholder as words: those become the plain tokens of these characters.
+        # Someone may have written the placeholder as words: those become the plain tokens of these characters.
         words = self.tokenizer.encode(self.ecg_token, add_special_tokens=False, split_special_tokens=True)
-        pieces = [
-            words if not real and token == self.ecg_token_id else [token] * count
-            for token, real, count in zip(ids.tolist(), is_ecg, repeats)
-        ]
-        lengths = [len(piece) for piece in pieces]
+        remaining = iter(ecg_ids)
+        pieces, lengths, start = [], np.ones(len(ids), dtype=np.int64), 0
+        for index in np.flatnonzero(looks_like_ecg):
+            piece = next(remaining) if is_ecg[index] else np.array(words)
+            pieces += [ids[start:index], piece]
+            lengths[index] = len(piece)
+            start = index + 1
+        pieces.append(ids[start:])
         return np.concatenate(pieces).astype(np.int64), np.repeat(in_answer, lengths)
 
     def _answer_mask(self, chat: RenderedChat, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -320,7 +322,7 @@ class ElmProcessor(ProcessorMixin):
     def end_of_turn_token_id(self) -> int | None:
         """Id of the token that ends an assistant's turn in this chat template, `None` if it ends with plain text."""
         chat = self._render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], False, True, {})
-        ids, mask = self._tokenize(chat)
+        ids, mask = self._tokenize(chat, [])
         last = int(ids[np.flatnonzero(mask)[-1]])
         return last if last in self.tokenizer.added_tokens_decoder else None
 

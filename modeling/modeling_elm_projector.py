@@ -1,0 +1,99 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The projectors of an ECG-language model: from an encoder's tokens, or from the signal, to the LLM's embeddings."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.activations import ACT2FN
+
+from .configuration_elm import ElmConfig
+
+
+class ElmEncoderProjector(nn.Module):
+    """Encoder tokens, pooled to `num_ecg_tokens`, to LLM embeddings: one linear layer, or two (Liu et al. 2023, LLaVA)."""
+
+    def __init__(self, config: ElmConfig):
+        super().__init__()
+        self.num_ecg_tokens = config.num_ecg_tokens
+        self.linear_1 = nn.Linear(config.encoder_config.hidden_size, config.embedding_size)
+        self.linear_2 = None
+        # CODEPATH: "mlp" is the connector of LLaVA-like models, "linear" the single layer of ECG-Bench's.
+        if config.projector_type == "mlp":
+            self.activation = ACT2FN[config.projector_hidden_act]
+            self.linear_2 = nn.Linear(config.embedding_size, config.embedding_size)
+
+    def forward(self, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
+        tokens = F.adaptive_avg_pool1d(encoder_hidden_states.transpose(1, 2), self.num_ecg_tokens).transpose(1, 2)
+        hidden_states = self.linear_1(tokens.to(self.linear_1.weight.dtype))
+        if self.linear_2 is not None:
+            hidden_states = self.linear_2(self.activation(hidden_states))
+        return hidden_states
+
+
+class ElmPatchProjector(nn.Module):
+    """One linear layer per stretch of time over all leads; with a single token it sees the whole ECG."""
+
+    def __init__(self, config: ElmConfig):
+        super().__init__()
+        self.num_ecg_tokens = config.num_ecg_tokens
+        patch_size = config.num_samples // config.num_ecg_tokens
+        self.linear = nn.Linear(config.num_leads * patch_size, config.embedding_size)
+
+    def forward(self, ecg_values: torch.Tensor) -> torch.Tensor:
+        patches = ecg_values.unflatten(2, (self.num_ecg_tokens, -1)).transpose(1, 2).flatten(2)  # lead after lead
+        return self.linear(patches.to(self.linear.weight.dtype))
+
+
+class ElmConvProjector(nn.Module):
+    """Convolutions, a mean or maximum over time and a linear layer per stretch of time."""
+
+    def __init__(self, config: ElmConfig):
+        super().__init__()
+        self.num_ecg_tokens = config.num_ecg_tokens
+        channels = [config.num_leads, *config.projector_conv_channels]
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2)
+            for inputs, outputs, kernel_size, stride in zip(
+                channels, channels[1:], config.projector_conv_kernel_sizes, config.projector_conv_strides
+            )
+        )
+        # CODEPATH: "conv" checkpoints have batch normalization after each convolution or not.
+        norm_class = nn.BatchNorm1d if config.projector_conv_batch_norm else nn.Identity
+        self.norms = nn.ModuleList(norm_class(size) for size in channels[1:])
+        self.linear = nn.Linear(channels[-1], config.embedding_size)
+        self.pooling = config.projector_conv_pooling
+
+    def forward(self, ecg_values: torch.Tensor) -> torch.Tensor:
+        patches = ecg_values.unflatten(2, (self.num_ecg_tokens, -1)).transpose(1, 2)
+        hidden_states = patches.flatten(0, 1).to(self.linear.weight.dtype)
+        for convolution, norm in zip(self.convolutions, self.norms):
+            hidden_states = F.relu(norm(convolution(hidden_states)))
+        hidden_states = hidden_states.amax(dim=2) if self.pooling == "max" else hidden_states.mean(dim=2)
+        return self.linear(hidden_states).unflatten(0, (-1, self.num_ecg_tokens))
+
+
+def build_projector(config: ElmConfig) -> nn.Module | None:
+    """The projector that `config.projector_type` names, for a model with or without an encoder."""
+    # CODEPATH: "symbol" checkpoints have ECG tokens in the LLM's embedding and nothing to project.
+    if config.projector_type is None:
+        return None
+    # CODEPATH: LLaVA-like checkpoints have an encoder, encoder-free ones feed the signal to the projector.
+    if config.encoder_config is not None:
+        return ElmEncoderProjector(config)
+    # CODEPATH: "conv" checkpoints look inside a patch with convolutions, "patch" and "linear" ones with one layer.
+    return ElmConvProjector(config) if config.projector_type == "conv" else ElmPatchProjector(config)
+
+
+__all__ = ["ElmConvProjector", "ElmEncoderProjector", "ElmPatchProjector", "build_projector"]
