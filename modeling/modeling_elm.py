@@ -136,6 +136,7 @@ class ElmModel(ElmPreTrainedModel):
         # CODEPATH: encoder-free checkpoints feed the signal to the projector, the others the encoder's output.
         if self.encoder is None:
             return BaseModelOutputWithPooling(pooler_output=self.projector(ecg_values))
+        # CODEPATH: "image" and "stacked_signal" checkpoints have a vision encoder, "signal" ones an encoder of ECGs.
         if self.config.reads_pictures:
             outputs = self.encoder(**self._vision_inputs(ecg_values), **kwargs)
         else:
@@ -149,6 +150,7 @@ class ElmModel(ElmPreTrainedModel):
             raise ValueError(
                 'This model reads ECGs as tokens in `input_ids` (representation="symbol"); drop `ecg_values`.'
             )
+        # CODEPATH: vision encoders take pictures of any size that they accept, the others signals.
         if self.config.reads_pictures:
             if len(shape) != 4 or shape[1] != 3:
                 raise ValueError(f"`ecg_values` must have the shape (num_ecgs, 3, height, width), got {shape}.")
@@ -341,6 +343,7 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def _check_encoder(self):
         """Raises where the ECG encoder does not take ECGs of the model's length."""
+        # CODEPATH: what a vision encoder reads is made to its measure; an encoder of ECGs may want another length.
         if self.model.encoder is None or self.config.reads_pictures:
             return
         shape = (1, self.config.num_leads, self.config.num_samples)
