@@ -167,6 +167,47 @@ class EcgVitPatchEmbeddings(nn.Module):
         return self.norm(self.projection(self.patch_norm(patches.to(self.projection.weight.dtype))))
 
 
+class EcgVitDecoder(nn.Module):
+    r"""
+    Reconstructs the masked patches of one sequence of tokens, or of many with the same weights (He et al. 2022, MAE).
+
+    Args:
+        config (`PreTrainedConfig`):
+            Its `decoder_…` fields, `hidden_size`, `num_patches` and `patch_dim` are read.
+        num_positions (`int`):
+            Patches and special tokens of a sequence: one special token in front, any others at the end.
+    """
+
+    def __init__(self, config: PreTrainedConfig, num_positions: int):
+        super().__init__()
+        hidden_size = config.decoder_hidden_size
+        self.num_patches = config.num_patches
+        self.num_behind = num_positions - 1 - config.num_patches
+        self.embed = nn.Linear(config.hidden_size, hidden_size)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, hidden_size), requires_grad=False)
+        self.decoder_layers = nn.ModuleList(
+            EcgVitLayer(config, hidden_size, config.decoder_num_attention_heads, config.decoder_intermediate_size)
+            for _ in range(config.decoder_num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-6)  # the only one that differs from the default 1e-5
+        self.head = nn.Linear(hidden_size, config.patch_dim)
+
+    def forward(self, encoded: torch.Tensor, ids_restore: torch.Tensor, **kwargs) -> torch.Tensor:
+        """Encoded tokens `(…, 1 + num_kept + num_behind, hidden_size)` to patches `(…, num_patches, patch_dim)`."""
+        num_patches = ids_restore.shape[-1]
+        num_kept = encoded.shape[-2] - 1 - self.num_behind
+        front, kept, behind = self.embed(encoded).split([1, num_kept, self.num_behind], dim=-2)
+        tokens = torch.cat([front, unmask_tokens(kept, self.mask_token[0], ids_restore), behind], dim=-2)
+        # A shorter ECG takes the first patches' rows; what stands behind the patches keeps the last ones.
+        rows = [self.position_embeddings[:, : 1 + num_patches], self.position_embeddings[:, 1 + self.num_patches :]]
+        hidden_states = (tokens + torch.cat(rows, dim=1)).flatten(0, -3)
+        for layer in self.decoder_layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        prediction = self.head(self.norm(hidden_states))[:, 1 : 1 + num_patches]
+        return prediction.unflatten(0, ids_restore.shape[:-1])
+
+
 def sin_cos_positions(num_positions: int, hidden_size: int) -> torch.Tensor:
     """
     Fixed position table `(num_positions, hidden_size)`: all sines, then all cosines, of geometric frequencies (Vaswani
@@ -176,6 +217,12 @@ def sin_cos_positions(num_positions: int, hidden_size: int) -> torch.Tensor:
     frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
     angles = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+def position_table(num_patches: int, num_positions: int, hidden_size: int) -> torch.Tensor:
+    """`sin_cos_positions` of the patches, with zeros for the special tokens: one before them, the rest after them."""
+    num_behind = num_positions - 1 - num_patches
+    return nn.functional.pad(sin_cos_positions(num_patches, hidden_size), (0, 0, 1, num_behind))[None]
 
 
 def mask_tokens(
@@ -213,7 +260,7 @@ def mask_tokens(
     ids_shuffle = noise.to(tokens.device).argsort(dim=-1)
     ids_restore = ids_shuffle.argsort(dim=-1)
     ids_kept = ids_shuffle[..., :num_kept, None].expand(*tokens.shape[:-2], num_kept, hidden_size)
-    mask = (ids_restore >= num_kept).to(tokens.dtype)
+    mask = (ids_restore >= num_kept).float()
     return tokens.gather(-2, ids_kept), mask, ids_restore
 
 
@@ -273,6 +320,10 @@ class EcgVitPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, EcgVitDecoder):
+            init.normal_(module.mask_token, std=self.config.initializer_range)
+            _, num_positions, hidden_size = module.position_embeddings.shape
+            init.copy_(module.position_embeddings, position_table(module.num_patches, num_positions, hidden_size))
 
 
 __all__ = ["EcgVitLayer", "EcgVitPreTrainedModel"]
