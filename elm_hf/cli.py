@@ -119,6 +119,19 @@ def create(
 
 
 @app.command()
+def convert(
+    kind: Annotated[str, typer.Argument(help="Whose checkpoint: st_mem, mtae, mlae, ...; a wrong one lists them all.")],
+    checkpoint: Annotated[Path, typer.Argument(help="File as published. Nothing in it is executed.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
+):
+    """Turn another project's published checkpoint into one for from_pretrained and the Hub."""
+    from elm_hf.convert import convert_checkpoint
+
+    parts = convert_checkpoint(kind, checkpoint, output)
+    typer.echo(f"{output}: {', '.join(type(part).__name__ for part in parts)}")
+
+
+@app.command()
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="ECG-language model: folder or repository.")],
     dataset: Annotated[str, typer.Option(help="elm-hf dataset: folder or repository.")],
