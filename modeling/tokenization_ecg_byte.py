@@ -1,0 +1,314 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""ECG-Byte (Han et al. 2024): an ECG as a text of 26 letters, byte-pair encoded, and back to a waveform."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import TokenizersBackend
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+SYMBOLS = "abcdefghijklmnopqrstuvwxyz"
+# The first 256 tokens of the published vocabularies, which were trained on bytes.
+BYTE_TOKENS = tuple(chr(byte) if byte < 128 else f"<{byte}>" for byte in range(256))
+ENCODINGS = ("longest_match", "merge_order")
+
+_EPSILON = 1e-6
+
+
+class EcgByteTokenizer(TokenizersBackend):
+    r"""
+    Tokenizes ECGs as Han et al. (2024, "ECG-Byte: A Tokenizer for End-to-End Generative Electrocardiogram Language
+    Modeling") do: amplitudes are scaled to 0 ... 1 and rounded down to 26 levels, written as the letters a ... z, lead
+    after lead; tokens are strings of these letters, found by byte-pair encoding.
+
+    Everything but the scaling is in `tokenizer.json`, which `tokenizers.Tokenizer.from_file` loads as well: it turns
+    the text of [`~EcgByteTokenizer.ecg_to_symbols`] into the same ids.
+
+    Args:
+        vocab (`dict[str, int]`):
+            Id of each token: the letters (or, in published vocabularies, 256 bytes) and the strings of letters that
+            `merges` make.
+        merges (`list[tuple[str, str]]`):
+            The pairs of tokens that were joined, in the order in which they were found.
+        value_range (`tuple[float, float]`, *optional*):
+            Millivolt that are scaled to 0 and 1, the same for every ECG; what lies outside is clipped. By default each
+            ECG's own minimum and maximum, as ECG-Bench does it: the absolute amplitude is then lost, and
+            [`~EcgByteTokenizer.decode_ecg`] has to be given the range.
+        encoding (`str`, *optional*, defaults to `"longest_match"`):
+            `"longest_match"` takes the longest token that fits, from the left, as ECG-Byte does; `"merge_order"`
+            applies the merges in their order, as byte-pair encoding does elsewhere. The former is faster and needs
+            fewer tokens.
+        lead_words (`bool`, *optional*, defaults to `True`):
+            Whether leads are separate words, so that no token reaches from one lead into the next. Published
+            vocabularies were made for a single string and have the ids of their reference only without.
+
+    Raises:
+        `ValueError`: If the vocabulary has tokens that are not made of the letters a ... z, or an option is none of
+            these.
+    """
+
+    vocab_files_names = {"tokenizer_file": "tokenizer.json"}
+    model_input_names = ["input_ids", "attention_mask"]
+    model = BPE
+
+    def __init__(
+        self,
+        vocab: dict[str, int] | None = None,
+        merges: Sequence[tuple[str, str]] | None = None,
+        value_range: Sequence[float] | None = None,
+        encoding: str = "longest_match",
+        lead_words: bool = True,
+        **kwargs,
+    ):
+        if vocab is None or merges is None:
+            raise ValueError("An ECG-Byte tokenizer needs the vocabulary and merges of a `tokenizer.json`.")
+        if encoding not in ENCODINGS:
+            raise ValueError(f'`encoding` is "{encoding}"; expected {" or ".join(ENCODINGS)}.')
+        _check_vocabulary(vocab)
+        self.value_range = None if value_range is None else _checked_range(value_range)
+        self.encoding = encoding
+        self.lead_words = lead_words
+        self.num_clipped_samples = 0
+        self._tokenizer = _backend(vocab, list(map(tuple, merges)), encoding)
+        # What the file says of added tokens: those of the vocabulary are added above, or not wanted (merge order).
+        added = kwargs.pop("added_tokens_decoder", None) or {}
+        kwargs["added_tokens_decoder"] = {index: token for index, token in added.items() if str(token) not in vocab}
+        super().__init__(value_range=self.value_range, encoding=encoding, lead_words=lead_words, **kwargs)
+        letters = [""] * (max(vocab.values()) + 1)
+        for token in filter(_is_letters, vocab):
+            letters[vocab[token]] = token
+        self._token_lengths = np.array([len(token) for token in letters])
+        self._token_starts = np.cumsum(self._token_lengths) - self._token_lengths
+        self._token_levels = np.frombuffer("".join(letters).encode(), dtype=np.uint8) - ord(SYMBOLS[0])
+
+    def ecg_to_symbols(self, ecg: np.ndarray) -> str:
+        r"""
+        The text of an ECG: letters a ... z, lead after lead, with a space between leads if these are words.
+
+        With x in mV the letter's number is `min(floor(26 * clip((x - low) / (high - low + 1e-6), 0, 1)), 25)`,
+        computed in the precision of `ecg` (float32 or float64).
+
+        Args:
+            ecg (`np.ndarray` of shape `(leads, samples)`):
+                An ECG in millivolt.
+
+        Raises:
+            `ValueError`: If the ECG is not `(leads, samples)`, not floating-point or not finite.
+        """
+        ecg = _checked_ecg(ecg)
+        least, most = ecg.min(), ecg.max()
+        if not (np.isfinite(least) and np.isfinite(most)):
+            raise ValueError(_not_finite(ecg))
+        low, high = self.value_range or (least, most)
+        if least < low or most > high:
+            self._count_clipped(ecg)
+        levels = ecg - low
+        levels /= high - low + _EPSILON
+        levels *= len(SYMBOLS)
+        np.clip(levels, 0, len(SYMBOLS) - 0.5, out=levels)
+        letters = np.full((len(ecg), ecg.shape[1] + self.lead_words), ord(" "), dtype=np.uint8)
+        letters[:, : ecg.shape[1]] = levels.astype(np.uint8) + np.uint8(ord(SYMBOLS[0]))
+        return letters.tobytes().decode("ascii").rstrip()
+
+    def encode_ecg(self, ecg: np.ndarray | Sequence[np.ndarray]) -> list[int] | list[list[int]]:
+        r"""
+        Token ids of one ECG or of several; several at once are faster.
+
+        Args:
+            ecg (`np.ndarray` of shape `(leads, samples)` or `(ecgs, leads, samples)`, or a list of ECGs):
+                In millivolt, floating-point. An absent lead has to be filled by the caller, with 0 mV for example.
+
+        Returns:
+            The ids of an ECG, or a list of them.
+
+        Raises:
+            `ValueError`: If an ECG is not as described; the message names it by its position.
+        """
+        if not isinstance(ecg, list | tuple) and np.ndim(ecg) != 3:
+            return self.encode_ecg([ecg])[0]
+        texts = []
+        for index, one in enumerate(ecg):
+            try:
+                texts.append(self.ecg_to_symbols(one))
+            except ValueError as error:
+                raise ValueError(f"ECG {index + 1} of {len(ecg)}: {error}") from error
+        # A call with text may have left these set.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode_ecg(
+        self, token_ids: Sequence[int], num_leads: int = 12, value_range: Sequence[float] | None = None
+    ) -> np.ndarray:
+        r"""
+        The waveform of an ECG's tokens: every sample is the middle of its level.
+
+        Args:
+            token_ids (`list[int]`):
+                Ids of one ECG.
+            num_leads (`int`, *optional*, defaults to 12):
+                Leads of the ECG.
+            value_range (`tuple[float, float]`, *optional*):
+                Millivolt of 0 and 1; the tokenizer's by default. Without one: minimum and maximum of the ECG.
+
+        Returns:
+            `np.ndarray` of shape `(num_leads, samples)`, float32, in millivolt.
+
+        Raises:
+            `ValueError`: If an id stands for no letters, the samples cannot be shared out to the leads, or no range is
+                known.
+        """
+        value_range = self.value_range if value_range is None else _checked_range(value_range)
+        if value_range is None:
+            raise ValueError("Every ECG was scaled by its own range: give its minimum and maximum as `value_range`.")
+        token_ids, ends = self._ids_and_ends(token_ids)
+        _samples_per_lead(ends, num_leads)
+        lengths = np.diff(ends, prepend=0)
+        # Where each sample's level stands in the concatenated levels of all tokens.
+        places = np.arange(ends[-1]) + np.repeat(self._token_starts[token_ids] - (ends - lengths), lengths)
+        low, high = value_range
+        centres = low + (np.arange(len(SYMBOLS)) + 0.5) / len(SYMBOLS) * (high - low + _EPSILON)
+        return centres.astype(np.float32)[self._token_levels[places]].reshape(num_leads, -1)
+
+    def token_spans(self, token_ids: Sequence[int], num_leads: int = 12) -> np.ndarray:
+        r"""
+        Which part of the ECG each token stands for, such as for maps of attention.
+
+        Args:
+            token_ids (`list[int]`):
+                Ids of one ECG, all of them.
+            num_leads (`int`, *optional*, defaults to 12):
+                Leads of the ECG.
+
+        Returns:
+            `np.ndarray` of shape `(spans, 4)`, int64: position in `token_ids`, lead, first sample, and the sample after
+            the last. A token has one row, or one for each lead that it reaches into.
+
+        Raises:
+            `ValueError`: If an id stands for no letters, or the samples cannot be shared out to the leads.
+        """
+        _, ends = self._ids_and_ends(token_ids)
+        samples = _samples_per_lead(ends, num_leads)
+        span_ends = np.union1d(ends, np.arange(1, num_leads + 1) * samples)
+        span_starts = np.concatenate([[0], span_ends[:-1]])
+        leads = span_starts // samples
+        tokens = np.searchsorted(ends, span_starts, side="right")
+        return np.stack([tokens, leads, span_starts - leads * samples, span_ends - leads * samples], axis=1)
+
+    def _ids_and_ends(self, token_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids as an array, and the number of samples up to and including each token."""
+        token_ids = np.asarray(token_ids, dtype=np.int64)
+        num_tokens = len(self._token_lengths)
+        is_ecg = (token_ids >= 0) & (token_ids < num_tokens)
+        is_ecg[is_ecg] = self._token_lengths[token_ids[is_ecg]] > 0
+        if not is_ecg.all():
+            position = int(np.argmin(is_ecg))
+            raise ValueError(
+                f"Token {token_ids[position]} at position {position} stands for no samples of an ECG; ids of this "
+                f"vocabulary lie between 0 and {num_tokens - 1} and are those of strings of the letters a ... z."
+            )
+        return token_ids, np.cumsum(self._token_lengths[token_ids])
+
+    def _count_clipped(self, ecg: np.ndarray):
+        low, high = self.value_range
+        num_outside = int(((ecg < low) | (ecg > high)).sum())
+        if not self.num_clipped_samples:
+            logger.warning(
+                f"{num_outside} of an ECG's {ecg.size} samples lie outside the tokenizer's range of {low:g} to {high:g} mV "
+                "and are clipped. `num_clipped_samples` goes on counting; this is said once."
+            )
+        self.num_clipped_samples += num_outside
+
+
+def _backend(vocab: dict[str, int], merges: list[tuple[str, str]], encoding: str) -> Tokenizer:
+    """
+    A plain tokenizer of letters. For the longest match its tokens are also "added tokens", which `tokenizers` finds
+    with one automaton, leftmost and longest first, before byte-pair encoding gets to see the text.
+    """
+    backend = Tokenizer(BPE(vocab=vocab, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.decoder = decoders.Fuse()
+    if encoding == "longest_match":
+        tokens = sorted(filter(_is_letters, vocab), key=vocab.__getitem__)
+        backend.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    return backend
+
+
+def _is_letters(token: str) -> bool:
+    return re.fullmatch("[a-z]+", token) is not None
+
+
+def _check_vocabulary(vocab: dict[str, int]):
+    strange = [
+        token
+        for token, index in vocab.items()
+        if not _is_letters(token) and BYTE_TOKENS[index : index + 1] != (token,)
+    ]
+    missing = [letter for letter in SYMBOLS if letter not in vocab]
+    if strange or missing:
+        found = f"tokens such as {strange[0]!r}" if strange else f"no token for {', '.join(missing)}"
+        raise ValueError(
+            f"This vocabulary of {len(vocab)} tokens has {found}; one of ECG-Byte has the letters a ... z and strings "
+            "of them. Is it the tokenizer of a text model?"
+        )
+
+
+def _checked_range(value_range: Sequence[float]) -> tuple[float, float]:
+    low, high = (float(value) for value in value_range)
+    if not (np.isfinite([low, high]).all() and low < high):
+        raise ValueError(f"`value_range` is {low:g} to {high:g} mV; expected a finite lower and a higher value.")
+    return low, high
+
+
+def _checked_ecg(ecg) -> np.ndarray:
+    """The ECG as a contiguous array `(leads, samples)` of float32 or float64."""
+    ecg = np.ascontiguousarray(ecg)
+    if ecg.ndim != 2 or ecg.size == 0:
+        raise ValueError(f"expected the shape (leads, samples), got {ecg.shape}.")
+    if not np.issubdtype(ecg.dtype, np.floating):
+        raise ValueError(
+            f"expected millivolt as floating-point numbers, got {ecg.dtype}. Divide integer microvolt by 1000."
+        )
+    return ecg.astype(np.float32) if ecg.dtype == np.float16 else ecg
+
+
+def _not_finite(ecg: np.ndarray) -> str:
+    invalid = ~np.isfinite(ecg)
+    lead, sample = np.argwhere(invalid)[0]
+    return (
+        f"{invalid.sum()} samples are NaN or infinite, the first is sample {sample} of lead {lead + 1}. Repair them, and "
+        "fill an absent lead, with 0 mV for example."
+    )
+
+
+def _samples_per_lead(ends: np.ndarray, num_leads: int) -> int:
+    num_samples = int(ends[-1]) if len(ends) else 0
+    if num_samples == 0 or num_samples % num_leads:
+        raise ValueError(
+            f"The tokens stand for {num_samples} samples, which are not {num_leads} leads of one length. Are these all "
+            "tokens of an ECG, and is `num_leads` right?"
+        )
+    return num_samples // num_leads
+
+
+EcgByteTokenizer.register_for_auto_class("AutoTokenizer")
+
+__all__ = ["EcgByteTokenizer"]
