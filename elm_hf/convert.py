@@ -96,7 +96,9 @@ def load_state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
 def _refusal(checkpoint: Path, error: Exception) -> str:
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(str(checkpoint))
-    except Exception:  # files of torch < 1.6 and pickles of other kinds cannot be scanned; torch's own message names one
+    except (
+        Exception
+    ):  # files of torch < 1.6 and pickles of other kinds cannot be scanned; torch's own message names one
         unsafe = re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
     found = f"it wants to import {_listed(unsafe)}" if unsafe else str(error).splitlines()[0]
     return (
@@ -204,6 +206,13 @@ def convert_mlae(checkpoint: Path) -> list:
     return _convert_autoencoder(checkpoint, MlaeConfig, MlaeModel, MlaeForPreTraining)
 
 
+def convert_merl(checkpoint: Path) -> list:
+    """MERL (Liu et al. 2024): "encoder" files give a `MerlModel`, "ckpt" files a `MerlForPreTraining`."""
+    from elm_hf.convert_merl import convert_merl as convert  # which needs this module
+
+    return convert(checkpoint)
+
+
 def _convert_autoencoder(
     checkpoint: Path,
     config_class: type[PreTrainedConfig],
@@ -264,8 +273,8 @@ def _without_aliases(state_dict: dict[str, torch.Tensor], source: Path) -> dict[
 
 def _check_kind(state_dict: dict[str, torch.Tensor], prefix: str, kind: str, source: Path):
     """Raises unless the weights that give the sizes are there and have as many dimensions as they should."""
-    special = ["sep_embedding", "lead_embeddings"] if kind == "st_mem" else ["cls_embedding"]
-    dimensions = {name: None for name in special} | {
+    special = {"sep_embedding": 1, "lead_embeddings": 2} if kind == "st_mem" else {"cls_embedding": 1}
+    dimensions = special | {
         "pos_embedding": 3,
         "to_patch_embedding.2.weight": 2,
         "block0.attn.fn.to_qkv.weight": 2,
@@ -274,7 +283,7 @@ def _check_kind(state_dict: dict[str, torch.Tensor], prefix: str, kind: str, sou
     lacking = [
         name
         for name, number in dimensions.items()
-        if prefix + name not in state_dict or number not in (None, state_dict[prefix + name].dim())
+        if prefix + name not in state_dict or state_dict[prefix + name].dim() != number
     ]
     if lacking:
         first = sorted(state_dict)[:5]
@@ -341,4 +350,5 @@ CONVERTERS: dict[str, Callable[[Path], list]] = {
     "st_mem": convert_st_mem,
     "mtae": convert_mtae,
     "mlae": convert_mlae,
+    "merl": convert_merl,
 }
