@@ -1,0 +1,565 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""MERL (Liu et al. 2024): an ECG encoder, ResNet or ViT, trained to agree with reports; zero-shot classification."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel, AutoModelForPreTraining, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_merl import MerlConfig
+from .modeling_ecg_resnet import EcgResNetConvLayer
+from .modeling_ecg_vit import EcgVitLayer, EcgVitPreTrainedModel, eager_attention_forward
+
+
+BOTTLENECK_REDUCTION = 4  # He et al. 2016
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+@dataclass
+class MerlForPreTrainingOutput(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        `cma_loss + uma_loss`.
+    cma_loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Cross-modal alignment: each ECG against all reports, plus each report against all ECGs.
+    uma_loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        Uni-modal alignment: two views of each ECG, made by dropout, against those of all others.
+    logits_per_ecg (`torch.FloatTensor` of shape `(num_ecgs, num_texts)`):
+        Cosines of this process's ECGs and texts, divided by `config.temperature`.
+    logits_per_text (`torch.FloatTensor` of shape `(num_texts, num_ecgs)`):
+        The same, transposed.
+    ecg_embeds (`torch.FloatTensor` of shape `(num_ecgs, projection_dim)`):
+        The ECGs in the shared space, of length 1.
+    text_embeds (`torch.FloatTensor` of shape `(num_texts, projection_dim)`):
+        The texts in the shared space, of length 1.
+    """
+
+    loss: torch.FloatTensor | None = None
+    cma_loss: torch.FloatTensor | None = None
+    uma_loss: torch.FloatTensor | None = None
+    logits_per_ecg: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+    ecg_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+
+
+def build_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """The identity, or a projection where the shape changes."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return EcgResNetConvLayer(in_channels, out_channels, 1, stride, activation=None)
+
+
+class MerlBasicBlock(GradientCheckpointingLayer):
+    """Two convolutions with a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.first = EcgResNetConvLayer(in_channels, out_channels, 3, stride, "relu")
+        self.second = EcgResNetConvLayer(out_channels, out_channels, 3, 1, activation=None)
+        self.shortcut = build_shortcut(in_channels, out_channels, stride)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        residual = self.shortcut(hidden_states)
+        return F.relu(self.second(self.first(hidden_states)) + residual)
+
+
+class MerlBottleneckBlock(GradientCheckpointingLayer):
+    """Three convolutions, the first two narrow and the second strided, with a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        channels = out_channels // BOTTLENECK_REDUCTION
+        self.first = EcgResNetConvLayer(in_channels, channels, 1, 1, "relu")
+        self.second = EcgResNetConvLayer(channels, channels, 3, stride, "relu")
+        self.third = EcgResNetConvLayer(channels, out_channels, 1, 1, activation=None)
+        self.shortcut = build_shortcut(in_channels, out_channels, stride)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        residual = self.shortcut(hidden_states)
+        return F.relu(self.third(self.second(self.first(hidden_states))) + residual)
+
+
+class MerlResNet(nn.Module):
+    """ECGs `(batch, leads, samples)` to feature maps `(batch, tokens, hidden_size)`, a token every 16 samples."""
+
+    def __init__(self, config: MerlConfig):
+        super().__init__()
+        self.stem = EcgResNetConvLayer(config.num_leads, config.embedding_size, 7, 2, "relu")
+        # CODEPATH: ResNet-18 and 34 are made of basic blocks, ResNet-50, 101 and 152 of bottlenecks.
+        block_class = MerlBasicBlock if config.layer_type == "basic" else MerlBottleneckBlock
+        self.stages = nn.ModuleList()
+        in_channels = config.embedding_size
+        for stage, (out_channels, depth) in enumerate(zip(config.hidden_sizes, config.depths)):
+            blocks = nn.ModuleList()
+            for index in range(depth):
+                blocks.append(block_class(in_channels, out_channels, stride=2 if stage > 0 and index == 0 else 1))
+                in_channels = out_channels
+            self.stages.append(blocks)
+
+    def forward(self, ecg_values: torch.Tensor, **kwargs) -> torch.Tensor:
+        hidden_states = self.stem(ecg_values)
+        for blocks in self.stages:
+            for block in blocks:
+                hidden_states = block(hidden_states)
+        return hidden_states.transpose(1, 2)
+
+
+class MerlVit(nn.Module):
+    """ECGs `(batch, leads, samples)` to tokens `(batch, patches, hidden_size)`; a patch holds all leads."""
+
+    def __init__(self, config: MerlConfig):
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.patch_embeddings = nn.Conv1d(
+            config.num_leads, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False
+        )
+        num_patches = config.num_tokens(config.num_samples)
+        self.position_embeddings = nn.Parameter(torch.zeros(num_patches, config.hidden_size))
+        self.layers = nn.ModuleList([EcgVitLayer(config) for _ in range(config.num_hidden_layers)])
+
+    def forward(self, ecg_values: torch.Tensor, **kwargs) -> torch.Tensor:
+        num_samples, longest = ecg_values.shape[2], len(self.position_embeddings) * self.patch_size
+        if num_samples % self.patch_size or not 0 < num_samples <= longest:
+            raise ValueError(
+                f"This MERL ViT cuts ECGs into patches of {self.patch_size} samples and has positions for {longest} "
+                f"samples; got {num_samples}. Give a multiple of {self.patch_size} up to {longest}."
+            )
+        hidden_states = self.patch_embeddings(ecg_values).transpose(1, 2)
+        hidden_states = hidden_states + self.position_embeddings[: hidden_states.shape[1]]
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        return hidden_states
+
+
+def check_leads(ecg_values: torch.Tensor, ecg_lead_mask: torch.Tensor | None, num_leads: int):
+    """Raises unless the ECGs have all `num_leads` leads."""
+    if ecg_values.dim() != 3 or ecg_values.shape[1] != num_leads:
+        raise ValueError(
+            f"MERL takes `ecg_values` of shape (batch, {num_leads} leads, samples), got {tuple(ecg_values.shape)}; it "
+            "cannot leave leads out."
+        )
+    if ecg_lead_mask is not None and not ecg_lead_mask.all():
+        ecg = int(ecg_lead_mask.all(dim=1).logical_not().nonzero()[0])
+        rows = ecg_lead_mask[ecg].logical_not().nonzero().flatten().tolist()
+        raise ValueError(
+            f"MERL needs all {num_leads} leads, but ECG {ecg + 1} of {len(ecg_lead_mask)} lacks those in rows {rows} (counted "
+            "from 0, in the order of the feature extractor's `leads`). Leave it out, or choose an encoder that takes "
+            "fewer leads."
+        )
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class MerlPreTrainedModel(EcgVitPreTrainedModel):
+    config: MerlConfig
+    base_model_prefix = "merl"
+    _no_split_modules = ["EcgVitLayer", "MerlBasicBlock", "MerlBottleneckBlock"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv1d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, MerlVit):
+            init.normal_(module.position_embeddings)
+        elif isinstance(module, MerlAttentionPool):
+            init.normal_(module.position_embeddings, std=module.position_embeddings.shape[1] ** -0.5)
+            init.normal_(module.cls_token, std=module.cls_token.shape[0] ** -0.5)
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class MerlModel(MerlPreTrainedModel):
+    """
+    The ECG encoder. The ResNet reads any number of samples; the ViT any multiple of `patch_size` up to `num_samples`
+    (a shorter ECG takes the first positions).
+    """
+
+    def __init__(self, config: MerlConfig):
+        super().__init__(config)
+        # CODEPATH: MERL published weights of both kinds of encoder; only the ViT's ends in a norm.
+        if config.encoder_type == "resnet":
+            self.encoder = MerlResNet(config)
+            self.norm = nn.Identity()
+        else:
+            self.encoder = MerlVit(config)
+            self.norm = nn.LayerNorm(config.hidden_size)
+        self.post_init()
+
+    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+    @capture_outputs
+    def forward(
+        self, ecg_values: torch.FloatTensor, ecg_lead_mask: torch.BoolTensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
+                The ECGs, as the checkpoint's [`EcgFeatureExtractor`] returns them: 0 … 1 at 500 Hz, and in the
+                published weights aVF **before** aVL.
+            ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
+                True where a lead is present. MERL needs them all.
+
+        Returns:
+            `last_hidden_state` of shape `(batch_size, num_tokens, hidden_size)`: the last stage's feature map (ResNet, a
+            token per 16 samples, rounded up) or the tokens of the last layer (ViT). `pooler_output` of shape
+            `(batch_size, hidden_size)`: its mean over time (ResNet), and the layer norm of that mean (ViT), which is
+            what the ViT's projections read; the ResNet's read `last_hidden_state`.
+
+        Raises:
+            `ValueError`: If leads are missing, or the length does not fit a ViT.
+        """
+        check_leads(ecg_values, ecg_lead_mask, self.config.num_leads)
+        hidden_states = self.encoder(ecg_values.to(self.dtype), **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states, pooler_output=self.norm(hidden_states.mean(dim=1))
+        )
+
+
+class MerlAttentionPool(nn.Module):
+    """
+    A class token attends to itself and all tokens (Radford et al. 2021, CLIP's pooling). As in the published weights,
+    the class token is given its position twice.
+    """
+
+    def __init__(self, config: MerlConfig):
+        super().__init__()
+        width = config.projection_dim
+        self.config = config
+        self.head_dim = width // config.num_pooling_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.cls_token = nn.Parameter(torch.zeros(width))
+        self.position_embeddings = nn.Parameter(torch.zeros(1 + config.num_tokens(config.num_samples), width))
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(batch, tokens, projection_dim)` to `(batch, projection_dim)`."""
+        cls_token = (self.cls_token + self.position_embeddings[0]).expand(len(hidden_states), 1, -1)
+        hidden_states = torch.cat([cls_token, hidden_states], dim=1) + self.position_embeddings
+        heads = (-1, self.config.num_pooling_heads, self.head_dim)
+        query = self.q_proj(hidden_states[:, :1]).unflatten(-1, heads[1:]).transpose(1, 2)
+        key = self.k_proj(hidden_states).unflatten(-1, heads[1:]).transpose(1, 2)
+        value = self.v_proj(hidden_states).unflatten(-1, heads[1:]).transpose(1, 2)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, _ = attention(self, query, key, value, None, scaling=self.scaling)
+        return self.projection(self.out_proj(output.flatten(1)))
+
+
+class MerlResNetProjection(nn.Module):
+    """The ResNet's way into the shared space: each token is narrowed, then an attention pool sums them up."""
+
+    def __init__(self, config: MerlConfig):
+        super().__init__()
+        self.linear = nn.Linear(config.hidden_size, config.projection_dim)
+        self.attention_pool = MerlAttentionPool(config)
+
+    def forward(self, ecg_outputs: BaseModelOutputWithPooling) -> tuple[torch.Tensor, torch.Tensor]:
+        """The embeddings for the cross-modal loss and the features for the uni-modal one, `(batch, …)` each."""
+        tokens = self.linear(ecg_outputs.last_hidden_state)
+        return self.attention_pool(tokens), tokens.mean(dim=1)
+
+
+class MerlVitProjection(nn.Module):
+    """The ViT's way into the shared space: a two-layer perceptron on its pooled output."""
+
+    def __init__(self, config: MerlConfig):
+        super().__init__()
+        self.linear_1 = nn.Linear(config.hidden_size, config.projection_dim)
+        self.norm_1 = nn.BatchNorm1d(config.projection_dim)
+        self.linear_2 = nn.Linear(config.projection_dim, config.projection_dim)
+        self.norm_2 = nn.BatchNorm1d(config.projection_dim)
+
+    def forward(self, ecg_outputs: BaseModelOutputWithPooling) -> tuple[torch.Tensor, torch.Tensor]:
+        """The embeddings for the cross-modal loss and the features for the uni-modal one, `(batch, …)` each."""
+        hidden_states = F.relu(self.norm_1(self.linear_1(ecg_outputs.pooler_output)))
+        return self.norm_2(self.linear_2(hidden_states)), ecg_outputs.pooler_output
+
+
+class MerlTextProjection(nn.Module):
+    """The text tower's pooled output into the shared space."""
+
+    def __init__(self, config: MerlConfig):
+        super().__init__()
+        self.linear_1 = nn.Linear(config.text_config.hidden_size, config.projection_dim)
+        self.linear_2 = nn.Linear(config.projection_dim, config.projection_dim)
+
+    def forward(self, pooled_output: torch.Tensor) -> torch.Tensor:
+        return self.linear_2(F.gelu(self.linear_1(pooled_output)))
+
+
+def gather_embeds(embeds: torch.Tensor) -> torch.Tensor:
+    """The embeddings of all processes, in their order. Only this process's carry a gradient. All hold as many."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return embeds
+    gathered = [torch.empty_like(embeds) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, embeds.detach().contiguous())
+    gathered[dist.get_rank()] = embeds
+    return torch.cat(gathered)
+
+
+def contrastive_loss(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
+    r"""
+    Cross-entropy of finding each row's partner among all rows, in both directions, **summed** (CLIP takes the mean).
+
+    Args:
+        first, second (`torch.Tensor` of shape `(batch, projection_dim)`):
+            Partners stand in the same row. With several processes, the rows of all of them are compared.
+        temperature (`float`):
+            Divides the cosines.
+    """
+    first, second = gather_embeds(first), gather_embeds(second)
+    logits = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T / temperature
+    target = torch.arange(len(logits), device=logits.device)
+    return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class MerlForPreTraining(MerlPreTrainedModel):
+    """
+    The encoder, a frozen text tower and their projections: MERL's pre-training (Liu et al. 2024, section 3), and
+    zero-shot classification with prompts.
+
+    The text tower is never trained. As in the reference, its dropout is active in training mode.
+    """
+
+    def __init__(self, config: MerlConfig):
+        super().__init__(config)
+        self.merl = MerlModel(config)
+        self.text_model = AutoModel.from_config(config.text_config).requires_grad_(False)
+        # CODEPATH: the ResNet checkpoints pool the feature map by attention, the ViT checkpoints project its mean.
+        if config.encoder_type == "resnet":
+            self.ecg_projection = MerlResNetProjection(config)
+            num_features = config.projection_dim
+        else:
+            self.ecg_projection = MerlVitProjection(config)
+            num_features = config.hidden_size
+        self.text_projection = MerlTextProjection(config)
+        self.first_view = nn.Linear(num_features, config.projection_dim, bias=False)
+        self.second_view = nn.Linear(num_features, config.projection_dim, bias=False)
+        self.dropout = nn.Dropout(config.projection_dropout)
+        self.post_init()
+
+    @classmethod
+    def from_text_pretrained(cls, text_model: str | PreTrainedModel, **config_kwargs) -> "MerlForPreTraining":
+        r"""
+        A new encoder beside a pre-trained text tower: where pre-training starts.
+
+        Args:
+            text_model (`str` or `PreTrainedModel`):
+                Repository, folder or model; MERL's is `ncbi/MedCPT-Query-Encoder`. A model is taken over, not copied.
+            config_kwargs:
+                Fields of [`MerlConfig`].
+        """
+        if isinstance(text_model, str):
+            text_model = AutoModel.from_pretrained(text_model)
+        model = cls(MerlConfig(text_config=text_model.config, **config_kwargs))
+        model.text_model = text_model.requires_grad_(False)
+        return model
+
+    def train(self, mode: bool = True):
+        """The text tower stays frozen, whichever way its weights came in (loading them makes them trainable)."""
+        super().train(mode)
+        self.text_model.requires_grad_(False)
+        return self
+
+    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+    @can_return_tuple
+    def get_ecg_features(
+        self, ecg_values: torch.FloatTensor, ecg_lead_mask: torch.BoolTensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Encodes ECGs and projects them into the space they share with text.
+
+        Args:
+            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
+                The ECGs, as for [`MerlModel`].
+            ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
+                True where a lead is present. MERL needs them all.
+
+        Returns:
+            The encoder's output, with `pooler_output` of shape `(batch_size, projection_dim)`: the projected ECGs, not
+            normalised.
+
+        Raises:
+            `ValueError`: If leads are missing, or the length does not fit the learned positions.
+        """
+        outputs = self._encode(ecg_values, ecg_lead_mask, **kwargs)
+        outputs.pooler_output, _ = self.ecg_projection(outputs)
+        return outputs
+
+    def _encode(
+        self, ecg_values: torch.FloatTensor, ecg_lead_mask: torch.BoolTensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """The encoder's output, of a length that the attention pool has positions for."""
+        num_tokens, expected = (self.config.num_tokens(n) for n in (ecg_values.shape[-1], self.config.num_samples))
+        if self.config.encoder_type == "resnet" and num_tokens != expected:
+            raise ValueError(
+                f"This MERL's attention pool has positions for the {expected} tokens of {self.config.num_samples} "
+                f"samples; {ecg_values.shape[-1]} samples make {num_tokens}. Give ECGs of {self.config.num_samples} "
+                "samples, or use MerlModel, which encodes any length."
+            )
+        return self.merl(ecg_values, ecg_lead_mask=ecg_lead_mask, return_dict=True, **kwargs)
+
+    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Encodes texts (without gradient) and projects them into the space they share with ECGs.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Token ids, with the special tokens of the text tower; MERL's reports and prompts are lower-cased.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+                0 at padding.
+            token_type_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Where the text tower has them.
+
+        Returns:
+            The text tower's output, with `pooler_output` of shape `(batch_size, projection_dim)`: the projected texts,
+            not normalised.
+
+        Raises:
+            `ValueError`: If the text tower has no pooler.
+        """
+        if token_type_ids is not None:
+            kwargs["token_type_ids"] = token_type_ids
+        with torch.no_grad():
+            outputs = self.text_model(input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        pooled_output = outputs.get("pooler_output")
+        if pooled_output is None:
+            raise ValueError(
+                f'The text tower "{self.config.text_config.model_type}" gives no `pooler_output`; MERL needs a model '
+                "with a pooler, such as BERT."
+            )
+        outputs.pooler_output = self.text_projection(pooled_output)
+        return outputs
+
+    def classify(
+        self, ecg_values: torch.FloatTensor, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.FloatTensor:
+        r"""
+        Zero-shot classification: how well each ECG goes with each class's prompt (Liu et al. 2024, section 3.3).
+
+        Args:
+            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`):
+                The ECGs, as for [`MerlModel`].
+            input_ids, attention_mask (`torch.LongTensor` of shape `(num_classes, sequence_length)`):
+                One prompt per class, lower-cased.
+
+        Returns:
+            Cosines of shape `(num_ecgs, num_classes)`; the highest is the best class, and each one the score of its
+            class where several may be present.
+
+        Example:
+
+        ```python
+        >>> from transformers import AutoFeatureExtractor, AutoModelForPreTraining, AutoTokenizer
+
+        >>> model = AutoModelForPreTraining.from_pretrained(repo, trust_remote_code=True)
+        >>> feature_extractor = AutoFeatureExtractor.from_pretrained(repo, trust_remote_code=True)
+        >>> tokenizer = AutoTokenizer.from_pretrained("ncbi/MedCPT-Query-Encoder")
+        >>> prompts = tokenizer(["normal ecg", "atrial fibrillation"], padding=True, return_tensors="pt")
+        >>> ecgs = feature_extractor("path/to/06000_hr", return_tensors="pt")
+        >>> scores = model.classify(ecgs["ecg_values"], prompts["input_ids"], prompts["attention_mask"])
+        ```"""
+        ecg_embeds = self.get_ecg_features(ecg_values, return_dict=True).pooler_output
+        text_embeds = self.get_text_features(input_ids, attention_mask, return_dict=True).pooler_output
+        return F.normalize(ecg_embeds, dim=-1) @ F.normalize(text_embeds, dim=-1).T
+
+    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+    @can_return_tuple
+    def forward(
+        self,
+        ecg_values: torch.FloatTensor,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        ecg_lead_mask: torch.BoolTensor | None = None,
+        return_loss: bool = True,
+        **kwargs,
+    ) -> MerlForPreTrainingOutput:
+        r"""
+        Args:
+            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`):
+                The ECGs, as for [`MerlModel`].
+            input_ids (`torch.LongTensor` of shape `(num_texts, sequence_length)`):
+                The reports, as for `get_text_features`.
+            attention_mask, token_type_ids:
+                As for `get_text_features`.
+            ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
+                True where a lead is present. MERL needs them all.
+            return_loss (`bool`, *optional*, defaults to `True`):
+                Whether to compute the losses; report i then belongs to ECG i. With several processes
+                (`torch.distributed`) they compare the ECGs and reports of all; each process brings as many.
+
+        Raises:
+            `ValueError`: If ECGs and reports are not as many, leads are missing or the length does not fit.
+        """
+        if return_loss and len(ecg_values) != len(input_ids):
+            raise ValueError(
+                f"The losses need a report for each ECG, got {len(ecg_values)} ECGs and {len(input_ids)} reports. "
+                "Give `return_loss=False` (or use `classify`) to compare ECGs with prompts."
+            )
+        ecg_outputs = self._encode(ecg_values, ecg_lead_mask, **kwargs)
+        ecg_embeds, features = self.ecg_projection(ecg_outputs)
+        text_outputs = self.get_text_features(input_ids, attention_mask, token_type_ids, return_dict=True)
+        ecg_embeds = F.normalize(ecg_embeds, dim=-1)
+        text_embeds = F.normalize(text_outputs.pooler_output, dim=-1)
+
+        loss = cma_loss = uma_loss = None
+        if return_loss:
+            first_view, second_view = self.dropout(self.first_view(features)), self.dropout(self.second_view(features))
+            cma_loss = contrastive_loss(ecg_embeds, text_embeds, self.config.temperature)
+            uma_loss = contrastive_loss(first_view, second_view, self.config.temperature)
+            loss = cma_loss + uma_loss
+        logits_per_ecg = ecg_embeds @ text_embeds.T / self.config.temperature
+        return MerlForPreTrainingOutput(
+            loss=loss,
+            cma_loss=cma_loss,
+            uma_loss=uma_loss,
+            logits_per_ecg=logits_per_ecg,
+            logits_per_text=logits_per_ecg.T,
+            ecg_embeds=ecg_embeds,
+            text_embeds=text_embeds,
+        )
+
+
+MerlModel.register_for_auto_class("AutoModel")
+MerlForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+AutoModel.register(MerlConfig, MerlModel, exist_ok=True)
+AutoModelForPreTraining.register(MerlConfig, MerlForPreTraining, exist_ok=True)
+
+__all__ = ["MerlForPreTraining", "MerlModel", "MerlPreTrainedModel"]
