@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Prepares ECGs for a model: leads by name, sampling rate, length, amplitude."""
+"""Prepares ECGs for a model: leads by name, sampling rate, length, frequencies, amplitude."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -23,6 +23,8 @@ from .ecg_utils import LEADS, SAMPLING_RATE, fill_gaps, load_ecg, place_leads, r
 
 
 NORMALIZATIONS = ("min_max", "z_score", "none")
+RESAMPLINGS = ("polyphase", "cubic", "fft")
+CROPS = ("start", "center")
 
 
 class EcgFeatureExtractor(FeatureExtractionMixin):
@@ -33,12 +35,26 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         sampling_rate (`int`, *optional*, defaults to 250):
             The model's sampling rate in Hz. ECGs at another rate are resampled.
         num_samples (`int`, *optional*, defaults to 2500):
-            The model's samples per lead. A longer ECG is cut after that many, a shorter one is refused.
+            The model's samples per lead. A longer ECG is cut to that many, a shorter one is refused.
         leads (`list[str]`, *optional*, defaults to the twelve standard leads in standard order):
             The model's leads, in its order.
         normalization (`str`, *optional*, defaults to `"min_max"`):
             `"min_max"`: the whole ECG to 0 … 1, one range for all leads (Han et al. 2024, ECG-Byte);
-            `"z_score"`: zero mean and unit variance, one pair for all leads; `"none"`: millivolt.
+            `"z_score"`: zero mean and unit variance, one pair for all leads that are present (zeros where nothing
+            varies by more than a nanovolt); `"none"`: millivolt.
+        min_max_epsilon (`float`, *optional*, defaults to 1e-6):
+            What `"min_max"` adds to the range it divides by.
+        resampling (`str`, *optional*, defaults to `"polyphase"`):
+            `"polyphase"` or `"cubic"`, as [`~ecg_utils.resample`]; `"fft"`: `scipy.signal.resample` of the whole ECG,
+            which published encoders were trained with (Na et al. 2024, ST-MEM).
+        crop (`str`, *optional*, defaults to `"start"`):
+            Which part of a longer ECG is kept: `"start"` or `"center"`.
+        band_pass (`list[float]`, *optional*):
+            Lowest and highest frequency in Hz: zero-phase Butterworth filters of order 5, first the high-pass, then
+            the low-pass, on what the crop leaves (Na et al. 2024, ST-MEM: 0.67 and 40). No filter by default.
+
+    Raises:
+        `ValueError`: If an argument is none of these.
     """
 
     model_input_names = ["ecg_values", "ecg_lead_mask"]
@@ -49,14 +65,30 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         num_samples: int = 2500,
         leads: Sequence[str] = LEADS,
         normalization: str = "min_max",
+        min_max_epsilon: float = 1e-6,
+        resampling: str = "polyphase",
+        crop: str = "start",
+        band_pass: Sequence[float] | None = None,
         **kwargs,
     ):
-        if normalization not in NORMALIZATIONS:
-            raise ValueError(f'normalization "{normalization}" is not one of {", ".join(NORMALIZATIONS)}.')
+        _check_choice("normalization", normalization, NORMALIZATIONS)
+        _check_choice("resampling", resampling, RESAMPLINGS)
+        _check_choice("crop", crop, CROPS)
+        if band_pass is not None:
+            band_pass = list(band_pass)
+            if len(band_pass) != 2 or not 0 < band_pass[0] < band_pass[1] < sampling_rate / 2:
+                raise ValueError(
+                    f"band_pass={band_pass} must be two frequencies in Hz, the lower one first, between 0 and half the "
+                    f"sampling rate ({sampling_rate / 2:g})."
+                )
         self.sampling_rate = sampling_rate
         self.num_samples = num_samples
         self.leads = list(leads)
         self.normalization = normalization
+        self.min_max_epsilon = min_max_epsilon
+        self.resampling = resampling
+        self.crop = crop
+        self.band_pass = band_pass
         super().__init__(**kwargs)
 
     def __call__(
@@ -101,7 +133,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             except ValueError as error:
                 raise ValueError(f"ECG {index + 1} of {len(ecgs)}: {error}") from error
             lead_mask[index] = ~np.isnan(prepared[:, 0])
-            values[index, lead_mask[index]] = self._normalize(prepared[lead_mask[index]])
+            values[index, lead_mask[index]] = self._normalize(self._filter(prepared[lead_mask[index]]))
         return BatchFeature({"ecg_values": values, "ecg_lead_mask": lead_mask}, tensor_type=return_tensors)
 
     def _prepare(self, ecg, sampling_rate: float | None, lead_names: Sequence[str] | None) -> np.ndarray:
@@ -116,13 +148,33 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         ecg, _ = place_leads(ecg, self.leads if lead_names is None else lead_names, tuple(self.leads))
         if np.isnan(ecg).all():
             raise ValueError(f"none of the leads {', '.join(self.leads)} is present.")
-        ecg = resample(ecg, sampling_rate, self.sampling_rate)
+        ecg = self._resample(ecg, sampling_rate)
         if ecg.shape[1] < self.num_samples:
             raise ValueError(
                 f"the ECG is {ecg.shape[1] / self.sampling_rate:g} s long, the model reads "
                 f"{self.num_samples / self.sampling_rate:g} s."
             )
-        return ecg[:, : self.num_samples]
+        start = (ecg.shape[1] - self.num_samples) // 2 if self.crop == "center" else 0
+        return ecg[:, start : start + self.num_samples]
+
+    def _resample(self, ecg: np.ndarray, sampling_rate: float) -> np.ndarray:
+        """The ECG at the model's rate. Leads are NaN throughout or nowhere."""
+        if self.resampling != "fft" or sampling_rate == self.sampling_rate:
+            return resample(
+                ecg, sampling_rate, self.sampling_rate, "cubic" if self.resampling == "cubic" else "polyphase"
+            )
+        num_samples = int(ecg.shape[1] * self.sampling_rate / sampling_rate)
+        return _scipy_signal().resample(ecg.astype(np.float64), num_samples, axis=1).astype(np.float32)
+
+    def _filter(self, ecg: np.ndarray) -> np.ndarray:
+        if self.band_pass is None:
+            return ecg
+        signal = _scipy_signal()
+        ecg = ecg.astype(np.float64)
+        for frequency, kind in zip(self.band_pass, ("highpass", "lowpass")):
+            sections = signal.butter(5, frequency, kind, fs=self.sampling_rate, output="sos")
+            ecg = signal.sosfiltfilt(sections, ecg, axis=1)
+        return ecg
 
     def _check_array(self, ecg: np.ndarray, sampling_rate: float | None, lead_names: Sequence[str] | None):
         if ecg.ndim != 2:
@@ -149,10 +201,24 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
     def _normalize(self, ecg: np.ndarray) -> np.ndarray:
         if self.normalization == "min_max":
-            return (ecg - ecg.min()) / (ecg.max() - ecg.min() + 1e-6)
+            return (ecg - ecg.min()) / (ecg.max() - ecg.min() + self.min_max_epsilon)
         if self.normalization == "z_score":
-            return (ecg - ecg.mean()) / (ecg.std() + 1e-6)
+            deviation = ecg.std()
+            return (ecg - ecg.mean()) / deviation if deviation > 1e-6 else np.zeros_like(ecg)
         return ecg
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]):
+    if value not in choices:
+        raise ValueError(f'{name} "{value}" is not one of {", ".join(choices)}.')
+
+
+def _scipy_signal():
+    try:
+        import scipy.signal
+    except ImportError as error:
+        raise ImportError("preparing ECGs for this model needs scipy: pip install scipy") from error
+    return scipy.signal
 
 
 def _one_per_ecg(value, num_ecgs: int, is_list: bool, name: str) -> list:
