@@ -20,13 +20,18 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_ecg_resnet import EcgResNetConfig
+from .configuration_maefe import MlaeConfig, MtaeConfig
+from .configuration_merl import MerlConfig
+from .configuration_st_mem import StMemConfig
 
 
 PROJECTORS_WITH_ENCODER = ("linear", "mlp")
 PROJECTORS_WITHOUT_ENCODER = ("linear", "patch", "conv")
 
 # The encoders of ECGs, by `model_type`; every other one is a vision encoder of transformers.
-ECG_ENCODER_TYPES = ("ecg_resnet",)
+ECG_ENCODER_TYPES = tuple(
+    config.model_type for config in (EcgResNetConfig, MerlConfig, MlaeConfig, MtaeConfig, StMemConfig)
+)
 # What may follow each representation.
 COMPONENTS = {
     "signal": f"an ECG encoder ({', '.join(ECG_ENCODER_TYPES)}) or none",

@@ -97,13 +97,13 @@ class EcgResNetModel(EcgResNetPreTrainedModel):
     # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
     @can_return_tuple
     def forward(
-        self, ecg_values: torch.FloatTensor, lead_mask: torch.BoolTensor | None = None, **kwargs
+        self, ecg_values: torch.FloatTensor, ecg_lead_mask: torch.BoolTensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
         r"""
         Args:
             ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
                 The ECGs, as [`EcgFeatureExtractor`] returns them.
-            lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
+            ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
                 True where a lead is present. Absent leads do not enter the average. All are present by default.
 
         Returns:
@@ -121,10 +121,10 @@ class EcgResNetModel(EcgResNetPreTrainedModel):
             hidden_states = block(hidden_states)
 
         per_lead = hidden_states.unflatten(0, (batch_size, num_leads))  # (batch, leads, hidden, tokens)
-        if lead_mask is None:
+        if ecg_lead_mask is None:
             mean = per_lead.mean(dim=1)
         else:
-            weight = lead_mask.to(per_lead.dtype)
+            weight = ecg_lead_mask.to(per_lead.dtype)
             weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)
             mean = (per_lead * weight[:, :, None, None]).sum(dim=1)
         last_hidden_state = mean.transpose(1, 2)
@@ -149,7 +149,7 @@ class EcgResNetForSequenceClassification(EcgResNetPreTrainedModel):
     def forward(
         self,
         ecg_values: torch.FloatTensor,
-        lead_mask: torch.BoolTensor | None = None,
+        ecg_lead_mask: torch.BoolTensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs,
     ) -> SequenceClassifierOutput:
@@ -157,13 +157,13 @@ class EcgResNetForSequenceClassification(EcgResNetPreTrainedModel):
         Args:
             ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
                 The ECGs, as [`EcgFeatureExtractor`] returns them.
-            lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
+            ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
                 True where a lead is present.
             labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
                 `(batch_size, num_labels)`, *optional*):
                 Classes for the cross-entropy, or 0/1 per class for the multi-label loss (`config.problem_type`).
         """
-        outputs = self.ecg_resnet(ecg_values, lead_mask=lead_mask)
+        outputs = self.ecg_resnet(ecg_values, ecg_lead_mask=ecg_lead_mask)
         logits = self.classifier(outputs.pooler_output)
         loss = None
         if labels is not None:

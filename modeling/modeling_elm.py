@@ -25,8 +25,14 @@ from transformers.utils import can_return_tuple
 
 from .configuration_ecg_resnet import EcgResNetConfig
 from .configuration_elm import ElmConfig
+from .configuration_maefe import MlaeConfig, MtaeConfig
+from .configuration_merl import MerlConfig
+from .configuration_st_mem import StMemConfig
 from .modeling_ecg_resnet import EcgResNetModel
 from .modeling_elm_projector import build_projector
+from .modeling_maefe import MlaeModel, MtaeModel
+from .modeling_merl import MerlModel
+from .modeling_st_mem import StMemModel
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -52,12 +58,18 @@ class ElmCausalLMOutputWithPast(CausalLMOutputWithPast):
 
 
 # By name, not through `AutoModel`: in a checkpoint's remote code the configuration's class may be another copy of it.
-ECG_ENCODERS = {EcgResNetConfig.model_type: EcgResNetModel}
+ECG_ENCODERS = {
+    EcgResNetConfig.model_type: EcgResNetModel,
+    MerlConfig.model_type: MerlModel,
+    MlaeConfig.model_type: MlaeModel,
+    MtaeConfig.model_type: MtaeModel,
+    StMemConfig.model_type: StMemModel,
+}
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """One of our encoders, or any model of transformers."""
-    # CODEPATH: `ecg_resnet` checkpoints hold one of our encoders, all others one of transformers' own.
+    # CODEPATH: `ecg_resnet`, `merl`, `st_mem`, ... checkpoints hold one of our encoders, all others one of transformers'.
     if config.model_type in ECG_ENCODERS:
         return ECG_ENCODERS[config.model_type]._from_config(config)
     return AutoModel.from_config(config)
@@ -140,7 +152,7 @@ class ElmModel(ElmPreTrainedModel):
         if self.config.reads_pictures:
             outputs = self.encoder(**self._vision_inputs(ecg_values), **kwargs)
         else:
-            outputs = self.encoder(ecg_values, lead_mask=ecg_lead_mask, **kwargs)
+            outputs = self.encoder(ecg_values, ecg_lead_mask=ecg_lead_mask, **kwargs)
         encoded = outputs.last_hidden_state
         return BaseModelOutputWithPooling(last_hidden_state=encoded, pooler_output=self.projector(encoded))
 

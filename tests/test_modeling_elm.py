@@ -316,7 +316,7 @@ def test_an_absent_lead_does_not_count_for_the_encoder(ecgs):
     mask = torch.ones(1, 12, dtype=torch.bool)
     mask[0, 5:] = False
     expected = encoder(values[:, :5]).last_hidden_state
-    assert torch.allclose(encoder(values, lead_mask=mask).last_hidden_state, expected, atol=1e-6)
+    assert torch.allclose(encoder(values, ecg_lead_mask=mask).last_hidden_state, expected, atol=1e-6)
 
 
 def test_placeholders_and_ecgs_must_match(ecgs):
