@@ -131,6 +131,31 @@ def convert(
     typer.echo(f"{output}: {', '.join(type(part).__name__ for part in parts)}")
 
 
+@app.command("train-tokenizer")
+def train_tokenizer(
+    dataset: Annotated[str, typer.Argument(help="elm-hf dataset whose records to train on: folder or repository.")],
+    output: Annotated[Path, typer.Option(help="Folder to make.")],
+    merges: Annotated[int, typer.Option(help="Tokens beside the 26 letters.")] = 5000,
+    num_records: Annotated[
+        int, typer.Option(help="Records drawn for training; each of 12 leads and 10 s takes 1.2 MB of memory.")
+    ] = 500,
+    encoding: Annotated[str, typer.Option(help="longest_match or merge_order.")] = "longest_match",
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    quiet: Quiet = False,
+):
+    """Train an ECG-Byte tokenizer: ECGs as tokens of an LLM."""
+    from elm_hf.ecg_byte import train_ecg_byte_tokenizer
+
+    show_progress = sys.stderr.isatty() and not quiet
+    report = train_ecg_byte_tokenizer(dataset, merges, output, num_records, encoding, seed, show_progress)
+    typer.echo(
+        f"{output}: {report['num_merges']:,} merges from {report['num_records']:,} records; "
+        f"{report['compression']:.2f} samples per token, error {report['rmse_uv']:.1f} µV RMS and at most "
+        f"{report['max_uv']:.0f} µV on {report['num_measured']:,} records"
+        f"{' used in training' if report['measured_on_training'] else ' not used in training'}"
+    )
+
+
 @app.command()
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="ECG-language model: folder or repository.")],

@@ -213,6 +213,13 @@ def convert_merl(checkpoint: Path) -> list:
     return convert(checkpoint)
 
 
+def convert_ecg_byte(checkpoint: Path) -> list:
+    """ECG-Byte (Han et al. 2024): a pickled vocabulary gives an `EcgByteTokenizer` with the published ids."""
+    from elm_hf.ecg_byte import read_ecg_byte_pickle  # which needs this module
+
+    return [read_ecg_byte_pickle(checkpoint)]
+
+
 def _convert_autoencoder(
     checkpoint: Path,
     config_class: type[PreTrainedConfig],
@@ -351,4 +358,5 @@ CONVERTERS: dict[str, Callable[[Path], list]] = {
     "mtae": convert_mtae,
     "mlae": convert_mlae,
     "merl": convert_merl,
+    "ecg_byte": convert_ecg_byte,
 }
