@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from elm_hf.modeling.configuration_maefe import MlaeConfig, MtaeConfig
@@ -235,7 +236,10 @@ def _convert_autoencoder(
     sizes |= _signal_sizes(config_class.model_type, state_dict, prefix, checkpoint)
     if has_decoder:
         sizes |= _decoder_sizes(state_dict, checkpoint)
-    config = config_class(**sizes)
+    try:
+        config = config_class(**sizes)
+    except StrictDataclassError as error:
+        raise ValueError(f"{checkpoint}: {error.__cause__ or error}") from error
     architecture = pretraining_class if has_decoder else model_class
     model = load_weights(lambda: architecture(config), state_dict, renamer(AUTOENCODER_NAMES), checkpoint)
     return [model, _st_mem_feature_extractor(config)]

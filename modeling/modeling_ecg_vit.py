@@ -185,7 +185,8 @@ class EcgVitDecoder(nn.Module):
         self.num_behind = num_positions - 1 - config.num_patches
         self.embed = nn.Linear(config.hidden_size, hidden_size)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
-        self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, hidden_size), requires_grad=False)
+        # Never trained, but kept in checkpoints: a buffer.
+        self.position_embeddings = nn.Buffer(torch.zeros(1, num_positions, hidden_size))
         self.decoder_layers = nn.ModuleList(
             EcgVitLayer(config, hidden_size, config.decoder_num_attention_heads, config.decoder_intermediate_size)
             for _ in range(config.decoder_num_hidden_layers)

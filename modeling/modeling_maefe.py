@@ -39,9 +39,8 @@ class MaefeEmbeddings(nn.Module):
     def __init__(self, config: MtaeConfig | MlaeConfig):
         super().__init__()
         self.patch_embeddings = EcgVitPatchEmbeddings(config.patch_dim, config.hidden_size)
-        self.position_embeddings = nn.Parameter(
-            torch.zeros(1, config.num_patches + 1, config.hidden_size), requires_grad=False
-        )
+        # Never trained, but kept in checkpoints: a buffer.
+        self.position_embeddings = nn.Buffer(torch.zeros(1, config.num_patches + 1, config.hidden_size))
         self.cls_token = nn.Parameter(torch.zeros(config.hidden_size))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
@@ -68,6 +67,8 @@ class MaefePreTrainedModel(EcgVitPreTrainedModel):
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class MaefeModel(MaefePreTrainedModel):
     """What the two encoders share; they differ in how an ECG is cut (`patchify`)."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # of a pre-training checkpoint
 
     def __init__(self, config: MtaeConfig | MlaeConfig):
         super().__init__(config)

@@ -40,10 +40,9 @@ class StMemEmbeddings(nn.Module):
     def __init__(self, config: StMemConfig):
         super().__init__()
         self.patch_embeddings = EcgVitPatchEmbeddings(config.patch_dim, config.hidden_size)
-        # Shared by all leads. The first and the last row belong to a lead's left and right separator.
-        self.position_embeddings = nn.Parameter(
-            torch.zeros(1, config.num_patches + 2, config.hidden_size), requires_grad=False
-        )
+        # Shared by all leads; the first and the last row belong to a lead's left and right separator. Never trained, but
+        # kept in checkpoints: a buffer.
+        self.position_embeddings = nn.Buffer(torch.zeros(1, config.num_patches + 2, config.hidden_size))
         self.separator_token = nn.Parameter(torch.zeros(config.hidden_size))
         self.lead_embeddings = nn.Parameter(torch.zeros(config.num_leads, config.hidden_size))
 
@@ -80,6 +79,8 @@ class StMemModel(StMemPreTrainedModel):
     The encoder (Na et al. 2024). All patches of all leads attend to each other; an absent lead takes no part, so that
     any of the leads, each with its own embedding, can be encoded by the same weights.
     """
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # of a pre-training checkpoint
 
     def __init__(self, config: StMemConfig):
         super().__init__(config)
