@@ -1,0 +1,353 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Draws 12-lead ECGs as pictures of a given size, fast enough to be drawn anew for every batch."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from .ecg_utils import LEADS, canonical_lead
+
+
+LAYOUTS = ("3x4", "12x1")
+# What each of the three upper rows of the standard layout shows, one lead after the other in time.
+STANDARD_ROWS = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
+
+MM_PER_SECOND = 25
+MM_PER_MILLIVOLT = 10
+# Without `mm_per_mv`, 10 mm/mV is halved until a row is this high.
+ROW_MILLIVOLTS = 3
+
+# Lengths in mm.
+SQUARE = 5
+PEN_WIDTH = 0.36
+THIN_LINE, BOLD_LINE = 0.15, 0.3
+SEPARATOR = 10
+
+PAPER_COLOR = (255, 249, 247)
+THIN_COLOR = (250, 212, 208)
+BOLD_COLOR = (238, 150, 146)
+INK_COLOR = (16, 16, 20)
+GREY = (110, 110, 115)
+
+# Lines closer than this many pixels are left out of the grid.
+MIN_LINE_SPACING = 3
+MIN_FONT_SIZE = 9
+MIN_ROW_HEIGHT = 8
+
+# A line's edge is exact up and down; left and right it is smoothed by this many columns per pixel.
+COLUMNS_PER_PIXEL = 4
+
+
+@dataclass(frozen=True)
+class EcgPaper:
+    """
+    The sheet an ECG is drawn on; its pictures are `height` x `width` pixels whatever the record.
+
+    The record fills the width at 25 mm/s, which fixes the size of a millimetre. The rows share the height (in whole
+    millimetres, so that every baseline lies on a line of the grid; exactly where a row has less than 5 mm). The amplitude is 10 mm/mV where a row then holds 3 mV, else 5, 2.5 or 1.25 mm/mV and so
+    on, whatever the signal, so that amplitudes compare between the pictures of a model. At 1024 x 768 a record of 10 s
+    has 4.0 pixels per mm and 10 mm/mV in the layout "3x4", 3.9 pixels per mm and 5 mm/mV in "12x1".
+
+    Positions are in pixels from the upper left corner; pixel k of a row or column covers k to k + 1.
+
+    Args:
+        seconds: length of the record.
+        height, width: of the picture, in pixels.
+        layout: "3x4" (three rows of four leads that follow each other in time, above a rhythm strip) or "12x1".
+        rhythm_lead: the lead of the rhythm strip.
+        grid: whether the paper has millimetre lines, each fifth one bold; lines closer than 3 pixels are left out. Without a
+            grid the paper is white.
+        names: whether the leads have their names.
+        mm_per_mv: the amplitude, in place of the rule above.
+
+    Raises:
+        ValueError: an unknown layout or lead, or a picture too small for its rows.
+    """
+
+    seconds: float
+    height: int = 768
+    width: int = 1024
+    layout: str = "3x4"
+    rhythm_lead: str = "II"
+    grid: bool = True
+    names: bool = True
+    mm_per_mv: float | None = None
+
+    def __post_init__(self):
+        if self.layout not in LAYOUTS:
+            raise ValueError(f'layout "{self.layout}" is not one of {", ".join(LAYOUTS)}')
+        if not self.seconds > 0:
+            raise ValueError(f"an ECG of {self.seconds} s cannot be drawn")
+        if self.mm_per_mv is not None and not self.mm_per_mv > 0:
+            raise ValueError(f"mm_per_mv is {self.mm_per_mv}; expected a positive number, or None to have it chosen")
+        lowest = MIN_ROW_HEIGHT * len(self.rows)
+        if self.height < lowest or self.width < 8 * MIN_FONT_SIZE:
+            raise ValueError(
+                f'a picture of {self.height} x {self.width} pixels is too small for the layout "{self.layout}"; '
+                f"it takes {lowest} x {8 * MIN_FONT_SIZE} or more"
+            )
+
+    @cached_property
+    def rows(self) -> tuple[tuple[str, ...], ...]:
+        """The leads of each row, from top to bottom."""
+        if self.layout == "12x1":
+            return tuple((lead,) for lead in LEADS)
+        return (*STANDARD_ROWS, (canonical_lead(self.rhythm_lead),))
+
+    @cached_property
+    def font_size(self) -> int:
+        return max(MIN_FONT_SIZE, round(min(self.height / 45, self.width / 60)))
+
+    @cached_property
+    def left(self) -> float:
+        """Where the traces begin. In "12x1" the names stand before them."""
+        return (2.5 if self.layout == "12x1" and self.names else 0.5) * self.font_size
+
+    @cached_property
+    def pixels_per_mm(self) -> float:
+        return (self.width - self.left - 0.5 * self.font_size) / (self.seconds * MM_PER_SECOND)
+
+    @cached_property
+    def row_height(self) -> float:
+        height = self.height / len(self.rows) / self.pixels_per_mm
+        return (math.floor(height) if height >= SQUARE else height) * self.pixels_per_mm
+
+    @cached_property
+    def baselines(self) -> np.ndarray:
+        """Where 0 mV lies, for each row."""
+        return self.height / 2 + (np.arange(len(self.rows)) - (len(self.rows) - 1) / 2) * self.row_height
+
+    @cached_property
+    def pixels_per_mv(self) -> float:
+        mm_per_mv = self.mm_per_mv
+        if mm_per_mv is None:
+            fitting = self.row_height / self.pixels_per_mm / ROW_MILLIVOLTS
+            mm_per_mv = MM_PER_MILLIVOLT / 2 ** max(0, math.ceil(math.log2(MM_PER_MILLIVOLT / fitting) - 1e-9))
+        return mm_per_mv * self.pixels_per_mm
+
+    @cached_property
+    def pen_radius(self) -> float:
+        return max(self.line_width(PEN_WIDTH), 1) / 2
+
+    def line_width(self, mm: float) -> float:
+        """In pixels; kept from growing with the millimetre where a short record fills a large picture."""
+        return min(max(mm * self.pixels_per_mm, 0.5), mm / PEN_WIDTH * self.font_size / 6)
+
+    def sample_positions(self, samples: int) -> np.ndarray:
+        """x of each of a lead's samples."""
+        return self.left + np.arange(samples) * (self.seconds * MM_PER_SECOND * self.pixels_per_mm / samples)
+
+
+def draw_ecg(ecg: np.ndarray, sampling_rate: float, **paper) -> np.ndarray:
+    """
+    Draw a 12-lead ECG: a black line on paper, a quarter of the record per lead in the layout "3x4".
+
+    The median of each lead is subtracted, so that a lead with a constant offset stays in its row. A deflection higher
+    than its row crosses into the neighbouring rows, and one that would leave the paper runs along its edge. Gaps (NaN)
+    stay blank; a missing lead keeps its name.
+
+    The line is the polyline through all samples, drawn with a round pen of 0.36 mm (at least a pixel): in each quarter
+    of a pixel column it covers the interval between its extremes, and each pixel is as black as it is covered.
+
+    Args:
+        ecg: `(12, samples)` in millivolt, in the order of `LEADS`, NaN where there is no signal.
+        sampling_rate: in Hz.
+        paper: the arguments of [`EcgPaper`] but `seconds`.
+
+    Returns:
+        The picture `(height, width, 3)`, uint8, RGB.
+
+    Raises:
+        ValueError: the shape or type of `ecg`, the sampling rate or an argument of the paper is unfit.
+    """
+    ecg = np.asarray(ecg)
+    if ecg.ndim != 2 or len(ecg) != len(LEADS) or ecg.shape[1] < 2:
+        raise ValueError(f"ecg has shape {ecg.shape}; expected (12, samples) with at least 2 samples")
+    if not np.issubdtype(ecg.dtype, np.floating):
+        raise ValueError(f"ecg is {ecg.dtype}; expected floats in millivolt: divide integer microvolt by 1000.0")
+    if not sampling_rate > 0:
+        raise ValueError(f"sampling_rate is {sampling_rate}; expected a positive number of Hz")
+    sheet = EcgPaper(seconds=ecg.shape[1] / sampling_rate, **paper)
+    top, bottom = _line_extent(sheet, _row_signals(sheet, ecg))
+    pixel, cover = _line_coverage(sheet, top, bottom)
+
+    picture = _background(sheet).flatten()
+    for channel, ink in enumerate(INK_COLOR):
+        place = 3 * pixel + channel
+        paper_color = picture.take(place).astype(np.float32)
+        picture[place] = paper_color + (ink - paper_color) * cover + np.float32(0.5)
+    return picture.reshape(sheet.height, sheet.width, 3)
+
+
+def _row_signals(sheet: EcgPaper, ecg: np.ndarray) -> np.ndarray:
+    """What each row shows, `(rows, samples)` in mV: its leads one after the other, without their medians."""
+    ordered = np.sort(ecg, axis=1)  # NaN comes last
+    valid = np.isfinite(ecg).sum(axis=1)[:, None]
+    middle = np.concatenate([(valid - 1) // 2, valid // 2], axis=1).clip(0, ecg.shape[1] - 1)
+    ecg = ecg - np.take_along_axis(ordered, middle, axis=1).mean(axis=1, keepdims=True)
+
+    rows = np.empty((len(sheet.rows), ecg.shape[1]), np.float32)
+    for row, leads in enumerate(sheet.rows):
+        bounds = _column_bounds(ecg.shape[1], len(leads))
+        for lead, start, end in zip(leads, bounds, bounds[1:]):
+            rows[row, start:end] = ecg[LEADS.index(lead), start:end]
+    return rows
+
+
+def _column_bounds(samples: int, columns: int) -> list[int]:
+    """The samples at which the columns of a row begin, and the end of the last."""
+    return [-(-samples * column // columns) for column in range(columns + 1)]
+
+
+def _line_extent(sheet: EcgPaper, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The least and the greatest y of the line in every fine column, both `(COLUMNS_PER_PIXEL, rows * width)`; where there
+    is no line, the least is infinite and the greatest minus infinite. `signals` is `(rows, samples)` in mV.
+    """
+    radius = sheet.pen_radius
+    y = np.float32(sheet.baselines)[:, None] - signals * np.float32(sheet.pixels_per_mv)
+    y = np.clip(y, radius, sheet.height - radius)
+    columns = _fine_columns(sheet, signals.shape[1])
+    before = y.take(columns.before, axis=1)
+    at_edges = before + (y.take(columns.before + 1, axis=1) - before) * columns.fraction
+    for row, leads in enumerate(sheet.rows):
+        if len(leads) > 1:
+            at_edges[row, columns.between_leads] = np.nan
+
+    extents = []
+    for sign in (1, -1):
+        edges, samples = (np.where(np.isnan(points), np.inf, sign * points) for points in (at_edges, y))
+        least = np.minimum(edges[:, :-1], edges[:, 1:])
+        for places, inside in columns.samples_inside:
+            least[:, places] = np.minimum(least.take(places, axis=1), samples.take(inside, axis=1))
+        extents.append(sign * _widened_by_pen(sheet, least, columns.first))
+    return extents[0], extents[1]
+
+
+def _widened_by_pen(sheet: EcgPaper, least: np.ndarray, first: int) -> np.ndarray:
+    """`least` `(rows, fine columns from first on)` on the whole sheet, less the pen's half-height at every distance."""
+    drawn = np.full((len(least), sheet.width * COLUMNS_PER_PIXEL), np.inf, np.float32)
+    reach = int(sheet.pen_radius * COLUMNS_PER_PIXEL)
+    for distance in range(-reach, reach + 1):
+        # The line is connected, so that the union of these intervals is an interval.
+        half_height = np.float32(math.sqrt(sheet.pen_radius**2 - (distance / COLUMNS_PER_PIXEL) ** 2))
+        place = drawn[:, first + distance : first + distance + least.shape[1]]
+        np.minimum(place, least - half_height, out=place)
+    return drawn.reshape(-1, COLUMNS_PER_PIXEL).T.copy()
+
+
+@dataclass(frozen=True)
+class _FineColumns:
+    """Where the samples of a row lie among the fine columns; the same for all rows."""
+
+    first: int
+    before: np.ndarray  # of each edge of a fine column, the sample at or before it
+    fraction: np.ndarray  # where the edge lies between that sample (0) and the next (1)
+    between_leads: (
+        np.ndarray
+    )  # the edges between the last sample of a lead and the first of the next, in a row of four
+    samples_inside: list[tuple[np.ndarray, np.ndarray]]  # columns and the first sample in each, the second, ...
+
+
+@lru_cache(maxsize=16)
+def _fine_columns(sheet: EcgPaper, samples: int) -> _FineColumns:
+    x = sheet.sample_positions(samples) * COLUMNS_PER_PIXEL
+    first = math.floor(x[0])
+    edges = np.arange(first, math.floor(x[-1]) + 2)
+    position = np.interp(edges, x, np.arange(samples))
+    before = np.minimum(position.astype(int), samples - 2)
+    last_of_lead = np.array(_column_bounds(samples, 4)[1:-1]) - 1
+    column = np.floor(x).astype(int) - first
+    rank = np.arange(samples) - np.searchsorted(column, column)
+    return _FineColumns(
+        first=first,
+        before=before,
+        fraction=np.float32(position - before),
+        between_leads=np.flatnonzero(np.isin(before, last_of_lead) & (position > before)),
+        samples_inside=[(column[rank == k], np.flatnonzero(rank == k)) for k in range(rank.max() + 1)],
+    )
+
+
+def _line_coverage(sheet: EcgPaper, top: np.ndarray, bottom: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels the lines touch (flat indices) and how much of each is covered (0 to 1)."""
+    first, last = np.floor(top.min(axis=0)), np.ceil(bottom.max(axis=0))
+    drawn = np.flatnonzero(first < last)
+    first = first[drawn].astype(np.int32)
+    heights = last[drawn].astype(np.int32) - first
+    column = np.repeat(drawn, heights)
+    y = np.arange(len(column), dtype=np.int32) + np.repeat(first - np.cumsum(heights) + heights, heights)
+
+    upper = y.astype(np.float32)
+    cover = np.minimum(bottom.take(column, axis=1), upper + 1) - np.maximum(top.take(column, axis=1), upper)
+    cover = np.maximum(cover, 0).mean(axis=0)
+
+    # Where lines of two rows cross, the pixel is as black as the blacker one makes it.
+    pixel = y * sheet.width + np.repeat(drawn % sheet.width, heights)
+    ink = np.zeros(sheet.height * sheet.width, np.float32)
+    np.maximum.at(ink, pixel, cover)
+    return pixel, ink.take(pixel)
+
+
+@lru_cache(maxsize=16)
+def _background(sheet: EcgPaper) -> np.ndarray:
+    """The paper with all that does not depend on the signal, `(height, width, 3)`, uint8."""
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise ImportError("drawing an ECG needs Pillow: pip install Pillow") from error
+    picture = Image.fromarray(_grid(sheet))
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(sheet.font_size)
+    time_axis = sheet.seconds * MM_PER_SECOND * sheet.pixels_per_mm
+    for leads, baseline in zip(sheet.rows, sheet.baselines):
+        for column, lead in enumerate(leads):
+            x = sheet.left + time_axis * column / len(leads)
+            if column:
+                half = min(SEPARATOR * sheet.pixels_per_mm, 0.5 * sheet.row_height) / 2
+                draw.line([(int(x), int(baseline - half)), (int(x), int(baseline + half))], GREY)
+            if sheet.names and sheet.layout == "12x1":
+                draw.text((sheet.left - 0.4 * sheet.font_size, int(baseline)), lead, INK_COLOR, font, anchor="rm")
+            elif sheet.names:
+                top = int(baseline - sheet.row_height / 2 + 0.25 * sheet.font_size)
+                draw.text((int(x + 0.4 * sheet.font_size), top), lead, INK_COLOR, font, anchor="lt")
+    background = np.asarray(picture)
+    background.flags.writeable = False
+    return background
+
+
+def _grid(sheet: EcgPaper) -> np.ndarray:
+    """Millimetre lines through the beginning of the traces and through the baselines, `(height, width, 3)`, uint8."""
+    if not sheet.grid:
+        return np.full((sheet.height, sheet.width, 3), 255, np.uint8)
+    pixels = np.full((sheet.height, sheet.width, 3), PAPER_COLOR, np.float32)
+    for spacing, width, color in ((1, THIN_LINE, THIN_COLOR), (SQUARE, BOLD_LINE, BOLD_COLOR)):
+        spacing, width = spacing * sheet.pixels_per_mm, sheet.line_width(width)
+        if spacing < MIN_LINE_SPACING:
+            continue
+        down = _lines(sheet.height, sheet.baselines[-1], spacing, width)
+        across = _lines(sheet.width, sheet.left, spacing, width)
+        cover = np.maximum(down[:, None], across)[:, :, None]
+        pixels += cover * (np.float32(color) - pixels)
+    return pixels.round().astype(np.uint8)
+
+
+def _lines(size: int, origin: float, spacing: float, width: float) -> np.ndarray:
+    """How much of each of `size` pixels is covered by lines of `width`, `spacing` apart, one of them at `origin`."""
+    middle = origin % spacing + spacing * np.arange(-1, size / spacing + 1)[:, None]
+    pixel = np.arange(size)
+    cover = np.minimum(middle + width / 2, pixel + 1) - np.maximum(middle - width / 2, pixel)
+    return cover.max(axis=0).clip(0, 1).astype(np.float32)

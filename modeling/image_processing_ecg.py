@@ -1,0 +1,240 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Turns ECGs into the pictures a vision encoder reads: drawn on paper, or the signal itself as a picture."""
+
+from collections.abc import Sequence
+from os import PathLike
+
+import numpy as np
+from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
+from transformers.image_transforms import resize
+
+from .ecg_raster import EcgPaper, draw_ecg
+from .ecg_utils import LEADS, SAMPLING_RATE, place_leads
+from .feature_extraction_elm import EcgFeatureExtractor
+
+
+REPRESENTATIONS = ("image", "stacked_signal")
+# A smaller picture is drawn this high and wide at least, and made smaller: names and lines have no room in it.
+MIN_DRAWN_SIZE = 160
+
+
+class EcgImageProcessor(BaseImageProcessor):
+    r"""
+    Turns ECGs in millivolt into the `pixel_values` of a vision encoder (ViT, CLIP, SigLIP, ...), with the encoder's own
+    size and normalization: see [`~EcgImageProcessor.from_vision_encoder`].
+
+    `representation="image"` draws the ECG on paper (see [`EcgPaper`] for the scale), at the encoder's size wherever that
+    has room for the names of the leads. `representation="stacked_signal"` takes the signal itself as a picture of
+    leads x samples, three equal channels, from 0 at its least value to 255 at its greatest, and resizes that (Han et
+    al. 2025, ECG-Bench); absent leads are 0.
+
+    Args:
+        representation (`str`, *optional*, defaults to `"image"`):
+            `"image"` or `"stacked_signal"`.
+        size (`dict[str, int]`, *optional*, defaults to `{"height": 224, "width": 224}`):
+            Height and width of the pictures.
+        image_mean (`list[float]`, *optional*, defaults to `[0.5, 0.5, 0.5]`):
+            Mean of each channel, of values from 0 to 1.
+        image_std (`list[float]`, *optional*, defaults to `[0.5, 0.5, 0.5]`):
+            Standard deviation of each channel.
+        resample (`int`, *optional*, defaults to 2):
+            Pillow's filter for resizing (2 is bilinear), which averages where it makes smaller.
+        sampling_rate (`int`, *optional*, defaults to 250):
+            The model's sampling rate in Hz. ECGs at another rate are resampled.
+        num_samples (`int`, *optional*, defaults to 2500):
+            The model's samples per lead. A longer ECG is cut after that many, a shorter one is refused.
+        leads (`list[str]`, *optional*, defaults to the twelve standard leads in standard order):
+            The model's leads. Of `"image"` those that stay in their places, of `"stacked_signal"` the rows.
+        layout (`str`, *optional*, defaults to `"3x4"`):
+            `"3x4"`: three rows of four leads above a rhythm strip; `"12x1"`: a row for each lead.
+        rhythm_lead (`str`, *optional*, defaults to `"II"`):
+            The lead of the rhythm strip.
+        draw_grid (`bool`, *optional*, defaults to `True`):
+            Whether the paper has millimetre lines.
+        draw_lead_names (`bool`, *optional*, defaults to `True`):
+            Whether the leads have their names.
+        mm_per_mv (`float`, *optional*):
+            The amplitude; by default 10 mm/mV where a row then holds 3 mV, else the half, quarter, ... of it.
+    """
+
+    model_input_names = ["pixel_values"]
+
+    def __init__(
+        self,
+        representation: str = "image",
+        size: dict[str, int] | None = None,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        resample: int = 2,
+        sampling_rate: int = SAMPLING_RATE,
+        num_samples: int = 2500,
+        leads: Sequence[str] = LEADS,
+        layout: str = "3x4",
+        rhythm_lead: str = "II",
+        draw_grid: bool = True,
+        draw_lead_names: bool = True,
+        mm_per_mv: float | None = None,
+        **kwargs,
+    ):
+        if representation not in REPRESENTATIONS:
+            raise ValueError(f'representation "{representation}" is not one of {", ".join(REPRESENTATIONS)}.')
+        super().__init__(**kwargs)
+        self.representation = representation
+        self.size = {"height": 224, "width": 224} if size is None else dict(size)
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        self.resample = int(resample)
+        self.sampling_rate = sampling_rate
+        self.num_samples = num_samples
+        self.leads = list(leads)
+        self.layout = layout
+        self.rhythm_lead = rhythm_lead
+        self.draw_grid = draw_grid
+        self.draw_lead_names = draw_lead_names
+        self.mm_per_mv = mm_per_mv
+        if set(self.size) != {"height", "width"}:
+            raise ValueError(f'size must be {{"height": …, "width": …}}, got {size}.')
+        EcgPaper(seconds=num_samples / sampling_rate, **self._paper)  # refuses what cannot be drawn
+
+    @classmethod
+    def from_vision_encoder(cls, vision_encoder: str | PathLike | BaseImageProcessor, **kwargs) -> "EcgImageProcessor":
+        r"""
+        The processor for a vision encoder: with the size, mean, standard deviation and resampling filter of the
+        encoder's own image processor. Of an encoder of flexible size (SigLIP 2) it takes the largest square.
+
+        Args:
+            vision_encoder (`str`, `os.PathLike` or `BaseImageProcessor`):
+                Name or folder of the encoder's checkpoint, or its image processor.
+            kwargs:
+                Any other argument of [`EcgImageProcessor`].
+
+        Raises:
+            `ValueError`: If the encoder's processor does not take values from 0 to 1 and normalize them.
+        """
+        if isinstance(vision_encoder, str | PathLike):
+            vision_encoder = AutoImageProcessor.from_pretrained(vision_encoder)
+        settings = vision_encoder.to_dict()
+        if not (settings.get("do_normalize") and settings.get("do_rescale")) or settings["rescale_factor"] != 1 / 255:
+            raise ValueError(
+                f"{settings['image_processor_type']} does not normalize pictures of values from 0 to 1 (do_rescale="
+                f"{settings.get('do_rescale')}, rescale_factor={settings.get('rescale_factor')}, do_normalize="
+                f"{settings.get('do_normalize')}): give EcgImageProcessor size, image_mean and image_std yourself."
+            )
+        return cls(
+            **{
+                "size": _input_size(settings),
+                "image_mean": settings["image_mean"],
+                "image_std": settings["image_std"],
+                "resample": settings["resample"],
+            }
+            | kwargs
+        )
+
+    def preprocess(
+        self,
+        ecg,
+        sampling_rate: float | Sequence[float | None] | None = None,
+        lead_names: Sequence | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        r"""
+        Prepares one ECG or several; also by calling the processor.
+
+        Args:
+            ecg, sampling_rate, lead_names:
+                As for [`EcgFeatureExtractor`]: arrays `(leads, samples)` in millivolt with their sampling rate in Hz,
+                or paths of WFDB records. A lead that is NaN throughout counts as absent.
+            return_tensors (`str`, *optional*):
+                `"pt"` or `"np"`.
+
+        Returns:
+            `pixel_values` of shape `(ecgs, 3, height, width)`, float32.
+
+        Raises:
+            `ValueError`: If an ECG is unfit; the message names it by its position.
+        """
+        pictures = self.draw(ecg, sampling_rate, lead_names)
+        return BatchFeature({"pixel_values": self.normalize(pictures)}, tensor_type=return_tensors)
+
+    def __call__(self, ecg, sampling_rate=None, lead_names=None, return_tensors: str | None = None) -> BatchFeature:
+        return self.preprocess(ecg, sampling_rate, lead_names, return_tensors)
+
+    def draw(self, ecg, sampling_rate=None, lead_names=None) -> np.ndarray:
+        r"""
+        The pictures `(ecgs, height, width, 3)`, uint8, RGB, of what [`~EcgImageProcessor.preprocess`] takes.
+        """
+        extractor = EcgFeatureExtractor(self.sampling_rate, self.num_samples, self.leads, normalization="none")
+        prepared = extractor(ecg, sampling_rate, lead_names)
+        pictures = np.empty((len(prepared["ecg_values"]), self.size["height"], self.size["width"], 3), np.uint8)
+        draw_one = self._draw_on_paper if self.representation == "image" else self._stack
+        for picture, values, is_present in zip(pictures, prepared["ecg_values"], prepared["ecg_lead_mask"]):
+            picture[:] = draw_one(values, is_present)
+        return pictures
+
+    def normalize(self, pictures: np.ndarray) -> np.ndarray:
+        r"""
+        The encoder's normalization: `(ecgs, height, width, 3)`, uint8, to `(ecgs, 3, height, width)`, float32.
+        """
+        values = np.empty((len(pictures), 3, *pictures.shape[1:3]), np.float32)
+        for channel, (mean, std) in enumerate(zip(self.image_mean, self.image_std)):
+            np.multiply(pictures[..., channel], np.float32(1 / 255 / std), out=values[:, channel])
+            values[:, channel] -= np.float32(mean / std)
+        return values
+
+    @property
+    def _paper(self) -> dict:
+        """The paper that ECGs are drawn on: as large as `size`, or as many times that as it takes to have room."""
+        times = -(-MIN_DRAWN_SIZE // min(self.size["height"], self.size["width"]))
+        return {
+            "height": times * self.size["height"],
+            "width": times * self.size["width"],
+            "layout": self.layout,
+            "rhythm_lead": self.rhythm_lead,
+            "grid": self.draw_grid,
+            "names": self.draw_lead_names,
+            "mm_per_mv": self.mm_per_mv,
+        }
+
+    def _draw_on_paper(self, ecg: np.ndarray, is_present: np.ndarray) -> np.ndarray:
+        ecg, _ = place_leads(np.where(is_present[:, None], ecg, np.float32(np.nan)), self.leads)
+        return self._resize(draw_ecg(ecg, self.sampling_rate, **self._paper))
+
+    def _stack(self, ecg: np.ndarray, is_present: np.ndarray) -> np.ndarray:
+        least, greatest = ecg[is_present].min(), ecg[is_present].max()
+        levels = 255 * (ecg - least) / max(greatest - least, np.float32(1e-6))
+        levels[~is_present] = 0
+        return self._resize(np.repeat(levels.astype(np.uint8)[:, :, None], 3, axis=2))
+
+    def _resize(self, picture: np.ndarray) -> np.ndarray:
+        size = (self.size["height"], self.size["width"])
+        if picture.shape[:2] == size:
+            return picture
+        return resize(picture, size, self.resample, input_data_format="channels_last")
+
+
+def _input_size(settings: dict) -> dict[str, int]:
+    """Height and width of what an image processor with these settings gives a vision encoder."""
+    if settings.get("max_num_patches"):
+        side = int(settings["max_num_patches"] ** 0.5) * settings["patch_size"]
+        return {"height": side, "width": side}
+    size = dict(settings["crop_size"] if settings.get("do_center_crop") else settings["size"])
+    if "shortest_edge" in size:
+        return {"height": size["shortest_edge"], "width": size["shortest_edge"]}
+    return {"height": size["height"], "width": size["width"]}
+
+
+EcgImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+__all__ = ["EcgImageProcessor"]
