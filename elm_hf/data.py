@@ -9,8 +9,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 from datasets import Dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets.data_files import EmptyDatasetError
+from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError
+from datasets.inspect import SplitsNotFoundError
+from yaml import YAMLError
 
+from elm_hf.hub import check_name
 from elm_hf.modeling.ecg_utils import LEADS
 
 
@@ -68,8 +72,8 @@ def load_elm_dataset(
 
     Raises:
         FileNotFoundError: there is no such folder or dataset.
-        ValueError: it is not an elm-hf dataset, it has no such fold or split, or datasets to be mixed differ in length
-            or sampling rate.
+        ValueError: it is not an elm-hf dataset, it has no such fold or split, a file of it is damaged, or datasets to be
+            mixed differ in length or sampling rate.
     """
     paths = [path_or_repo] if isinstance(path_or_repo, str | PathLike) else list(path_or_repo)
     if probabilities is not None and len(probabilities) != len(paths):
@@ -97,7 +101,7 @@ def load_records(path_or_repo: str | PathLike) -> Dataset:
 
     Raises:
         FileNotFoundError: there is no such folder or dataset.
-        ValueError: it is not an elm-hf dataset.
+        ValueError: it is not an elm-hf dataset, or damaged.
     """
     return _load(path_or_repo, "records", "train")
 
@@ -133,11 +137,21 @@ def _load(path: str | PathLike, config: str, split: str) -> Dataset:
     """A split of a configuration of an elm-hf dataset; errors list what there is instead."""
     # an absolute path, since `datasets` names its cache after the last part, which "." has not
     name = str(Path(path).resolve()) if Path(path).is_dir() else str(path)
+    check_name(name)
+    try:
+        _check_has(name, config, split)
+        return datasets.load_dataset(name, config, split=split)
+    except (DatasetNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(f"{name}: no such folder, and not found on the Hub ({error})") from error
+    except (DatasetsError, SplitsNotFoundError, YAMLError) as error:
+        reason = error.__cause__ or error  # `datasets` only says that something is wrong
+        raise ValueError(f"{name}: the data of {config} or the card are damaged or missing ({reason})") from error
+
+
+def _check_has(name: str, config: str, split: str) -> None:
     try:
         configs = datasets.get_dataset_config_names(name)
-    except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
-        if not Path(name).is_dir():
-            raise FileNotFoundError(f"{name}: no such folder, and not found on the Hub ({error})") from error
+    except (EmptyDatasetError, DataFilesNotFoundError):
         configs = []
     if "records" not in configs:
         raise ValueError(f"{name}: not an elm-hf dataset (no configuration `records`; found {_listed(configs)})")
@@ -147,7 +161,6 @@ def _load(path: str | PathLike, config: str, split: str) -> Dataset:
     splits = datasets.get_dataset_split_names(name, config)
     if split not in splits:
         raise ValueError(f"{name}: {config} has no split {split!r}; there are {_listed(splits)}")
-    return datasets.load_dataset(name, config, split=split)
 
 
 def _listed(names: list[str]) -> str:
