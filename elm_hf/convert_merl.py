@@ -1,7 +1,7 @@
 """Turns the published checkpoints of MERL (Liu et al. 2024) into Hub checkpoints: encoder-only and full, ResNet and ViT."""
 
+import logging
 import re
-import warnings
 from pathlib import Path
 
 import torch
@@ -12,6 +12,8 @@ from elm_hf.modeling.configuration_merl import MerlConfig
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 from elm_hf.modeling.modeling_merl import BOTTLENECK_REDUCTION, MerlForPreTraining, MerlModel
 
+
+logger = logging.getLogger(__name__)
 
 SAMPLING_RATE = 500
 NUM_SAMPLES = 5000
@@ -74,25 +76,32 @@ def convert_merl(checkpoint: Path) -> list:
     state_dict = load_state_dict(checkpoint)
     unused = [key for key in state_dict if re.fullmatch(UNUSED, key)]
     if unused:
-        warnings.warn(f"{checkpoint}: left out {_listed(unused)}, which MERL does not use.", stacklevel=2)
+        logger.warning("%s: left out %s, which MERL does not use.", checkpoint, _listed(unused))
     is_full = any(key.startswith(ENCODER_PREFIX) for key in state_dict)
     prefix = ENCODER_PREFIX if is_full else ""
     state_dict = _reshaped({key: tensor for key, tensor in state_dict.items() if key not in unused}, prefix)
 
     names = [*HEAD_NAMES]
-    if f"{prefix}conv1.weight" in state_dict:
-        sizes = _resnet_sizes(state_dict, prefix)
+    blocks = _resnet_blocks(state_dict, prefix)
+    if f"{prefix}conv1.weight" in state_dict and blocks:
+        sizes = _resnet_sizes(state_dict, prefix, blocks)
         names += RESNET_NAMES
     else:
         patch_embedding = _patch_embedding(state_dict, prefix, checkpoint)
         sizes = _vit_sizes(state_dict, prefix, patch_embedding, checkpoint)
-        names += [*VIT_NAMES, (r"(^|\.)encoder\.patch_embeddings\.weight$", patch_embedding)]
+        names += [*VIT_NAMES, (r"^(ecg_encoder\.)?encoder\.patch_embeddings\.weight$", patch_embedding)]
     if is_full:
         sizes |= _head_sizes(state_dict, sizes["encoder_type"], checkpoint)
+    if sizes["num_leads"] != len(MERL_LEADS):
+        raise ValueError(f"{checkpoint}: its encoder reads {sizes['num_leads']} leads, MERL's all {len(MERL_LEADS)}.")
     config = MerlConfig(**sizes)
     model = load_weights(lambda: _build(config, is_full), state_dict, renamer(names), checkpoint)
     feature_extractor = EcgFeatureExtractor(
-        sampling_rate=SAMPLING_RATE, num_samples=config.num_samples, leads=MERL_LEADS, normalization="min_max"
+        sampling_rate=SAMPLING_RATE,
+        num_samples=config.num_samples,
+        leads=MERL_LEADS,
+        normalization="min_max",
+        min_max_epsilon=1e-8,
     )
     return [model, feature_extractor]
 
@@ -120,12 +129,17 @@ def _reshaped(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, tor
     return shaped
 
 
-def _resnet_sizes(state_dict: dict[str, torch.Tensor], prefix: str) -> dict:
-    """Width and number of blocks of each stage, and whether the blocks are bottlenecks."""
+def _resnet_blocks(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[int, list[int]]:
+    """The numbers of each stage's blocks; empty where there is no ResNet."""
     blocks = {}
     for key in state_dict:
         if match := re.match(rf"{re.escape(prefix)}layer(\d+)\.(\d+)\.conv1\.weight$", key):
             blocks.setdefault(int(match[1]), []).append(int(match[2]))
+    return blocks
+
+
+def _resnet_sizes(state_dict: dict[str, torch.Tensor], prefix: str, blocks: dict[int, list[int]]) -> dict:
+    """Width and number of blocks of each stage, and whether the blocks are bottlenecks."""
     is_bottleneck = f"{prefix}layer1.0.conv3.weight" in state_dict
     expansion = BOTTLENECK_REDUCTION if is_bottleneck else 1
     stages = sorted(blocks)
@@ -144,7 +158,9 @@ def _resnet_sizes(state_dict: dict[str, torch.Tensor], prefix: str) -> dict:
 
 def _patch_embedding(state_dict: dict[str, torch.Tensor], prefix: str, source: Path) -> str:
     """The name of the ViT's only convolution, `(hidden_size, leads, patch_size)`."""
-    needed = [f"{prefix}{name}" for name in ("pos_embedding", "block0.attn.fn.to_qkv.weight")]
+    needed = [
+        f"{prefix}{name}" for name in ("pos_embedding", "block0.attn.fn.to_qkv.weight", "block0.ff.fn.net.0.weight")
+    ]
     convolutions = [key for key, tensor in state_dict.items() if key.startswith(prefix) and tensor.dim() == 3]
     if len(convolutions) != 1 or any(name not in state_dict for name in needed):
         raise ValueError(
