@@ -79,7 +79,7 @@ def load_state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(checkpoint, error)) from error
     except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{checkpoint}: no readable PyTorch checkpoint ({error}).") from error
+        raise ValueError(f"{checkpoint}: no readable PyTorch checkpoint ({type(error).__name__}: {error}).") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
         loaded = loaded["model"]
     if not isinstance(loaded, Mapping) or not loaded:
@@ -97,11 +97,10 @@ def load_state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
 def _refusal(checkpoint: Path, error: Exception) -> str:
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(str(checkpoint))
-    except (
-        Exception
-    ):  # files of torch < 1.6 and pickles of other kinds cannot be scanned; torch's own message names one
+    except Exception:  # it scans today's files only; for others torch's own message names the first
         unsafe = re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
-    found = f"it wants to import {_listed(unsafe)}" if unsafe else str(error).splitlines()[0]
+    reason = re.search(r"WeightsUnpickler error:\s*(\S.*)|$", str(error))[1]
+    found = f"it wants to import {_listed(unsafe)}" if unsafe else f"no file of tensors ({reason or 'unreadable'})"
     return (
         f"{checkpoint}: refused, nothing was executed: {found}; expected tensors and plain containers. If you trust its "
         "origin, load it yourself and save only its state dict with torch.save."
