@@ -99,8 +99,8 @@ class ElmDataCollator:
                 raise ValueError(f"Conversation {row.get('conversation_id', index)}: {error}") from error
             sequences.append((ids[kept], np.where(answer, ids, IGNORE_INDEX)[kept]))
         batch = self._pad(sequences)
-        for name in self.processor.feature_extractor.model_input_names:
-            if name in encoded:
+        for name in self.processor.model_input_names:
+            if name in encoded and name not in batch:
                 batch[name] = torch.from_numpy(encoded[name])
         return batch
 
@@ -116,7 +116,7 @@ class ElmDataCollator:
             f"A conversation of {len(ids)} tokens is longer than max_length={self.max_length}: its oldest text is left "
             "out, and so for every such conversation."
         )
-        is_ecg = ids == self.processor.ecg_token_id
+        is_ecg = self.processor.is_ecg_token(ids)
         if is_ecg.sum() >= self.max_length:
             raise ValueError(f"its ECGs take {is_ecg.sum()} tokens, max_length={self.max_length} leaves no answer.")
         last_start = in_answer[np.flatnonzero(np.diff(in_answer, prepend=-2) > 1)[-1]]

@@ -25,13 +25,19 @@ from transformers import (
 )
 
 from elm_hf.data import load_elm_dataset
-from elm_hf.modeling.configuration_ecg_resnet import EcgResNetConfig
-from elm_hf.modeling.configuration_elm import ElmConfig
+from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
 from elm_hf.modeling.ecg_utils import SAMPLING_RATE
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
-from elm_hf.modeling.modeling_ecg_resnet import EcgResNetModel
+from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.modeling.processing_elm import ECG_TOKEN, ElmProcessor
+from elm_hf.modeling.processing_elm import (
+    ECG_TOKEN,
+    ElmProcessor,
+    ElmSymbolProcessor,
+    ElmVisionProcessor,
+    add_ecg_token,
+)
+from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
 
 
 def create_elm(
@@ -41,11 +47,14 @@ def create_elm(
     tokenizer: str | None = None,
     tokenizer_dataset: str | None = None,
     vocab_size: int = 1000,
+    representation: str | None = None,
     encoder: str | None = None,
+    ecg_tokenizer: str | None = None,
+    max_ecg_tokens: int | None = None,
     projector: str | None = None,
     num_ecg_tokens: int | None = None,
-    seconds: float = 10,
-    normalization: str = "min_max",
+    seconds: float | None = None,
+    normalization: str | None = None,
     dtype: str = "auto",
     seed: int = 0,
 ) -> ElmForCausalLM:
@@ -56,16 +65,21 @@ def create_elm(
         output: folder to make.
         llm: repository or folder of a pre-trained causal LLM.
         config: JSON file with fields of [`ElmConfig`]. Its `text_config` describes an LLM that starts from random
-            weights, instead of `llm`; the arguments below outrank it.
+            weights, instead of `llm`, its `encoder_config` an encoder; the arguments below outrank it.
         tokenizer: repository or folder of its tokenizer; `llm`'s by default, or
         tokenizer_dataset: an elm-hf dataset on whose conversations (fold 1, train) a new tokenizer is trained.
         vocab_size: of a new tokenizer.
-        encoder: repository or folder of an ECG encoder, `"ecg_resnet"` for a new one, None for none.
+        representation: `"signal"` (by default), `"stacked_signal"`, `"image"` or `"symbol"`.
+        encoder: repository or folder of an ECG encoder or, for pictures, of a vision encoder (of CLIP and SigLIP the
+            vision tower is taken); `"ecg_resnet"` and the like for a new ECG encoder; None for none.
+        ecg_tokenizer: repository or folder of the [`EcgByteTokenizer`] of `"symbol"`.
+        max_ecg_tokens: most tokens of an ECG that become part of the sequence (`"symbol"`); all by default.
         projector: `"linear"` or `"mlp"` with an encoder (by default `"mlp"`); `"linear"`, `"patch"` or `"conv"`
             without (by default `"patch"`).
         num_ecg_tokens: positions per ECG; by default 1 for the encoder-free linear projector and 50 otherwise.
-        seconds: length of the ECGs the model reads, at 250 Hz.
-        normalization: of the ECG's amplitude: `"min_max"`, `"z_score"` or `"none"`.
+        seconds: length of the ECGs the model reads; by default the pre-trained encoder's, or 10.
+        normalization: of the ECG's amplitude, `"min_max"`, `"z_score"` or `"none"`; by default the pre-trained
+            encoder's, or `"min_max"` for signals and `"none"` otherwise.
         dtype: precision of the weights; `"auto"` keeps the LLM's.
         seed: of new weights.
 
@@ -75,7 +89,7 @@ def create_elm(
         OSError: a repository or folder has no such model.
     """
     settings = _read_config(config)
-    text_config = settings.pop("text_config", None)
+    text_config, encoder_config = settings.pop("text_config", None), settings.pop("encoder_config", None)
     if (llm is None) == (text_config is None):
         raise ValueError(
             "Give either a pre-trained LLM (--llm) or a --config whose `text_config` describes a new one."
@@ -84,30 +98,103 @@ def create_elm(
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; choose another folder.")
     set_seed(seed)
-    settings.setdefault("projector_type", "patch" if encoder is None else "mlp")
-    if projector is not None:
-        settings["projector_type"] = projector
-    settings.setdefault("num_ecg_tokens", 1 if encoder is None and settings["projector_type"] == "linear" else 50)
-    if num_ecg_tokens is not None:
-        settings["num_ecg_tokens"] = num_ecg_tokens
+    given = {"representation": representation, "projector_type": projector, "num_ecg_tokens": num_ecg_tokens}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    representation = settings.setdefault("representation", "signal")
+    has_encoder = encoder is not None or encoder_config is not None
+    if not has_encoder and settings.get("projector_type") == "linear":
+        settings.setdefault("num_ecg_tokens", 1)
+    if (ecg_tokenizer is None) != (representation != "symbol"):
+        raise ValueError('--ecg-tokenizer goes with --representation symbol, and the other way round.')
 
-    num_samples = round(seconds * SAMPLING_RATE)
-    feature_extractor = EcgFeatureExtractor(num_samples=num_samples, normalization=normalization)
     llm_tokenizer = _tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
-    processor = ElmProcessor(feature_extractor, llm_tokenizer, num_ecg_tokens=settings["num_ecg_tokens"])
+    encoder_model = load_encoder(encoder, encoder_config, dtype)
+    if representation == "symbol":
+        ecg_byte = EcgByteTokenizer.from_pretrained(ecg_tokenizer)
+        settings["ecg_vocab_size"] = len(ecg_byte)
+    reads_pictures = representation in ("image", "stacked_signal") and encoder_model is not None
+    if reads_pictures:
+        reader = _image_processor(encoder, encoder_model, representation, seconds)
+    else:
+        reader = _feature_extractor(encoder, encoder_model, representation, seconds, normalization)
+    ecg_token_id = add_ecg_token(llm_tokenizer)
     model = ElmForCausalLM.from_encoder_llm_pretrained(
-        _encoder(encoder, dtype),
+        encoder_model,
         _new_llm(text_config, llm_tokenizer) if llm is None else llm,
-        ecg_token_id=processor.ecg_token_id,
+        ecg_token_id=ecg_token_id,
         dtype=dtype,
-        num_samples=num_samples,
+        num_leads=len(reader.leads),
+        num_samples=reader.num_samples,
         **settings,
     )
     if dtype != "auto":
         model = model.to(getattr(torch, dtype))
+    if representation == "symbol":
+        offset = model.config.ecg_token_offset
+        processor = ElmSymbolProcessor(reader, llm_tokenizer, ecg_byte, offset, max_ecg_tokens)
+    else:
+        processor_class = ElmVisionProcessor if model.config.reads_pictures else ElmProcessor
+        processor = processor_class(reader, llm_tokenizer, model.config.num_ecg_tokens)
     _set_special_tokens(model, processor)
     _save(model, processor, output)
     return model
+
+
+def load_encoder(name: str | None, config: dict | None = None, dtype: str = "auto") -> PreTrainedModel | None:
+    """
+    An encoder: a pre-trained one, of a whole CLIP or SigLIP the vision tower; or a new ECG encoder with random weights.
+
+    Args:
+        name: repository, folder, or the `model_type` of an ECG encoder.
+        config: fields of a new encoder's configuration, `model_type` among them.
+        dtype: precision of pre-trained weights.
+
+    Raises:
+        ValueError: a name and a configuration are given.
+        OSError: there is no such checkpoint.
+    """
+    if name in ECG_ENCODER_TYPES:
+        config, name = {"model_type": name} | (config or {}), None
+    if name is None:
+        return None if config is None else AutoModel.from_config(AutoConfig.for_model(**config))
+    if config is not None:
+        raise ValueError(f"The encoder is {name}; drop the `encoder_config`, which describes a new one.")
+    loaded = AutoConfig.from_pretrained(name)
+    return AutoModel.from_pretrained(name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
+
+
+def _feature_extractor(
+    name: str | None,
+    encoder: PreTrainedModel | None,
+    representation: str,
+    seconds: float | None,
+    normalization: str | None,
+) -> EcgFeatureExtractor:
+    """A pre-trained ECG encoder's own, since it should see its signals as it always has; otherwise a new one."""
+    is_pretrained = name is not None and name not in ECG_ENCODER_TYPES
+    if is_pretrained and encoder.config.model_type in ECG_ENCODER_TYPES:
+        settings = EcgFeatureExtractor.from_pretrained(name).to_dict()
+    else:
+        # A new encoder with learnt positions says how many samples it has them for.
+        length = getattr(encoder.config, "num_samples", None) if representation == "signal" and encoder else None
+        settings = {"normalization": "min_max" if representation == "signal" else "none"}
+        settings |= {} if length is None else {"num_samples": length}
+    if normalization is not None:
+        settings["normalization"] = normalization
+    if seconds is not None:
+        settings["num_samples"] = round(seconds * settings.get("sampling_rate", SAMPLING_RATE))
+    return EcgFeatureExtractor.from_dict(settings)
+
+
+def _image_processor(
+    name: str | None, encoder: PreTrainedModel, representation: str, seconds: float | None
+) -> EcgImageProcessor:
+    """Pictures of the size and with the normalisation that the vision encoder was trained with."""
+    settings = {"representation": representation, "num_samples": round((seconds or 10) * SAMPLING_RATE)}
+    if name is not None:
+        return EcgImageProcessor.from_vision_encoder(name, **settings)
+    size = encoder.config.image_size
+    return EcgImageProcessor(size={"height": size, "width": size}, **settings)
 
 
 # One token opens each role's turn and one ends it, so that little of a short conversation is not words.
@@ -194,14 +281,6 @@ def _new_llm(settings: dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedMo
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config, name, getattr(tokenizer, name))
     return AutoModelForCausalLM.from_config(config)
-
-
-def _encoder(name: str | None, dtype: str) -> PreTrainedModel | None:
-    if name is None:
-        return None
-    if name == EcgResNetConfig.model_type:
-        return EcgResNetModel(EcgResNetConfig())
-    return AutoModel.from_pretrained(name, dtype=dtype)
 
 
 def _set_special_tokens(model: ElmForCausalLM, processor: ElmProcessor):

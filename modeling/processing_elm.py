@@ -19,11 +19,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jinja2.exceptions import TemplateError
-from transformers import AutoFeatureExtractor, AutoProcessor, BatchFeature, ProcessorMixin
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, BatchFeature, ProcessorMixin
+from transformers.utils import logging
 
 from .configuration_elm import ElmConfig
 from .feature_extraction_elm import EcgFeatureExtractor
+from .image_processing_ecg import EcgImageProcessor
+from .tokenization_ecg_byte import EcgByteTokenizer
 
+
+logger = logging.get_logger(__name__)
 
 ECG_TOKEN = "<|ecg|>"
 
@@ -77,21 +82,32 @@ class ElmProcessor(ProcessorMixin):
     def __init__(
         self, feature_extractor, tokenizer, num_ecg_tokens: int = 1, ecg_token: str = ECG_TOKEN, chat_template=None
     ):
-        tokenizer.add_special_tokens({"additional_special_tokens": [ecg_token]}, replace_extra_special_tokens=False)
+        self.num_ecg_tokens = num_ecg_tokens
+        self._set_up_tokenizer(tokenizer, ecg_token, chat_template)
+        super().__init__(feature_extractor, tokenizer, chat_template=tokenizer.chat_template)
+
+    def _set_up_tokenizer(self, tokenizer, ecg_token: str, chat_template: str | None):
+        self.ecg_token = ecg_token
+        self.ecg_token_id = add_ecg_token(tokenizer, ecg_token)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         if chat_template is not None:
             tokenizer.chat_template = chat_template
         elif tokenizer.chat_template is None:
             tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
-        self.num_ecg_tokens = num_ecg_tokens
-        self.ecg_token = ecg_token
-        self.ecg_token_id = tokenizer.convert_tokens_to_ids(ecg_token)
-        super().__init__(feature_extractor, tokenizer, chat_template=tokenizer.chat_template)
+
+    @property
+    def leads(self) -> list[str]:
+        """The model's leads: the rows of ECGs that come without names."""
+        return self.feature_extractor.leads
 
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", *self.feature_extractor.model_input_names]
+
+    def is_ecg_token(self, input_ids: np.ndarray) -> np.ndarray:
+        """Where token ids stand for ECGs, a boolean array of their shape."""
+        return input_ids == self.ecg_token_id
 
     # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
     def __call__(
@@ -196,7 +212,7 @@ class ElmProcessor(ProcessorMixin):
             chats,
             [item["ecg"] for item in items],
             [item.get("sampling_rate", sampling_rate) for item in items],
-            [item.get("lead_names") or list(self.feature_extractor.leads) for item in items],
+            [item.get("lead_names") or list(self.leads) for item in items],
             padding_side or ("left" if add_generation_prompt else None),
             return_tensors,
             return_assistant_tokens_mask,
@@ -281,7 +297,10 @@ class ElmProcessor(ProcessorMixin):
     def _prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         """What the model reads beside the text, and the token ids that stand for each ECG in it."""
         prepared = self.feature_extractor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names)
-        return dict(prepared), [np.full(self.num_ecg_tokens, self.ecg_token_id)] * len(ecgs)
+        return dict(prepared), self._placeholders(len(ecgs))
+
+    def _placeholders(self, num_ecgs: int) -> list[np.ndarray]:
+        return [np.full(self.num_ecg_tokens, self.ecg_token_id)] * num_ecgs
 
     def _tokenize(self, chat: RenderedChat, ecg_ids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and answer mask of one conversation, both `(length,)`, with its ECGs' tokens in their places."""
@@ -327,6 +346,112 @@ class ElmProcessor(ProcessorMixin):
         return last if last in self.tokenizer.added_tokens_decoder else None
 
 
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class ElmVisionProcessor(ElmProcessor):
+    r"""
+    Bundles an [`EcgImageProcessor`] and the LLM's tokenizer, for models that read pictures (`"image"`,
+    `"stacked_signal"`).
+
+    Args:
+        image_processor ([`EcgImageProcessor`]):
+            Makes the pictures that the vision encoder takes.
+        tokenizer, num_ecg_tokens, ecg_token, chat_template:
+            As for [`ElmProcessor`].
+    """
+
+    def __init__(
+        self, image_processor, tokenizer, num_ecg_tokens: int = 1, ecg_token: str = ECG_TOKEN, chat_template=None
+    ):
+        self.num_ecg_tokens = num_ecg_tokens
+        self._set_up_tokenizer(tokenizer, ecg_token, chat_template)
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=tokenizer.chat_template)
+
+    @property
+    def leads(self) -> list[str]:
+        return self.image_processor.leads
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "ecg_values"]
+
+    def _prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        pictures = self.image_processor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names)
+        return {"ecg_values": pictures["pixel_values"]}, self._placeholders(len(ecgs))
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class ElmSymbolProcessor(ElmProcessor):
+    r"""
+    Of models that read ECGs as tokens (`"symbol"`): an [`EcgFeatureExtractor`] that leaves ECGs in millivolt, the LLM's
+    tokenizer, and an [`EcgByteTokenizer`] whose ids stand in `input_ids` from `ecg_token_offset` on. Absent leads are
+    flat.
+
+    Args:
+        feature_extractor, tokenizer, ecg_token, chat_template:
+            As for [`ElmProcessor`].
+        ecg_tokenizer ([`EcgByteTokenizer`]):
+            Turns ECGs into tokens.
+        ecg_token_offset (`int`, *optional*, defaults to 0):
+            The model's `config.ecg_token_offset`.
+        max_ecg_tokens (`int`, *optional*):
+            Tokens of one ECG. Of a longer one, the tokens that begin first are kept, so that all leads are cut at the
+            same time. No limit by default.
+    """
+
+    def __init__(
+        self,
+        feature_extractor,
+        tokenizer,
+        ecg_tokenizer: EcgByteTokenizer,
+        ecg_token_offset: int = 0,
+        max_ecg_tokens: int | None = None,
+        ecg_token: str = ECG_TOKEN,
+        chat_template=None,
+    ):
+        self.ecg_token_offset = ecg_token_offset
+        self.max_ecg_tokens = max_ecg_tokens
+        self._set_up_tokenizer(tokenizer, ecg_token, chat_template)
+        ProcessorMixin.__init__(
+            self, feature_extractor, tokenizer, ecg_tokenizer, chat_template=tokenizer.chat_template
+        )
+
+    @property
+    def num_ecg_tokens(self) -> int:
+        """About how many tokens an ECG takes: `max_ecg_tokens`, or one for ten samples (Han et al. 2024)."""
+        return self.max_ecg_tokens or len(self.leads) * self.feature_extractor.num_samples // 10
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask"]
+
+    def is_ecg_token(self, input_ids: np.ndarray) -> np.ndarray:
+        number = input_ids - self.ecg_token_offset
+        return (number >= 0) & (number < len(self.ecg_tokenizer))
+
+    def _prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        prepared = self.feature_extractor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names)
+        tokens = self.ecg_tokenizer.encode_ecg(prepared["ecg_values"])
+        return {}, [self._truncate(np.array(one)) + self.ecg_token_offset for one in tokens]
+
+    def _truncate(self, tokens: np.ndarray) -> np.ndarray:
+        if self.max_ecg_tokens is None or len(tokens) <= self.max_ecg_tokens:
+            return tokens
+        spans = self.ecg_tokenizer.token_spans(tokens, len(self.leads))
+        _, first = np.unique(spans[:, 0], return_index=True)  # a token that reaches into a second lead begins in the first
+        kept = np.sort(np.argsort(spans[first, 2], kind="stable")[: self.max_ecg_tokens])
+        logger.warning_once(
+            f"An ECG of {len(tokens)} tokens is longer than max_ecg_tokens={self.max_ecg_tokens}: the end of every lead is "
+            "left out, and so for every such ECG."
+        )
+        return tokens[kept]
+
+
+def add_ecg_token(tokenizer, ecg_token: str = ECG_TOKEN) -> int:
+    """The id of the placeholder in an LLM's tokenizer, to which it is added if it is not there."""
+    tokenizer.add_special_tokens({"additional_special_tokens": [ecg_token]}, replace_extra_special_tokens=False)
+    return tokenizer.convert_tokens_to_ids(ecg_token)
+
+
 def ecg_items(messages: Sequence[dict]) -> list[dict]:
     """The `{"type": "ecg"}` items of a conversation, in order."""
     contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
@@ -354,8 +479,13 @@ def _flatten(message: dict, marks: dict[str, str], mark_answers: bool) -> dict:
     return {**message, "content": content}
 
 
-ElmProcessor.register_for_auto_class("AutoProcessor")
+for processor_class in (ElmProcessor, ElmVisionProcessor, ElmSymbolProcessor):
+    processor_class.register_for_auto_class("AutoProcessor")
 AutoFeatureExtractor.register(ElmConfig, EcgFeatureExtractor, exist_ok=True)
+AutoImageProcessor.register(ElmConfig, slow_image_processor_class=EcgImageProcessor, exist_ok=True)
 AutoProcessor.register(ElmConfig, ElmProcessor, exist_ok=True)
+# Which of the three a checkpoint has, its `processor_config.json` says; `AutoProcessor` finds registered ones by name.
+AutoProcessor.register(ElmVisionProcessor, ElmVisionProcessor, exist_ok=True)
+AutoProcessor.register(ElmSymbolProcessor, ElmSymbolProcessor, exist_ok=True)
 
-__all__ = ["ElmProcessor"]
+__all__ = ["ElmProcessor", "ElmSymbolProcessor", "ElmVisionProcessor"]

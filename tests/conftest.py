@@ -71,3 +71,14 @@ def tiny_elm(simulated_dataset, tmp_path_factory) -> Path:
         seconds=2,
     )
     return folder / "elm"
+
+
+@pytest.fixture(scope="session")
+def ecg_tokenizer(simulated_dataset, tmp_path_factory):
+    """A small ECG-Byte tokenizer."""
+    from elm_hf.ecg_byte import train_ecg_byte_tokenizer
+    from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizers") / "ecg_byte"
+    train_ecg_byte_tokenizer(simulated_dataset, 200, folder)
+    return EcgByteTokenizer.from_pretrained(folder)

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 
-LLM_FAMILIES = ("llama", "qwen2", "gemma2", "gpt2", "opt")
+LLM_FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gpt2", "opt")
 
 # Per family: the chat template that comes with trl (None: GPT-2 and OPT have none), and its special tokens.
 _CHAT = {
@@ -18,6 +18,7 @@ _CHAT = {
         ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
     ),
     "qwen2": ("qwen2_5.jinja", None, "<|endoftext|>", ["<|im_start|>", "<|im_end|>"]),
+    "qwen3": ("qwen3.jinja", None, "<|endoftext|>", ["<|im_start|>", "<|im_end|>"]),
     "gemma2": ("gemma.jinja", "<bos>", "<eos>", ["<start_of_turn>", "<end_of_turn>"]),
     "gpt2": (None, "<|endoftext|>", "<|endoftext|>", []),
     "opt": (None, "</s>", "</s>", []),
@@ -25,6 +26,7 @@ _CHAT = {
 END_OF_TURN = {
     "llama": "<|eot_id|>",
     "qwen2": "<|im_end|>",
+    "qwen3": "<|im_end|>",
     "gemma2": "<end_of_turn>",
     "gpt2": "<|endoftext|>",
     "opt": "</s>",
