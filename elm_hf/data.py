@@ -35,8 +35,8 @@ class EcgSequence(Sequence):
 
     def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
         if isinstance(index, slice):
-            return [_ecg_in_millivolt(self._records, row) for row in self._rows[index]]
-        return _ecg_in_millivolt(self._records, self._rows[index])
+            return [ecg_in_millivolt(self._records, row) for row in self._rows[index]]
+        return ecg_in_millivolt(self._records, self._rows[index])
 
     def __repr__(self) -> str:
         return f"EcgSequence(records={self._rows})"
@@ -84,7 +84,7 @@ def load_elm_dataset(
         conversations = [_merge(rows, merge_questions, seed) for rows in conversations]
     if len(paths) == 1:
         return conversations[0].with_transform(_Join(tables[0]))
-    _check_same_shape(paths, tables)
+    check_same_shape(paths, tables)
     starts = np.cumsum([0] + [len(table) for table in tables])
     conversations = [_shift(rows, int(start)) for rows, start in zip(conversations, starts)]
     if probabilities is None:
@@ -120,7 +120,7 @@ class _Join:
         return batch | {"ecgs": ecgs, "sampling_rate": [self.sampling_rate] * len(ecgs)}
 
 
-def _ecg_in_millivolt(records: Dataset, row: int) -> np.ndarray:
+def ecg_in_millivolt(records: Dataset, row: int) -> np.ndarray:
     """One ECG, float32, straight from the memory map: reading it as a row of the dataset takes several times as long."""
     microvolt = records.data.column("ecg")[row].value.values.flatten().to_numpy()
     ecg = microvolt.reshape(len(LEADS), -1).astype(np.float32) / 1000
@@ -198,7 +198,7 @@ def _joined(rows: list[dict]) -> dict:
     return rows[0] | {"messages": messages, "conversation_id": "+".join(row["conversation_id"] for row in rows)}
 
 
-def _check_same_shape(paths: list, tables: list[Dataset]) -> None:
+def check_same_shape(paths: list, tables: list[Dataset]) -> None:
     shapes = [(table.features["ecg"].shape, table[0]["sampling_rate"]) for table in tables]
     if len(set(shapes)) > 1:
         found = "; ".join(f"{path}: {shape} at {rate} Hz" for path, (shape, rate) in zip(paths, shapes))
