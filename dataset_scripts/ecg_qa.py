@@ -46,7 +46,9 @@ class EcgQa(ElmDatasetBuilder):
         if (folder / "paraphrased").is_dir():
             folder = folder / "paraphrased"
         if not any((folder / name).is_dir() for name in FOLDER_OF_SPLIT.values()):
-            raise FileNotFoundError(f"{folder}: no folder train, valid or test; source= is to be a folder of ECG-QA")
+            raise FileNotFoundError(
+                f"{folder}: no folder train, valid or test; source (--source) is to be a folder of ECG-QA"
+            )
         for split, name in FOLDER_OF_SPLIT.items():
             for path in sorted((folder / name).glob("*.json"), key=lambda path: (len(path.name), path.name)):
                 for number, entry in enumerate(_read_json_list(path)):

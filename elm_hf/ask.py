@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, ProcessorMixin
 
-from elm_hf.collator import fill_ecgs
 from elm_hf.data import load_elm_dataset
 from elm_hf.generation import answer, prompt_of
 from elm_hf.recordings import read_recording
@@ -16,13 +15,21 @@ from elm_hf.recordings import read_recording
 
 @dataclass
 class EcgToAsk:
-    """An ECG `(12, samples)` in mV, NaN rows for absent leads, and questions about it."""
+    """
+    An ECG and questions about it.
+
+    Attributes:
+        name: of the record.
+        ecg: `(12, samples)` in mV, NaN rows for absent leads.
+        sampling_rate: in Hz.
+        prompts: conversations that end with a question, each with one `{"type": "ecg"}` item.
+        truths: the true answer to each, None where it is not known.
+    """
 
     name: str
     ecg: np.ndarray
     sampling_rate: float
-    questions: list[str]
-    conversations: list[list[dict]]
+    prompts: list[list[dict]]
     truths: list[str | None]
 
 
@@ -35,27 +42,26 @@ def ecg_from_file(path: str | PathLike, questions: Sequence[str]) -> EcgToAsk:
     """
     recording = read_recording(path)
     ecg = np.where(np.isnan(recording.ecg).any(axis=1, keepdims=True), np.nan, recording.ecg)
-    item = {"type": "ecg", "ecg": ecg, "sampling_rate": recording.sampling_rate}
-    conversations = [
-        [{"role": "user", "content": [item, {"type": "text", "text": question}]}] for question in questions
+    prompts = [
+        [{"role": "user", "content": [{"type": "ecg"}, {"type": "text", "text": question}]}] for question in questions
     ]
-    name, truths = Path(path).name, [None] * len(questions)
-    return EcgToAsk(name, ecg, recording.sampling_rate, list(questions), conversations, truths)
+    return EcgToAsk(Path(path).name, ecg, recording.sampling_rate, prompts, [None] * len(prompts))
 
 
 def ecg_from_dataset(
     dataset: str | PathLike, fold: int | str, split: str, record_id: str | None, number: int
 ) -> EcgToAsk:
     """
-    An ECG of a split and the first `number` single-ECG questions of the split about it, each of another type if it can be.
+    An ECG of a split and up to `number` single-ECG questions of the split about it, each of another type if it can be.
 
     Args:
         dataset: folder or Hub name of an elm-hf dataset.
         fold, split: where to look; a fold's `"test"` is held out.
-        record_id: which ECG; by default the first of the split that has `number` questions.
-        number: how many questions.
+        record_id: which ECG; by default the first of the split that has `number` questions, or as many as any has.
+        number: how many questions, at least 1.
 
     Raises:
+        FileNotFoundError: there is no such dataset.
         ValueError: the split has no questions about such an ECG.
     """
     rows = load_elm_dataset(dataset, fold=fold, split=split)
@@ -63,38 +69,54 @@ def ecg_from_dataset(
     for index, record_ids in enumerate(rows["record_ids"]):
         if len(record_ids) == 1:
             rows_of.setdefault(record_ids[0], []).append(index)
+    if not rows_of:
+        raise ValueError(f"{dataset}: {split} of fold {fold} has no questions about a single ECG")
     if record_id is None:
-        record_id = next((one for one, its_rows in rows_of.items() if len(its_rows) >= number), None)
+        record_id = max(rows_of, key=lambda name: min(len(rows_of[name]), number))
     if record_id not in rows_of:
-        raise ValueError(f"{dataset}: {split} of fold {fold} has no questions about the ECG {record_id}.")
-    chosen = _of_different_types(rows_of[record_id], rows["question_type"], number)
-    conversations = [
-        fill_ecgs(prompt_of(row["messages"]), row["ecgs"], row["sampling_rate"]) for row in (rows[i] for i in chosen)
-    ]
-    first = rows[chosen[0]]
-    return EcgToAsk(
-        record_id,
-        first["ecgs"][0],
-        first["sampling_rate"],
-        [rows[index]["question"] for index in chosen],
-        conversations,
-        [", ".join(rows[index]["answer"]) for index in chosen],
-    )
+        raise ValueError(
+            f'{dataset}: {split} of fold {fold} has no questions about an ECG "{record_id}" (record_id); it has about '
+            f'"{min(rows_of)}" and {len(rows_of) - 1} others'
+        )
+    about_it = [rows[index] for index in rows_of[record_id]]
+    chosen = _of_different_types(about_it)[:number]
+    prompts = [prompt_of(row["messages"]) for row in chosen]
+    truths = [_text(row["messages"][len(prompt) :]) for row, prompt in zip(chosen, prompts)]
+    return EcgToAsk(record_id, chosen[0]["ecgs"][0], chosen[0]["sampling_rate"], prompts, truths)
 
 
 def ask(
     model: PreTrainedModel, processor: ProcessorMixin, to_ask: EcgToAsk, max_new_tokens: int = 64
 ) -> list[dict[str, str | None]]:
-    """The questions with the model's answers and, where known, the truth."""
-    answers = answer(model, processor, to_ask.conversations, max_new_tokens)
+    """
+    The questions with the model's answers and, where known, the truth.
+
+    Raises:
+        ValueError: the ECG does not fit the model.
+    """
+    # Here, since it brings elm-hf's own classes, which transformers prefers to the code of a checkpoint not loaded yet.
+    from elm_hf.collator import fill_ecgs
+
+    conversations = [fill_ecgs(prompt, [to_ask.ecg], to_ask.sampling_rate) for prompt in to_ask.prompts]
+    try:
+        answers = answer(model, processor, conversations, max_new_tokens)
+    except ValueError as error:
+        raise ValueError(f"{to_ask.name}: {error}") from error
     return [
-        {"question": question, "answer": text, "truth": truth}
-        for question, text, truth in zip(to_ask.questions, answers, to_ask.truths)
+        {"question": _text(prompt[-1:]), "answer": text, "truth": truth}
+        for prompt, text, truth in zip(to_ask.prompts, answers, to_ask.truths)
     ]
 
 
-def _of_different_types(indices: list[int], types: Sequence[str], number: int) -> list[int]:
-    """`number` of the rows: the first of each type, then the others."""
-    first = {types[index]: index for index in reversed(indices)}
-    ordered = sorted(first.values()) + [index for index in indices if index not in first.values()]
-    return ordered[:number]
+def _text(messages: Sequence[dict]) -> str:
+    """The words of messages."""
+    return " ".join(item["text"] for message in messages for item in message["content"] if item["type"] == "text")
+
+
+def _of_different_types(rows: list[dict]) -> list[dict]:
+    """The first row of each question type, then the others."""
+    seen, first, others = set(), [], []
+    for row in rows:
+        (others if row.get("question_type") in seen else first).append(row)
+        seen.add(row.get("question_type"))
+    return first + others

@@ -30,14 +30,16 @@ def prepare(
         str | None, typer.Option(help="elm-hf dataset whose ECGs the conversations are about (ecg_qa).")
     ] = None,
     seconds: Annotated[float, typer.Option(help="Length of a record: usually 2, 5 or 10.")] = 10,
-    sampling_rate: Annotated[int, typer.Option(help="Samples per second of a record.")] = 250,
+    sampling_rate: Annotated[int, typer.Option(min=1, help="Samples per second of a record.")] = 250,
     num_recordings: Annotated[
-        int | None, typer.Option(help="Only the first so many recordings; of simulated_qa, how many to make.")
+        int | None, typer.Option(min=1, help="Only the first so many recordings; of simulated_qa, how many to make.")
     ] = None,
-    num_proc: Annotated[int, typer.Option(help="Processes that read recordings.")] = 1,
-    max_skipped: Annotated[float, typer.Option(help="Share of unusable recordings that stops the build.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the folds and of simulated ECGs.")] = 0,
-    num_folds: Annotated[int, typer.Option(help="5, or 0 for the official split only.")] = 5,
+    num_proc: Annotated[int, typer.Option(min=1, help="Processes that read recordings.")] = 1,
+    max_skipped: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of unusable recordings; more stop the build.")
+    ] = 0.05,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds and of simulated ECGs.")] = 0,
+    num_folds: Annotated[int, typer.Option(min=0, help="5, or 0 for the official split only.")] = 5,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier build.")] = False,
     quiet: Quiet = False,
 ):
@@ -86,13 +88,13 @@ def create(
     projector: Annotated[
         str | None, typer.Option(help="linear or mlp with an encoder; linear, patch or conv without.")
     ] = None,
-    num_ecg_tokens: Annotated[int | None, typer.Option(help="Positions of the LLM's sequence per ECG.")] = None,
+    num_ecg_tokens: Annotated[int | None, typer.Option(min=1, help="Positions of the LLM's sequence per ECG.")] = None,
     seconds: Annotated[float, typer.Option(help="Length of the ECGs the model reads.")] = 10,
     normalization: Annotated[str, typer.Option(help="Of the amplitude: min_max, z_score or none.")] = "min_max",
     dtype: Annotated[
         str, typer.Option(help="Precision of the weights, such as bfloat16; auto is the LLM's.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Of new weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of new weights.")] = 0,
 ):
     """Compose a new ECG-language model from an LLM, a projector and (if wanted) an ECG encoder."""
     from elm_hf.create import create_elm
@@ -120,7 +122,9 @@ def create(
 
 @app.command()
 def convert(
-    kind: Annotated[str, typer.Argument(help="Whose checkpoint: st_mem, mtae, mlae, ...; a wrong one lists them all.")],
+    kind: Annotated[
+        str, typer.Argument(help="Whose checkpoint: st_mem, mtae, mlae, ...; a wrong one lists them all.")
+    ],
     checkpoint: Annotated[Path, typer.Argument(help="File as published. Nothing in it is executed.")],
     output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
 ):
@@ -163,9 +167,9 @@ def evaluate(
     fold: Fold = "1",
     split: Split = "test",
     output: Annotated[Path | None, typer.Option(help="Folder for report.json and predictions.parquet.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Ask at most so many questions.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 32,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 32,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask at most so many questions.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
     quiet: Quiet = False,
 ):
     """Score a model's answers with the true ECG and with the ECG zeroed (exact match)."""
@@ -185,10 +189,10 @@ def ask(
         str | None, typer.Option(help="Instead of --ecg: an elm-hf dataset with questions and true answers.")
     ] = None,
     record_id: Annotated[str | None, typer.Option(help="Which ECG of the dataset; the first by default.")] = None,
-    num_questions: Annotated[int, typer.Option(help="How many of the dataset's questions.")] = 3,
+    num_questions: Annotated[int, typer.Option(min=1, help="How many of the dataset's questions.")] = 3,
     fold: Fold = "1",
     split: Split = "test",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     plot: Annotated[Path | None, typer.Option(help="PNG to draw: the ECG with questions and answers.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own code instead of elm-hf's.")
@@ -197,20 +201,20 @@ def ask(
     """Ask a model about an ECG: a WFDB record, or a held-out ECG of a dataset."""
     if (ecg is None) == (dataset is None):
         raise ValueError("Give either a record (--ecg with --question) or a dataset (--dataset).")
-    if ecg is not None and not question:
-        raise ValueError("Give a --question about the record.")
-    from elm_hf.generation import load_checkpoint
-
-    # Before elm-hf's own model classes are imported, which transformers would prefer to the checkpoint's code.
-    model, processor = load_checkpoint(checkpoint, trust_remote_code=trust_remote_code)
+    if (ecg is None) == bool(question):
+        raise ValueError("A --question goes with --ecg, and --ecg needs one; a --dataset brings its own.")
+    _check_png(plot)
     from elm_hf.ask import ask as ask_about
     from elm_hf.ask import ecg_from_dataset, ecg_from_file
+    from elm_hf.generation import load_checkpoint
     from elm_hf.plot import plot_ecg
 
+    # First the ECG: what is wrong with it comes out before the model is loaded, which may take long.
     if ecg is not None:
         to_ask = ecg_from_file(ecg, question)
     else:
         to_ask = ecg_from_dataset(dataset, fold, split, record_id, num_questions)
+    model, processor = load_checkpoint(checkpoint, trust_remote_code=trust_remote_code)
     answered = ask_about(model, processor, to_ask, max_new_tokens)
 
     typer.echo(f"ECG {to_ask.name}, answered by {type(model).__module__}.{type(model).__name__}")
@@ -220,6 +224,7 @@ def ask(
         lines.append(f"{one['question']}\n    {one['answer']}{truth}")
     typer.echo("\n".join(lines))
     if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
         plot_ecg(to_ask.ecg, to_ask.sampling_rate, title=to_ask.name, caption="\n".join(lines)).save(plot)
         typer.echo(f"Drawn in {plot}")
 
@@ -231,12 +236,19 @@ def plot(
     title: Annotated[str | None, typer.Option(help="Title; the record's name by default.")] = None,
 ):
     """Draw a record on ECG paper: 25 mm/s, 10 mm/mV, 3x4 leads and a rhythm strip."""
+    _check_png(output)
     from elm_hf.plot import plot_ecg
     from elm_hf.recordings import read_recording
 
     recording = read_recording(ecg)
+    output.parent.mkdir(parents=True, exist_ok=True)
     plot_ecg(recording.ecg, recording.sampling_rate, title=title or ecg.name).save(output)
     typer.echo(f"Drawn in {output}")
+
+
+def _check_png(path: Path | None):
+    if path is not None and path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: the drawing is a PNG; give it a name that ends in .png")
 
 
 def main():
@@ -244,9 +256,16 @@ def main():
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except (ValueError, OSError, ImportError) as error:
-        message = " ".join(str(error).split())
-        typer.echo(f"elm-hf: {message}", err=True)
+        typer.echo(f"elm-hf: {_message(error)}", err=True)
         raise SystemExit(1) from None
+
+
+def _message(error: Exception) -> str:
+    """One line; of the operating system's errors, the file before what is wrong with it."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())

@@ -82,7 +82,7 @@ class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
         whatever `read_recording` needs.
         """
         raise ValueError(
-            f"{self.name} asks about the ECGs of another dataset: build that one first and name it with records="
+            f"{self.name} asks about the ECGs of another dataset: build that one first and name it as records (--records)"
         )
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
@@ -112,17 +112,19 @@ class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
             FileNotFoundError: it is not there or lacks one of `contents`.
         """
         if self.config.source is None:
-            raise ValueError(f"{self.name} is built from its source: name the folder with source=")
+            raise ValueError(f"{self.name} is built from its source: name the folder as source (--source)")
         folder = Path(self.config.source)
         for path in [folder, *(folder / name for name in contents)]:
             if not path.exists():
-                raise FileNotFoundError(f"{path}: not found; source= is to be the folder of {self.PRETTY_NAME}")
+                raise FileNotFoundError(
+                    f"{path}: not found; source (--source) is to be the folder of {self.PRETTY_NAME}"
+                )
         return folder
 
     def _info(self) -> DatasetInfo:
         if self.config.name == "records":
             samples = self.config.seconds * self.config.sampling_rate
-            if samples < 1 or samples != round(samples):
+            if self.config.seconds <= 0 or samples < 1 or samples % 1:  # NaN and infinity have a remainder, NaN
                 raise ValueError(f"{self.config.seconds} s at {self.config.sampling_rate} Hz are not whole samples")
             features = _record_features(round(samples))
         else:
@@ -237,14 +239,17 @@ def read_table(path: str | PathLike, columns: list[str]) -> Iterator[dict[str, s
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it lacks one of `columns`.
+        ValueError: it cannot be read, or lacks one of `columns`.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file, restval="")
-        missing = [name for name in columns if name not in (rows.fieldnames or [])]
-        if missing:
-            raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(rows.fieldnames or [])}")
-        yield from rows
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file, restval="")
+            missing = [name for name in columns if name not in (rows.fieldnames or [])]
+            if missing:
+                raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(rows.fieldnames or [])}")
+            yield from rows
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as a CSV file in UTF-8 ({error})") from error
 
 
 def dataset_names() -> list[str]:

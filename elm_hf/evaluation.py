@@ -16,6 +16,7 @@ from elm_hf.generation import answer, batches, load_checkpoint, prompt_of
 
 
 CONDITIONS = ("ecg", "zeros")
+COLUMNS = ("conversation_id", "question_type", "question", "answer")
 
 
 def is_exact_match(prediction: str, truth: list[str]) -> bool:
@@ -56,21 +57,22 @@ def evaluate(
         number of answers it rests on.
 
     Raises:
-        ValueError: nothing to evaluate, or conversations without an `answer` column.
+        ValueError: nothing to evaluate, or conversations without a column that is needed, such as `answer`.
     """
     rows = load_elm_dataset(dataset, fold=fold, split=split)
-    if "answer" not in rows.column_names:
+    missing = [name for name in COLUMNS if name not in rows.column_names or None in rows[name]]
+    if missing:
         raise ValueError(
-            f"{dataset}: no column `answer`, so exact match is not defined; columns: {rows.column_names}."
+            f"{dataset}: exact match needs {', '.join(COLUMNS)} of every conversation; not all have {', '.join(missing)}"
         )
     if limit is not None and limit < len(rows):
         rows = rows.select(np.linspace(0, len(rows) - 1, limit).astype(int))
     if len(rows) == 0:
         raise ValueError(f"{dataset}: {split} of fold {fold} is empty.")
     model, processor = load_checkpoint(checkpoint)
-    predictions = pd.DataFrame(
-        {name: list(rows[name]) for name in ("conversation_id", "question_type", "question", "answer")}
-    )
+    if output is not None:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    predictions = pd.DataFrame({name: list(rows[name]) for name in COLUMNS})
     for condition in CONDITIONS:
         predictions[condition] = _answers(model, processor, rows, condition, batch_size, max_new_tokens, quiet)
     report = {
@@ -82,10 +84,8 @@ def evaluate(
         "exact_match": {condition: _scores(predictions, condition) for condition in CONDITIONS},
     }
     if output is not None:
-        folder = Path(output)
-        folder.mkdir(parents=True, exist_ok=True)
-        predictions.to_parquet(folder / "predictions.parquet", index=False)
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        predictions.to_parquet(Path(output) / "predictions.parquet", index=False)
+        (Path(output) / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
 

@@ -47,12 +47,14 @@ def make_folds(
         ValueError: fewer patients than folds, or a conversation that names no patient.
     """
     if num_folds < 2:
-        raise ValueError(f"num_folds is {num_folds}; folds start at 2 (0 builds a dataset without folds)")
+        raise ValueError(
+            f"num_folds (--num-folds) is {num_folds}; folds start at 2 (0 builds a dataset without folds)"
+        )
     keys = sorted({patient for row in patients for patient in row})
     if len(keys) < num_folds:
         raise ValueError(
             f"{num_folds} folds need at least {num_folds} patients, and the conversations are about {len(keys)}; "
-            "use more recordings, or num_folds=0 for a dataset without folds"
+            "use more recordings, or num_folds (--num-folds) 0 for a dataset without folds"
         )
     number_of = {key: number for number, key in enumerate(keys)}
     conversation, patient = _pairs(patients, number_of)

@@ -128,7 +128,7 @@ def _built_beside(output: Path, overwrite: bool) -> Iterator[Path]:
     """A working folder beside `output`; its folder `build` becomes `output` unless an error comes first."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         if not overwrite:
-            raise FileExistsError(f"{output}: exists; name another output, or overwrite it with overwrite=True")
+            raise FileExistsError(f"{output}: exists; name another output, or replace it with overwrite (--overwrite)")
         if not (output / REPORT_NAME).is_file():
             raise FileExistsError(f"{output}: not built by elm-hf (no {REPORT_NAME}), so it is not overwritten")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +187,8 @@ def _check_skipped(name: str, skipped: list, keys: dict, max_skipped: float) -> 
     if num_used and share <= max_skipped:
         return
     reasons = Counter(reason for _, reason, _ in skipped)
-    remedy = f"max_skipped={math.ceil(100 * share) / 100:g} allows it" if num_used else "nothing is left to build"
+    allowed = f"allow it with max_skipped (--max-skipped) {math.ceil(100 * share) / 100:g}"
+    remedy = allowed if num_used else "nothing is left to build"
     raise ValueError(
         f"{name}: {num_skipped} of {num_used + num_skipped} recordings cannot be used, over the limit of {max_skipped:g}: "
         f"{_counts(reasons)}; the first is {skipped[0][2]}; {remedy}"
@@ -264,7 +265,7 @@ def _split(conversations: Dataset, sources: list[str], num_folds: int, seed: int
         report["official"] = {split: len(rows) for split, rows in official.items()}
         report["official"]["patients_in_several_splits"] = sum(count > 1 for count in owners.values())
     elif num_folds == 0:
-        raise ValueError("num_folds=0 leaves no split at all: the source has no official one")
+        raise ValueError("num_folds (--num-folds) 0 leaves no split at all: the source has no official one")
     for number, fold in enumerate(make_folds(patients, columns["stratum"], num_folds, seed) if num_folds else [], 1):
         splits[f"fold{number}"] = {"train": fold.train, "test": fold.test}
         report[f"fold{number}"] = {

@@ -226,7 +226,7 @@ def test_the_one_genuine_question_that_has_its_ecg(ptb_xl, shared_data, tmp_path
 
 
 def test_one_patient_is_too_few_for_folds(ptb_xl, shared_data, tmp_path):
-    with pytest.raises(ValueError, match="5 folds need at least 5 patients.* about 1; .*num_folds=0"):
+    with pytest.raises(ValueError, match=r"5 folds need at least 5 patients.* about 1; .*num_folds \(--num-folds\) 0"):
         prepare_dataset("ecg_qa", tmp_path / "built", source=shared_data / "ecg_qa" / "ptbxl", records=ptb_xl)
     assert list(tmp_path.iterdir()) == []
 
@@ -260,7 +260,7 @@ def test_a_comparison_is_made_of_the_segments_that_both_ecgs_have(source, shared
 
 
 def test_questions_need_records(shared_data, tmp_path):
-    with pytest.raises(ValueError, match="ecg_qa asks about the ECGs of another dataset.*records="):
+    with pytest.raises(ValueError, match=r"ecg_qa asks about the ECGs of another dataset.*records \(--records\)"):
         prepare_dataset("ecg_qa", tmp_path / "built", source=shared_data / "ecg_qa" / "ptbxl_mini")
 
 
@@ -388,7 +388,9 @@ def test_too_many_bad_recordings_stop_the_build_and_leave_nothing(source, tmp_pa
     with pytest.raises(ValueError) as caught:
         prepare_dataset("ptb_xl", tmp_path / "built", source=source)
     assert "4 of 8 recordings cannot be used, over the limit of 0.05" in str(caught.value)
-    assert "unknown lead (1)" in str(caught.value) and "max_skipped=0.5 allows it" in str(caught.value)
+    assert "unknown lead (1)" in str(caught.value) and "allow it with max_skipped (--max-skipped) 0.5" in str(
+        caught.value
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
@@ -418,9 +420,11 @@ def test_a_recording_listed_twice(source, tmp_path):
 
 
 def test_a_missing_source(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere: not found; source= is to be the folder of PTB-XL"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nowhere: not found; source \(--source\) is to be the folder of PTB-XL"
+    ):
         prepare_dataset("ptb_xl", tmp_path / "built", source=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="name the folder with source="):
+    with pytest.raises(ValueError, match=r"name the folder as source \(--source\)"):
         prepare_dataset("ptb_xl", tmp_path / "built")
 
 
