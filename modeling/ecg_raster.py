@@ -241,12 +241,13 @@ def _line_extent(sheet: EcgPaper, signals: np.ndarray) -> tuple[np.ndarray, np.n
 def _widened_by_pen(sheet: EcgPaper, least: np.ndarray, first: int) -> np.ndarray:
     """`least` `(rows, fine columns from first on)` on the whole sheet, less the pen's half-height at every distance."""
     drawn = np.full((len(least), sheet.width * COLUMNS_PER_PIXEL), np.inf, np.float32)
-    reach = int(sheet.pen_radius * COLUMNS_PER_PIXEL)
+    # The half-height is that at the far edge of a column: nothing is drawn that the pen does not reach.
+    reach = int(sheet.pen_radius * COLUMNS_PER_PIXEL - 0.5)
     for distance in range(-reach, reach + 1):
+        half_height = math.sqrt(sheet.pen_radius**2 - ((abs(distance) + 0.5) / COLUMNS_PER_PIXEL) ** 2)
         # The line is connected, so that the union of these intervals is an interval.
-        half_height = np.float32(math.sqrt(sheet.pen_radius**2 - (distance / COLUMNS_PER_PIXEL) ** 2))
         place = drawn[:, first + distance : first + distance + least.shape[1]]
-        np.minimum(place, least - half_height, out=place)
+        np.minimum(place, least - np.float32(half_height), out=place)
     return drawn.reshape(-1, COLUMNS_PER_PIXEL).T.copy()
 
 

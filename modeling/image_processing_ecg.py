@@ -30,6 +30,7 @@ REPRESENTATIONS = ("image", "stacked_signal")
 MIN_DRAWN_SIZE = 160
 
 
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class EcgImageProcessor(BaseImageProcessor):
     r"""
     Turns ECGs in millivolt into the `pixel_values` of a vision encoder (ViT, CLIP, SigLIP, ...), with the encoder's own
@@ -142,6 +143,7 @@ class EcgImageProcessor(BaseImageProcessor):
             | kwargs
         )
 
+    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
     def preprocess(
         self,
         ecg,
