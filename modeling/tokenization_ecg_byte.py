@@ -176,7 +176,7 @@ class EcgByteTokenizer(TokenizersBackend):
             `ValueError`: If an id stands for no letters, the samples cannot be shared out to the leads, or no range is
                 known.
         """
-        value_range = self.value_range if value_range is None else _checked_range(value_range)
+        value_range = self.value_range if value_range is None else value_range
         if value_range is None:
             raise ValueError("Every ECG was scaled by its own range: give its minimum and maximum as `value_range`.")
         token_ids, ends = self._ids_and_ends(token_ids)
@@ -184,7 +184,7 @@ class EcgByteTokenizer(TokenizersBackend):
         lengths = np.diff(ends, prepend=0)
         # Where each sample's level stands in the concatenated levels of all tokens.
         places = np.arange(ends[-1]) + np.repeat(self._token_starts[token_ids] - (ends - lengths), lengths)
-        low, high = value_range
+        low, high = (float(value) for value in value_range)  # equal for a flat ECG
         centres = low + (np.arange(len(SYMBOLS)) + 0.5) / len(SYMBOLS) * (high - low + _EPSILON)
         return centres.astype(np.float32)[self._token_levels[places]].reshape(num_leads, -1)
 

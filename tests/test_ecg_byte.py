@@ -183,6 +183,12 @@ def test_a_flat_ecg_has_the_lowest_letter_of_its_own_range():
     assert letter_tokenizer(value_range=None).ecg_to_symbols(np.ones((2, 3))) == "aaa aaa"
 
 
+def test_a_flat_ecg_comes_back():
+    tokenizer = letter_tokenizer(value_range=None)
+    decoded = tokenizer.decode_ecg(tokenizer.encode_ecg(np.full((2, 3), 0.7)), 2, (0.7, 0.7))
+    np.testing.assert_allclose(decoded, np.full((2, 3), 0.7), atol=1e-6)
+
+
 def test_samples_outside_the_range_are_counted_and_said_once(caplog):
     tokenizer = letter_tokenizer(value_range=(-1, 1))
     ecg = np.array([[-2, 0, 1.5, 0.5]])
