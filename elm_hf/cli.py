@@ -82,15 +82,28 @@ def create(
         str | None, typer.Option(help="elm-hf dataset to train a new tokenizer on (fold 1, train).")
     ] = None,
     vocab_size: Annotated[int, typer.Option(help="Of a new tokenizer.")] = 1000,
-    encoder: Annotated[
-        str | None, typer.Option(help='ECG encoder: repository or folder, or "ecg_resnet" for a new one.')
+    representation: Annotated[
+        str | None, typer.Option(help="What becomes of an ECG: signal (the default), stacked_signal, image or symbol.")
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help='ECG or vision encoder: repository or folder; "ecg_resnet" and the like for a new one.'),
+    ] = None,
+    ecg_tokenizer: Annotated[
+        str | None, typer.Option(help="Of symbols: repository or folder that train-tokenizer made.")
+    ] = None,
+    max_ecg_tokens: Annotated[int | None, typer.Option(min=1, help="Most symbols per ECG; all by default.")] = None,
     projector: Annotated[
         str | None, typer.Option(help="linear or mlp with an encoder; linear, patch or conv without.")
     ] = None,
     num_ecg_tokens: Annotated[int | None, typer.Option(min=1, help="Positions of the LLM's sequence per ECG.")] = None,
-    seconds: Annotated[float, typer.Option(help="Length of the ECGs the model reads.")] = 10,
-    normalization: Annotated[str, typer.Option(help="Of the amplitude: min_max, z_score or none.")] = "min_max",
+    seconds: Annotated[
+        float | None, typer.Option(help="Length of the ECGs the model reads: a pre-trained encoder's, or 10.")
+    ] = None,
+    normalization: Annotated[
+        str | None,
+        typer.Option(help="Of the amplitude: min_max, z_score or none; a pre-trained encoder's, or min_max."),
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="Precision of the weights, such as bfloat16; auto is the LLM's.")
     ] = "auto",
@@ -106,7 +119,10 @@ def create(
         tokenizer=tokenizer,
         tokenizer_dataset=tokenizer_dataset,
         vocab_size=vocab_size,
+        representation=representation,
         encoder=encoder,
+        ecg_tokenizer=ecg_tokenizer,
+        max_ecg_tokens=max_ecg_tokens,
         projector=projector,
         num_ecg_tokens=num_ecg_tokens,
         seconds=seconds,
@@ -114,10 +130,12 @@ def create(
         dtype=dtype,
         seed=seed,
     )
-    typer.echo(
-        f"{output}: {model.num_parameters():,} parameters, LLM {model.config.text_config.model_type}, "
-        f"projector {model.config.projector_type}, {model.config.num_ecg_tokens} tokens per ECG"
-    )
+    config = model.config
+    if config.representation == "symbol":
+        reads = f"{config.ecg_vocab_size:,} ECG symbols"
+    else:
+        reads = f"projector {config.projector_type}, {config.num_ecg_tokens} tokens per ECG"
+    typer.echo(f"{output}: {model.num_parameters():,} parameters, LLM {config.text_config.model_type}, {reads}")
 
 
 @app.command()

@@ -1,16 +1,20 @@
 """Composes a new ELM from an LLM, a tokenizer and (if wanted) an ECG encoder, and saves it as a checkpoint."""
 
 import json
+import math
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
+from functools import wraps
 from os import PathLike
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -23,8 +27,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     set_seed,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from elm_hf.data import load_elm_dataset
+from elm_hf.hub import check_name
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
 from elm_hf.modeling.ecg_utils import SAMPLING_RATE
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
@@ -40,6 +46,24 @@ from elm_hf.modeling.processing_elm import (
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
 
 
+# Fields of ElmConfig that follow from the other arguments of `create_elm`.
+_DERIVED = {"num_leads", "num_samples", "ecg_token_id", "ecg_token_offset", "ecg_vocab_size", "dtype"}
+
+
+def _with_plain_errors(function: Callable) -> Callable:
+    """What transformers finds wrong with a configuration becomes a ValueError that says just that."""
+
+    @wraps(function)
+    def run(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(str(error.__cause__ or error)) from error
+
+    return run
+
+
+@_with_plain_errors
 def create_elm(
     output: str | PathLike,
     llm: str | None = None,
@@ -94,6 +118,10 @@ def create_elm(
         raise ValueError(
             "Give either a pre-trained LLM (--llm) or a --config whose `text_config` describes a new one."
         )
+    if seconds is not None and not 1 <= seconds * SAMPLING_RATE < math.inf:
+        raise ValueError(f"ECGs of {seconds:g} s (--seconds) have no samples at {SAMPLING_RATE} Hz.")
+    if dtype != "auto" and not getattr(getattr(torch, dtype, None), "is_floating_point", False):
+        raise ValueError(f'dtype (--dtype) "{dtype}" is not auto, float32, bfloat16 or float16.')
     output = Path(output)
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; choose another folder.")
@@ -105,12 +133,12 @@ def create_elm(
     if not has_encoder and settings.get("projector_type") == "linear":
         settings.setdefault("num_ecg_tokens", 1)
     if (ecg_tokenizer is None) != (representation != "symbol"):
-        raise ValueError('--ecg-tokenizer goes with --representation symbol, and the other way round.')
+        raise ValueError("--ecg-tokenizer goes with --representation symbol, and the other way round.")
 
     llm_tokenizer = _tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
     encoder_model = load_encoder(encoder, encoder_config, dtype)
     if representation == "symbol":
-        ecg_byte = EcgByteTokenizer.from_pretrained(ecg_tokenizer)
+        ecg_byte = _load(EcgByteTokenizer, ecg_tokenizer)
         settings["ecg_vocab_size"] = len(ecg_byte)
     reads_pictures = representation in ("image", "stacked_signal") and encoder_model is not None
     if reads_pictures:
@@ -120,7 +148,7 @@ def create_elm(
     ecg_token_id = add_ecg_token(llm_tokenizer)
     model = ElmForCausalLM.from_encoder_llm_pretrained(
         encoder_model,
-        _new_llm(text_config, llm_tokenizer) if llm is None else llm,
+        _new_llm(text_config, llm_tokenizer) if llm is None else _pretrained_llm(llm, dtype),
         ecg_token_id=ecg_token_id,
         dtype=dtype,
         num_leads=len(reader.leads),
@@ -159,8 +187,8 @@ def load_encoder(name: str | None, config: dict | None = None, dtype: str = "aut
         return None if config is None else AutoModel.from_config(AutoConfig.for_model(**config))
     if config is not None:
         raise ValueError(f"The encoder is {name}; drop the `encoder_config`, which describes a new one.")
-    loaded = AutoConfig.from_pretrained(name)
-    return AutoModel.from_pretrained(name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
+    loaded = _load(AutoConfig, name)
+    return _load(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
 
 
 def _feature_extractor(
@@ -253,7 +281,7 @@ def _tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTra
         return train_tokenizer(texts, vocab_size, _frequent_answers(rows))
     if name is None:
         raise ValueError("A new LLM needs a tokenizer: --tokenizer NAME, or --tokenizer-dataset DATASET to train one.")
-    return AutoTokenizer.from_pretrained(name)
+    return _load(AutoTokenizer, name)
 
 
 def _frequent_answers(rows: Dataset) -> list[str]:
@@ -267,13 +295,50 @@ def _frequent_answers(rows: Dataset) -> list[str]:
 def _read_config(path: str | PathLike | None) -> dict:
     if path is None:
         return {}
-    settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error}).") from error
+    is_object = isinstance(settings, dict)
+    if not is_object or not all(
+        isinstance(settings.get(name, {}), dict) for name in ("text_config", "encoder_config")
+    ):
+        raise ValueError(
+            f"{path}: expected a JSON object, and `text_config` and `encoder_config` in it to be objects."
+        )
     unknown = sorted(set(settings) - {field.name for field in fields(ElmConfig)})
     if unknown:
         raise ValueError(f"{path}: {', '.join(unknown)} are no fields of ElmConfig.")
-    if settings.get("text_config", {"model_type": ""}).get("model_type") is None:
-        raise ValueError(f'{path}: `text_config` has no "model_type", such as "qwen2".')
+    derived = sorted(set(settings) & _DERIVED)
+    if derived:
+        raise ValueError(
+            f"{path}: leave out {', '.join(derived)}; the other arguments say so (--seconds, --dtype, ...)."
+        )
+    if (
+        "text_config" in settings
+        and settings["text_config"].get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    ):
+        found = settings["text_config"].get("model_type")
+        raise ValueError(
+            f'{path}: expected a causal LLM as `model_type` of `text_config`, such as "qwen2", found {found!r}.'
+        )
     return settings
+
+
+def _load(auto_class: type, name: str | PathLike, **options):
+    """`from_pretrained` whose errors name the repository or folder."""
+    check_name(str(name), needs_owner=False)
+    try:
+        return auto_class.from_pretrained(name, **options)
+    except (ValueError, SafetensorError, StrictDataclassError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _pretrained_llm(name: str, dtype: str) -> PreTrainedModel:
+    model_type = _load(AutoConfig, name).model_type
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(f'{name}: a checkpoint of type "{model_type}", not a causal LLM.')
+    return _load(AutoModelForCausalLM, name, dtype=dtype)
 
 
 def _new_llm(settings: dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
