@@ -187,7 +187,8 @@ class ElmProcessor(ProcessorMixin):
             sampling_rate (`float`, *optional*):
                 In Hz, of arrays that do not come with their own.
             template_kwargs:
-                Variables for the template.
+                Variables for the template. `enable_thinking` (of Qwen 3 and others) is False unless given: prompts then
+                open an answer as training texts do.
 
         Returns:
             Text (`tokenize=False`), ids, or a `BatchFeature` like that of `__call__`. Tokenized output always has a
@@ -246,6 +247,8 @@ class ElmProcessor(ProcessorMixin):
 
     def _apply_tokenizer_template(self, turns: list[dict], add_generation_prompt: bool, template_kwargs) -> str:
         """The tokenizer's own template; the system's words go to the first user turn if it refuses or drops them."""
+
+        template_kwargs = {"enable_thinking": False} | template_kwargs
 
         def render(turns):
             return self.tokenizer.apply_chat_template(

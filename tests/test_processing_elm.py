@@ -63,9 +63,9 @@ def test_text_is_what_the_tokenizers_own_template_writes(family):
         {"role": "assistant", "content": "sinus rhythm"},
         {"role": "user", "content": "And the rate?"},
     ]
-    expected = processor.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)[
-        "input_ids"
-    ]
+    expected = processor.tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=True, enable_thinking=False
+    )["input_ids"]
     assert encode(processor, messages, add_generation_prompt=True)["input_ids"][0].tolist() == expected
     assert processor.apply_chat_template(messages) == processor.tokenizer.apply_chat_template(messages, tokenize=False)
 
