@@ -15,20 +15,26 @@ LoRA in the LLM, projector whole, two processes:
         --output_dir adapter --trainable projector llm --use_peft
 """
 
-from accelerate.logging import get_logger
+from transformers import AutoProcessor
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_quantization_config
 
-from elm_hf.collator import ElmDataCollator
+from elm_hf.augment import EcgAugmentation, EcgImageAugmentation
+from elm_hf.collator import AugmentationEpoch, ElmDataCollator
 from elm_hf.data import load_elm_dataset
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.training import ElmScriptArguments, add_lengths, lora_config, set_trainable
 
 
-logger = get_logger(__name__)
+ARGUMENTS = (ElmScriptArguments, SFTConfig, ModelConfig, EcgAugmentation, EcgImageAugmentation)
 
 
-def main(script_args: ElmScriptArguments, training_args: SFTConfig, model_args: ModelConfig):
+def main(
+    script_args: ElmScriptArguments,
+    training_args: SFTConfig,
+    model_args: ModelConfig,
+    augmentation: EcgAugmentation,
+    image_augmentation: EcgImageAugmentation,
+):
     # Model and processor
     model = ElmForCausalLM.from_pretrained(
         model_args.model_name_or_path,
@@ -37,7 +43,7 @@ def main(script_args: ElmScriptArguments, training_args: SFTConfig, model_args: 
         attn_implementation=model_args.attn_implementation,
         quantization_config=get_quantization_config(model_args),
     )
-    processor = ElmProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+    processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     learning = set_trainable(model, script_args.trainable)
     peft_config = lora_config(model, model_args, script_args.trainable)
 
@@ -52,6 +58,15 @@ def main(script_args: ElmScriptArguments, training_args: SFTConfig, model_args: 
     )
     dataset = add_lengths(dataset, processor.num_ecg_tokens)
 
+    collator = ElmDataCollator(
+        processor,
+        training_args.max_length,
+        script_args.system_prompt,
+        augmentation if augmentation != EcgAugmentation() else None,
+        image_augmentation if image_augmentation != EcgImageAugmentation() else None,
+        training_args.seed,
+    )
+
     # Train
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator does it, ECGs and all
     training_args.remove_unused_columns = False
@@ -60,9 +75,10 @@ def main(script_args: ElmScriptArguments, training_args: SFTConfig, model_args: 
         model=model,
         args=training_args,
         train_dataset=dataset,
-        data_collator=ElmDataCollator(processor, training_args.max_length, script_args.system_prompt),
+        data_collator=collator,
         processing_class=processor,
         peft_config=peft_config,
+        callbacks=[AugmentationEpoch(collator)],
     )
     trainer.accelerator.print(f"Learning parameters: {learning}, {len(dataset)} conversations")
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
@@ -76,4 +92,4 @@ def main(script_args: ElmScriptArguments, training_args: SFTConfig, model_args: 
 
 
 if __name__ == "__main__":
-    main(*TrlParser((ElmScriptArguments, SFTConfig, ModelConfig)).parse_args_and_config())
+    main(*TrlParser(ARGUMENTS).parse_args_and_config())

@@ -1,11 +1,14 @@
 """Turns rows of conversations into training batches: labels on the assistant's words, padded to the longest."""
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from transformers import TrainerCallback
 from transformers.utils import logging
 
+from elm_hf.augment import EcgAugmentation, EcgImageAugmentation, sample_rng
 from elm_hf.modeling.processing_elm import ElmProcessor, ecg_items
 
 
@@ -63,17 +66,34 @@ class ElmDataCollator:
         processor: the ELM's processor.
         max_length: tokens a conversation may take; None for no limit.
         system_prompt: opens conversations that have no system message.
+        augmentation: changes each ECG at random; for training only.
+        image_augmentation: the same for the pictures that a vision encoder reads.
+        seed: of the changes. They depend on it, the conversation and the `epoch` (see [`AugmentationEpoch`]) alone, not on
+            the worker or the order.
     """
 
-    def __init__(self, processor: ElmProcessor, max_length: int | None = None, system_prompt: str | None = None):
+    def __init__(
+        self,
+        processor: ElmProcessor,
+        max_length: int | None = None,
+        system_prompt: str | None = None,
+        augmentation: EcgAugmentation | None = None,
+        image_augmentation: EcgImageAugmentation | None = None,
+        seed: int = 0,
+    ):
         self.processor = processor
         self.max_length = max_length
         self.system_prompt = system_prompt
+        self.augmentation = augmentation
+        self.image_augmentation = image_augmentation
+        self.seed = seed
+        self.epoch = 0
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """
         Args:
-            rows: each with `messages`, `ecgs` (`(leads, samples)` in mV) and `sampling_rate` in Hz.
+            rows: each with `messages`, `ecgs` (`(leads, samples)` in mV) and `sampling_rate` in Hz; their
+                `conversation_id`, where they have one, seeds what augmentation does to them.
 
         Returns:
             `input_ids`, `attention_mask`, `labels`, each `(rows, length)`; `ecg_values (num_ecgs, leads, samples)` and
@@ -82,26 +102,37 @@ class ElmDataCollator:
         Raises:
             ValueError: a conversation has no assistant's turn, or its ECGs alone fill `max_length`.
         """
-        conversations = [
-            with_system_prompt(fill_ecgs(row["messages"], row["ecgs"], row["sampling_rate"]), self.system_prompt)
-            for row in rows
-        ]
+        names = [str(row.get("conversation_id", index)) for index, row in enumerate(rows)]
+        rngs = [sample_rng(self.seed, self.epoch, zlib.crc32(name.encode())) for name in names]
+        conversations = []
+        for row, rng in zip(rows, rngs):
+            ecgs = row["ecgs"]
+            if self.augmentation is not None:
+                ecgs = [self.augmentation(ecg, row["sampling_rate"], rng) for ecg in ecgs]
+            messages = fill_ecgs(row["messages"], ecgs, row["sampling_rate"])
+            conversations.append(with_system_prompt(messages, self.system_prompt))
         encoded = self.processor.apply_chat_template(
             conversations, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, padding_side="right"
         )
         sequences = []
-        for index, row in enumerate(rows):
+        for index in range(len(rows)):
             real = encoded["attention_mask"][index] == 1
             ids, answer = encoded["input_ids"][index][real], encoded["assistant_masks"][index][real]
             try:
                 kept = self._kept_positions(ids, answer)
             except ValueError as error:
-                raise ValueError(f"Conversation {row.get('conversation_id', index)}: {error}") from error
+                raise ValueError(f"Conversation {names[index]}: {error}") from error
             sequences.append((ids[kept], np.where(answer, ids, IGNORE_INDEX)[kept]))
         batch = self._pad(sequences)
         for name in self.processor.model_input_names:
             if name in encoded and name not in batch:
                 batch[name] = torch.from_numpy(encoded[name])
+        if self.image_augmentation is not None and "ecg_values" in batch:
+            pictures = self.processor.image_processor
+            rng_of_each = [rng for row, rng in zip(rows, rngs) for _ in row["ecgs"]]
+            batch["ecg_values"] = self.image_augmentation(
+                batch["ecg_values"], rng_of_each, pictures.image_mean, pictures.image_std
+            )
         return batch
 
     def _kept_positions(self, ids: np.ndarray, answer: np.ndarray) -> np.ndarray:
@@ -140,3 +171,18 @@ class ElmDataCollator:
             attention_mask[index, : len(ids)] = 1
             labels[index, : len(ids)] = torch.from_numpy(its_labels)
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+class AugmentationEpoch(TrainerCallback):
+    """
+    Tells a collator which epoch it is, so that each one changes the same ECG in another way.
+
+    Args:
+        collator: has an attribute `epoch`.
+    """
+
+    def __init__(self, collator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.collator.epoch = int(state.epoch)

@@ -241,10 +241,10 @@ def _convert_autoencoder(
         raise ValueError(f"{checkpoint}: {error.__cause__ or error}") from error
     architecture = pretraining_class if has_decoder else model_class
     model = load_weights(lambda: architecture(config), state_dict, renamer(AUTOENCODER_NAMES), checkpoint)
-    return [model, _st_mem_feature_extractor(config)]
+    return [model, st_mem_feature_extractor(config)]
 
 
-def _st_mem_feature_extractor(config: PreTrainedConfig) -> EcgFeatureExtractor:
+def st_mem_feature_extractor(config: PreTrainedConfig) -> EcgFeatureExtractor:
     """What the ST-MEM project feeds all three models; its loader takes the first leads of the standard order."""
     return EcgFeatureExtractor(
         sampling_rate=250,

@@ -96,14 +96,18 @@ def convert_merl(checkpoint: Path) -> list:
         raise ValueError(f"{checkpoint}: its encoder reads {sizes['num_leads']} leads, MERL's all {len(MERL_LEADS)}.")
     config = MerlConfig(**sizes)
     model = load_weights(lambda: _build(config, is_full), state_dict, renamer(names), checkpoint)
-    feature_extractor = EcgFeatureExtractor(
+    return [model, merl_feature_extractor(config)]
+
+
+def merl_feature_extractor(config: MerlConfig) -> EcgFeatureExtractor:
+    """What MERL reads: 500 Hz, 0 to 1, leads in the order of MIMIC-IV-ECG (aVF before aVL)."""
+    return EcgFeatureExtractor(
         sampling_rate=SAMPLING_RATE,
         num_samples=config.num_samples,
         leads=MERL_LEADS,
         normalization="min_max",
         min_max_epsilon=1e-8,
     )
-    return [model, feature_extractor]
 
 
 def _build(config: MerlConfig, is_full: bool) -> MerlModel | MerlForPreTraining:

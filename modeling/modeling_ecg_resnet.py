@@ -15,7 +15,7 @@
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
@@ -173,5 +173,7 @@ class EcgResNetForSequenceClassification(EcgResNetPreTrainedModel):
 
 EcgResNetModel.register_for_auto_class("AutoModel")
 EcgResNetForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+AutoModel.register(EcgResNetConfig, EcgResNetModel, exist_ok=True)
+AutoModelForSequenceClassification.register(EcgResNetConfig, EcgResNetForSequenceClassification, exist_ok=True)
 
 __all__ = ["EcgResNetForSequenceClassification", "EcgResNetModel", "EcgResNetPreTrainedModel"]

@@ -501,7 +501,6 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
 
 ElmModel.register_for_auto_class("AutoModel")
 ElmForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-AutoModel.register(EcgResNetConfig, EcgResNetModel, exist_ok=True)
 AutoModel.register(ElmConfig, ElmModel, exist_ok=True)
 AutoModelForCausalLM.register(ElmConfig, ElmForCausalLM, exist_ok=True)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import TrlParser
 
 import train_sft
 from elm_hf.collator import fill_ecgs
@@ -32,7 +32,7 @@ def arguments(model: Path, dataset: Path, output: Path, *more: str) -> list[str]
 
 def train(*args) -> Path:
     """Runs the script's `main` in this process."""
-    parser = TrlParser((ElmScriptArguments, SFTConfig, ModelConfig))
+    parser = TrlParser(train_sft.ARGUMENTS)
     train_sft.main(*parser.parse_args_and_config(arguments(*args)))
     return Path(args[2])
 

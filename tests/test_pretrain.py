@@ -1,0 +1,156 @@
+"""`elm_hf.pretrain` on simulated ECGs: every encoder learns, what is held out stays out, checkpoints load and resume."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_models import tiny_tokenizer
+from transformers import AutoModel, BertConfig, BertModel, TrainingArguments
+from trl import TrlParser
+
+from elm_hf import pretrain
+from elm_hf.augment import EcgAugmentation
+from elm_hf.data import load_elm_dataset, load_records
+from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.prepare import prepare_dataset
+from elm_hf.pretraining_data import EcgPretrainingCollator, load_pretraining_records
+
+
+VIT = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32}
+DECODER = {
+    "decoder_hidden_size": 64,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 1,
+    "decoder_intermediate_size": 32,
+}
+AUTOENCODER = VIT | DECODER | {"num_samples": 450}
+ENCODERS = {
+    "st_mem": AUTOENCODER | {"patch_size": 75},
+    "mtae": AUTOENCODER | {"patch_size": 75},
+    "mlae": AUTOENCODER,
+    "merl": {"num_samples": 1000, "projection_dim": 16, "hidden_sizes": [8, 8, 8, 8]},
+    "ecg_resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+}
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    config = BertConfig(
+        vocab_size=512, hidden_size=32, num_hidden_layers=1, num_attention_heads=1, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer = tiny_tokenizer("opt")
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "reports"
+    prepare_dataset("simulated_reports", folder, seconds=2, num_recordings=30)
+    return folder
+
+
+def run(dataset: Path, output: Path, encoder: str, text_model: Path, *more: str) -> Path:
+    output.parent.mkdir(exist_ok=True)
+    arguments = ["--dataset", str(dataset), "--encoder", encoder, "--output_dir", str(output), "--max_steps", "3"]
+    arguments += ["--per_device_train_batch_size", "6", "--learning_rate", "1e-3", "--report_to", "none", "--use_cpu"]
+    arguments += ["--text_model", str(text_model), "--save_strategy", "no", "--disable_tqdm", "true", *more]
+    if encoder in ENCODERS:
+        config = output.parent / f"{encoder}.json"
+        config.write_text(json.dumps(ENCODERS[encoder]))
+        arguments += ["--encoder_config", str(config)]
+    parser = TrlParser((pretrain.PretrainArguments, TrainingArguments, EcgAugmentation))
+    pretrain.main(*parser.parse_args_and_config(arguments))
+    return output
+
+
+def losses(checkpoint: Path) -> list[float]:
+    history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_encoder_learns_and_loads(encoder, reports, text_model, tmp_path):
+    fold = ("--fold", "1") if encoder == "ecg_resnet" else ()
+    more = ("--save_strategy", "steps", "--save_steps", "40", "--max_steps", "40", "--logging_steps", "1")
+    folder = run(reports, tmp_path / "out", encoder, text_model, *more, *fold)
+    history = losses(folder / "checkpoint-40")
+    assert sum(history[-8:]) < 0.97 * sum(history[:8])
+    extractor = EcgFeatureExtractor.from_pretrained(folder)
+    ecg = load_elm_dataset(reports)[0]["ecgs"][0]
+    inputs = extractor(ecg, sampling_rate=250, lead_names=[list(LEADS)], return_tensors="pt")
+    with torch.no_grad():
+        tokens = AutoModel.from_pretrained(folder).eval()(**inputs).last_hidden_state
+    assert tokens.isfinite().all() and tokens.std() > 0
+    pictures = sorted(folder.glob("**/reconstruction-*.png"))
+    assert len(pictures) == (8 if encoder in ("st_mem", "mtae", "mlae") else 0)
+    for picture in pictures:
+        assert Image.open(picture).height > Image.open(picture).width / 2
+
+
+def test_pretraining_goes_on_where_it_stopped(reports, text_model, tmp_path):
+    settings = ("--save_strategy", "steps", "--save_steps", "2", "--max_steps", "4", "--logging_steps", "1")
+    whole = run(reports, tmp_path / "whole", "mtae", text_model, *settings)
+    part = run(reports, tmp_path / "part", "mtae", text_model, *settings)
+    resume = ("--resume_from_checkpoint", str(part / "checkpoint-2"))
+    again = run(reports, tmp_path / "part", "mtae", text_model, *settings, *resume)
+    assert losses(again / "checkpoint-4") == losses(whole / "checkpoint-4")
+
+
+def test_a_checkpoint_is_trained_further(reports, text_model, tmp_path):
+    first = run(reports, tmp_path / "first", "st_mem", text_model)
+    second = run(reports, tmp_path / "second", str(first), text_model)
+    before, after = (load_file(folder / "model.safetensors") for folder in (first, second))
+    assert before.keys() == after.keys() and not torch.equal(
+        before["st_mem.layernorm.weight"], after["st_mem.layernorm.weight"]
+    )
+
+
+def test_a_folds_test_patients_are_held_out(reports):
+    table = load_records(reports)
+    tested = {name for row in load_elm_dataset(reports, 1, "test") for name in row["patient_ids"]}
+    records = load_pretraining_records([reports], fold=1)
+    patients = np.array(table["patient_id"])
+    ecgs = table.with_format("numpy")["ecg"]
+    for split, expected in (
+        (records.train, ~np.isin(patients, list(tested))),
+        (records.held_out, np.isin(patients, list(tested))),
+    ):
+        assert len(split) == expected.sum() > 0
+        for row, ecg in zip(split, np.stack(list(ecgs))[expected]):
+            np.testing.assert_allclose(row["ecg"], ecg / 1000, atol=1e-6)
+
+
+def test_what_is_held_out_is_neither_cut_at_random_nor_changed(reports):
+    records = load_pretraining_records([reports], fold=1)
+    collator = EcgPretrainingCollator(EcgFeatureExtractor(num_samples=300), augmentation=EcgAugmentation(noise=0.2))
+    for split, same in ((records.held_out, True), (records.train, False)):
+        values = []
+        for collator.epoch in range(2):
+            values.append(collator([split[0]])["ecg_values"])
+        assert torch.equal(*values) == same
+
+
+def test_records_are_classed_by_the_one_superclass_of_their_reports(reports):
+    with pytest.raises(ValueError, match="name a fold"):
+        load_pretraining_records([reports], target="class")
+    strata = {
+        row["record_ids"][0]: row["stratum"] for s in ("train", "test") for row in load_elm_dataset(reports, 1, s)
+    }
+    records = load_pretraining_records([reports], fold=1, target="class")
+    single = {name for name, stratum in strata.items() if stratum != "none" and "+" not in stratum}
+    assert len(records.train) + len(records.held_out or []) == len(single)
+    assert records.num_left_out == len(strata) - len(single)
+
+
+def test_an_encoder_that_is_none_is_refused(reports, text_model, tmp_path):
+    with pytest.raises(ValueError, match='"bert" is no ECG encoder'):
+        run(reports, tmp_path / "out", str(text_model), text_model)
