@@ -12,7 +12,7 @@ from trl import ModelConfig, get_peft_config
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 
 
-PARTS = ("encoder", "projector", "llm")
+PARTS = ("encoder", "projector", "llm", "ecg_tokens")
 LENGTH_STEP = 64
 
 
@@ -26,7 +26,8 @@ class ElmScriptArguments:
         dataset_probabilities: How often to draw from each dataset; one after the other by default.
         merge_questions: Join up to so many conversations about the same ECGs into one, so that the ECGs are read once.
         fold: Fold to train on: 1 to 5, or "official".
-        trainable: Parts that learn: encoder, projector, llm. With LoRA, "llm" means its adapters.
+        trainable: Parts that learn: encoder, projector, llm. With LoRA, "llm" means its adapters, and ecg_tokens, the
+            embeddings of the ECG tokens of a "symbol" model, which stay as they are otherwise (Han et al. 2024).
         system_prompt_file: Text file whose content opens conversations that have no system message.
     """
 
@@ -40,7 +41,10 @@ class ElmScriptArguments:
     fold: str = field(default="1", metadata={"help": 'Fold to train on: 1 to 5, or "official".'})
     trainable: list[str] = field(
         default_factory=lambda: ["encoder", "projector", "llm"],
-        metadata={"help": 'Parts that learn: encoder, projector, llm. With LoRA, "llm" means its adapters.'},
+        metadata={
+            "help": 'Parts that learn: encoder, projector, llm. With LoRA, "llm" means its adapters, and the embeddings '
+            "of a symbol model's ECG tokens learn if ecg_tokens is named, too."
+        },
     )
     system_prompt_file: str | None = field(
         default=None, metadata={"help": "Text file whose content opens conversations that have no system message."}
@@ -61,15 +65,16 @@ class ElmScriptArguments:
 
 def set_trainable(model: ElmForCausalLM, parts: list[str]) -> dict[str, int]:
     """
-    Lets the named parts learn and freezes the others. Without an encoder, "encoder" names nothing.
+    Lets the named parts learn and freezes the others. What the model does not have, such as an encoder, is no error.
 
     Returns:
         Number of learning parameters of each part; a weight that the LLM uses twice counts once.
     """
     modules = {
         "encoder": [model.model.encoder] if model.model.encoder is not None else [],
-        "projector": [model.model.projector],
+        "projector": [model.model.projector] if model.model.projector is not None else [],
         "llm": [model.model.language_model, model.lm_head],
+        "ecg_tokens": [],  # rows of the LLM's embeddings, which PEFT singles out
     }
     model.requires_grad_(False)
     for part in parts:
@@ -94,9 +99,14 @@ def lora_config(model: ElmForCausalLM, model_args: ModelConfig, parts: list[str]
         None without `--use_peft`.
 
     Raises:
-        ValueError: "llm" is not among the parts, or the LLM has no layer of a given name.
+        ValueError: "llm" is not among the parts, the LLM has no layer of a given name, or there are no ECG tokens.
     """
     config = get_peft_config(model_args)
+    if "ecg_tokens" in parts and (config is None or model.config.representation != "symbol"):
+        raise ValueError(
+            'ecg_tokens names the embeddings that LoRA leaves out of an ELM with representation="symbol"; this is '
+            f'{"an ELM" if config is not None else "full training of an ELM"} with "{model.config.representation}".'
+        )
     if config is None:
         return None
     if "llm" not in parts:
@@ -115,7 +125,13 @@ def lora_config(model: ElmForCausalLM, model_args: ModelConfig, parts: list[str]
             f"The LLM has no linear layer named {', '.join(unknown)}; it has {', '.join(sorted(linear))}."
         )
     config.target_modules = rf"model\.language_model\..*\.({'|'.join(targets)})"
-    saved = [part for part in parts if part != "llm" and getattr(model.model, part) is not None]
+    if "ecg_tokens" in parts:
+        first = model.config.ecg_token_offset
+        embeddings = next(
+            name for name, module in model.named_modules() if module is model.get_input_embeddings()
+        ).rsplit(".", 1)[-1]
+        config.trainable_token_indices = {embeddings: list(range(first, first + model.config.ecg_vocab_size))}
+    saved = [part for part in ("encoder", "projector") if part in parts and getattr(model.model, part) is not None]
     config.modules_to_save = [*(config.modules_to_save or []), *saved]
     return config
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
-from transformers import TokenizersBackend
+from transformers import AutoTokenizer, TokenizersBackend
 from transformers.utils import logging
 
 
@@ -310,5 +310,6 @@ def _samples_per_lead(ends: np.ndarray, num_leads: int) -> int:
 
 
 EcgByteTokenizer.register_for_auto_class("AutoTokenizer")
+AutoTokenizer.register(EcgByteTokenizer, EcgByteTokenizer, exist_ok=True)  # found by name: it has no configuration
 
 __all__ = ["EcgByteTokenizer"]
