@@ -1,7 +1,7 @@
 """Random changes of ECGs and of their pictures for training; never applied at evaluation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ LEADS_FROM_INDEPENDENT = np.zeros((12, 8), np.float32)
 LEADS_FROM_INDEPENDENT[:6, :2] = [[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]]
 LEADS_FROM_INDEPENDENT[6:, 2:] = np.eye(6)
 
-# Breathing moves the baseline with its frequency, slow drifts below it.
+# In Hz.
 WANDER_FREQUENCIES = (0.05, 0.5)
 WANDER_WAVES = 3
 
@@ -36,6 +36,10 @@ def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, index])
 
 
+def _strength(help: str) -> float:
+    return field(default=0.0, metadata={"help": f"{help} 0 is off."})
+
+
 @dataclass(frozen=True)
 class EcgAugmentation:
     """
@@ -49,7 +53,8 @@ class EcgAugmentation:
     Args:
         noise: standard deviation of white Gaussian noise, in mV, of the independent leads (that of III is sqrt(2) times
             as large, of aVR 1/sqrt(2) times, of aVL and aVF 1.12 times).
-        baseline_wander: amplitude in mV of the wander, the sum of three sine waves of 0.05 to 0.5 Hz.
+        baseline_wander: amplitude in mV of the wander of the independent leads, the sum of three sine waves of 0.05 to
+            0.5 Hz (breathing moves the baseline; so do slow drifts of the electrodes).
         amplitude_scale: relative change of the amplitude, below 1: 0.2 multiplies by 0.8 to 1.2.
         time_shift: in seconds, to either side. What comes free takes the nearest sample's value: no beat is invented.
         lead_dropout: probability of each lead to go missing; one always stays.
@@ -58,11 +63,11 @@ class EcgAugmentation:
         ValueError: a strength that is negative, or an amplitude_scale or lead_dropout of 1 or more.
     """
 
-    noise: float = 0.0
-    baseline_wander: float = 0.0
-    amplitude_scale: float = 0.0
-    time_shift: float = 0.0
-    lead_dropout: float = 0.0
+    noise: float = _strength("Standard deviation of Gaussian noise added to each ECG in training, up to, in mV.")
+    baseline_wander: float = _strength("Amplitude of the baseline wander added to each ECG in training, up to, in mV.")
+    amplitude_scale: float = _strength("Relative change of each ECG's amplitude in training, up to.")
+    time_shift: float = _strength("Shift of each ECG in training, up to, in seconds.")
+    lead_dropout: float = _strength("Probability of each lead to be left out in training.")
 
     def __post_init__(self):
         _check_strengths(self, below_one=("amplitude_scale", "lead_dropout"))
@@ -126,10 +131,10 @@ class EcgImageAugmentation:
         ValueError: a strength that is negative, or a brightness of 1 or more.
     """
 
-    brightness: float = 0.0
-    hue: float = 0.0
-    rotation: float = 0.0
-    blur: float = 0.0
+    brightness: float = _strength("Relative change of each picture's brightness in training, up to.")
+    hue: float = _strength("Turn of each picture's hue in training, up to, in turns.")
+    rotation: float = _strength("Rotation of each picture in training, up to, in degrees.")
+    blur: float = _strength("Standard deviation of each picture's blur in training, up to, in pixels.")
 
     def __post_init__(self):
         _check_strengths(self, below_one=("brightness",))
@@ -169,11 +174,11 @@ class EcgImageAugmentation:
 
 
 def _check_strengths(augmentation: EcgAugmentation | EcgImageAugmentation, below_one: Sequence[str]) -> None:
-    for field in fields(augmentation):
-        strength = getattr(augmentation, field.name)
-        if not strength >= 0 or (field.name in below_one and strength >= 1):
-            limit = "0 or more and below 1" if field.name in below_one else "0 (off) or more"
-            raise ValueError(f"{field.name} is {strength}; expected {limit}")
+    for each in fields(augmentation):
+        strength = getattr(augmentation, each.name)
+        if not strength >= 0 or (each.name in below_one and strength >= 1):
+            limit = "0 or more and below 1" if each.name in below_one else "0 (off) or more"
+            raise ValueError(f"{each.name} is {strength}; expected {limit}")
 
 
 def _rotate(picture: torch.Tensor, degrees: float) -> torch.Tensor:

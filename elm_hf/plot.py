@@ -7,31 +7,33 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from elm_hf.modeling.ecg_raster import (
+    BOLD_COLOR,
+    BOLD_LINE,
+    GREY,
+    INK_COLOR,
+    MM_PER_MILLIVOLT,
+    MM_PER_SECOND,
+    PAPER_COLOR,
+    PEN_WIDTH,
+    SEPARATOR,
+    SQUARE,
+    STANDARD_ROWS,
+    THIN_COLOR,
+    THIN_LINE,
+)
 from elm_hf.modeling.ecg_utils import LEADS, SAMPLING_RATE, canonical_lead, place_leads
 
 
-MM_PER_SECOND = 25
-MM_PER_MILLIVOLT = 10
 MAX_SECONDS = 10
-LAYOUT = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
 
 # Lengths in mm. They put the baselines and the calibration pulses on bold lines.
-SQUARE = 5
 ROW_HEIGHT = 30
 CALIBRATION_WIDTH = 15
 MIN_PAPER_WIDTH = 125
 PAGE_MARGIN = 6
-PEN_WIDTH = 0.36
-THIN_LINE, BOLD_LINE = 0.15, 0.3
-SEPARATOR = 10
 LABEL_RISE = 11.3
 TITLE_SIZE, LABEL_SIZE, TEXT_SIZE = 5.0, 4.2, 4.0
-
-PAPER_COLOR = (255, 249, 247)
-THIN_COLOR = (250, 212, 208)
-BOLD_COLOR = (238, 150, 146)
-INK_COLOR = (16, 16, 20)
-GREY = (110, 110, 115)
 
 # A stroke's edge is exact up and down; left and right it is smoothed by this many columns per pixel.
 COLUMNS_PER_PIXEL = 4
@@ -85,7 +87,7 @@ def plot_ecg(
     _check(ecg, sampling_rate, pixels_per_mm)
     ecg, _ = place_leads(ecg, leads)
     shown = ecg[:, : round(MAX_SECONDS * sampling_rate)]
-    rows = (*LAYOUT, (canonical_lead(rhythm_lead),))
+    rows = (*STANDARD_ROWS, (canonical_lead(rhythm_lead),))
 
     start = SQUARE + (CALIBRATION_WIDTH if calibration else 0)
     width = max(start + shown.shape[1] / sampling_rate * MM_PER_SECOND + SQUARE, MIN_PAPER_WIDTH)

@@ -182,14 +182,9 @@ def draw_ecg(ecg: np.ndarray, sampling_rate: float, **paper) -> np.ndarray:
     if not sampling_rate > 0:
         raise ValueError(f"sampling_rate is {sampling_rate}; expected a positive number of Hz")
     sheet = EcgPaper(seconds=ecg.shape[1] / sampling_rate, **paper)
-    top, bottom = _line_extent(sheet, _row_signals(sheet, ecg))
-    pixel, cover = _line_coverage(sheet, top, bottom)
-
     picture = _background(sheet).flatten()
-    for channel, ink in enumerate(INK_COLOR):
-        place = 3 * pixel + channel
-        paper_color = picture.take(place).astype(np.float32)
-        picture[place] = paper_color + (ink - paper_color) * cover + np.float32(0.5)
+    for top, bottom in zip(*_line_extents(sheet, _row_signals(sheet, ecg))):
+        _paint_line(picture, top, bottom)
     return picture.reshape(sheet.height, sheet.width, 3)
 
 
@@ -213,10 +208,10 @@ def _column_bounds(samples: int, columns: int) -> list[int]:
     return [-(-samples * column // columns) for column in range(columns + 1)]
 
 
-def _line_extent(sheet: EcgPaper, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _line_extents(sheet: EcgPaper, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    The least and the greatest y of the line in every fine column, both `(COLUMNS_PER_PIXEL, rows * width)`; where there
-    is no line, the least is infinite and the greatest minus infinite. `signals` is `(rows, samples)` in mV.
+    The least and the greatest y of each row's line in every fine column, both `(rows, COLUMNS_PER_PIXEL, width)`; where
+    there is no line, the least is infinite and the greatest minus infinite. `signals` is `(rows, samples)` in mV.
     """
     radius = sheet.pen_radius
     y = np.float32(sheet.baselines)[:, None] - signals * np.float32(sheet.pixels_per_mv)
@@ -248,7 +243,7 @@ def _widened_by_pen(sheet: EcgPaper, least: np.ndarray, first: int) -> np.ndarra
         # The line is connected, so that the union of these intervals is an interval.
         place = drawn[:, first + distance : first + distance + least.shape[1]]
         np.minimum(place, least - np.float32(half_height), out=place)
-    return drawn.reshape(-1, COLUMNS_PER_PIXEL).T.copy()
+    return drawn.reshape(len(least), sheet.width, COLUMNS_PER_PIXEL).transpose(0, 2, 1).copy()
 
 
 @dataclass(frozen=True)
@@ -283,24 +278,23 @@ def _fine_columns(sheet: EcgPaper, samples: int) -> _FineColumns:
     )
 
 
-def _line_coverage(sheet: EcgPaper, top: np.ndarray, bottom: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels the lines touch (flat indices) and how much of each is covered (0 to 1)."""
+def _paint_line(picture: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> None:
+    """Mix ink into the pixels of `picture` (flat), as much as the line `(COLUMNS_PER_PIXEL, width)` covers of them."""
     first, last = np.floor(top.min(axis=0)), np.ceil(bottom.max(axis=0))
     drawn = np.flatnonzero(first < last)
-    first = first[drawn].astype(np.int32)
-    heights = last[drawn].astype(np.int32) - first
+    first = first[drawn].astype(np.int64)
+    heights = last[drawn].astype(np.int64) - first
     column = np.repeat(drawn, heights)
-    y = np.arange(len(column), dtype=np.int32) + np.repeat(first - np.cumsum(heights) + heights, heights)
+    y = np.arange(len(column)) + np.repeat(first - np.cumsum(heights) + heights, heights)
 
     upper = y.astype(np.float32)
     cover = np.minimum(bottom.take(column, axis=1), upper + 1) - np.maximum(top.take(column, axis=1), upper)
-    cover = np.maximum(cover, 0).mean(axis=0)
-
-    # Where lines of two rows cross, the pixel is as black as the blacker one makes it.
-    pixel = y * sheet.width + np.repeat(drawn % sheet.width, heights)
-    ink = np.zeros(sheet.height * sheet.width, np.float32)
-    np.maximum.at(ink, pixel, cover)
-    return pixel, ink.take(pixel)
+    cover = np.maximum(cover, 0).sum(axis=0) * np.float32(1 / COLUMNS_PER_PIXEL)
+    left_over = 1 - cover
+    place = 3 * (y * top.shape[1] + column)
+    for channel, ink in enumerate(INK_COLOR):
+        color = picture.take(place + channel) * left_over
+        picture[place + channel] = color + (np.float32(ink) * cover + np.float32(0.5))
 
 
 @lru_cache(maxsize=16)
