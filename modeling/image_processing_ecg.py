@@ -122,7 +122,8 @@ class EcgImageProcessor(BaseImageProcessor):
                 Any other argument of [`EcgImageProcessor`].
 
         Raises:
-            `ValueError`: If the encoder's processor does not take values from 0 to 1 and normalize them.
+            `ValueError`: If the encoder's processor does not take values from 0 to 1 and normalize them, or has no
+            height and width.
         """
         if isinstance(vision_encoder, str | PathLike):
             vision_encoder = AutoImageProcessor.from_pretrained(vision_encoder)
@@ -234,6 +235,11 @@ def _input_size(settings: dict) -> dict[str, int]:
     size = dict(settings["crop_size"] if settings.get("do_center_crop") else settings["size"])
     if "shortest_edge" in size:
         return {"height": size["shortest_edge"], "width": size["shortest_edge"]}
+    if not {"height", "width"} <= size.keys():
+        raise ValueError(
+            f"{settings['image_processor_type']} has size={size}, from which no height and width follow: give "
+            "EcgImageProcessor size, image_mean and image_std yourself."
+        )
     return {"height": size["height"], "width": size["width"]}
 
 

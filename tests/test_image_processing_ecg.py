@@ -346,6 +346,11 @@ def test_processor_takes_size_mean_std_and_filter_of_the_vision_encoder(own, siz
     assert (processor.resample, processor.layout) == (own.resample, "12x1")
 
 
+def test_encoder_without_a_height_and_width_is_refused():
+    with pytest.raises(ValueError, match="longest_edge.*no height and width follow"):
+        EcgImageProcessor.from_vision_encoder(ViTImageProcessorPil(size={"longest_edge": 500}))
+
+
 def test_encoder_that_normalizes_in_another_way_is_refused():
     with pytest.raises(ValueError, match="do_normalize=False.*give EcgImageProcessor size"):
         EcgImageProcessor.from_vision_encoder(ViTImageProcessorPil(do_normalize=False))
