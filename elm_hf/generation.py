@@ -98,7 +98,7 @@ def answer(
             conversations, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(model.device)
     except TemplateError as error:
-        raise ValueError(f"the checkpoint's chat template: {error}") from error
+        raise ValueError(f"{model.name_or_path}: its chat template refuses: {error}") from error
     output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     new_tokens = output[:, inputs["input_ids"].shape[1] :]
     return [text.strip() for text in processor.batch_decode(new_tokens, skip_special_tokens=True)]
