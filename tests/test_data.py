@@ -80,7 +80,7 @@ def test_missing_leads_are_nan(built, tmp_path):
 
 
 def test_columns_are_read_without_the_signals(built, monkeypatch):
-    monkeypatch.setattr(elm_hf.data, "_ecg_in_millivolt", None)
+    monkeypatch.setattr(elm_hf.data, "ecg_in_millivolt", None)
     rows = load_elm_dataset(built)
     plain = datasets.load_dataset(str(built), "fold1", split="train")
     assert list(rows["conversation_id"]) == plain["conversation_id"][:]
