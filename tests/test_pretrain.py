@@ -15,12 +15,14 @@ from trl import TrlParser
 from elm_hf import pretrain
 from elm_hf.augment import EcgAugmentation
 from elm_hf.data import load_elm_dataset, load_records
+from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 from elm_hf.prepare import prepare_dataset
 from elm_hf.pretraining_data import EcgPretrainingCollator, load_pretraining_records
 
 
+ROOT = Path(__file__).resolve().parents[1]
 VIT = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32}
 DECODER = {
     "decoder_hidden_size": 64,
@@ -154,3 +156,13 @@ def test_records_are_classed_by_the_one_superclass_of_their_reports(reports):
 def test_an_encoder_that_is_none_is_refused(reports, text_model, tmp_path):
     with pytest.raises(ValueError, match='"bert" is no ECG encoder'):
         run(reports, tmp_path / "out", str(text_model), text_model)
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").glob("pretrain_*.yaml")))
+def test_recipes_are_understood(recipe):
+    parser = TrlParser((pretrain.PretrainArguments, TrainingArguments, EcgAugmentation))
+    script_args, training_args, _ = parser.parse_args_and_config(
+        ["--config", str(ROOT / "recipes" / recipe), "--use_cpu"]
+    )
+    assert script_args.encoder in ECG_ENCODER_TYPES
+    assert training_args.learning_rate > 0 and training_args.num_train_epochs >= 20
