@@ -151,7 +151,7 @@ def test_two_processes_train_and_save(tiny_elm, simulated_dataset, tmp_path):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--trainable", "decoder"], "--trainable takes some of encoder, projector, llm; got decoder"),
+        (["--trainable", "decoder"], "--trainable takes some of encoder, projector, llm, ecg_tokens; got decoder"),
         (["--use_peft", "--trainable", "projector"], 'without "llm"'),
         (["--use_peft", "--lora_target_modules", "query"], "no linear layer named query; it has down_proj"),
         (["--fold", "9"], "no 'fold9'; there are fold1"),
