@@ -440,7 +440,9 @@ class ElmSymbolProcessor(ElmProcessor):
         if self.max_ecg_tokens is None or len(tokens) <= self.max_ecg_tokens:
             return tokens
         spans = self.ecg_tokenizer.token_spans(tokens, len(self.leads))
-        _, first = np.unique(spans[:, 0], return_index=True)  # a token that reaches into a second lead begins in the first
+        _, first = np.unique(
+            spans[:, 0], return_index=True
+        )  # a token that reaches into a second lead begins in the first
         kept = np.sort(np.argsort(spans[first, 2], kind="stable")[: self.max_ecg_tokens])
         logger.warning_once(
             f"An ECG of {len(tokens)} tokens is longer than max_ecg_tokens={self.max_ecg_tokens}: the end of every lead is "
