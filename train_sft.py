@@ -16,12 +16,13 @@ LoRA in the LLM, projector whole, two processes:
 """
 
 from transformers import AutoProcessor
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_quantization_config
+from trl import ModelConfig, SFTConfig, TrlParser, get_quantization_config
 
 from elm_hf.augment import EcgAugmentation, EcgImageAugmentation
 from elm_hf.collator import AugmentationEpoch, ElmDataCollator
 from elm_hf.data import load_elm_dataset
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.trainer import ElmTrainer
 from elm_hf.training import ElmScriptArguments, add_lengths, lora_config, set_trainable
 
 
@@ -57,7 +58,6 @@ def main(
         seed=training_args.seed,
     )
     dataset = add_lengths(dataset, processor.num_ecg_tokens)
-
     collator = ElmDataCollator(
         processor,
         training_args.max_length,
@@ -71,7 +71,7 @@ def main(
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator does it, ECGs and all
     training_args.remove_unused_columns = False
     training_args.train_sampling_strategy = "group_by_length"
-    trainer = SFTTrainer(
+    trainer = ElmTrainer(
         model=model,
         args=training_args,
         train_dataset=dataset,
@@ -79,15 +79,19 @@ def main(
         processing_class=processor,
         peft_config=peft_config,
         callbacks=[AugmentationEpoch(collator)],
+        script_args=script_args,
+        base_model=model_args.model_name_or_path,
+        learning=[part for part, number in learning.items() if number],
     )
     trainer.accelerator.print(f"Learning parameters: {learning}, {len(dataset)} conversations")
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
 
     # Save and push
     trainer.save_model(training_args.output_dir)
+    trainer.create_model_card()
     trainer.accelerator.print(f"Saved to {training_args.output_dir}")
     if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script_args.dataset)
+        trainer.push_to_hub()
     trainer.end()
 
 

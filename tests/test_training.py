@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from trl import TrlParser
@@ -168,3 +170,18 @@ def test_a_system_prompt_comes_from_a_file(tmp_path):
         ElmScriptArguments(dataset=["d"], system_prompt_file=str(tmp_path / "prompt.txt")).system_prompt
         == "You read ECGs."
     )
+
+
+def test_the_card_says_how_the_model_is_used_and_what_it_learnt_from(tiny_elm, simulated_dataset, tmp_path):
+    trained = train(tiny_elm, simulated_dataset, tmp_path / "my-elm", "--trainable", "projector")
+    card = ModelCard.load(trained / "README.md")
+    assert card.data.library_name == "transformers" and "ecg" in card.data.tags
+    number = sum(
+        weight.numel() for name, weight in load_file(trained / "model.safetensors").items() if "projector" in name
+    )
+    assert f"of which {number:,} were trained: projector |" in card.text
+    assert "| data | simulated, fold 1, its training patients |" in card.text
+    assert "| training | 4 steps of 4 conversations, learning rate 0.01 (linear), seed 42 |" in card.text
+    snippet = card.text.split("```python\n")[1].split("```")[0]
+    ecg = load_elm_dataset(simulated_dataset)[0]["ecgs"][0]
+    exec(snippet, {"ecg": np.repeat(ecg, 2, axis=1)})  # of 500 Hz, as it says
