@@ -87,7 +87,7 @@ def load_state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
     others = [str(key) for key, value in loaded.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise ValueError(
-            f'{checkpoint}: expected tensors, or a dictionary of them under "model"; no tensors: {_listed(others)}.'
+            f'{checkpoint}: expected tensors, or a dictionary of them under "model"; no tensors: {listed(others)}.'
         )
     if all(key.startswith("module.") for key in loaded):
         return {key.removeprefix("module."): value for key, value in loaded.items()}
@@ -100,7 +100,7 @@ def _refusal(checkpoint: Path, error: Exception) -> str:
     except Exception:  # it scans today's files only; for others torch's own message names the first
         unsafe = re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
     reason = re.search(r"WeightsUnpickler error:\s*(\S.*)|$", str(error))[1]
-    found = f"it wants to import {_listed(unsafe)}" if unsafe else f"no file of tensors ({reason or 'unreadable'})"
+    found = f"it wants to import {listed(unsafe)}" if unsafe else f"no file of tensors ({reason or 'unreadable'})"
     return (
         f"{checkpoint}: refused, nothing was executed: {found}; expected tensors and plain containers. If you trust its "
         "origin, load it yourself and save only its state dict with torch.save."
@@ -131,23 +131,23 @@ def load_weights(
     shapes = {published_name(name): tensor.shape for name, tensor in model.state_dict().items()}
     problems = []
     if unknown := [key for key in state_dict if key not in ours]:
-        problems.append(f"{len(unknown)} unknown: {_listed(unknown)}")
+        problems.append(f"{len(unknown)} unknown: {listed(unknown)}")
     if missing := [key for key in ours if key not in state_dict]:
-        problems.append(f"{len(missing)} missing: {_listed(missing)}")
+        problems.append(f"{len(missing)} missing: {listed(missing)}")
     common = [key for key in ours if key in state_dict]
     if misshapen := [
         f"{key} {list(state_dict[key].shape)}, not {list(shapes[key])}"
         for key in common
         if state_dict[key].shape != shapes[key]
     ]:
-        problems.append(f"{len(misshapen)} of another shape: {_listed(misshapen)}")
+        problems.append(f"{len(misshapen)} of another shape: {listed(misshapen)}")
     if problems:
         raise ValueError(f"{source}: weights do not fit a {model.config.model_type} model; {'; '.join(problems)}.")
     model.load_state_dict({ours[key]: state_dict[key].clone() for key in common}, assign=True)
     return model.eval()
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     return ", ".join(sorted(names))
 
 
@@ -277,7 +277,7 @@ def _without_aliases(state_dict: dict[str, torch.Tensor], source: Path) -> dict[
     aliases = {key for key in state_dict if f"encoder.{key}" in state_dict}
     different = [key for key in aliases if not torch.equal(state_dict[key], state_dict[f"encoder.{key}"])]
     if different:
-        raise ValueError(f"{source}: {_listed(different)} should equal the weights of the same name under encoder.")
+        raise ValueError(f"{source}: {listed(different)} should equal the weights of the same name under encoder.")
     return {key: tensor for key, tensor in state_dict.items() if key not in aliases}
 
 
@@ -298,12 +298,12 @@ def _check_kind(state_dict: dict[str, torch.Tensor], prefix: str, kind: str, sou
     if lacking:
         first = sorted(state_dict)[:5]
         raise ValueError(
-            f"{source}: no {kind} checkpoint: it lacks {_listed(lacking)}. Its {len(state_dict)} weights begin with "
+            f"{source}: no {kind} checkpoint: it lacks {listed(lacking)}. Its {len(state_dict)} weights begin with "
             f"{', '.join(first)}."
         )
 
 
-def _layer_sizes(state_dict: dict[str, torch.Tensor], layer: str, source: Path) -> dict[str, int]:
+def layer_sizes(state_dict: dict[str, torch.Tensor], layer: str, source: Path) -> dict[str, int]:
     """Layers whose names match `layer` (a number after it), and heads and MLP width of the first."""
     numbers = {int(match[1]) for key in state_dict if (match := re.match(rf"{re.escape(layer)}(\d+)\.", key))}
     inner = state_dict[f"{layer}0.attn.fn.to_qkv.weight"].shape[0]
@@ -321,15 +321,15 @@ def _layer_sizes(state_dict: dict[str, torch.Tensor], layer: str, source: Path) 
 
 def _sizes(state_dict: dict[str, torch.Tensor], prefix: str, source: Path) -> dict[str, int]:
     hidden_size = state_dict[f"{prefix}to_patch_embedding.2.weight"].shape[0]
-    return {"hidden_size": hidden_size} | _layer_sizes(state_dict, f"{prefix}block", source)
+    return {"hidden_size": hidden_size} | layer_sizes(state_dict, f"{prefix}block", source)
 
 
 def _decoder_sizes(state_dict: dict[str, torch.Tensor], source: Path) -> dict[str, int]:
     needed = ["decoder_pos_embed", "decoder_blocks.0.attn.fn.to_qkv.weight", "decoder_blocks.0.ff.fn.net.0.weight"]
     if lacking := [name for name in needed if name not in state_dict]:
-        raise ValueError(f"{source}: an encoder under encoder. but no whole decoder: it lacks {_listed(lacking)}.")
+        raise ValueError(f"{source}: an encoder under encoder. but no whole decoder: it lacks {listed(lacking)}.")
     sizes = {"hidden_size": state_dict["decoder_pos_embed"].shape[-1]}
-    sizes |= _layer_sizes(state_dict, "decoder_blocks.", source)
+    sizes |= layer_sizes(state_dict, "decoder_blocks.", source)
     return {f"decoder_{name}": size for name, size in sizes.items()}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import BertConfig
 
-from elm_hf.convert import LAYER_NAMES, _layer_sizes, _listed, load_state_dict, load_weights, renamer
+from elm_hf.convert import LAYER_NAMES, layer_sizes, listed, load_state_dict, load_weights, renamer
 from elm_hf.modeling.configuration_merl import MerlConfig
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 from elm_hf.modeling.modeling_merl import BOTTLENECK_REDUCTION, MerlForPreTraining, MerlModel
@@ -76,7 +76,7 @@ def convert_merl(checkpoint: Path) -> list:
     state_dict = load_state_dict(checkpoint)
     unused = [key for key in state_dict if re.fullmatch(UNUSED, key)]
     if unused:
-        logger.warning("%s: left out %s, which MERL does not use.", checkpoint, _listed(unused))
+        logger.warning("%s: left out %s, which MERL does not use.", checkpoint, listed(unused))
     is_full = any(key.startswith(ENCODER_PREFIX) for key in state_dict)
     prefix = ENCODER_PREFIX if is_full else ""
     state_dict = _reshaped({key: tensor for key, tensor in state_dict.items() if key not in unused}, prefix)
@@ -183,7 +183,7 @@ def _vit_sizes(state_dict: dict[str, torch.Tensor], prefix: str, patch_embedding
         "num_samples": patch_size * len(state_dict[f"{prefix}pos_embedding"]),
         "hidden_size": hidden_size,
         "patch_size": patch_size,
-    } | _layer_sizes(state_dict, f"{prefix}block", source)
+    } | layer_sizes(state_dict, f"{prefix}block", source)
 
 
 def _head_sizes(state_dict: dict[str, torch.Tensor], encoder_type: str, source: Path) -> dict:
@@ -195,7 +195,7 @@ def _head_sizes(state_dict: dict[str, torch.Tensor], encoder_type: str, source: 
         needed.append("att_pool_head.positional_embedding")
     if lacking := [name for name in needed if name not in state_dict]:
         raise ValueError(
-            f"{source}: an encoder under {ENCODER_PREFIX} but no whole model: it lacks {_listed(lacking)}."
+            f"{source}: an encoder under {ENCODER_PREFIX} but no whole model: it lacks {listed(lacking)}."
         )
     vocab_size, hidden_size = state_dict[f"{embeddings}.word_embeddings.weight"].shape
     layers = {match[1] for key in state_dict if (match := re.match(r"lm_model\.encoder\.layer\.(\d+)\.", key))}
