@@ -1,0 +1,18 @@
+"""The command itself and the options that several subcommands share."""
+
+from typing import Annotated
+
+import typer
+
+
+app = typer.Typer(
+    name="elm-hf",
+    help="ECG-language models: build datasets, create models, evaluate them and ask them about ECGs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Plain lines instead of progress bars.")]
+Fold = Annotated[str, typer.Option(help='1 to 5, or "official" for the split of the dataset\'s authors.')]
+Split = Annotated[str, typer.Option(help="Split of the fold.")]

@@ -1,0 +1,120 @@
+"""Subcommands that make models and tokenizers."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elm_hf.cli.app import Quiet, app
+
+
+@app.command()
+def create(
+    output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
+    llm: Annotated[str | None, typer.Option(help="Pre-trained causal LLM: repository or folder.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="JSON file with fields of ElmConfig; `text_config` is an LLM with random weights."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Tokenizer: repository or folder; the LLM's by default.")
+    ] = None,
+    tokenizer_dataset: Annotated[
+        str | None, typer.Option(help="elm-hf dataset to train a new tokenizer on (fold 1, train).")
+    ] = None,
+    vocab_size: Annotated[int, typer.Option(help="Of a new tokenizer.")] = 1000,
+    representation: Annotated[
+        str | None, typer.Option(help="What becomes of an ECG: signal (the default), stacked_signal, image or symbol.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help='ECG or vision encoder: repository or folder; "ecg_resnet" and the like for a new one.'),
+    ] = None,
+    ecg_tokenizer: Annotated[
+        str | None, typer.Option(help="Of symbols: repository or folder that train-tokenizer made.")
+    ] = None,
+    max_ecg_tokens: Annotated[int | None, typer.Option(min=1, help="Most symbols per ECG; all by default.")] = None,
+    projector: Annotated[
+        str | None, typer.Option(help="linear or mlp with an encoder; linear, patch or conv without.")
+    ] = None,
+    num_ecg_tokens: Annotated[int | None, typer.Option(min=1, help="Positions of the LLM's sequence per ECG.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Length of the ECGs the model reads: a pre-trained encoder's, or 10.")
+    ] = None,
+    normalization: Annotated[
+        str | None,
+        typer.Option(help="Of the amplitude: min_max, z_score or none; a pre-trained encoder's, or min_max."),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Precision of the weights, such as bfloat16; auto is the LLM's.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Of new weights.")] = 0,
+):
+    """Compose a new ECG-language model from an LLM, a projector and (if wanted) an ECG encoder."""
+    from elm_hf.create import create_elm
+
+    model = create_elm(
+        output,
+        llm=llm,
+        config=config,
+        tokenizer=tokenizer,
+        tokenizer_dataset=tokenizer_dataset,
+        vocab_size=vocab_size,
+        representation=representation,
+        encoder=encoder,
+        ecg_tokenizer=ecg_tokenizer,
+        max_ecg_tokens=max_ecg_tokens,
+        projector=projector,
+        num_ecg_tokens=num_ecg_tokens,
+        seconds=seconds,
+        normalization=normalization,
+        dtype=dtype,
+        seed=seed,
+    )
+    config = model.config
+    if config.representation == "symbol":
+        reads = f"{config.ecg_vocab_size:,} ECG symbols"
+    else:
+        reads = f"projector {config.projector_type}, {config.num_ecg_tokens} tokens per ECG"
+    typer.echo(f"{output}: {model.num_parameters():,} parameters, LLM {config.text_config.model_type}, {reads}")
+
+
+@app.command()
+def convert(
+    kind: Annotated[
+        str, typer.Argument(help="Whose checkpoint: st_mem, mtae, mlae, ...; a wrong one lists them all.")
+    ],
+    checkpoint: Annotated[Path, typer.Argument(help="File as published. Nothing in it is executed.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
+):
+    """Turn another project's published checkpoint into one for from_pretrained and the Hub."""
+    from elm_hf.convert import convert_checkpoint
+
+    parts = convert_checkpoint(kind, checkpoint, output)
+    typer.echo(f"{output}: {', '.join(type(part).__name__ for part in parts)}")
+
+
+@app.command("train-tokenizer")
+def train_tokenizer(
+    dataset: Annotated[str, typer.Argument(help="elm-hf dataset whose records to train on: folder or repository.")],
+    output: Annotated[Path, typer.Option(help="Folder to make.")],
+    merges: Annotated[int, typer.Option(help="Tokens beside the 26 letters.")] = 5000,
+    num_records: Annotated[
+        int, typer.Option(help="Records drawn for training; each of 12 leads and 10 s takes 1.2 MB of memory.")
+    ] = 500,
+    encoding: Annotated[str, typer.Option(help="longest_match or merge_order.")] = "longest_match",
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    quiet: Quiet = False,
+):
+    """Train an ECG-Byte tokenizer: ECGs as tokens of an LLM."""
+    from elm_hf.ecg_byte import train_ecg_byte_tokenizer
+
+    show_progress = sys.stderr.isatty() and not quiet
+    report = train_ecg_byte_tokenizer(dataset, merges, output, num_records, encoding, seed, show_progress)
+    typer.echo(
+        f"{output}: {report['num_merges']:,} merges from {report['num_records']:,} records; "
+        f"{report['compression']:.2f} samples per token, error {report['rmse_uv']:.1f} µV RMS and at most "
+        f"{report['max_uv']:.0f} µV on {report['num_measured']:,} records"
+        f"{' used in training' if report['measured_on_training'] else ' not used in training'}"
+    )
