@@ -8,6 +8,12 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 
+# Strata of so many patients or more are to have the same share in every test.
+MIN_PATIENTS = 50
+# Balancing stops when no share deviates more, or after so many passes over the patients.
+TOLERANCE, MAX_PASSES = 0.05, 4
+
+
 @dataclass(frozen=True)
 class Fold:
     """
@@ -17,12 +23,17 @@ class Fold:
         train, test: row numbers of the conversations on each side, in increasing order, int64.
         num_left_out: conversations about patients of both sides, which are on neither.
         test_patients: the patients of the test side, sorted.
+        largest_deviation: how far a stratum's share in this test is from its share in all tests together, relative to
+            the latter; the largest of the strata whose tested conversations are about `MIN_PATIENTS` or more.
+        deviating_stratum: the stratum it belongs to; None where no stratum has so many patients.
     """
 
     train: np.ndarray
     test: np.ndarray
     num_left_out: int
     test_patients: list
+    largest_deviation: float
+    deviating_stratum: str | None
 
 
 def make_folds(
@@ -32,8 +43,10 @@ def make_folds(
     Deal the patients out to folds, so that every stratum has about the same share in each.
 
     A conversation is in a fold's test when all its patients are, in its train when none is, and left out of that fold
-    when it compares patients of both sides. The result depends on what the conversations are and on the seed, not on
-    their order.
+    when it compares patients of both sides. So comparisons of different patients are rarer in every test than overall,
+    whoever deals: shares are held against those in all tests together. `StratifiedGroupKFold` deals, and single
+    patients are then moved while that brings the shares of what is tested closer together. The result depends on what
+    the conversations are and on the seed, not on their order.
 
     Args:
         patients: for each conversation, the keys of the patients whose ECGs it is about. Keys are sortable and unique
@@ -58,40 +71,150 @@ def make_folds(
         )
     number_of = {key: number for number, key in enumerate(keys)}
     conversation, patient = _pairs(patients, number_of)
-    stratum = np.unique(np.asarray(strata, dtype=str), return_inverse=True)[1]
-    stratum = _pool_rare(stratum[conversation], patient, num_folds)
-    fold_of = np.empty(len(keys), dtype=np.int64)
+    names, stratum = np.unique(np.asarray(strata, dtype=str), return_inverse=True)
+    fold_of = _deal(stratum[conversation], conversation, patient, num_folds, seed)
+    fold_of = _Balance(stratum, conversation, patient, fold_of, num_folds).improved(seed)
+    sides = [_sides(number, fold_of, conversation, patient, keys) for number in range(num_folds)]
+    deviation = _deviations(stratum, conversation, patient, [test for _, test in sides])
+    folds = []
+    for number, (train, test) in enumerate(sides):
+        worst = int(deviation[number].argmax())
+        folds.append(
+            Fold(
+                train,
+                test,
+                num_left_out=len(patients) - len(train) - len(test),
+                test_patients=[keys[key] for key in np.flatnonzero(fold_of == number)],
+                largest_deviation=float(max(deviation[number, worst], 0)),
+                deviating_stratum=str(names[worst]) if deviation[number, worst] >= 0 else None,
+            )
+        )
+    return folds
+
+
+def _pairs(patients: Sequence[Sequence[Hashable]], number_of: dict) -> tuple[np.ndarray, np.ndarray]:
+    """All different (conversation, patient) pairs, as two arrays of row numbers and patient numbers."""
+    counts = np.array([len(row) for row in patients])
+    if not counts.all():
+        raise ValueError(f"conversation {int(np.argmin(counts))} names no patient, so it belongs to no side of a fold")
+    conversation = np.repeat(np.arange(len(counts)), counts)
+    patient = np.array([number_of[key] for row in patients for key in row])
+    pairs = np.unique(conversation * len(number_of) + patient)
+    return pairs // len(number_of), pairs % len(number_of)
+
+
+def _deal(stratum: np.ndarray, conversation: np.ndarray, patient: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
+    """The fold of each patient, by scikit-learn; `stratum` is that of each pair."""
+    stratum = _pool_rare(stratum, patient, num_folds)
+    fold_of = np.empty(patient.max() + 1, dtype=np.int64)
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # of a pool that is itself smaller than the number of folds
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         for number, (_, test) in enumerate(splitter.split(conversation, stratum, patient)):
             fold_of[patient[test]] = number
-    return [_fold(number, fold_of, conversation, patient, keys, len(patients)) for number in range(num_folds)]
-
-
-def _pairs(patients: Sequence[Sequence[Hashable]], number_of: dict) -> tuple[np.ndarray, np.ndarray]:
-    """All (conversation, patient) pairs, as two arrays of row numbers and patient numbers."""
-    counts = np.array([len(row) for row in patients])
-    if not counts.all():
-        raise ValueError(f"conversation {int(np.argmin(counts))} names no patient, so it belongs to no side of a fold")
-    conversation = np.repeat(np.arange(len(counts)), counts)
-    return conversation, np.array([number_of[key] for row in patients for key in row])
+    return fold_of
 
 
 def _pool_rare(stratum: np.ndarray, patient: np.ndarray, num_folds: int) -> np.ndarray:
     """The strata, those of fewer than `num_folds` patients made one (number -1)."""
+    return np.where(_num_patients(stratum, patient, stratum.max() + 1)[stratum] < num_folds, -1, stratum)
+
+
+def _num_patients(stratum: np.ndarray, patient: np.ndarray, num_strata: int) -> np.ndarray:
+    """How many patients each stratum has, from pairs."""
     owners = np.unique(np.stack([stratum, patient]), axis=1)[0]
-    return np.where(np.bincount(owners)[stratum] < num_folds, -1, stratum)
+    return np.bincount(owners, minlength=num_strata)
 
 
-def _fold(
-    number: int, fold_of: np.ndarray, conversation: np.ndarray, patient: np.ndarray, keys: list, num_rows: int
-) -> Fold:
+class _Balance:
+    """
+    Moves patients between folds, one at a time, while that brings the tests closer together.
+
+    What it makes small is the sum, over strata of `MIN_PATIENTS` or more and folds, of the squared relative difference
+    between the number of conversations tested in the fold and the mean of the folds. The patients themselves are one
+    more stratum, so that folds stay of one size.
+    """
+
+    def __init__(
+        self, stratum: np.ndarray, conversation: np.ndarray, patient: np.ndarray, fold_of: np.ndarray, num_folds: int
+    ):
+        num_patients, num_rows, self.num_strata = len(fold_of), len(stratum), int(stratum.max()) + 2
+        # one more row for each patient, about him alone
+        conversation = np.concatenate([conversation, num_rows + np.arange(num_patients)])
+        patient = np.concatenate([patient, np.arange(num_patients)])
+        self.stratum = np.concatenate([stratum, np.full(num_patients, self.num_strata - 1)])
+        self.fold_of, self.num_folds = fold_of.copy(), num_folds
+        order = np.argsort(patient, kind="stable")
+        self.rows_of = np.split(conversation[order], np.cumsum(np.bincount(patient))[:-1])
+        self.size = np.bincount(conversation)
+        self.inside = np.zeros((len(self.stratum), num_folds), dtype=np.int32)
+        np.add.at(self.inside, (conversation, fold_of[patient]), 1)  # patients of a conversation in each fold
+        self.counts = self._count(self.stratum, self.inside == self.size[:, None])
+        self.conversation, self.patient = conversation, patient
+
+    def improved(self, seed: int) -> np.ndarray:
+        """The fold of each patient."""
+        rng = np.random.default_rng(seed)
+        for _ in range(MAX_PASSES):
+            self._weigh()  # again in each pass, for a move may make a comparison tested or not
+            if (np.abs(self.counts - self.mean) * np.sqrt(self.weight)).max() <= TOLERANCE:
+                break
+            if not sum(self._move(patient) for patient in rng.permutation(len(self.fold_of))):
+                break
+        return self.fold_of
+
+    def _weigh(self) -> None:
+        """What the number of tested conversations of each stratum is to be in each fold, and how much it matters."""
+        self.mean = self.counts.mean(axis=0)
+        tested = (self.inside.max(axis=1) == self.size)[self.conversation]
+        owners = _num_patients(self.stratum[self.conversation[tested]], self.patient[tested], self.num_strata)
+        self.weight = np.where(owners >= MIN_PATIENTS, 1 / np.maximum(self.mean, 1) ** 2, 0)
+
+    def _move(self, patient: int) -> bool:
+        """Moves a patient to the fold where the sum gets smallest; False if he is there already."""
+        rows, old = self.rows_of[patient], self.fold_of[patient]
+        stratum, inside, size = self.stratum[rows], self.inside[rows], self.size[rows, None]
+        leave = np.bincount(stratum[inside[:, old] == size[:, 0]], minlength=self.num_strata)
+        enter = self._count(stratum, inside == size - 1)
+        excess = self.counts - self.mean
+        change = (enter * (enter + 2 * excess)) @ self.weight + (leave * (leave - 2 * excess[old])) @ self.weight
+        change[old] = 0
+        new = int(change.argmin())
+        if change[new] > -1e-9:
+            return False
+        self.counts[old] -= leave
+        self.counts[new] += enter[new]
+        self.inside[rows, old] -= 1
+        self.inside[rows, new] += 1
+        self.fold_of[patient] = new
+        return True
+
+    def _count(self, stratum: np.ndarray, is_in: np.ndarray) -> np.ndarray:
+        """Number of rows of each stratum in each fold, `(folds, strata)`, from `(rows, folds)`."""
+        row, fold = np.nonzero(is_in)
+        cells = np.bincount(fold * self.num_strata + stratum[row], minlength=self.num_folds * self.num_strata)
+        return cells.reshape(self.num_folds, self.num_strata)
+
+
+def _sides(
+    number: int, fold_of: np.ndarray, conversation: np.ndarray, patient: np.ndarray, keys: list
+) -> tuple[np.ndarray, np.ndarray]:
+    """The conversations in train and in test of a fold."""
     in_test = fold_of[patient] == number
-    share = np.bincount(conversation, weights=in_test, minlength=num_rows) / np.bincount(conversation)
+    share = np.bincount(conversation, weights=in_test) / np.bincount(conversation)
     train, test = np.flatnonzero(share == 0), np.flatnonzero(share == 1)
     on_both_sides = np.intersect1d(patient[np.isin(conversation, train)], patient[np.isin(conversation, test)])
     if on_both_sides.size:  # this is what the whole file is for, so it is checked and not believed
         raise AssertionError(f"patients {[keys[key] for key in on_both_sides]} are in train and in test of a fold")
-    test_patients = [keys[key] for key in np.flatnonzero(fold_of == number)]
-    return Fold(train, test, num_rows - len(train) - len(test), test_patients)
+    return train, test
+
+
+def _deviations(stratum: np.ndarray, conversation: np.ndarray, patient: np.ndarray, tests: list) -> np.ndarray:
+    """For each fold and stratum, `Fold.largest_deviation`; -1 for strata of fewer than `MIN_PATIENTS`."""
+    num_strata = int(stratum.max()) + 1
+    counts = np.stack([np.bincount(stratum[test], minlength=num_strata) for test in tests])
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    expected = counts.sum(axis=0) / max(counts.sum(), 1)
+    tested = np.isin(conversation, np.concatenate(tests))
+    owners = _num_patients(stratum[conversation[tested]], patient[tested], num_strata)
+    return np.where(owners >= MIN_PATIENTS, np.abs(share / np.where(expected, expected, 1) - 1), -1)

@@ -4,11 +4,12 @@ import ast
 import csv
 import gzip
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 
+from benchmarks.folds import ecg_qa_like
 from elm_hf.folds import make_folds
 
 
@@ -92,6 +93,40 @@ def test_fewer_patients_than_folds():
 def test_a_conversation_without_patients():
     with pytest.raises(ValueError, match="conversation 2 names no patient"):
         make_folds([["a"], ["b"], []], ["x"] * 3, num_folds=2)
+
+
+def deviations(strata: np.ndarray, patients: list, folds: list) -> list[dict[str, float]]:
+    """For each fold, how far the share of each stratum of 50 tested patients or more is from that in all tests."""
+    tested = np.concatenate([fold.test for fold in folds])
+    patients_of = defaultdict(set)
+    for row in tested:
+        patients_of[strata[row]].update(patients[row])
+    common = [name for name, members in patients_of.items() if len(members) >= 50]
+    overall = {name: np.mean(strata[tested] == name) for name in common}
+    return [{name: abs(np.mean(strata[fold.test] == name) / overall[name] - 1) for name in common} for fold in folds]
+
+
+def test_questions_like_those_of_ecg_qa_keep_their_shares():
+    """A tenth of ECG-QA: seven question types, a hundred answers, a third of all questions across patients."""
+    patients, strata = ecg_qa_like(0.1)
+    folds = make_folds(patients, strata)
+    found = deviations(np.array(strata), patients, folds)
+    assert len(found[0]) > 40 and any("irrelevant" in name for name in found[0])
+    for fold, deviation in zip(folds, found):
+        assert max(deviation.values()) < 0.10
+        assert fold.largest_deviation == pytest.approx(max(deviation.values()))
+        assert deviation[fold.deviating_stratum] == pytest.approx(fold.largest_deviation)
+    sizes = [len(fold.test_patients) for fold in folds]
+    assert max(sizes) / min(sizes) < 1.05
+
+
+def test_shares_that_cannot_be_kept_are_numbers_and_no_error():
+    """A patient with half of all questions is in one test only; strata of few patients are not judged."""
+    patients = [["heavy"]] * 60 + [[f"p{number:02d}"] for number in range(60)]
+    folds = make_folds(patients, ["asked"] * 60 + ["asked", "told"] * 30)
+    assert [fold.deviating_stratum for fold in folds] == [None] * 5
+    folds = make_folds(patients, ["asked"] * 60 + ["told"] * 60)
+    assert sorted(fold.largest_deviation for fold in folds)[-1] > 0.10
 
 
 def test_all_of_ptb_xl(ptb_xl_labels):
