@@ -12,9 +12,9 @@ from elm_hf.simulate import draw_findings, draw_follow_up, simulate_ecg
 from elm_hf.simulated_questions import comparison_questions, single_questions
 
 
-NUM_RECORDINGS = 2500
+NUM_RECORDINGS = 2000
 MAX_ECGS_PER_PATIENT = 3
-QUESTIONS_PER_ECG = 12
+QUESTIONS_PER_ECG = 20
 QUESTIONS_PER_PAIR = 1
 # One question across patients for so many recordings: each fold has to leave out those that its cut goes through.
 RECORDINGS_PER_CROSS_QUESTION = 8
@@ -48,7 +48,7 @@ class SimulatedQa(ElmDatasetBuilder):
     FIRST_PURPOSE = 0
 
     def list_recordings(self) -> Iterator[dict]:
-        """What each ECG shows, without its signal; `num_recordings` of them, 2500 unless said otherwise."""
+        """What each ECG shows, without its signal; `num_recordings` of them, 2000 unless said otherwise."""
         wanted = self.config.num_recordings
         return islice(self._all_recordings(), NUM_RECORDINGS if wanted is None else wanted)
 

@@ -9,7 +9,7 @@ started=$(date +%s)
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 
 run elm-hf prepare simulated_reports --num-recordings 2000 --output outputs/quickstart/reports --num-proc 2
-run elm-hf prepare simulated_qa --num-recordings 2500 --output outputs/quickstart/data --num-proc 2
+run elm-hf prepare simulated_qa --num-recordings 2000 --output outputs/quickstart/data --num-proc 2
 run elm-hf create outputs/quickstart/elm --config recipes/quickstart_elm.json --normalization none \
     --vocab-size 768 --tokenizer-dataset outputs/quickstart/data
 run accelerate launch train_sft.py --config recipes/quickstart_align.yaml
