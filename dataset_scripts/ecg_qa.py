@@ -1,16 +1,17 @@
 """ECG-QA (Oh et al. 2023): questions about one ECG or two of PTB-XL or MIMIC-IV-ECG, mapped on records built before."""
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 from datasets import List, Value
 
 from elm_hf.dataset_builder import ElmDatasetBuilder, ecg_messages
+from elm_hf.instruct import read_entries
 
 
 FOLDER_OF_SPLIT = {"train": "train", "validation": "valid", "test": "test"}
 FIELDS = ["template_id", "question_id", "sample_id", "question_type", "attribute_type"]
+# `ecg_id` is a study of MIMIC-IV-ECG, numbered from here, or an ECG of PTB-XL, of which there are 21,837
+FIRST_MIMIC_STUDY = 40_000_000
 
 
 class EcgQa(ElmDatasetBuilder):
@@ -41,44 +42,47 @@ class EcgQa(ElmDatasetBuilder):
     }
 
     def list_conversations(self) -> Iterator[dict]:
-        """One conversation for each entry of the source's JSON files."""
+        """One conversation for each entry of the source's JSON files; entries that are damaged are left out."""
         folder = self.source_folder()
         if (folder / "paraphrased").is_dir():
             folder = folder / "paraphrased"
         if not any((folder / name).is_dir() for name in FOLDER_OF_SPLIT.values()):
             raise FileNotFoundError(
-                f"{folder}: no folder train, valid or test; source (--source) is to be a folder of ECG-QA"
+                f"{folder}: no folder train, valid or test; source (--source) is to be a folder of ECG-QA, such as ecgqa/ptbxl"
             )
         for split, name in FOLDER_OF_SPLIT.items():
+            seen = set()
             for path in sorted((folder / name).glob("*.json"), key=lambda path: (len(path.name), path.name)):
-                for number, entry in enumerate(_read_json_list(path)):
+                for number, entry in read_entries(path, self.leave_out):
                     try:
-                        yield _conversation(entry, split)
-                    except (KeyError, TypeError) as error:
-                        raise ValueError(f"{path}: entry {number} is not as in ECG-QA ({error!r})") from error
-
-
-def _read_json_list(path: Path) -> list:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(entries, list):
-        raise ValueError(f"{path}: expected a list of entries, found {type(entries).__name__}")
-    return entries
+                        conversation = _conversation(entry, split)
+                    except (KeyError, TypeError, ValueError) as error:
+                        self.leave_out("damaged entry", f"{path}: entry {number} is not as in ECG-QA ({error!r})")
+                        continue
+                    if entry["sample_id"] in seen:
+                        repeated = f"{path}: entry {number} has sample_id {entry['sample_id']}, as an earlier one"
+                        self.leave_out("repeated id", repeated)
+                        continue
+                    seen.add(entry["sample_id"])
+                    yield conversation
 
 
 def _conversation(entry: dict, split: str) -> dict:
-    answer = ", ".join(entry["answer"])
+    question, answers, ecg_ids = entry["question"], entry["answer"], entry["ecg_id"]
+    if not isinstance(question, str) or not isinstance(answers, list) or not all(isinstance(item, str) for item in answers):
+        raise TypeError("question and the items of answer are to be text")
+    if len(ecg_ids) not in (1, 2):
+        raise ValueError(f"{len(ecg_ids)} ECGs, not one or two")
     return {
         # sample_id counts from 0 in each split
         "conversation_id": f"ecg_qa-{split}-{entry['sample_id']}",
-        "recording_ids": [str(ecg_id) for ecg_id in entry["ecg_id"]],
-        "messages": ecg_messages(len(entry["ecg_id"]), entry["question"], answer),
+        "recording_ids": [str(ecg_id) for ecg_id in ecg_ids],
+        "recording_sources": ["mimic_iv_ecg" if ecg_id >= FIRST_MIMIC_STUDY else "ptb_xl" for ecg_id in ecg_ids],
+        "messages": ecg_messages(len(ecg_ids), question, ", ".join(answers)),
         **{field: entry[field] for field in FIELDS},
-        "question": entry["question"],
-        "answer": entry["answer"],
+        "question": question,
+        "answer": answers,
         "attribute": entry["attribute"],
-        "stratum": f"{entry['question_type']}: {min(entry['answer'], default='')}",
+        "stratum": f"{entry['question_type']}: {min(answers, default='')}",
         "split": split,
     }

@@ -27,6 +27,7 @@ OFFICIAL_SPLITS = ("train", "validation", "test")
 _CONVERSATION_FEATURES = {
     "conversation_id": Value("string"),
     "recording_ids": List(Value("string")),
+    "recording_sources": List(Value("string")),
     "messages": List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}),
     "question_type": Value("string"),
     "attribute_type": Value("string"),
@@ -49,6 +50,7 @@ class ElmDatasetConfig(datasets.BuilderConfig):
         seconds, sampling_rate: length and rate of the records.
         num_recordings: the first so many recordings only; for simulated datasets, how many there are.
         seed: of what is simulated or drawn.
+        one_patient_per_file: each ECG file of which no patient is known is its own (`ecgfolder`).
     """
 
     source: str | None = None
@@ -56,6 +58,7 @@ class ElmDatasetConfig(datasets.BuilderConfig):
     sampling_rate: int = SAMPLING_RATE
     num_recordings: int | None = None
     seed: int = 0
+    one_patient_per_file: bool = False
 
 
 class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
@@ -73,6 +76,8 @@ class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
     HOMEPAGE: str
     LICENSE: str
     CITATION: str
+    # False for conversations in words alone, which have no records
+    HAS_ECGS = True
     # columns of conversations that only this dataset has
     CONVERSATION_FEATURES: dict = {}
 
@@ -99,9 +104,21 @@ class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
         """
         The conversations: `conversation_id`, `recording_ids` in the order of the ECG placeholders, `messages`,
         `question_type`, `question`, `answer` (list), `stratum` (whose share folds keep), optionally `attribute_type`,
-        `template_id`, `split` (one of `OFFICIAL_SPLITS`) and the columns of `CONVERSATION_FEATURES`.
+        `template_id`, `split` (one of `OFFICIAL_SPLITS`) and the columns of `CONVERSATION_FEATURES`. ECGs of other datasets
+        come with `recording_sources`, the name of each one's dataset. An entry of the source that is no conversation goes
+        to `leave_out` instead.
         """
         raise NotImplementedError
+
+    def leave_out(self, reason: str, message: str) -> None:
+        """
+        Note an entry of the source that makes no conversation; the rest is built.
+
+        Args:
+            reason: a short category to count by.
+            message: which file and entry, and what is wrong with it.
+        """
+        self._left_out.append((reason, self.from_source(message)))
 
     def source_folder(self, *contents: str) -> Path:
         """
@@ -148,7 +165,11 @@ class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, shards: list) -> Iterator[tuple[int | str, dict]]:
         if self.config.name == "conversations":
-            yield from enumerate(self.list_conversations())
+            self._left_out = []
+            for number, conversation in enumerate(self.list_conversations()):
+                own = {"recording_sources": [self.name] * len(conversation["recording_ids"])}
+                yield number, own | conversation
+            Path(self._output_dir, "left_out.json").write_text(json.dumps(self._left_out), encoding="utf-8")
             return
         for number, references in shards:
             skipped = []
@@ -156,13 +177,15 @@ class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
                 try:
                     rows = list(self._record_rows(reference))
                 except RecordingError as error:
-                    # the list is published: files are named from where the source begins
-                    message = str(error).replace(f"{self.config.source}/", "")
-                    skipped.append((reference["recording_id"], error.reason, message))
+                    skipped.append((reference["recording_id"], error.reason, self.from_source(str(error))))
                     continue
                 for row in rows:
                     yield row["record_id"], row
             Path(self._output_dir, f"skipped-{number:05d}.json").write_text(json.dumps(skipped))
+
+    def from_source(self, message: str) -> str:
+        """A message that will be published, its files named from where the source begins."""
+        return message.replace(f"{self.config.source}/", "")
 
     def _record_rows(self, reference: dict) -> Iterator[dict]:
         if not reference["patient_id"]:

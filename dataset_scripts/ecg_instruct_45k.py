@@ -1,0 +1,19 @@
+"""ECG-Chat's instructions (Zhao et al. 2024): dialogues about ECGs of MIMIC-IV-ECG."""
+
+from elm_hf.dataset_scripts import pretrain_mimic
+from elm_hf.instruct import InstructBuilder
+
+
+class EcgInstruct45k(InstructBuilder):
+    """Entries of `ecg_instruct_45k.json`; all turns are kept."""
+
+    PRETTY_NAME = "ECG-Instruct-45k"
+    DESCRIPTION = (
+        "ECG-Chat's instruction data: questions and dialogues of several turns about ECGs of MIMIC-IV-ECG. `question` and "
+        "`answer` are those of the last turn. Strata are the kind of the question, and the answer where it is yes or no."
+    )
+    HOMEPAGE = pretrain_mimic.PretrainMimic.HOMEPAGE
+    LICENSE = pretrain_mimic.PretrainMimic.LICENSE
+    CITATION = pretrain_mimic.PretrainMimic.CITATION
+    FILES = {"ecg_instruct_45k.json": None}
+    ECG_FIELD = "ecg"

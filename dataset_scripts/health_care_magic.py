@@ -1,0 +1,60 @@
+"""HealthCareMagic-100k (Li et al. 2023, ChatDoctor): patients' questions and doctors' answers, without ECGs."""
+
+from collections.abc import Iterator
+
+from elm_hf.dataset_builder import ElmDatasetBuilder
+from elm_hf.instruct import read_entries
+
+
+FIELDS = ("instruction", "input", "output")
+
+
+class HealthCareMagic(ElmDatasetBuilder):
+    """The source is the folder of `HealthCareMagic-100k.json`, or of the Parquet files of a copy on the Hub."""
+
+    PRETTY_NAME = "HealthCareMagic-100k"
+    DESCRIPTION = (
+        "Questions of patients and answers of doctors from an online service, without ECGs: to keep an ELM's bedside manner. "
+        "The instruction is the system message. Nothing is known of who asks, so every dialogue is a patient of its own."
+    )
+    HOMEPAGE = "https://github.com/Kent0n-Li/ChatDoctor"
+    LICENSE = "unknown"
+    CITATION = """@article{li2023chatdoctor,
+  title = {{ChatDoctor}: A Medical Chat Model Fine-Tuned on a Large Language Model Meta-{AI} ({LLaMA}) Using Medical Domain Knowledge},
+  author = {Li, Yunxiang and Li, Zihan and Zhang, Kai and Dan, Ruilong and Jiang, Steve and Zhang, You},
+  journal = {Cureus},
+  volume = {15},
+  number = {6},
+  year = {2023}
+}"""
+    HAS_ECGS = False
+
+    def list_conversations(self) -> Iterator[dict]:
+        """One dialogue for each entry; the words are left as they are."""
+        folder = self.source_folder()
+        paths = sorted(folder.rglob("HealthCareMagic-100k.json")) or sorted(folder.rglob("*.parquet"))
+        if not paths:
+            raise FileNotFoundError(
+                f"{folder}: neither HealthCareMagic-100k.json nor a Parquet file in it; source (--source) is to be the "
+                f"folder of {self.PRETTY_NAME}"
+            )
+        for file_number, path in enumerate(paths):
+            for number, entry in read_entries(path, self.leave_out):
+                instruction, question, answer = (entry.get(field) for field in FIELDS)
+                if not all(isinstance(text, str) and text.strip() for text in (question, answer)):
+                    self.leave_out("damaged entry", f"{path}: entry {number} has no text in input or output")
+                    continue
+                turns = [("system", instruction or ""), ("user", question), ("assistant", answer)]
+                yield {
+                    "conversation_id": f"health_care_magic-{file_number}-{number}",
+                    "recording_ids": [],
+                    "messages": [
+                        {"role": role, "content": [{"type": "text", "text": text.strip()}]}
+                        for role, text in turns
+                        if text
+                    ],
+                    "question_type": "dialogue",
+                    "question": question.strip(),
+                    "answer": [answer.strip()],
+                    "stratum": "dialogue",
+                }
