@@ -403,10 +403,13 @@ def test_the_file_alone_needs_only_numpy():
     assert done.stdout.strip() == "aVR", done.stderr
 
 
-def test_without_scipy_or_wfdb_the_error_says_what_to_install(monkeypatch, record):
+def test_without_scipy_or_wfdb_the_error_says_what_to_install(monkeypatch, tmp_path):
+    names = {"sig_name": ["I"], "units": ["mV"], "adc_gain": [200.0], "baseline": [0]}
+    wfdb.wrsamp("made", 100, p_signal=np.zeros((100, 1)), fmt=["212"], write_dir=str(tmp_path), **names)
     monkeypatch.setitem(sys.modules, "scipy.signal", None)
+    monkeypatch.setitem(sys.modules, "scipy.interpolate", None)
     monkeypatch.setitem(sys.modules, "wfdb", None)
     with pytest.raises(ImportError, match="pip install scipy"):
-        resample(np.zeros((1, 100)), 500, 250)
-    with pytest.raises(ImportError, match="pip install wfdb"):
-        load_ecg(record)
+        resample(np.zeros((1, 100)), 500, 250, method="cubic")
+    with pytest.raises(ImportError, match="not in format 16 needs wfdb: pip install wfdb"):
+        load_ecg(tmp_path / "made")
