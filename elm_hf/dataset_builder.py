@@ -4,7 +4,6 @@ import csv
 import importlib
 import json
 import pkgutil
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,8 +18,6 @@ from elm_hf.modeling.ecg_utils import LEADS, SAMPLING_RATE
 from elm_hf.recordings import Recording, RecordingError, segments
 
 
-# Recordings per Parquet file: the unit that processes share out, so that files do not depend on how many there are.
-SHARD_SIZE = 512
 OFFICIAL_SPLITS = ("train", "validation", "test")
 
 
@@ -45,7 +42,7 @@ class ElmDatasetConfig(datasets.BuilderConfig):
     What is built and from what.
 
     Args:
-        name: `"records"` or `"conversations"`.
+        name: of the configuration; there is one, `"conversations"`.
         source: folder of the source as downloaded.
         seconds, sampling_rate: length and rate of the records.
         num_recordings: the first so many recordings only; for simulated datasets, how many there are.
@@ -65,11 +62,12 @@ class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
     """
     One published dataset. A script overrides `list_recordings` and `read_recording`, `list_conversations`, or all three.
 
-    Records are built by as many processes as asked for, in files of `SHARD_SIZE` recordings that do not depend on it.
+    `datasets` builds its conversations, `elm_hf.records` its records: in any order, by several processes or machines and
+    again after an interruption, for which what `list_recordings` gives must be the same each time, in one order.
     """
 
     BUILDER_CONFIG_CLASS = ElmDatasetConfig
-    BUILDER_CONFIGS = [ElmDatasetConfig(name="records"), ElmDatasetConfig(name="conversations")]
+    BUILDER_CONFIGS = [ElmDatasetConfig(name="conversations")]
     # what the card says of the source
     PRETTY_NAME: str
     DESCRIPTION: str
@@ -138,56 +136,35 @@ class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
                 )
         return folder
 
+    def references(self) -> Iterator[dict]:
+        """The recordings to read: all that are listed, or the first `num_recordings`."""
+        return islice(self.list_recordings(), self.config.num_recordings)
+
     def _info(self) -> DatasetInfo:
-        if self.config.name == "records":
-            samples = self.config.seconds * self.config.sampling_rate
-            if self.config.seconds <= 0 or samples < 1 or samples % 1:  # NaN and infinity have a remainder, NaN
-                raise ValueError(f"{self.config.seconds} s at {self.config.sampling_rate} Hz are not whole samples")
-            features = _record_features(round(samples))
-        else:
-            features = Features(_CONVERSATION_FEATURES | self.CONVERSATION_FEATURES)
+        features = Features(_CONVERSATION_FEATURES | self.CONVERSATION_FEATURES)
         return DatasetInfo(self.DESCRIPTION, self.CITATION, self.HOMEPAGE, self.LICENSE, features)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[SplitGenerator]:
-        if self.config.name == "conversations":
-            return [SplitGenerator("conversations", {"shards": [None]})]
-        references = list(islice(self.list_recordings(), self.config.num_recordings))
-        if not references:
-            raise ValueError(f"{self.name}: no recordings in {self.config.source}")
-        recording_id, count = Counter(reference["recording_id"] for reference in references).most_common(1)[0]
-        if count > 1:
-            raise ValueError(
-                f"{self.name}: recording {recording_id!r} is listed {count} times in {self.config.source}"
-            )
-        starts = range(0, len(references), SHARD_SIZE)
-        shards = [(number, references[start : start + SHARD_SIZE]) for number, start in enumerate(starts)]
-        return [SplitGenerator("records", {"shards": shards})]
+        return [SplitGenerator("conversations")]
 
-    def _generate_examples(self, shards: list) -> Iterator[tuple[int | str, dict]]:
-        if self.config.name == "conversations":
-            self._left_out = []
-            for number, conversation in enumerate(self.list_conversations()):
-                own = {"recording_sources": [self.name] * len(conversation["recording_ids"])}
-                yield number, own | conversation
-            Path(self._output_dir, "left_out.json").write_text(json.dumps(self._left_out), encoding="utf-8")
-            return
-        for number, references in shards:
-            skipped = []
-            for reference in references:
-                try:
-                    rows = list(self._record_rows(reference))
-                except RecordingError as error:
-                    skipped.append((reference["recording_id"], error.reason, self.from_source(str(error))))
-                    continue
-                for row in rows:
-                    yield row["record_id"], row
-            Path(self._output_dir, f"skipped-{number:05d}.json").write_text(json.dumps(skipped))
+    def _generate_examples(self) -> Iterator[tuple[int, dict]]:
+        self._left_out = []
+        for number, conversation in enumerate(self.list_conversations()):
+            own = {"recording_sources": [self.name] * len(conversation["recording_ids"])}
+            yield number, own | conversation
+        Path(self._output_dir, "left_out.json").write_text(json.dumps(self._left_out), encoding="utf-8")
 
     def from_source(self, message: str) -> str:
         """A message that will be published, its files named from where the source begins."""
         return message.replace(f"{self.config.source}/", "")
 
-    def _record_rows(self, reference: dict) -> Iterator[dict]:
+    def record_rows(self, reference: dict) -> Iterator[dict]:
+        """
+        The rows of the `records` table that one reference makes, a row for each segment.
+
+        Raises:
+            RecordingError: it cannot be used.
+        """
         if not reference["patient_id"]:
             raise RecordingError(
                 "no patient id", f"{reference['recording_id']}: no patient id, so no fold can keep patients apart"
@@ -207,27 +184,17 @@ class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
                 **metadata,
             }
 
-    def _prepare_split_single(self, gen_kwargs: dict, fpath: str, job_id: int, **kwargs) -> Iterator[tuple]:
-        """One file for each shard of a process, where `datasets` would write one for all of them."""
-        results = []
-        for number, shard in enumerate(gen_kwargs["shards"]):
-            path = fpath.replace("SSSSS", f"{number:05d}")
-            kwargs["max_shard_size"] = None
-            for job, done, content in super()._prepare_split_single(
-                {"shards": [shard]}, path, job_id=job_id, **kwargs
-            ):
-                if done:
-                    results.append(content)
-                else:
-                    yield job, done, content
-        num_examples, num_bytes, (features, *_), _, lengths, _, original_lengths = zip(*results)
-        lengths, original_lengths = sum(lengths, []), sum(original_lengths, [])
-        yield job_id, True, (
-            sum(num_examples), sum(num_bytes), features, len(results), lengths, len(results), original_lengths,
-        )  # fmt: skip
 
+def record_features(seconds: float, sampling_rate: int) -> Features:
+    """
+    The columns of the `records` table.
 
-def _record_features(samples: int) -> Features:
+    Raises:
+        ValueError: the length (s) and rate (Hz) do not make whole samples.
+    """
+    samples = seconds * sampling_rate
+    if seconds <= 0 or samples < 1 or samples % 1:  # NaN and infinity have a remainder, NaN
+        raise ValueError(f"{seconds} s at {sampling_rate} Hz are not whole samples")
     return Features(
         {
             "record_id": Value("string"),
@@ -236,7 +203,7 @@ def _record_features(samples: int) -> Features:
             "source": Value("string"),
             "segment": Value("int32"),
             "start_s": Value("float32"),
-            "ecg": Array2D((len(LEADS), samples), "int16"),
+            "ecg": Array2D((len(LEADS), round(samples)), "int16"),
             "sampling_rate": Value("int32"),
             "age": Value("int32"),
             "sex": Value("string"),

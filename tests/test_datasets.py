@@ -13,7 +13,7 @@ import pytest
 import wfdb
 from scipy.signal import decimate
 
-import elm_hf.dataset_builder
+import elm_hf.records
 from elm_hf.dataset_scripts.simulated_qa import QUESTIONS_PER_ECG
 from elm_hf.prepare import prepare_dataset
 
@@ -339,7 +339,7 @@ def same_files(first: Path, second: Path) -> bool:
 
 
 def test_the_number_of_processes_changes_nothing(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(elm_hf.dataset_builder, "SHARD_SIZE", 2)
+    monkeypatch.setattr(elm_hf.records, "RECORDINGS_PER_FILE", 2)
     builds = [tmp_path / str(num_proc) / "built" for num_proc in (1, 2, 3)]
     for num_proc, output in enumerate(builds, 1):
         prepare_dataset("ptb_xl", output, source=source, num_proc=num_proc, **MISSING_FILE)
@@ -383,7 +383,7 @@ def test_the_list_names_files_from_where_the_source_begins(ptb_xl):
     assert line.startswith("1,missing file,records500/00000/00001_hr.hea: no such file")
 
 
-def test_too_many_bad_recordings_stop_the_build_and_leave_nothing(source, tmp_path):
+def test_too_many_bad_recordings_stop_the_build_and_leave_no_output(source, tmp_path):
     damage(source)
     with pytest.raises(ValueError) as caught:
         prepare_dataset("ptb_xl", tmp_path / "built", source=source)
@@ -391,7 +391,10 @@ def test_too_many_bad_recordings_stop_the_build_and_leave_nothing(source, tmp_pa
     assert "unknown lead (1)" in str(caught.value) and "allow it with max_skipped (--max-skipped) 0.5" in str(
         caught.value
     )
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert f"or mend the source and delete {tmp_path / 'built.building'}" in str(caught.value)
+    assert not (tmp_path / "built").exists()
+    prepare_dataset("ptb_xl", tmp_path / "built", source=source, max_skipped=0.5, num_folds=0)
+    assert len(skipped(tmp_path / "built")) == 4 and not (tmp_path / "built.building").exists()
 
 
 def test_a_recording_without_patient_id_is_skipped(source, tmp_path):

@@ -1,0 +1,233 @@
+"""The table of ECGs of a dataset, file by file: built in any order, by any number of processes and machines."""
+
+import hashlib
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from multiprocessing import parent_process
+from pathlib import Path
+from threading import Thread
+
+import datasets
+from datasets import Dataset
+from datasets.arrow_writer import ParquetWriter
+
+from elm_hf.dataset_builder import ElmDatasetBuilder, record_features
+from elm_hf.recordings import RecordingError
+from elm_hf.work_folder import write_whole
+
+
+# What processes and machines share out, so that the files do not depend on how many there are.
+RECORDINGS_PER_FILE = 512
+VERSIONS = ("elm-hf", "datasets", "numpy", "scipy", "scikit-learn", "wfdb")
+
+
+@dataclass(frozen=True)
+class RecordFiles:
+    """
+    The files of the `records` table in the working folder of a build, each with the records of `RECORDINGS_PER_FILE` recordings.
+
+    A file appears whole or not at all, so that whoever finds it need not build it again; its list of skipped recordings
+    lies in another folder, which is not published.
+
+    Attributes:
+        work: working folder; the dataset grows in its folder `build`.
+        num_recordings: how many there are in all; of records that are copied, how many records.
+        build_id: what tells this build's files from those of other options or sources.
+        num_shards: of the shard that is built, if any; said in error messages.
+    """
+
+    work: Path
+    num_recordings: int
+    build_id: str
+    num_shards: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many files the table has."""
+        return -(-self.num_recordings // RECORDINGS_PER_FILE)
+
+    def rows(self, number: int) -> slice:
+        """Which recordings a file holds."""
+        return slice(number * RECORDINGS_PER_FILE, min((number + 1) * RECORDINGS_PER_FILE, self.num_recordings))
+
+    def path(self, number: int) -> Path:
+        """Where a file lies when it is whole."""
+        return self.work / "build" / "records" / file_name("train", number, self.count)
+
+    def missing(self) -> list[int]:
+        """The numbers of the files that are not there or are of another build."""
+        return [number for number in range(self.count) if not self._is_whole(number)]
+
+    def skipped(self) -> list[tuple[str, str, str]]:
+        """(recording_id, reason, message) of the recordings that were skipped, in the order of the source."""
+        return [tuple(row) for number in range(self.count) for row in self._note(number)["skipped"]]
+
+    def check_complete(self) -> None:
+        """
+        Raises:
+            ValueError: files are missing; names the shards that they belong to.
+        """
+        missing = self.missing()
+        if not missing:
+            return
+        shards = {
+            self._note(number)["num_shards"] for number in range(self.count) if self._note_path(number).is_file()
+        }
+        shards.discard(None)
+        if len(shards) == 1:
+            (num_shards,) = shards
+            names = [f"{number + 1}/{num_shards}" for number in sorted({number % num_shards for number in missing})]
+            remedy = f"build shard {_listed(names)} first (--shard {names[0]})"
+        else:
+            remedy = f"build them first (--shard 1/{self.count} and so on); missing are {_listed(missing)}"
+        raise ValueError(f"{self.work}: {len(missing)} of {self.count} record files are not there; {remedy}")
+
+    def write(self, number: int, builder: ElmDatasetBuilder, references: list[dict]) -> tuple[int, int]:
+        """Read the recordings of one file and write it; returns how many there were, and how many were skipped."""
+        features = record_features(builder.config.seconds, builder.config.sampling_rate)
+        skipped = []
+        with ParquetWriter(features=features, path=str(self._unfinished(number))) as writer:
+            for reference in references:
+                try:
+                    rows = list(builder.record_rows(reference))
+                except RecordingError as error:
+                    message = builder.from_source(str(error))
+                    skipped.append((reference["recording_id"], error.reason, message))
+                    continue
+                for row in rows:
+                    writer.write(features.encode_example(row))
+            writer.finalize()
+        self._finish(number, skipped)
+        return len(references), len(skipped)
+
+    def copy(self, number: int, records: Dataset) -> None:
+        """Write one file of records that exist already."""
+        records.to_parquet(self._unfinished(number))
+        self._finish(number, [])
+
+    def _finish(self, number: int, skipped: list) -> None:
+        note = {"build_id": self.build_id, "num_shards": self.num_shards, "skipped": skipped}
+        write_whole(self._note_path(number), json.dumps(note))
+        with self._unfinished(number).open("rb") as file:  # on disk before it has its name, should the machine go down
+            os.fsync(file.fileno())
+        self._unfinished(number).rename(new_path(self.path(number)))
+
+    def _is_whole(self, number: int) -> bool:
+        return self.path(number).is_file() and self._note(number)["build_id"] == self.build_id
+
+    def _note(self, number: int) -> dict:
+        return json.loads(self._note_path(number).read_text(encoding="utf-8"))
+
+    def _note_path(self, number: int) -> Path:
+        return self.work / "skipped" / f"{number:05d}.json"
+
+    def _unfinished(self, number: int) -> Path:
+        return new_path(self.work / "unfinished" / f"{number:05d}.parquet")
+
+
+def plan_records(builder: ElmDatasetBuilder) -> dict:
+    """
+    What the files of a build depend on, from one pass over the list of recordings.
+
+    Raises:
+        ValueError: no recordings, or one of them twice.
+    """
+    names, digest = Counter(), hashlib.sha256()
+    for reference in datasets.utils.tqdm(builder.references(), desc="Listing", unit=" recordings"):
+        names[reference["recording_id"]] += 1
+        digest.update(repr(reference).encode())
+    if not names:
+        raise ValueError(f"{builder.name}: no recordings in {builder.config.source}")
+    recording_id, count = names.most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"{builder.name}: recording {recording_id!r} is listed {count} times in {builder.config.source}"
+        )
+    return {
+        "recordings": names.total(),
+        "recordings per file": RECORDINGS_PER_FILE,
+        "contents of the source": digest.hexdigest()[:16],
+        **{f"version of {package}": version(package) for package in VERSIONS},
+    }
+
+
+def build_records(builder: ElmDatasetBuilder, files: RecordFiles, numbers: Iterable[int], num_proc: int) -> int:
+    """
+    Build those of the numbered files that are not there, and return how many there were to build.
+
+    The list of recordings is read once and handed out file by file, so that neither memory nor the work of a process
+    depends on how long it is.
+
+    Raises:
+        ChildProcessError: a process was ended from outside.
+    """
+    wanted = set(numbers) & set(files.missing())
+    if not wanted:
+        return 0
+    references = builder.references()
+    chunks = iter(lambda: list(islice(references, RECORDINGS_PER_FILE)), [])
+    tasks = ((number, builder, chunk) for number, chunk in enumerate(chunks) if number in wanted)
+    to_read = sum(files.rows(number).stop - files.rows(number).start for number in wanted)
+    skipped = 0
+    with datasets.utils.tqdm(total=to_read, desc="Reading recordings", unit=" recordings") as bar:
+        for num_read, num_skipped in _run(files.write, tasks, num_proc):
+            skipped += num_skipped
+            bar.set_postfix(skipped=skipped, refresh=False)
+            bar.update(num_read)
+    return len(wanted)
+
+
+def _run(function: Callable, tasks: Iterator[tuple], num_proc: int) -> Iterator:
+    """What the function returns for each task, in no order; tasks are taken only as processes are free for them."""
+    if num_proc == 1:
+        yield from (function(*task) for task in tasks)
+        return
+    try:
+        with ProcessPoolExecutor(num_proc, initializer=_end_with_parent) as pool:
+            running = set()
+            for task in tasks:
+                if len(running) == 2 * num_proc:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+                running.add(pool.submit(function, *task))
+            yield from (future.result() for future in as_completed(running))
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a process that reads recordings was ended from outside, perhaps for want of memory; what is built is kept: "
+            "start again, with fewer processes (--num-proc) if that was it"
+        ) from error
+
+
+def _end_with_parent() -> None:
+    """A process that reads recordings must not outlive a build that is killed; an interrupt is its parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def file_name(split: str, number: int, of: int) -> str:
+    """Name of a Parquet file as `datasets` writes it."""
+    return f"{split}-{number:05d}-of-{of:05d}.parquet"
+
+
+def new_path(path: Path) -> Path:
+    """The path, its folder made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _listed(names: list) -> str:
+    return ", ".join(map(str, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
