@@ -200,18 +200,21 @@ def _polyphase(signal: np.ndarray, ratio: Fraction) -> np.ndarray:
     samples = signal.shape[1]
     new_samples = -(-samples * up // down)
     count, step = -(-new_samples // outputs), outputs * down // up
-    padded = np.zeros((len(signal), max((count - 1) * step + inputs, samples + 2 * margin)))
-    padded[:, margin : margin + samples] = signal
     # the point reflection keeps value and slope at both ends
     edge = min(samples, margin + 1)
     first, last = signal[:, :edge].astype(np.float64), signal[:, -edge:].astype(np.float64)
-    before = np.pad(first, ((0, 0), (margin, 0)), mode="reflect", reflect_type="odd")
-    after = np.pad(last, ((0, 0), (0, margin)), mode="reflect", reflect_type="odd")
-    padded[:, :margin], padded[:, margin + samples :][:, :margin] = before[:, :margin], after[:, edge:]
-    blocks = np.lib.stride_tricks.sliding_window_view(padded, inputs, axis=1)[:, ::step][:, :count]
-    resampled = (blocks.reshape(-1, inputs) @ weights).reshape(len(signal), count, outputs)
-    resampled += offset[:, :, None] * (1 - weights.sum(axis=0))
-    return resampled.reshape(len(signal), -1)[:, :new_samples]
+    before = np.pad(first, ((0, 0), (margin, 0)), mode="reflect", reflect_type="odd")[:, :margin]
+    after = np.pad(last, ((0, 0), (0, margin)), mode="reflect", reflect_type="odd")[:, edge:]
+    # lead by lead: what is worked on stays in the processor's cache
+    padded = np.zeros(max((count - 1) * step + inputs, samples + 2 * margin))
+    blocks = np.lib.stride_tricks.sliding_window_view(padded, inputs)[::step][:count]
+    missing_gain = 1 - weights.sum(axis=0)
+    resampled = np.empty((len(signal), new_samples), np.float32)
+    for row, lead in enumerate(signal):
+        padded[: samples + 2 * margin] = np.concatenate([before[row], lead, after[row]])
+        product = np.ascontiguousarray(blocks) @ weights + offset[row] * missing_gain
+        resampled[row] = product.reshape(-1)[:new_samples]
+    return resampled
 
 
 @lru_cache(maxsize=8)
