@@ -78,20 +78,21 @@ def load_elm_dataset(
     paths = [path_or_repo] if isinstance(path_or_repo, str | PathLike) else list(path_or_repo)
     if probabilities is not None and len(probabilities) != len(paths):
         raise ValueError(f"{len(probabilities)} probabilities for {len(paths)} datasets; give one for each")
-    tables = [load_records(path) for path in paths]
     conversations = [_load_conversations(path, fold, split) for path in paths]
+    tables = [load_records(path) if _has_records(path) else None for path in paths]
     if merge_questions > 1:
         conversations = [_merge(rows, merge_questions, seed) for rows in conversations]
     if len(paths) == 1:
-        return conversations[0].with_transform(_Join(tables[0]))
-    check_same_shape(paths, tables)
-    starts = np.cumsum([0] + [len(table) for table in tables])
+        return conversations[0].with_transform(_Join(tables))
+    with_ecgs = [(path, table) for path, table in zip(paths, tables) if table is not None]
+    check_same_shape([path for path, _ in with_ecgs], [table for _, table in with_ecgs])
+    starts = np.cumsum([0] + [0 if table is None else len(table) for table in tables])
     conversations = [_shift(rows, int(start)) for rows, start in zip(conversations, starts)]
     if probabilities is None:
         mixed = datasets.concatenate_datasets(conversations)
     else:
         mixed = datasets.interleave_datasets(conversations, probabilities, seed=seed)
-    return mixed.with_transform(_Join(datasets.concatenate_datasets(tables)))
+    return mixed.with_transform(_Join(tables))
 
 
 def load_records(path_or_repo: str | PathLike) -> Dataset:
@@ -109,9 +110,13 @@ def load_records(path_or_repo: str | PathLike) -> Dataset:
 class _Join:
     """Adds the ECGs to a batch of conversations; an object and not a closure, so that worker processes can have it."""
 
-    def __init__(self, records: Dataset):
-        self.records = records.select_columns(["ecg", "missing_leads"])
-        self.sampling_rate = records[0]["sampling_rate"]
+    def __init__(self, tables: list[Dataset | None]):
+        """`tables` of records, None for a dataset of conversations in words alone."""
+        tables = [table for table in tables if table is not None]
+        self.records, self.sampling_rate = None, None
+        if tables:
+            self.records = datasets.concatenate_datasets(tables).select_columns(["ecg", "missing_leads"])
+            self.sampling_rate = tables[0][0]["sampling_rate"]
 
     def __call__(self, batch: dict) -> dict:
         if "ecg_index" not in batch:
@@ -148,15 +153,23 @@ def _load(path: str | PathLike, config: str, split: str) -> Dataset:
         raise ValueError(f"{name}: the data of {config} or the card are damaged or missing ({reason})") from error
 
 
+def _has_records(path: str | PathLike) -> bool:
+    """Whether a dataset, known to be there, is about ECGs; conversations in words alone come without records."""
+    name = str(Path(path).resolve()) if Path(path).is_dir() else str(path)
+    return "records" in datasets.get_dataset_config_names(name)
+
+
 def _check_has(name: str, config: str, split: str) -> None:
     try:
         configs = datasets.get_dataset_config_names(name)
     except (EmptyDatasetError, DataFilesNotFoundError):
         configs = []
-    if "records" not in configs:
+    if not {"records", "fold1", "official"} & set(configs):
         raise ValueError(f"{name}: not an elm-hf dataset (no configuration `records`; found {_listed(configs)})")
     if config not in configs:
         folds = [config for config in configs if config != "records"]
+        if config == "records":
+            raise ValueError(f"{name}: holds conversations in words alone, so there are no ECGs to load")
         raise ValueError(f"{name}: no {config!r}; there are {_listed(folds)}")
     splits = datasets.get_dataset_split_names(name, config)
     if split not in splits:
@@ -178,7 +191,8 @@ def _merge(conversations: Dataset, number: int, seed: int) -> Dataset:
     types = conversations["question_type"] if "question_type" in conversations.column_names else repeat(None)
     groups = defaultdict(list)
     for row, (ecg_index, question_type) in enumerate(zip(rows["ecg_index"], types)):
-        groups[(*ecg_index, question_type)].append(row)
+        # conversations without ECGs have nothing in common
+        groups[(*ecg_index, question_type) if ecg_index else (None, row)].append(row)
     rng = np.random.default_rng(seed)
     order = [group[place] for group in groups.values() for place in rng.permutation(len(group))]
     sizes = [min(number, len(group) - start) for group in groups.values() for start in range(0, len(group), number)]
