@@ -38,7 +38,7 @@ def write_card(folder: Path, name: str, report: dict, sources: list[str], exampl
         credits=credits,
         report=report,
         records=report["records"],
-        seconds=report["records"]["samples"] / report["records"]["sampling_rate"],
+        seconds=report["records"]["samples"] / report["records"]["sampling_rate"] if report["records"]["records"] else 0,
         official=report["splits"].get("official"),
         folds={name: fold for name, fold in report["splits"].items() if name != "official"},
         example=example,
