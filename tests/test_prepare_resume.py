@@ -1,0 +1,328 @@
+"""Builds that are killed, divided into shards or run twice at once end in the same dataset, byte for byte."""
+
+import filecmp
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+import elm_hf.cli
+import elm_hf.records
+import elm_hf.work_folder
+from elm_hf.dataset_scripts.simulated_qa import SimulatedQa
+from elm_hf.prepare import prepare_dataset, prepare_shard
+from elm_hf.recordings import RecordingError
+
+
+# 41 recordings in files of 4: eleven files, the last of one recording
+OPTIONS = {"name": "simulated_reports", "num_recordings": 41, "seconds": 2}
+COMMAND = ["prepare", "simulated_reports", "--num-recordings", "41", "--seconds", "2"]
+# the `elm-hf` command, with files of 4 recordings so that there are several
+MAIN = "import elm_hf.records; elm_hf.records.RECORDINGS_PER_FILE = 4; from elm_hf.cli import main; main()"
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(autouse=True)
+def small_files(monkeypatch):
+    monkeypatch.setattr(elm_hf.records, "RECORDINGS_PER_FILE", 4)
+
+
+@pytest.fixture(autouse=True)
+def unusable_recordings(monkeypatch):
+    """Recordings 5 and 30 cannot be used, so that there is a list of what is skipped."""
+    read = SimulatedQa.read_recording
+
+    def read_or_refuse(self, reference: dict):
+        if reference["recording_id"] in ("000005", "000030"):
+            raise RecordingError("no usable lead", f"{reference['recording_id']}: every lead is missing")
+        return read(self, reference)
+
+    monkeypatch.setattr(SimulatedQa, "read_recording", read_or_refuse)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    """The dataset as it is to be, by one process; of the same name as those it is compared with."""
+    output = tmp_path_factory.mktemp("uninterrupted") / "built"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(elm_hf.records, "RECORDINGS_PER_FILE", 4)
+        unusable_recordings.__wrapped__(monkeypatch)
+        prepare_dataset(output=output, **OPTIONS)
+    return output
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def assert_same(built: Path, expected: Path) -> None:
+    names = files_of(expected)
+    assert files_of(built) == names
+    assert filecmp.cmpfiles(built, expected, names, shallow=False)[0] == names
+    assert [path.name for path in built.parent.iterdir()] == [built.name]
+
+
+def record_files(output: Path) -> list[Path]:
+    return list(output.with_name("built.building").glob("build/records/*.parquet"))
+
+
+def kill_when(moment: Callable[[], bool], build: Callable, **options) -> None:
+    """Run a build in a process of its own and kill it, without warning, at the first moment that is named."""
+    process = FORK.Process(target=build, kwargs=options)
+    process.start()
+    while not moment():
+        assert process.is_alive(), "the build was over before its moment"
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+# killed
+
+
+def test_the_dataset_has_what_the_others_are_compared_by(uninterrupted):
+    assert len(list((uninterrupted / "records").iterdir())) == 11
+    assert (uninterrupted / "skipped.csv").read_text().splitlines()[1:] == [
+        "000005,no usable lead,000005: every lead is missing",
+        "000030,no usable lead,000030: every lead is missing",
+    ]
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_a_build_killed_again_and_again_goes_on(num_proc, uninterrupted, tmp_path):
+    """In the middle of a file, between files, and while what belongs to the folds is written."""
+    output = tmp_path / "built"
+    work = tmp_path / "built.building"
+    moments = [
+        lambda: any(work.glob("unfinished/*")),
+        lambda: len(record_files(output)) >= 3,
+        lambda: len(record_files(output)) >= 6,
+        lambda: any(work.glob("build/fold3/*")),
+    ]
+    for moment in moments:
+        kill_when(moment, prepare_dataset, output=output, num_proc=num_proc, **OPTIONS)
+        assert not output.exists()
+    prepare_dataset(output=output, num_proc=num_proc, **OPTIONS)
+    assert_same(output, uninterrupted)
+
+
+def test_whole_files_are_not_built_again(uninterrupted, tmp_path):
+    output = tmp_path / "built"
+    kill_when(lambda: len(record_files(output)) >= 5, prepare_dataset, output=output, **OPTIONS)
+    before = {path.name: path.stat().st_mtime_ns for path in record_files(output)}
+    prepare_dataset(output=output, **OPTIONS)
+    after = {path.name: path.stat().st_mtime_ns for path in (output / "records").iterdir()}
+    assert len(before) < len(after) and before.items() <= after.items()
+    assert_same(output, uninterrupted)
+
+
+def test_the_command_is_killed_with_its_processes(uninterrupted, tmp_path):
+    """The real command, by the real signal; the processes that read recordings do not outlive it."""
+    output = tmp_path / "built"
+    command = [
+        sys.executable,
+        "-c",
+        MAIN,
+        *COMMAND,
+        "--output",
+        str(output),
+        "--num-proc",
+        "2",
+        "--max-skipped",
+        "0.1",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not record_files(output):
+        assert process.poll() is None, "the build was over before its moment"
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    with FileLock(output.with_name("built.building") / "build.lock", timeout=10):
+        pass  # its processes had inherited the lock
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert len(files_of(output / "records")) == 11 and not output.with_name("built.building").exists()
+
+
+def test_killed_between_its_name_and_tidying_up(uninterrupted, tmp_path, monkeypatch):
+    output = tmp_path / "built"
+    with monkeypatch.context() as context:
+        context.setattr(elm_hf.work_folder.shutil, "rmtree", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+        process = FORK.Process(target=prepare_dataset, kwargs={"output": output, **OPTIONS})
+        process.start()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL and output.with_name("built.building").exists()
+    report = prepare_dataset(output=output, **OPTIONS)
+    assert report == json.loads((uninterrupted / "build_report.json").read_text())
+    assert_same(output, uninterrupted)
+
+
+def test_an_earlier_build_stays_until_its_replacement_is_finished(uninterrupted, tmp_path):
+    output = tmp_path / "built"
+    prepare_dataset(output=output, **OPTIONS | {"num_recordings": 40})
+    before = (output / "README.md").read_text()
+    again = {"output": output, "overwrite": True, **OPTIONS}
+    kill_when(lambda: len(record_files(output)) >= 3, prepare_dataset, **again)
+    assert (output / "README.md").read_text() == before
+    prepare_dataset(**again)
+    assert_same(output, uninterrupted)
+
+
+def test_a_reading_process_that_is_killed_is_an_error_and_nothing_is_lost(uninterrupted, tmp_path, monkeypatch):
+    read = SimulatedQa.read_recording
+
+    def read_or_die(self, reference: dict):
+        if reference["recording_id"] == "000025":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, reference)
+
+    output = tmp_path / "built"
+    with monkeypatch.context() as context:
+        context.setattr(SimulatedQa, "read_recording", read_or_die)
+        with pytest.raises(ChildProcessError, match=r"ended from outside.*start again, with fewer processes"):
+            prepare_dataset(output=output, num_proc=2, **OPTIONS)
+    assert record_files(output)
+    prepare_dataset(output=output, num_proc=2, **OPTIONS)
+    assert_same(output, uninterrupted)
+
+
+def test_an_error_that_is_no_fault_of_a_recording_loses_nothing(uninterrupted, tmp_path, monkeypatch):
+    """A disk that is full, say."""
+    read = SimulatedQa.read_recording
+
+    def read_or_fail(self, reference: dict):
+        if reference["recording_id"] == "000025":
+            raise OSError("No space left on device")
+        return read(self, reference)
+
+    output = tmp_path / "built"
+    with monkeypatch.context() as context:
+        context.setattr(SimulatedQa, "read_recording", read_or_fail)
+        with pytest.raises(OSError, match="No space left on device"):
+            prepare_dataset(output=output, **OPTIONS)
+    assert len(record_files(output)) == 6 and not output.exists()
+    prepare_dataset(output=output, **OPTIONS)
+    assert_same(output, uninterrupted)
+
+
+# what may not go on
+
+
+def test_an_unfinished_build_of_other_options_is_refused_or_replaced(uninterrupted, tmp_path):
+    output = tmp_path / "built"
+    other = OPTIONS | {"seed": 1}
+    kill_when(lambda: len(record_files(output)) >= 3, prepare_dataset, output=output, **other)
+    kept = len(record_files(output))
+    with pytest.raises(
+        ValueError, match=r"built\.building: holds an unfinished build .*\(seed 1, now 0\).*--overwrite"
+    ):
+        prepare_dataset(output=output, **OPTIONS)
+    assert len(record_files(output)) == kept
+    prepare_dataset(output=output, overwrite=True, **OPTIONS)
+    assert_same(output, uninterrupted)
+
+
+def test_options_of_what_comes_after_the_records_may_change(tmp_path):
+    """So that a limit that was too strict, or too few patients for folds, costs nothing."""
+    output = tmp_path / "built"
+    with pytest.raises(ValueError, match="2 of 41 recordings cannot be used, over the limit of 0.01"):
+        prepare_dataset(output=output, max_skipped=0.01, **OPTIONS)
+    before = {path.name: path.stat().st_mtime_ns for path in record_files(output)}
+    prepare_dataset(output=output, num_folds=3, **OPTIONS)
+    assert {path.name: path.stat().st_mtime_ns for path in (output / "records").iterdir()} == before
+
+
+def test_a_source_that_has_changed_is_noticed(tmp_path, monkeypatch):
+    output = tmp_path / "built"
+    kill_when(lambda: len(record_files(output)) >= 3, prepare_dataset, output=output, **OPTIONS)
+    references = SimulatedQa.list_recordings
+    monkeypatch.setattr(
+        SimulatedQa, "list_recordings", lambda self: ({**row, "age": row["age"] + 1} for row in references(self))
+    )
+    with pytest.raises(ValueError, match="unfinished build of something else .contents of the source [0-9a-f]+, now"):
+        prepare_dataset(output=output, **OPTIONS)
+
+
+def test_two_builds_of_one_output_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(elm_hf.work_folder, "_LOCK_TIMEOUT_S", 0.1)
+    (tmp_path / "built.building").mkdir()
+    with (
+        FileLock(tmp_path / "built.building" / "build.lock"),
+        pytest.raises(BlockingIOError, match=r"built\.building: another process is building there"),
+    ):
+        prepare_dataset(output=tmp_path / "built", **OPTIONS)
+
+
+# shards
+
+
+def test_shards_make_the_same_dataset(uninterrupted, tmp_path):
+    output = tmp_path / "built"
+    assert prepare_shard(output=output, shard=3, num_shards=3, **OPTIONS) == {"files": 3, "built": 3}
+    assert prepare_shard(output=output, shard=1, num_shards=3, num_proc=2, **OPTIONS) == {"files": 4, "built": 4}
+    assert prepare_shard(output=output, shard=1, num_shards=3, **OPTIONS) == {"files": 4, "built": 0}
+    with pytest.raises(ValueError, match=r"4 of 11 record files are not there; build shard 2/3 first \(--shard 2/3\)"):
+        prepare_dataset(output=output, merge=True, **OPTIONS)
+    kill_when(lambda: len(record_files(output)) >= 9, prepare_shard, output=output, shard=2, num_shards=3, **OPTIONS)
+    prepare_shard(output=output, shard=2, num_shards=3, **OPTIONS)
+    prepare_dataset(output=output, merge=True, **OPTIONS)
+    assert_same(output, uninterrupted)
+
+
+def test_shards_of_machines_that_share_no_disk(uninterrupted, tmp_path):
+    """Each in a folder of its own; the working folders are copied into one."""
+    output = tmp_path / "all" / "built"
+    for shard in (1, 2):
+        there = tmp_path / f"machine{shard}" / "built"
+        prepare_shard(output=there, shard=shard, num_shards=2, **OPTIONS)
+        shutil.copytree(there.with_name("built.building"), output.with_name("built.building"), dirs_exist_ok=True)
+    prepare_dataset(output=output, merge=True, **OPTIONS)
+    assert_same(output, uninterrupted)
+
+
+def test_a_shard_of_other_options_is_not_merged(tmp_path):
+    """Copied over the others, its files have their names; what they were made with tells them apart."""
+    output = tmp_path / "all" / "built"
+    prepare_shard(output=output, shard=1, num_shards=2, **OPTIONS)
+    with pytest.raises(ValueError, match=r"unfinished build of something else \(seconds 2.0, now 5.0\)"):
+        prepare_shard(output=output, shard=2, num_shards=2, **OPTIONS | {"seconds": 5})
+    there = tmp_path / "machine2" / "built"
+    prepare_shard(output=there, shard=2, num_shards=2, **OPTIONS | {"seconds": 1})
+    (there.with_name("built.building") / "plan.json").unlink()
+    shutil.copytree(there.with_name("built.building"), output.with_name("built.building"), dirs_exist_ok=True)
+    with pytest.raises(ValueError, match="5 of 11 record files are not there; build shard 2/2 first"):
+        prepare_dataset(output=output, merge=True, **OPTIONS)
+
+
+def test_merging_too_early_leaves_the_shards_alone(tmp_path):
+    output = tmp_path / "built"
+    with pytest.raises(ValueError, match="11 of 11 record files are not there"):
+        prepare_dataset(output=output, merge=True, **OPTIONS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (["--shard", "4/3"], "there is no shard (--shard) 4/3; shards count from 1/3"),
+        (["--shard", "0/3"], "there is no shard (--shard) 0/3"),
+        (["--shard", "three"], "--shard 'three' is not of the form 3/64"),
+        (["--shard", "1/3", "--merge"], "--shard reads recordings and does nothing else"),
+    ],
+)
+def test_a_wrong_shard_is_one_clear_error(options, expected, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["elm-hf", *COMMAND, "--output", str(tmp_path / "built"), *options])
+    with pytest.raises(SystemExit) as caught:
+        elm_hf.cli.main()
+    assert caught.value.code == 1 and capsys.readouterr().err.startswith(f"elm-hf: {expected}")
+    assert list(tmp_path.iterdir()) == []
