@@ -8,38 +8,14 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError
 from datasets.inspect import SplitsNotFoundError
 from yaml import YAMLError
 
-from elm_hf.hub import check_name
-from elm_hf.modeling.ecg_utils import LEADS
-
-
-class EcgSequence(Sequence):
-    """
-    The ECGs of one conversation, read from the records when they are looked at, so that other columns cost nothing.
-
-    Each is an array `(12, samples)`, float32, millivolt, with leads in the order of `LEADS`. Leads that the record
-    lacks are rows of NaN: absent, not flat.
-    """
-
-    def __init__(self, records: Dataset, rows: list[int]):
-        self._records = records
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
-        if isinstance(index, slice):
-            return [ecg_in_millivolt(self._records, row) for row in self._rows[index]]
-        return ecg_in_millivolt(self._records, self._rows[index])
-
-    def __repr__(self) -> str:
-        return f"EcgSequence(records={self._rows})"
+from elm_hf.ecg_table import EcgSequence, EcgTable, StreamedEcgTable
+from elm_hf.hub import check_name, split_revision
 
 
 def load_elm_dataset(
@@ -49,7 +25,9 @@ def load_elm_dataset(
     probabilities: list[float] | None = None,
     merge_questions: int = 1,
     seed: int = 0,
-) -> Dataset:
+    records: str | PathLike | Sequence[str | PathLike | None] | None = None,
+    streaming: bool = False,
+) -> Dataset | IterableDataset:
     """
     Conversations of one split of one fold, each with its ECGs.
 
@@ -59,7 +37,8 @@ def load_elm_dataset(
     are read when `ecgs` is indexed or iterated over, so that columns of text (`dataset["messages"]`) are read without.
 
     Args:
-        path_or_repo: folder that `prepare_dataset` built, or name of a dataset on the Hub. Several are mixed.
+        path_or_repo: folder that `prepare_dataset` built, or dataset on the Hub: `user/name`, or `user/name@revision` for
+            a branch, tag or commit. Several are mixed.
         fold: 1 to 5, or `"official"` for the split of the dataset's authors.
         split: `"train"` or `"test"`; an official split may also have `"validation"`.
         probabilities: of drawing from each of several datasets (`datasets.interleave_datasets`, which ends with the
@@ -69,17 +48,36 @@ def load_elm_dataset(
             for training: a later turn sees the answers of earlier ones. Joined rows keep `conversation_id`, `ecg_index`,
             `record_ids` and `messages`.
         seed: of drawing and joining.
+        records: folder that `prepare_dataset` built from the same source, for a dataset that was published without its
+            signals: the folds come from `path_or_repo`, ECGs and texts from here. Of several datasets, one for each, None
+            for those that have their own.
+        streaming: read from where the dataset is instead of downloading it first; rows come in order
+            (`datasets.IterableDataset`), and ECGs are fetched when they are looked at.
 
     Raises:
         FileNotFoundError: there is no such folder or dataset.
-        ValueError: it is not an elm-hf dataset, it has no such fold or split, a file of it is damaged, or datasets to be
-            mixed differ in length or sampling rate.
+        ValueError: it is not an elm-hf dataset, it has no such fold or split, a file of it is damaged, it was published
+            without signals and `records` is missing or lacks some, or datasets to be mixed differ in length or
+            sampling rate.
     """
     paths = [path_or_repo] if isinstance(path_or_repo, str | PathLike) else list(path_or_repo)
+    local = [records] * len(paths) if records is None or isinstance(records, str | PathLike) else list(records)
+    if len(local) != len(paths):
+        raise ValueError(f"{len(local)} records for {len(paths)} datasets; give one for each, None for none")
     if probabilities is not None and len(probabilities) != len(paths):
         raise ValueError(f"{len(probabilities)} probabilities for {len(paths)} datasets; give one for each")
+    if streaming and (merge_questions > 1 or any(path is not None for path in local)):
+        raise ValueError(
+            "streaming reads rows in order: questions are merged and local records joined without it only"
+        )
+    if streaming:
+        return _stream(paths, fold, split, probabilities, seed)
     conversations = [_load_conversations(path, fold, split) for path in paths]
-    tables = [load_records(path) if _has_records(path) else None for path in paths]
+    tables = [_records_of(path, of_path) for path, of_path in zip(paths, local)]
+    conversations = [
+        rows if of_path is None else _join_local_build(rows, path, of_path, table)
+        for rows, path, of_path, table in zip(conversations, paths, local, tables)
+    ]
     if merge_questions > 1:
         conversations = [_merge(rows, merge_questions, seed) for rows in conversations]
     if len(paths) == 1:
@@ -95,16 +93,92 @@ def load_elm_dataset(
     return mixed.with_transform(_Join(tables))
 
 
+def _records_of(path: str | PathLike, local: str | PathLike | None) -> Dataset | None:
+    """The table of ECGs of a dataset or of the local build given for it; None for conversations in words alone."""
+    if local is not None:
+        return load_records(local)
+    return load_records(path) if _has_records(path) else None
+
+
+def _join_local_build(
+    conversations: Dataset, path: str | PathLike, local: str | PathLike, records: Dataset
+) -> Dataset:
+    """
+    Conversations of a dataset that was published without signals, with `ecg_index` counted in the records of a local
+    build and, as only ids were published, the other columns of its conversations.
+    """
+    ids = conversations.select_columns(["conversation_id", "record_ids"])[:]
+    row_of = {name: row for row, name in enumerate(records.select_columns("record_id")[:]["record_id"])}
+    _check_all_there({name for names in ids["record_ids"] for name in names}, row_of, "records", path, local)
+    if "messages" not in conversations.column_names:
+        conversations = _local_conversations(path, local, ids["conversation_id"])
+    ecg_index = [[row_of[name] for name in names] for names in ids["record_ids"]]
+    return _with_ecg_index(conversations, ecg_index)
+
+
+def _local_conversations(path: str | PathLike, local: str | PathLike, ids: list[str]) -> Dataset:
+    """These conversations, from whichever split of the local build each is in."""
+    name, _ = _name_and_revision(local)
+    configs = [config for config in datasets.get_dataset_config_names(name) if config != "records"]
+    splits = [
+        _load(local, config, split) for config in configs for split in datasets.get_dataset_split_names(name, config)
+    ]
+    everything = datasets.concatenate_datasets(splits)
+    row_of = {name: row for row, name in enumerate(everything.select_columns("conversation_id")[:]["conversation_id"])}
+    _check_all_there(set(ids), row_of, "conversations", path, local)
+    return everything.select([row_of[name] for name in ids])
+
+
+def _check_all_there(wanted: set[str], found: dict[str, int], what: str, path, local) -> None:
+    missing = sorted(wanted - found.keys())
+    if missing:
+        raise ValueError(
+            f"{local}: lacks {len(missing)} of the {len(wanted)} {what} that {path} names, such as {missing[0]}; build it "
+            "with the options that are on the card"
+        )
+
+
+def _stream(paths: list, fold: int | str, split: str, probabilities: list[float] | None, seed: int) -> IterableDataset:
+    parts, table, shapes = [], StreamedEcgTable(), {}
+    for path in paths:
+        conversations = _load_conversations(path, fold, split, streaming=True)
+        parts.append(conversations.map(_Shift(len(table)), features=conversations.features))
+        if _has_records(path):
+            records = _load(path, "records", "train", streaming=True)
+            _check_has_signals(path, records)
+            rate = next(iter(records.select_columns(["sampling_rate"])))["sampling_rate"]
+            shapes[path] = (records.features["ecg"].shape, rate)
+            table.add_files(_data_files(path, "records"))
+    _check_shapes(shapes)
+    if len(parts) == 1:
+        mixed = parts[0]
+    elif probabilities is None:
+        mixed = datasets.concatenate_datasets(parts)
+    else:
+        mixed = datasets.interleave_datasets(parts, probabilities, seed=seed)
+    return mixed.map(_JoinRow(table, next(iter(shapes.values()), (None, None))[1]))
+
+
 def load_records(path_or_repo: str | PathLike) -> Dataset:
     """
-    The table of ECGs of a dataset; column `ecg` is `(12, samples)` int16 in microvolt, where leads listed in
-    `missing_leads` are 0.
+    The table of ECGs of a dataset (folder, `user/name` or `user/name@revision`); column `ecg` is `(12, samples)` int16 in
+    microvolt, where leads listed in `missing_leads` are 0.
 
     Raises:
         FileNotFoundError: there is no such folder or dataset.
-        ValueError: it is not an elm-hf dataset, or damaged.
+        ValueError: it is not an elm-hf dataset, damaged, or published without signals.
     """
-    return _load(path_or_repo, "records", "train")
+    records = _load(path_or_repo, "records", "train")
+    _check_has_signals(path_or_repo, records)
+    return records
+
+
+def _check_has_signals(path: str | PathLike, records: Dataset | IterableDataset) -> None:
+    if "ecg" not in records.features:
+        raise ValueError(
+            f"{path}: published without signals; build the dataset from its source (elm-hf prepare) and name the folder as "
+            "records"
+        )
 
 
 class _Join:
@@ -115,7 +189,7 @@ class _Join:
         tables = [table for table in tables if table is not None]
         self.records, self.sampling_rate = None, None
         if tables:
-            self.records = datasets.concatenate_datasets(tables).select_columns(["ecg", "missing_leads"])
+            self.records = EcgTable(datasets.concatenate_datasets(tables))
             self.sampling_rate = tables[0][0]["sampling_rate"]
 
     def __call__(self, batch: dict) -> dict:
@@ -125,43 +199,65 @@ class _Join:
         return batch | {"ecgs": ecgs, "sampling_rate": [self.sampling_rate] * len(ecgs)}
 
 
-def ecg_in_millivolt(records: Dataset, row: int) -> np.ndarray:
-    """One ECG, float32, straight from the memory map: reading it as a row of the dataset takes several times as long."""
-    microvolt = records.data.column("ecg")[row].value.values.flatten().to_numpy()
-    ecg = microvolt.reshape(len(LEADS), -1).astype(np.float32) / 1000
-    for lead in records.data.column("missing_leads")[row].as_py():
-        ecg[LEADS.index(lead)] = np.nan
-    return ecg
+class _Shift:
+    """Counts `ecg_index` of a streamed conversation from where its records begin in the joined table."""
+
+    def __init__(self, start: int):
+        self.start = start
+
+    def __call__(self, row: dict) -> dict:
+        return row | {"ecg_index": [index + self.start for index in row["ecg_index"]]}
 
 
-def _load_conversations(path: str | PathLike, fold: int | str, split: str) -> Dataset:
-    return _load(path, fold if isinstance(fold, str) and not fold.isdecimal() else f"fold{fold}", split)
+class _JoinRow:
+    """Adds the ECGs to a streamed conversation."""
+
+    def __init__(self, table: StreamedEcgTable, sampling_rate: int | None):
+        self.table, self.sampling_rate = table, sampling_rate
+
+    def __call__(self, row: dict) -> dict:
+        return row | {"ecgs": EcgSequence(self.table, row["ecg_index"]), "sampling_rate": self.sampling_rate}
 
 
-def _load(path: str | PathLike, config: str, split: str) -> Dataset:
+def _load_conversations(path: str | PathLike, fold: int | str, split: str, streaming: bool = False):
+    return _load(path, fold if isinstance(fold, str) and not fold.isdecimal() else f"fold{fold}", split, streaming)
+
+
+def _load(path: str | PathLike, config: str, split: str, streaming: bool = False) -> Dataset | IterableDataset:
     """A split of a configuration of an elm-hf dataset; errors list what there is instead."""
-    # an absolute path, since `datasets` names its cache after the last part, which "." has not
-    name = str(Path(path).resolve()) if Path(path).is_dir() else str(path)
+    name, revision = _name_and_revision(path)
     check_name(name)
     try:
-        _check_has(name, config, split)
-        return datasets.load_dataset(name, config, split=split)
+        _check_has(name, revision, config, split)
+        return datasets.load_dataset(name, config, split=split, revision=revision, streaming=streaming)
     except (DatasetNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"{name}: no such folder, and not found on the Hub ({error})") from error
+        raise FileNotFoundError(f"{path}: no such folder, and not found on the Hub ({error})") from error
     except (DatasetsError, SplitsNotFoundError, YAMLError) as error:
         reason = error.__cause__ or error  # `datasets` only says that something is wrong
-        raise ValueError(f"{name}: the data of {config} or the card are damaged or missing ({reason})") from error
+        raise ValueError(f"{path}: the data of {config} or the card are damaged or missing ({reason})") from error
+
+
+def _name_and_revision(path: str | PathLike) -> tuple[str, str | None]:
+    """What `datasets` loads by: of folders the absolute path, since it names its cache after the last part."""
+    return (str(Path(path).resolve()), None) if Path(path).is_dir() else split_revision(str(path))
+
+
+def _data_files(path: str | PathLike, config: str) -> list[str]:
+    """Paths or addresses of the files of a configuration, which has one split."""
+    name, revision = _name_and_revision(path)
+    (urls,) = datasets.load_dataset_builder(name, config, revision=revision).config.data_files.values()
+    return list(urls)
 
 
 def _has_records(path: str | PathLike) -> bool:
     """Whether a dataset, known to be there, is about ECGs; conversations in words alone come without records."""
-    name = str(Path(path).resolve()) if Path(path).is_dir() else str(path)
-    return "records" in datasets.get_dataset_config_names(name)
+    name, revision = _name_and_revision(path)
+    return "records" in datasets.get_dataset_config_names(name, revision=revision)
 
 
-def _check_has(name: str, config: str, split: str) -> None:
+def _check_has(name: str, revision: str | None, config: str, split: str) -> None:
     try:
-        configs = datasets.get_dataset_config_names(name)
+        configs = datasets.get_dataset_config_names(name, revision=revision)
     except (EmptyDatasetError, DataFilesNotFoundError):
         configs = []
     if not {"records", "fold1", "official"} & set(configs):
@@ -171,7 +267,7 @@ def _check_has(name: str, config: str, split: str) -> None:
         if config == "records":
             raise ValueError(f"{name}: holds conversations in words alone, so there are no ECGs to load")
         raise ValueError(f"{name}: no {config!r}; there are {_listed(folds)}")
-    splits = datasets.get_dataset_split_names(name, config)
+    splits = datasets.get_dataset_split_names(name, config, revision=revision)
     if split not in splits:
         raise ValueError(f"{name}: {config} has no split {split!r}; there are {_listed(splits)}")
 
@@ -213,15 +309,23 @@ def _joined(rows: list[dict]) -> dict:
 
 
 def check_same_shape(paths: list, tables: list[Dataset]) -> None:
-    shapes = [(table.features["ecg"].shape, table[0]["sampling_rate"]) for table in tables]
-    if len(set(shapes)) > 1:
-        found = "; ".join(f"{path}: {shape} at {rate} Hz" for path, (shape, rate) in zip(paths, shapes))
+    """Refuses tables of records whose ECGs differ in shape or sampling rate."""
+    _check_shapes(
+        {path: (table.features["ecg"].shape, table[0]["sampling_rate"]) for path, table in zip(paths, tables)}
+    )
+
+
+def _check_shapes(shapes: dict) -> None:
+    if len(set(shapes.values())) > 1:
+        found = "; ".join(f"{path}: {shape} at {rate} Hz" for path, (shape, rate) in shapes.items())
         raise ValueError(f"datasets to be mixed must have ECGs of one shape and sampling rate, found {found}")
 
 
 def _shift(conversations: Dataset, start: int) -> Dataset:
     """The conversations with `ecg_index` counted from where their records begin in the joined table."""
-    shifted = [[row + start for row in rows] for rows in conversations["ecg_index"]]
-    return conversations.remove_columns("ecg_index").add_column(
-        "ecg_index", shifted, feature=conversations.features["ecg_index"]
-    )
+    return _with_ecg_index(conversations, [[row + start for row in rows] for rows in conversations["ecg_index"]])
+
+
+def _with_ecg_index(conversations: Dataset, ecg_index: list[list[int]]) -> Dataset:
+    feature = conversations.features["ecg_index"]
+    return conversations.remove_columns("ecg_index").add_column("ecg_index", ecg_index, feature=feature)

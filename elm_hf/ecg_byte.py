@@ -15,7 +15,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from elm_hf.convert import save_whole
-from elm_hf.data import EcgSequence, load_records
+from elm_hf.data import load_records
+from elm_hf.ecg_table import EcgSequence, EcgTable
 from elm_hf.modeling.tokenization_ecg_byte import BYTE_TOKENS, SYMBOLS, EcgByteTokenizer
 
 
@@ -196,7 +197,7 @@ def _published_tokens(loaded) -> list[str]:
 
 def _ecgs(records: Dataset, rows: np.ndarray) -> EcgSequence:
     """These ECGs, in the order of the table, which is the faster one to read."""
-    return EcgSequence(records, sorted(rows.tolist()))
+    return EcgSequence(EcgTable(records), sorted(rows.tolist()))
 
 
 def _present_leads(ecgs: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -6,6 +6,12 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 
+def split_revision(name: str) -> tuple[str, str | None]:
+    """`user/name@revision` in its two parts; None where no branch, tag or commit is named."""
+    repo, _, revision = name.partition("@")
+    return repo, revision or None
+
+
 def check_name(name: str, needs_owner: bool = True) -> None:
     """
     Refuses at once what is no folder and cannot be a repository, such as a mistyped path, before anything asks the Hub.

@@ -12,7 +12,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from elm_hf.augment import EcgAugmentation, sample_rng
-from elm_hf.data import check_same_shape, ecg_in_millivolt, load_elm_dataset, load_records
+from elm_hf.data import check_same_shape, load_elm_dataset, load_records
+from elm_hf.ecg_table import EcgTable
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 
@@ -145,6 +146,7 @@ class _Join:
 
     def __init__(self, records: Dataset, target: str | None, classes: list[str] | None, held_out: bool):
         self.records = records
+        self.ecgs = EcgTable(records)
         self.held_out = held_out
         self.target = target
         self.classes = classes
@@ -153,7 +155,7 @@ class _Join:
     def __call__(self, batch: dict) -> dict:
         joined = {
             "row": batch["row"],
-            "ecg": [ecg_in_millivolt(self.records, row) for row in batch["row"]],
+            "ecg": [self.ecgs[row] for row in batch["row"]],
             "sampling_rate": [self.sampling_rate] * len(batch["row"]),
             "held_out": [self.held_out] * len(batch["row"]),
         }

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-import elm_hf.data
 from elm_hf.data import load_elm_dataset
+from elm_hf.ecg_table import EcgTable
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.prepare import prepare_dataset
 
@@ -80,7 +81,7 @@ def test_missing_leads_are_nan(built, tmp_path):
 
 
 def test_columns_are_read_without_the_signals(built, monkeypatch):
-    monkeypatch.setattr(elm_hf.data, "ecg_in_millivolt", None)
+    monkeypatch.setattr(EcgTable, "__getitem__", None)
     rows = load_elm_dataset(built)
     plain = datasets.load_dataset(str(built), "fold1", split="train")
     assert list(rows["conversation_id"]) == plain["conversation_id"][:]
@@ -128,6 +129,35 @@ def test_datasets_are_mixed_by_probability(built, other):
     assert 0.7 < of_first / len(rows) < 0.9
     again = load_elm_dataset([built, other], probabilities=[0.8, 0.2])
     assert list(again["conversation_id"]) == list(rows["conversation_id"])
+
+
+def test_streamed_rows_are_those_of_the_memory_map(built, other):
+    rows, streamed = load_elm_dataset(built, fold=3), load_elm_dataset(built, fold=3, streaming=True)
+    assert isinstance(streamed, datasets.IterableDataset)
+    for row, of_stream in zip(rows, streamed, strict=True):
+        assert of_stream["messages"] == row["messages"] and of_stream["sampling_rate"] == 250
+        np.testing.assert_array_equal(np.stack(of_stream["ecgs"]), np.stack(row["ecgs"]))
+    mixed = load_elm_dataset([built, other], probabilities=[0.8, 0.2])
+    streamed = load_elm_dataset([built, other], probabilities=[0.8, 0.2], streaming=True)
+    for row, of_stream in zip(mixed, islice(streamed, 50)):
+        assert of_stream["conversation_id"] == row["conversation_id"]
+        np.testing.assert_array_equal(np.stack(of_stream["ecgs"]), np.stack(row["ecgs"]))
+
+
+def test_streams_are_shuffled_and_read_by_workers(built):
+    streamed = load_elm_dataset(built, streaming=True).shuffle(seed=0, buffer_size=100)
+    rows = {row["conversation_id"]: row for row in load_elm_dataset(built)}
+    loader = DataLoader(streamed, num_workers=1, batch_size=None)
+    order = []
+    for row in islice(loader, 40):
+        order.append(row["conversation_id"])
+        np.testing.assert_array_equal(np.stack(row["ecgs"]), np.stack(rows[order[-1]]["ecgs"]))
+    assert order != list(rows)[:40]
+
+
+def test_questions_are_not_merged_in_a_stream(built):
+    with pytest.raises(ValueError, match="questions are merged .* without it only"):
+        load_elm_dataset(built, merge_questions=2, streaming=True)
 
 
 def test_ecgs_of_different_length_are_not_mixed(built, tmp_path):

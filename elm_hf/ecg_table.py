@@ -1,0 +1,129 @@
+"""ECGs by row number, out of the records of a dataset: memory-mapped on this machine, or in files on the Hub."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+
+from elm_hf.modeling.ecg_utils import LEADS
+
+
+# Parquet row groups kept in memory when streaming, of tens of ECGs each.
+ROW_GROUPS_KEPT = 32
+COLUMNS = ["ecg", "missing_leads"]
+
+
+class EcgTable(Sequence):
+    """
+    The ECGs of a memory-mapped table of records, each an array `(12, samples)`, float32, millivolt, with leads in the order
+    of `LEADS`. Leads that the record lacks are rows of NaN: absent, not flat.
+
+    Pickled, it is the map of the table and not the table, so that worker processes share it.
+    """
+
+    def __init__(self, records: Dataset):
+        self._records = records.select_columns(COLUMNS)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        if not 0 <= row < len(self):
+            raise IndexError(f"there is no row {row} among {len(self)} records")
+        blocks, starts = self._blocks
+        block = int(np.searchsorted(starts, row, side="right")) - 1
+        missing = self._records.data.column("missing_leads")[row].as_py()
+        return _in_millivolt(blocks[block][row - starts[block]], missing)
+
+    def __getstate__(self) -> dict:
+        return {"_records": self._records}
+
+    @cached_property
+    def _blocks(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """
+        Views of the memory map, `(rows, 12, samples)`, and where each begins: reading a row through the table's own
+        columns takes several times as long.
+        """
+        blocks = [_signals(chunk.storage) for chunk in self._records.data.column("ecg").chunks if len(chunk)]
+        return blocks, np.cumsum([0] + [len(block) for block in blocks])[:-1]
+
+
+class StreamedEcgTable(Sequence):
+    """
+    The same of Parquet files that stay where they are, on the Hub or on this machine: when a row is asked for, the group
+    of rows that it is in is fetched, and the latest are kept. Rows in order are therefore read once each.
+    """
+
+    def __init__(self):
+        self._groups: list[tuple[str, int]] = []
+        self._starts = np.zeros(1, dtype=np.int64)
+
+    def add_files(self, urls: Sequence[str]) -> None:
+        """Appends the rows of Parquet files: anything that fsspec opens. Only their footers are read."""
+        with ThreadPoolExecutor(16) as pool:
+            sizes = list(pool.map(_row_group_sizes, urls))
+        self._groups += [(url, group) for url, of_file in zip(urls, sizes) for group in range(len(of_file))]
+        counts = [size for of_file in sizes for size in of_file]
+        self._starts = np.concatenate([self._starts, self._starts[-1] + np.cumsum(counts, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        if not 0 <= row < len(self):
+            raise IndexError(f"there is no row {row} among {len(self)} records")
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        signals, missing = _row_group(*self._groups[number])
+        place = row - int(self._starts[number])
+        return _in_millivolt(signals[place], missing[place].as_py())
+
+
+class EcgSequence(Sequence):
+    """The ECGs of one conversation, read from the table when they are looked at, so that other columns cost nothing."""
+
+    def __init__(self, table: EcgTable | StreamedEcgTable | None, rows: list[int]):
+        self._table = table
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
+        if isinstance(index, slice):
+            return [self._table[row] for row in self._rows[index]]
+        return self._table[self._rows[index]]
+
+    def __repr__(self) -> str:
+        return f"EcgSequence(records={self._rows})"
+
+
+def _in_millivolt(microvolt: np.ndarray, missing_leads: list[str]) -> np.ndarray:
+    ecg = np.divide(microvolt, np.float32(1000), dtype=np.float32)
+    for lead in missing_leads:
+        ecg[LEADS.index(lead)] = np.nan
+    return ecg
+
+
+def _signals(ecgs: pa.ListArray) -> np.ndarray:
+    """A view `(rows, 12, samples)` of nested lists that are all of one shape."""
+    return ecgs.flatten().flatten().to_numpy(zero_copy_only=True).reshape(len(ecgs), len(LEADS), -1)
+
+
+def _row_group_sizes(url: str) -> list[int]:
+    with fsspec.open(url) as file:
+        metadata = pq.read_metadata(file)
+    return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+
+
+@lru_cache(ROW_GROUPS_KEPT)
+def _row_group(url: str, number: int) -> tuple[np.ndarray, pa.ChunkedArray]:
+    """Signals `(rows, 12, samples)`, int16, and missing leads of a row group; kept by process, so nothing is pickled."""
+    with fsspec.open(url) as file:
+        table = pq.ParquetFile(file).read_row_group(number, columns=COLUMNS)
+    ecgs = table.column("ecg").combine_chunks()
+    return _signals(ecgs.storage if isinstance(ecgs, pa.ExtensionArray) else ecgs), table.column("missing_leads")
