@@ -4,7 +4,7 @@ from elm_hf.dataset_scripts import pretrain_mimic
 from elm_hf.instruct import InstructBuilder
 
 
-class EcgInstruct45k(InstructBuilder):
+class EcgInstruct_45k(InstructBuilder):
     """Entries of `ecg_instruct_45k.json`; all turns are kept."""
 
     PRETTY_NAME = "ECG-Instruct-45k"

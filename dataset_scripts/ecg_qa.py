@@ -69,7 +69,11 @@ class EcgQa(ElmDatasetBuilder):
 
 def _conversation(entry: dict, split: str) -> dict:
     question, answers, ecg_ids = entry["question"], entry["answer"], entry["ecg_id"]
-    if not isinstance(question, str) or not isinstance(answers, list) or not all(isinstance(item, str) for item in answers):
+    if (
+        not isinstance(question, str)
+        or not isinstance(answers, list)
+        or not all(isinstance(item, str) for item in answers)
+    ):
         raise TypeError("question and the items of answer are to be text")
     if len(ecg_ids) not in (1, 2):
         raise ValueError(f"{len(ecg_ids)} ECGs, not one or two")

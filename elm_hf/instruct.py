@@ -162,13 +162,23 @@ def read_turns(entry: dict) -> list[tuple[str, str]]:
         if not isinstance(value, str):
             raise EntryError("damaged entry", f"a value of type {type(value).__name__}, expected text")
         read.append((role, value))
-    start = 1 if read and read[0][0] == "system" else 0
-    expected = ["user", "assistant"] * ((len(read) - start) // 2)
-    if not expected or [role for role, _ in read[start:]] != expected:
-        raise EntryError("turns out of order", f"turns from {', '.join(role for role, _ in read) or 'nobody'}")
+    check_order([role for role, _ in read])
     if not all(text.strip() for role, text in read if role == "assistant"):
         raise EntryError("no answer", "an answer is empty")
     return read
+
+
+def check_order(roles: list[str]) -> None:
+    """
+    Raises:
+        EntryError: the turns are not a user's and an assistant's in alternation, after a system message if there is one.
+    """
+    start = 1 if roles[:1] == ["system"] else 0
+    expected = ["user", "assistant"] * ((len(roles) - start) // 2)
+    if not expected or roles[start:] != expected:
+        raise EntryError(
+            "turns out of order", f"turns from {', '.join(roles) or 'nobody'}, expected user and assistant by turns"
+        )
 
 
 def to_messages(turns: list[tuple[str, str]], num_ecgs: int) -> list[dict]:
@@ -189,15 +199,26 @@ def to_messages(turns: list[tuple[str, str]], num_ecgs: int) -> list[dict]:
             if piece.strip():
                 content.append({"type": "text", "text": piece.strip()})
         messages.append({"role": role, "content": content})
+    place_ecgs(messages, num_ecgs)
+    return messages
+
+
+def place_ecgs(messages: list[dict], num_ecgs: int) -> None:
+    """
+    See that messages have as many ECG items as there are ECGs; where they have none, put them in front of the first words
+    of the user.
+
+    Raises:
+        EntryError: another number, or a question without words.
+    """
     asked = [message["content"] for message in messages if message["role"] == "user"]
     if not all(any(item["type"] == "text" for item in content) for content in asked):
         raise EntryError("no question", "a turn of the user has no words")
-    num_placeholders = sum(item["type"] == "ecg" for content in asked for item in content)
-    if num_placeholders == 0:
+    num_placed = sum(item["type"] == "ecg" for content in asked for item in content)
+    if num_placed == 0:
         asked[0][:0] = [{"type": "ecg", "text": None}] * num_ecgs
-    elif num_placeholders != num_ecgs:
-        raise EntryError("placeholders do not match", f"{num_placeholders} placeholders for {num_ecgs} ECGs")
-    return messages
+    elif num_placed != num_ecgs:
+        raise EntryError("placeholders do not match", f"{num_placed} placeholders for {num_ecgs} ECGs")
 
 
 def ecg_wording(text: str) -> str:

@@ -1,0 +1,370 @@
+"""Own data: a folder of ECG files of every kind beside its metadata becomes a dataset; what is wrong with it is named."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import scipy.io
+import wfdb
+
+from elm_hf.data import load_elm_dataset, load_records
+from elm_hf.ecg_files import read_ecg_file
+from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.prepare import prepare_dataset
+from elm_hf.recordings import RecordingError
+from elm_hf.simulate import draw_findings, simulate_ecg
+
+
+RATE = 250
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """What `load_dataset` keeps goes to a temporary folder."""
+    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
+    yield
+    datasets.config.HF_DATASETS_CACHE = before
+
+
+def ecg(number: int = 0, seconds: float = 2) -> np.ndarray:
+    """An ECG `(12, samples)` in mV; in whole microvolt and with limb leads that agree, so that nothing is rounded."""
+    rng = np.random.default_rng(number)
+    signal = np.rint(simulate_ecg(draw_findings(rng), rng, seconds=seconds, sampling_rate=RATE) * 500) * 2 / 1000
+    i, ii = signal[:2]
+    signal[2:6] = ii - i, -(i + ii) / 2, i - ii / 2, ii - i / 2
+    return signal
+
+
+def write_csv(path: Path, signal: np.ndarray, names=LEADS) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([names, *np.round(signal.T, 3).tolist()])
+
+
+def write_wfdb(folder: Path, name: str, signal: np.ndarray) -> None:
+    wfdb.wrsamp(name, RATE, ["mV"] * 12, list(LEADS), signal.T, fmt=["16"] * 12, adc_gain=[1000] * 12, baseline=[0] * 12,
+                write_dir=str(folder))  # fmt: skip
+
+
+def describe(folder: Path, *rows: dict) -> Path:
+    """The folder with `metadata.jsonl` of these rows."""
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def build(source: Path, **options) -> Path:
+    """The dataset built from the folder, with 2 folds of records of 2 s."""
+    output = source.parent / f"{source.name}_built"
+    prepare_dataset("ecgfolder", output, source=source, **{"seconds": 2, "num_folds": 2, "overwrite": True} | options)
+    return output
+
+
+def conversations(path: Path) -> list[dict]:
+    """All conversations of a dataset, in the order of the source."""
+    rows = [row for fold in ("fold1", "fold2") for row in datasets.load_dataset(str(path), fold, split="test")]
+    return sorted(rows, key=lambda row: row["conversation_id"])
+
+
+def left_out(path: Path, name: str = "left_out.csv") -> list[dict]:
+    with (path / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """`a.npy` and `b.npy`, 2 s each."""
+    (tmp_path / "ecgs").mkdir()
+    for number, name in enumerate("ab"):
+        np.save(tmp_path / "ecgs" / f"{name}.npy", ecg(number).astype(np.float32))
+    return tmp_path / "ecgs"
+
+
+def row(name: str = "a.npy", **fields) -> dict:
+    return {
+        "file_name": name,
+        "patient_id": name[0],
+        "sampling_rate": RATE,
+        "question": "Normal?",
+        "answer": "yes",
+    } | fields
+
+
+# the example of docs/own_data.md
+
+
+def test_the_documented_example_runs(tmp_path, monkeypatch):
+    """Its metadata, command and code, word for word, on three files as it describes them."""
+    text = (Path(__file__).parents[1] / "docs" / "own_data.md").read_text(encoding="utf-8")
+    metadata, command, code = (re.search(rf"```{form}\n(.*?)```", text, re.S)[1] for form in ("csv", "bash", "python"))
+    folder = tmp_path / "my_ecgs"
+    folder.mkdir()
+    (folder / "metadata.csv").write_text(metadata)
+    signals = [ecg(number, seconds=20) for number in range(3)]  # read as 10 s at twice the rate
+    write_csv(folder / "anna.csv", signals[0])
+    np.save(folder / "ben.npy", np.rint(signals[1] * 1000).astype(np.int16))
+    write_wfdb(folder, "clara", signals[2])
+    program, *arguments = command.split()
+    assert program == "elm-hf"
+    call = [sys.executable, "-c", "from elm_hf.cli import main; main()", *arguments]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "4 ECGs of 3 patients (0 recordings skipped), 4 conversations" in done.stdout
+    )  # clara's 20 s are two records
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    assert names["row"]["ecgs"][0].shape == (12, 2500)
+    assert names["row"]["messages"][0]["content"][0] == {"type": "ecg", "text": None}
+    records = load_records(tmp_path / "my_dataset")
+    assert records["patient_id"][:] == ["P1", "P2", "P3", "P3"]
+    np.testing.assert_array_equal(records.with_format("numpy")[2]["ecg"], np.rint(signals[2][:, :2500] * 1000))
+
+
+# kinds of files
+
+
+def test_every_kind_of_file_holds_the_same_ecg(tmp_path):
+    """Written in six ways: in rows, in columns, in microvolt, with leads shuffled by name, as WFDB and as MATLAB."""
+    signal, order = ecg(), [7, 3, 0, 11, 4, 1, 9, 2, 5, 10, 6, 8]
+    names = [LEADS[lead].upper() for lead in order]
+    np.save(tmp_path / "rows.npy", signal)
+    np.save(tmp_path / "columns.npy", np.rint(signal.T * 1000).astype(np.int16))
+    write_csv(tmp_path / "table.csv", signal[order], names)
+    scipy.io.savemat(tmp_path / "matlab.mat", {"val": signal[order] / 1000, "fs": 250.0})
+    write_wfdb(tmp_path, "record", signal)
+    read = [
+        read_ecg_file(tmp_path / "rows.npy", RATE),
+        read_ecg_file(tmp_path / "columns.npy", RATE, units="uV"),
+        read_ecg_file(tmp_path / "table.csv", RATE),
+        read_ecg_file(tmp_path / "matlab.mat", RATE, leads=names, units="V"),
+        read_ecg_file(tmp_path / "record"),
+        read_ecg_file(tmp_path / "record.hea", RATE),
+    ]
+    for recording in read:
+        np.testing.assert_allclose(recording.ecg, signal, atol=1e-5)
+        assert (recording.sampling_rate, recording.missing_leads) == (RATE, ())
+
+
+def test_a_genuine_matlab_record_is_wfdb_because_of_its_header(shared_data):
+    path = shared_data / "cpsc" / "cpsc_2018" / "g1" / "A1980.mat"
+    expected = wfdb.rdrecord(str(path.with_suffix(""))).p_signal.T
+    np.testing.assert_allclose(read_ecg_file(path).ecg, expected, atol=1e-4)
+
+
+def test_a_genuine_matlab_record_without_its_header_is_an_array(shared_data, tmp_path):
+    """Whole numbers of 1/1000 mV, read by wfdb with the header and here by units."""
+    path = shared_data / "cpsc" / "cpsc_2018" / "g1" / "A1980.mat"
+    shutil.copy(path, tmp_path)
+    found = read_ecg_file(tmp_path / "A1980.mat", 500, units="uV").ecg
+    np.testing.assert_allclose(found, wfdb.rdrecord(str(path.with_suffix(""))).p_signal.T, atol=1e-4)
+
+
+def test_absent_leads_and_empty_cells_are_missing(tmp_path):
+    signal = ecg()[[0, 1, 6]]
+    write_csv(tmp_path / "three.csv", signal, ["I", "II", "V1"])
+    lines = (tmp_path / "three.csv").read_text().splitlines()
+    lines[101:201] = [line.rsplit(",", 1)[0] + "," for line in lines[101:201]]
+    (tmp_path / "three.csv").write_text("\n".join(lines))
+    recording = read_ecg_file(tmp_path / "three.csv", RATE)
+    assert recording.missing_leads == ("III", "aVR", "aVL", "aVF", "V2", "V3", "V4", "V5", "V6")
+    assert np.flatnonzero(np.isnan(recording.ecg[6])).tolist() == list(range(100, 200))
+
+
+class Trap:
+    """Would create a file if it were ever unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "name, options, reason, message",
+    [
+        ("pickled.npy", {}, "unreadable file", "Python objects"),
+        ("short.npy", {}, "unreadable file", "cannot be read"),
+        ("text.csv", {}, "unreadable file", 'column "V6" holds string, expected numbers'),
+        ("index.csv", {}, "unknown lead", 'lead "time" is not one of'),
+        ("broken.mat", {}, "unreadable file", "cannot be read"),
+        ("two.mat", {}, "leads do not fit", r"found a \(12, 500\), b \(12, 500\)"),
+        ("good.npy", {"leads": ["I", "II"]}, "leads do not fit", r"shape \(12, 500\), expected 2 rows or columns"),
+        ("good.npy", {"units": "volts"}, "unknown units", 'units "volts", expected one of mV, uV and V'),
+        ("good.npy", {"units": "V"}, "absurd amplitude", "span .* mV with the units V"),
+        ("good.npy", {"units": "uV"}, "absurd amplitude", "span .* mV with the units uV"),
+        ("good.npy", {"sampling_rate": None}, "no sampling rate", "a .npy file needs one, in Hz"),
+        ("good.npy", {"leads": [LEADS[1], LEADS[0], *LEADS[2:]]}, "limb leads disagree", "two leads may be exchanged"),
+        ("record", {"sampling_rate": 500}, "sampling rate disagrees", "250 Hz by its header, 500 Hz was named"),
+        ("absent.npy", {}, "missing file", "no such file"),
+        ("ecg.xml", {}, "unreadable file", "expected .npy, .csv, .mat or a WFDB record"),
+    ],
+)
+def test_a_bad_file_is_named_with_the_reason(name, options, reason, message, tmp_path):
+    signal = ecg()
+    np.save(tmp_path / "good.npy", signal)
+    np.save(tmp_path / "pickled.npy", np.array([[Trap(tmp_path / "trapped")] * 500] * 12), allow_pickle=True)
+    (tmp_path / "short.npy").write_bytes((tmp_path / "good.npy").read_bytes()[:-1000])
+    write_csv(tmp_path / "text.csv", signal)
+    (tmp_path / "text.csv").write_text((tmp_path / "text.csv").read_text() + ",".join(["0"] * 11 + ["none"]))
+    write_csv(tmp_path / "index.csv", signal, ["time", *LEADS[1:]])
+    scipy.io.savemat(tmp_path / "two.mat", {"a": signal, "b": signal})
+    (tmp_path / "broken.mat").write_bytes((tmp_path / "two.mat").read_bytes()[:300])
+    write_wfdb(tmp_path, "record", signal)
+    with pytest.raises(RecordingError, match=message) as caught:
+        read_ecg_file(tmp_path / name, **{"sampling_rate": RATE} | options)
+    assert caught.value.reason == reason and name in str(caught.value)
+    assert not (tmp_path / "trapped").exists()
+
+
+# metadata
+
+
+def test_the_three_forms_of_a_conversation(folder):
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Look: <image>"}, {"type": "ecg"}]},
+        {"role": "assistant", "content": "Sinus rhythm."},
+        {"role": "user", "content": "Is it fast?"},
+        {"role": "assistant", "content": "No."},
+    ]
+    describe(
+        folder,
+        row(answer=["sinus rhythm", "left axis"]),
+        {
+            "file_name": "b.npy",
+            "patient_id": 7,
+            "sampling_rate": RATE,
+            "report": "Sinus rhythm. Normal ECG.",
+            "labels": ["SR"],
+        },
+        {"file_name": "a.npy", "patient_id": "a", "sampling_rate": RATE, "messages": messages},
+    )
+    path = build(folder)
+    question, report, dialogue = conversations(path)
+    assert question["messages"][1]["content"] == [{"type": "text", "text": "sinus rhythm, left axis"}]
+    assert (question["question_type"], question["answer"]) == ("question", ["sinus rhythm", "left axis"])
+    assert (report["question"], report["answer"]) == ("Write the report of this ECG.", ["Sinus rhythm. Normal ECG."])
+    assert (report["stratum"], report["patient_ids"]) == ("report: SR", ["7"])
+    # words of one's own data are words, whatever they look like
+    assert dialogue["messages"][1]["content"] == [
+        {"type": "text", "text": "Look: <image>"},
+        {"type": "ecg", "text": None},
+    ]
+    assert [message["role"] for message in dialogue["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+    ]
+    assert (dialogue["question"], dialogue["answer"]) == ("Is it fast?", ["No."])
+    records = load_records(path)
+    assert records["report"][:] == [None, "Sinus rhythm. Normal ECG."] and records["labels"][:] == [[], ["SR"]]
+
+
+def test_a_list_of_files_is_a_conversation_about_several_ecgs(folder):
+    describe(folder, row(), row("b.npy"), row(["b.npy", "a.npy"], patient_id=["b", "a"], question="Which is faster?"))
+    path = build(folder)
+    rows = [row for split in ("train", "test") for row in load_elm_dataset(path, fold=1, split=split)]
+    assert len(rows) == 2  # the comparison of two patients is cut by a fold of one patient each
+    describe(
+        folder,
+        row(patient_id="p"),
+        row("b.npy", patient_id="p"),
+        row(["b.npy", "a.npy"], patient_id="p", split="test"),
+    )
+    path = build(folder, num_folds=0)
+    (comparison,) = load_elm_dataset(path, fold="official", split="test")
+    assert [item["type"] for item in comparison["messages"][0]["content"]] == ["ecg", "ecg", "text"]
+    for found, number in zip(comparison["ecgs"], (1, 0)):
+        np.testing.assert_allclose(found, ecg(number), atol=1e-5)
+
+
+def test_csv_metadata_says_the_same_as_json_lines(folder):
+    rows = [row(labels=["SR", "LAD"], age=61, sex="F"), row(["b.npy", "a.npy"], patient_id=["b", "a"])]
+    expected = build(describe(folder, *rows))
+    other = Path(shutil.copytree(folder, folder.parent / "table"))
+    (other / "metadata.jsonl").unlink()
+    (other / "metadata.csv").write_text(
+        "file_name,patient_id,sampling_rate,question,answer,labels,age,sex\n"
+        "a.npy,a,250,Normal?,yes,SR;LAD,61,female\n"
+        "b.npy,b,250,Normal?,yes,,,\n"
+    )
+    built = build(other)
+    assert load_records(built)[0] == load_records(expected)[0]
+    assert load_records(built)["sex"][:] == ["female", None]
+    assert (
+        conversations(built)[0]["messages"]
+        == conversations(build(describe(folder, row(), row("b.npy"))))[0]["messages"]
+    )
+
+
+def test_missing_patient_ids_are_refused_unless_files_are_patients(folder):
+    describe(folder, row(patient_id=None), row("b.npy", patient_id=None))
+    with pytest.raises(
+        ValueError, match=r"row 1: no patient_id for a.npy.*one_patient_per_file \(--one-patient-per-file\)"
+    ):
+        build(folder)
+    assert load_records(build(folder, one_patient_per_file=True))["patient_id"][:] == ["a.npy", "b.npy"]
+
+
+def test_one_file_cannot_be_of_two_patients(folder):
+    describe(folder, row(), row(patient_id="other"))
+    with pytest.raises(ValueError, match="row 2: patient_id 'other' for a.npy, for which .* row 1 has 'a'"):
+        build(folder)
+
+
+@pytest.mark.parametrize("name", ["../secret.npy", "/etc/hostname.npy", "link.npy"])
+def test_paths_that_climb_out_of_the_folder_are_refused(folder, name):
+    np.save(folder.parent / "secret.npy", ecg())
+    (folder / "link.npy").symlink_to(folder.parent / "secret.npy")
+    path = build(describe(folder, row(), row("b.npy"), row(name, patient_id="c")), max_skipped=0.5)
+    (skipped,) = left_out(path, "skipped.csv")
+    assert (skipped["recording_id"], skipped["reason"]) == (name, "path outside the folder")
+    assert len(load_records(path)) == 2
+
+
+def test_rows_that_make_no_conversation_are_left_out_with_the_reason(folder):
+    bad = [
+        row(answer=""),
+        row(question=None, answer=None),
+        {"patient_id": "a"},
+        row(messages=[{"role": "user", "content": "And?"}]),
+        row(messages=[{"role": "user", "content": "?"}, {"role": "assistant", "content": [{"type": "ecg"}]}]),
+        row(messages=[{"role": "user", "content": [{"type": "ecg"}] * 2 + [{"type": "text", "text": "?"}]},
+                      {"role": "assistant", "content": "!"}]),
+        row(split="holdout"),
+    ]  # fmt: skip
+    describe(folder, row(), row("b.npy"), *bad)
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write('{"file_name": "a.n\n')
+    path = build(folder)
+    assert [(found["reason"], found["message"].split(":")[0]) for found in left_out(path)] == [
+        ("no answer", "metadata.jsonl"),
+        ("nothing said", "metadata.jsonl"),
+        ("damaged entry", "metadata.jsonl"),
+        ("turns out of order", "metadata.jsonl"),
+        ("damaged entry", "metadata.jsonl"),
+        ("placeholders do not match", "metadata.jsonl"),
+        ("damaged entry", "metadata.jsonl"),
+        ("damaged entry", "metadata.jsonl"),
+    ]
+    assert len(conversations(path)) == 2
+
+
+def test_unreadable_ages_are_told(folder):
+    path = build(describe(folder, row(), row("b.npy"), row("c.npy", age="old")), max_skipped=0.5)
+    assert left_out(path, "skipped.csv")[0]["message"] == "c.npy: age 'old', expected a number"
+
+
+def test_a_folder_without_metadata(folder):
+    with pytest.raises(FileNotFoundError, match="neither metadata.csv nor metadata.jsonl"):
+        build(folder)
