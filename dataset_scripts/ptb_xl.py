@@ -1,23 +1,18 @@
 """PTB-XL (Wagner et al. 2020): 21,799 ECGs of 18,869 patients, and their reports as conversations."""
 
 import ast
-import zlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-from elm_hf.dataset_builder import ElmDatasetBuilder, ecg_messages, read_table
-from elm_hf.recordings import Recording, RecordingError, read_recording
+from elm_hf.dataset_builder import ElmDatasetBuilder, read_table
+from elm_hf.recordings import Recording, RecordingError, path_within, read_recording
+from elm_hf.reports import report_conversation
 
 
 COLUMNS = ["ecg_id", "patient_id", "age", "sex", "report", "scp_codes", "strat_fold", "filename_hr"]
 SEX = {"0": "male", "1": "female"}
 SPLIT_OF_FOLD = {"9": "validation", "10": "test"} | {str(fold): "train" for fold in range(1, 9)}
-QUESTIONS = (
-    "Write the report of this ECG.",
-    "What does this ECG show? Answer as a cardiologist's report.",
-    "Please read this 12-lead ECG and report it.",
-    "Give the written interpretation of this ECG.",
-)
 
 
 class PtbXl(ElmDatasetBuilder):
@@ -26,7 +21,7 @@ class PtbXl(ElmDatasetBuilder):
     PRETTY_NAME = "PTB-XL"
     DESCRIPTION = (
         "PTB-XL 1.0.3: ECGs of 10 s from the Physikalisch-Technische Bundesanstalt, recorded 1989-1996, with reports in "
-        "German or English and SCP-ECG statements (column `labels`: every statement listed, whatever its likelihood). "
+        "German or English and SCP-ECG statements (column `labels`: every statement listed, in words, whatever its likelihood). "
         "An `age` of 90 means 90 or older. Conversations ask for the report of an ECG; strata are the diagnostic "
         "superclasses of its statements. The official split is `strat_fold` 1-8, 9 and 10."
     )
@@ -49,35 +44,33 @@ class PtbXl(ElmDatasetBuilder):
             yield row | {"recording_id": row["ecg_id"], "patient_id": row["patient_id"].removesuffix(".0")}
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
-        """The 500 Hz signal of a row, its age, sex, report and SCP codes."""
+        """The 500 Hz signal of a row, its age, sex, report and SCP-ECG statements."""
+        description_of = _statements(self.source_folder("scp_statements.csv") / "scp_statements.csv", "description")
         metadata = {
             "age": _age(reference),
             "sex": SEX.get(reference["sex"].removesuffix(".0")),
             "report": reference["report"].strip() or None,
-            "labels": _scp_codes(reference),
+            "labels": [description_of.get(code, code) for code in _scp_codes(reference)],
         }
-        return read_recording(self.source_folder() / reference["filename_hr"]), metadata
+        return read_recording(path_within(self.source_folder(), reference["filename_hr"])), metadata
 
     def list_conversations(self) -> Iterator[dict]:
         """One conversation for each row, which asks for its report."""
-        superclass_of = _superclasses(self.source_folder("scp_statements.csv") / "scp_statements.csv")
-        for row in self.list_recordings():
+        superclass_of = _statements(
+            self.source_folder("scp_statements.csv") / "scp_statements.csv", "diagnostic_class"
+        )
+        for row in self.references():
             try:
                 superclasses = {superclass_of[code] for code in _scp_codes(row) if code in superclass_of}
             except RecordingError:
                 superclasses = set()  # the recording will be skipped and this conversation left out with it
-            question = QUESTIONS[zlib.crc32(row["recording_id"].encode()) % len(QUESTIONS)]
-            report = row["report"].strip()
-            yield {
-                "conversation_id": f"ptb_xl-report-{row['recording_id']}",
-                "recording_ids": [row["recording_id"]],
-                "messages": ecg_messages(1, question, report),
-                "question_type": "report",
-                "question": question,
-                "answer": [report] if report else [],
-                "stratum": "+".join(sorted(superclasses)) or "none",
-                "split": SPLIT_OF_FOLD.get(row["strat_fold"].removesuffix(".0")),
-            }
+            yield report_conversation(
+                self.name,
+                row["recording_id"],
+                row["report"].strip(),
+                stratum="+".join(sorted(superclasses)) or "none",
+                split=SPLIT_OF_FOLD.get(row["strat_fold"].removesuffix(".0")),
+            )
 
 
 def _age(row: dict) -> int | None:
@@ -106,7 +99,7 @@ def _unreadable(row: dict, column: str) -> RecordingError:
     return RecordingError("unreadable metadata", message)
 
 
-def _superclasses(path: Path) -> dict[str, str]:
-    """The diagnostic superclass (NORM, MI, STTC, CD, HYP) of each diagnostic SCP statement."""
-    rows = read_table(path, ["", "diagnostic_class"])
-    return {row[""]: row["diagnostic_class"] for row in rows if row["diagnostic_class"]}
+@cache
+def _statements(path: Path, column: str) -> dict[str, str]:
+    """What a column of scp_statements.csv says of each SCP-ECG statement, where it says something."""
+    return {row[""]: row[column].strip() for row in read_table(path, ["", column]) if row[column].strip()}

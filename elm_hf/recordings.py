@@ -1,8 +1,10 @@
 """From recordings to segments: read an ECG, place and check its leads, cut it to fixed lengths at 250 Hz."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 
@@ -30,8 +32,9 @@ class RecordingError(ValueError):
     A recording that cannot be used; `str()` of it names the recording and says why.
 
     Attributes:
-        reason: a short category to count by: "missing file", "unreadable header" (cannot be read, or does not fit its
-            signal file), "unknown lead", "repeated lead", "limb leads disagree", "too short" or "no usable lead".
+        reason: a short category to count by: "missing file", "path outside the source", "unreadable header" (cannot be
+            read, or does not fit its signal file), "unreadable metadata", "unknown lead", "repeated lead", "limb leads
+            disagree", "too short", "no usable lead", or a script's own.
     """
 
     def __init__(self, reason: str, message: str):
@@ -77,6 +80,21 @@ class Segment:
     start_s: float
     ecg: np.ndarray
     missing_leads: tuple[str, ...]
+
+
+def path_within(folder: Path, name: str) -> Path:
+    """
+    The path of a file that a table of the source names, which is to lie in the folder of the source.
+
+    Raises:
+        RecordingError: with the reason "path outside the source", or "missing file" for an empty name.
+    """
+    if not name:
+        raise RecordingError("missing file", f"{folder}: the table names no file for this recording")
+    path = Path(os.path.normpath(folder / name))
+    if not path.is_relative_to(os.path.normpath(folder)):
+        raise RecordingError("path outside the source", f"{name}: leads out of {folder}, so it is not read")
+    return path
 
 
 def read_recording(path: str | PathLike) -> Recording:

@@ -118,7 +118,7 @@ def test_records_hold_the_table_of_the_source(ptb_xl, shared_data):
 
 
 def test_a_statement_of_likelihood_zero_is_a_label(ptb_xl):
-    assert load(ptb_xl, "records")[0]["labels"] == ["NORM", "NT_", "SR"]
+    assert load(ptb_xl, "records")[0]["labels"] == ["normal ECG", "non-specific T-wave changes", "sinus rhythm"]
 
 
 def test_ages_over_89_are_90(source, tmp_path):

@@ -1,0 +1,132 @@
+"""CODE-15% (Ribeiro et al. 2021): 345,779 exams of 233,770 patients in Brazil, with six abnormalities labelled."""
+
+import os
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from elm_hf.dataset_builder import ElmDatasetBuilder, read_table
+from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.recordings import Recording, RecordingError, make_recording, path_within
+from elm_hf.reports import findings_conversation
+
+
+SAMPLING_RATE = 400
+ABNORMALITIES = {
+    "1dAVb": "first-degree atrioventricular block",
+    "RBBB": "right bundle branch block",
+    "LBBB": "left bundle branch block",
+    "SB": "sinus bradycardia",
+    "ST": "sinus tachycardia",
+    "AF": "atrial fibrillation",
+}
+NORMAL = "normal ECG"
+COLUMNS = ["exam_id", "age", "is_male", *ABNORMALITIES, "patient_id", "normal_ecg", "trace_file"]
+
+
+class Code15(ElmDatasetBuilder):
+    """
+    The exams of exams.csv, part by part; their tracings, without the zeros around them, from the parts' HDF5 files.
+
+    A part's last row, of exam 0, is no exam: nothing in exams.csv refers to it.
+    """
+
+    PRETTY_NAME = "CODE-15%"
+    DESCRIPTION = (
+        "CODE-15%: ECGs of 7.3 or 10.24 s at 400 Hz from the Telehealth Network of Minas Gerais, recorded 2010-2016. The "
+        "zeros that pad the shorter ones are removed, so that those are too short for records of 10 s. Column `labels`: "
+        'those of six abnormalities that are present, or "normal ECG". Conversations ask for them; an ECG that has none of '
+        "the six and is not labelled normal is in no conversation, as nothing is known of it. Strata are the labels."
+    )
+    HOMEPAGE = "https://zenodo.org/records/4916206"
+    LICENSE = "cc-by-4.0"
+    CITATION = """@article{ribeiro2020automatic,
+  title = {Automatic diagnosis of the 12-lead {ECG} using a deep neural network},
+  author = {Ribeiro, Ant{\\^o}nio H. and Ribeiro, Manoel Horta and Paix{\\~a}o, Gabriela M. M. and Oliveira, Derick M. and Gomes, Paulo R. and Canazart, J{\\'e}ssica A. and Ferreira, Milton P. S. and Andersson, Carl R. and Macfarlane, Peter W. and Meira Jr., Wagner and Sch{\\"o}n, Thomas B. and Ribeiro, Antonio Luiz P.},
+  journal = {Nature Communications},
+  volume = {11},
+  number = {1760},
+  year = {2020},
+  doi = {10.1038/s41467-020-15432-4}
+}"""
+
+    def list_recordings(self) -> Iterator[dict]:
+        """The rows of exams.csv, sorted by part: a process reads one part after the other."""
+        table = self.source_folder("exams.csv") / "exams.csv"
+        rows = (tuple(row[name] for name in COLUMNS) for row in read_table(table, COLUMNS))
+        for values in sorted(rows, key=lambda row: (_number(row[-1]), row[-1])):
+            row = dict(zip(COLUMNS, values))
+            yield row | {"recording_id": row["exam_id"], "labels": _labels(row)}
+
+    def read_recording(self, reference: dict) -> tuple[Recording, dict]:
+        """The tracing of an exam, its age, sex and labels."""
+        path = path_within(self.source_folder(), reference["trace_file"])
+        age, sex = reference["age"], {"true": "male", "false": "female"}.get(reference["is_male"].lower())
+        if age and not re.fullmatch(r"\d{1,3}(\.\d+)?", age):
+            raise RecordingError(
+                "unreadable metadata", f"exams.csv, exam_id {reference['exam_id']}: age {age!r} is not in years"
+            )
+        metadata = {"age": int(float(age)) if age else None, "sex": sex, "labels": reference["labels"]}
+        name = f"{path}: exam {reference['exam_id']}"
+        tracing = _tracing(path, reference["exam_id"])
+        present = np.flatnonzero(tracing.any(axis=1))
+        if not present.size:
+            raise RecordingError("no usable lead", f"{name}: all samples are zero")
+        # shorter tracings are padded on both sides
+        signal = tracing[present[0] : present[-1] + 1]
+        return make_recording(signal.T, SAMPLING_RATE, LEADS, name), metadata
+
+    def list_conversations(self) -> Iterator[dict]:
+        """One conversation for each exam, which asks for its findings."""
+        for row in self.references():
+            stratum = "+".join(row["labels"]) or "none"
+            yield findings_conversation(self.name, row["recording_id"], row["labels"], stratum=stratum)
+
+
+def _number(file_name: str) -> int:
+    """exams_part2.hdf5 comes before exams_part10.hdf5."""
+    return int((re.findall(r"\d+", file_name) or ["0"])[0][:9])
+
+
+def _labels(row: dict) -> list[str]:
+    found = [name for column, name in ABNORMALITIES.items() if row[column].lower() == "true"]
+    return found or [NORMAL] * (row["normal_ecg"].lower() == "true")
+
+
+def _tracing(path: Path, exam_id: str) -> np.ndarray:
+    """The tracing `(samples, 12)` of an exam, float32 in mV; one row is read, never the file."""
+    tracings, rows = _open_part(path, os.getpid())
+    row = rows.get(exam_id)
+    if row is None:
+        raise RecordingError(
+            "missing exam", f"{path}: no exam {exam_id} (or it is there twice), but exams.csv names it"
+        )
+    try:
+        return tracings[row]
+    except OSError as error:
+        raise RecordingError("unreadable file", f"{path}: cannot read row {row}, exam {exam_id} ({error})") from error
+
+
+@lru_cache(maxsize=1)
+def _open_part(path: Path, process: int) -> tuple[h5py.Dataset, dict[str, int]]:
+    """The tracings of a part, and the row of each exam; opened once, and by each process for itself."""
+    if not path.is_file():
+        raise RecordingError("missing file", f"{path}: no such file, but exams.csv names it")
+    try:
+        file = h5py.File(path, "r")
+        names, tracings = file["exam_id"][:], file["tracings"]
+    except (OSError, KeyError) as error:
+        raise RecordingError("unreadable file", f"{path}: cut short, or not as in CODE-15% ({error})") from error
+    if tracings.ndim != 3 or tracings.shape[2] != len(LEADS) or len(names) != len(tracings):
+        raise RecordingError(
+            "unreadable file",
+            f"{path}: exam_id {names.shape} and tracings {tracings.shape}, expected (exams,) and (exams, samples, 12)",
+        )
+    rows = {}
+    for row, name in enumerate(names.tolist()):
+        rows[str(name)] = None if str(name) in rows else row
+    return tracings, rows

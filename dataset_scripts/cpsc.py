@@ -1,0 +1,56 @@
+"""CPSC 2018 and its extra records (Liu et al. 2018) in the form of the PhysioNet/CinC Challenges 2020 and 2021."""
+
+import re
+from collections.abc import Iterator
+
+from elm_hf.dataset_builder import ElmDatasetBuilder
+from elm_hf.recordings import Recording
+from elm_hf.snomed import list_findings, read_labelled_recording
+
+
+# A0001 ... of cpsc_2018, Q0001 ... of cpsc_2018_extra; the Challenges' other sources may lie beside them
+RECORD_NAME = re.compile(r"[AQ]\d{4}")
+
+
+class Cpsc(ElmDatasetBuilder):
+    """
+    Every header named as a CPSC record, in whatever folders (`cpsc_2018/g1` ... `g7`, `cpsc_2018_extra/g1` ...) it lies.
+
+    The source says nothing of patients: each recording counts as its own, which cannot be checked.
+    """
+
+    PRETTY_NAME = "CPSC 2018"
+    DESCRIPTION = (
+        "The China Physiological Signal Challenge 2018 and its unused records (CPSC-Extra) as published in the "
+        "PhysioNet/CinC Challenges: ECGs of 6 to 144 s at 500 Hz from 11 hospitals, cut into records of equal length. "
+        "Column `labels`: the SNOMED CT codes in words. **The source has no patient ids**: each recording counts as a "
+        "patient of its own, so a patient who was recorded twice may be on both sides of a fold. Conversations ask for "
+        "the list of findings; strata are the groups of findings."
+    )
+    HOMEPAGE = "https://physionet.org/content/challenge-2021/1.0.3/"
+    LICENSE = "cc-by-4.0"
+    CITATION = """@article{liu2018open,
+  title = {An Open Access Database for Evaluating the Algorithms of Electrocardiogram Rhythm and Morphology Abnormality Detection},
+  author = {Liu, Feifei and Liu, Chengyu and Zhao, Lina and Zhang, Xiangyu and Wu, Xiaoling and Xu, Xiaoyan and Liu, Yulin and Ma, Caiyun and Wei, Shoushui and He, Zhiqiang and Li, Jianqing and Ng, Eddie Yin Kwee},
+  journal = {Journal of Medical Imaging and Health Informatics},
+  volume = {8},
+  number = {7},
+  pages = {1368--1373},
+  year = {2018},
+  doi = {10.1166/jmihi.2018.2442}
+}"""
+
+    def list_recordings(self) -> Iterator[dict]:
+        """The headers, by name."""
+        folder = self.source_folder()
+        paths = (path for path in folder.rglob("*.hea") if RECORD_NAME.fullmatch(path.stem))
+        for path in sorted(paths, key=lambda path: (path.stem, path)):
+            yield {"recording_id": path.stem, "patient_id": path.stem, "path": str(path.relative_to(folder))}
+
+    def read_recording(self, reference: dict) -> tuple[Recording, dict]:
+        """A record, and the age, sex and labels of its header."""
+        return read_labelled_recording(self.source_folder() / reference["path"])
+
+    def list_conversations(self) -> Iterator[dict]:
+        """One conversation for each record, which asks for its findings."""
+        return list_findings(self)

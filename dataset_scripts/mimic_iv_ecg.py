@@ -1,0 +1,102 @@
+"""MIMIC-IV-ECG (Gow et al. 2023): 800,035 ECGs of 161,352 patients with the statements of the cardiograph."""
+
+from collections.abc import Iterator
+
+from datasets import Value
+
+from elm_hf.dataset_builder import ElmDatasetBuilder, read_table
+from elm_hf.recordings import Recording, RecordingError, path_within, read_recording
+from elm_hf.reports import report_conversation
+
+
+STATEMENTS = [f"report_{number}" for number in range(18)]
+MEASUREMENTS = ["rr_interval", "p_onset", "p_end", "qrs_onset", "qrs_end", "t_end", "p_axis", "qrs_axis", "t_axis"]
+NOT_MEASURED = 29999
+# Strata: the first of these words in the statements, then the cardiograph's summary.
+RHYTHMS = ("pace", "atrial fibrillation", "atrial flutter", "sinus tachycardia", "sinus bradycardia", "sinus")
+SUMMARIES = ("otherwise normal ecg", "abnormal ecg", "borderline ecg", "normal ecg")
+
+
+class MimicIvEcg(ElmDatasetBuilder):
+    """
+    The studies of record_list.csv, each with its row of machine_measurements.csv; a recording is named by its study_id.
+
+    Both tables are read side by side, so that memory does not grow with them as long as they are in the same order.
+    """
+
+    PRETTY_NAME = "MIMIC-IV-ECG"
+    DESCRIPTION = (
+        "MIMIC-IV-ECG 1.0: ECGs of 10 s at 500 Hz from Beth Israel Deaconess Medical Center, recorded 2008-2019. Column "
+        "`report`: the statements that the cardiograph printed, joined with semicolons; no physician confirmed them. Age "
+        "and sex are not in the source. Conversations ask for that report and have the cardiograph's measurements as "
+        "columns (times in ms, axes in degrees; null where not measured); strata are the rhythm and the cardiograph's "
+        "summary (normal, borderline, abnormal)."
+    )
+    HOMEPAGE = "https://physionet.org/content/mimic-iv-ecg/1.0/"
+    LICENSE = "odbl"
+    CITATION = """@misc{gow2023mimic,
+  title = {{MIMIC-IV-ECG}: Diagnostic Electrocardiogram Matched Subset (version 1.0)},
+  author = {Gow, Brian and Pollard, Tom and Nathanson, Larry A. and Johnson, Alistair and Moody, Benjamin and Fernandes, Chrystinne and Greenbaum, Nathaniel and Waks, Jonathan W. and Eslami, Parastou and Carbonati, Tanner and Chaudhari, Ashish and Herbst, Elizabeth and Moukheiber, Dana and Berkowitz, Seth and Mark, Roger and Horng, Steven},
+  publisher = {PhysioNet},
+  year = {2023},
+  doi = {10.13026/4nqg-sb35}
+}"""
+    CONVERSATION_FEATURES = {name: Value("float32") for name in MEASUREMENTS}
+
+    def list_recordings(self) -> Iterator[dict]:
+        """The rows of record_list.csv with their statements and measurements."""
+        folder = self.source_folder("record_list.csv", "machine_measurements.csv")
+        records = read_table(folder / "record_list.csv", ["subject_id", "study_id", "path"])
+        columns = ["study_id", *STATEMENTS, *MEASUREMENTS]
+        measurements = read_table(folder / "machine_measurements.csv", columns)
+        waiting = {}
+        for record in records:
+            study = record["study_id"]
+            while study not in waiting:
+                row = next(measurements, None)
+                if row is None:
+                    break
+                waiting[row["study_id"]] = [row[name] for name in columns[1:]]
+            values = waiting.pop(study, [""] * len(columns[1:]))
+            yield {
+                "recording_id": study,
+                "patient_id": record["subject_id"],
+                "path": record["path"],
+                # the statements may have gaps between them
+                "statements": [value.strip() for value in values[: len(STATEMENTS)] if value.strip()],
+                "measurements": values[len(STATEMENTS) :],
+            }
+
+    def read_recording(self, reference: dict) -> tuple[Recording, dict]:
+        """The record of a row and its report."""
+        if f"p{reference['patient_id']}" not in reference["path"].split("/"):
+            raise RecordingError(
+                "unreadable metadata",
+                f"record_list.csv, study_id {reference['recording_id']}: path {reference['path']} is not of subject_id "
+                f"{reference['patient_id']}",
+            )
+        recording = read_recording(path_within(self.source_folder(), reference["path"]))
+        return recording, {"report": "; ".join(reference["statements"]) or None}
+
+    def list_conversations(self) -> Iterator[dict]:
+        """One conversation for each row, which asks for its report."""
+        for reference in self.references():
+            report = "; ".join(reference["statements"])
+            measured = {name: _measured(value) for name, value in zip(MEASUREMENTS, reference["measurements"])}
+            stratum = _stratum(report.lower())
+            yield report_conversation(self.name, reference["recording_id"], report, stratum=stratum, **measured)
+
+
+def _measured(value: str) -> float | None:
+    """A measurement; the cardiograph writes 29999 for what it could not measure."""
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return None if number == NOT_MEASURED else number
+
+
+def _stratum(report: str) -> str:
+    rhythm = next((word for word in RHYTHMS if word in report), "other rhythm")
+    summary = next((words for words in SUMMARIES if words in report), "no summary")
+    return f"{rhythm}: {summary}"
