@@ -13,17 +13,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import datasets
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset, Features
-from datasets.exceptions import DatasetGenerationError
+from datasets import Features
 
-from elm_hf.conversations import find_ecgs, read_left_out, split_conversations, take_rows
+from elm_hf.conversations import (
+    asked_recordings,
+    find_ecgs,
+    list_conversations,
+    recording_names,
+    split_conversations,
+    write_splits,
+)
 from elm_hf.data import check_same_shape, load_records
 from elm_hf.dataset_builder import ElmDatasetBuilder, find_builder
 from elm_hf.dataset_card import write_card
 from elm_hf.modeling.ecg_utils import SAMPLING_RATE
-from elm_hf.records import VERSIONS, RecordFiles, build_records, file_name, new_path, plan_records
+from elm_hf.records import VERSIONS, RecordFiles, build_records, plan_records
 from elm_hf.work_folder import (
     REPORT_NAME,
     begin,
@@ -34,9 +42,6 @@ from elm_hf.work_folder import (
     was_published,
     work_folder,
 )
-
-
-_RECORD_KEYS = ["record_id", "recording_id", "patient_id", "source", "segment", "sampling_rate", "missing_leads"]
 
 
 def prepare_dataset(
@@ -107,12 +112,12 @@ def prepare_dataset(
                 if merge:
                     files.check_complete()
             # conversations first: what is wrong with a source comes out before its signals are read
-            conversations, unusable = _list_conversations(builder, work / "conversations")
+            conversations, unusable = list_conversations(builder, work / "conversations")
             if reads_ecgs:
                 build_records(builder, files, range(files.count), num_proc)
             else:
                 clear(work / "build")  # to copy takes little time
-                files = _copy_records(records, conversations, work, build_id)
+                files = _copy_records(records, asked_recordings(conversations), work, build_id)
             clear_all_but_records(work)
             settings = {
                 "num_recordings": num_recordings,
@@ -226,87 +231,64 @@ def _tidied(work: Path, keep: bool) -> Iterator[None]:
         raise
 
 
-def _list_conversations(builder: ElmDatasetBuilder, folder: Path) -> tuple[Dataset, list[tuple[str, str]]]:
-    """The conversations of the source, and (reason, message) of its entries that are none."""
-    try:
-        builder.download_and_prepare(str(folder), file_format="arrow", download_mode="force_redownload")
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, ValueError | OSError):  # what is wrong with the source, in words for its user
-            raise error.__cause__ from None
-        raise
-    unusable = read_left_out(folder)
-    if not builder.info.splits["conversations"].num_examples:
-        raise ValueError(f"{builder.name}: no conversations in {builder.config.source}{_first_left_out(unusable)}")
-    return builder.as_dataset(split="conversations"), unusable
-
-
 def _copy_records(
-    paths: str | PathLike | Sequence[str | PathLike] | None, conversations: Dataset, work: Path, build_id: str
+    paths: str | PathLike | Sequence[str | PathLike] | None, asked: pa.Array, work: Path, build_id: str
 ) -> RecordFiles:
-    """Copy the records that the conversations refer to."""
+    """Copy the records of the ECGs that are asked about."""
     if paths is None:
         return RecordFiles(work, 0, build_id)
     paths = [paths] if isinstance(paths, str | PathLike) else list(paths)
     tables = [load_records(path) for path in paths]
     check_same_shape(paths, tables)
     records = datasets.concatenate_datasets(tables)
-    asked = conversations.select_columns(["recording_sources", "recording_ids"])[:]
-    wanted = {key for row in zip(*asked.values(), strict=True) for key in zip(*row, strict=True)}
-    names = records.select_columns(["source", "recording_id"])[:]
-    names = list(zip(names["source"], names["recording_id"], strict=True))
-    found = [row for row, name in enumerate(names) if name in wanted]
-    if not found:
+    names = recording_names(records.data.column("source"), records.data.column("recording_id"))
+    found = np.flatnonzero(pc.is_in(names, asked))
+    if not len(found):
         raise ValueError(
-            f"none of the {len(wanted)} ECGs asked about (such as {' '.join(min(wanted))}) is among the {len(names)} "
-            f"records (such as {' '.join(names[0])}); are these records of the dataset that the conversations are about?"
+            f"none of the {len(asked)} ECGs asked about (such as {pc.min(asked)}) is among the {len(names)} records (such "
+            f"as {names[0]}); are these records of the dataset that the conversations are about?"
         )
     files = RecordFiles(work, len(found), build_id)
-    with datasets.utils.tqdm(range(files.count), desc="Copying records", unit=" files") as bar, _without_bars():
-        for number in bar:
-            files.copy(number, records.select(found[files.rows(number)]))
+    for number in datasets.utils.tqdm(range(files.count), desc="Copying records", unit=" files"):
+        files.copy(number, records.select(found[files.rows(number)]))
     return files
 
 
 def _finish(
-    name: str, title: str, files: RecordFiles, conversations: Dataset, unusable: list[tuple[str, str]], settings: dict
+    name: str,
+    title: str,
+    files: RecordFiles,
+    conversations: list[Path],
+    unusable: list[tuple[str, str]],
+    settings: dict,
 ) -> dict:
     """Everything but the records: splits, report, lists of what was left out, card. Returns the report."""
-    build = files.work / "build"
-    skipped = files.skipped()
-    keys = _read_keys(build / "records")
+    build, joined = files.work / "build", files.work / "conversations.parquet"
+    skipped, keys = files.skipped(), files.keys()
     _check_skipped(name, skipped, keys, settings["max_skipped"], files.work)
-    listed, (conversations, left_out) = len(conversations), find_ecgs(conversations, keys)
+    left_out = find_ecgs(conversations, keys, joined)
+    num_built = pq.read_metadata(joined).num_rows
     left_out.update(reason for reason, _ in unusable)
-    if not len(conversations):
-        raise ValueError(
-            f"none of the {listed + len(unusable)} conversations can be used: {_counts(left_out)}"
-            f"{_first_left_out(unusable)}"
-        )
-    splits, split_report = split_conversations(conversations, keys["source"], settings["num_folds"], settings["seed"])
-    _write_splits(conversations, splits, build)
+    if not num_built:
+        first = f"; the first that is damaged: {unusable[0][1]}" if unusable else ""
+        raise ValueError(f"none of the {left_out.total()} conversations can be used: {_counts(left_out)}{first}")
+    splits, split_report = split_conversations(joined, keys, settings["num_folds"], settings["seed"])
+    write_splits(joined, splits, build)
     report = {
         "dataset": name,
         "options": settings,
-        "records": _records_report(keys, skipped, build / "records"),
-        "conversations": {"built": len(conversations), "left_out": dict(left_out)},
+        "records": _records_report(files, keys, skipped),
+        "conversations": {"built": num_built, "left_out": dict(left_out)},
         "splits": split_report,
         "versions": {package: version(package) for package in VERSIONS},
     }
     _write_report(build, report, skipped, unusable)
-    write_card(build, title, report, sorted({name, *keys["source"]}), conversations[0])
+    write_card(build, title)
     return report
 
 
-def _read_keys(folder: Path) -> dict[str, list]:
-    """The columns of the records that conversations are matched by."""
-    paths = sorted(folder.glob("*.parquet"))
-    if not paths:
-        return {column: [] for column in _RECORD_KEYS}
-    return pa.concat_tables(pq.read_table(path, columns=_RECORD_KEYS) for path in paths).to_pydict()
-
-
-def _check_skipped(name: str, skipped: list, keys: dict, max_skipped: float, work: Path) -> None:
-    num_used, num_skipped = len(set(keys["recording_id"])), len(skipped)
+def _check_skipped(name: str, skipped: list, keys: pa.Table, max_skipped: float, work: Path) -> None:
+    num_used, num_skipped = _num_recordings(keys), len(skipped)
     share = num_skipped / max(num_used + num_skipped, 1)
     if not num_skipped or (num_used and share <= max_skipped):
         return
@@ -322,40 +304,22 @@ def _check_skipped(name: str, skipped: list, keys: dict, max_skipped: float, wor
     )
 
 
-def _write_splits(conversations: Dataset, splits: dict[str, dict], folder: Path) -> None:
-    """Write every split that has rows: `datasets` cannot load one without, as a test of two compared patients may be."""
-    conversations = conversations.remove_columns("split")
-    tasks = [
-        (config, split, rows) for config, indices in splits.items() for split, rows in indices.items() if len(rows)
-    ]
-    with datasets.utils.tqdm(tasks, desc="Writing splits", unit="files") as bar, _without_bars():
-        for config, split, rows in bar:
-            take_rows(conversations, rows).to_parquet(new_path(folder / config / file_name(split, 0, 1)))
+def _num_recordings(keys: pa.Table) -> int:
+    return pc.count_distinct(recording_names(keys["source"], keys["recording_id"])).as_py()
 
 
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Hides the bars that `datasets` shows for each file."""
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
-
-
-def _records_report(keys: dict, skipped: list, folder: Path) -> dict:
+def _records_report(files: RecordFiles, keys: pa.Table, skipped: list) -> dict:
     shape = {}
-    if keys["record_id"]:
-        features = Features.from_arrow_schema(pq.read_schema(next(folder.glob("*.parquet"))))
-        shape = {"sampling_rate": keys["sampling_rate"][0], "samples": features["ecg"].shape[1]}
+    if len(keys):
+        samples = Features.from_arrow_schema(pq.read_schema(files.path(0)))["ecg"].shape[1]
+        shape = {"sampling_rate": keys["sampling_rate"][0].as_py(), "samples": samples}
+    patients = recording_names(keys["source"], keys["patient_id"])
     return shape | {
-        "recordings": len(set(keys["recording_id"])),
+        "recordings": _num_recordings(keys),
         "skipped": dict(Counter(reason for _, reason, _ in skipped).most_common()),
-        "records": len(keys["record_id"]),
-        "records_with_missing_leads": sum(bool(leads) for leads in keys["missing_leads"]),
-        "patients": len(set(zip(keys["source"], keys["patient_id"]))),
+        "records": len(keys),
+        "records_with_missing_leads": pc.sum(pc.greater(pc.list_value_length(keys["missing_leads"]), 0)).as_py() or 0,
+        "patients": pc.count_distinct(patients).as_py(),
     }
 
 
@@ -365,10 +329,6 @@ def _write_report(folder: Path, report: dict, skipped: list, left_out: list) -> 
         csv.writer(file, lineterminator="\n").writerows([("recording_id", "reason", "message"), *skipped])
     with (folder / "left_out.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("reason", "message"), *left_out])
-
-
-def _first_left_out(left_out: list[tuple[str, str]]) -> str:
-    return f"; the first that is damaged: {left_out[0][1]}" if left_out else ""
 
 
 def _counts(counter: Counter) -> str:

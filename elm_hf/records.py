@@ -32,6 +32,8 @@ RECORDINGS_PER_FILE = 512
 VERSIONS = ("elm-hf", "datasets", "numpy", "scipy", "scikit-learn", "wfdb")
 
 
+KEYS = ["record_id", "recording_id", "patient_id", "source", "segment", "sampling_rate", "missing_leads"]
+
 # What is read from the disk at once, and what a process that writes keeps in memory.
 RECORDS_PER_ROW_GROUP = 64
 # Differences of neighbouring samples take two thirds of the room of a dictionary, and half the time.
@@ -122,8 +124,16 @@ class RecordFiles:
 
     def copy(self, number: int, records: Dataset) -> None:
         """Write one file of records that exist already."""
-        records.to_parquet(self._unfinished(number))
+        with pq.ParquetWriter(self._unfinished(number), records.features.arrow_schema, **_PARQUET) as writer:
+            for table in records.with_format("arrow").iter(RECORDS_PER_ROW_GROUP):
+                writer.write_table(table)
         self._finish(number, [])
+
+    def keys(self) -> pa.Table:
+        """The columns of all records that conversations are matched by."""
+        if not self.count:
+            return record_features(seconds=1, sampling_rate=1).arrow_schema.empty_table().select(KEYS)
+        return pa.concat_tables(pq.read_table(self.path(number), columns=KEYS) for number in range(self.count))
 
     def _finish(self, number: int, skipped: list) -> None:
         note = {"build_id": self.build_id, "num_shards": self.num_shards, "skipped": skipped}
