@@ -9,7 +9,7 @@ from elm_hf.instruct import read_entries
 
 
 FOLDER_OF_SPLIT = {"train": "train", "validation": "valid", "test": "test"}
-FIELDS = ["template_id", "question_id", "sample_id", "question_type", "attribute_type"]
+NUMBERS = ["template_id", "question_id", "sample_id"]
 # `ecg_id` is a study of MIMIC-IV-ECG, numbered from here, or an ECG of PTB-XL, of which there are 21,837
 FIRST_MIMIC_STUDY = 40_000_000
 
@@ -69,12 +69,10 @@ class EcgQa(ElmDatasetBuilder):
 
 def _conversation(entry: dict, split: str) -> dict:
     question, answers, ecg_ids = entry["question"], entry["answer"], entry["ecg_id"]
-    if (
-        not isinstance(question, str)
-        or not isinstance(answers, list)
-        or not all(isinstance(item, str) for item in answers)
-    ):
-        raise TypeError("question and the items of answer are to be text")
+    if not isinstance(question, str) or not isinstance(answers, list):
+        raise TypeError("question is to be text and answer a list")
+    if not all(isinstance(item, str) for item in answers):
+        raise TypeError("the items of answer are to be text")
     if len(ecg_ids) not in (1, 2):
         raise ValueError(f"{len(ecg_ids)} ECGs, not one or two")
     return {
@@ -83,10 +81,12 @@ def _conversation(entry: dict, split: str) -> dict:
         "recording_ids": [str(ecg_id) for ecg_id in ecg_ids],
         "recording_sources": ["mimic_iv_ecg" if ecg_id >= FIRST_MIMIC_STUDY else "ptb_xl" for ecg_id in ecg_ids],
         "messages": ecg_messages(len(ecg_ids), question, ", ".join(answers)),
-        **{field: entry[field] for field in FIELDS},
+        **{field: int(entry[field]) for field in NUMBERS},
+        "question_type": str(entry["question_type"]),
+        "attribute_type": str(entry["attribute_type"]),
         "question": question,
         "answer": answers,
-        "attribute": entry["attribute"],
+        "attribute": None if entry["attribute"] is None else [str(item) for item in entry["attribute"]],
         "stratum": f"{entry['question_type']}: {min(answers, default='')}",
         "split": split,
     }

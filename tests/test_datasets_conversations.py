@@ -1,0 +1,490 @@
+"""Conversation datasets: every entry finds the ECG that its source means, says what it said, and is counted where it cannot."""
+
+import csv
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from elm_hf.data import load_elm_dataset, load_records
+from elm_hf.instruct import (
+    EntryError,
+    ecg_wording,
+    find_recording,
+    question_type,
+    read_entries,
+    read_turns,
+    to_messages,
+)
+from elm_hf.prepare import prepare_dataset
+
+
+# which ECG each path of the collection's made files means, as its README says
+MEANT = {
+    "files/p1099/p10990001/s49990011/49990011": ("mimic_iv_ecg", "49990011"),
+    "mimic_v4/p1099/p10990001/s49990011/49990011-0.png": ("mimic_iv_ecg", "49990011"),
+    "mimic/p1299/p12990003/s49990058/49990058-0.png": ("mimic_iv_ecg", "49990058"),
+    "mimic-iv/files/p1199/p11990002/s49990042/49990042": ("mimic_iv_ecg", "49990042"),
+    "ptb-xl/06000_hr-0.png": ("ptb_xl", "6000"),
+    "test_images/ptb_test_v4/07190_hr-0.png": ("ptb_xl", "7190"),
+    "ecg_ptbxl_benchmarking/data/ptbxl/records500/06000/06004_hr": ("ptb_xl", "6004"),
+    "ptb-xl/some/folders/00001_lr-0.png": ("ptb_xl", "1"),
+    "code15_v4/438277-0.png": ("code15", "438277"),
+    "code15/some/folders/795649": ("code15", "795649"),
+    "code15-test/test_images/795649-0.png": ("code15", "795649"),
+    "cpsc-test/test_images/A1980-0.png": ("cpsc", "A1980"),
+    "csn-test-no-cot/test_images/JS20000-0.png": ("csn", "JS20000"),
+    "g12-test-no-cot/test_images/E07500-0.png": ("georgia", "E07500"),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """What `load_dataset` keeps goes to a temporary folder."""
+    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
+    yield
+    datasets.config.HF_DATASETS_CACHE = before
+
+
+@pytest.fixture(scope="module")
+def records(shared_data, tmp_path_factory) -> dict[str, Path]:
+    """Records of 5 s of each base dataset: 438277 and its like are 7.3 s long, 49990027 has a gap in its first half."""
+    folder = tmp_path_factory.mktemp("records")
+    for name in ("ptb_xl", "mimic_iv_ecg", "code15"):
+        prepare_dataset(name, folder / name, shared_data / name, seconds=5, max_skipped=0.5, num_folds=2)
+    return {path.name: path for path in folder.iterdir()}
+
+
+def build(name: str, source: Path, output: Path, *records: Path, **options) -> Path:
+    prepare_dataset(name, output, source=source, records=records or None, **{"num_folds": 2} | options)
+    return output
+
+
+def report(path: Path) -> dict:
+    return json.loads((path / "build_report.json").read_text())
+
+
+def left_out(path: Path) -> list[tuple[str, str]]:
+    with (path / "left_out.csv").open(newline="") as file:
+        return [(row["reason"], row["message"]) for row in csv.DictReader(file)]
+
+
+def rows(path: Path) -> list[dict]:
+    """All conversations, in the order of the source; of those with two segments the first."""
+    found = [row for fold in ("fold1", "fold2") for row in datasets.load_dataset(str(path), fold, split="test")]
+    first = {row["conversation_id"].rsplit("-", 1)[0]: row for row in sorted(found, key=_place, reverse=True)}
+    return sorted(first.values(), key=_place)
+
+
+def _place(row: dict) -> list[str]:
+    return [part.zfill(9) for part in row["conversation_id"].split("-")]
+
+
+def asked(path: Path) -> list[list[tuple[str, str]]]:
+    """The ECGs of each conversation, by dataset and recording."""
+    table = load_records(path).select_columns(["source", "recording_id"])[:]
+    return [
+        [(table["source"][index], table["recording_id"][index]) for index in row["ecg_index"]] for row in rows(path)
+    ]
+
+
+def words(message: dict) -> str:
+    return "\n".join(item["text"] for item in message["content"] if item["type"] == "text")
+
+
+def write(path: Path, *entries) -> Path:
+    """The folder of a JSON file with these entries."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    return path.parent
+
+
+def entry(image: str = "ptb-xl/06000_hr-0.png", question: str = "<image>\nNormal?", answer="Yes.", **fields) -> dict:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": "0", "image": image, "conversations": turns} | fields
+
+
+# names, turns and wording
+
+
+@pytest.mark.parametrize("path", MEANT)
+def test_paths_of_published_files_mean_recordings(path):
+    assert find_recording(path) == MEANT[path]
+
+
+@pytest.mark.parametrize(
+    "path", ["mmmu/figure_12.png", "438277-0.png", "mimic_v4/p1099/p10990001/s49990011/49990012-0.png"]
+)
+def test_paths_that_mean_no_recording(path):
+    with pytest.raises(EntryError, match="is in no dataset that elm-hf knows"):
+        find_recording(path)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("Interpret the provided ECG image, please.", "Interpret the provided ECG, please."),
+        ("What does this image show?", "What does this ECG show?"),
+        ("Compare these ECG images.", "Compare these ECGs."),
+        ("Name the rhythm of the ECG shown in the image.", "Name the rhythm of the ECG."),
+        ("Look at the image of this ECG.", "Look at this ECG."),
+        ("ST depression in V1 is the mirror image; imaging is advised.",) * 2,
+        (
+            "Please write a clinical report based on this ECG image.",
+            "Please write a clinical report based on this ECG.",
+        ),
+    ],
+)
+def test_words_about_pictures_become_words_about_ecgs(text, expected):
+    assert ecg_wording(text) == expected
+
+
+def test_placeholders_become_ecg_items_where_they_stand():
+    ecg, before = {"type": "ecg", "text": None}, {"type": "text", "text": "Is it normal?"}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]}
+    for text, content in {
+        "<image>\nIs it normal?": [ecg, before],
+        "Is it normal?\n<ecg>": [before, ecg],
+        "Is it normal?": [ecg, before],
+    }.items():
+        assert to_messages([("user", text), ("assistant", "Yes.")], 1) == [
+            {"role": "user", "content": content},
+            answer,
+        ]
+    turns = [("user", "<ecg> One."), ("assistant", "Yes."), ("user", "And <ecg>?"), ("assistant", "No, <image>.")]
+    contents = [[item["text"] for item in message["content"]] for message in to_messages(turns, 2)]
+    assert contents == [[None, "One."], ["Yes."], ["And", None, "?"], ["No,", "."]]
+    with pytest.raises(EntryError, match="2 placeholders for 1 ECGs"):
+        to_messages(turns, 1)
+
+
+def test_turns_are_read_under_every_name():
+    expected = [("user", "a?"), ("assistant", "b, c")]
+    for names, key in ((("human", "gpt"), "conversations"), (("user", "assistant"), "conversation")):
+        turns = [{"from": name, "value": value} for name, value in zip(names, (["a", "?"], ["b,", " ", "c"]))]
+        turns[1]["value"] = list("b, c")
+        assert read_turns({key: turns}) == expected
+    assert read_turns(
+        {"conversations": [{"from": "human", "value": "a?"}, {"from": "gpt", "value": ["SR", "LBBB"]}]}
+    ) == [
+        ("user", "a?"),
+        ("assistant", "SR, LBBB"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "turns, reason, message",
+    [
+        (None, "damaged entry", "no list of turns in conversations"),
+        ([], "turns out of order", "nobody"),
+        (["user"], "turns out of order", "from user, expected"),
+        (["assistant", "user"], "turns out of order", "from assistant, user, expected"),
+        (["user", "user", "assistant"], "turns out of order", "from user, user, assistant"),
+        (["user", "bot"], "damaged entry", "a turn from 'bot'"),
+    ],
+)
+def test_turns_out_of_order_are_no_conversation(turns, reason, message):
+    turns = turns and [{"from": name, "value": "x"} for name in turns]
+    with pytest.raises(EntryError, match=message) as caught:
+        read_turns({"conversations": turns})
+    assert caught.value.reason == reason
+
+
+def test_kinds_of_questions():
+    asked = {
+        "verify": ("Is it normal?", "No, it is not."),
+        "choose": ("Is it (A) NORM or (B) ABNORMAL?", "(A) NORM"),
+        "report": ("Write a report for this ECG.", "Sinus rhythm."),
+        "query": ("What is the rhythm?", "Nodal rhythm."),
+    }
+    for kind, (question, answer) in asked.items():
+        assert question_type([("user", question), ("assistant", answer)]) == kind
+    assert question_type([("user", "?"), ("assistant", "!")] * 2) == "dialogue"
+
+
+# files
+
+
+def test_entries_are_read_whatever_the_size_of_the_pieces(tmp_path, monkeypatch):
+    expected = [{"id": str(number), "text": 'a "quoted" ] , { é\n' * number} for number in range(30)]
+    (tmp_path / "a.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False), encoding="utf-8-sig")
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(entry) for entry in expected))
+    pq.write_table(pa.Table.from_pylist(expected), tmp_path / "a.parquet")
+    for size in (1, 7, 100, 2**20):
+        monkeypatch.setattr("elm_hf.instruct._READ", size)
+        for name in ("a.json", "a.jsonl", "a.parquet"):
+            assert list(read_entries(tmp_path / name, print)) == list(enumerate(expected))
+
+
+@pytest.mark.parametrize(
+    "text, entries, message",
+    [
+        ('[{"a": 1}, {"a": 2}, {"a": ', 2, "as JSON after 2 entries .the list breaks off"),
+        ('{"a": 1}', 0, "expected a list of entries, found"),
+        ("", 0, "the list breaks off"),
+        ('[{"a": 1}, 7]', 1, "entry 1 is a int, expected an object with fields"),
+        ('[{"a": 1} {"a": 2}, nonsense, {"a": 3}]', 2, "as JSON after 2 entries"),
+    ],
+)
+def test_a_damaged_file_gives_what_comes_before_the_damage(text, entries, message, tmp_path):
+    (tmp_path / "a.json").write_text(text)
+    told = []
+    assert len(list(read_entries(tmp_path / "a.json", lambda *words: told.append(words)))) == entries
+    assert len(told) == 1 and str(tmp_path / "a.json") in told[0][1]
+    assert re.search(message, told[0][1])
+
+
+# the published sets
+
+
+def test_ecg_chat_dialogues_keep_all_their_turns(records, shared_data, tmp_path):
+    path = build(
+        "ecg_instruct_45k", shared_data / "instruct" / "ecg_chat", tmp_path / "built", records["mimic_iv_ecg"]
+    )
+    source = json.loads((shared_data / "instruct" / "ecg_chat" / "ecg_instruct_45k.json").read_text())
+    assert asked(path) == [[("mimic_iv_ecg", entry["ecg"].split("/")[-1])] for entry in source]
+    for row, original in zip(rows(path), source):
+        said = [turn["value"].replace("<ecg>", "").strip() for turn in original["conversations"]]
+        assert [words(message) for message in row["messages"]] == said
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * (len(said) // 2)
+        assert (row["question"], row["answer"], row["source_id"]) == (said[-2], [said[-1]], original["id"])
+    kinds = [[item["type"] for item in row["messages"][0]["content"]] for row in rows(path)]
+    assert kinds[0] == ["ecg", "text"] and kinds[2] == ["text", "ecg"]
+    assert Counter(row["stratum"] for row in rows(path)) == {
+        "mimic_iv_ecg: dialogue": 2,
+        "mimic_iv_ecg: query": 5,
+        "mimic_iv_ecg: report": 1,
+    }
+
+
+def test_ecg_chat_reports_that_repeat_others_are_left_out(records, shared_data, tmp_path):
+    """Entry 6 says the same of the same ECG as entry 2; entry 7 has the id of entry 4 and asks otherwise."""
+    path = build("pretrain_mimic", shared_data / "instruct" / "ecg_chat", tmp_path / "built", records["mimic_iv_ecg"])
+    assert [row["source_id"][-2:] for row in rows(path)] == ["11", "27", "35", "42", "58", "63", "58"]
+    assert left_out(path) == [("repeated", "pretrain_mimic.json: entry 6 is the same as an earlier one")]
+    # the first half of 49990027 has a gap in all leads, so that the conversation is about the second
+    assert rows(path)[1]["record_ids"] == ["mimic_iv_ecg-49990027-1"]
+
+
+def test_pulse_asks_about_ecgs_of_three_datasets(records, shared_data, tmp_path):
+    path = build("ecg_instruct_pulse", shared_data / "instruct" / "pulse", tmp_path / "built", *records.values())
+    assert [found[0][0] for found in asked(path)] == ["mimic_iv_ecg"] * 3 + ["ptb_xl"] * 3 + ["code15"] * 2
+    assert [found[0][1] for found in asked(path)] == [
+        "49990011", "49990042", "49990058", "6000", "6002", "6003", "438277", "358121",
+    ]  # fmt: skip
+    texts = [words(message) for row in rows(path) for message in row["messages"]]
+    assert texts[:2] == ["What is the heart rhythm in this ECG?", "The ECG shows sinus tachycardia."]
+    assert not any("image" in text for text in texts)
+    assert rows(path)[1]["stratum"] == "mimic_iv_ecg: verify: yes"
+    # patients of one number in two datasets are two
+    assert report(path)["records"]["patients"] == len(
+        {(row["source"], row["patient_id"]) for row in load_records(path).remove_columns("ecg")}
+    )
+
+
+def test_a_dataset_that_is_not_there_is_left_out_and_counted(records, shared_data, tmp_path):
+    source = shared_data / "instruct" / "pulse"
+    path = build("ecg_instruct_pulse", source, tmp_path / "built", records["ptb_xl"], records["mimic_iv_ecg"])
+    assert len(rows(path)) == 6
+    assert report(path)["conversations"]["left_out"] == {"ECG not among the records": 2}
+
+
+def test_grounding_says_which_ecg_in_another_field(records, shared_data, tmp_path):
+    source = tmp_path / "source"
+    (source / "ecg_jsons").mkdir(parents=True)
+    text = (shared_data / "instruct" / "gem" / "ECG_Grounding_30k.json").read_text()
+    (source / "ecg_jsons" / "ECG_Grounding_30k.json").write_text(text)
+    # the smaller training file is part of the larger one
+    (source / "ecg_jsons" / "grounding_train_30k.json").write_text(json.dumps(json.loads(text)[:4]))
+    test = entry(
+        "-", ecg="mimic-iv/files/p1999/p19990004/s49990063/49990063", machine_measurements={}, report="Long QT."
+    )
+    write(source / "ecg_bench" / "ecg-grounding-test.json", test)
+    path = build("ecg_grounding", source, tmp_path / "built", *records.values())
+    splits = {split: datasets.load_dataset(str(path), "official", split=split) for split in ("train", "test")}
+    names = {
+        split: list(dict.fromkeys(name[0].rsplit("-", 1)[0] for name in table["record_ids"]))
+        for split, table in splits.items()
+    }
+    assert names == {
+        "train": [
+            "mimic_iv_ecg-49990011", "mimic_iv_ecg-49990035", "mimic_iv_ecg-49990042", "mimic_iv_ecg-49990058",
+            "ptb_xl-6001", "ptb_xl-6004", "code15-795649", "code15-1238362",
+        ],
+        "test": ["mimic_iv_ecg-49990063"],
+    }  # fmt: skip
+    assert words(splits["train"][0]["messages"][0]).startswith("Interpret the provided ECG, identify key features")
+    assert report(path)["conversations"]["left_out"] == {"repeated": 4}
+
+
+def test_ecg_qa_of_mimic(records, shared_data, tmp_path):
+    source = shared_data / "ecg_qa" / "mimic-iv-ecg_mini"
+    path = build("ecg_qa", source, tmp_path / "built", records["mimic_iv_ecg"], num_folds=0)
+    original = json.loads((source / "paraphrased" / "test" / "270000.json").read_text())
+    table = load_records(path)["recording_id"][:]
+    test = datasets.load_dataset(str(path), "official", split="test")
+    pairs = {(row["sample_id"], *(int(table[index]) for index in row["ecg_index"])) for row in test}
+    assert pairs == {(entry["sample_id"], *entry["ecg_id"]) for entry in original}
+    assert set(test["question_type"]) == {"comparison_irrelevant-query"}
+
+
+def test_all_seven_kinds_of_ecg_qa(records, shared_data, tmp_path):
+    source = shared_data / "ecg_qa" / "ptbxl_mini"
+    path = build("ecg_qa", source, tmp_path / "built", records["ptb_xl"], num_folds=0)
+    for row in datasets.load_dataset(str(path), "official", split="test"):
+        assert row["stratum"] == f"{row['question_type']}: {min(row['answer'])}"
+        assert row["question_type"].startswith("single") == (len(row["ecg_index"]) == 1)
+
+
+def test_damaged_entries_of_ecg_qa_are_told_and_the_rest_is_built(records, shared_data, tmp_path):
+    original = json.loads(
+        next((shared_data / "ecg_qa" / "ptbxl_mini" / "paraphrased" / "train").glob("*.json")).read_text()
+    )
+    good, *others = original[:6]
+    bad = [
+        good,  # its id twice
+        others[0] | {"ecg_id": [6000, 6001, 6002]},
+        others[1] | {"answer": "no"},
+        {key: value for key, value in others[2].items() if key != "question"},
+        others[3] | {"template_id": "seven"},
+    ]
+    source = write(tmp_path / "source" / "train" / "0.json", good, *bad).parent
+    (source / "train" / "1.json").write_text(json.dumps([others[4]])[:-20])
+    path = build("ecg_qa", source, tmp_path / "built", records["ptb_xl"], num_folds=0)
+    assert [reason for reason, _ in left_out(path)] == ["repeated id"] + ["damaged entry"] * 4 + ["unreadable file"]
+    assert {message.split(":")[0] for _, message in left_out(path)} == {"train/0.json", "train/1.json"}
+    assert report(path)["conversations"] == {
+        "built": 2,
+        "left_out": {"repeated id": 1, "damaged entry": 4, "unreadable file": 1},
+    }
+
+
+# ECGBench
+
+
+def test_the_genuine_report_test_names_ecgs_of_ptb_xl(records, shared_data, tmp_path):
+    """Its 40 entries, without a placeholder and under other names, once as they are and once about ECGs that are here."""
+    source = shared_data / "instruct" / "pulse"
+    with pytest.raises(ValueError, match=r"none of the 40 .*such as ptb_xl \d+"):
+        build("ecg_bench_pulse", source, tmp_path / "built", records["ptb_xl"])
+    original = json.loads((source / "ptb_report_generation_test.json").read_text())
+    here = [
+        entry | {"image": f"test_images/ptb_test_v4/0{6000 + number % 7}_hr-0.png"}
+        for number, entry in enumerate(original)
+    ]
+    write(tmp_path / "source" / "ptb_report_generation_test.json", *here)
+    path = build("ecg_bench_pulse", tmp_path / "source", tmp_path / "built", records["ptb_xl"])
+    found = rows(path)
+    # one of the reports is now said twice of one ECG
+    expected = dict.fromkeys(
+        (str(6000 + number % 7), entry["conversation"][1]["value"]) for number, entry in enumerate(original)
+    )
+    assert [(name, row["answer"][0]) for ((_, name),), row in zip(asked(path), found)] == list(expected)
+    assert len(expected) == 39 and report(path)["conversations"]["left_out"] == {"repeated": 1}
+    assert {words(row["messages"][0]) for row in found} == {"Please write a clinical report based on this ECG."}
+    assert {row["messages"][0]["content"][0]["type"] for row in found} == {"ecg"}
+    assert len(datasets.load_dataset(str(path), "official", split="test")) == 78  # two segments each
+
+
+def test_the_benchmark_as_it_is_on_the_hub(records, tmp_path):
+    """Parquet with pictures; an answer in single characters; a test of Georgia and one of text books, left out."""
+    tests = {
+        "ecgqa-test": entry(answer=list("sinus rhythm"), image="test_images/06002_hr-0.png"),
+        "code15-test": entry(answer=["NORM"], image="test_images/358121-0.png"),
+        "g12-test-no-cot": entry(answer=["A. AF"], image="test_images/E07500-0.png"),
+        "mmmu-ecg": entry(answer=["B"], image="figure_3.png"),
+    }
+    for name, row in tests.items():
+        row |= {"image_path": row["image"], "image": {"bytes": b"\x89PNG", "path": row["image"]}}
+        row["conversations"][0]["value"] = [row["conversations"][0]["value"]]
+        (tmp_path / "source" / name).mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / "source" / name / "test-00000-of-00001.parquet")
+    path = build("ecg_bench_pulse", tmp_path / "source", tmp_path / "built", records["ptb_xl"], records["code15"])
+    assert [(row["question_type"], row["answer"], row["question"]) for row in rows(path)] == [
+        ("ecgqa-test", ["sinus rhythm"], "Normal?"),
+        ("code15-test", ["NORM"], "Normal?"),
+    ]
+    assert report(path)["conversations"]["left_out"] == {"ECG not among the records": 1, "ECG of no known dataset": 1}
+
+
+def test_no_file_of_the_source(records, tmp_path):
+    (tmp_path / "source").mkdir()
+    for name, message in (("ecg_bench_pulse", "no arena.json"), ("ecg_grounding", "none of ECG_Grounding_30k.json, ")):
+        with pytest.raises(FileNotFoundError, match=message):
+            build(name, tmp_path / "source", tmp_path / "built", records["ptb_xl"])
+
+
+def test_nothing_usable_is_an_error_with_the_first_reason(records, tmp_path):
+    source = write(tmp_path / "source" / "ECGInstruct.json", entry(answer=" "))
+    with pytest.raises(ValueError, match=r"no conversations in .*ECGInstruct.json: entry 0: an answer is empty"):
+        build("ecg_instruct_pulse", source, tmp_path / "built", records["ptb_xl"])
+
+
+def test_records_of_two_lengths_do_not_mix(records, shared_data, tmp_path):
+    prepare_dataset("code15", tmp_path / "code15", shared_data / "code15", seconds=2, max_skipped=0.5, num_folds=2)
+    with pytest.raises(ValueError, match="must have ECGs of one shape and sampling rate"):
+        build(
+            "ecg_instruct_pulse",
+            shared_data / "instruct" / "pulse",
+            tmp_path / "built",
+            records["ptb_xl"],
+            tmp_path / "code15",
+        )
+
+
+# words alone
+
+
+@pytest.fixture(scope="module")
+def dialogues(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("words")
+    entries = [
+        {
+            "instruction": "Answer as a doctor.",
+            "input": f"My image number {number}: <image>?",
+            "output": f"Rest {number}.",
+        }
+        for number in range(10)
+    ]
+    write(folder / "source" / "HealthCareMagic-100k.json", *entries, {"instruction": "", "input": "?", "output": None})
+    return build("health_care_magic", folder / "source", folder / "built")
+
+
+def test_dialogues_without_ecgs_are_a_dataset(dialogues):
+    train, test = (load_elm_dataset(dialogues, fold=1, split=split) for split in ("train", "test"))
+    assert len(train) == len(test) == 5 and not {*train["conversation_id"]} & {*test["conversation_id"]}
+    row = min([*train, *test], key=lambda row: row["question"])
+    assert row["messages"] == [
+        {"role": "system", "content": [{"type": "text", "text": "Answer as a doctor."}]},
+        {"role": "user", "content": [{"type": "text", "text": "My image number 0: <image>?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "Rest 0."}]},
+    ]
+    assert list(row["ecgs"]) == row["ecg_index"] == []
+    assert left_out(dialogues) == [
+        ("damaged entry", "HealthCareMagic-100k.json: entry 10 has no text in input or output")
+    ]
+    with pytest.raises(ValueError, match="holds conversations in words alone"):
+        load_records(dialogues)
+
+
+def test_dialogues_mix_with_conversations_about_ecgs(dialogues, simulated_dataset):
+    paths = [dialogues, simulated_dataset]
+    alone = load_elm_dataset(simulated_dataset)[0]
+    mixed = load_elm_dataset(paths)
+    assert [len(mixed[row]["ecgs"]) for row in range(5)] == [0] * 5
+    assert mixed[5]["ecgs"][0].tolist() == alone["ecgs"][0].tolist()
+    drawn = load_elm_dataset(paths, probabilities=[0.5, 0.5], seed=1)
+    assert {len(row["ecgs"]) > 0 for row in drawn} == {True, False}
+    # dialogues of different people are not joined into one
+    assert len(load_elm_dataset(dialogues, merge_questions=4)) == 5
+
+
+def test_dialogues_take_no_records(records, tmp_path):
+    source = write(tmp_path / "source" / "HealthCareMagic-100k.json", {"instruction": "", "input": "?", "output": "!"})
+    with pytest.raises(ValueError, match=r"health_care_magic is about no ECGs: leave records \(--records\) away"):
+        build("health_care_magic", source, tmp_path / "built", records["ptb_xl"])
