@@ -82,7 +82,7 @@ class Code15(ElmDatasetBuilder):
 
     def list_conversations(self) -> Iterator[dict]:
         """One conversation for each exam, which asks for its findings."""
-        for row in self.references():
+        for row in self.distinct_references():
             stratum = "+".join(row["labels"]) or "none"
             yield findings_conversation(self.name, row["recording_id"], row["labels"], stratum=stratum)
 

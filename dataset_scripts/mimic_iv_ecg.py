@@ -80,7 +80,7 @@ class MimicIvEcg(ElmDatasetBuilder):
 
     def list_conversations(self) -> Iterator[dict]:
         """One conversation for each row, which asks for its report."""
-        for reference in self.references():
+        for reference in self.distinct_references():
             report = "; ".join(reference["statements"])
             measured = {name: _measured(value) for name, value in zip(MEASUREMENTS, reference["measurements"])}
             stratum = _stratum(report.lower())

@@ -59,7 +59,7 @@ class PtbXl(ElmDatasetBuilder):
         superclass_of = _statements(
             self.source_folder("scp_statements.csv") / "scp_statements.csv", "diagnostic_class"
         )
-        for row in self.references():
+        for row in self.distinct_references():
             try:
                 superclasses = {superclass_of[code] for code in _scp_codes(row) if code in superclass_of}
             except RecordingError:

@@ -137,8 +137,19 @@ class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
         return folder
 
     def references(self) -> Iterator[dict]:
-        """The recordings to read: all that are listed, or the first `num_recordings`."""
-        return islice(self.list_recordings(), self.config.num_recordings)
+        """
+        The recordings to read: all that are listed, or the first `num_recordings`. One that is listed again is marked as
+        `repeated` and will be skipped.
+        """
+        seen = set()
+        for reference in islice(self.list_recordings(), self.config.num_recordings):
+            name = reference["recording_id"]
+            yield reference | {"repeated": True} if name in seen else reference
+            seen.add(name)
+
+    def distinct_references(self) -> Iterator[dict]:
+        """The recordings that conversations can be about: none twice."""
+        return (reference for reference in self.references() if "repeated" not in reference)
 
     def _info(self) -> DatasetInfo:
         features = Features(_CONVERSATION_FEATURES | self.CONVERSATION_FEATURES)
@@ -169,6 +180,9 @@ class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
             raise RecordingError(
                 "no patient id", f"{reference['recording_id']}: no patient id, so no fold can keep patients apart"
             )
+        if "repeated" in reference:
+            name = reference["recording_id"]
+            raise RecordingError("repeated recording", f"{name}: listed more than once; what is listed first is used")
         recording, metadata = self.read_recording(reference)
         for segment in segments(recording, self.config.seconds, self.config.sampling_rate):
             yield {

@@ -76,7 +76,8 @@ def prepare_dataset(
         seconds, sampling_rate: length (s) and rate (Hz) of the records.
         num_recordings: the first so many recordings only; for simulated datasets, how many there are.
         num_proc: processes that read recordings.
-        max_skipped: share of recordings that may be skipped because they cannot be used.
+        max_skipped: share of recordings that may be skipped because they cannot be used; those that are only too short
+            for a record do not count.
         seed: of the folds and of what is simulated.
         num_folds: 5, or 0 for none (then only `official`).
         one_patient_per_file: for `ecgfolder`, where no patient ids are known: no two files are of one patient.
@@ -288,7 +289,10 @@ def _finish(
 
 
 def _check_skipped(name: str, skipped: list, keys: pa.Table, max_skipped: float, work: Path) -> None:
-    num_used, num_skipped = _num_recordings(keys), len(skipped)
+    num_used = _num_recordings(keys)
+    if num_used:  # that a recording is shorter than a record is no fault of it
+        skipped = [row for row in skipped if row[1] != "too short"]
+    num_skipped = len(skipped)
     share = num_skipped / max(num_used + num_skipped, 1)
     if not num_skipped or (num_used and share <= max_skipped):
         return

@@ -85,7 +85,7 @@ def read_labelled_recording(path: str | PathLike) -> tuple[Recording, dict]:
 def list_findings(builder: ElmDatasetBuilder) -> Iterator[dict]:
     """A conversation for each recording of a builder whose references have the `path` of such a header."""
     folder = builder.source_folder()
-    for reference in builder.references():
+    for reference in builder.distinct_references():
         try:
             comments = read_header_comments(folder / reference["path"])
         except RecordingError:

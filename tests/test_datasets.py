@@ -418,8 +418,12 @@ def test_a_missing_column_is_named(source, tmp_path):
 
 def test_a_recording_listed_twice(source, tmp_path):
     edit_table(source, "6001", ecg_id="6000")
-    with pytest.raises(ValueError, match="'6000' is listed 2 times"):
-        prepare_dataset("ptb_xl", tmp_path / "built", source=source, **MISSING_FILE)
+    prepare_dataset("ptb_xl", tmp_path / "built", source=source, max_skipped=0.25)
+    assert skipped(tmp_path / "built") == {"1": "missing file", "6000": "repeated recording"}
+    rows = load(tmp_path / "built", "records")
+    assert rows["recording_id"][:] == ["6000", "6002", "6003", "6004", "6005", "6006"]
+    assert rows[0]["age"] == 59  # of the row that came first
+    assert report(tmp_path / "built")["conversations"] == {"built": 6, "left_out": {"ECG not among the records": 1}}
 
 
 def test_a_missing_source(tmp_path):

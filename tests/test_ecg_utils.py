@@ -1,5 +1,6 @@
 """ECG signal utilities: lead names, limb-lead check, resampling, gaps, reading WFDB records."""
 
+import shutil
 import subprocess
 import sys
 from itertools import combinations
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import wfdb
 from scipy.io import loadmat
+from scipy.signal import resample_poly
 
 from elm_hf.modeling import ecg_utils
 from elm_hf.modeling.ecg_utils import (
@@ -325,6 +327,102 @@ def record(tmp_path) -> Path:
     gains = {"adc_gain": [1000.0] * 3, "baseline": [0] * 3}
     wfdb.wrsamp("small", 100, ["mV"] * 3, ["I", "II", "vx"], signal, fmt=["16"] * 3, write_dir=str(tmp_path), **gains)
     return tmp_path / "small.hea"
+
+
+def test_every_real_record_is_read_as_wfdb_reads_it(shared_data):
+    paths = sorted(shared_data.rglob("*.hea"))
+    assert len(paths) == 35
+    for path in paths:
+        expected = wfdb.rdrecord(str(path.with_suffix("")))
+        ecg, sampling_rate, lead_names = load_ecg(path)
+        np.testing.assert_array_equal(ecg, expected.p_signal.T.astype(np.float32))
+        assert (sampling_rate, lead_names) == (expected.fs, expected.sig_name)
+
+
+@pytest.mark.parametrize("offset", [0, 24])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "16{offset} 200/mV 16 0 0 {checksum} 0",
+        "16{offset} 1000.0(-50)/uV 16 7 0 {checksum} 0",
+        "16x1{offset} 1e3(12)/V 12 0 0 {checksum} 0",
+        "16{offset} 40.5 12 100 0 {checksum} 0",  # the zero of the converter is the baseline, millivolt the unit
+        "16{offset} 0 0 0 0 0 0",  # no gain: 200 per millivolt; no checksums
+        "16:3{offset} 200/mV 16 0 0 {checksum} 0",
+        "16x2{offset} 200/mV 16 0 0 {checksum} 0",
+        "61{offset} 200/mV 16 0 0 {checksum} 0",
+    ],
+)
+def test_every_field_of_a_header_is_read_as_wfdb_reads_it(tmp_path, fields, offset):
+    """40 samples of a longer file, some of them invalid."""
+    digital = np.random.default_rng(0).integers(-3000, 3000, (100, 3)).astype("<i2")
+    digital[[20, 21, 30], [0, 0, 2]] = -32768
+    (tmp_path / "made.dat").write_bytes(bytes(offset) + digital.tobytes())
+    checksums = digital[:40].sum(axis=0, dtype=np.int16)
+    lines = [
+        f"made.dat {fields.format(offset=f'+{offset}' if offset else '', checksum=checksum)} {lead}"
+        for checksum, lead in zip(checksums, ["I", "aVR", "V 1"])
+    ]
+    (tmp_path / "made.hea").write_text("\n".join(["# comment", "made 3 360 40 10:00:00 1/1/2000", *lines]))
+    expected = wfdb.rdrecord(str(tmp_path / "made"))
+    scale = [{"mV": 1, "uV": 1e-3, "V": 1e3}[unit] for unit in expected.units]
+    ecg, sampling_rate, lead_names = load_ecg(tmp_path / "made")
+    np.testing.assert_allclose(ecg, (expected.p_signal * scale).T, rtol=1e-6)
+    assert (sampling_rate, lead_names) == (360, ["I", "aVR", "V 1"])
+
+
+def test_a_header_of_the_2021_challenge_that_wfdb_refuses_is_read(shared_data, tmp_path):
+    """There the record is named as its signal file, and a date in words stands before the time."""
+    source = shared_data / "cpsc/cpsc_2018/g1/A1980"
+    header = source.with_suffix(".hea").read_text()
+    (tmp_path / "A1980.hea").write_text(
+        header.replace("A1980 12 500 5000", "A1980.mat 12 500 5000 05-May-2020 09:49:17", 1)
+    )
+    shutil.copy(source.with_suffix(".mat"), tmp_path)
+    with pytest.raises(wfdb.io.header.HeaderSyntaxError):
+        wfdb.rdrecord(str(tmp_path / "A1980"))
+    np.testing.assert_array_equal(load_ecg(tmp_path / "A1980")[0], load_ecg(source)[0])
+
+
+def test_a_damaged_sample_is_noticed_and_checksums_may_be_signed_or_not(record):
+    header = record.read_text()
+    checksum = int(header.splitlines()[1].split()[6])
+    for written in (checksum - 65536, checksum + 65536):
+        record.write_text(header.replace(f" {checksum} 0 I\n", f" {written} 0 I\n"))
+        assert load_ecg(record)[0][0, 1] == np.float32(0.003)
+    data = bytearray(record.with_suffix(".dat").read_bytes())
+    data[6] ^= 8  # second sample of lead I: 3 becomes 11
+    record.with_suffix(".dat").write_bytes(data)
+    with pytest.raises(ValueError, match=r'small\.hea: the samples of lead "I" do not add up to its checksum'):
+        load_ecg(record)
+
+
+def test_a_signal_file_cut_short_is_named_with_both_sizes(record):
+    path = record.with_suffix(".dat")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        ValueError, match=r"small\.hea: small\.dat has 599 bytes, expected 600 for 3 leads of 100 samples"
+    ):
+        load_ecg(record)
+
+
+@pytest.mark.parametrize("name", ["../small.dat", "/etc/passwd", "..\\small.dat"])
+def test_a_header_cannot_name_a_file_elsewhere(record, name):
+    record.write_text(record.read_text().replace("small.dat", name))
+    with pytest.raises(ValueError, match="is in another folder, expected beside it"):
+        load_ecg(record)
+
+
+@pytest.mark.parametrize("rates", [(500, 250), (400, 250), (360, 250), (250, 500), (257, 250), (100, 250)])
+@pytest.mark.parametrize("samples", [7, 30, 4999])
+def test_resampling_equals_scipys_polyphase_filter(rates, samples):
+    signal = np.cumsum(np.random.default_rng(0).normal(0, 0.05, (2, samples)), axis=1).astype(np.float32)
+    offset = signal.mean(axis=1, keepdims=True, dtype=np.float64)
+    common = np.gcd(*rates)
+    expected = resample_poly(
+        signal - offset, rates[1] // common, rates[0] // common, axis=1, window=("kaiser", 8.0), padtype="antireflect"
+    )
+    np.testing.assert_allclose(resample(signal, *rates), expected + offset, atol=1e-6)
 
 
 def test_leads_beyond_the_twelve_are_returned_as_they_are(record):
