@@ -107,6 +107,14 @@ def _join_local_build(
     Conversations of a dataset that was published without signals, with `ecg_index` counted in the records of a local
     build and, as only ids were published, the other columns of its conversations.
     """
+    published = _load(path, "records", "train")[0]
+    if "num_samples" in published:  # records of another length or rate may have the same ids
+        wanted = (published["num_samples"], published["sampling_rate"])
+        found = (records.features["ecg"].shape[1], records[0]["sampling_rate"])
+        if found != wanted:
+            raise ValueError(
+                f"{local}: records of {found[0]} samples at {found[1]} Hz; {path} is about {wanted[0]} samples at {wanted[1]} Hz"
+            )
     ids = conversations.select_columns(["conversation_id", "record_ids"])[:]
     row_of = {name: row for row, name in enumerate(records.select_columns("record_id")[:]["record_id"])}
     _check_all_there({name for names in ids["record_ids"] for name in names}, row_of, "records", path, local)
@@ -173,6 +181,20 @@ def load_records(path_or_repo: str | PathLike) -> Dataset:
     return records
 
 
+def split_names(path_or_repo: str | PathLike, fold: int | str) -> list[str]:
+    """
+    The splits of a fold (1 to 5 or `"official"`) of a dataset.
+
+    Raises:
+        FileNotFoundError: there is no such folder or dataset.
+        ValueError: it is not an elm-hf dataset, or has no such fold.
+    """
+    name, revision = _name_and_revision(path_or_repo)
+    config = _config_of(fold)
+    _load(path_or_repo, config, "train", streaming=True)  # for its errors
+    return datasets.get_dataset_split_names(name, config, revision=revision)
+
+
 def _check_has_signals(path: str | PathLike, records: Dataset | IterableDataset) -> None:
     if "ecg" not in records.features:
         raise ValueError(
@@ -220,7 +242,11 @@ class _JoinRow:
 
 
 def _load_conversations(path: str | PathLike, fold: int | str, split: str, streaming: bool = False):
-    return _load(path, fold if isinstance(fold, str) and not fold.isdecimal() else f"fold{fold}", split, streaming)
+    return _load(path, _config_of(fold), split, streaming)
+
+
+def _config_of(fold: int | str) -> str:
+    return fold if isinstance(fold, str) and not fold.isdecimal() else f"fold{fold}"
 
 
 def _load(path: str | PathLike, config: str, split: str, streaming: bool = False) -> Dataset | IterableDataset:

@@ -1,7 +1,8 @@
 """A small Hugging Face Hub on loopback, so that the real clients upload to it and load from it without internet.
 
-It serves what huggingface_hub, transformers and datasets ask for: repositories with one branch (main), commits, LFS
-uploads, listings, downloads. Anything else (Xet, branches, pull requests, search, dataset viewer) is refused with 501.
+It serves what huggingface_hub, transformers and datasets ask for: repositories with branches, commits, LFS uploads,
+listings, downloads. Anything else (Xet, pull requests, search, dataset viewer) is refused with 501. It can also fail as
+the Hub and networks do: see `HubServer.fail`.
 """
 
 import base64
@@ -53,6 +54,7 @@ class HubServer:
         (self.root / "blobs").mkdir()
         self.requests: list[str] = []
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.failures: list[list] = []
         self.lock = Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
@@ -103,6 +105,26 @@ class HubServer:
             raise RuntimeError(f"client process ended with exit code {done.returncode}:\n{done.stderr}")
         return done.stdout
 
+    def fail(self, request: str, how: int | str, times: int) -> None:
+        """
+        Let the next `times` requests that match the regular expression `request` ("POST .*/commit/.*") fail.
+
+        Args:
+            how: HTTP status, or "cut": the connection ends in the middle of the answer, before anything was done, or
+                "cut after": the request was carried out and its answer is lost.
+        """
+        with self.lock:
+            self.failures.append([re.compile(request), how, times])
+
+    def next_failure(self, request: str) -> int | str | None:
+        """How this request is to fail; None if it is not to."""
+        with self.lock:
+            for failure in self.failures:
+                if failure[2] and failure[0].fullmatch(request):
+                    failure[2] -= 1
+                    return failure[1]
+        return None
+
     def blob(self, sha256: str) -> Path:
         """Where the content with this SHA-256 is kept."""
         return self.root / "blobs" / sha256
@@ -138,19 +160,21 @@ class Commit:
 
 
 class Repo:
-    """The commits of a repository, oldest first; the last one is `main`."""
+    """The commits of a repository, oldest first, and the one that each branch points at."""
 
     def __init__(self, private: bool) -> None:
         self.private = private
         self.commits: list[Commit] = []
+        self.branches: dict[str, Commit] = {}
 
-    def add_commit(self, title: str, files: dict[str, File]) -> Commit:
+    def add_commit(self, title: str, files: dict[str, File], branch: str = "main") -> Commit:
         """Like git's, the id depends on content, title and parent."""
-        parent = self.commits[-1].id if self.commits else None
+        parent = self.branches[branch].id if branch in self.branches else None
         commit_id = _sha1(parent, title, [(path, file.oid) for path, file in sorted(files.items())])
         date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        self.commits.append(Commit(commit_id, title, date, files))
-        return self.commits[-1]
+        self.branches[branch] = Commit(commit_id, title, date, files)
+        self.commits.append(self.branches[branch])
+        return self.branches[branch]
 
     def describe(self, commit: Commit, path: str, expand: bool) -> dict | None:
         """A file or folder as listings give it, with its last commit if `expand`; None where there is no such path."""
@@ -199,7 +223,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        failure = self.hub.next_failure(f"{self.command} {self.path}")
+        if failure in ("cut", "cut after"):
+            self._cut(failure)
+            return
         try:
+            if failure is not None:
+                raise HubError(failure, "", "the test Hub was told to fail")
             reply = self._call_endpoint()
             status, content, headers = reply if isinstance(reply, tuple) else (200, reply, {})
         except HubError as error:
@@ -212,6 +242,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+    def _cut(self, failure: str) -> None:
+        """Ends the connection in the middle of an answer, or of the request's being carried out."""
+        if failure == "cut after":
+            self._call_endpoint()
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b"{")
+        self.close_connection = True
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_CONNECT = answer
 
@@ -240,8 +280,10 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self.hub.repos.get((kind or "models", repo_id))
         if repo is None or (repo.private and not self.has_token):
             raise HubError(404, "RepoNotFound", "Repository not found")
-        for commit in reversed(repo.commits):
-            if revision in ("main", commit.id):
+        if revision in repo.branches:
+            return repo, repo.branches[revision]
+        for commit in repo.commits:
+            if revision == commit.id:
                 return repo, commit
         raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision!a}")
 
@@ -265,6 +307,15 @@ class _Handler(BaseHTTPRequestHandler):
                 attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
                 repo.add_commit("initial commit", {".gitattributes": self._regular_file(attributes.encode(), 0)})
         return 409 if exists else 200, {"name": repo_id, "url": self._web_url(kind, repo_id)}, {}
+
+    @route("POST", rf"{API}/branch/{REVISION}", needs_token=True)
+    def create_branch(self, kind: str, repo_id: str, revision: str) -> tuple:
+        """A branch where main is."""
+        with self.hub.lock:
+            repo, commit = self._find(kind, repo_id)
+            exists = revision in repo.branches
+            repo.branches.setdefault(revision, commit)
+        return 409 if exists else 200, {}, {}
 
     @route("POST", "/api/validate-yaml")
     def validate_card(self) -> dict:
@@ -331,18 +382,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     @route("POST", rf"{API}/commit/{REVISION}", needs_token=True)
     def commit(self, kind: str, repo_id: str, revision: str) -> dict:
-        """One commit on main, as lines of JSON: a header, then files (base64), LFS files and deletions."""
+        """One commit on a branch, as lines of JSON: a header, then files (base64), LFS files and deletions."""
         header, *operations = (json.loads(line) for line in self.body.splitlines())
-        if revision != "main" or "create_pr" in self.query:
-            raise HubError(501, "", "the test Hub commits to main only")
+        if "create_pr" in self.query:
+            raise HubError(501, "", "the test Hub has no pull requests")
         with self.hub.lock:
-            repo, parent = self._find(kind, repo_id)
+            repo, parent = self._find(kind, repo_id, revision)
             if header["value"].get("parentCommit", parent.id) != parent.id:
                 raise HubError(412, "", "A commit has happened since. Please refresh and try again.")
             files = dict(parent.files)
             for operation in operations:
                 self._apply(operation["key"], operation["value"], files, number=len(repo.commits))
-            commit = repo.add_commit(header["value"]["summary"], files)
+            commit = repo.add_commit(header["value"]["summary"], files, revision)
         return {"commitOid": commit.id, "commitUrl": f"{self._web_url(kind, repo_id)}/commit/{commit.id}"}
 
     def _apply(self, key: str, value: dict, files: dict[str, File], number: int) -> None:

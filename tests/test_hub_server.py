@@ -106,7 +106,7 @@ def files(hub: HubServer, folder: Path) -> dict:
             "create again": refusal(api.create_repo, repo),
             "commit on an old parent": refusal(api.upload_file, parent_commit=first.oid, **upload),
             "delete what is not there": refusal(api.delete_file, "none.txt", repo),
-            "not served": refusal(api.create_branch, repo, branch="v2"),
+            "not served": refusal(api.create_tag, repo, tag="v2"),
         }}
         print(json.dumps(report))
         """,

@@ -1,0 +1,180 @@
+"""The card (README.md) of a trained ELM: `cards/model_card.md` filled from its training and its evaluations."""
+
+import json
+from importlib.metadata import version
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import safe_open
+
+from elm_hf.modeling.configuration_elm import ElmConfig
+
+
+# What `ElmTrainer` writes beside a checkpoint, so that its card can be made again, under another name or with results.
+TRAINING_NAME = "elm_training.json"
+REPORT_NAME = "report.json"
+# The metric of each kind of answer that stands in the card (docs/evaluation.md).
+METRIC_OF_KIND = {"short": "exact_match", "text": "rouge_l"}
+METRIC_NAMES = {"exact_match": "Exact match", "rouge_l": "ROUGE-L"}
+TAGS = ["ecg", "electrocardiogram", "ecg-language-model", "elm-hf"]
+
+
+def model_card(folder: Path, name: str, training: dict | None, evaluations: list[dict]) -> ModelCard:
+    """
+    The card of a checkpoint.
+
+    Args:
+        folder: of the checkpoint.
+        name: what it is loaded by: repository or folder.
+        training: what `ElmTrainer` recorded; None if it was not trained here.
+        evaluations: reports of `elm-hf evaluate`. Without any, results that an earlier card in the folder has are kept.
+    """
+    facts = training or _facts_of_checkpoint(folder)
+    readme = folder / "README.md"
+    earlier = ModelCard.load(readme).data.eval_results if readme.is_file() else None
+    results = [result for report in evaluations for result in _results(report)]
+    data = ModelCardData(
+        library_name="peft" if facts["is_adapter"] else "transformers",
+        pipeline_tag="text-generation",
+        base_model=facts["base_model"] if facts["base_model_on_hub"] else None,
+        datasets=facts.get("datasets_on_hub") or None,
+        tags=TAGS + (["sft"] if training else []),
+        model_name=name.split("/")[-1],
+        eval_results=results or earlier or None,
+    )
+    return ModelCard.from_template(
+        data,
+        template_str=files("elm_hf.cards").joinpath("model_card.md").read_text(encoding="utf-8"),
+        name=name.split("/")[-1],
+        repo=name,
+        trained_here=training is not None,
+        evaluations=[_table(report) for report in evaluations],
+        version=version("elm-hf"),
+        **facts,
+    )
+
+
+def read_training(folder: Path) -> dict | None:
+    """What `ElmTrainer` recorded of how a checkpoint was trained; None if it did not train it."""
+    path = folder / TRAINING_NAME
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def read_evaluation(path: str | PathLike) -> dict:
+    """
+    A report of `elm-hf evaluate`: of its schema (docs/evaluation.md) `run`, `scores` and `signal_reliance` are used.
+
+    Args:
+        path: of `report.json` or its folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no such report.
+    """
+    path = Path(path) / REPORT_NAME if Path(path).is_dir() else Path(path)
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error})") from error
+    missing = [key for key in ("run", "scores") if not isinstance(report, dict) or key not in report]
+    if missing:
+        raise ValueError(
+            f"{path}: not a report of elm-hf evaluate (no {', '.join(missing)}); evaluate the model again"
+        )
+    return report
+
+
+def _facts_of_checkpoint(folder: Path) -> dict:
+    """What the card can say of a checkpoint of which no training was recorded."""
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        base_model = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        return {"is_adapter": True, "base_model": base_model, "base_model_on_hub": not Path(base_model).is_dir()}
+    config = ElmConfig.from_pretrained(folder)
+    sizes = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as weights:
+            sizes += sum(_size(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return {"is_adapter": False, "base_model": None, "base_model_on_hub": False, "num_parameters": sizes} | parts_of(
+        config
+    )
+
+
+def parts_of(config: ElmConfig) -> dict:
+    """What an ELM is made of, as the card says it."""
+    return {
+        "representation": config.representation,
+        "num_leads": config.num_leads,
+        "num_samples": config.num_samples,
+        "encoder": "none" if config.encoder_config is None else config.encoder_config.model_type,
+        "projector": config.projector_type or "none",
+        "llm": config.text_config.model_type,
+    }
+
+
+def _size(shape: list[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _results(report: dict) -> list[EvalResult]:
+    """For the `model-index`: what the model scored with the true ECG, over all answers and by question type."""
+    run = report["run"]
+    results = []
+    for group, scores in report["scores"].items():
+        metric = METRIC_OF_KIND[scores["kind"]]
+        entry = scores["conditions"]["ecg"].get(metric, {})
+        if entry.get("score") is None:  # a metric is reported only where it is defined
+            continue
+        results.append(
+            EvalResult(
+                task_type="question-answering",
+                task_name="ECG question answering",
+                dataset_type=_public_name(run["dataset"]),
+                dataset_name=_public_name(run["dataset"]),
+                dataset_config=_config_of(run["fold"]),
+                dataset_split=run["split"],
+                metric_type=metric,
+                metric_name=f"{METRIC_NAMES[metric]}, {group}",
+                metric_value=round(entry["score"], 4),
+            )
+        )
+    return results
+
+
+def _table(report: dict) -> dict:
+    """For the text of the card: a row per group of questions, a column per condition."""
+    run, groups = report["run"], report["scores"]
+    conditions = list(next(iter(groups.values()))["conditions"])
+    rows = [
+        {"group": group, "answers": scores["answers"], "metric": METRIC_NAMES[METRIC_OF_KIND[scores["kind"]]]}
+        | {
+            "scores": [
+                _score(scores["conditions"].get(name, {}).get(METRIC_OF_KIND[scores["kind"]])) for name in conditions
+            ]
+        }
+        for group, scores in groups.items()
+    ]
+    reliance = [kind["sentence"] for kind in report.get("signal_reliance", {}).values()]
+    place = f"{_public_name(run['dataset'])}, `{_config_of(run['fold'])}`, {run['split']}"
+    return {"place": place, "conditions": conditions, "rows": rows, "reliance": reliance}
+
+
+def _score(entry: dict | None) -> str:
+    if entry is None or entry["score"] is None:
+        return ""
+    interval = "" if entry.get("low") is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
+    return f"{entry['score']:.3f}{interval}"
+
+
+def _config_of(fold: str | int) -> str:
+    return f"fold{fold}" if str(fold).isdecimal() else str(fold)
+
+
+def _public_name(dataset: str) -> str:
+    """A dataset as the card names it: of a folder only the last part, for the rest is nobody's concern."""
+    return Path(dataset).name if Path(dataset).is_dir() or Path(dataset).is_absolute() else dataset
