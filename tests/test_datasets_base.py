@@ -1,0 +1,418 @@
+"""MIMIC-IV-ECG, CODE-15%, CPSC and CSN: each source's traps on its sample, and damaged copies of it."""
+
+import csv
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import datasets
+import h5py
+import numpy as np
+import pytest
+
+from elm_hf.dataset_builder import ElmDatasetBuilder, find_builder
+from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.prepare import prepare_dataset
+from elm_hf.recordings import RecordingError, path_within
+from elm_hf.snomed import HeaderComments, read_header_comments, snomed_group, snomed_name
+
+
+LEAD = {lead: row for row, lead in enumerate(LEADS)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """What `load_dataset` keeps goes to a temporary folder."""
+    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
+    yield
+    datasets.config.HF_DATASETS_CACHE = before
+
+
+@pytest.fixture
+def source(request, shared_data, tmp_path) -> Path:
+    """A copy of the sample named by the test, which it may damage."""
+    return Path(shutil.copytree(shared_data / request.param, tmp_path / "source" / request.param))
+
+
+def of(name: str):
+    return pytest.mark.parametrize("source", [name], indirect=True)
+
+
+def builder(name: str, source: Path) -> ElmDatasetBuilder:
+    return find_builder(name)(cache_dir=str(source.parent / "cache"), config_name="conversations", source=str(source))
+
+
+def references(name: str, source: Path) -> dict[str, dict]:
+    return {reference["recording_id"]: reference for reference in builder(name, source).list_recordings()}
+
+
+def read(name: str, source: Path, recording_id: str):
+    return builder(name, source).read_recording(references(name, source)[recording_id])
+
+
+def build(name: str, source: Path, **options) -> tuple[dict, dict[str, dict], dict[str, str]]:
+    """The build report, the records by name, and why recordings were skipped."""
+    output = source.parent.parent / "built"
+    report = prepare_dataset(name, output, source=source, **({"num_folds": 2, "max_skipped": 0.3} | options))
+    rows = datasets.load_dataset(str(output), "records", split="train").with_format("numpy")
+    with (output / "skipped.csv").open(newline="") as file:
+        skipped = {row["recording_id"]: row["reason"] for row in csv.DictReader(file)}
+    return report, {str(row["record_id"]): row for row in rows}, skipped
+
+
+def conversations(name: str, source: Path) -> dict[str, dict]:
+    return {row["recording_ids"][0]: row for row in builder(name, source).list_conversations()}
+
+
+def reason_of(name: str, source: Path, recording_id: str) -> tuple[str, str]:
+    with pytest.raises(RecordingError) as caught:
+        read(name, source, recording_id)
+    return caught.value.reason, str(caught.value)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+# MIMIC-IV-ECG
+
+
+@of("mimic_iv_ecg")
+def test_mimic_is_built_with_its_gaps(source):
+    report, rows, skipped = build("mimic_iv_ecg", source, seconds=2)
+    assert skipped == {}
+    assert report["records"]["patients"] == 4 and report["records"]["recordings"] == 6
+    # 0.4 s of every lead are missing from 2.4 s: the second piece of 2 s has no lead; V4 to V6 lack the fourth
+    found = {name.split("-")[2]: list(row["missing_leads"]) for name, row in rows.items() if "49990027" in name}
+    assert found == {"0": [], "2": [], "3": ["V4", "V5", "V6"], "4": []}
+    assert {tuple(row["missing_leads"]) for name, row in rows.items() if "49990063" in name} == {("V6",)}
+    assert {str(row["patient_id"]) for name, row in rows.items() if "49990027" in name} == {"10990001"}
+
+
+@of("mimic_iv_ecg")
+def test_mimic_leads_come_by_name_from_a_file_with_avf_before_avl(source):
+    recording, _ = read("mimic_iv_ecg", source, "49990042")
+    path = source / "files/p1199/p11990002/s49990042/49990042.dat"
+    raw = np.fromfile(path, "<i2").reshape(5000, 12).T / 200
+    np.testing.assert_allclose(recording.ecg[LEAD["aVF"]], raw[4], atol=1e-6)
+    np.testing.assert_allclose(recording.ecg[LEAD["aVL"]], raw[5], atol=1e-6)
+    assert np.abs(raw[4] - raw[5]).max() > 0.1
+
+
+@of("mimic_iv_ecg")
+def test_mimic_reports_are_joined_over_gaps_and_29999_is_not_a_measurement(source):
+    rows = conversations("mimic_iv_ecg", source)
+    assert rows["49990035"]["answer"] == ["Sinus tachycardia; Left atrial abnormality; Abnormal ECG"]
+    assert rows["49990035"]["messages"][1]["content"][0]["text"] == rows["49990035"]["answer"][0]
+    assert read("mimic_iv_ecg", source, "49990035")[1] == {"report": rows["49990035"]["answer"][0]}
+    with (source / "machine_measurements.csv").open(newline="") as file:
+        written = {row["study_id"]: row for row in csv.DictReader(file)}
+    assert "29999" in written["49990063"].values()
+    for study, row in rows.items():
+        for name in ("rr_interval", "p_onset", "qrs_end", "t_axis"):
+            value = float(written[study][name])
+            assert row[name] == (None if value == 29999 else value)
+    assert rows["49990011"]["stratum"] == "sinus tachycardia: borderline ecg"
+    assert rows["49990027"]["stratum"] == "sinus tachycardia: otherwise normal ecg"
+
+
+@of("mimic_iv_ecg")
+def test_mimic_tables_may_be_in_different_order_and_a_study_without_statements_has_no_report(source):
+    before = conversations("mimic_iv_ecg", source)
+    path = source / "machine_measurements.csv"
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([header, *lines[:0:-1]]) + "\n")  # turned round, without 49990011
+    after = conversations("mimic_iv_ecg", source)
+    assert after.pop("49990011")["answer"] == []
+    assert read("mimic_iv_ecg", source, "49990011")[1] == {"report": None}
+    del before["49990011"]
+    assert after == before
+
+
+@of("mimic_iv_ecg")
+def test_a_mimic_path_of_another_subject_or_outside_the_source_is_not_read(source):
+    table = source / "record_list.csv"
+    edit(table, "p10990001/s49990011", "p10990002/s49990011")
+    reason, message = reason_of("mimic_iv_ecg", source, "49990011")
+    assert reason == "unreadable metadata" and "is not of subject_id 10990001" in message
+    shutil.copytree(source / "files", source.parent / "files")
+    edit(table, "files/p1099/p10990001/s49990027", "../files/p1099/p10990001/s49990027")
+    assert reason_of("mimic_iv_ecg", source, "49990027")[0] == "path outside the source"
+
+
+@pytest.mark.parametrize("name", ["../outside.hea", "a/../../outside", "/etc/passwd"])
+def test_paths_that_climb_out_of_the_source(tmp_path, name):
+    with pytest.raises(RecordingError, match="leads out of .*, so it is not read"):
+        path_within(tmp_path / "source", name)
+    assert path_within(tmp_path / "source", "a/../b.dat") == tmp_path / "source" / "b.dat"
+
+
+@of("mimic_iv_ecg")
+def test_a_missing_mimic_column_is_named(source):
+    edit(source / "machine_measurements.csv", "report_17", "report_18")
+    with pytest.raises(
+        ValueError, match=r"machine_measurements\.csv: no column report_17; found subject_id, study_id"
+    ):
+        build("mimic_iv_ecg", source)
+
+
+# CODE-15%
+
+
+@of("code15")
+def test_code15_is_built_without_the_row_of_zeros(source):
+    report, rows, skipped = build("code15", source)
+    # the four exams of 7.3 s are too short for 10 s, which is no fault of theirs
+    assert skipped == dict.fromkeys(["438277", "358121", "795649", "1238362"], "too short")
+    assert list(rows) == ["code15-2969044-0", "code15-1594286-0", "code15-975093-0"]
+    assert report["records"]["patients"] == 3
+    row = rows["code15-1594286-0"]
+    assert (row["age"], row["sex"], list(row["labels"])) == (68, "female", ["right bundle branch block"])
+    assert np.median(row["ecg"][LEAD["V3"]]) == pytest.approx(-9000, abs=500)  # the offset is part of the signal
+
+
+@of("code15")
+def test_code15_padding_is_removed(source):
+    for exam, part, first, last in [("438277", 11, 581, 3515), ("795649", 0, 581, 3515), ("1594286", 14, 0, 4096)]:
+        recording, _ = read("code15", source, exam)
+        with h5py.File(source / f"exams_part{part}.hdf5") as file:
+            row = file["exam_id"][:].tolist().index(int(exam))
+            expected = file["tracings"][row, first:last].T
+        assert recording.sampling_rate == 400
+        np.testing.assert_array_equal(recording.ecg, expected)
+
+
+@of("code15")
+def test_code15_is_read_part_by_part(source):
+    parts = [reference["trace_file"] for reference in builder("code15", source).list_recordings()]
+    assert parts == [f"exams_part{part}.hdf5" for part in (0, 5, 11, 12, 12, 14, 14)]
+
+
+@of("code15")
+def test_code15_labels_and_sex(source):
+    edit(source / "exams.csv", "46,True,38.72283,True,False", "46,False,38.72283,True,True")
+    _, metadata = read("code15", source, "438277")
+    labels = ["first-degree atrioventricular block", "right bundle branch block"]
+    assert metadata == {"age": 46, "sex": "female", "labels": labels}
+    assert conversations("code15", source)["438277"]["stratum"] == "+".join(labels)
+
+
+@of("code15")
+def test_code15_normal_is_a_label_and_nothing_known_is_no_answer(source):
+    edit(source / "exams.csv", "True,False,False,False,False,False,185323,,,False", "False," * 6 + "185323,,,True")
+    edit(source / "exams.csv", "44.204422,False,True", "44.204422,False,False")
+    rows = conversations("code15", source)
+    assert rows["438277"]["answer"] == ["normal ECG"] and rows["358121"]["answer"] == []
+
+
+@of("code15")
+def test_code15_damage_is_reported_and_the_rest_is_built(source):
+    path = source / "exams_part0.hdf5"  # exam 795649
+    path.write_bytes(path.read_bytes()[:200_000])
+    (source / "exams_part5.hdf5").unlink()  # 1238362
+    with h5py.File(source / "exams_part12.hdf5", "r+") as file:  # 358121 or 2969044 is gone, another there twice
+        first, second = file["exam_id"][:2].tolist()
+        file["exam_id"][2] = first
+        file["tracings"][1] = 0
+    with h5py.File(source / "exams_part14.hdf5", "r+") as file:
+        lost = file["exam_id"][0].item()
+        file["exam_id"][0] = 77
+        kept = file["exam_id"][1].item()
+    _, rows, skipped = build("code15", source, seconds=2, max_skipped=0.9)
+    assert skipped == {
+        "795649": "unreadable file",
+        "1238362": "missing file",
+        str(first): "missing exam",
+        str(second): "no usable lead",
+        str(lost): "missing exam",
+    }
+    assert {name.split("-")[1] for name in rows} == {"438277", str(kept)}
+    assert "exams_part0.hdf5: cut short" in reason_of("code15", source, "795649")[1]
+
+
+@of("code15")
+def test_a_file_of_other_arrays_is_not_a_part(source):
+    for content in ({"exam_id": np.arange(3)}, {"exam_id": np.arange(3), "tracings": np.zeros((2, 4096, 12))}):
+        (source / "exams_part0.hdf5").unlink()
+        with h5py.File(source / "exams_part0.hdf5", "w") as file:
+            for name, values in content.items():
+                file[name] = values
+        assert reason_of("code15", source, "795649")[0] == "unreadable file"
+
+
+@of("code15")
+def test_a_part_is_opened_once_and_read_row_by_row(source, monkeypatch):
+    """A part of 20,000 exams is 3.9 GB: of this one of 3,000, a thirtieth of its size, one row is in memory at a time."""
+    with h5py.File(source / "exams_part11.hdf5", "r+") as file:
+        tracing = file["tracings"][0]
+        del file["tracings"], file["exam_id"]
+        file["exam_id"] = np.arange(3000)
+        tracings = file.create_dataset("tracings", (3000, 4096, 12), "f4", chunks=(1, 4096, 12))
+        for row in range(100, 110):
+            tracings[row] = tracing
+    opened = []
+    open_file = h5py.File
+    monkeypatch.setattr(h5py, "File", lambda *arguments: opened.append(arguments) or open_file(*arguments))
+    made, reference = builder("code15", source), references("code15", source)["438277"]
+    tracemalloc.start()
+    for exam in range(100, 110):
+        made.read_recording(reference | {"exam_id": str(exam)})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(opened) == 1
+    assert peak < 8e6
+
+
+# CPSC
+
+
+@of("cpsc")
+def test_cpsc_is_segmented_and_each_recording_is_a_patient(source):
+    report, rows, _ = build("cpsc", source)
+    counts = {}
+    for row in rows.values():
+        counts[str(row["patient_id"])] = counts.get(str(row["patient_id"]), 0) + 1
+    assert counts == {"A1986": 4} | dict.fromkeys(["A1980", "A1981", "A1982", "A1983", "A1984", "A1985"], 1)
+    assert report["records"]["patients"] == 7
+    row = rows["cpsc-A1986-3"]
+    assert (float(row["start_s"]), row["age"], row["sex"]) == (30.0, 53, "female")
+    assert list(row["labels"]) == ["right bundle branch block"]
+
+
+@of("cpsc")
+def test_cpsc_records_are_found_in_all_folders_and_others_left_alone(source):
+    folder = source / "cpsc_2018/g1"
+    (source / "cpsc_2018/g2").mkdir()
+    (source / "cpsc_2018_extra/g4").mkdir(parents=True)
+    (source / "georgia/g1").mkdir(parents=True)
+    (folder / "A1980.hea").rename(source / "cpsc_2018/g2/A1980.hea")
+    (folder / "A1980.mat").rename(source / "cpsc_2018/g2/A1980.mat")
+    for ending in ("hea", "mat"):
+        shutil.copy(folder / f"A1982.{ending}", source / f"cpsc_2018_extra/g4/Q0001.{ending}")
+        shutil.copy(folder / f"A1982.{ending}", source / f"georgia/g1/E0001.{ending}")
+    edit(source / "cpsc_2018_extra/g4/Q0001.hea", "A1982 12", "Q0001 12")
+    for _ in range(12):
+        edit(source / "cpsc_2018_extra/g4/Q0001.hea", "A1982.mat", "Q0001.mat")
+    assert list(references("cpsc", source)) == [f"A198{n}" for n in range(7)] + ["Q0001"]
+    assert read("cpsc", source, "A1980")[0].ecg.shape == (12, 5000)
+    np.testing.assert_array_equal(read("cpsc", source, "Q0001")[0].ecg, read("cpsc", source, "A1982")[0].ecg)
+
+
+# CSN
+
+
+@of("csn")
+def test_csn_is_built_with_its_flat_leads_and_labels_in_words(source):
+    report, rows, skipped = build("csn", source)
+    assert skipped == {} and report["records"]["patients"] == report["records"]["records"] == 14
+    missing = {name: list(row["missing_leads"]) for name, row in rows.items() if len(row["missing_leads"])}
+    assert missing == {"csn-JS20004-0": ["V2", "V4", "V6"], "csn-JS20008-0": ["V2", "V4", "V6"]}
+    row = rows["csn-JS20004-0"]
+    assert (row["age"], row["sex"]) == (89, "male")
+    # of the four codes 284470004, 427084000, 55827005 and 427172004 the source's table has two
+    labels = ["premature atrial beats", "sinus tachycardia", "left ventricular high voltage"]
+    assert list(row["labels"]) == [*labels, "premature ventricular beats"]
+    assert rows["csn-JS20008-0"]["age"] == 5
+    assert int(rows["csn-JS20011-0"]["ecg"].min()) < -9000  # -11.4 mV at 500 Hz, a narrow spike
+    assert conversations("csn", source)["JS20004"]["stratum"] == (
+        "ectopic beats+hypertrophy or enlargement+sinus rhythm"
+    )
+
+
+@of("csn")
+def test_damaged_csn_records_are_reported_and_the_rest_is_built(source):
+    folder = source / "WFDBRecords/20/206"
+    edit(folder / "JS20000.hea", "5000\n", "5000 ")  # as in JS23074: the record line runs into the first signal's
+    edit(folder / "JS20001.hea", "5000\n", "5000")
+    data = (folder / "JS20002.mat").read_bytes()
+    (folder / "JS20002.mat").write_bytes(data[:-2])
+    (folder / "JS20003.mat").unlink()
+    edit(folder / "JS20005.hea", "#Age: 83", "#Age: eighty")
+    edit(folder / "JS20006.hea", "JS20006.mat", "../JS20006.mat")
+    (folder / "JS20007.hea").write_bytes(b"")
+    (source / "WFDBRecords/21").mkdir()
+    for ending in ("hea", "mat"):  # the same name once more
+        shutil.copy(folder / f"JS20008.{ending}", source / f"WFDBRecords/21/JS20008.{ending}")
+    _, rows, skipped = build("csn", source, max_skipped=0.6)
+    assert skipped == {
+        **dict.fromkeys(["JS20000", "JS20001", "JS20002", "JS20006", "JS20007"], "unreadable header"),
+        "JS20003": "missing file",
+        "JS20005": "unreadable metadata",
+        "JS20008": "repeated recording",
+    }
+    used = [4, *range(8, 14)]
+    assert list(rows) == [f"csn-JS200{number:02d}-0" for number in used]
+
+
+@of("csn")
+def test_unknown_age_sex_and_codes(source):
+    header = source / "WFDBRecords/20/206/JS20009.hea"
+    edit(header, "#Age: 89", "#Age: NaN")
+    edit(header, "#Sex: Female", "#Sex: Unknown")
+    edit(header, "#Dx: 284470004", "#Dx: 12345, 284470004,284470004")
+    _, metadata = read("csn", source, "JS20009")
+    labels = ["SNOMED CT 12345", "premature atrial beats", "sinus tachycardia", "ST change"]
+    assert metadata == {"age": None, "sex": None, "labels": labels}
+    edit(header, "#Dx: 12345, 284470004,284470004,427084000,55930002", "#Dx: Unknown")
+    assert conversations("csn", source)["JS20009"]["answer"] == []
+
+
+def test_comments_are_read_with_and_without_a_space(tmp_path):
+    (tmp_path / "a.hea").write_text("a 1 500 10\n# Age: 61.0 \n#Sex:  M\r\n# Dx: 426783006,164889003\n")
+    comments = HeaderComments(61, "male", ["426783006", "164889003"])
+    assert read_header_comments(tmp_path / "a.hea") == comments
+    assert comments.stratum == "atrial fibrillation or flutter+sinus rhythm"
+    assert HeaderComments(None, None, []).stratum == "none"
+
+
+# SNOMED CT
+
+
+def test_every_code_of_csns_own_table_has_one_name(shared_data):
+    with (shared_data / "csn/ConditionNames_SNOMED-CT.csv").open(newline="") as file:
+        names = {row["AcronymName"]: snomed_name(row["Snomed_CT"].strip()) for row in csv.DictReader(file)}
+    assert not [name for name in names.values() if "SNOMED" in name or ", " in name]
+    assert len({names[acronym] for acronym in ("MI", "MIBW", "MIFW", "MILW", "MISW")}) == 1
+    assert names["WAVN"] == names["SAAWR"] == "wandering atrial pacemaker"
+    # what the table calls "ST tilt up" is the ST elevation of CPSC
+    assert (names["STTU"], names["STE"]) == ("ST elevation", "abnormal ST interval")
+
+
+def test_codes_of_one_finding_have_one_name_and_group():
+    assert {snomed_name(code) for code in ("17338001", "164884008", "427172004")} == {"premature ventricular beats"}
+    classes = [
+        "426783006",
+        "164889003",
+        "270492004",
+        "164909002",
+        "59118001",
+        "284470004",
+        "164884008",
+        "429622005",
+        "164931005",
+    ]
+    assert [snomed_group(code) for code in classes] == [
+        *("sinus rhythm", "atrial fibrillation or flutter", *["conduction disturbance"] * 3),
+        *(*["ectopic beats"] * 2, *["ST-T change"] * 2),
+    ]
+
+
+# PTB-XL
+
+
+@of("ptb_xl")
+def test_a_ptb_xl_path_outside_the_source_is_not_read(source):
+    shutil.copytree(source / "records500", source.parent / "records500")
+    edit(source / "ptbxl_database.csv", "records500/06000/06002_hr", "../records500/06000/06002_hr")
+    _, rows, skipped = build("ptb_xl", source)
+    assert skipped == {"1": "missing file", "6002": "path outside the source"}
+    assert len(rows) == 6
+
+
+@of("ptb_xl")
+def test_a_statement_that_no_table_explains_keeps_its_code(source):
+    edit(source / "ptbxl_database.csv", "'NT_': 0.0", "'XYZ_': 0.0")
+    _, metadata = read("ptb_xl", source, "6000")
+    assert metadata["labels"] == ["normal ECG", "XYZ_", "sinus rhythm"]
