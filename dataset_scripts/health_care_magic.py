@@ -40,11 +40,14 @@ class HealthCareMagic(ElmDatasetBuilder):
             )
         for file_number, path in enumerate(paths):
             for number, entry in read_entries(path, self.leave_out):
-                instruction, question, answer = (entry.get(field) for field in FIELDS)
-                if not all(isinstance(text, str) and text.strip() for text in (question, answer)):
-                    self.leave_out("damaged entry", f"{path}: entry {number} has no text in input or output")
+                instruction, question, answer = (entry.get(field) or "" for field in FIELDS)
+                if not all(isinstance(text, str) for text in (instruction, question, answer)):
+                    self.leave_out("damaged entry", f"{path}: entry {number} holds other things than text")
                     continue
-                turns = [("system", instruction or ""), ("user", question), ("assistant", answer)]
+                if not question.strip() or not answer.strip():
+                    self.leave_out("no answer", f"{path}: entry {number} has no words in input or in output")
+                    continue
+                turns = [("system", instruction), ("user", question), ("assistant", answer)]
                 yield {
                     "conversation_id": f"health_care_magic-{file_number}-{number}",
                     "recording_ids": [],

@@ -223,8 +223,9 @@ def place_ecgs(messages: list[dict], num_ecgs: int) -> None:
 
 def ecg_wording(text: str) -> str:
     """Text about a picture of an ECG as text about the ECG: "this ECG image" becomes "this ECG"."""
-    for pattern, replacement in _WORDINGS:
-        text = pattern.sub(replacement, text)
+    if "image" in text.lower():  # most texts do not speak of one, and the patterns take their time
+        for pattern, replacement in _WORDINGS:
+            text = pattern.sub(replacement, text)
     return text
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from elm_hf.collator import ElmDataCollator
 from elm_hf.data import load_elm_dataset, load_records
 from elm_hf.instruct import (
     EntryError,
@@ -21,6 +22,7 @@ from elm_hf.instruct import (
     read_turns,
     to_messages,
 )
+from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.prepare import prepare_dataset
 
 
@@ -451,7 +453,12 @@ def dialogues(tmp_path_factory) -> Path:
         }
         for number in range(10)
     ]
-    write(folder / "source" / "HealthCareMagic-100k.json", *entries, {"instruction": "", "input": "?", "output": None})
+    write(
+        folder / "source" / "HealthCareMagic-100k.json",
+        *entries,
+        {"instruction": "", "input": "?", "output": None},
+        {"input": 7},
+    )
     return build("health_care_magic", folder / "source", folder / "built")
 
 
@@ -466,7 +473,8 @@ def test_dialogues_without_ecgs_are_a_dataset(dialogues):
     ]
     assert list(row["ecgs"]) == row["ecg_index"] == []
     assert left_out(dialogues) == [
-        ("damaged entry", "HealthCareMagic-100k.json: entry 10 has no text in input or output")
+        ("no answer", "HealthCareMagic-100k.json: entry 10 has no words in input or in output"),
+        ("damaged entry", "HealthCareMagic-100k.json: entry 11 holds other things than text"),
     ]
     with pytest.raises(ValueError, match="holds conversations in words alone"):
         load_records(dialogues)
@@ -482,6 +490,16 @@ def test_dialogues_mix_with_conversations_about_ecgs(dialogues, simulated_datase
     assert {len(row["ecgs"]) > 0 for row in drawn} == {True, False}
     # dialogues of different people are not joined into one
     assert len(load_elm_dataset(dialogues, merge_questions=4)) == 5
+
+
+def test_dialogues_and_ecgs_are_one_batch(dialogues, simulated_dataset, tiny_elm):
+    """The dialogue is tokenised with its words alone, and its answer is learnt."""
+    processor = ElmProcessor.from_pretrained(tiny_elm)
+    mixed = load_elm_dataset([dialogues, simulated_dataset])
+    batch = ElmDataCollator(processor)([mixed[0], mixed[5]])
+    assert batch["ecg_values"].shape[0] == 1
+    assert [int((ids == processor.ecg_token_id).sum()) for ids in batch["input_ids"]] == [0, 10]
+    assert all((labels != -100).any() for labels in batch["labels"])
 
 
 def test_dialogues_take_no_records(records, tmp_path):
