@@ -33,7 +33,11 @@ CALIBRATION_WIDTH = 15
 MIN_PAPER_WIDTH = 125
 PAGE_MARGIN = 6
 LABEL_RISE = 11.3
+HEAT_HEIGHT = 26
 TITLE_SIZE, LABEL_SIZE, TEXT_SIZE = 5.0, 4.2, 4.0
+
+HEAT_COLOR = (90, 60, 200)
+MOST_HEAT = 0.55  # so that the lines of the paper stay visible
 
 # A stroke's edge is exact up and down; left and right it is smoothed by this many columns per pixel.
 COLUMNS_PER_PIXEL = 4
@@ -54,6 +58,8 @@ def plot_ecg(
     rhythm_lead: str = "II",
     calibration: bool = True,
     pixels_per_mm: int = 6,
+    heat: np.ndarray | None = None,
+    rhythm_heat: np.ndarray | None = None,
 ) -> Image.Image:
     """Draw an ECG the way it is printed: three rows of four leads above a rhythm strip, on millimetre paper.
 
@@ -75,17 +81,23 @@ def plot_ecg(
         rhythm_lead: the lead of the strip at the bottom.
         calibration: whether each row starts with a pulse of 1 mV and 0.2 s.
         pixels_per_mm: the resolution; 6 makes a 10 s record 1723 pixels wide, 12 is about 300 dpi.
+        heat: float array `(leads, samples)` from 0 to 1: how much the paper behind each sample is coloured.
+        rhythm_heat: the same `(samples,)` for the rhythm strip, which otherwise has the colours of its lead.
 
     Returns:
         The picture, RGB. Saved with `dpi=(25.4 * pixels_per_mm,) * 2` it prints at true scale.
 
     Raises:
-        ValueError: if `ecg` is not `(leads, samples)` in millivolt, a lead is unknown or named twice, or
-            `sampling_rate` or `pixels_per_mm` is out of range.
+        ValueError: if `ecg` is not `(leads, samples)` in millivolt, a lead is unknown or named twice, `heat` is not of
+            the shape of `ecg`, or `sampling_rate` or `pixels_per_mm` is out of range.
     """
     ecg = np.asarray(ecg)
     _check(ecg, sampling_rate, pixels_per_mm)
+    heat = np.zeros(ecg.shape, np.float32) if heat is None else np.asarray(heat, np.float32)
+    if heat.shape != ecg.shape:
+        raise ValueError(f"heat has shape {heat.shape}; expected that of the ECG, {ecg.shape}")
     ecg, _ = place_leads(ecg, leads)
+    heat = np.nan_to_num(place_leads(heat, leads)[0])
     shown = ecg[:, : round(MAX_SECONDS * sampling_rate)]
     rows = (*STANDARD_ROWS, (canonical_lead(rhythm_lead),))
 
@@ -96,8 +108,12 @@ def plot_ecg(
         baseline = SQUARE + (row + 0.5) * ROW_HEIGHT
         if calibration:
             _draw_calibration(paper, baseline)
-        signals = shown[[LEADS.index(name) for name in names]]
-        _draw_row(paper, names, signals, MM_PER_SECOND / sampling_rate, start, baseline)
+        numbers = [LEADS.index(name) for name in names]
+        heats = heat[numbers, : shown.shape[1]]
+        if len(names) == 1 and rhythm_heat is not None:
+            heats = np.asarray(rhythm_heat)[None, : shown.shape[1]]
+        _draw_heat(paper, heats, MM_PER_SECOND / sampling_rate, start, baseline)
+        _draw_row(paper, names, shown[numbers], MM_PER_SECOND / sampling_rate, start, baseline)
 
     scale = f"{MM_PER_SECOND} mm/s   {MM_PER_MILLIVOLT} mm/mV"
     if shown.shape[1] < ecg.shape[1]:
@@ -122,6 +138,14 @@ def _draw_calibration(paper: "_Paper", baseline: float) -> None:
     left, right = 2 * SQUARE, 2 * SQUARE + 0.2 * MM_PER_SECOND
     x = np.array([left - SQUARE / 2, left - 0.01, left, right, right + 0.01, right + SQUARE / 2])
     paper.stroke(x, baseline - np.array([0, 0, 1, 1, 0, 0]) * MM_PER_MILLIVOLT)
+
+
+def _draw_heat(paper: "_Paper", heats: np.ndarray, mm_per_sample: float, start: float, baseline: float) -> None:
+    """Colour the paper behind a row whose leads have the `heats` (leads, samples), each in its part of the row."""
+    column_of_sample = np.arange(heats.shape[1]) * len(heats) // heats.shape[1]
+    shown = heats[column_of_sample, np.arange(heats.shape[1])]
+    if shown.any():
+        paper.tint(start, baseline - HEAT_HEIGHT / 2, baseline + HEAT_HEIGHT / 2, mm_per_sample, shown)
 
 
 def _draw_row(
@@ -174,6 +198,15 @@ class _Paper:
         """Write `text` with its letters standing on `base`; strokes are drawn over it."""
         at = (round(left * self.pixels_per_mm), round(base * self.pixels_per_mm))
         ImageDraw.Draw(self._grid).text(at, text, color, _font(size, self.pixels_per_mm), anchor="ls")
+
+    def tint(self, left: float, top: float, bottom: float, width: float, heat: np.ndarray) -> None:
+        """Colour strips of paper side by side, each `width` wide, by their `heat` (strips,) from 0 to 1."""
+        box = [round(length * self.pixels_per_mm) for length in (left, top, left + len(heat) * width, bottom)]
+        strip = ((np.arange(box[2] - box[0]) + 0.5) / (width * self.pixels_per_mm)).astype(int)
+        cover = MOST_HEAT * np.clip(heat[np.minimum(strip, len(heat) - 1)], 0, 1)[None, :, None]
+        pixels = np.asarray(self._grid.crop(box), np.float32)
+        tinted = pixels + cover * (np.float32(HEAT_COLOR) - pixels)
+        self._grid.paste(Image.fromarray(tinted.round().astype(np.uint8)), box[:2])
 
     def mark(self, x: float, top: float, bottom: float) -> None:
         """Draw a grey upright line; strokes are drawn over it."""

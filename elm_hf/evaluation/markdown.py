@@ -1,0 +1,199 @@
+"""An evaluation's report as Markdown: tables that say how many answers and patients they rest on."""
+
+from elm_hf.evaluation.scores import BLIND, PRIMARY
+
+
+NO_EVIDENCE = "No evidence that this model's answers depend on the ECG"
+CONDITION_NAMES = {
+    "ecg": "with ECG",
+    "zeros": "ECG zeroed",
+    "noise": "noise",
+    "shuffled": "another patient's",
+    "none": "no ECG",
+    BLIND: "blind majority",
+}
+METRIC_NAMES = {
+    "exact_match": "exact match",
+    "token_f1": "token F1",
+    "rouge_l": "ROUGE-L",
+    "bleu_1": "BLEU-1",
+    "bleu_4": "BLEU-4",
+    "meteor": "METEOR",
+    "meteor_no_synonyms": "METEOR without synonyms",
+    "statement_precision": "statement precision",
+    "statement_recall": "statement recall",
+    "statement_f1": "statement F1",
+}
+
+
+def report_table(report: dict, column: str = "scores") -> str:
+    """
+    The main scores as a Markdown table: a row per group of questions, a column per condition.
+
+    Args:
+        report: as in report.json.
+        column: `"scores"` (question types and averages) or `"attribute_types"`.
+    """
+    conditions = list(report["conditions"])
+    names = [CONDITION_NAMES.get(name, name) for name in conditions]
+    head = ["question type" if column == "scores" else "attribute type", "answers", "patients", *names]
+    rows = []
+    for group, scores in report[column].items():
+        metric = PRIMARY[scores["kind"]]
+        cells = [score_cell(scores["conditions"][name][metric], name == "ecg") for name in conditions]
+        rows.append([group, str(scores["answers"]), str(scores["patients"]), *cells])
+    return markdown_table(head, rows)
+
+
+def score_cell(entry: dict, with_interval: bool = True) -> str:
+    """A score with its interval; a dash where it is not defined."""
+    if entry["score"] is None:
+        return "—"
+    if not with_interval or entry["low"] is None:
+        return f"{entry['score']:.3f}"
+    return f"{entry['score']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+
+
+def markdown_table(head: list[str], rows: list[list[str]], num_words: int = 1) -> str:
+    """A table whose first `num_words` columns are words, and the others numbers."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
+    ruler = ["---"] * num_words + ["---:"] * (len(head) - num_words)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], ruler, *cells[1:]))
+
+
+def reliance_sentences(report: dict) -> list[str]:
+    """What the signal ablation says, a sentence for each kind of answers."""
+    return [reliance["sentence"] for reliance in report["signal_reliance"].values()]
+
+
+def report_markdown(report: dict) -> str:
+    """report.md."""
+    run = report["run"]
+    sections = [
+        f"# Evaluation of {run.get('checkpoint', 'a model')}",
+        _summary(report),
+        "\n\n".join(f"**{sentence}**" for sentence in reliance_sentences(report)),
+        "## Scores\n\n" + _score_explanation(report) + "\n\n" + report_table(report),
+        *_figure(report, "scores", "Scores by question type, with the ECG"),
+        *_figure(report, "ablation", "Scores with and without the ECG"),
+        *_other_metrics(report),
+        *_attribute_types(report),
+        *_statement_section(report),
+        *_confusion_section(report),
+        *_figure(report, "occlusion", "What changes the answer when it is covered"),
+        *_example_section(report),
+        "## How it was measured\n\n" + _method(report),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _summary(report: dict) -> str:
+    run = report["run"]
+    place = f"{run.get('dataset', 'a dataset')}, fold {run.get('fold', '?')}, {run.get('split', '?')}"
+    return f"{place}: {report['questions']} questions about the ECGs of {report['patients']} patients."
+
+
+def _score_explanation(report: dict) -> str:
+    kinds = {scores["kind"] for scores in report["scores"].values()}
+    parts = []
+    if "short" in kinds:
+        parts.append(
+            "Exact match: the answer names the true items and no others, in any order (ECG-QA, Oh et al. 2023)."
+        )
+    if "text" in kinds:
+        parts.append("Free text: F1 of ROUGE-L (Lin 2004).")
+    return " ".join([*parts, "In brackets the 95 % interval over patients. An empty answer is wrong."])
+
+
+def _figure(report: dict, name: str, caption: str) -> list[str]:
+    path = report.get("figures", {}).get(name)
+    return [f"![{caption}]({path})"] if path else []
+
+
+def _other_metrics(report: dict) -> list[str]:
+    sections = []
+    for group, scores in report["scores"].items():
+        if not group.startswith("all"):
+            continue
+        metrics = list(scores["conditions"]["ecg"]) if "ecg" in scores["conditions"] else []
+        names = [CONDITION_NAMES.get(name, name) for name in report["conditions"]]
+        rows = [
+            [METRIC_NAMES[metric], str(scores["conditions"]["ecg"][metric]["answers"])]
+            + [score_cell(scores["conditions"][name][metric], name == "ecg") for name in report["conditions"]]
+            for metric in metrics
+        ]
+        note = ""
+        if scores["kind"] == "text":
+            note = "BLEU-4 and METEOR are not defined for true answers of less than four words, and rest on the others.\n\n"
+        sections.append(f"## Other metrics: {group}\n\n{note}{markdown_table(['metric', 'answers', *names], rows)}")
+    return sections
+
+
+def _attribute_types(report: dict) -> list[str]:
+    if not report["attribute_types"]:
+        return []
+    return ["## Attribute types\n\n" + report_table(report, "attribute_types")]
+
+
+def _statement_section(report: dict) -> list[str]:
+    found = report["statements"]
+    if not found:
+        return []
+    text = f"With the ECG, {found['missed_per_answer']:.2f} true statements were missed per answer and "
+    text += f"{found['extra_per_answer']:.2f} made that are not true."
+    for key, verb in (("most_missed", "missed"), ("most_extra", "made without being true")):
+        rows = [[row["statement"], str(row["number"]), str(row["true"])] for row in found[key]]
+        if rows:
+            text += "\n\n" + markdown_table(["statement", verb, "true answers with it"], rows)
+    return ["## Statements\n\n" + text]
+
+
+def _confusion_section(report: dict) -> list[str]:
+    pictures = [
+        picture
+        for name in report["confusion"]
+        for picture in _figure(report, f"confusion_{name}", f"True and predicted answers, {name}")
+    ]
+    return ["## Confusion", *pictures] if pictures else []
+
+
+def _example_section(report: dict) -> list[str]:
+    parts = ["## Examples"] if report.get("examples") else []
+    for example in report.get("examples", []):
+        lines = f"**{example['kind']}** (score {example['score']:.2f}): {example['question']}\n\n"
+        lines += f"- true: {example['truth']}\n- predicted: {example['prediction'] or '(empty)'}"
+        pictures = "".join(f"\n\n![{path}]({path})" for path in example["pictures"])
+        parts.append(lines + pictures)
+    return parts
+
+
+def _method(report: dict) -> str:
+    head = ["condition", "answers", "empty", "cut at their longest length"]
+    rows = [
+        [
+            CONDITION_NAMES.get(name, name),
+            str(count["answers"]),
+            str(count["empty"]),
+            str(count.get("unfinished", "—")),
+        ]
+        for name, count in report["conditions"].items()
+    ]
+    notes = dict.fromkeys(
+        entry["note"]
+        for groups in (report["scores"], report["attribute_types"])
+        for scores in groups.values()
+        for metrics in scores["conditions"].values()
+        for entry in metrics.values()
+        if "note" in entry
+    )
+    libraries = ", ".join(f"{name} {number}" for name, number in report["libraries"].items())
+    lines = [
+        f"Intervals: {report['bootstrap']['resamples']} resamples of patients; a question about two patients counts as often "
+        "as both were drawn.",
+        "Signal reliance: the score with the ECG minus the best score without it; its interval's lower end is the least of "
+        "the lower ends of the differences to each of those conditions.",
+        "Blind majority: the most frequent answer to the question's template among the training patients.",
+        *(f"{note[0].upper()}{note[1:]}." for note in [*report["notes"], *notes]),
+        f"Libraries: {libraries}.",
+    ]
+    return markdown_table(head, rows) + "\n\n" + "\n".join(f"- {line}" for line in lines)

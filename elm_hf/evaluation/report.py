@@ -1,0 +1,196 @@
+"""The report of an evaluation: report.json, report.md and figures, from the table of predictions alone."""
+
+import json
+from collections import Counter
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from elm_hf.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES
+from elm_hf.evaluation.markdown import NO_EVIDENCE, report_markdown
+from elm_hf.evaluation.metrics import answer_items, statements
+from elm_hf.evaluation.scores import (
+    BLIND,
+    PRIMARY,
+    SINGLE_TYPES,
+    Questions,
+    ScoreBook,
+    blind_answers,
+    signal_reliance,
+)
+
+
+SCHEMA = 1
+LIBRARIES = ("sacrebleu", "rouge_score", "nltk", "scipy", "numpy", "pandas")
+MOST_CLASSES = 12
+MOST_STATEMENTS = 10
+OTHER, EMPTY = "(other)", "(empty)"
+KIND_NAMES = {"short": "short answers", "text": "free text"}
+
+
+def write_report(
+    folder: Path, predictions: pd.DataFrame, run: dict, training_rows: pd.DataFrame | None = None, seed: int = 0
+) -> dict:
+    """
+    Scores predictions and writes `report.json`, `report.md` and, with matplotlib, `figures/`.
+
+    Args:
+        folder: where to write.
+        predictions: a row per question and condition, with the columns of docs/evaluation.md.
+        run: what was evaluated, as it shall stand in the report: `checkpoint`, `dataset`, `fold`, `split`, ...
+        training_rows: `question_type`, `template_id`, `question` and `answer` of the training patients' questions, for
+            the blind majority baseline; without them there is none.
+        seed: of the bootstrap and of drawing examples.
+
+    Returns:
+        The report, as in report.json; its schema is in docs/evaluation.md.
+
+    Raises:
+        ValueError: no question with a true answer, or conditions that do not have the same questions.
+        ImportError: free-text answers without the extra `eval`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    questions = Questions(predictions)
+    report = build_report(questions, run, training_rows, seed)
+    if find_spec("matplotlib") is None:
+        report["notes"].append("no figures: matplotlib is not installed (pip install 'elm-hf[eval]')")
+    else:
+        from elm_hf.evaluation.figures import draw_figures
+
+        draw_figures(folder / "figures", report, questions, seed)
+    (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(report_markdown(report), encoding="utf-8")
+    return report
+
+
+def build_report(questions: Questions, run: dict, training_rows: pd.DataFrame | None, seed: int) -> dict:
+    """The report without its figures."""
+    notes = []
+    if questions.without_truth:
+        notes.append(f"{questions.without_truth} questions without a true answer were left out")
+    if training_rows is None or len(training_rows) == 0:
+        notes.append("no blind baseline: there are no training questions to take majorities from")
+    else:
+        questions.answers[BLIND] = blind_answers(questions.table, training_rows)
+    book = ScoreBook(questions, NUM_RESAMPLES, seed)
+    table = questions.table
+    rows_of_kind = {kind: np.flatnonzero(table["kind"] == kind) for kind in PRIMARY}
+    rows_of_kind = {kind: rows for kind, rows in rows_of_kind.items() if len(rows)}
+    return {
+        "schema": SCHEMA,
+        "run": run,
+        "libraries": {name: version(name) for name in LIBRARIES if find_spec(name) is not None},
+        "bootstrap": {"over": "patients", "resamples": NUM_RESAMPLES, "confidence": CONFIDENCE, "seed": seed},
+        "questions": len(table),
+        "patients": book.bootstrap.num_patients,
+        "conditions": _counts(questions),
+        "scores": _scores(book, rows_of_kind),
+        "attribute_types": _by_column(book, rows_of_kind, "attribute_type"),
+        "signal_reliance": {kind: _reliance(book, rows) for kind, rows in rows_of_kind.items()},
+        "confusion": _confusions(questions, rows_of_kind.get("short", np.array([], int))),
+        "statements": _statements(questions),
+        "notes": notes,
+    }
+
+
+def _counts(questions: Questions) -> dict[str, dict]:
+    """Per condition: answers, those that are empty (and wrong), those that were cut at their longest length."""
+    return {
+        name: {"answers": len(answers), "empty": sum(not answer.strip() for answer in answers)}
+        | ({"unfinished": questions.unfinished[name]} if name != BLIND else {})
+        for name, answers in questions.answers.items()
+    }
+
+
+def _scores(book: ScoreBook, rows_of_kind: dict[str, np.ndarray]) -> dict[str, dict]:
+    """All answers of a kind, then its question types, then averages over types."""
+    scores = {}
+    for kind, rows in rows_of_kind.items():
+        suffix = f", {KIND_NAMES[kind]}" if len(rows_of_kind) > 1 else ""
+        scores[f"all{suffix}"] = book.group(rows)
+        types = _rows_by(book.questions.table["question_type"], rows)
+        if len(types) > 1:
+            scores[f"macro-average{suffix}"] = book.average(list(types.values()))
+        if all(name in types for name in SINGLE_TYPES):
+            scores["average of single types (ECG-LM)"] = book.average([types[name] for name in SINGLE_TYPES])
+        scores |= {name: book.group(those) for name, those in types.items()}
+    return scores
+
+
+def _by_column(book: ScoreBook, rows_of_kind: dict[str, np.ndarray], column: str) -> dict[str, dict]:
+    groups = {}
+    for kind, rows in rows_of_kind.items():
+        for name, those in _rows_by(book.questions.table[column], rows).items():
+            groups[name if name not in groups else f"{name}, {KIND_NAMES[kind]}"] = book.group(those)
+    return groups
+
+
+def _rows_by(column: pd.Series, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Value of the column to the numbers of its rows, in alphabetical order; rows without a value are in no group."""
+    values = column.iloc[rows].reset_index(drop=True)
+    return {str(name): rows[those] for name, those in sorted(values.groupby(values).indices.items())}
+
+
+def _reliance(book: ScoreBook, rows: np.ndarray) -> dict:
+    reliance = signal_reliance(book, rows)
+    if reliance["reads_ecg"] is None:
+        sentence = f"Whether this model's answers depend on the ECG was not settled: {reliance['note']}."
+    else:
+        figures = (
+            f"{reliance['metric']} {reliance['scores']['ecg']:.3f} with the ECG, "
+            f"{reliance['scores'][reliance['best_control']]:.3f} without ({reliance['best_control']}), "
+            f"difference {reliance['score']:.3f} [{reliance['low']:.3f}, {reliance['high']:.3f}]"
+        )
+        claim = "This model's answers depend on the ECG" if reliance["reads_ecg"] else NO_EVIDENCE
+        sentence = f"{claim}: {figures}."
+    return reliance | {"sentence": sentence}
+
+
+def _confusions(questions: Questions, rows: np.ndarray) -> dict[str, dict]:
+    """Per type of short answers: how often each true answer (rows) got each predicted one (columns), with the ECG."""
+    if "ecg" not in questions.answers:
+        return {}
+    answers = questions.answers["ecg"]
+    confusions = {}
+    for name, those in _rows_by(questions.table["question_type"], rows).items():
+        pairs = [(_class(questions.table["truth"].iloc[row]), _class(answers[row]) or EMPTY) for row in those]
+        frequent = [label for label, _ in Counter(truth for truth, _ in pairs).most_common(MOST_CLASSES)]
+        others = {label for pair in pairs for label in pair} - {*frequent, EMPTY}
+        labels = frequent + [OTHER] * bool(others) + [EMPTY] * any(predicted == EMPTY for _, predicted in pairs)
+        matrix = np.zeros((len(labels), len(labels)), int)
+        for pair in pairs:
+            truth, predicted = (labels.index(OTHER if label in others else label) for label in pair)
+            matrix[truth, predicted] += 1
+        confusions[name] = {"labels": labels, "matrix": matrix.tolist(), "answers": len(pairs)}
+    return confusions
+
+
+def _class(answer: str) -> str:
+    return ", ".join(sorted(answer_items(answer)))
+
+
+def _statements(questions: Questions) -> dict:
+    """Which statements of the true answers were missed most often, and which were made without being true."""
+    if "ecg" not in questions.answers:
+        return {}
+    stated, missed, extra = Counter(), Counter(), Counter()
+    for prediction, truth in zip(questions.answers["ecg"], questions.table["truth"]):
+        predicted, true = statements(prediction), statements(truth)
+        stated.update(true)
+        missed.update(true - predicted)
+        extra.update(predicted - true)
+    num = len(questions.table)
+    return {
+        "missed_per_answer": missed.total() / num,
+        "extra_per_answer": extra.total() / num,
+        "most_missed": [_count(name, n, stated[name]) for name, n in missed.most_common(MOST_STATEMENTS)],
+        "most_extra": [_count(name, n, stated[name]) for name, n in extra.most_common(MOST_STATEMENTS)],
+    }
+
+
+def _count(name: str, number: int, true: int) -> dict:
+    return {"statement": name, "number": number, "true": true}

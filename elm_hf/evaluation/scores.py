@@ -1,0 +1,278 @@
+"""From the table of predictions to scores with intervals: by question type, averaged, and what they owe to the ECG."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+
+import numpy as np
+import pandas as pd
+
+from elm_hf.evaluation.intervals import CONFIDENCE, PatientBootstrap, all_or_none_interval, percentile_interval
+from elm_hf.evaluation.metrics import is_exact_match, statement_counts, token_f1
+
+
+BLIND = "blind"  # the condition of the majority baseline, which never saw an ECG nor a model
+UNTYPED = "(no type)"
+FREE_TEXT_WORDS = 5
+PRIMARY = {"short": "exact_match", "text": "rouge_l"}
+# Of fewer patients not even differences that all point one way are significant: 1 / 2^5 > 0.025.
+LEAST_PATIENTS = 6
+SINGLE_TYPES = ("single-verify", "single-choose", "single-query")
+
+# Columns of what is summed over answers; BLEU's counts of all answers and of those of four words and more come last.
+SUMMED = ("answers", "exact_match", "token_f1", "shared", "predicted", "true", "rouge_l", "long", "meteor")
+BLEU_1, BLEU_4 = slice(9, 19), slice(19, 29)
+NUM_SUMMED = 29
+
+
+class Questions:
+    """
+    The questions of a predictions table, each once, and what was answered under each condition.
+
+    Args:
+        predictions: table with the columns of docs/evaluation.md, one row per question and condition.
+
+    Attributes:
+        table: a row per question that has a true answer; `kind` is `"short"` or `"text"`.
+        answers: condition to list of predictions, in the order of `table`.
+        without_truth: how many questions were left out, since they have no true answer.
+
+    Raises:
+        ValueError: nothing to score, or the conditions do not have the same questions.
+    """
+
+    def __init__(self, predictions: pd.DataFrame):
+        by_condition = {
+            name: rows.set_index("question_id") for name, rows in predictions.groupby("condition", sort=False)
+        }
+        if not by_condition:
+            raise ValueError("the table of predictions is empty: there is nothing to score")
+        first = next(iter(by_condition))
+        table = by_condition[first]
+        for name, rows in by_condition.items():
+            missing = len(table.index.symmetric_difference(rows.index))
+            if missing or not rows.index.is_unique:
+                problem = f"{missing} questions are in one only" if missing else "some were answered twice"
+                raise ValueError(f"conditions {first!r} and {name!r} need the same questions, once each: {problem}")
+        has_truth = table["answer"].map(lambda items: any(item.strip() for item in items)).astype(bool)
+        self.without_truth = int((~has_truth).sum())
+        if not has_truth.any():
+            raise ValueError(f"none of the {len(table)} questions has a true answer: there is nothing to score")
+        self.table = _with_kinds(table[has_truth])
+        self.answers = {
+            name: rows["prediction"].reindex(self.table.index).tolist() for name, rows in by_condition.items()
+        }
+        self.unfinished = {
+            name: int((~rows["finished"].reindex(self.table.index).astype(bool)).sum())
+            for name, rows in by_condition.items()
+        }
+
+    def values(self, condition: str) -> np.ndarray:
+        """What is summed over answers, `(questions, 29)`."""
+        rows = zip(self.answers[condition], self.table["answer"], self.table["truth"], self.table["kind"])
+        return np.stack(
+            [answer_values(prediction, tuple(items), truth, kind) for prediction, items, truth, kind in rows]
+        )
+
+
+@lru_cache(maxsize=200_000)
+def answer_values(prediction: str, items: tuple[str, ...], truth: str, kind: str) -> np.ndarray:
+    """The columns `SUMMED` and BLEU's counts of one answer; what is not defined for it is 0."""
+    values = np.zeros(NUM_SUMMED)
+    values[0] = 1
+    values[2] = token_f1(prediction, truth)
+    values[3:6] = statement_counts(prediction, truth)
+    if kind == "short":
+        values[1] = is_exact_match(prediction, list(items))
+        return values
+    from elm_hf.evaluation.text_metrics import has_long_answer, text_scores
+
+    rouge_l, meteor, *bleu = text_scores(prediction, truth)
+    values[6], values[BLEU_1] = rouge_l, bleu
+    if has_long_answer(truth):
+        values[7], values[8], values[BLEU_4] = 1, meteor, bleu
+    return values
+
+
+def check_text_metrics(kinds: Sequence[str]) -> None:
+    """
+    Raises:
+        ImportError: there are free-text answers, and the libraries that score them are not installed.
+    """
+    missing = [name for name in ("sacrebleu", "rouge_score", "nltk") if find_spec(name) is None]
+    if "text" in kinds and missing:
+        raise ImportError(
+            f"free-text answers are scored with {', '.join(missing)}; install elm-hf with its extra `eval`: "
+            "pip install 'elm-hf[eval]'"
+        )
+
+
+def _with_kinds(table: pd.DataFrame) -> pd.DataFrame:
+    """
+    Adds `kind` and `truth`, the text that is compared with. Question types whose true items have more than five words on
+    average are free text: reports, not findings that are named.
+    """
+    table = table.assign(question_type=table["question_type"].fillna(UNTYPED).astype(str))
+    words = table["answer"].map(lambda items: np.mean([len(item.split()) for item in items]))
+    is_text = words.groupby(table["question_type"]).transform("mean") > FREE_TEXT_WORDS
+    truths = [
+        whole if text else ", ".join(items)
+        for whole, items, text in zip(table["messages_answer"], table["answer"], is_text)
+    ]
+    return table.assign(kind=np.where(is_text, "text", "short"), truth=truths)
+
+
+def blind_answers(questions: pd.DataFrame, training_rows: pd.DataFrame) -> list[str]:
+    """
+    The answers of someone who knows the training questions and never looks: the most frequent answer to the question's
+    template (to its wording where there are no templates), else to its type, else of all.
+
+    Args:
+        questions: with `question_type`, `template_id` and `question`.
+        training_rows: the same of the training patients, and `answer`, a list of strings each.
+    """
+    answers = pd.Series([", ".join(sorted(items)) for items in training_rows["answer"]], dtype=object)
+    levels = list(zip(*map(_templates, (training_rows, questions))))
+    majority = [answers.groupby(list(training)).agg(_most_frequent).to_dict() for training, _ in levels]
+    overall = _most_frequent(answers)
+    asked = zip(*(keys for _, keys in levels))
+    return [next((m[key] for m, key in zip(majority, keys) if key in m), overall) for keys in asked]
+
+
+def _templates(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Keys of each question's template and of its type; strings, since table columns differ in what null is."""
+    types = rows["question_type"].fillna(UNTYPED).astype(str).tolist()
+    ids = rows["template_id"] if "template_id" in rows else pd.Series([None] * len(rows))
+    templates = [
+        f"{kind}: {wording}" if pd.isna(number) else f"{kind}: #{number:g}"
+        for kind, number, wording in zip(types, pd.to_numeric(ids), rows["question"])
+    ]
+    return templates, types
+
+
+def _most_frequent(answers: pd.Series) -> str:
+    counts = answers.value_counts()
+    return min(counts.index[counts == counts.max()])
+
+
+class ScoreBook:
+    """
+    Scores of groups of questions under all conditions, with intervals from the same resamples.
+
+    Args:
+        questions: what was asked and answered.
+        num_resamples, seed: of the bootstrap over patients.
+    """
+
+    def __init__(self, questions: Questions, num_resamples: int, seed: int):
+        check_text_metrics(questions.table["kind"].tolist())
+        self.questions = questions
+        self.conditions = list(questions.answers)
+        self.values = {name: questions.values(name) for name in self.conditions}
+        self.bootstrap = PatientBootstrap(questions.table["patient_ids"].tolist(), num_resamples, seed)
+
+    def samples(self, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+        """Condition to metric to an array `(1 + num_resamples,)`: the score itself, then the resampled ones."""
+        kind = self.questions.table["kind"].iloc[rows[0]]
+        stacked = np.concatenate([self.values[name][rows] for name in self.conditions], axis=1)
+        sums = np.concatenate([stacked.sum(axis=0, keepdims=True), self.bootstrap.sums(stacked, rows)])
+        parts = np.split(sums, len(self.conditions), axis=1)
+        return {name: metrics_of_sums(part, kind) for name, part in zip(self.conditions, parts)}
+
+    def group(self, rows: np.ndarray) -> dict:
+        """The scores of the questions with these row numbers, as they stand in report.json."""
+        samples = self.samples(rows)
+        num_patients = self.bootstrap.count_patients(rows)
+        num_long = int(self.values[self.conditions[0]][rows][:, 7].sum())
+        kind = self.questions.table["kind"].iloc[rows[0]]
+        conditions = {}
+        for name in self.conditions:
+            entries = {metric: score_entry(values, num_patients) for metric, values in samples[name].items()}
+            for metric, entry in entries.items():
+                entry["answers"] = num_long if metric in ("bleu_4", "meteor", "meteor_no_synonyms") else len(rows)
+            conditions[name] = entries
+        return {"kind": kind, "answers": len(rows), "patients": num_patients, "conditions": conditions}
+
+    def average(self, groups: Sequence[np.ndarray]) -> dict:
+        """The mean over groups of questions of one kind; each group counts the same, however many questions it has."""
+        kind = self.questions.table["kind"].iloc[groups[0][0]]
+        metric = PRIMARY[kind]
+        samples = [self.samples(rows) for rows in groups]
+        rows = np.concatenate(groups)
+        num_patients = self.bootstrap.count_patients(rows)
+        conditions = {
+            name: {metric: score_entry(np.mean([one[name][metric] for one in samples], axis=0), num_patients)}
+            for name in self.conditions
+        }
+        for entries in conditions.values():
+            entries[metric]["answers"] = len(rows)
+        return {"kind": kind, "answers": len(rows), "patients": num_patients, "conditions": conditions}
+
+
+def metrics_of_sums(sums: np.ndarray, kind: str) -> dict[str, np.ndarray]:
+    """Metrics `(n,)` from sums over answers `(n, 29)`; NaN where a metric has no answer to rest on."""
+    column = dict(zip(SUMMED, sums.T))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        statements = {
+            "statement_precision": column["shared"] / column["predicted"],
+            "statement_recall": column["shared"] / column["true"],
+            "statement_f1": 2 * column["shared"] / (column["predicted"] + column["true"]),
+        }
+        f1 = {"token_f1": column["token_f1"] / column["answers"]} | statements
+        if kind == "short":
+            return {"exact_match": column["exact_match"] / column["answers"]} | f1
+        from elm_hf.evaluation.text_metrics import bleu_of_sums, has_wordnet
+
+        meteor = "meteor" if has_wordnet() else "meteor_no_synonyms"
+        bleu_4 = [bleu_of_sums(row[BLEU_4], 4) if row[7] else np.nan for row in sums]
+        return {
+            "rouge_l": column["rouge_l"] / column["answers"],
+            "bleu_1": np.array([bleu_of_sums(row[BLEU_1], 1) for row in sums]),
+            "bleu_4": np.array(bleu_4),
+            meteor: column["meteor"] / column["long"],
+        } | f1
+
+
+def score_entry(values: np.ndarray, num_patients: int) -> dict:
+    """`score`, `low`, `high` and, where one of them is missing or comes from elsewhere, a `note`."""
+    score, samples = values[0], values[1:]
+    if np.isnan(score):
+        return {"score": None, "low": None, "high": None, "note": "not defined: no answer to rest on"}
+    if num_patients < 2:
+        return {"score": float(score), "low": None, "high": None, "note": "one patient: no interval"}
+    if score in (0, 1):
+        low, high = all_or_none_interval(score == 1, num_patients)
+        note = "all or none: interval of Clopper & Pearson, one trial per patient"
+        return {"score": float(score), "low": low, "high": high, "note": note}
+    low, high = percentile_interval(samples)
+    return {"score": float(score), "low": low, "high": high}
+
+
+def signal_reliance(book: ScoreBook, rows: np.ndarray) -> dict:
+    """
+    Score with the ECG minus the best of the scores without it, and a 95 % interval.
+
+    The largest of several noisy scores is too large on average, and a bootstrap of it adds the same error again: of
+    intervals from plain percentiles only 82 % hold the true value where the controls are equally good. So the lower end
+    is the least of the lower ends of the differences to each control, and the upper end the least of their upper ends
+    with the error divided among them (an intersection-union test, Berger 1982): the ECG counts as read only if the score
+    with it beats every control.
+    """
+    metric = PRIMARY[book.questions.table["kind"].iloc[rows[0]]]
+    controls = [name for name in book.conditions if name not in ("ecg", BLIND)]
+    entry = {"metric": metric, "answers": len(rows), "score": None, "low": None, "high": None}
+    if "ecg" not in book.conditions or not controls:
+        return entry | {"note": "not measured: it needs answers with the ECG and without", "reads_ecg": None}
+    samples = book.samples(rows)
+    differences = np.stack([samples["ecg"][metric] - samples[name][metric] for name in controls])
+    best = int(np.argmin(differences[:, 0]))
+    entry |= {"score": float(differences[best, 0]), "best_control": controls[best]}
+    entry["scores"] = {name: float(samples[name][metric][0]) for name in ["ecg", *controls]}
+    num_patients = book.bootstrap.count_patients(rows)
+    if num_patients < LEAST_PATIENTS:
+        note = f"{num_patients} patients are too few to tell; it takes {LEAST_PATIENTS} or more"
+        return entry | {"note": note, "reads_ecg": None}
+    upper_confidence = 1 - (1 - CONFIDENCE) / len(controls)
+    entry["low"] = min(percentile_interval(row[1:])[0] for row in differences)
+    entry["high"] = min(percentile_interval(row[1:], upper_confidence)[1] for row in differences)
+    return entry | {"reads_ecg": entry["low"] > 0}
