@@ -43,6 +43,7 @@ _MODULES = {
     "load_records": "elm_hf.data",
     "plot_ecg": "elm_hf.plot",
     "prepare_dataset": "elm_hf.prepare",
+    "prepare_shard": "elm_hf.prepare",
     "read_recording": "elm_hf.recordings",
     "simulate_ecg": "elm_hf.simulate",
     "train_ecg_byte_tokenizer": "elm_hf.ecg_byte",

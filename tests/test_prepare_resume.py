@@ -4,6 +4,7 @@ import filecmp
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from elm_hf.prepare import prepare_dataset, prepare_shard
 from elm_hf.recordings import RecordingError
 
 
+ROOT = Path(__file__).resolve().parents[1]
 # 41 recordings in files of 4: eleven files, the last of one recording
 OPTIONS = {"name": "simulated_reports", "num_recordings": 41, "seconds": 2}
 COMMAND = ["prepare", "simulated_reports", "--num-recordings", "41", "--seconds", "2"]
@@ -326,3 +328,19 @@ def test_a_wrong_shard_is_one_clear_error(options, expected, tmp_path, capsys, m
         elm_hf.cli.main()
     assert caught.value.code == 1 and capsys.readouterr().err.startswith(f"elm-hf: {expected}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ray_job_of_the_documentation(tmp_path, monkeypatch):
+    """As docs/scale.md has it, on a cluster that Ray starts on this machine."""
+    pytest.importorskip("ray", reason="Ray is not installed (extra `scale`)")
+    monkeypatch.undo()  # its workers read as the library does, in files of 512
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
+    options = {"name": "simulated_reports", "num_recordings": 520, "seconds": 2}
+    prepare_dataset(output=tmp_path / "alone" / "built", **options)
+    options["output"] = str(tmp_path / "ray" / "built")
+    script = re.sub(r"DATASET = .*", f"DATASET = {options}", script).replace("NUM_SHARDS = 64", "NUM_SHARDS = 2")
+    # a busy machine takes its time to start a cluster
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "200"}
+    finished = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert_same(tmp_path / "ray" / "built", tmp_path / "alone" / "built")
