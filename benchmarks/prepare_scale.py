@@ -1,0 +1,152 @@
+"""Building at scale: 800,000 recordings in the table, peak memory and time of each step, throughput, two processes.
+
+python benchmarks/prepare_scale.py             # sharding, throughput by size of the table, two processes against one
+python benchmarks/prepare_scale.py --whole     # also a whole build of 800,000 tiny records, 10 minutes
+"""
+
+import argparse
+import csv
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import wfdb
+
+import elm_hf.prepare
+from elm_hf.dataset_scripts.ptb_xl import COLUMNS, PtbXl
+from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.prepare import prepare_dataset, prepare_shard
+from elm_hf.recordings import Recording
+from elm_hf.records import RECORDINGS_PER_FILE, RecordFiles, build_records
+from elm_hf.simulate import draw_findings, simulate_ecg
+
+
+SIZES = (2_048, 21_800, 161_000, 800_000)
+SIGNAL_FILES = 64
+# of 512 recordings each, read in each run
+FILES = 4
+REPEATS = 3
+REPORT = "Sinus rhythm. Left axis deviation. Nonspecific ST-T abnormality. "
+
+
+def make_source(folder: Path, num_recordings: int) -> Path:
+    """PTB-XL's tables with so many rows, of which every 64th names the same file."""
+    signals = folder.parent / "signals"
+    if not signals.exists():
+        signals.mkdir(parents=True)
+        rng = np.random.default_rng(0)
+        for number in range(SIGNAL_FILES):
+            ecg = simulate_ecg(draw_findings(rng), rng, seconds=10, sampling_rate=500)
+            wfdb.wrsamp(
+                f"{number:05d}_hr", 500, ["mV"] * 12, list(LEADS), ecg.T.astype(float), fmt=["16"] * 12,
+                adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(signals),
+            )  # fmt: skip
+    folder.mkdir()
+    (folder / "records500").symlink_to(signals)
+    (folder / "scp_statements.csv").write_text(
+        ",description,diagnostic_class\nNORM,normal ECG,NORM\nSR,sinus rhythm,\nIMI,inferior myocardial infarction,MI\nAFIB,atrial fibrillation,\n"
+    )
+    with (folder / "ptbxl_database.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for number in range(num_recordings):
+            codes = ("{'NORM': 100.0, 'SR': 0.0}", "{'IMI': 80.0}", "{'AFIB': 0.0}")[number % 3]
+            path = f"records500/{number % SIGNAL_FILES:05d}_hr"
+            writer.writerow(
+                [number, f"{number // 5}.0", 60.0, number % 2, f"{REPORT}{number}", codes, number % 10 + 1, path]
+            )
+    return folder
+
+
+class TinyRecords(PtbXl):
+    """PTB-XL's tables with signals of five samples, so that everything but reading has its true size."""
+
+    def read_recording(self, reference: dict) -> tuple[Recording, dict]:
+        rng = np.random.default_rng(int(reference["recording_id"]))
+        metadata = {"age": 60, "sex": "male", "report": reference["report"], "labels": ["NORM"]}
+        return Recording(rng.normal(0, 0.3, (12, 5)).astype(np.float32), 250, (), reference["recording_id"]), metadata
+
+
+def read_first_files(folder: Path, source: Path, num_proc: int) -> float:
+    """Recordings per second of the first `FILES` record files."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        cache, work = Path(name, "cache"), Path(name, "work")
+        builder = PtbXl(cache_dir=str(cache), source=str(source))
+        with (source / "ptbxl_database.csv").open() as table:
+            files = RecordFiles(work, sum(1 for _ in table) - 1, "benchmark")
+        start = time.perf_counter()
+        build_records(builder, files, range(FILES), num_proc)
+        return FILES * RECORDINGS_PER_FILE / (time.perf_counter() - start)
+
+
+def measure(function: Callable, **options) -> tuple[float, float, float]:
+    """Seconds, and peak memory of the process and of its largest child in MiB, in a process of its own."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.Process(target=_report, args=(sender, function, options))
+    process.start()
+    sender.close()
+    result = receiver.recv()
+    process.join()
+    return result
+
+
+def _report(sender, function: Callable, options: dict) -> None:
+    start = time.perf_counter()
+    function(**options)
+    seconds = time.perf_counter() - start
+    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    sender.send((seconds, *peaks))
+
+
+def compare_sizes(folder: Path, sources: dict[int, Path]) -> None:
+    for size, source in sources.items():
+        rates = [read_first_files(folder, source, num_proc=1) for _ in range(REPEATS)]
+        print(f"{size:>7,} rows in the table: {max(rates):5.0f} recordings/s, one process", flush=True)
+
+
+def compare_processes(folder: Path, source: Path) -> None:
+    """Runs take turns, since other work on the machine comes and goes."""
+    rates = [[read_first_files(folder, source, num_proc) for num_proc in (1, 2)] for _ in range(REPEATS)]
+    ratios = sorted(two / one for one, two in rates)
+    print(f"two processes against one: {ratios[len(ratios) // 2]:.2f} times ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+
+
+def build_one_shard(folder: Path, source: Path, size: int) -> None:
+    options = {"name": "ptb_xl", "output": folder / "shard", "source": source, "num_proc": 2}
+    num_shards = -(-size // RECORDINGS_PER_FILE)
+    seconds, main, child = measure(prepare_shard, shard=2, num_shards=num_shards, **options)
+    print(f"a shard of 512 of {size:,}: {seconds:.0f} s; peak {main:.0f} MiB, of a reading process {child:.0f} MiB")
+
+
+def build_everything(folder: Path, source: Path, size: int) -> None:
+    elm_hf.prepare.find_builder = lambda name: TinyRecords
+    options = {"name": "ptb_xl", "output": folder / "whole", "source": source, "seconds": 0.02, "num_proc": 2}
+    seconds, main, child = measure(prepare_dataset, **options)
+    print(
+        f"{size:,} records of 0.02 s, conversations and folds: {seconds:.0f} s; peak {main:.0f} MiB, child {child:.0f} MiB"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--whole", action="store_true", help="build a whole dataset of the largest table")
+    arguments = parser.parse_args()
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sources = {size: make_source(folder / str(size), size) for size in SIZES}
+        build_one_shard(folder, sources[SIZES[-1]], SIZES[-1])
+        if arguments.whole:
+            build_everything(folder, sources[SIZES[-1]], SIZES[-1])
+            return
+        compare_sizes(folder, sources)
+        compare_processes(folder, sources[SIZES[1]])
+
+
+if __name__ == "__main__":
+    main()
