@@ -80,7 +80,7 @@ def report_markdown(report: dict) -> str:
         *_attribute_types(report),
         *_statement_section(report),
         *_confusion_section(report),
-        *_figure(report, "occlusion", "What changes the answer when it is covered"),
+        *_occlusion_section(report),
         *_example_section(report),
         "## How it was measured\n\n" + _method(report),
     ]
@@ -106,7 +106,7 @@ def _score_explanation(report: dict) -> str:
 
 
 def _figure(report: dict, name: str, caption: str) -> list[str]:
-    path = report.get("figures", {}).get(name)
+    path = report["figures"].get(name)
     return [f"![{caption}]({path})"] if path else []
 
 
@@ -157,9 +157,18 @@ def _confusion_section(report: dict) -> list[str]:
     return ["## Confusion", *pictures] if pictures else []
 
 
+def _occlusion_section(report: dict) -> list[str]:
+    names = [name for name in report["figures"] if name.startswith("occlusion_")]
+    if not names:
+        return []
+    head = "## What the answers depend on\n\nA lead, or a stretch of time in all leads (rhythm strip), is hidden, and the "
+    head += "probability of the model's own answer compared: the darker, the more the answer depends on it."
+    return [head, *(picture for name in names for picture in _figure(report, name, "Leads and times that matter"))]
+
+
 def _example_section(report: dict) -> list[str]:
-    parts = ["## Examples"] if report.get("examples") else []
-    for example in report.get("examples", []):
+    parts = ["## Examples"] if report["examples"] else []
+    for example in report["examples"]:
         lines = f"**{example['kind']}** (score {example['score']:.2f}): {example['question']}\n\n"
         lines += f"- true: {example['truth']}\n- predicted: {example['prediction'] or '(empty)'}"
         pictures = "".join(f"\n\n![{path}]({path})" for path in example["pictures"])

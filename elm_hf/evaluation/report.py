@@ -12,6 +12,8 @@ import pandas as pd
 from elm_hf.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES
 from elm_hf.evaluation.markdown import NO_EVIDENCE, report_markdown
 from elm_hf.evaluation.metrics import answer_items, statements
+from elm_hf.evaluation.occlusion import OCCLUSION_FILE
+from elm_hf.evaluation.pictures import EcgsOf, draw_examples, draw_occlusions
 from elm_hf.evaluation.scores import (
     BLIND,
     PRIMARY,
@@ -32,18 +34,24 @@ KIND_NAMES = {"short": "short answers", "text": "free text"}
 
 
 def write_report(
-    folder: Path, predictions: pd.DataFrame, run: dict, training_rows: pd.DataFrame | None = None, seed: int = 0
+    folder: Path,
+    predictions: pd.DataFrame,
+    run: dict,
+    training_rows: pd.DataFrame | None = None,
+    seed: int = 0,
+    ecgs_of: EcgsOf | None = None,
 ) -> dict:
     """
-    Scores predictions and writes `report.json`, `report.md` and, with matplotlib, `figures/`.
+    Scores predictions and writes `report.json`, `report.md` and `figures/`.
 
     Args:
-        folder: where to write.
+        folder: where to write. An `occlusion.npz` in it is drawn.
         predictions: a row per question and condition, with the columns of docs/evaluation.md.
         run: what was evaluated, as it shall stand in the report: `checkpoint`, `dataset`, `fold`, `split`, ...
         training_rows: `question_type`, `template_id`, `question` and `answer` of the training patients' questions, for
             the blind majority baseline; without them there is none.
-        seed: of the bootstrap and of drawing examples.
+        seed: of the bootstrap and of choosing examples.
+        ecgs_of: gives the ECGs of a question by its id, and their sampling rate; without it no examples are drawn.
 
     Returns:
         The report, as in report.json; its schema is in docs/evaluation.md.
@@ -56,15 +64,30 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     questions = Questions(predictions)
     report = build_report(questions, run, training_rows, seed)
-    if find_spec("matplotlib") is None:
-        report["notes"].append("no figures: matplotlib is not installed (pip install 'elm-hf[eval]')")
-    else:
-        from elm_hf.evaluation.figures import draw_figures
-
-        draw_figures(folder / "figures", report, questions, seed)
+    _draw(folder, report, questions, ecgs_of, seed)
     (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     (folder / "report.md").write_text(report_markdown(report), encoding="utf-8")
     return report
+
+
+def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | None, seed: int) -> None:
+    """Draws what there is to draw, and enters the files into the report."""
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    report |= {"figures": {}, "examples": []}
+    if find_spec("matplotlib") is None:
+        report["notes"].append("no charts: matplotlib is not installed (pip install 'elm-hf[eval]')")
+    else:
+        from elm_hf.evaluation.figures import draw_charts
+
+        report["figures"] = {name: f"figures/{file}" for name, file in draw_charts(figures, report).items()}
+    if (folder / OCCLUSION_FILE).exists():
+        names = draw_occlusions(folder / OCCLUSION_FILE, figures)
+        report["figures"] |= {f"occlusion_{number}": f"figures/{name}" for number, name in enumerate(names)}
+    if ecgs_of is not None and "ecg" in questions.answers:
+        report["examples"] = draw_examples(figures, questions, ecgs_of, seed)
+        for example in report["examples"]:
+            example["pictures"] = [f"figures/{name}" for name in example["pictures"]]
 
 
 def build_report(questions: Questions, run: dict, training_rows: pd.DataFrame | None, seed: int) -> dict:

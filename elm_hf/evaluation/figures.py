@@ -1,0 +1,141 @@
+"""The charts of an evaluation's report (matplotlib): scores by type, the signal ablation, confusion matrices."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from elm_hf.evaluation.markdown import CONDITION_NAMES, METRIC_NAMES
+from elm_hf.evaluation.scores import BLIND, PRIMARY
+
+
+# Okabe & Ito (2008): colours that the colour-blind can tell apart.
+COLORS = {"ecg": "#0072B2", BLIND: "#D55E00"}
+CONTROL_COLOR = "#999999"
+DPI = 150
+LONGEST_LABEL = 32
+
+
+def draw_charts(folder: Path, report: dict) -> dict[str, str]:
+    """
+    Args:
+        folder: for the PNG files.
+        report: as in report.json.
+
+    Returns:
+        Name of each figure to the name of its file.
+    """
+    figures = {"ablation": ablation_figure(report)}
+    if "ecg" in report["conditions"]:
+        figures["scores"] = scores_figure(report)
+    for name, confusion in report["confusion"].items():
+        figures[f"confusion_{name}"] = confusion_figure(confusion, name)
+    files = {}
+    for name, figure in figures.items():
+        files[name] = f"{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)}.png"
+        figure.savefig(folder / files[name], dpi=DPI)
+    return files
+
+
+def scores_figure(report: dict) -> Figure:
+    """A point with its interval for each group of questions, beside what the blind baseline and the best control reach."""
+    groups = list(report["scores"].items())
+    figure = Figure(figsize=(8, 1.2 + 0.38 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    for height, (_, scores) in enumerate(reversed(groups)):
+        metric = PRIMARY[scores["kind"]]
+        entries = {name: metrics[metric] for name, metrics in scores["conditions"].items()}
+        controls = [e["score"] for name, e in entries.items() if name not in ("ecg", BLIND)]
+        marks = [("best without the ECG", max(controls, default=None), "|", CONTROL_COLOR, 15)]
+        if BLIND in entries:
+            marks.append((CONDITION_NAMES[BLIND], entries[BLIND]["score"], "D", COLORS[BLIND], 5))
+        for label, score, marker, color, size in marks:
+            if score is not None:
+                style = {"marker": marker, "color": color, "markersize": size, "linestyle": "none"}
+                axes.plot(score, height, label=label, markeredgewidth=2 if marker == "|" else 0.5, **style)
+        _point(axes, entries["ecg"], height)
+    labels = [f"{name}  (n = {scores['answers']:,})" for name, scores in reversed(groups)]
+    axes.set_yticks(range(len(groups)), labels)
+    axes.set_ylim(-0.6, len(groups) - 0.4)
+    _score_axis(axes.xaxis, report)
+    axes.set_xlim(-0.02, 1.02)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def _point(axes: Axes, entry: dict, height: float) -> None:
+    low, high = (entry[end] if entry[end] is not None else entry["score"] for end in ("low", "high"))
+    # Of a percentile interval the score may just be outside.
+    reach = [[max(entry["score"] - low, 0)], [max(high - entry["score"], 0)]]
+    style = {"fmt": "o", "color": COLORS["ecg"], "markersize": 6, "capsize": 3, "linewidth": 1.5}
+    axes.errorbar(entry["score"], height, xerr=reach, label="with ECG, 95 % interval", **style)
+
+
+def _score_axis(axis, report: dict) -> None:
+    metrics = {METRIC_NAMES[PRIMARY[scores["kind"]]] for scores in report["scores"].values()}
+    axis.set_label_text(" or ".join(sorted(metrics)))
+
+
+def ablation_figure(report: dict) -> Figure:
+    """A bar with its interval for each condition, all answers of a kind together."""
+    groups = [(name, scores) for name, scores in report["scores"].items() if name.startswith("all")]
+    figure = Figure(figsize=(7, 3.9 * len(groups)), layout="constrained")
+    for axes, (name, scores) in zip(np.ravel(figure.subplots(len(groups))), groups):
+        metric = PRIMARY[scores["kind"]]
+        entries = [scores["conditions"][condition][metric] for condition in report["conditions"]]
+        heights = np.array([entry["score"] for entry in entries])
+        ends = np.array(
+            [[heights[i] if e[k] is None else e[k] for i, e in enumerate(entries)] for k in ("low", "high")]
+        )
+        reach = np.abs(ends - heights).clip(0)
+        colors = [COLORS.get(condition, CONTROL_COLOR) for condition in report["conditions"]]
+        places = range(len(entries))
+        axes.bar(places, heights, color=colors, width=0.65, yerr=reach, capsize=4, error_kw={"linewidth": 1.2})
+        for place, height, high in zip(places, heights, ends[1]):
+            axes.annotate(f"{height:.3f}", (place, high), (0, 5), textcoords="offset points", ha="center", fontsize=9)
+        axes.set_xticks(places, [CONDITION_NAMES.get(c, c).replace(" ", "\n", 1) for c in report["conditions"]])
+        axes.set_ylim(0, min(1.12, max(0.1, ends.max() * 1.18)))
+        axes.set_ylabel(METRIC_NAMES[metric])
+        axes.set_title(_ablation_title(report["signal_reliance"][scores["kind"]], name, scores), fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _ablation_title(reliance: dict, name: str, scores: dict) -> str:
+    head = f"{name}: {scores['answers']:,} answers, {scores['patients']:,} patients"
+    if reliance["score"] is None:
+        return head
+    interval = "" if reliance["low"] is None else f" [{reliance['low']:.3f}, {reliance['high']:.3f}]"
+    return f"{head}\nsignal reliance {reliance['score']:.3f}{interval}"
+
+
+def confusion_figure(confusion: dict, title: str) -> Figure:
+    """Counts of true (rows) and predicted answers (columns), coloured by the share of their row."""
+    matrix, labels = np.array(confusion["matrix"]), [_shortened(label) for label in confusion["labels"]]
+    longest = max(map(len, labels))
+    size = 1.2 + 0.48 * len(labels) + 0.085 * longest
+    figure = Figure(figsize=(size + 0.6, size), layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, vmin=0, vmax=1, cmap=matplotlib.colormaps["Blues"])
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            color = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row, f"{count:,}", ha="center", va="center", color=color, fontsize=8)
+    places = range(len(labels))
+    axes.set_xticks(places, labels, rotation=0 if longest < 5 else 90, fontsize=8)
+    axes.set_yticks(places, labels, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(f"{title} (n = {confusion['answers']:,})", fontsize=10)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true answer")
+    return figure
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"

@@ -1,0 +1,120 @@
+"""Pictures of ECGs for an evaluation's report: examples of answers, and which leads and times they depend on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from elm_hf.evaluation.scores import PRIMARY, SUMMED, Questions, answer_values
+from elm_hf.plot import plot_ecg
+
+
+NUM_EXAMPLES = 2  # of each kind
+PIXELS_PER_MM = 4
+# Of a question: its ECGs, each `(12, samples)` in mV, and their sampling rate in Hz.
+EcgsOf = Callable[[str], tuple[list[np.ndarray], float]]
+
+
+def draw_examples(folder: Path, questions: Questions, ecgs_of: EcgsOf, seed: int = 0) -> list[dict]:
+    """
+    Draws the ECGs of questions that were answered best, worst, and of random ones.
+
+    Args:
+        folder: for the PNG files.
+        questions: with answers under the condition `ecg`.
+        ecgs_of: gives the ECGs of a question by its id.
+        seed: of choosing among equally good answers.
+
+    Returns:
+        Per example its `kind` (best, worst, random), `question_id`, `question`, `truth`, `prediction`, `score` and
+        `pictures`, names of files.
+    """
+    examples = []
+    for kind, row, score in choose_examples(questions, seed):
+        question = questions.table.iloc[row]
+        prediction = questions.answers["ecg"][row]
+        ecgs, sampling_rate = ecgs_of(question.name)
+        names = []
+        for number, ecg in enumerate(ecgs):
+            names.append(f"example_{len(examples)}{f'_{number}' if len(ecgs) > 1 else ''}.png")
+            title = question["record_ids"][number]
+            caption = f"{question['question']}\npredicted: {prediction or '(empty)'}\ntrue: {question['truth']}"
+            picture = plot_ecg(ecg, sampling_rate, title=title, caption=caption, pixels_per_mm=PIXELS_PER_MM)
+            picture.save(folder / names[-1])
+        words = {"question": question["question"], "truth": question["truth"], "prediction": prediction}
+        examples.append({"kind": kind, "question_id": question.name, **words, "score": score, "pictures": names})
+    return examples
+
+
+def choose_examples(questions: Questions, seed: int = 0) -> list[tuple[str, int, float]]:
+    """Kind of example, row of the question, score of its answer; no question twice, ties broken at random."""
+    table = questions.table
+    answered = zip(questions.answers["ecg"], table["answer"], table["truth"], table["kind"])
+    scores = np.array(
+        [
+            answer_values(prediction, tuple(items), truth, kind)[SUMMED.index(PRIMARY[kind])]
+            for prediction, items, truth, kind in answered
+        ]
+    )
+    with_ecg = np.flatnonzero(table["record_ids"].map(len) > 0)
+    shuffled = np.random.default_rng(seed).permutation(with_ecg)
+    ranked = shuffled[np.argsort(-scores[shuffled], kind="stable")]
+    chosen = {int(row): "best" for row in ranked[:NUM_EXAMPLES]}
+    for kind, order in (("worst", ranked[::-1]), ("random", shuffled)):
+        rest = [int(row) for row in order if int(row) not in chosen]
+        chosen |= dict.fromkeys(rest[:NUM_EXAMPLES], kind)
+    return [(kind, row, float(scores[row])) for row, kind in chosen.items()]
+
+
+def draw_occlusions(file: Path, folder: Path) -> list[str]:
+    """
+    Draws what is in `occlusion.npz`: the paper of each lead is coloured by how much less probable the answer becomes when
+    the lead is hidden, the rhythm strip by the same for each stretch of time in all leads.
+
+    Args:
+        file: as `save_occlusions` writes it.
+        folder: for the PNG files.
+
+    Returns:
+        Names of the files, one for each question, those first whose answer depends on the ECG most.
+    """
+    with np.load(file) as arrays:
+        found = dict(arrays)
+    strongest = np.nanmax(np.c_[found["lead_effect"], found["window_effect"]], axis=1)
+    names = []
+    for row in np.argsort(-strongest, kind="stable"):
+        names.append(f"occlusion_{len(names)}.png")
+        one = {
+            name: values[row] for name, values in found.items() if name not in ("leads", "windows_s", "sampling_rate")
+        }
+        occlusion_picture(one, found["windows_s"], float(found["sampling_rate"])).save(folder / names[-1])
+    return names
+
+
+def occlusion_picture(one: dict, windows_s: np.ndarray, sampling_rate: float) -> Image.Image:
+    """
+    Args:
+        one: `ecg (12, samples)`, `lead_effect (12,)`, `window_effect (windows,)`, `record_id`, `question`, `prediction`.
+        windows_s: `(windows, 2)`, begin and end of each stretch.
+        sampling_rate: in Hz.
+    """
+    effects = [np.nan_to_num(one[name]).clip(0) for name in ("lead_effect", "window_effect")]
+    leads, windows = (effect / max(effect.max(), 1e-12) for effect in effects)
+    times = np.arange(one["ecg"].shape[1]) / sampling_rate
+    window = np.searchsorted(windows_s[:, 0], times + 0.5 / sampling_rate) - 1
+    most = [f"{effect.max():.2f}" for effect in effects]
+    caption = (
+        f"{one['question']}\nanswer: {one['prediction']}\n"
+        "Coloured: what speaks for the answer. Darkest: hiding the lead lowers the log-probability of the answer by "
+        f"{most[0]}; hiding the time in all leads (strip) by {most[1]}."
+    )
+    return plot_ecg(
+        one["ecg"],
+        sampling_rate,
+        title=str(one["record_id"]),
+        caption=caption,
+        pixels_per_mm=PIXELS_PER_MM,
+        heat=np.repeat(leads[:, None], len(times), axis=1),
+        rhythm_heat=windows[window],
+    )
