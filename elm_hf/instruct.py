@@ -38,7 +38,7 @@ _RECORDINGS = [
     ("csn", re.compile(r"(?:^|/)(JS\d{5})(?:[-_.]|$)")),
     ("cpsc", re.compile(r"(?:^|/)([AQ]\d{4})(?:[-_.]|$)")),
     ("georgia", re.compile(r"(?:^|/)(E\d{5})(?:[-_.]|$)")),
-    ("code15", re.compile(r"(?:^|/)code15[^/]*/(?:.*/)?(\d+)(?:[-_.]|$)", re.I)),
+    ("code15", re.compile(r"(?:^|/)code?15[^/]*/(?:.*/)?(\d+)(?:[-_.]|$)", re.I)),
 ]
 
 
