@@ -1,5 +1,6 @@
 """Subcommands that ask models and look at ECGs."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -14,18 +15,53 @@ def evaluate(
     dataset: Annotated[str, typer.Option(help="elm-hf dataset: folder or repository.")],
     fold: Fold = "1",
     split: Split = "test",
-    output: Annotated[Path | None, typer.Option(help="Folder for report.json and predictions.parquet.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask at most so many questions.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 32,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for predictions.parquet, report.json, report.md and figures.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask about at most so many conversations.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 32,
+    max_new_tokens: Annotated[
+        str, typer.Option(help='Longest answer, in tokens; also per question type: "single-verify=8,report=256".')
+    ] = "32",
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What stands in the ECG's place: ecg, zeros, noise, shuffled, none. Repeat; all by default."
+        ),
+    ] = None,
+    occlusions: Annotated[int, typer.Option(min=0, help="Answers whose leads and times that matter are drawn.")] = 8,
+    records: Annotated[Path | None, typer.Option(help="Signals of a dataset published without them.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of noise, shuffling and resampling.")] = 0,
     quiet: Quiet = False,
 ):
-    """Score a model's answers with the true ECG and with the ECG zeroed (exact match)."""
+    """Score a model's answers with the true ECG, and with other signals or none in its place; write a report."""
+    limits = _token_limits(max_new_tokens)
+    from elm_hf.evaluation import CONDITIONS, report_table
     from elm_hf.evaluation import evaluate as run
-    from elm_hf.evaluation import report_table
 
-    report = run(checkpoint, dataset, fold, split, output, limit, batch_size, max_new_tokens, quiet)
-    typer.echo(f"Exact match on {dataset}, fold {fold}, {split}:\n\n{report_table(report)}")
+    conditions = condition or CONDITIONS
+    report = run(
+        checkpoint,
+        dataset,
+        fold,
+        split,
+        output,
+        limit,
+        batch_size,
+        limits,
+        conditions,
+        occlusions,
+        records,
+        seed,
+        quiet,
+    )
+    if report is None:  # the first of the processes prints
+        return
+    typer.echo(f"Answers about {dataset}, fold {fold}, {split}:\n\n{report_table(report)}\n")
+    for reliance in report["signal_reliance"].values():
+        typer.echo(reliance["sentence"])
+    if output is not None:
+        typer.echo(f"Report in {output / 'report.md'}")
 
 
 @app.command()
@@ -92,6 +128,35 @@ def plot(
     output.parent.mkdir(parents=True, exist_ok=True)
     plot_ecg(recording.ecg, recording.sampling_rate, title=title or ecg.name).save(output)
     typer.echo(f"Drawn in {output}")
+
+
+@app.command()
+def index(
+    dataset: Annotated[str, typer.Argument(help="elm-hf dataset whose records to index: folder or repository.")],
+    output: Annotated[Path, typer.Option(help="Folder to make.")],
+    by: Annotated[str, typer.Option(help="What ECGs are compared by: features or encoder.")] = "features",
+    encoder: Annotated[str | None, typer.Option(help="ECG encoder or ELM, for --by encoder.")] = None,
+    fold: Fold = "1",
+    feature_texts: Annotated[
+        bool | None, typer.Option(help="Keep features in words, too; by default with --by features.")
+    ] = None,
+    num_proc: Annotated[int, typer.Option(min=1, help="Processes that measure features.")] = 1,
+):
+    """Index the ECGs of a fold's training patients by likeness, for retrieval-augmented prompts."""
+    from elm_hf.ecg_index import build_index
+
+    made = build_index(dataset, output, by, encoder, fold, feature_texts, num_proc)
+    left_out = ", ".join(f"{number} left out: {reason}" for reason, number in made.left_out.items() if number)
+    typer.echo(f"{output}: {made.records} records of {made.patients} patients{left_out and f' ({left_out})'}")
+
+
+def _token_limits(text: str) -> int | dict[str, int]:
+    """`"32"`, or `"single-verify=8,report=256"`."""
+    if re.fullmatch(r"[1-9]\d*", text):
+        return int(text)
+    if not re.fullmatch(r"[^=,]+=[1-9]\d*(,[^=,]+=[1-9]\d*)*", text):
+        raise ValueError(f'--max-new-tokens takes a number above 0, or TYPE=NUMBER,TYPE=NUMBER,...; got "{text}"')
+    return {kind.strip(): int(number) for kind, number in (part.split("=") for part in text.split(","))}
 
 
 def _check_png(path: Path | None):

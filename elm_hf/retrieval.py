@@ -1,0 +1,171 @@
+"""Retrieval-augmented prompts: what was said of the training ECGs most like the one asked about, never of its own patient."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from os import PathLike
+
+import datasets
+import numpy as np
+
+from elm_hf.data import load_records
+from elm_hf.ecg_index import EcgIndex, patients_of
+from elm_hf.ecg_table import EcgTable
+
+
+CONTENTS = ("report", "features")
+LOCATIONS = ("system", "user")
+
+
+class Retrieval:
+    """
+    Puts the reports or features of neighbours into conversations.
+
+    Neighbours are found when it is made; it then holds no index or model, so that worker processes can have it. Records of
+    a conversation's own patients are never among them: as many more candidates are looked up as those patients could
+    have in the index, and theirs are passed over.
+
+    Args:
+        index: folder that `build_index` made.
+        dataset: the dataset of the conversations, or several, in the order in which they were loaded.
+        fold: of the conversations: 1 to 5 or `"official"`.
+        ecg_index: the column of that name of the conversations.
+        k: neighbours for each ECG.
+        content: `"report"` or `"features"`.
+        location: `"system"` appends them to the system's words, `"user"` puts them behind the ECGs.
+        records: local builds of the datasets that were published without signals, as for `load_elm_dataset`.
+
+    Raises:
+        ValueError: an unknown content or location, an index without that content, of too few patients, or one that holds
+            patients whom this fold tests on.
+    """
+
+    def __init__(
+        self,
+        index: str | PathLike,
+        dataset: str | PathLike | Sequence[str | PathLike],
+        fold: int | str,
+        ecg_index: Iterable[Sequence[int]],
+        k: int = 3,
+        content: str = "report",
+        location: str = "user",
+        records: str | PathLike | Sequence[str | PathLike | None] | None = None,
+    ):
+        if content not in CONTENTS or location not in LOCATIONS or k < 1:
+            raise ValueError(
+                f"retrieval takes content {' or '.join(CONTENTS)}, location {' or '.join(LOCATIONS)} and at least 1 "
+                f'neighbour; got "{content}", "{location}" and {k}'
+            )
+        self.k, self.location = k, location
+        found = EcgIndex(index)
+        if not (found.settings.reports if content == "report" else found.settings.feature_texts):
+            how = "" if content == "report" else "; make it with elm-hf index --by features, or --feature-texts"
+            raise ValueError(f"{index}: the records of this index have no {content}{how}")
+        self._texts = found.entries[content]
+        self._patients = list(zip(found.entries["source"], found.entries["patient_id"]))
+        paths = [dataset] if isinstance(dataset, str | PathLike) else list(dataset)
+        local = [records] * len(paths) if records is None or isinstance(records, str | PathLike) else list(records)
+        tables = [load_records(of_path or path) for path, of_path in zip(paths, local)]
+        for path, table in zip(paths, tables):
+            self._check_held_out(index, path, table, fold)
+        self._owners = [owner for table in tables for owner in zip(table["source"], table["patient_id"])]
+        self._candidates = self._find(found, datasets.concatenate_datasets(tables), ecg_index)
+
+    def __call__(self, messages: Sequence[dict], ecg_index: Sequence[int]) -> list[dict]:
+        """
+        The conversation with its ECGs' neighbours; unchanged if it is about no ECG.
+
+        Args:
+            messages: a conversation, its system prompt (if any) included.
+            ecg_index: the rows of its ECGs.
+        """
+        if not ecg_index:
+            return list(messages)
+        parts = []
+        for number, row in enumerate(ecg_index, 1):
+            which = "this ECG" if len(ecg_index) == 1 else f"ECG {number}"
+            texts = [
+                f"{place}. {' '.join(self._texts[entry].split())}" for place, entry in self._ranked(row, ecg_index)
+            ]
+            parts.append("\n".join([f"ECGs of other patients most like {which}:", *texts]))
+        return self._insert(list(messages), "\n\n".join(parts))
+
+    def neighbours(self, row: int, ecg_index: Sequence[int] | None = None) -> list[int]:
+        """
+        The entries of the index nearest to a record, nearest first.
+
+        Args:
+            row: of the record.
+            ecg_index: all records of the conversation, whose patients are passed over; the record alone by default.
+        """
+        excluded = {self._owners[other] for other in ecg_index or [row]} | {self._owners[row]}
+        allowed = [entry for entry in self._candidates[row] if self._patients[entry] not in excluded]
+        return [int(entry) for entry in allowed[: self.k]]
+
+    def _ranked(self, row: int, ecg_index: Sequence[int]):
+        return enumerate(self.neighbours(row, ecg_index), 1)
+
+    def _insert(self, messages: list[dict], text: str) -> list[dict]:
+        words = {"type": "text", "text": text}
+        if self.location == "system":
+            if messages[0]["role"] != "system":
+                return [{"role": "system", "content": [words]}, *messages]
+            return [_joined(messages[0], "\n\n" + text), *messages[1:]]
+        place = next(number for number, message in enumerate(messages) if _last_ecg(message) is not None)
+        content = list(messages[place]["content"])
+        content.insert(_last_ecg(messages[place]) + 1, {"type": "text", "text": f"\n{text}\n\n"})
+        messages[place] = messages[place] | {"content": content}
+        return messages
+
+    def _check_held_out(self, index, path, table, fold) -> None:
+        held_out = patients_of(path, table, fold, held_out=True)
+        common = held_out & set(self._patients)
+        if common:
+            raise ValueError(
+                f"{index}: this index holds {len(common)} of the {len(held_out)} patients whom fold {fold} of {path} tests "
+                f"on; make one over that fold's training patients (elm-hf index {path} --fold {fold})"
+            )
+
+    def _find(self, index: EcgIndex, records, ecg_index: Iterable[Sequence[int]]) -> dict[int, np.ndarray]:
+        """For each record that is asked about, the nearest entries: enough even when all its patients' are passed over."""
+        conversations = [list(rows) for rows in ecg_index]
+        rows = sorted({row for one in conversations for row in one})
+        if not rows:
+            return {}
+        most_patients = max(len(one) for one in conversations)
+        most_records = max(Counter(self._patients).values())
+        enough = self.k + most_patients * most_records
+        if len(set(self._patients)) < self.k + most_patients:
+            raise ValueError(
+                f"the index holds {len(set(self._patients))} patients: too few for {self.k} neighbours of other patients"
+            )
+        found = index.search(self._vectors(index, records, rows), min(enough, len(self._patients)))
+        return dict(zip(rows, found))
+
+    def _vectors(self, index: EcgIndex, records, rows: list[int]) -> np.ndarray:
+        """Of records in the index those it has; the others are measured or encoded."""
+        keys = list(zip(records["source"], records["record_id"]))
+        entry_of = {key: entry for entry, key in enumerate(zip(index.entries["source"], index.entries["record_id"]))}
+        known = [row for row in rows if keys[row] in entry_of]
+        other = [row for row in rows if keys[row] not in entry_of]
+        vectors = {}
+        if known:
+            vectors |= zip(known, index.vectors([entry_of[keys[row]] for row in known]))
+        if other:
+            table = EcgTable(records)
+            vectors |= zip(other, index.embed([table[row] for row in other], records[0]["sampling_rate"]))
+        return np.stack([vectors[row] for row in rows])
+
+
+def _joined(message: dict, text: str) -> dict:
+    content = message["content"]
+    if isinstance(content, str):
+        return message | {"content": content + text}
+    return message | {"content": [*content, {"type": "text", "text": text}]}
+
+
+def _last_ecg(message: dict) -> int | None:
+    """Where a user's last ECG item stands; None if the message has none."""
+    if message["role"] != "user" or isinstance(message["content"], str):
+        return None
+    places = [place for place, item in enumerate(message["content"]) if item["type"] == "ecg"]
+    return places[-1] if places else None
