@@ -143,7 +143,7 @@ def make_recording(
     except ValueError as error:
         raise RecordingError("unknown lead", f"{name}: {error}") from error
     try:
-        placed, _ = place_leads(ecg[kept], leads)
+        placed, _ = place_leads(ecg if len(kept) == len(ecg) else ecg[kept], leads)
     except ValueError as error:
         raise RecordingError("repeated lead", f"{name}: {error}") from error
     disagreement = limb_lead_error(placed)
@@ -174,14 +174,15 @@ def segments(recording: Recording, seconds: float, sampling_rate: int | float = 
     length = round(seconds * sampling_rate)
     if length < 1 or abs(length - seconds * sampling_rate) > 1e-6:
         raise ValueError(f"a segment of {seconds} s at {sampling_rate} Hz is not a positive whole number of samples")
+    samples = recording.ecg.shape[1]
+    if samples / recording.sampling_rate <= seconds - 1 / sampling_rate:
+        raise RecordingError(
+            "too short",
+            f"{recording.name}: {samples / recording.sampling_rate:g} s long, shorter than one segment of {seconds:g} s",
+        )
     ecg = fill_gaps(_without_overflow(recording.ecg), recording.sampling_rate)
     resampled = _without_overflow(resample(ecg, recording.sampling_rate, sampling_rate))
     count = resampled.shape[1] // length
-    if count == 0:
-        raise RecordingError(
-            "too short",
-            f"{recording.name}: {ecg.shape[1] / recording.sampling_rate:g} s long, shorter than one segment of {seconds:g} s",
-        )
     found = []
     for index in range(count):
         # flatness is judged before resampling, which lets the neighbouring segments ring into a flat stretch
@@ -196,6 +197,8 @@ def segments(recording: Recording, seconds: float, sampling_rate: int | float = 
 
 
 def _without_overflow(ecg: np.ndarray) -> np.ndarray:
+    if ecg.min() >= -_LARGEST_MILLIVOLT and ecg.max() <= _LARGEST_MILLIVOLT:  # neither is true where there are NaN
+        return ecg
     return np.where(np.abs(ecg) > _LARGEST_MILLIVOLT, np.float32(np.nan), ecg)
 
 

@@ -133,8 +133,13 @@ def limb_lead_error(ecg: np.ndarray, leads: tuple[str, ...] | list[str] = LEADS)
 
 def is_flat(lead: np.ndarray) -> bool:
     """Whether a lead `(samples,)` has no signal: no valid sample, or the same value in every valid one."""
-    valid = lead[np.isfinite(lead)]
-    return bool(valid.size == 0 or valid.min() == valid.max())
+    if not lead.size:
+        return True
+    low, high = lead.min(), lead.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        valid = lead[np.isfinite(lead)]
+        return bool(valid.size == 0 or valid.min() == valid.max())
+    return bool(low == high)
 
 
 def resample(ecg: np.ndarray, sampling_rate: float, new_sampling_rate: float, method: str = "polyphase") -> np.ndarray:
@@ -334,8 +339,8 @@ def load_ecg(path: str | PathLike) -> tuple[np.ndarray, int | float, list[str]]:
         for unit, line, lead in zip(units, signal_lines, lead_names, strict=True)
     ]
     if any(factor != 1 for factor in scale):
-        ecg *= np.array(scale)[:, None]
-    return ecg.astype(np.float32), _header_sampling_rate(record_line, header_path), lead_names
+        ecg = ecg * np.array(scale)[:, None]
+    return ecg.astype(np.float32, copy=False), _header_sampling_rate(record_line, header_path), lead_names
 
 
 def _is_plain_format_16(record_line: bytes, signals: list[re.Match | None]) -> bool:
@@ -356,7 +361,7 @@ def _is_plain_format_16(record_line: bytes, signals: list[re.Match | None]) -> b
 def _read_format_16(
     header_path: Path, samples: int, signals: list[re.Match]
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """The signals `(leads, samples)`, float64 in their units, lead names and units."""
+    """The signals `(leads, samples)`, float32 in their units, lead names and units."""
     file_name, offset = signals[0]["file"].decode("latin-1"), int(signals[0]["offset"] or 0)
     signal_path = header_path.with_name(file_name)
     if not signal_path.is_file():
@@ -369,11 +374,11 @@ def _read_format_16(
         )
     digital = np.fromfile(signal_path, "<i2", samples * len(signals), offset=offset).reshape(samples, -1)
     _compare_checksums(digital, signals, header_path)
-    digital = np.ascontiguousarray(digital.T)
-    zeros = np.array([int(signal["baseline"] or signal["zero"] or 0) for signal in signals], np.float64)
-    gains = np.array([float(signal["gain"] or 0) or _DEFAULT_GAIN for signal in signals])
-    ecg = (digital - zeros[:, None]) / gains[:, None]
-    ecg[digital == _INVALID_SAMPLE] = np.nan
+    ecg = np.empty((len(signals), samples), np.float32)
+    for row, (signal, lead) in enumerate(zip(signals, digital.T)):
+        zero = float(signal["baseline"] or signal["zero"] or 0)
+        ecg[row] = (lead - zero) / (float(signal["gain"] or 0) or _DEFAULT_GAIN)
+        ecg[row, lead == _INVALID_SAMPLE] = np.nan
     lead_names = [signal["lead"].decode("utf-8", "replace") for signal in signals]
     return ecg, lead_names, [(signal["unit"] or b"mV").decode("latin-1") for signal in signals]
 

@@ -116,6 +116,17 @@ def test_a_recording_shorter_than_a_segment_says_both_lengths(tmp_path):
     assert "made: 6 s long, shorter than one segment of 10 s" in message
 
 
+@pytest.mark.parametrize("samples, usable", [(0, False), (1, False), (4998, False), (4999, True), (5000, True)])
+def test_a_recording_is_long_enough_when_its_last_sample_at_250_hz_exists(samples, usable):
+    """Sample 2499 at 250 Hz is sample 4998 at 500 Hz, the 4999th."""
+    recording = make_recording(smooth_ecg()[:, :samples], 500, LEADS)
+    if usable:
+        assert len(segments(recording, 10)) == 1
+    else:
+        with pytest.raises(RecordingError, match="shorter than one segment of 10 s"):
+            segments(recording, 10)
+
+
 # invalid samples
 
 
