@@ -1,4 +1,4 @@
-"""Publishing built datasets and trained models: one commit each, so that the Hub shows all of it or nothing."""
+"""Publishing built datasets: in one commit, so that the Hub shows all of it or nothing."""
 
 import json
 import re
@@ -19,7 +19,6 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from elm_hf.dataset_card import PICTURE_NAME, REPORT_NAME, credited, dataset_card
-from elm_hf.model_card import model_card, read_evaluation, read_training
 
 
 # Licences (identifiers of the Hub) that let data be passed on; of any other, publishing signals is for the user to decide.
@@ -32,10 +31,6 @@ RECORD_IDS = ["record_id", "recording_id", "patient_id", "source", "segment", "s
 CONVERSATION_IDS = ["conversation_id", "ecg_index", "record_ids", "patient_ids"]
 # Files of an earlier version that a new one does not have.
 STALE_DATA = (".parquet", ".csv", PICTURE_NAME)
-STALE_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt")
-# What training leaves beside a checkpoint.
-NOT_OF_A_CHECKPOINT = ("checkpoint-*", "runs", "global_step*", ".*", "_*")
-NOT_PUBLISHED = (".bin", ".pt", ".pth", ".pkl")
 ATTEMPTS = 4
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 
@@ -84,44 +79,14 @@ def publish_dataset(
     """
     folder = Path(folder)
     report = _read_report(folder)
-    _check_repo_id(repo_id)
+    check_repo_id(repo_id)
     _check_scheme(repo_id, report)
     if signals is None:
         _check_licenses(folder, report)
         signals = True
     with _dataset_files(folder, repo_id, signals) as files:
         message = f"{report['dataset']}, built with elm-hf {report['versions']['elm-hf']}"
-        return _publish(repo_id, "dataset", files, STALE_DATA, message, private, revision, dry_run)
-
-
-def publish_model(
-    folder: str | PathLike,
-    repo_id: str,
-    evaluations: list[str | PathLike] = (),
-    private: bool = False,
-    revision: str | None = None,
-    dry_run: bool = False,
-) -> Publication:
-    """
-    Publish a trained ELM or its adapter, with a card that has its data, hyper-parameters and evaluation.
-
-    Args:
-        folder: of the checkpoint, as `train_sft.py` or `save_pretrained` wrote it. Optimizer states, logs and pickles that
-            training left there stay.
-        repo_id: `user/name`.
-        evaluations: `report.json` of `elm-hf evaluate`, or folders with one: results for the card.
-        private, revision, dry_run: as for datasets.
-
-    Raises:
-        ValueError: `folder` holds no checkpoint, or an evaluation is none.
-        ConnectionError, HfHubHTTPError: as for datasets.
-    """
-    folder = Path(folder)
-    _check_repo_id(repo_id)
-    card = model_card(folder, repo_id, read_training(folder), [read_evaluation(path) for path in evaluations])
-    files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in _checkpoint_files(folder)}
-    files["README.md"] = str(card).encode()
-    return _publish(repo_id, "model", files, STALE_WEIGHTS, "Trained with elm-hf", private, revision, dry_run)
+        return publish_files(repo_id, "dataset", files, STALE_DATA, message, private, revision, dry_run)
 
 
 def _read_report(folder: Path) -> dict:
@@ -131,7 +96,8 @@ def _read_report(folder: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _check_repo_id(repo_id: str) -> None:
+def check_repo_id(repo_id: str) -> None:
+    """Refuses what is not `user/name`."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -189,19 +155,7 @@ def _write_ids(path: Path, new_path: Path) -> None:
     pq.write_table(table.replace_schema_metadata(None), new_path)
 
 
-def _checkpoint_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint: no earlier checkpoints, logs or hidden files, and nothing that is pickled."""
-    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise ValueError(f"{folder}: no checkpoint (neither config.json nor adapter_config.json)")
-    top = [path for path in folder.iterdir() if not any(path.match(pattern) for pattern in NOT_OF_A_CHECKPOINT)]
-    nested = [file for path in top for file in ([path] if path.is_file() else path.rglob("*"))]
-    files = sorted(path for path in nested if path.is_file() and path.suffix not in NOT_PUBLISHED)
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise ValueError(f"{folder}: no weights (*.safetensors); save the model with save_pretrained")
-    return files
-
-
-def _publish(
+def publish_files(
     repo_id: str,
     repo_type: str,
     files: dict[str, Path | bytes],
@@ -211,6 +165,16 @@ def _publish(
     revision: str | None,
     dry_run: bool,
 ) -> Publication:
+    """
+    Publish files in one commit, tried again when the Hub is busy or the connection is lost.
+
+    Args:
+        repo_id, private, revision, dry_run: as of `publish_dataset`.
+        repo_type: "dataset" or "model".
+        files: what to publish by its path in the repository.
+        stale: endings of the names of files that are deleted in the same commit if they are not among `files`.
+        message: of the commit.
+    """
     sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files.items()}
     if dry_run:
         return Publication(repo_id, sizes, None)

@@ -48,7 +48,7 @@ def publish_model(
     dry_run: DryRun = False,
 ):
     """Publish a trained model on the Hub, with a card of its data, training and evaluation."""
-    from elm_hf.publish import publish_model as run
+    from elm_hf.publish_model import publish_model as run
 
     _report(run(checkpoint, repo, evaluation or [], private, revision, dry_run))
 

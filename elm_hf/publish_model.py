@@ -1,0 +1,57 @@
+"""Publishing trained models: in one commit, with a card of their data, training and evaluation."""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+from elm_hf.model_card import model_card, read_evaluation, read_training
+from elm_hf.publish import Publication, check_repo_id, publish_files
+
+
+# Weights of an earlier version that a new one does not have.
+STALE_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt")
+# What training leaves beside a checkpoint.
+NOT_OF_A_CHECKPOINT = ("checkpoint-*", "runs", "global_step*", ".*", "_*")
+NOT_PUBLISHED = (".bin", ".pt", ".pth", ".pkl")
+
+
+def publish_model(
+    folder: str | PathLike,
+    repo_id: str,
+    evaluations: Sequence[str | PathLike] = (),
+    private: bool = False,
+    revision: str | None = None,
+    dry_run: bool = False,
+) -> Publication:
+    """
+    Publish a trained ELM or its adapter, with a card that has its data, hyper-parameters and evaluation.
+
+    Args:
+        folder: of the checkpoint, as `train_sft.py` or `save_pretrained` wrote it. Optimizer states, logs and pickles that
+            training left there stay.
+        repo_id: `user/name`.
+        evaluations: `report.json` of `elm-hf evaluate`, or folders with one: results for the card.
+        private, revision, dry_run: as for datasets.
+
+    Raises:
+        ValueError: `folder` holds no checkpoint, or an evaluation is none.
+        ConnectionError, HfHubHTTPError: as for datasets.
+    """
+    folder = Path(folder)
+    check_repo_id(repo_id)
+    card = model_card(folder, repo_id, read_training(folder), [read_evaluation(path) for path in evaluations])
+    files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in _checkpoint_files(folder)}
+    files["README.md"] = str(card).encode()
+    return publish_files(repo_id, "model", files, STALE_WEIGHTS, "Trained with elm-hf", private, revision, dry_run)
+
+
+def _checkpoint_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint: no earlier checkpoints, logs or hidden files, and nothing that is pickled."""
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ValueError(f"{folder}: no checkpoint (neither config.json nor adapter_config.json)")
+    top = [path for path in folder.iterdir() if not any(path.match(pattern) for pattern in NOT_OF_A_CHECKPOINT)]
+    nested = [file for path in top for file in ([path] if path.is_file() else path.rglob("*"))]
+    files = sorted(path for path in nested if path.is_file() and path.suffix not in NOT_PUBLISHED)
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise ValueError(f"{folder}: no weights (*.safetensors); save the model with save_pretrained")
+    return files
