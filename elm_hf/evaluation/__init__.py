@@ -1,30 +1,38 @@
-"""Exact-match accuracy on a fold's test patients, with the true ECG and with the ECG zeroed."""
+"""Evaluation: every question of a split under the signal ablation, then the report."""
 
-import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from elm_hf.collator import fill_ecgs
-from elm_hf.data import load_elm_dataset
-from elm_hf.generation import answer, batches, load_checkpoint, prompt_of
+from elm_hf.data import load_elm_dataset, load_records
+from elm_hf.evaluation.ablation import CONDITIONS, SignalAblation
+from elm_hf.evaluation.markdown import report_table
+from elm_hf.evaluation.metrics import is_exact_match
+from elm_hf.evaluation.occlusion import OCCLUSION_FILE, occlude, save_occlusions
+from elm_hf.evaluation.predictions import (
+    Key,
+    ReportFolder,
+    fingerprint_of_questions,
+    fingerprint_of_weights,
+)
+from elm_hf.evaluation.questions import Asker, list_questions
+from elm_hf.evaluation.report import write_report
+from elm_hf.generation import Answer, load_checkpoint
 
 
-CONDITIONS = ("ecg", "zeros")
-COLUMNS = ("conversation_id", "question_type", "question", "answer")
-
-
-def is_exact_match(prediction: str, truth: list[str]) -> bool:
-    """
-    Whether a comma-separated answer names the true items and no others, in any order and case (Oh et al. 2023, ECG-QA).
-    """
-    items = {item.strip().lower().rstrip(".") for item in prediction.split(",")} - {""}
-    return items == {item.strip().lower() for item in truth}
+__all__ = ["CONDITIONS", "evaluate", "is_exact_match", "report_table"]
 
 
 def evaluate(
@@ -35,102 +43,175 @@ def evaluate(
     output: str | PathLike | None = None,
     limit: int | None = None,
     batch_size: int = 32,
-    max_new_tokens: int = 32,
+    max_new_tokens: int | Mapping[str, int] = 32,
+    conditions: Sequence[str] = CONDITIONS,
+    num_occlusions: int = 8,
+    records: str | PathLike | None = None,
+    seed: int = 0,
     quiet: bool = False,
-) -> dict:
+) -> dict | None:
     """
-    Asks every question of a split twice, with its ECG and with zeros in the ECG's place, and scores the last answers.
+    Asks every question of a split with its ECG, with other signals in the ECG's place and without, and reports.
+
+    Answers are greedy. They are written to `output` as they come: an evaluation that was killed goes on when it is
+    started again in the same words. Under `accelerate launch` the processes share the questions.
 
     Args:
-        checkpoint: folder or repository of an ELM.
+        checkpoint: folder or repository of an ELM or of an adapter.
         dataset: folder or Hub name of an elm-hf dataset.
         fold: 1 to 5 or `"official"`.
         split: usually `"test"`.
-        output: folder for `report.json` and `predictions.parquet`; nothing is written by default.
-        limit: ask at most so many questions, drawn evenly from the split.
-        batch_size: questions per batch.
-        max_new_tokens: longest answer.
+        output: folder for `predictions.parquet`, `report.json`, `report.md` and figures; nothing is kept by default.
+        limit: ask about at most so many conversations, drawn evenly from the split.
+        batch_size: prompts at once.
+        max_new_tokens: longest answer: a number, or a number for each question type.
+        conditions: what stands in the place of the ECGs, of `CONDITIONS` (see [`SignalAblation`]).
+        num_occlusions: of so many answers, find the leads and the times on which they depend (see [`occlude`]).
+        records: folder with the signals of a dataset that was published without them.
+        seed: of noise, of shuffling, and of the report's resampling.
         quiet: no progress bar.
 
     Returns:
-        The report: what was evaluated, and per condition the accuracy, overall and by question type, each with the
-        number of answers it rests on.
+        The report (docs/evaluation.md has its schema); None in all but the first of several processes.
 
     Raises:
-        ValueError: nothing to evaluate, or conversations without a column that is needed, such as `answer`.
+        ValueError: nothing to evaluate, conversations without a column that is needed, a checkpoint that is not a whole
+            ELM, or an `output` that holds another evaluation.
     """
-    rows = load_elm_dataset(dataset, fold=fold, split=split)
-    missing = [name for name in COLUMNS if name not in rows.column_names or None in rows[name]]
-    if missing:
-        raise ValueError(
-            f"{dataset}: exact match needs {', '.join(COLUMNS)} of every conversation; not all have {', '.join(missing)}"
-        )
-    if limit is not None and limit < len(rows):
-        rows = rows.select(np.linspace(0, len(rows) - 1, limit).astype(int))
+    started = time.monotonic()
+    state = PartialState(timeout=timedelta(days=7))  # processes wait for the slowest one
+    rows = load_elm_dataset(dataset, fold=fold, split=split, records=records)
     if len(rows) == 0:
         raise ValueError(f"{dataset}: {split} of fold {fold} is empty.")
-    model, processor = load_checkpoint(checkpoint)
-    if output is not None:
-        Path(output).mkdir(parents=True, exist_ok=True)
-    predictions = pd.DataFrame({name: list(rows[name]) for name in COLUMNS})
-    for condition in CONDITIONS:
-        predictions[condition] = _answers(model, processor, rows, condition, batch_size, max_new_tokens, quiet)
-    report = {
+    if limit is not None and limit < len(rows):
+        rows = rows.select(np.linspace(0, len(rows) - 1, limit).astype(int))
+    try:
+        questions = list_questions(rows, _sources(rows, records or dataset))
+        asker = Asker(rows, questions, SignalAblation(rows, conditions, seed), conditions, max_new_tokens, batch_size)
+    except ValueError as error:
+        raise ValueError(f"{dataset}: {error}") from error
+    model, processor = load_checkpoint(checkpoint, device=str(state.device))
+    run = {
         "checkpoint": str(checkpoint),
+        "weights": fingerprint_of_weights(model),
         "dataset": str(dataset),
         "fold": str(fold),
         "split": split,
-        "max_new_tokens": max_new_tokens,
-        "exact_match": {condition: _scores(predictions, condition) for condition in CONDITIONS},
+        "questions": fingerprint_of_questions(questions),
+        "conditions": list(conditions),
+        "max_new_tokens": max_new_tokens if isinstance(max_new_tokens, int) else dict(max_new_tokens),
+        "seed": seed,
     }
-    if output is not None:
-        predictions.to_parquet(Path(output) / "predictions.parquet", index=False)
-        (Path(output) / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return report
+    with TemporaryDirectory() as nowhere:
+        with state.main_process_first():
+            folder = ReportFolder(Path(output or nowhere), run)
+        answers = _answers(state, folder, asker, model, processor, quiet)
+        if not state.is_main_process:
+            return None
+        predictions = _predictions(questions, answers, conditions)
+        folder.finish(predictions)
+        if "ecg" in conditions:
+            said = [answers[name, "ecg"].text for name in questions["question_id"]]
+            chosen = _choose_to_occlude(questions.assign(prediction=said), num_occlusions)
+            _occlude(folder, rows, chosen, model, processor, batch_size)
+        run |= {"limit": limit, "batch_size": batch_size, "processes": state.num_processes}
+        run |= {"seconds": round(time.monotonic() - started, 1)}
+        run |= {"versions": {name: version(name) for name in ("elm-hf", "torch", "transformers", "datasets")}}
+        training_rows = _training_rows(dataset, fold, records)
+        row_of = dict(zip(questions["question_id"], questions["row"]))
+        return write_report(
+            folder.path,
+            predictions,
+            run,
+            training_rows,
+            seed,
+            ecgs_of=lambda question: (list(rows[row_of[question]]["ecgs"]), rows[row_of[question]]["sampling_rate"]),
+        )
 
 
-def report_table(report: dict) -> str:
-    """The report as a Markdown table: a row per question type, a column per condition."""
-    scores = report["exact_match"]
-    lines = ["| question type | answers | with ECG | ECG zeroed |", "|---|---:|---:|---:|"]
-    for name, with_ecg in scores["ecg"].items():
-        zeroed = scores["zeros"][name]
-        lines.append(f"| {name} | {with_ecg['answers']} | {with_ecg['accuracy']:.3f} | {zeroed['accuracy']:.3f} |")
-    return "\n".join(lines)
+def _sources(rows: Dataset, dataset: str | PathLike) -> list[str] | None:
+    """The source of each record; None where no conversation has one."""
+    if not any(rows.select_columns("ecg_index")[:]["ecg_index"]):
+        return None
+    return load_records(dataset).select_columns("source")[:]["source"]
 
 
 def _answers(
+    state: PartialState,
+    folder: ReportFolder,
+    asker: Asker,
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    rows: Dataset,
-    condition: str,
-    batch_size: int,
-    max_new_tokens: int,
     quiet: bool,
-) -> list[str]:
-    """Answers in the order of the rows; asked in the order of the questions' lengths, so that little is padded."""
-    lengths = [
-        sum(len(item["text"] or "") for m in messages for item in m["content"]) for messages in rows["messages"]
-    ]
-    answers: list[str] = [""] * len(rows)
-    with tqdm(total=len(rows), desc=f"asking, {condition}", unit="question", disable=quiet or None) as progress:
-        for batch in batches(np.argsort(lengths, kind="stable").tolist(), batch_size):
-            conversations = [_conversation(rows[index], condition) for index in batch]
-            for index, text in zip(batch, answer(model, processor, conversations, max_new_tokens)):
-                answers[index] = text
+) -> dict[Key, Answer]:
+    """The answers to all prompts; those that are in the folder are not asked again."""
+    known = folder.read()
+    state.wait_for_everyone()  # all have read before one writes
+    to_ask = [batch for batch in asker.batches if not all(prompt.key in known for prompt in batch)]
+    folder.cut_unfinished_line(state.process_index)
+    mine = to_ask[state.process_index :: state.num_processes]
+    found = []
+    disable = quiet or None if state.is_main_process else True
+    with tqdm(total=sum(map(len, mine)), desc="asking", unit="prompt", disable=disable) as progress:
+        for batch in mine:
+            answers = asker.ask(model, processor, batch)
+            folder.append(state.process_index, answers)
+            found += answers
             progress.update(len(batch))
-    return answers
+    known |= dict(gather_object(found))
+    return {key: known[asked] for key, asked in asker.same_as.items()}
 
 
-def _conversation(row: dict, condition: str) -> list[dict]:
-    ecgs = [np.zeros_like(ecg) if condition == "zeros" else ecg for ecg in row["ecgs"]]
-    return fill_ecgs(prompt_of(row["messages"]), ecgs, row["sampling_rate"])
+def _predictions(questions: pd.DataFrame, answers: Mapping[Key, Answer], conditions: Sequence[str]) -> pd.DataFrame:
+    """A row per question and condition, condition after condition, in the order of the split."""
+    tables = []
+    for condition in conditions:
+        said = [answers[name, condition] for name in questions["question_id"]]
+        tables.append(
+            questions.assign(
+                condition=condition,
+                prediction=[one.text for one in said],
+                num_tokens=[one.num_tokens for one in said],
+                finished=[one.finished for one in said],
+            )
+        )
+    return pd.concat(tables, ignore_index=True).drop(columns=["row", "position"])
 
 
-def _scores(predictions: pd.DataFrame, condition: str) -> dict[str, dict]:
-    """Accuracy and number of answers, overall first and then by question type; an empty answer is wrong."""
-    correct = pd.Series(
-        [is_exact_match(text, list(truth)) for text, truth in zip(predictions[condition], predictions["answer"])]
-    )
-    groups = {"all": correct} | dict(list(correct.groupby(predictions["question_type"])))
-    return {name: {"accuracy": float(group.mean()), "answers": len(group)} for name, group in groups.items()}
+def _choose_to_occlude(questions: pd.DataFrame, number: int) -> pd.DataFrame:
+    """Up to `number` questions about one ECG each, all of them others, that the model has answered with some word."""
+    fit = questions[questions["record_ids"].map(len).eq(1) & questions["prediction"].ne("")]
+    fit = fit[~fit["record_ids"].map(tuple).duplicated()]
+    return fit.iloc[np.unique(np.linspace(0, len(fit) - 1, min(number, len(fit))).astype(int))]
+
+
+def _occlude(
+    folder: ReportFolder,
+    rows: Dataset,
+    questions: pd.DataFrame,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    batch_size: int,
+):
+    """Writes `occlusion.npz`: on which leads and times the model's own answers to these questions depend."""
+    found = []
+    for question in questions.itertuples():
+        row = rows[question.row]
+        ecg, sampling_rate = row["ecgs"][0], row["sampling_rate"]
+        messages = row["messages"][: question.position]
+        effects = occlude(model, processor, messages, ecg, sampling_rate, question.prediction, batch_size=batch_size)
+        names = {"question_id": question.question_id, "record_id": question.record_ids[0]}
+        words = {"question": question.question, "prediction": question.prediction}
+        found.append(effects | names | words | {"ecg": ecg})
+    if found:
+        save_occlusions(folder.path / OCCLUSION_FILE, found, sampling_rate)
+
+
+def _training_rows(dataset: str | PathLike, fold: int | str, records: str | PathLike | None) -> pd.DataFrame | None:
+    """What the blind baseline learns from; None where the fold has no training split, as some benchmarks have not."""
+    try:
+        rows = load_elm_dataset(dataset, fold=fold, split="train", records=records)
+    except ValueError:
+        return None
+    names = [name for name in ("question_type", "template_id", "question", "answer") if name in rows.column_names]
+    return rows.select_columns(names).with_format(None).to_pandas()

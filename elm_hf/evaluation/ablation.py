@@ -34,14 +34,16 @@ class SignalAblation:
         seed: of noise and shuffling. They depend on it and on the records alone.
 
     Raises:
-        ValueError: a condition is unknown, or `shuffled` finds too few ECGs of other patients.
+        ValueError: a condition is unknown, `ecg` is not among them, or `shuffled` finds too few ECGs of other patients.
     """
 
     def __init__(self, rows: Dataset, conditions: Sequence[str] = CONDITIONS, seed: int = 0):
         unknown = sorted(set(conditions) - set(CONDITIONS))
         if unknown:
             raise ValueError(f"no condition {', '.join(unknown)}; there are {', '.join(CONDITIONS)}")
-        self._rows, self._seed = rows, seed
+        if "ecg" not in conditions:
+            raise ValueError(f'the condition "ecg" is missing, with which {", ".join(conditions)} would be compared')
+        self._ecgs_of, self._seed = rows.select_columns("ecg_index"), seed  # reads ECGs without the words
         columns = rows.select_columns(["record_ids", "patient_ids"])[:]
         self._records = [tuple(names) for names in columns["record_ids"]]
         self._patients = [frozenset(names) for names in columns["patient_ids"]]
@@ -72,7 +74,7 @@ class SignalAblation:
         """
         if condition == "none":
             return []
-        ecgs = [self._rows[other]["ecgs"][position] for other, position in self._places(row, condition)[:number]]
+        ecgs = [self._ecgs_of[other]["ecgs"][position] for other, position in self._places(row, condition)[:number]]
         if condition == "zeros":
             return [np.zeros_like(ecg) for ecg in ecgs]
         if condition == "noise":
