@@ -44,6 +44,8 @@ _MODULES = {
     "plot_ecg": "elm_hf.plot",
     "prepare_dataset": "elm_hf.prepare",
     "prepare_shard": "elm_hf.prepare",
+    "publish_dataset": "elm_hf.publish",
+    "publish_model": "elm_hf.publish_model",
     "read_recording": "elm_hf.recordings",
     "simulate_ecg": "elm_hf.simulate",
     "train_ecg_byte_tokenizer": "elm_hf.ecg_byte",

@@ -95,33 +95,38 @@ def load_elm_dataset(
 
 def _records_of(path: str | PathLike, local: str | PathLike | None) -> Dataset | None:
     """The table of ECGs of a dataset or of the local build given for it; None for conversations in words alone."""
-    if local is not None:
-        return load_records(local)
-    return load_records(path) if _has_records(path) else None
+    path = path if local is None else local
+    return load_records(path) if has_records(path) else None
 
 
 def _join_local_build(
-    conversations: Dataset, path: str | PathLike, local: str | PathLike, records: Dataset
+    conversations: Dataset, path: str | PathLike, local: str | PathLike, records: Dataset | None
 ) -> Dataset:
     """
     Conversations of a dataset that was published without signals, with `ecg_index` counted in the records of a local
     build and, as only ids were published, the other columns of its conversations.
     """
-    published = _load(path, "records", "train")[0]
-    if "num_samples" in published:  # records of another length or rate may have the same ids
-        wanted = (published["num_samples"], published["sampling_rate"])
-        found = (records.features["ecg"].shape[1], records[0]["sampling_rate"])
-        if found != wanted:
-            raise ValueError(
-                f"{local}: records of {found[0]} samples at {found[1]} Hz; {path} is about {wanted[0]} samples at {wanted[1]} Hz"
-            )
+    if records is not None:
+        _check_same_records(path, local, records)
     ids = conversations.select_columns(["conversation_id", "record_ids"])[:]
-    row_of = {name: row for row, name in enumerate(records.select_columns("record_id")[:]["record_id"])}
+    names = [] if records is None else records.select_columns("record_id")[:]["record_id"]
+    row_of = {name: row for row, name in enumerate(names)}
     _check_all_there({name for names in ids["record_ids"] for name in names}, row_of, "records", path, local)
     if "messages" not in conversations.column_names:
         conversations = _local_conversations(path, local, ids["conversation_id"])
     ecg_index = [[row_of[name] for name in names] for names in ids["record_ids"]]
     return _with_ecg_index(conversations, ecg_index)
+
+
+def _check_same_records(path: str | PathLike, local: str | PathLike, records: Dataset) -> None:
+    """Refuses records of another length or rate than those published, which may have the same ids."""
+    published = _load(path, "records", "train")[0]
+    found = (records.features["ecg"].shape[1], records[0]["sampling_rate"])
+    wanted = (published.get("num_samples", found[0]), published["sampling_rate"])
+    if found != wanted:
+        raise ValueError(
+            f"{local}: records of {found[0]} samples at {found[1]} Hz; {path} is about {wanted[0]} samples at {wanted[1]} Hz"
+        )
 
 
 def _local_conversations(path: str | PathLike, local: str | PathLike, ids: list[str]) -> Dataset:
@@ -151,7 +156,7 @@ def _stream(paths: list, fold: int | str, split: str, probabilities: list[float]
     for path in paths:
         conversations = _load_conversations(path, fold, split, streaming=True)
         parts.append(conversations.map(_Shift(len(table)), features=conversations.features))
-        if _has_records(path):
+        if has_records(path):
             records = _load(path, "records", "train", streaming=True)
             _check_has_signals(path, records)
             rate = next(iter(records.select_columns(["sampling_rate"])))["sampling_rate"]
@@ -275,7 +280,7 @@ def _data_files(path: str | PathLike, config: str) -> list[str]:
     return list(urls)
 
 
-def _has_records(path: str | PathLike) -> bool:
+def has_records(path: str | PathLike) -> bool:
     """Whether a dataset, known to be there, is about ECGs; conversations in words alone come without records."""
     name, revision = _name_and_revision(path)
     return "records" in datasets.get_dataset_config_names(name, revision=revision)
