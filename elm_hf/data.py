@@ -257,7 +257,6 @@ def _config_of(fold: int | str) -> str:
 def _load(path: str | PathLike, config: str, split: str, streaming: bool = False) -> Dataset | IterableDataset:
     """A split of a configuration of an elm-hf dataset; errors list what there is instead."""
     name, revision = _name_and_revision(path)
-    check_name(name)
     try:
         _check_has(name, revision, config, split)
         return datasets.load_dataset(name, config, split=split, revision=revision, streaming=streaming)
@@ -270,7 +269,9 @@ def _load(path: str | PathLike, config: str, split: str, streaming: bool = False
 
 def _name_and_revision(path: str | PathLike) -> tuple[str, str | None]:
     """What `datasets` loads by: of folders the absolute path, since it names its cache after the last part."""
-    return (str(Path(path).resolve()), None) if Path(path).is_dir() else split_revision(str(path))
+    name, revision = (str(Path(path).resolve()), None) if Path(path).is_dir() else split_revision(str(path))
+    check_name(name)
+    return name, revision
 
 
 def _data_files(path: str | PathLike, config: str) -> list[str]:
