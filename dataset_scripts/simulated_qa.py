@@ -14,7 +14,7 @@ from elm_hf.simulated_questions import comparison_questions, single_questions
 
 NUM_RECORDINGS = 2000
 MAX_ECGS_PER_PATIENT = 3
-QUESTIONS_PER_ECG = 20
+QUESTIONS_PER_ECG = 16
 QUESTIONS_PER_PAIR = 1
 # One question across patients for so many recordings: each fold has to leave out those that its cut goes through.
 RECORDINGS_PER_CROSS_QUESTION = 8

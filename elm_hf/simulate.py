@@ -280,7 +280,7 @@ def _qrs_onsets(findings: Findings, rng: np.random.Generator, seconds: float) ->
 def _waves(findings: Findings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A beat's waves: centres and widths in seconds after the QRS onset `(waves,)`, heart vectors `(waves, 3)`."""
     patient = np.random.default_rng(findings.patient)
-    p_gain, t_gain = patient.uniform(1.0, 1.4), patient.uniform(0.8, 1.3)
+    p_gain, t_gain = patient.uniform(1.25, 1.55), patient.uniform(0.8, 1.3)
     turn = patient.normal(0, 0.04, (5, 3))
     qrs_s = findings.qrs_ms / 1000
     # A wide QRS lengthens QT by its own excess: repolarisation takes its usual time, from a later J point.

@@ -8,7 +8,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"
 started=$(date +%s)
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 
-run elm-hf prepare simulated_reports --num-recordings 2000 --output outputs/quickstart/reports --num-proc 2
+run elm-hf prepare simulated_reports --num-recordings 2500 --output outputs/quickstart/reports --num-proc 2
 run elm-hf prepare simulated_qa --num-recordings 2000 --output outputs/quickstart/data --num-proc 2
 run elm-hf create outputs/quickstart/elm --config recipes/quickstart_elm.json --normalization none \
     --vocab-size 768 --tokenizer-dataset outputs/quickstart/data

@@ -52,15 +52,8 @@ LABELS = (
 )
 
 
-VERIFIED = (
-    "atrial fibrillation",
-    "first degree av block",
-    "wide qrs",
-    "left ventricular hypertrophy",
-    "st elevation",
-    "axis deviation",
-    "noise",
-)
+# Sinus rhythms differ in the heart rate alone, which is asked for by a query.
+VERIFIED = LABELS[3:]
 
 
 def many(ask, *findings, number=300):
@@ -128,15 +121,8 @@ def test_verify_is_yes_exactly_for_what_is_present():
         if row["question_type"] == "single-verify":
             (subject,) = [subject for subject in VERIFIED if subject in row["question"]]
             answers[subject] = row["answer"]
-    assert answers == {
-        "atrial fibrillation": ["no"],
-        "first degree av block": ["no"],
-        "wide qrs": ["yes"],
-        "left ventricular hypertrophy": ["no"],
-        "st elevation": ["yes"],
-        "axis deviation": ["yes"],
-        "noise": ["yes"],
-    }
+    present = ("wide qrs", "st elevation in inferior leads", "left axis deviation", "baseline drift")
+    assert answers == {label: ["yes" if label in present else "no"] for label in VERIFIED}
 
 
 def test_choose_answers_the_options_that_are_present():
