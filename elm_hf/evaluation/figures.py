@@ -14,7 +14,7 @@ from elm_hf.evaluation.scores import BLIND, PRIMARY
 # Okabe & Ito (2008): colours that the colour-blind can tell apart.
 COLORS = {"ecg": "#0072B2", BLIND: "#D55E00"}
 CONTROL_COLOR = "#999999"
-DPI = 150
+DPI = 110
 LONGEST_LABEL = 32
 
 

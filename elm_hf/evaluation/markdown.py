@@ -140,7 +140,7 @@ def _statement_section(report: dict) -> list[str]:
     if not found:
         return []
     text = f"With the ECG, {found['missed_per_answer']:.2f} true statements were missed per answer and "
-    text += f"{found['extra_per_answer']:.2f} made that are not true."
+    text += f"{found['extra_per_answer']:.2f} made that are not true ({found['answers']} answers, without yes and no)."
     for key, verb in (("most_missed", "missed"), ("most_extra", "made without being true")):
         rows = [[row["statement"], str(row["number"]), str(row["true"])] for row in found[key]]
         if rows:

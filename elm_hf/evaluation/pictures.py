@@ -11,6 +11,7 @@ from elm_hf.plot import plot_ecg
 
 
 NUM_EXAMPLES = 2  # of each kind
+MOST_OCCLUSIONS = 4
 PIXELS_PER_MM = 4
 # Of a question: its ECGs, each `(12, samples)` in mV, and their sampling rate in Hz.
 EcgsOf = Callable[[str], tuple[list[np.ndarray], float]]
@@ -77,13 +78,13 @@ def draw_occlusions(file: Path, folder: Path) -> list[str]:
         folder: for the PNG files.
 
     Returns:
-        Names of the files, one for each question, those first whose answer depends on the ECG most.
+        Names of the files, of the four questions whose answers depend on the ECG most.
     """
     with np.load(file) as arrays:
         found = dict(arrays)
     strongest = np.nanmax(np.c_[found["lead_effect"], found["window_effect"]], axis=1)
     names = []
-    for row in np.argsort(-strongest, kind="stable"):
+    for row in np.argsort(-strongest, kind="stable")[:MOST_OCCLUSIONS]:
         names.append(f"occlusion_{len(names)}.png")
         one = {
             name: values[row] for name, values in found.items() if name not in ("leads", "windows_s", "sampling_rate")

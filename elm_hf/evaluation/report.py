@@ -29,6 +29,7 @@ SCHEMA = 1
 LIBRARIES = ("sacrebleu", "rouge_score", "nltk", "scipy", "numpy", "pandas")
 MOST_CLASSES = 12
 MOST_STATEMENTS = 10
+NO_STATEMENTS = {"yes", "no", "not sure"}
 OTHER, EMPTY = "(other)", "(empty)"
 KIND_NAMES = {"short": "short answers", "text": "free text"}
 
@@ -197,17 +198,23 @@ def _class(answer: str) -> str:
 
 
 def _statements(questions: Questions) -> dict:
-    """Which statements of the true answers were missed most often, and which were made without being true."""
-    if "ecg" not in questions.answers:
+    """
+    Which statements of the true answers were missed most often, and which were made without being true. Questions that are
+    answered with yes or no are left out.
+    """
+    pairs = zip(questions.answers.get("ecg", []), questions.table["truth"])
+    pairs = [(statements(prediction), statements(truth)) for prediction, truth in pairs]
+    pairs = [(predicted, true) for predicted, true in pairs if not true <= NO_STATEMENTS]
+    if not pairs:
         return {}
     stated, missed, extra = Counter(), Counter(), Counter()
-    for prediction, truth in zip(questions.answers["ecg"], questions.table["truth"]):
-        predicted, true = statements(prediction), statements(truth)
+    for predicted, true in pairs:
         stated.update(true)
         missed.update(true - predicted)
         extra.update(predicted - true)
-    num = len(questions.table)
+    num = len(pairs)
     return {
+        "answers": num,
         "missed_per_answer": missed.total() / num,
         "extra_per_answer": extra.total() / num,
         "most_missed": [_count(name, n, stated[name]) for name, n in missed.most_common(MOST_STATEMENTS)],

@@ -245,7 +245,10 @@ def score_entry(values: np.ndarray, num_patients: int) -> dict:
         note = "all or none: interval of Clopper & Pearson, one trial per patient"
         return {"score": float(score), "low": low, "high": high, "note": note}
     low, high = percentile_interval(samples)
-    return {"score": float(score), "low": low, "high": high}
+    entry = {"score": float(score), "low": low, "high": high}
+    if num_patients < LEAST_PATIENTS:
+        entry["note"] = f"less than {LEAST_PATIENTS} patients: the interval is not to be relied on"
+    return entry
 
 
 def signal_reliance(book: ScoreBook, rows: np.ndarray) -> dict:

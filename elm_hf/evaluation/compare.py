@@ -1,0 +1,223 @@
+"""Two evaluations of the same questions against each other, and the mean of several seeds or folds."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from elm_hf.evaluation.intervals import PatientBootstrap, mean_interval, paired_permutation_test, percentile_interval
+from elm_hf.evaluation.markdown import METRIC_NAMES, markdown_table
+from elm_hf.evaluation.predictions import TABLE_FILE
+from elm_hf.evaluation.scores import PRIMARY, SUMMED, Questions
+
+
+REPORT_FILE = "report.json"
+SAME_OF_RUNS = ("dataset", "split", "limit")
+
+
+def compare(first: Path, second: Path, seed: int = 0) -> dict:
+    """
+    Compares the answers that two models gave with the ECG, question by question.
+
+    Args:
+        first, second: folders of `elm-hf evaluate`.
+        seed: of the bootstrap and the permutations.
+
+    Returns:
+        `reports`, `shared` questions and those `only_in_first` and `only_in_second`, and `scores`: for all answers, their
+        macro-average and each question type the `metric`, number of `answers` and `patients`, both scores, the
+        `difference` (second minus first) with `low` and `high` (95 %, bootstrap over patients) and `p_value` (paired
+        permutation of patients; not corrected for the number of types).
+
+    Raises:
+        ValueError: a folder is no finished evaluation, or the questions of the two are not the same.
+    """
+    runs = [_read_predictions(folder) for folder in (first, second)]
+    shared = runs[0].index.intersection(runs[1].index)
+    if len(shared) == 0:
+        raise ValueError(f"{first} and {second} have no question in common; compare evaluations of the same split")
+    tables = [rows.loc[shared] for rows in runs]
+    differ = [not np.array_equal(a, b) for a, b in zip(*(rows["messages_answer"] for rows in tables))]
+    if any(differ):
+        example = shared[differ.index(True)]
+        raise ValueError(
+            f"{first} and {second}: the true answers to {sum(differ)} questions are not the same, such as {example}; "
+            "the two were evaluated on different versions of the dataset"
+        )
+    questions = Questions(
+        pd.concat([rows.assign(condition=name).reset_index() for rows, name in zip(tables, ("first", "second"))])
+    )
+    return {
+        "reports": [str(first), str(second)],
+        "shared": len(shared),
+        "only_in_first": len(runs[0]) - len(shared),
+        "only_in_second": len(runs[1]) - len(shared),
+        "scores": _compared_groups(questions, seed),
+    }
+
+
+def _read_predictions(folder: Path) -> pd.DataFrame:
+    """Answers with the ECG by question."""
+    file = Path(folder) / TABLE_FILE
+    if not file.exists():
+        raise ValueError(f"{folder}: no {TABLE_FILE}; give folders of finished evaluations (elm-hf evaluate --output)")
+    predictions = pd.read_parquet(file)
+    with_ecg = predictions[predictions["condition"] == "ecg"]
+    if with_ecg.empty:
+        raise ValueError(f"{file}: no answers with the ECG; evaluate with the condition `ecg`")
+    return with_ecg.set_index("question_id")
+
+
+def _compared_groups(questions: Questions, seed: int) -> dict[str, dict]:
+    table = questions.table
+    values = {name: questions.values(name) for name in ("first", "second")}
+    bootstrap = PatientBootstrap(table["patient_ids"].tolist(), seed=seed)
+    groups = {}
+    for kind, metric in PRIMARY.items():
+        rows = np.flatnonzero(table["kind"] == kind)
+        if not len(rows):
+            continue
+        scores = np.stack([values[name][rows, SUMMED.index(metric)] for name in values], axis=1)
+        types = pd.get_dummies(table["question_type"].iloc[rows], dtype=float)
+        columns = {f"all, {METRIC_NAMES[metric]}": np.ones((len(rows), 1))}
+        if types.shape[1] > 1:
+            columns[f"macro-average, {METRIC_NAMES[metric]}"] = types.to_numpy()
+        columns |= {name: types[[name]].to_numpy() for name in types}
+        for name, counted in columns.items():
+            groups[name] = {"metric": metric} | _compared(scores, counted, rows, bootstrap, table["patient_ids"], seed)
+    return groups
+
+
+def _compared(
+    scores: np.ndarray,
+    counted: np.ndarray,
+    rows: np.ndarray,
+    bootstrap: PatientBootstrap,
+    patients: pd.Series,
+    seed: int,
+) -> dict:
+    """Both scores and their difference; `scores (questions, 2)`, `counted (questions, types)` is 1 where a type is."""
+    inside = counted.any(axis=1)
+    scores, counted, rows = scores[inside], counted[inside], rows[inside]
+    columns = np.concatenate([counted * scores[:, :1], counted * scores[:, 1:], counted], axis=1)
+    sums = np.concatenate([columns.sum(axis=0, keepdims=True), bootstrap.sums(columns, rows)])
+    with np.errstate(invalid="ignore"):
+        first, second = (part / sums[:, -counted.shape[1] :] for part in np.split(sums, 3, axis=1)[:2])
+    first, second = first.mean(axis=1), second.mean(axis=1)
+    difference = counted * (scores[:, 1:] - scores[:, :1])
+    found = {"answers": len(rows), "patients": bootstrap.count_patients(rows)}
+    found |= {"first": float(first[0]), "second": float(second[0]), "difference": float(second[0] - first[0])}
+    if found["patients"] < 2:
+        return found | {"low": None, "high": None, "p_value": None, "note": "one patient: no interval"}
+    low, high = percentile_interval((second - first)[1:])
+    p_value = paired_permutation_test(difference, counted, patients.iloc[rows].tolist(), seed)
+    return found | {"low": low, "high": high, "p_value": p_value}
+
+
+def comparison_table(comparison: dict) -> str:
+    """The comparison as Markdown."""
+    rows = []
+    for name, group in comparison["scores"].items():
+        interval = "—" if group["low"] is None else f"[{group['low']:+.3f}, {group['high']:+.3f}]"
+        p_value = "—" if group["p_value"] is None else f"{group['p_value']:.4f}"
+        scores = [f"{group['first']:.3f}", f"{group['second']:.3f}", f"{group['difference']:+.3f}"]
+        rows.append([name, str(group["answers"]), str(group["patients"]), *scores, interval, p_value])
+    head = ["question type", "answers", "patients", "first", "second", "difference", "95 % interval", "p"]
+    text = f"first: {comparison['reports'][0]}\nsecond: {comparison['reports'][1]}\n"
+    text += f"{comparison['shared']} questions of both"
+    left_out = comparison["only_in_first"], comparison["only_in_second"]
+    if any(left_out):
+        text += f"; left out: {left_out[0]} of the first alone, {left_out[1]} of the second alone"
+    return f"{text}\n\n{markdown_table(head, rows)}"
+
+
+def aggregate(folders: Sequence[Path]) -> dict:
+    """
+    The mean of several seeds, or folds, of one experiment.
+
+    Where there are several folds, the seeds of each are averaged first and the folds are the runs; else the seeds are.
+    Training sets of folds overlap, so that an interval over folds is rather too narrow (Bengio & Grandvalet 2004).
+
+    Args:
+        folders: of `elm-hf evaluate`, with the same dataset, split and limit.
+
+    Returns:
+        `reports`, `runs` (`"folds"` or `"seeds"`), `num_runs`, and `scores`: for each group of questions and condition the
+        `metric`, `mean`, `sd` between runs, `low` and `high` (95 %, Student) and `runs` with the score of each.
+
+    Raises:
+        ValueError: fewer than two runs, one of them twice, or runs of different datasets.
+    """
+    reports = [_read_report(folder) for folder in folders]
+    _check_one_experiment(folders, reports)
+    by_fold = defaultdict(list)
+    for report in reports:
+        by_fold[report["run"]["fold"]].append(report)
+    groups = list(by_fold.values()) if len(by_fold) > 1 else [[report] for report in reports]
+    names = [name for name in reports[0]["scores"] if all(name in report["scores"] for report in reports)]
+    conditions = [name for name in reports[0]["conditions"] if all(name in report["conditions"] for report in reports)]
+    scores = {}
+    for name in names:
+        metric = PRIMARY[reports[0]["scores"][name]["kind"]]
+        scores[name] = {
+            condition: {"metric": metric}
+            | _mean([[r["scores"][name]["conditions"][condition][metric]["score"] for r in group] for group in groups])
+            for condition in conditions
+        }
+    left_out = {name for report in reports for name in report["scores"]} - set(names)
+    return {
+        "reports": [str(folder) for folder in folders],
+        "runs": "folds" if len(by_fold) > 1 else "seeds",
+        "num_runs": len(groups),
+        "scores": scores,
+        "notes": [f"{name}: left out, not in every report" for name in sorted(left_out)],
+    }
+
+
+def _mean(scores: list[list[float]]) -> dict:
+    runs = [float(np.mean(group)) for group in scores]
+    low, high = mean_interval(runs)
+    return {"mean": float(np.mean(runs)), "sd": float(np.std(runs, ddof=1)), "low": low, "high": high, "runs": runs}
+
+
+def _read_report(folder: Path) -> dict:
+    file = Path(folder) / REPORT_FILE
+    if not file.exists():
+        raise ValueError(
+            f"{folder}: no {REPORT_FILE}; give folders of finished evaluations (elm-hf evaluate --output)"
+        )
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _check_one_experiment(folders: Sequence[Path], reports: list[dict]) -> None:
+    if len(reports) < 2:
+        raise ValueError(f"{len(reports)} report; it takes two or more to say how much they vary")
+    runs = [report["run"] for report in reports]
+    for name in SAME_OF_RUNS:
+        values = {str(run.get(name)) for run in runs}
+        if len(values) > 1:
+            raise ValueError(f"the reports are not of one experiment: {name} is {' and '.join(sorted(values))}")
+    identities = [(run.get("weights"), run["fold"]) for run in runs]
+    for number, identity in enumerate(identities):
+        if identity in identities[:number]:
+            earlier = folders[identities.index(identity)]
+            raise ValueError(
+                f"{folders[number]} and {earlier} are the same model on the same fold; give each run once"
+            )
+
+
+def aggregate_table(aggregated: dict) -> str:
+    """The means as Markdown."""
+    conditions = list(next(iter(aggregated["scores"].values())))
+    rows = []
+    for name, entries in aggregated["scores"].items():
+        with_sd = [f"{entry['mean']:.3f} ± {entry['sd']:.3f}" for entry in entries.values()]
+        interval = entries.get("ecg")
+        rows.append([name, *with_sd, f"[{interval['low']:.3f}, {interval['high']:.3f}]" if interval else "—"])
+    head = ["question type", *conditions, "95 % interval of the mean, ecg"]
+    text = f"mean ± standard deviation of {aggregated['num_runs']} {aggregated['runs']}"
+    notes = "".join(f"\n{note}" for note in aggregated["notes"])
+    return f"{text}\n\n{markdown_table(head, rows)}{notes}"
