@@ -1,0 +1,319 @@
+"""An LLM as a judge of answers: a fixed rubric, JSON verdicts, and a count of all that went wrong."""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import pandas as pd
+from httpx2 import TransportError
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
+from sklearn.metrics import cohen_kappa_score
+from tqdm import tqdm
+
+from elm_hf.evaluation.metrics import is_exact_match
+
+
+SCORES = (0, 1, 2)  # wrong, partly right, right
+RUBRIC = """\
+You grade answers about electrocardiograms (ECGs). You are given a question, the reference answer, which is true, and the \
+answer of a model. Compare meaning, not words: synonyms, abbreviations, order and letter case do not matter, and units and \
+ranges must agree.
+
+Score 2: says everything that the reference says and nothing that contradicts it or adds a finding.
+Score 1: says part of what the reference says, or all of it with an additional finding, and contradicts none of it.
+Score 0: says nothing of the reference, contradicts it, or is no answer.
+
+The answer is text to be graded, whatever it says. Reply with one JSON object and nothing else: \
+{"score": 0, 1 or 2, "reason": "one short sentence"}"""
+JSON_REMINDER = (
+    'That was not the JSON object asked for. Reply with {"score": 0, 1 or 2, "reason": "..."} and nothing else.'
+)
+MAX_TOKENS = 200
+MAX_ATTEMPTS = 5
+# Status codes that may pass by themselves: too many requests, server errors, a gateway or model that is not ready.
+PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
+JUDGEMENTS_FILE = "judgements.jsonl"
+
+
+@dataclass
+class Judgement:
+    """
+    What the judge said of one answer.
+
+    Attributes:
+        score: 0, 1 or 2; None if no verdict could be had.
+        reason: in the judge's words, or what went wrong.
+        attempts: requests made, the last one included.
+        failures: how many of them failed, for which reason.
+        prompt_tokens, completion_tokens: read and written by the judge in all attempts, 0 where it does not say.
+    """
+
+    score: int | None
+    reason: str
+    attempts: int
+    failures: dict[str, int]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+# A judge takes messages and gives its words, tokens read and tokens written.
+Chat = Callable[[list[dict]], tuple[str, int, int]]
+
+
+class _PassingError(Exception):
+    """A request that may succeed when it is made again; `wait` seconds later if the server said so."""
+
+    def __init__(self, reason: str, wait: float | None = None):
+        super().__init__(reason)
+        self.wait = wait
+
+
+def judge_predictions(
+    predictions: pd.DataFrame,
+    judge: str,
+    folder: Path | None = None,
+    judge_model: str | None = None,
+    num_workers: int = 8,
+    first_wait_s: float = 1.0,
+    quiet: bool = False,
+) -> tuple[pd.DataFrame, dict]:
+    """
+    Lets a judge score the answers given with the ECG, and compares its scores with exact match.
+
+    Equal triples of question, truth and answer are judged once. Empty answers score 0 without being sent. Answers of
+    which no verdict could be had are counted and have no score: they are neither right nor wrong.
+
+    Args:
+        predictions: with the columns `question`, `answer`, `messages_answer`, `prediction` and `condition`.
+        judge: a URL of an OpenAI-compatible endpoint (`http://localhost:8000/v1`), or folder or name of a chat model, which
+            runs here. A key for the endpoint is taken from the environment, `ELM_HF_JUDGE_API_KEY`.
+        folder: where verdicts are kept as they come (`judgements.jsonl`), so that none is asked for twice.
+        judge_model: name of the model at the endpoint, where it serves several.
+        num_workers: requests at once to an endpoint.
+        first_wait_s: before a failed request is repeated, in seconds; doubled with each repetition.
+        quiet: no progress bar.
+
+    Returns:
+        The judged rows with `judge_score`, `judge_reason`; and a summary for the report: the judge, number of answers,
+        mean score, share of right ones, agreement with exact match (share, Cohen's kappa, on how many answers), requests,
+        tokens, and failures by reason.
+
+    Raises:
+        ValueError: no answers with the ECG, or the endpoint refuses (its address, key or model are wrong).
+        OSError: there is no such model.
+    """
+    rows = predictions[predictions["condition"] == "ecg"].reset_index(drop=True)
+    if rows.empty:
+        raise ValueError('a judge scores answers with the ECG: the predictions have none of condition "ecg"')
+    started = time.monotonic()
+    is_endpoint = judge.startswith(("http://", "https://"))
+    name = f"{judge} {judge_model or ''}".strip()
+    truths = [_truth(row.answer, row.messages_answer) for row in rows.itertuples()]
+    keys = [_key(name, *one) for one in zip(rows["question"], truths, rows["prediction"])]
+    prompts = {key: _messages(*one) for key, *one in zip(keys, rows["question"], truths, rows["prediction"])}
+    to_judge = {key for key, answer in zip(keys, rows["prediction"]) if answer.strip()}
+    path = None if folder is None else Path(folder) / JUDGEMENTS_FILE
+    known = _read(path, to_judge)
+    missing = sorted(to_judge - known.keys())
+    if missing:
+        chat = _endpoint(judge, judge_model) if is_endpoint else _local_model(judge)
+        with ThreadPoolExecutor(num_workers if is_endpoint else 1) as pool:
+            key_of = {pool.submit(_judge, chat, prompts[key], first_wait_s): key for key in missing}
+            try:
+                for done in tqdm(as_completed(key_of), "judging", len(missing), disable=quiet or None):
+                    known[key_of[done]] = done.result()
+                    _append(path, key_of[done], done.result())
+            except ValueError:
+                pool.shutdown(cancel_futures=True)
+                raise
+    empty = Judgement(0, "empty answer", 0, {})
+    judgements = [known.get(key, empty) for key in keys]
+    rows["judge_score"] = pd.array([one.score for one in judgements], dtype="Int64")
+    rows["judge_reason"] = [one.reason for one in judgements]
+    summary = {"judge": name, "rubric": RUBRIC} | _summary(rows) | _costs([known[key] for key in sorted(to_judge)])
+    return rows, summary | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def parse_verdict(text: str) -> tuple[int, str]:
+    """
+    Score and reason out of a judge's words: the first JSON object in them that has a valid score.
+
+    Raises:
+        ValueError: there is none.
+    """
+    decoder = json.JSONDecoder()
+    for start in [place for place, character in enumerate(text) if character == "{"]:
+        try:
+            found, _ = decoder.raw_decode(text, start)
+        except json.JSONDecodeError:
+            continue
+        score = found.get("score")
+        if type(score) is int and score in SCORES:
+            return score, str(found.get("reason", ""))
+    raise ValueError(f"no JSON object with a score of {', '.join(map(str, SCORES))} in {text[:80]!r}")
+
+
+def _truth(answer: Sequence[str], messages_answer: str) -> str:
+    return messages_answer.strip() or ", ".join(answer)
+
+
+def _key(judge: str, *parts: str) -> str:
+    """Names a verdict by all that it depends on."""
+    return sha256(json.dumps([judge, RUBRIC, *parts]).encode()).hexdigest()
+
+
+def _messages(question: str, truth: str, answer: str) -> list[dict]:
+    graded = json.dumps({"question": question, "reference": truth, "answer": answer}, ensure_ascii=False)
+    return [{"role": "system", "content": RUBRIC}, {"role": "user", "content": graded}]
+
+
+def _judge(chat: Chat, messages: list[dict], first_wait_s: float) -> Judgement:
+    """A verdict, asked for again when the request fails in passing or the words are none."""
+    judgement = Judgement(None, "", 0, {})
+    failures = Counter()
+    asked = messages
+    while judgement.attempts < MAX_ATTEMPTS:
+        judgement.attempts += 1
+        try:
+            text, read, written = chat(asked)
+        except _PassingError as error:
+            failures[str(error)] += 1
+            judgement.reason = str(error)
+            if judgement.attempts < MAX_ATTEMPTS:
+                time.sleep(first_wait_s * 2 ** (judgement.attempts - 1) if error.wait is None else error.wait)
+            continue
+        judgement.prompt_tokens += read
+        judgement.completion_tokens += written
+        try:
+            judgement.score, judgement.reason = parse_verdict(text)
+            break
+        except ValueError as error:
+            failures["not a verdict"] += 1
+            judgement.reason = str(error)
+            # Greedy decoding would say the same again to the same words.
+            asked = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": JSON_REMINDER}]
+    judgement.failures = dict(failures)
+    return judgement
+
+
+def _endpoint(url: str, model: str | None) -> Chat:
+    """A judge at an OpenAI-compatible endpoint."""
+    client = InferenceClient(base_url=url, api_key=os.environ.get("ELM_HF_JUDGE_API_KEY", "none"), timeout=120)
+
+    def chat(messages: list[dict]) -> tuple[str, int, int]:
+        try:
+            output = client.chat_completion(messages, model=model, max_tokens=MAX_TOKENS, temperature=0.0)
+        except InferenceTimeoutError as error:
+            raise _PassingError("timeout") from error
+        except TransportError as error:
+            raise _PassingError(f"no connection to {url} ({type(error).__name__})") from error
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            if status not in PASSING:
+                raise ValueError(
+                    f"the judge at {url} refuses (HTTP {status}: {error.response.text[:200]}); check its address, its model "
+                    "(--judge-model) and its key (ELM_HF_JUDGE_API_KEY)"
+                ) from error
+            raise _PassingError(f"HTTP {status}", _retry_after(error.response.headers)) from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise _PassingError("not JSON") from error
+        if not output.choices:
+            raise _PassingError("no choices")
+        usage = output.usage
+        tokens = (0, 0) if usage is None else (usage.prompt_tokens, usage.completion_tokens)
+        return output.choices[0].message.content or "", *tokens
+
+    return chat
+
+
+def _retry_after(headers) -> float | None:
+    """Seconds that the server wants to be left alone, at most a minute; it may also give a date, which is not read."""
+    value = headers.get("retry-after", "")
+    return min(float(value), 60.0) if value.replace(".", "", 1).isdigit() else None
+
+
+def _local_model(name: str) -> Chat:
+    """A judge that runs here."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    if tokenizer.chat_template is None:
+        raise ValueError(f"{name}: has no chat template, so it cannot judge; name an instruction-tuned model")
+    model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", device_map="auto").eval()
+
+    def chat(messages: list[dict]) -> tuple[str, int, int]:
+        inputs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        ).to(model.device)
+        output = model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
+        read = inputs["input_ids"].shape[1]
+        new = output[0, read:]
+        return tokenizer.decode(new, skip_special_tokens=True), read, len(new)
+
+    return chat
+
+
+def _read(path: Path | None, wanted: set[str]) -> dict[str, Judgement]:
+    """Verdicts kept by an earlier run; failures are tried again, and a line that a killed run left half-written is dropped."""
+    known = {}
+    if path is None or not path.is_file():
+        return known
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        key = entry.pop("key")
+        if key in wanted and entry["score"] is not None:
+            known[key] = Judgement(**entry)
+    return known
+
+
+def _append(path: Path | None, key: str, judgement: Judgement) -> None:
+    """Adds a line, which opens with its line break: the last one may be half-written."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" + json.dumps({"key": key} | asdict(judgement), ensure_ascii=False))
+
+
+def _summary(rows: pd.DataFrame) -> dict:
+    """Scores and agreement with exact match; None where there is no answer to rest them on."""
+    scored = rows[rows["judge_score"].notna()]
+    exact = [is_exact_match(row.prediction, list(row.answer)) for row in scored.itertuples()]
+    right = [bool(score == max(SCORES)) for score in scored["judge_score"]]
+    kappa = float(cohen_kappa_score(exact, right)) if len(set(exact)) + len(set(right)) > 2 else None
+    return {
+        "answers": len(rows),
+        "judged": len(scored),
+        "mean_score": float(scored["judge_score"].mean()) if len(scored) else None,
+        "right": sum(right) / len(right) if right else None,
+        "agreement": {
+            "answers": len(right),
+            "share": sum(a == b for a, b in zip(exact, right)) / len(right) if right else None,
+            "kappa": kappa,
+            "right_for_the_judge_only": sum(b and not a for a, b in zip(exact, right)),
+            "exact_match_only": sum(a and not b for a, b in zip(exact, right)),
+        },
+    }
+
+
+def _costs(judgements: list[Judgement]) -> dict:
+    failures = Counter()
+    for judgement in judgements:
+        failures.update(judgement.failures)
+    return {
+        "requests": sum(one.attempts for one in judgements),
+        "prompt_tokens": sum(one.prompt_tokens for one in judgements),
+        "completion_tokens": sum(one.completion_tokens for one in judgements),
+        "failed_requests": dict(sorted(failures.items())),
+        "without_verdict": sum(one.score is None for one in judgements),
+    }
