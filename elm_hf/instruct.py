@@ -187,7 +187,7 @@ def to_messages(turns: list[tuple[str, str]], num_ecgs: int) -> list[dict]:
     where they have none.
 
     Raises:
-        EntryError: not as many placeholders as ECGs, or a question without words.
+        EntryError: not as many placeholders as ECGs, or a turn without words.
     """
     messages = []
     for role, text in turns:
@@ -198,6 +198,8 @@ def to_messages(turns: list[tuple[str, str]], num_ecgs: int) -> list[dict]:
                 content.append({"type": "ecg", "text": None})
             if piece.strip():
                 content.append({"type": "text", "text": piece.strip()})
+        if not content:
+            raise EntryError("damaged entry", f"a turn of the {role} has no words")
         messages.append({"role": role, "content": content})
     place_ecgs(messages, num_ecgs)
     return messages
@@ -263,6 +265,10 @@ def question_type(turns: list[tuple[str, str]]) -> str:
     )
 
 
+def _words(message: dict) -> str:
+    return "\n".join(item["text"] for item in message["content"] if item["type"] == "text")
+
+
 class InstructBuilder(ElmDatasetBuilder):
     """A published file of turns about ECGs of other datasets. A script names its files and the field of the ECG."""
 
@@ -316,7 +322,7 @@ class InstructBuilder(ElmDatasetBuilder):
         found = [find_recording(f"{name}/{path}") for path in paths]
         turns = [(role, ecg_wording(text)) for role, text in read_turns(entry)]
         messages = to_messages(turns, len(found))
-        kind, answer = question_type(turns), turns[-1][1].strip()
+        kind, (question, answer) = question_type(turns), (_words(message) for message in messages[-2:])
         stratum = f"{found[0][0]}: {kind}"
         return {
             "source_id": str(entry.get("id")),
@@ -324,7 +330,7 @@ class InstructBuilder(ElmDatasetBuilder):
             "recording_ids": [recording_id for _, recording_id in found],
             "messages": messages,
             "question_type": kind,
-            "question": "\n".join(item["text"] for item in messages[-2]["content"] if item["type"] == "text"),
+            "question": question,
             "answer": [answer],
             "stratum": f"{stratum}: {answer[:3].rstrip(',. ').lower()}" if kind == "verify" else stratum,
         }

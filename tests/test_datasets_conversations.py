@@ -161,6 +161,8 @@ def test_placeholders_become_ecg_items_where_they_stand():
     turns = [("user", "<ecg> One."), ("assistant", "Yes."), ("user", "And <ecg>?"), ("assistant", "No, <image>.")]
     contents = [[item["text"] for item in message["content"]] for message in to_messages(turns, 2)]
     assert contents == [[None, "One."], ["Yes."], ["And", None, "?"], ["No,", "."]]
+    with pytest.raises(EntryError, match="a turn of the assistant has no words"):
+        to_messages([("user", "<ecg> One."), ("assistant", "<ecg>")], 1)
     with pytest.raises(EntryError, match="2 placeholders for 1 ECGs"):
         to_messages(turns, 1)
 
