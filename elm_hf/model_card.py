@@ -122,28 +122,36 @@ def _size(shape: list[int]) -> int:
 
 
 def _results(report: dict) -> list[EvalResult]:
-    """For the `model-index`: what the model scored with the true ECG, over all answers and by question type."""
-    run = report["run"]
+    """
+    For the `model-index`: what the model scored with the true ECG, over all answers and by question type, and how much of it
+    it owes to the ECG.
+    """
     results = []
     for group, scores in report["scores"].items():
         metric = METRIC_OF_KIND[scores["kind"]]
         entry = scores["conditions"]["ecg"].get(metric, {})
-        if entry.get("score") is None:  # a metric is reported only where it is defined
-            continue
-        results.append(
-            EvalResult(
-                task_type="question-answering",
-                task_name="ECG question answering",
-                dataset_type=_public_name(run["dataset"]),
-                dataset_name=_public_name(run["dataset"]),
-                dataset_config=_config_of(run["fold"]),
-                dataset_split=run["split"],
-                metric_type=metric,
-                metric_name=f"{METRIC_NAMES[metric]}, {group}",
-                metric_value=round(entry["score"], 4),
-            )
-        )
-    return results
+        results.append(_result(report["run"], metric, f"{METRIC_NAMES[metric]}, {group}", entry))
+    for reliance in report.get("signal_reliance", {}).values():
+        title = f"Signal reliance ({METRIC_NAMES[reliance['metric']]})"
+        results.append(_result(report["run"], "signal_reliance", title, reliance))
+    return [result for result in results if result is not None]
+
+
+def _result(run: dict, metric: str, title: str, entry: dict) -> EvalResult | None:
+    """None where there is no score: a metric is reported only where it is defined."""
+    if entry.get("score") is None:
+        return None
+    return EvalResult(
+        task_type="question-answering",
+        task_name="ECG question answering",
+        dataset_type=_public_name(run["dataset"]),
+        dataset_name=_public_name(run["dataset"]),
+        dataset_config=_config_of(run["fold"]),
+        dataset_split=run["split"],
+        metric_type=metric,
+        metric_name=title,
+        metric_value=round(entry["score"], 4),
+    )
 
 
 def _table(report: dict) -> dict:
