@@ -23,9 +23,9 @@ class Cpsc(ElmDatasetBuilder):
     DESCRIPTION = (
         "The China Physiological Signal Challenge 2018 and its unused records (CPSC-Extra) as published in the "
         "PhysioNet/CinC Challenges: ECGs of 6 to 144 s at 500 Hz from 11 hospitals, cut into records of equal length. "
-        "Column `labels`: the SNOMED CT codes in words. **The source has no patient ids**: each recording counts as a "
-        "patient of its own, so a patient who was recorded twice may be on both sides of a fold. Conversations ask for "
-        "the list of findings; strata are the groups of findings."
+        "Column `labels`: the SNOMED CT codes of the whole recording, in words. **The source has no patient ids**: each "
+        "recording counts as a patient of its own, so a patient who was recorded twice may be on both sides of a fold. "
+        "Conversations ask for the list of findings; strata are the groups of findings."
     )
     HOMEPAGE = "https://physionet.org/content/challenge-2021/1.0.3/"
     LICENSE = "cc-by-4.0"

@@ -181,7 +181,7 @@ def resample(ecg: np.ndarray, sampling_rate: float, new_sampling_rate: float, me
     if invalid.any():
         before, after = _neighbours(ratio, signal.shape[-1], resampled.shape[-1])
         resampled[invalid[:, before] | invalid[:, after]] = np.nan
-    return resampled.reshape(*ecg.shape[:-1], -1).astype(np.float32)
+    return resampled.reshape(*ecg.shape[:-1], -1).astype(np.float32, copy=False)
 
 
 def _rate(sampling_rate: float) -> Fraction:
@@ -375,10 +375,12 @@ def _read_format_16(
     digital = np.fromfile(signal_path, "<i2", samples * len(signals), offset=offset).reshape(samples, -1)
     _compare_checksums(digital, signals, header_path)
     ecg = np.empty((len(signals), samples), np.float32)
-    for row, (signal, lead) in enumerate(zip(signals, digital.T)):
+    any_invalid = digital.min() == _INVALID_SAMPLE
+    for row, (signal, lead) in enumerate(zip(signals, np.ascontiguousarray(digital.T))):
         zero = float(signal["baseline"] or signal["zero"] or 0)
         ecg[row] = (lead - zero) / (float(signal["gain"] or 0) or _DEFAULT_GAIN)
-        ecg[row, lead == _INVALID_SAMPLE] = np.nan
+        if any_invalid:
+            ecg[row, lead == _INVALID_SAMPLE] = np.nan
     lead_names = [signal["lead"].decode("utf-8", "replace") for signal in signals]
     return ecg, lead_names, [(signal["unit"] or b"mV").decode("latin-1") for signal in signals]
 
