@@ -16,37 +16,54 @@ LoRA in the LLM, projector whole, two processes:
 """
 
 from transformers import AutoProcessor
-from trl import ModelConfig, SFTConfig, TrlParser, get_quantization_config
+from trl import ModelConfig, SFTConfig, TrlParser
 
 from elm_hf.augment import EcgAugmentation, EcgImageAugmentation
-from elm_hf.collator import AugmentationEpoch, ElmDataCollator
+from elm_hf.collator import AugmentationEpoch, ElmDataCollator, tokenize_conversations
 from elm_hf.data import load_elm_dataset
+from elm_hf.encoder_cache import cache_encoders_of
+from elm_hf.hub import check_name
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.packing import check_packing, pack_by_ecg
 from elm_hf.trainer import ElmTrainer
-from elm_hf.training import ElmScriptArguments, add_lengths, lora_config, set_trainable
+from elm_hf.training import (
+    ElmScriptArguments,
+    add_lengths,
+    check_arguments,
+    errors_in_one_line,
+    lora_config,
+    quantization_config,
+    set_trainable,
+)
 
 
 ARGUMENTS = (ElmScriptArguments, SFTConfig, ModelConfig, EcgAugmentation, EcgImageAugmentation)
 
 
-def main(
+def build_trainer(
     script_args: ElmScriptArguments,
     training_args: SFTConfig,
     model_args: ModelConfig,
     augmentation: EcgAugmentation,
     image_augmentation: EcgImageAugmentation,
-):
+) -> ElmTrainer:
+    check_arguments(script_args, training_args, model_args, augmentation, image_augmentation)
+    check_name(model_args.model_name_or_path)
+
     # Model and processor
+    quantization = quantization_config(model_args)
     model = ElmForCausalLM.from_pretrained(
         model_args.model_name_or_path,
         revision=model_args.model_revision,
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
-        quantization_config=get_quantization_config(model_args),
+        quantization_config=quantization,
     )
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     learning = set_trainable(model, script_args.trainable)
     peft_config = lora_config(model, model_args, script_args.trainable)
+    if script_args.pack_by_ecg > 1 or training_args.padding_free:
+        check_packing(model.to(training_args.device), behind_beginning=script_args.pack_by_ecg > 1)
 
     # Data
     dataset = load_elm_dataset(
@@ -57,7 +74,12 @@ def main(
         merge_questions=script_args.merge_questions,
         seed=training_args.seed,
     )
-    dataset = add_lengths(dataset, processor.num_ecg_tokens)
+    encoder_features = None
+    if script_args.cache_encoder:
+        with training_args.main_process_first(desc="running the encoder"):
+            encoder_features = cache_encoders_of(
+                script_args.dataset, model.to(training_args.device), processor, not training_args.disable_tqdm
+            )
     collator = ElmDataCollator(
         processor,
         training_args.max_length,
@@ -65,10 +87,20 @@ def main(
         augmentation if augmentation != EcgAugmentation() else None,
         image_augmentation if image_augmentation != EcgImageAugmentation() else None,
         training_args.seed,
+        training_args.padding_free,
+        encoder_features,
     )
+    if model.config.representation == "symbol":  # the text is made of the ECG
+        dataset = add_lengths(dataset, processor.num_ecg_tokens)
+    else:
+        with training_args.main_process_first(desc="tokenizing"):
+            dataset = tokenize_conversations(dataset, collator, training_args.dataset_num_proc)
+    if script_args.pack_by_ecg > 1:
+        dataset = pack_by_ecg(dataset, script_args.pack_by_ecg, training_args.seed)
 
-    # Train
+    # Trainer
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator does it, ECGs and all
+    training_args.padding_free = False  # so does it this
     training_args.remove_unused_columns = False
     training_args.train_sampling_strategy = "group_by_length"
     trainer = ElmTrainer(
@@ -83,17 +115,28 @@ def main(
         base_model=model_args.model_name_or_path,
         learning=[part for part, number in learning.items() if number],
     )
-    trainer.accelerator.print(f"Learning parameters: {learning}, {len(dataset)} conversations")
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.accelerator.print(f"Learning parameters: {learning}, {len(dataset)} rows")
+    return trainer
+
+
+def main(*arguments):
+    train(build_trainer(*arguments))
+
+
+def train(trainer: ElmTrainer):
+    args = trainer.args
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
     # Save and push
-    trainer.save_model(training_args.output_dir)
+    trainer.save_model(args.output_dir)
     trainer.create_model_card()
-    trainer.accelerator.print(f"Saved to {training_args.output_dir}")
-    if training_args.push_to_hub:
+    trainer.accelerator.print(f"Saved to {args.output_dir}")
+    if args.push_to_hub:
         trainer.push_to_hub()
     trainer.end()
 
 
 if __name__ == "__main__":
-    main(*TrlParser(ARGUMENTS).parse_args_and_config())
+    with errors_in_one_line("train_sft.py"):
+        ready = build_trainer(*TrlParser(ARGUMENTS).parse_args_and_config())
+    train(ready)

@@ -5,16 +5,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from elm_hf.augment import EcgAugmentation, EcgImageAugmentation, sample_rng
+from elm_hf.encoder_cache import EncoderFeatures
 from elm_hf.modeling.processing_elm import ElmProcessor, ecg_items
+from elm_hf.packing import IGNORE_INDEX, pack_behind_beginnings, pack_without_padding, pad
+from elm_hf.training import LENGTH_STEP
 
 
 logger = logging.get_logger(__name__)
-
-IGNORE_INDEX = -100
 
 
 def fill_ecgs(messages: Sequence[dict], ecgs: Sequence[np.ndarray], sampling_rate: float) -> list[dict]:
@@ -56,7 +58,7 @@ def with_system_prompt(messages: Sequence[dict], system_prompt: str | None) -> l
 
 class ElmDataCollator:
     """
-    Collates rows of [`load_elm_dataset`] for `SFTTrainer`.
+    Collates rows of [`load_elm_dataset`], or packs of them ([`pack_by_ecg`]), for `SFTTrainer`.
 
     Labels are the assistant's words and the token that ends its turn; everything else is -100. A conversation longer
     than `max_length` loses its oldest text first, and words of its last answer only when nothing else is left; its
@@ -70,6 +72,9 @@ class ElmDataCollator:
         image_augmentation: the same for the pictures that a vision encoder reads.
         seed: of the changes. They depend on it, the conversation and the `epoch` (see [`AugmentationEpoch`]) alone, not on
             the worker or the order.
+        padding_free: one conversation after the other in a single row instead of padding; the attention keeps them apart
+            by `position_ids`, flash attention by `cu_seq_lens`.
+        encoder_features: what the encoder made of each record ([`EncoderFeatures`]), read instead of the ECGs.
     """
 
     def __init__(
@@ -80,6 +85,8 @@ class ElmDataCollator:
         augmentation: EcgAugmentation | None = None,
         image_augmentation: EcgImageAugmentation | None = None,
         seed: int = 0,
+        padding_free: bool = False,
+        encoder_features: EncoderFeatures | None = None,
     ):
         self.processor = processor
         self.max_length = max_length
@@ -87,53 +94,101 @@ class ElmDataCollator:
         self.augmentation = augmentation
         self.image_augmentation = image_augmentation
         self.seed = seed
+        self.padding_free = padding_free
+        self.encoder_features = encoder_features
         self.epoch = 0
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """
         Args:
             rows: each with `messages`, `ecgs` (`(leads, samples)` in mV) and `sampling_rate` in Hz; their
-                `conversation_id`, where they have one, seeds what augmentation does to them.
+                `conversation_id`, where they have one, seeds what augmentation does to them. Rows that
+                [`tokenize_conversations`] has been over come with `input_ids` and `labels` instead of `messages`; packs hold
+                such rows about the same ECGs in `conversations`.
 
         Returns:
-            `input_ids`, `attention_mask`, `labels`, each `(rows, length)`; `ecg_values (num_ecgs, leads, samples)` and
-            `ecg_lead_mask (num_ecgs, leads)` if any row has an ECG.
+            `input_ids`, `attention_mask`, `labels`, each `(rows, length)`; of packs also `position_ids` and
+            `sequence_ids`; padding-free `input_ids`, `position_ids`, `labels`, `(1, length)`, and where the conversations
+            begin. `ecg_values (num_ecgs, leads, samples)` and `ecg_lead_mask (num_ecgs, leads)`, or
+            `encoder_hidden_states`, if any row has an ECG.
 
         Raises:
             ValueError: a conversation has no assistant's turn, or its ECGs alone fill `max_length`.
         """
-        names = [str(row.get("conversation_id", index)) for index, row in enumerate(rows)]
-        rngs = [sample_rng(self.seed, self.epoch, zlib.crc32(name.encode())) for name in names]
-        conversations = []
-        for row, rng in zip(rows, rngs):
-            ecgs = row["ecgs"]
-            if self.augmentation is not None:
-                ecgs = [self.augmentation(ecg, row["sampling_rate"], rng) for ecg in ecgs]
-            messages = fill_ecgs(row["messages"], ecgs, row["sampling_rate"])
-            conversations.append(with_system_prompt(messages, self.system_prompt))
-        encoded = self.processor.apply_chat_template(
-            conversations, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, padding_side="right"
-        )
+        packs = [row.get("conversations", [row]) for row in rows]
+        first_rows = [pack[0] for pack in packs]
+        names = [str(row.get("conversation_id", index)) for index, row in enumerate(first_rows)]
+        ecg_data, ecg_ids = self._prepare_ecgs(first_rows, names)
+        remaining = iter(ecg_ids)
         sequences = []
-        for index in range(len(rows)):
-            real = encoded["attention_mask"][index] == 1
-            ids, answer = encoded["input_ids"][index][real], encoded["assistant_masks"][index][real]
-            try:
-                kept = self._kept_positions(ids, answer)
-            except ValueError as error:
-                raise ValueError(f"Conversation {names[index]}: {error}") from error
-            sequences.append((ids[kept], np.where(answer, ids, IGNORE_INDEX)[kept]))
-        batch = self._pad(sequences)
-        for name in self.processor.model_input_names:
-            if name in encoded and name not in batch:
-                batch[name] = torch.from_numpy(encoded[name])
-        if self.image_augmentation is not None and "ecg_values" in batch:
+        for pack, name in zip(packs, names):
+            its_ids = [next(remaining) for _ in pack[0]["ecgs"]]
+            sequences.append([self._tokenized(row, its_ids, str(row.get("conversation_id", name))) for row in pack])
+        if self.padding_free:
+            return pack_without_padding([each for pack in sequences for each in pack]) | ecg_data
+        pad_token_id = self.processor.tokenizer.pad_token_id
+        if not any("conversations" in row for row in rows):
+            return pad([pack[0] for pack in sequences], pad_token_id) | ecg_data
+        batch, ecg_order = pack_behind_beginnings(sequences, pad_token_id, self._count_ecgs)
+        return batch | {name: values[ecg_order] for name, values in ecg_data.items()}
+
+    def _count_ecgs(self, ids: np.ndarray) -> float:
+        """How many ECGs of their own token sequences `ids` holds, whole or in part; symbols are words like others."""
+        return (ids == self.processor.ecg_token_id).sum() / self.processor.num_ecg_tokens
+
+    def _prepare_ecgs(self, rows: list[dict], names: list[str]) -> tuple[dict[str, torch.Tensor], list[np.ndarray]]:
+        """What the model reads beside the text, ECG after ECG, and the token ids that stand for each in the text."""
+        num_ecgs = sum(len(row["ecgs"]) for row in rows)
+        if num_ecgs == 0:
+            return {}, []
+        if self.encoder_features is not None:
+            features = self.encoder_features[[index for row in rows for index in row["ecg_index"]]]
+            return {"encoder_hidden_states": features}, self.processor.placeholders(num_ecgs)
+        rngs = [sample_rng(self.seed, self.epoch, zlib.crc32(name.encode())) for name in names]
+        ecgs, rates = [], []
+        for row, rng in zip(rows, rngs):
+            for ecg in row["ecgs"]:
+                ecgs.append(ecg if self.augmentation is None else self.augmentation(ecg, row["sampling_rate"], rng))
+                rates.append(row["sampling_rate"])
+        prepared, ecg_ids = self.processor.prepare_ecgs(ecgs, rates, [list(self.processor.leads)] * num_ecgs)
+        names_read = self.processor.model_input_names
+        ecg_data = {name: torch.from_numpy(values) for name, values in prepared.items() if name in names_read}
+        if self.image_augmentation is not None and "ecg_values" in ecg_data:
             pictures = self.processor.image_processor
             rng_of_each = [rng for row, rng in zip(rows, rngs) for _ in row["ecgs"]]
-            batch["ecg_values"] = self.image_augmentation(
-                batch["ecg_values"], rng_of_each, pictures.image_mean, pictures.image_std
+            ecg_data["ecg_values"] = self.image_augmentation(
+                ecg_data["ecg_values"], rng_of_each, pictures.image_mean, pictures.image_std
             )
-        return batch
+        return ecg_data, ecg_ids
+
+    def _tokenized(self, row: dict, ecg_ids: list[np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and labels of a conversation, both `(length,)`."""
+        if "input_ids" in row:
+            return np.asarray(row["input_ids"]), np.asarray(row["labels"])
+        return self.tokenize(row["messages"], ecg_ids, name)
+
+    def tokenize(self, messages: list[dict], ecg_ids: list[np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Token ids and labels, both `(length,)`, of a conversation of that name.
+
+        Args:
+            messages: as the datasets store them.
+            ecg_ids: the token ids that stand for each of its ECGs.
+            name: for errors.
+
+        Raises:
+            ValueError: it has no assistant's turn, its ECGs alone fill `max_length`, or there are more or fewer of them.
+        """
+        expected = len(ecg_items(messages))
+        if expected != len(ecg_ids):
+            raise ValueError(f"The conversation has {expected} ECG items and {len(ecg_ids)} ECGs.")
+        messages = with_system_prompt(messages, self.system_prompt)
+        ids, answer = self.processor.tokenize_conversation(messages, ecg_ids)
+        try:
+            kept = self._kept_positions(ids, answer)
+        except ValueError as error:
+            raise ValueError(f"Conversation {name}: {error}") from error
+        return ids[kept], np.where(answer, ids, IGNORE_INDEX)[kept]
 
     def _kept_positions(self, ids: np.ndarray, answer: np.ndarray) -> np.ndarray:
         """Positions of a conversation `(length,)` that fit into `max_length`, in order."""
@@ -160,17 +215,46 @@ class ElmDataCollator:
         order = np.concatenate([after, before, text[is_opening & (text < last_start)], of_last_answer])
         return np.setdiff1d(positions, order[:excess])
 
-    def _pad(self, sequences: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
-        length = max(len(ids) for ids, _ in sequences)
-        shape = (len(sequences), length)
-        input_ids = torch.full(shape, self.processor.tokenizer.pad_token_id)
-        attention_mask = torch.zeros(shape, dtype=torch.long)
-        labels = torch.full(shape, IGNORE_INDEX)
-        for index, (ids, its_labels) in enumerate(sequences):
-            input_ids[index, : len(ids)] = torch.from_numpy(ids)
-            attention_mask[index, : len(ids)] = 1
-            labels[index, : len(ids)] = torch.from_numpy(its_labels)
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+def tokenize_conversations(dataset: Dataset, collator: ElmDataCollator, num_proc: int | None = None) -> Dataset:
+    """
+    Tokenizes conversations once instead of every time they are read.
+
+    Args:
+        dataset: of [`load_elm_dataset`]; not for a model that reads ECGs as symbols, whose text depends on them.
+        collator: will read the rows.
+        num_proc: processes to share the work.
+
+    Returns:
+        The dataset with `input_ids`, `labels` and `length` (see [`add_lengths`]) instead of `messages`.
+
+    Raises:
+        ValueError: as [`ElmDataCollator.tokenize`].
+    """
+    tokenized = dataset.with_format(None).map(
+        _TokenizeRow(collator),
+        input_columns=["messages", "conversation_id"],
+        remove_columns="messages",
+        num_proc=num_proc,
+        desc="Tokenizing conversations",
+    )
+    return tokenized.with_format(dataset.format["type"], **dataset.format["format_kwargs"])
+
+
+class _TokenizeRow:
+    """An object and not a closure, so that worker processes can have it."""
+
+    def __init__(self, collator: ElmDataCollator):
+        self.collator = collator
+
+    def __call__(self, messages: list[dict], name: str) -> dict:
+        ecg_ids = self.collator.processor.placeholders(len(ecg_items(messages)))
+        ids, labels = self.collator.tokenize(messages, ecg_ids, name)
+        return {
+            "input_ids": ids.astype(np.int32),
+            "labels": labels.astype(np.int32),
+            "length": -(-len(ids) // LENGTH_STEP) * LENGTH_STEP,
+        }
 
 
 class AugmentationEpoch(TrainerCallback):

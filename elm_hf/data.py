@@ -195,9 +195,9 @@ def split_names(path_or_repo: str | PathLike, fold: int | str) -> list[str]:
         ValueError: it is not an elm-hf dataset, or has no such fold.
     """
     name, revision = _name_and_revision(path_or_repo)
-    config = _config_of(fold)
-    _load(path_or_repo, config, "train", streaming=True)  # for its errors
-    return datasets.get_dataset_split_names(name, config, revision=revision)
+    check_name(name)
+    _check_has(name, revision, _config_of(fold))
+    return datasets.get_dataset_split_names(name, _config_of(fold), revision=revision)
 
 
 def _check_has_signals(path: str | PathLike, records: Dataset | IterableDataset) -> None:
@@ -287,7 +287,7 @@ def has_records(path: str | PathLike) -> bool:
     return "records" in datasets.get_dataset_config_names(name, revision=revision)
 
 
-def _check_has(name: str, revision: str | None, config: str, split: str) -> None:
+def _check_has(name: str, revision: str | None, config: str, split: str | None = None) -> None:
     try:
         configs = datasets.get_dataset_config_names(name, revision=revision)
     except (EmptyDatasetError, DataFilesNotFoundError):
@@ -300,7 +300,7 @@ def _check_has(name: str, revision: str | None, config: str, split: str) -> None
             raise ValueError(f"{name}: holds conversations in words alone, so there are no ECGs to load")
         raise ValueError(f"{name}: no {config!r}; there are {_listed(folds)}")
     splits = datasets.get_dataset_split_names(name, config, revision=revision)
-    if split not in splits:
+    if split is not None and split not in splits:
         raise ValueError(f"{name}: {config} has no split {split!r}; there are {_listed(splits)}")
 
 

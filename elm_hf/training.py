@@ -1,14 +1,19 @@
 """What `train_sft.py` needs beside TRL: its arguments, which parts learn, LoRA inside the LLM only, batches by length."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
+from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
-from trl import ModelConfig, get_peft_config
+from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
+from elm_hf.augment import EcgAugmentation, EcgImageAugmentation
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 
 
@@ -24,7 +29,10 @@ class ElmScriptArguments:
     Args:
         dataset: Folders or Hub names of datasets in the layout of elm-hf; several are mixed.
         dataset_probabilities: How often to draw from each dataset; one after the other by default.
-        merge_questions: Join up to so many conversations about the same ECGs into one, so that the ECGs are read once.
+        merge_questions: Join up to so many conversations about the same ECGs into one, turn after turn.
+        pack_by_ecg: Put up to so many conversations about the same ECGs behind one copy of their common beginning; the
+            loss is that of each alone.
+        cache_encoder: Run the frozen encoder once and read its features from then on.
         fold: Fold to train on: 1 to 5, or "official".
         trainable: Parts that learn: encoder, projector, llm. With LoRA, "llm" means its adapters, and ecg_tokens, the
             embeddings of the ECG tokens of a "symbol" model, which stay as they are otherwise (Han et al. 2024).
@@ -37,6 +45,13 @@ class ElmScriptArguments:
     )
     merge_questions: int = field(
         default=1, metadata={"help": "Join up to so many conversations about the same ECGs into one."}
+    )
+    pack_by_ecg: int = field(
+        default=1,
+        metadata={"help": "Put up to so many conversations about the same ECGs behind one copy of their beginning."},
+    )
+    cache_encoder: bool = field(
+        default=False, metadata={"help": "Run the frozen encoder once and read its features from then on."}
     )
     fold: str = field(default="1", metadata={"help": 'Fold to train on: 1 to 5, or "official".'})
     trainable: list[str] = field(
@@ -54,6 +69,13 @@ class ElmScriptArguments:
         unknown = sorted(set(self.trainable) - set(PARTS))
         if unknown or not self.trainable:
             raise ValueError(f"--trainable takes some of {', '.join(PARTS)}; got {', '.join(unknown) or 'nothing'}.")
+        if self.pack_by_ecg < 1:
+            raise ValueError(f"--pack_by_ecg is {self.pack_by_ecg}; expected 1 (off) or more conversations.")
+        if self.cache_encoder and "encoder" in self.trainable:
+            raise ValueError(
+                "--cache_encoder runs the encoder once, but it is among the parts that learn; leave it out of --trainable "
+                "(--trainable projector llm)."
+            )
 
     @property
     def system_prompt(self) -> str | None:
@@ -61,6 +83,65 @@ class ElmScriptArguments:
         if self.system_prompt_file is None:
             return None
         return Path(self.system_prompt_file).read_text(encoding="utf-8").strip()
+
+
+@contextmanager
+def errors_in_one_line(program: str) -> Iterator[None]:
+    """What the user can mend ends the program with one line and exit code 1, not with a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"{program}: {' '.join(str(error).split())}") from None
+
+
+def check_arguments(
+    script_args: ElmScriptArguments,
+    training_args: SFTConfig,
+    model_args: ModelConfig,
+    augmentation: EcgAugmentation,
+    image_augmentation: EcgImageAugmentation,
+) -> None:
+    """
+    Refuses options that exclude each other or need a GPU that is not there, before anything is loaded.
+
+    Raises:
+        ValueError: names the options.
+    """
+    if script_args.pack_by_ecg > 1 and training_args.padding_free:
+        raise ValueError(
+            "--pack_by_ecg and --padding_free both lay out a batch; choose --pack_by_ecg for many questions about each ECG "
+            "(sdpa), --padding_free for flash attention."
+        )
+    if training_args.packing:
+        raise ValueError("--packing cuts conversations and their ECGs; use --padding_free or --pack_by_ecg.")
+    if script_args.cache_encoder and (augmentation, image_augmentation) != (EcgAugmentation(), EcgImageAugmentation()):
+        raise ValueError(
+            "--cache_encoder reads every ECG as it is; augmentation would change it: leave one of them out."
+        )
+    quantized = model_args.load_in_4bit or model_args.load_in_8bit
+    if quantized and not model_args.use_peft:
+        raise ValueError("--load_in_4bit and --load_in_8bit freeze the LLM's weights; add --use_peft for it to learn.")
+    needs_gpu = {
+        f"--attn_implementation {model_args.attn_implementation}": "flash" in (model_args.attn_implementation or ""),
+        "--fp16": training_args.fp16,
+    }
+    for option, chosen in needs_gpu.items():
+        if chosen and not torch.cuda.is_available():
+            raise ValueError(f"{option} needs a GPU, and torch finds none; leave it out.")
+
+
+def quantization_config(model_args: ModelConfig) -> BitsAndBytesConfig | None:
+    """
+    From TRL's flags `load_in_4bit` (Dettmers et al. 2023, QLoRA) and `load_in_8bit`: the LLM's layers are quantized; encoder,
+    projector and LM head stay in half precision, which `model_args.dtype` is set to.
+    """
+    if not (model_args.load_in_4bit or model_args.load_in_8bit):
+        return None
+    if model_args.dtype != "float16":
+        model_args.dtype = "bfloat16"
+    config = get_quantization_config(model_args)
+    config.llm_int8_skip_modules = ["model.encoder", "model.projector", "lm_head"]
+    return config
 
 
 def set_trainable(model: ElmForCausalLM, parts: list[str]) -> dict[str, int]:
@@ -79,7 +160,8 @@ def set_trainable(model: ElmForCausalLM, parts: list[str]) -> dict[str, int]:
     model.requires_grad_(False)
     for part in parts:
         for module in modules[part]:
-            module.requires_grad_(True)
+            for parameter in module.parameters():
+                parameter.requires_grad_(parameter.is_floating_point())  # quantized weights cannot learn
     return {
         part: sum(p.numel() for p in {p for module in modules[part] for p in module.parameters()} if p.requires_grad)
         for part in PARTS

@@ -33,6 +33,7 @@ from .modeling_elm_projector import build_projector
 from .modeling_maefe import MlaeModel, MtaeModel
 from .modeling_merl import MerlModel
 from .modeling_st_mem import StMemModel
+from .packed_attention import packed_attention_mask
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -221,6 +222,8 @@ class ElmModel(ElmPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
+        encoder_hidden_states: torch.FloatTensor | None = None,
+        sequence_ids: torch.LongTensor | None = None,
         **kwargs,
     ) -> ElmModelOutputWithPast:
         r"""
@@ -234,9 +237,16 @@ class ElmModel(ElmPreTrainedModel):
                 True where a lead is present.
             attention_mask, position_ids, past_key_values, inputs_embeds, use_cache:
                 As for the LLM.
+            encoder_hidden_states (`torch.FloatTensor` of shape `(num_ecgs, tokens, hidden_size)`, *optional*):
+                What the encoder made of the ECGs, where it has run before; instead of `ecg_values`.
+            sequence_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Conversations packed into a row behind one copy of their common beginning: 0 for that, 1, 2, ... for
+                what follows of each, -1 for padding. A token sees the beginning and its own conversation;
+                `position_ids` go on from the beginning's in each.
 
         Raises:
-            `ValueError`: If placeholders and ECGs do not match, or the ECGs' shape is wrong.
+            `ValueError`: If placeholders and ECGs do not match, the ECGs' shape is wrong, or the attention
+                implementation takes no mask for packed conversations.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either `input_ids` or `inputs_embeds`.")
@@ -244,12 +254,19 @@ class ElmModel(ElmPreTrainedModel):
             inputs_embeds = self.get_input_embeddings()(input_ids)
 
         ecg_features = None
-        if ecg_values is not None:
+        if encoder_hidden_states is not None:
+            ecg_features = self.projector(encoder_hidden_states)
+        elif ecg_values is not None:
             ecg_features = self.get_ecg_features(ecg_values, ecg_lead_mask, return_dict=True).pooler_output
+        if ecg_features is not None:
             ecg_features = ecg_features.to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, ecg_features)
             inputs_embeds = inputs_embeds.masked_scatter(mask, ecg_features)
 
+        if sequence_ids is not None:
+            attention_mask = packed_attention_mask(
+                self.language_model.config, inputs_embeds, position_ids, sequence_ids
+            )
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,

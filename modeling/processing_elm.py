@@ -278,7 +278,7 @@ class ElmProcessor(ProcessorMixin):
         return_tensors: str | None,
         return_assistant_tokens_mask: bool = False,
     ) -> BatchFeature:
-        ecg_data, ecg_ids = self._prepare_ecgs(ecgs, sampling_rate, lead_names) if ecgs else ({}, [])
+        ecg_data, ecg_ids = self.prepare_ecgs(ecgs, sampling_rate, lead_names) if ecgs else ({}, [])
         remaining = iter(ecg_ids)
         rows = [self._tokenize(chat, [next(remaining) for _ in chat.ecgs]) for chat in chats]
         length = max(len(ids) for ids, _ in rows)
@@ -297,12 +297,20 @@ class ElmProcessor(ProcessorMixin):
                 data["assistant_masks"][index, place] = answer_mask
         return BatchFeature(data | ecg_data, tensor_type=return_tensors)
 
-    def _prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    def prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         """What the model reads beside the text, and the token ids that stand for each ECG in it."""
         prepared = self.feature_extractor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names)
-        return dict(prepared), self._placeholders(len(ecgs))
+        return dict(prepared), self.placeholders(len(ecgs))
 
-    def _placeholders(self, num_ecgs: int) -> list[np.ndarray]:
+    def tokenize_conversation(self, messages: list[dict], ecg_ids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Token ids of a conversation, with `ecg_ids` in its ECGs' places, and 1 where they are the assistant's words or end
+        its turn; both `(length,)`. The ECGs themselves are not looked at.
+        """
+        return self._tokenize(self._render(messages, False, True, {}), ecg_ids)
+
+    def placeholders(self, num_ecgs: int) -> list[np.ndarray]:
+        """The token ids that stand for each of so many ECGs in the text."""
         return [np.full(self.num_ecg_tokens, self.ecg_token_id)] * num_ecgs
 
     def _tokenize(self, chat: RenderedChat, ecg_ids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -377,9 +385,9 @@ class ElmVisionProcessor(ElmProcessor):
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "ecg_values"]
 
-    def _prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    def prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         pictures = self.image_processor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names)
-        return {"ecg_values": pictures["pixel_values"]}, self._placeholders(len(ecgs))
+        return {"ecg_values": pictures["pixel_values"]}, self.placeholders(len(ecgs))
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -431,7 +439,7 @@ class ElmSymbolProcessor(ElmProcessor):
         number = input_ids - self.ecg_token_offset
         return (number >= 0) & (number < len(self.ecg_tokenizer))
 
-    def _prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    def prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         prepared = self.feature_extractor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names)
         tokens = self.ecg_tokenizer.encode_ecg(prepared["ecg_values"])
         return {}, [self._truncate(np.array(one)) + self.ecg_token_offset for one in tokens]

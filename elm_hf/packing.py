@@ -1,0 +1,194 @@
+"""Tokenized conversations in one batch: padded, packed without padding, or packed behind their common beginning."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from elm_hf.modeling.modeling_elm import ElmForCausalLM
+
+
+IGNORE_INDEX = -100
+
+# Token ids and labels of a conversation, both `(length,)`.
+Tokenized = tuple[np.ndarray, np.ndarray]
+
+
+def pad(sequences: Sequence[Tokenized], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """`input_ids`, `attention_mask` and `labels`, each `(sequences, length of the longest)`, padded on the right."""
+    return {
+        "input_ids": _rows([ids for ids, _ in sequences], pad_token_id),
+        "attention_mask": _rows([np.ones(len(ids), np.int64) for ids, _ in sequences], 0),
+        "labels": _rows([labels for _, labels in sequences], IGNORE_INDEX),
+    }
+
+
+def pack_without_padding(sequences: Sequence[Tokenized]) -> dict[str, torch.Tensor | int]:
+    """
+    The conversations one after the other in a single row, as TRL's padding-free batches are.
+
+    Returns:
+        `input_ids`, `labels` and `position_ids`, `(1, length)`: positions count from 0 in each conversation, by which
+        `sdpa` and `eager` keep them apart; flash attention reads `cu_seq_lens_q`, `cu_seq_lens_k (conversations + 1,)` and
+        `max_length_q`, `max_length_k`.
+    """
+    lengths = [len(ids) for ids, _ in sequences]
+    starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    labels = np.concatenate([labels for _, labels in sequences])
+    labels[starts[:-1]] = IGNORE_INDEX  # no conversation follows from the one before it
+    return {
+        "input_ids": torch.from_numpy(np.concatenate([ids for ids, _ in sequences]))[None],
+        "labels": torch.from_numpy(labels)[None],
+        "position_ids": torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],
+        "cu_seq_lens_q": starts,
+        "cu_seq_lens_k": starts,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+    }
+
+
+def pack_behind_beginnings(
+    packs: Sequence[Sequence[Tokenized]], pad_token_id: int, count_ecgs: Callable[[np.ndarray], float]
+) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """
+    Each pack's conversations behind one copy of what they have in common, a row of the batch each.
+
+    Args:
+        packs: conversations about the same ECGs.
+        pad_token_id: of the LLM's tokenizer.
+        count_ecgs: number of ECGs that token ids have places for.
+
+    Returns:
+        `input_ids`, `attention_mask`, `labels`, `position_ids` and `sequence_ids` (see [`ElmModel`]), each
+        `(packs, length of the longest)`; and for each place that the batch has for an ECG, which of the packs' ECGs, counted
+        through, goes there.
+    """
+    columns = defaultdict(list)
+    ecg_order, first_ecg = [], 0
+    for pack in packs:
+        start = common_beginning(pack, count_ecgs)
+        ids, labels = pack[0]
+        num_shared, num_ecgs = round(count_ecgs(ids[:start])), round(count_ecgs(ids))
+        ecgs = np.arange(first_ecg, first_ecg + num_ecgs)
+        parts = [(ids[:start], labels[:start], np.arange(start), 0)]
+        ecg_order.append(ecgs[:num_shared])
+        for number, (ids, labels) in enumerate(pack, start=1):
+            parts.append((ids[start:], labels[start:], np.arange(start, len(ids)), number))
+            ecg_order.append(ecgs[num_shared:])
+        first_ecg += num_ecgs
+        for name, values in zip(("input_ids", "labels", "position_ids"), zip(*parts)):
+            columns[name].append(np.concatenate(values))
+        columns["sequence_ids"].append(np.repeat([part[3] for part in parts], [len(part[0]) for part in parts]))
+    fill = {"input_ids": pad_token_id, "labels": IGNORE_INDEX, "position_ids": 0, "sequence_ids": -1}
+    batch = {name: _rows(columns[name], value) for name, value in fill.items()}
+    batch["attention_mask"] = (batch["sequence_ids"] >= 0).long()
+    return batch, np.concatenate(ecg_order)
+
+
+def common_beginning(pack: Sequence[Tokenized], count_ecgs: Callable[[np.ndarray], float]) -> int:
+    """
+    Length of what the conversations begin with alike.
+
+    Every conversation keeps a token of its own before the first that it learns, which that is predicted from, and no ECG
+    is cut in two.
+    """
+    shortest = min(len(ids) for ids, _ in pack)
+    ids = np.stack([ids[:shortest] for ids, _ in pack])
+    differs = np.flatnonzero((ids != ids[0]).any(axis=0))
+    first_learnt = min(int(np.argmax(labels != IGNORE_INDEX)) for _, labels in pack)
+    start = max(0, min(differs[0] if len(differs) else shortest, first_learnt - 1))
+    while count_ecgs(ids[0, :start]) % 1:
+        start -= 1
+    return start
+
+
+def _rows(values: Sequence[np.ndarray], fill: int) -> torch.Tensor:
+    """Rows of different lengths, filled up to the longest."""
+    rows = np.full((len(values), max(len(row) for row in values)), fill, dtype=np.int64)
+    for row, its_values in zip(rows, values):
+        row[: len(its_values)] = its_values
+    return torch.from_numpy(rows)
+
+
+def pack_by_ecg(dataset: Dataset, number: int, seed: int = 0) -> Dataset:
+    """
+    Packs conversations about the same ECGs, which the collator then puts behind one copy of their beginning.
+
+    Other than `merge_questions` of [`load_elm_dataset`], which makes turns of one conversation of them, this changes
+    neither loss nor gradients: no conversation sees another.
+
+    Args:
+        dataset: of [`load_elm_dataset`].
+        number: most conversations in a pack; packs of one ECG are as equally large as can be.
+        seed: of which of them go together.
+
+    Returns:
+        Rows with `conversations`, a list of rows of `dataset`; and with the sum of their `length` if they have one.
+    """
+    ecg_index = dataset.with_format(None).select_columns("ecg_index")[:]["ecg_index"]
+    groups = defaultdict(list)
+    for row, ecgs in enumerate(ecg_index):
+        groups[tuple(ecgs) if ecgs else (None, row)].append(row)  # without ECGs they have nothing in common
+    rng = np.random.default_rng(seed)
+    packs = []
+    for rows in groups.values():
+        packs += [pack.tolist() for pack in np.array_split(rng.permutation(rows), -(-len(rows) // number))]
+    columns = {"rows": packs}
+    if "length" in dataset.column_names:
+        lengths = np.array(dataset.with_format(None).select_columns("length")[:]["length"])
+        columns["length"] = [int(lengths[pack].sum()) for pack in packs]
+    return Dataset.from_dict(columns).with_transform(_Packs(dataset))
+
+
+class _Packs:
+    """Looks up the conversations of packs; an object and not a closure, so that worker processes can have it."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __call__(self, batch: dict) -> dict:
+        if "rows" not in batch:
+            return batch
+        return {"conversations": [self.dataset.__getitems__(rows) for rows in batch["rows"]]}
+
+
+@torch.no_grad()
+def check_packing(model: ElmForCausalLM, behind_beginning: bool) -> None:
+    """
+    Raises where the LLM does not keep packed conversations apart, such as one that reads its input step by step.
+
+    Args:
+        model: the ELM, as it will be trained.
+        behind_beginning: packed as [`pack_by_ecg`] does; else as `padding_free` does.
+
+    Raises:
+        ValueError: the logits of packed conversations are not those of each alone.
+    """
+    was_training = model.training
+    model.eval()
+    ids = np.arange(3, 15) % model.config.text_config.vocab_size
+    sequences = [(each, each.copy()) for each in (np.r_[ids[:4], ids[4:7]], np.r_[ids[:4], ids[7:12]])]
+    for _, labels in sequences:
+        labels[:5] = IGNORE_INDEX
+    if behind_beginning:
+        batch, _ = pack_behind_beginnings([sequences], 0, lambda ids: 0)
+        last = [6, 11]
+    else:
+        batch, last = pack_without_padding(sequences), [6, 15]
+    batch = {
+        name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
+    }
+    batch.pop("labels")
+    packed = model(**batch, use_cache=False).logits[0, last].float()
+    alone = [model(input_ids=batch["input_ids"].new_tensor(each[None])).logits[0, -1].float() for each, _ in sequences]
+    model.train(was_training)
+    expected = torch.stack(alone)
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.05  # half precision alone makes some percent
+    if (packed - expected).abs().mean() > tolerance * expected.std():
+        raise ValueError(
+            f'The "{model.config.text_config.model_type}" LLM does not keep conversations apart that are packed into one '
+            f"row ({model.config.text_config._attn_implementation} attention): "
+            f"train without {'--pack_by_ecg' if behind_beginning else '--padding_free'}."
+        )

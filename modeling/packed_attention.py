@@ -1,0 +1,85 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Attention among conversations that are packed behind one copy of their common beginning."""
+
+import torch
+from transformers import PreTrainedConfig
+from transformers.masking_utils import create_causal_mask
+
+
+IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention")
+
+
+def packed_attention_mask(
+    config: PreTrainedConfig,
+    inputs_embeds: torch.FloatTensor,
+    position_ids: torch.LongTensor,
+    sequence_ids: torch.LongTensor,
+):
+    r"""
+    The mask with which each token sees the common beginning and its own conversation, up to itself.
+
+    Args:
+        config (`PreTrainedConfig`):
+            The LLM's.
+        inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_size)`):
+            The LLM's input.
+        position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+            Positions, which go on from the beginning's in each conversation.
+        sequence_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+            0 for the beginning, 1, 2, ... for the conversations, -1 for padding (which sees itself alone).
+
+    Returns:
+        The 4-D mask of the attention implementation, or one for each of the LLM's kinds of layers.
+
+    Raises:
+        `ValueError`: If the attention implementation takes no such mask, or a layer is not one of attention.
+    """
+    if config._attn_implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f'Packing conversations behind a common beginning needs a mask, which "{config._attn_implementation}" does '
+            f"not take; set attn_implementation to {' or '.join(IMPLEMENTATIONS)}."
+        )
+    windows = _windows(config)
+
+    def mask(window: int | None):
+        def sees(batch, head, query, key):
+            allowed = (sequence_ids[batch, key] == 0) | (sequence_ids[batch, query] == sequence_ids[batch, key])
+            if window is not None:
+                allowed = allowed & (position_ids[batch, query] - position_ids[batch, key] < window)
+            return allowed
+
+        return create_causal_mask(config, inputs_embeds, None, None, and_mask_function=sees)
+
+    masks = {layer_type: mask(window) for layer_type, window in windows.items()}
+    return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def _windows(config: PreTrainedConfig) -> dict[str, int | None]:
+    """How far back each kind of layer looks; the fields exist in some families' configurations only."""
+    sliding_window = getattr(config, "sliding_window", None)
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types is None:
+        return {"all": sliding_window}
+    known = {"full_attention": None, "sliding_attention": sliding_window}
+    unknown = sorted(set(layer_types) - known.keys())
+    if unknown:
+        raise ValueError(
+            f'Conversations cannot be packed behind a common beginning for a "{config.model_type}" LLM: it has layers of '
+            f"{', '.join(unknown)}, where only full_attention and sliding_attention can be masked."
+        )
+    return {layer_type: known[layer_type] for layer_type in set(layer_types)}
+
+
+__all__ = ["packed_attention_mask"]

@@ -1,0 +1,180 @@
+"""Packed batches: the loss and the gradients of conversations on their own, whatever the LLM; what cannot be packed."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import LLM_FAMILIES, tiny_llm, tiny_tokenizer
+from transformers import AutoModelForCausalLM
+
+from elm_hf.collator import ElmDataCollator
+from elm_hf.data import load_elm_dataset
+from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.modeling.processing_elm import ElmProcessor
+from elm_hf.packing import IGNORE_INDEX, check_packing, common_beginning, pack_by_ecg
+
+
+QUESTIONS = [
+    ("What is the rhythm?", "sinus rhythm"),
+    ("What is the rate?", "60"),
+    ("Is there atrial fibrillation?", "no"),
+    ("What is the rhythm?", "atrial fibrillation"),
+]
+
+
+def elm_and_processor(family: str, **config) -> tuple[ElmForCausalLM, ElmProcessor]:
+    llm = tiny_llm(family)
+    if config:
+        torch.manual_seed(0)
+        llm = AutoModelForCausalLM.from_config(type(llm.config)(**llm.config.to_dict() | config)).eval()
+    for parameter in llm.parameters():
+        parameter.data *= 4  # so that attention to the wrong token shows
+    processor = ElmProcessor(EcgFeatureExtractor(num_samples=500), tiny_tokenizer(family), num_ecg_tokens=5)
+    model = ElmForCausalLM.from_encoder_llm_pretrained(
+        None, llm, ecg_token_id=processor.ecg_token_id, num_ecg_tokens=5, num_samples=500
+    )
+    return model, processor
+
+
+def row(question: str, answer: str, ecgs: np.ndarray, ecg_last: bool = False) -> dict:
+    items = [{"type": "ecg", "text": None} for _ in ecgs]
+    text = [{"type": "text", "text": question}]
+    return {
+        "messages": [
+            {"role": "user", "content": text + items if ecg_last else items + text},
+            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+        ],
+        "ecgs": list(ecgs),
+        "sampling_rate": 250,
+    }
+
+
+def loss_and_gradients(model: ElmForCausalLM, batches: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Averaged over the tokens of all batches, as the trainer does."""
+    model.zero_grad()
+    total = 0.0
+    num_items = sum(int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in batches)
+    for batch in batches:
+        loss = model(**batch, num_items_in_batch=num_items, use_cache=False).loss
+        loss.backward()
+        total += loss.item()
+    return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(model: ElmForCausalLM, batches: list[dict], expected: list[dict]):
+    loss, gradients = loss_and_gradients(model, batches)
+    expected_loss, expected_gradients = loss_and_gradients(model, expected)
+    assert loss == pytest.approx(expected_loss, abs=1e-5)
+    assert gradients.keys() == expected_gradients.keys()
+    largest = max(gradient.abs().max() for gradient in expected_gradients.values())
+    for name, gradient in expected_gradients.items():
+        assert torch.allclose(gradients[name], gradient, atol=1e-5 * max(1, largest)), name
+
+
+@pytest.mark.parametrize(  # sdpa cannot cap logits as Gemma 2 does
+    "family, attention", [*((family, "eager") for family in LLM_FAMILIES), ("qwen2", "sdpa"), ("llama", "sdpa")]
+)
+def test_questions_behind_one_ecg_learn_as_each_alone(family, attention, ecgs):
+    model, processor = elm_and_processor(family)
+    model.model.language_model.set_attn_implementation(attention)
+    collator = ElmDataCollator(processor, system_prompt="You are a helpful assistant.")
+    packs = [
+        [row(*question, ecgs[:1]) for question in QUESTIONS],
+        [row(*question, ecgs[1:]) for question in QUESTIONS[:2]],
+        [row("Hello?", "yes", ecgs[:0])],
+    ]
+    packed = collator([{"conversations": pack} for pack in packs])
+    alone = [collator([one]) for pack in packs for one in pack]
+    assert packed["input_ids"].shape[0] == 3 and packed["ecg_values"].shape[0] == 3
+    assert packed["attention_mask"].sum() < 0.8 * sum(one["input_ids"].shape[1] for one in alone)
+    assert_same(model, [packed], alone)
+
+
+@pytest.mark.parametrize("family", [family for family in LLM_FAMILIES if family != "opt"])
+def test_conversations_without_padding_learn_as_each_alone(family, ecgs):
+    model, processor = elm_and_processor(family)
+    rows = [row(*QUESTIONS[0], ecgs[:1]), row("Hello?", "yes", ecgs[:0]), row(*QUESTIONS[1], ecgs[1:])]
+    flat = ElmDataCollator(processor, padding_free=True)(rows)
+    padded = ElmDataCollator(processor)(rows)
+    lengths = padded["attention_mask"].sum(dim=1)
+    assert flat["input_ids"].shape == (1, lengths.sum())
+    assert flat["cu_seq_lens_q"].tolist() == [0, *lengths.cumsum(0).tolist()]
+    assert_same(model, [flat], [padded])
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+@pytest.mark.parametrize("packing", ["behind_beginning", "padding_free"])
+def test_a_sliding_window_counts_positions_of_each_conversation(family, packing, ecgs):
+    model, processor = elm_and_processor(
+        family, sliding_window=12, layer_types=["sliding_attention", "full_attention"], use_sliding_window=True
+    )
+    rows = [row(*question, ecgs[:1]) for question in QUESTIONS]
+    alone = [ElmDataCollator(processor)([one]) for one in rows]
+    assert alone[0]["input_ids"].shape[1] > 24
+    if packing == "padding_free":
+        assert_same(model, [ElmDataCollator(processor, padding_free=True)(rows)], alone)
+    else:
+        assert_same(model, [ElmDataCollator(processor)([{"conversations": rows}])], alone)
+
+
+def test_ecgs_that_come_after_the_words_are_read_with_each_conversation(ecgs):
+    model, processor = elm_and_processor("llama")
+    rows = [row(*question, ecgs[:1], ecg_last=index > 1) for index, question in enumerate(QUESTIONS)]
+    collator = ElmDataCollator(processor)
+    packed = collator([{"conversations": rows}])
+    assert packed["ecg_values"].shape[0] == 4
+    assert_same(model, [packed], [collator([one]) for one in rows])
+
+
+def test_no_beginning_is_shared_where_an_answer_would_follow_it_at_once():
+    labels = np.array([-100, -100, 7, 8])
+    same = np.array([5, 6, 7, 8])
+    assert common_beginning([(same, labels), (same, labels)], lambda ids: 0) == 1
+    other = np.array([5, 9, 7, 8])
+    assert common_beginning([(same, labels), (other, labels)], lambda ids: 0) == 1
+    assert common_beginning([(same, labels), (np.array([4, 6, 7, 8]), labels)], lambda ids: 0) == 0
+
+
+def test_an_ecg_is_not_cut_in_two():
+    ids, labels = np.array([1, 9, 9, 9, 9, 4]), np.array([-100] * 5 + [4])
+    halves = lambda ids: (ids == 9).sum() / 2  # noqa: E731
+    assert common_beginning([(ids, labels), (ids, labels)], halves) == 3
+
+
+def test_packs_hold_the_questions_of_one_ecg(simulated_dataset):
+    dataset = load_elm_dataset(simulated_dataset)
+    packs = pack_by_ecg(dataset, number=4, seed=1)
+    sizes, names = [], []
+    for pack in packs:
+        assert len({tuple(row["ecg_index"]) for row in pack["conversations"]}) == 1
+        assert np.array_equal(
+            pack["conversations"][0]["ecgs"][0], pack["conversations"][-1]["ecgs"][0], equal_nan=True
+        )
+        sizes.append(len(pack["conversations"]))
+        names += [row["conversation_id"] for row in pack["conversations"]]
+    assert sorted(names) == sorted(dataset.with_format(None)["conversation_id"]) and 1 < max(sizes) <= 4
+
+
+@pytest.mark.parametrize("behind_beginning", [True, False])
+def test_llms_that_keep_conversations_apart_pass_the_check(behind_beginning):
+    for family in ("llama", "gemma2"):
+        check_packing(elm_and_processor(family)[0], behind_beginning)
+
+
+def test_llms_that_mix_packed_conversations_are_refused():
+    with pytest.raises(ValueError, match='"opt" LLM does not keep conversations apart.*without --padding_free'):
+        check_packing(elm_and_processor("opt")[0], behind_beginning=False)
+
+
+def test_layers_that_take_no_mask_are_named():
+    model, _ = elm_and_processor("qwen2")
+    model.model.language_model.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(ValueError, match="layers of linear_attention"):
+        check_packing(model, behind_beginning=True)
+
+
+def test_flash_attention_is_refused_behind_a_beginning():
+    model, _ = elm_and_processor("qwen2")
+    model.model.language_model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match='"flash_attention_2" does not take; set attn_implementation to sdpa'):
+        check_packing(model, behind_beginning=True)
