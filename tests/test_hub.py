@@ -11,6 +11,7 @@ from hub_server import HubServer
 
 from elm_hf.data import load_elm_dataset
 from elm_hf.generation import load_checkpoint
+from elm_hf.publish_model import publish_model
 
 
 @pytest.fixture(scope="module")
@@ -111,15 +112,22 @@ def test_training_pushes_a_model_that_loads_by_name(hub, tiny_elm, simulated_dat
     arguments += ["--push_to_hub", "--hub_model_id", "user/trained"]
     pushed = hub.run_client(f"""
         import json, runpy, sys
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, ModelCard
         from transformers import AutoModel
 
         sys.argv = {arguments!r}
         runpy.run_path({str(ROOT / "train_sft.py")!r}, run_name="__main__")
         model = AutoModel.from_pretrained("user/trained", trust_remote_code=True)
-        print(json.dumps([type(model).__name__, HfApi().list_repo_files("user/trained")]))
+        card = ModelCard.load("user/trained").text
+        print(json.dumps([type(model).__name__, HfApi().list_repo_files("user/trained"), card]))
     """)
-    name, files = json.loads(pushed.splitlines()[-1])
+    name, files, card = json.loads(pushed.splitlines()[-1])
+    assert 'repo = "user/trained"' in card and "no medical device" in card
+    assert "| data | simulated, fold 1, its training patients |" in card
+    assert "| training | 1 steps of 2 conversations, learning rate 2e-05 (linear), seed 42 |" in card
+    # made again from what training recorded
+    again = publish_model(tmp_path / "out", "user/again", dry_run=True)
+    assert "elm_training.json" in again.sizes and "training_args.bin" not in again.sizes
     assert name == "ElmModel"
     assert {"README.md", "model.safetensors", "modeling_elm.py", "processing_elm.py", "processor_config.json"} <= set(
         files

@@ -31,7 +31,13 @@ REPORT = {
             },
         },
     },
-    "signal_reliance": {"short": {"sentence": "This model's answers depend on the ECG: difference 0.500."}},
+    "signal_reliance": {
+        "short": {
+            "metric": "exact_match",
+            "score": 0.5,
+            "sentence": "This model's answers depend on the ECG: difference 0.500.",
+        }
+    },
 }
 
 
@@ -280,7 +286,7 @@ results = [[r.dataset_type, r.dataset_config, r.metric_type, r.metric_value] for
 print(json.dumps([model.num_parameters(), results, card.text]))
 """,
     )
-    assert loaded[1] == [[NAME, "fold1", "exact_match", 0.75]]
+    assert loaded[1] == [[NAME, "fold1", "exact_match", 0.75], [NAME, "fold1", "signal_reliance", 0.5]]
     assert f"| parameters | {loaded[0]:,} |" in loaded[2]
     assert "| all | 40 | Exact match | 0.750 [0.610, 0.860] | 0.250 |" in loaded[2]
     assert "This model's answers depend on the ECG" in loaded[2]
