@@ -152,7 +152,7 @@ def _usable(batch: pa.Table, rows_of: _RecordRows, left_out: Counter) -> tuple[l
 def _with_ecgs(batch: pa.Table, ecg_index: list[list[int]], keys: pa.Table) -> pa.Table:
     """The conversations with the columns that say which ECGs they are about; the segment is made part of their names."""
     columns = ["segment", "record_id", "patient_id"]
-    ecgs = keys.select(columns).take([row for rows in ecg_index for row in rows])
+    ecgs = keys.select(columns).take(pa.array([row for rows in ecg_index for row in rows], pa.int64()))
     ends = np.cumsum([0] + [len(rows) for rows in ecg_index])
     segment, record_id, patient_id = (ecgs[name].to_pylist() for name in columns)
     pieces = [slice(start, end) for start, end in zip(ends[:-1], ends[1:])]
