@@ -6,12 +6,14 @@ import json
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from os import PathLike
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 from datasets import Array2D, DatasetInfo, Features, List, SplitGenerator, Value
+from datasets.builder import Key
 
 import elm_hf.dataset_scripts
 from elm_hf.modeling.ecg_utils import LEADS, SAMPLING_RATE
@@ -19,6 +21,8 @@ from elm_hf.recordings import Recording, RecordingError, segments
 
 
 OFFICIAL_SPLITS = ("train", "validation", "test")
+# conversations in memory at once
+TABLE_SIZE = 2000
 
 
 _CONVERSATION_FEATURES = {
@@ -58,7 +62,7 @@ class ElmDatasetConfig(datasets.BuilderConfig):
     one_patient_per_file: bool = False
 
 
-class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
+class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
     """
     One published dataset. A script overrides `list_recordings` and `read_recording`, `list_conversations`, or all three.
 
@@ -158,12 +162,19 @@ class ElmDatasetBuilder(datasets.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[SplitGenerator]:
         return [SplitGenerator("conversations")]
 
-    def _generate_examples(self) -> Iterator[tuple[int, dict]]:
+    def _generate_tables(self) -> Iterator[tuple[Key, pa.Table]]:
+        """Tables of many conversations: `datasets` would encode one after the other, at half a millisecond each."""
         self._left_out = []
-        for number, conversation in enumerate(self.list_conversations()):
-            own = {"recording_sources": [self.name] * len(conversation["recording_ids"])}
-            yield number, own | conversation
+        conversations = iter(self.list_conversations())
+        for number in count():
+            rows = [self._with_sources(row) for row in islice(conversations, TABLE_SIZE)]
+            if not rows:
+                break
+            yield Key(0, number), pa.Table.from_pylist(rows, self.info.features.arrow_schema)
         Path(self._output_dir, "left_out.json").write_text(json.dumps(self._left_out), encoding="utf-8")
+
+    def _with_sources(self, conversation: dict) -> dict:
+        return {"recording_sources": [self.name] * len(conversation["recording_ids"])} | conversation
 
     def from_source(self, message: str) -> str:
         """A message that will be published, its files named from where the source begins."""

@@ -135,17 +135,18 @@ def _pick(options: list[str], rng: np.random.Generator, weights: list[float] | N
 
 def _verify(findings: Findings, rng: np.random.Generator) -> dict:
     # What is rare is asked for less where it is absent: over many ECGs, everything is affirmed as often as denied.
-    shown = {label: label in findings.labels for label in _VERIFIED}
-    weights = [1 / share if shown[label] else 1 / (1 - share) for label, share in _VERIFIED.items()]
+    present = findings.labels
+    weights = [1 / share if label in present else 1 / (1 - share) for label, share in _VERIFIED.items()]
     label = _pick(list(_VERIFIED), rng, weights)
     template_id, wording = _VERIFY[_ATTRIBUTE_TYPE[label]]
-    answer = ["yes" if shown[label] else "no"]
+    answer = ["yes" if label in present else "no"]
     return _row("single-verify", _ATTRIBUTE_TYPE[label], template_id, wording.format(label), answer)
 
 
 def _choose(findings: Findings, rng: np.random.Generator) -> dict:
     template_id, labels, wording = _CHOOSE[rng.integers(len(_CHOOSE))]
-    present = [label for label in labels if label in findings.labels]
+    described = findings.labels
+    present = [label for label in labels if label in described]
     first = present[0] if present else _pick(labels, rng)
     pair = [first, _pick([label for label in labels if label != first], rng)]
     answer = [label for label in labels if label in pair and label in present]
