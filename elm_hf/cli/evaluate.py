@@ -32,14 +32,32 @@ def evaluate(
     occlusions: Annotated[int, typer.Option(min=0, help="Answers whose leads and times that matter are drawn.")] = 8,
     records: Annotated[Path | None, typer.Option(help="Signals of a dataset published without them.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of noise, shuffling and resampling.")] = 0,
+    rag_index: Annotated[
+        str | None,
+        typer.Option(help="Put similar ECGs of training patients into the prompts: a folder of elm-hf index."),
+    ] = None,
+    rag_k: Annotated[int, typer.Option(min=1, help="Similar ECGs for each ECG.")] = 3,
+    rag_content: Annotated[str, typer.Option(help="What of them: report or features.")] = "report",
+    rag_location: Annotated[str, typer.Option(help="Where: user (behind the ECG) or system.")] = "user",
+    judge: Annotated[
+        str | None,
+        typer.Option(help="LLM that scores the answers, too: chat model, or URL of an OpenAI-like endpoint."),
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Name of the judge at its endpoint.")] = None,
     quiet: Quiet = False,
 ):
     """Score a model's answers with the true ECG, and with other signals or none in its place; write a report."""
     limits = _token_limits(max_new_tokens)
     from elm_hf.evaluation import CONDITIONS, report_table
     from elm_hf.evaluation import evaluate as run
+    from elm_hf.retrieval import RetrievalOptions
 
+    retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
     conditions = condition or CONDITIONS
+    if update_card:
+        from elm_hf.evaluation.card import check_card_can_be_updated
+
+        check_card_can_be_updated(checkpoint, list(conditions))
     report = run(
         checkpoint,
         dataset,
@@ -54,6 +72,9 @@ def evaluate(
         records,
         seed,
         quiet,
+        retrieval,
+        judge,
+        judge_model,
     )
     if report is None:  # the first of the processes prints
         return
@@ -62,6 +83,59 @@ def evaluate(
         typer.echo(reliance["sentence"])
     if output is not None:
         typer.echo(f"Report in {output / 'report.md'}")
+    if update_card:
+        from elm_hf.evaluation.card import update_card as write_into_card
+
+        write_into_card(checkpoint, report)
+        typer.echo(f"Results in {Path(checkpoint) / 'README.md'}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of an evaluation.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another model's evaluation on the same questions.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of resampling and permuting patients.")] = 0,
+):
+    """Compare two evaluations question by question: difference, 95 % interval, p-value by paired permutation."""
+    from elm_hf.evaluation.compare import compare as run
+    from elm_hf.evaluation.compare import comparison_table
+
+    typer.echo(comparison_table(run(first, second, seed)))
+
+
+@app.command()
+def aggregate(reports: Annotated[list[Path], typer.Argument(help="Folders of two evaluations or more.")]):
+    """Mean and standard deviation of several seeds, or folds, of one experiment."""
+    from elm_hf.evaluation.compare import aggregate as run
+    from elm_hf.evaluation.compare import aggregate_table
+
+    typer.echo(aggregate_table(run(reports)))
+
+
+@app.command("zero-shot")
+def zero_shot(
+    checkpoint: Annotated[str, typer.Argument(help="ECG-language model, or MERL with its text tower.")],
+    dataset: Annotated[str, typer.Option(help="elm-hf dataset whose records have labels: folder or repository.")],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="diagnostic, rhythm, form, or a JSON file with a task. Repeat; by default these three."),
+    ] = None,
+    fold: Fold = "1",
+    split: Split = "test",
+    output: Annotated[Path | None, typer.Option(help="Folder for zero_shot.json, zero_shot.md and figures.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="MERL: tokenizer of the text tower.")] = None,
+    records: Annotated[Path | None, typer.Option(help="Signals of a dataset published without them.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many ECGs.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of resampling.")] = 0,
+    quiet: Quiet = False,
+):
+    """Classify ECGs without training: options A, B, C, ... for an ECG-language model, AUROC of prompts for MERL."""
+    from elm_hf.evaluation.zero_shot import zero_shot as run
+    from elm_hf.evaluation.zero_shot import zero_shot_table
+    from elm_hf.evaluation.zero_shot_tasks import TASKS
+
+    report = run(checkpoint, dataset, task or list(TASKS), fold, split, output, tokenizer, records, limit, seed, quiet)
+    typer.echo(zero_shot_table(report))
 
 
 @app.command()

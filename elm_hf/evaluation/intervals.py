@@ -64,6 +64,11 @@ class PatientBootstrap:
             sums.append(drawn[:, filled].astype(float).prod(axis=2) @ totals)
         return np.concatenate(sums)
 
+    def question_weights(self) -> np.ndarray:
+        """How often each question was drawn, `(num_resamples, questions)`, for statistics that are no sums; 8 bytes each."""
+        groups = [self._drawn[:, those].prod(axis=1) for those in self.patients_of_group]
+        return np.stack(groups, axis=1)[:, self.group].astype(float)
+
     def count_patients(self, rows: np.ndarray) -> int:
         """How many patients these questions are about."""
         groups = np.unique(self.group[rows])
