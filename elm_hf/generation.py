@@ -20,6 +20,7 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.utils import PROCESSOR_NAME
 
 from elm_hf.hub import check_name
 
@@ -39,7 +40,7 @@ def load_checkpoint(
 
     Raises:
         OSError: there is no such checkpoint.
-        ValueError: it is not an ELM, or damaged: a file cannot be read, or weights are missing.
+        ValueError: it is not an ELM, has no processor, or is damaged: a file cannot be read, or weights are missing.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     name = str(path_or_repo)
@@ -49,6 +50,11 @@ def load_checkpoint(
         import elm_hf.modeling.processing_elm  # noqa: F401
 
     options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    if Path(name).is_dir() and not (Path(name) / PROCESSOR_NAME).is_file():
+        raise ValueError(
+            f"{name}: no processor beside the model ({PROCESSOR_NAME}); save that of the checkpoint it was made from there "
+            "(processor.save_pretrained)"
+        )
     is_adapter = (Path(name) / "adapter_config.json").is_file()
     if not is_adapter:
         _check_is_elm(name)

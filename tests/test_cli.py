@@ -471,21 +471,17 @@ def test_evaluate_reports_what_the_answers_are_worth(run, yes_sayer):
 
     fold = pd.read_parquet(next((yes_sayer / "data" / "fold1").glob("test-*"))).set_index("conversation_id")
     predictions = pd.read_parquet("report/predictions.parquet")
-    assert predictions["conversation_id"].is_unique and len(predictions) == 100
-    assert (predictions[["ecg", "zeros"]] == "yes").all(axis=None)
-    asked = fold.loc[predictions["conversation_id"]]
+    assert predictions["condition"].value_counts().to_dict() == dict.fromkeys(
+        ("ecg", "zeros", "noise", "shuffled", "none"), 100
+    )
+    assert (predictions["prediction"] == "yes").all() and (predictions["num_tokens"] == 1).all()
+    asked = fold.loc[predictions.loc[predictions["condition"] == "ecg", "conversation_id"]]
     is_yes = asked["answer"].map(lambda answer: list(answer) == ["yes"])
-    expected = is_yes.groupby(asked["question_type"]).agg(accuracy="mean", answers="size").to_dict("index")
-    expected["all"] = {"accuracy": is_yes.mean(), "answers": 100}
     assert 0 < is_yes.mean() < 1
-
-    report = json.loads(Path("report/report.json").read_text())
-    for condition in ("ecg", "zeros"):
-        scores = report["exact_match"][condition]
-        assert scores.keys() == expected.keys()
-        for name, score in scores.items():
-            assert score == pytest.approx(expected[name], abs=1e-12)
-    assert f"| all | 100 | {is_yes.mean():.3f} | {is_yes.mean():.3f} |" in finished.out
+    line = next(line for line in finished.out.splitlines() if line.startswith("| all | 100 |"))
+    assert line.count(f"{is_yes.mean():.3f}") == 5  # once for each condition
+    assert "No evidence that this model's answers depend on the ECG" in finished.out
+    assert "Report in report/report.md" in finished.out and Path("report/report.md").is_file()
 
 
 def test_a_fresh_process_asks_with_the_code_of_the_checkpoint(yes_sayer):

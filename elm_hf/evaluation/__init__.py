@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from importlib.metadata import version
 from os import PathLike
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.data import load_elm_dataset, load_records
 from elm_hf.evaluation.ablation import CONDITIONS, SignalAblation
+from elm_hf.evaluation.judge import judge_predictions
 from elm_hf.evaluation.markdown import report_table
 from elm_hf.evaluation.metrics import is_exact_match
 from elm_hf.evaluation.occlusion import OCCLUSION_FILE, occlude, save_occlusions
@@ -30,6 +32,7 @@ from elm_hf.evaluation.predictions import (
 from elm_hf.evaluation.questions import Asker, list_questions
 from elm_hf.evaluation.report import write_report
 from elm_hf.generation import Answer, load_checkpoint
+from elm_hf.retrieval import Retrieval, RetrievalOptions, add_neighbours
 
 
 __all__ = ["CONDITIONS", "evaluate", "is_exact_match", "report_table"]
@@ -49,6 +52,9 @@ def evaluate(
     records: str | PathLike | None = None,
     seed: int = 0,
     quiet: bool = False,
+    retrieval: RetrievalOptions | None = None,
+    judge: str | None = None,
+    judge_model: str | None = None,
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in the ECG's place and without, and reports.
@@ -70,6 +76,10 @@ def evaluate(
         records: folder with the signals of a dataset that was published without them.
         seed: of noise, of shuffling, and of the report's resampling.
         quiet: no progress bar.
+        retrieval: put what is known of similar ECGs of training patients into the prompts (docs/retrieval.md). They are the
+            neighbours of the true ECG under every condition.
+        judge: also let an LLM score the answers given with the ECG (see [`judge_predictions`]).
+        judge_model: name of the judge at its endpoint.
 
     Returns:
         The report (docs/evaluation.md has its schema); None in all but the first of several processes.
@@ -80,13 +90,17 @@ def evaluate(
     """
     started = time.monotonic()
     state = PartialState(timeout=timedelta(days=7))  # processes wait for the slowest one
-    rows = load_elm_dataset(dataset, fold=fold, split=split, records=records)
-    if len(rows) == 0:
-        raise ValueError(f"{dataset}: {split} of fold {fold} is empty.")
+    try:
+        rows = load_elm_dataset(dataset, fold=fold, split=split, records=records)
+    except ValueError as error:  # of an empty split, `datasets` does not say whose it is
+        raise ValueError(f"fold {fold}, {split}, of {dataset} cannot be evaluated: {error}") from error
     if limit is not None and limit < len(rows):
         rows = rows.select(np.linspace(0, len(rows) - 1, limit).astype(int))
     try:
         questions = list_questions(rows, _sources(rows, records or dataset))
+        if retrieval is not None:
+            found = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
+            rows = _with_neighbours(rows, questions, found)
         asker = Asker(rows, questions, SignalAblation(rows, conditions, seed), conditions, max_new_tokens, batch_size)
     except ValueError as error:
         raise ValueError(f"{dataset}: {error}") from error
@@ -101,6 +115,7 @@ def evaluate(
         "conditions": list(conditions),
         "max_new_tokens": max_new_tokens if isinstance(max_new_tokens, int) else dict(max_new_tokens),
         "seed": seed,
+        "retrieval": None if retrieval is None else asdict(retrieval),
     }
     with TemporaryDirectory() as nowhere:
         with state.main_process_first():
@@ -114,6 +129,8 @@ def evaluate(
             said = [answers[name, "ecg"].text for name in questions["question_id"]]
             chosen = _choose_to_occlude(questions.assign(prediction=said), num_occlusions)
             _occlude(folder, rows, chosen, model, processor, batch_size)
+        if judge is not None:
+            run["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
         run |= {"limit": limit, "batch_size": batch_size, "processes": state.num_processes}
         run |= {"seconds": round(time.monotonic() - started, 1)}
         run |= {"versions": {name: version(name) for name in ("elm-hf", "torch", "transformers", "datasets")}}
@@ -127,6 +144,14 @@ def evaluate(
             seed,
             ecgs_of=lambda question: (list(rows[row_of[question]]["ecgs"]), rows[row_of[question]]["sampling_rate"]),
         )
+
+
+def _with_neighbours(rows: Dataset, questions: pd.DataFrame, retrieval: Retrieval) -> Dataset:
+    """The conversations with their neighbours; a system message for them moves the answers' `position` by one."""
+    augmented = add_neighbours(rows, retrieval)
+    added = [len(after) - len(before) for before, after in zip(rows["messages"], augmented["messages"])]
+    questions["position"] += [added[row] for row in questions["row"]]
+    return augmented
 
 
 def _sources(rows: Dataset, dataset: str | PathLike) -> list[str] | None:

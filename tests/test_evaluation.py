@@ -1,0 +1,383 @@
+"""Evaluation: what is asked, what stands in the ECG's place, what is kept, and what a model that reads or does not gets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import TINY_LLM
+from datasets import Array2D, Dataset, Features, List, Value
+
+from elm_hf.collator import ElmDataCollator, fill_ecgs
+from elm_hf.create import create_elm
+from elm_hf.data import load_elm_dataset
+from elm_hf.evaluation import evaluate
+from elm_hf.evaluation.ablation import CONDITIONS, SignalAblation, noise_like
+from elm_hf.evaluation.occlusion import occlude
+from elm_hf.evaluation.questions import Asker, list_questions
+from elm_hf.generation import generate_answers, load_checkpoint, log_likelihoods
+from elm_hf.modeling.ecg_utils import LEADS
+
+
+# Two ECGs of 2 s of each of 24 patients; those with even numbers have a 1 mV step in V2 from 0.5 to 0.8 s.
+NUM_ECGS, STEP_LEAD, STEP = 48, LEADS.index("V2"), slice(125, 200)
+TEXT, TEXTS = Value("string"), List(Value("string"))
+MESSAGES = List({"role": TEXT, "content": List({"type": TEXT, "text": TEXT})})
+CARD = """---
+configs:
+- config_name: records
+  data_files: [{split: train, path: records.parquet}]
+- config_name: fold1
+  data_files: [{split: train, path: train.parquet}, {split: test, path: test.parquet}]
+- config_name: fold2
+  data_files: [{split: train, path: train.parquet}, {split: test, path: none.parquet}]
+---
+"""
+
+
+def has_step(record: int) -> bool:
+    return record // 2 % 2 == 0
+
+
+def conversation(name: str, records: list[int], *turns: tuple[str, str]) -> dict:
+    messages = []
+    for number, (question, answer) in enumerate(turns):
+        content = [{"type": "text", "text": question}]
+        content = [{"type": "ecg", "text": None}] * (len(records) if number == 0 else 0) + content
+        messages.append({"role": "user", "content": content})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    return {
+        "conversation_id": name,
+        "ecg_index": records,
+        "record_ids": [f"r{record}" for record in records],
+        "patient_ids": [f"p{record // 2}" for record in records],
+        "messages": messages,
+        "question_type": "single-verify" if len(turns) == 1 else "dialogue",
+        "question": turns[0][0],
+        "answer": [turns[0][1]],
+    }
+
+
+def yes(record: int) -> str:
+    return "yes" if has_step(record) else "no"
+
+
+def test_conversations() -> list[dict]:
+    """Two questions about each test ECG; one about two ECGs, one of two turns, one in words alone."""
+    rows = [
+        conversation(f"{letter}{record}", [record], (question, yes(record)))
+        for record in range(NUM_ECGS // 2, NUM_ECGS)
+        for letter, question in (("a", "Is there a step?"), ("b", "Does this ECG have a step?"))
+    ]
+    rows.append(conversation("two", [24, 27], ("Do both have a step?", "no")))
+    rows.append(conversation("turns", [28], ("Is there a step?", "yes"), ("Is there a step in V2?", "yes")))
+    rows.append(conversation("words", [], ("Is a step an ECG?", "no")))
+    return rows
+
+
+test_conversations.__test__ = False
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "steps"
+    folder.mkdir()
+    ecgs = np.random.default_rng(0).normal(0, 20, (NUM_ECGS, 12, 500)).astype(np.int16)
+    for record in filter(has_step, range(NUM_ECGS)):
+        ecgs[record, STEP_LEAD, STEP] += 1000
+    keys = ("record_id", "recording_id", "patient_id", "source")
+    features = Features(dict.fromkeys(keys, TEXT) | {"ecg": Array2D((12, 500), "int16")})
+    features |= {"sampling_rate": Value("int32"), "segment": Value("int32"), "missing_leads": TEXTS}
+    records = [
+        {"record_id": f"r{i}", "recording_id": f"r{i}", "patient_id": f"p{i // 2}", "source": "steps", "ecg": ecg}
+        | {"sampling_rate": 250, "segment": 0, "missing_leads": []}
+        for i, ecg in enumerate(ecgs)
+    ]
+    Dataset.from_list(records, Features(features)).to_parquet(folder / "records.parquet")
+    columns = Features(
+        {"conversation_id": TEXT, "ecg_index": List(Value("int64")), "record_ids": TEXTS, "patient_ids": TEXTS}
+        | {"messages": MESSAGES, "question_type": TEXT, "question": TEXT, "answer": TEXTS}
+    )
+    training = [
+        conversation(f"{number}-{record}", [record], (question, yes(record)))
+        for record in range(NUM_ECGS // 2)
+        for number, question in enumerate(("Is there a step?", "Does this ECG have a step?"))
+    ]
+    for name, rows in (("train", training), ("test", test_conversations()), ("none", [])):
+        table = {column: [row[column] for row in rows] for column in columns}
+        Dataset.from_dict(table, columns).to_parquet(folder / f"{name}.parquet")
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def train_on(steps, tmp_path_factory):
+    """Trains a new tiny ELM on the true ECGs of the training patients, or on zeros in their place."""
+
+    def train(condition: str) -> Path:
+        folder = tmp_path_factory.mktemp("models") / condition
+        config = folder.with_suffix(".json")
+        config.write_text(json.dumps({"text_config": TINY_LLM}))
+        create_elm(
+            folder, config=config, tokenizer_dataset=str(steps), vocab_size=300, num_ecg_tokens=10, seconds=2,
+            normalization="none",
+        )  # fmt: skip
+        model, processor = load_checkpoint(folder)
+        rows = load_elm_dataset(steps)
+        ablation, collator = SignalAblation(rows, (condition, "ecg")), ElmDataCollator(processor)
+        batch = collator([row | {"ecgs": ablation.ecgs(index, condition, 1)} for index, row in enumerate(rows)])
+        torch.manual_seed(0)
+        optimizer = torch.optim.AdamW(model.train().parameters(), lr=3e-3, weight_decay=0)
+        for _ in range(60):
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.save_pretrained(folder)
+        return folder
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def reader(train_on) -> Path:
+    return train_on("ecg")
+
+
+@pytest.fixture(scope="module")
+def report(reader, steps, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("reports") / "reader"
+    evaluate(reader, steps, output=folder, num_occlusions=3, max_new_tokens=4, quiet=True)
+    return folder
+
+
+# what stands in the ECG's place
+
+
+def test_noise_has_the_power_of_each_lead():
+    ecg = np.random.default_rng(0).normal(0.5, np.arange(1, 13)[:, None] / 10, (12, 500)).astype(np.float32)
+    ecg[3], ecg[5] = np.nan, 0
+    noise = noise_like(ecg, np.random.default_rng(1))
+    assert np.square(noise).mean(axis=1) == pytest.approx(np.square(ecg).mean(axis=1), rel=1e-4, nan_ok=True)
+    assert np.abs(np.corrcoef(np.delete(ecg, (3, 5), 0), np.delete(noise, (3, 5), 0))[:10, 10:]).max() < 0.2
+
+
+def test_shuffled_ecgs_are_of_other_patients_and_the_same_in_every_run(steps):
+    rows = load_elm_dataset(steps, split="test")
+    ablation, again, other_seed = (SignalAblation(rows, seed=seed) for seed in (0, 0, 1))
+    names = [ablation.names(index, "shuffled", len(rows[index]["record_ids"])) for index in range(len(rows))]
+    for index, row in enumerate(rows):
+        number = len(row["record_ids"])
+        assert len(set(names[index])) == number
+        donors = [int(name.removeprefix("ecg r")) for name in names[index]]
+        assert {f"p{record // 2}" for record in donors}.isdisjoint(row["patient_ids"])
+        ecgs = ablation.ecgs(index, "shuffled", number)
+        assert all((ecg[STEP_LEAD, STEP].mean() > 0.5) == has_step(record) for ecg, record in zip(ecgs, donors))
+        assert again.names(index, "shuffled", number) == names[index]
+    assert names[0] == names[1] != ()  # two questions about one ECG
+    assert [other_seed.names(index, "shuffled", 1) for index in range(40)] != [one[:1] for one in names[:40]]
+
+
+def test_shuffling_needs_another_patient(steps):
+    rows = load_elm_dataset(steps, split="test").select([0, 1])
+    with pytest.raises(ValueError, match='"shuffled" needs 1 ECGs of patients other than p12, and there are 0'):
+        SignalAblation(rows)
+    assert SignalAblation(rows, ("ecg", "zeros")).names(0, "zeros", 1) == ("zeros",)
+
+
+@pytest.mark.parametrize(
+    "conditions, message", [(("ecg", "flat"), "no condition flat; there are ecg"), (("zeros",), '"ecg" is missing')]
+)
+def test_wrong_conditions_are_named(conditions, message, steps):
+    with pytest.raises(ValueError, match=message):
+        SignalAblation(load_elm_dataset(steps, split="test"), conditions)
+
+
+# what is asked
+
+
+def test_every_turn_is_a_question_with_the_true_turns_before_it(steps, reader):
+    rows = load_elm_dataset(steps, split="test")
+    questions = list_questions(rows, ["steps"] * NUM_ECGS).set_index("question_id")
+    assert len(questions) == len(rows) + 1
+    second = questions.loc["turns#1"]
+    assert (second["question"], second["answer"], second["turn"]) == ("Is there a step in V2?", ["yes"], 1)
+    assert questions.loc["two#0", "patient_ids"] == ["steps/p12", "steps/p13"]
+
+    model, processor = load_checkpoint(reader)
+    asker = Asker(rows, questions.reset_index(), SignalAblation(rows), CONDITIONS, 4, 8)
+    answers = dict(answer for batch in asker.batches for answer in asker.ask(model, processor, batch))
+    row = next(row for row in rows if row["conversation_id"] == "turns")
+    for position, name in ((1, "turns#0"), (3, "turns#1")):
+        prompt = fill_ecgs(row["messages"][:position], list(row["ecgs"]), 250)
+        assert answers[asker.same_as[name, "ecg"]] == generate_answers(model, processor, [prompt], 4)[0]
+
+
+def test_equal_prompts_are_asked_once(steps):
+    rows = load_elm_dataset(steps, split="test")
+    questions = list_questions(rows, ["steps"] * NUM_ECGS)
+    asker = Asker(rows, questions, SignalAblation(rows), CONDITIONS, 4, 8)
+    prompts = [prompt for batch in asker.batches for prompt in batch]
+    assert len(asker.same_as) == len(questions) * len(CONDITIONS)
+    asked = {prompt.key for prompt in prompts}
+    assert asked == set(asker.same_as.values()) and len(asked) == len(prompts)
+    # wordings with zeros: two single ones, a comparison, a second turn; without ECG the same; one has never any
+    assert len({asker.same_as[name, "zeros"] for name in questions["question_id"]} & asked) == 5
+    assert {asker.same_as["words#0", condition] for condition in CONDITIONS} == {("words#0", "ecg")}
+    assert len({asker.same_as[name, "noise"] for name in questions["question_id"]}) == 24 * 2 + 3
+    # the question about both comes last, since the sequence is longer; those about one ECG stand together
+    names = [prompt.ecgs for prompt in prompts]
+    assert sum(one != following for one, following in zip(names, names[1:])) == len(set(names)) - 1
+
+
+def test_each_question_type_has_its_longest_answer(steps):
+    rows = load_elm_dataset(steps, split="test")
+    questions = list_questions(rows, ["steps"] * NUM_ECGS)
+    limits = {"single-verify": 2, "dialogue": 9}
+    asker = Asker(rows, questions, SignalAblation(rows), CONDITIONS, limits, 8)
+    types = questions.set_index("question_id")["question_type"]
+    for batch in asker.batches:
+        assert {limits[types[prompt.key[0]]] for prompt in batch} == {batch[0].max_new_tokens}
+    with pytest.raises(ValueError, match="no number for questions of type dialogue"):
+        Asker(rows, questions, SignalAblation(rows), CONDITIONS, {"single-verify": 2}, 8)
+
+
+# what comes out
+
+
+def test_a_model_that_reads_the_ecg_is_told_from_one_that_cannot(reader, report, train_on, steps):
+    found = json.loads((report / "report.json").read_text())["signal_reliance"]["short"]
+    assert found["reads_ecg"] and found["scores"]["ecg"] > 0.9 and max(list(found["scores"].values())[1:]) < 0.75
+    blind = evaluate(train_on("zeros"), steps, num_occlusions=0, max_new_tokens=4, quiet=True)
+    found = blind["signal_reliance"]["short"]
+    assert found["reads_ecg"] is False and found["low"] <= 0
+    assert found["sentence"].startswith("No evidence that this model's answers depend on the ECG")
+
+
+def test_predictions_are_a_row_per_question_and_condition(report, steps):
+    predictions = pd.read_parquet(report / "predictions.parquet")
+    assert len(predictions) == 52 * len(CONDITIONS) and not predictions.duplicated(["question_id", "condition"]).any()
+    assert predictions["condition"].unique().tolist() == list(CONDITIONS)
+    with_ecg = predictions[predictions["condition"] == "ecg"].set_index("question_id")
+    assert with_ecg.index[:2].tolist() == ["a24#0", "b24#0"]  # in the order of the split
+    about_one = with_ecg[with_ecg["record_ids"].map(len) == 1]
+    right = [yes(int(names[0][1:])) == said for names, said in zip(about_one["record_ids"], about_one["prediction"])]
+    assert np.mean(right) > 0.9
+    assert with_ecg["finished"].all() and (with_ecg["num_tokens"] >= 1).all()
+    assert with_ecg.loc["two#0", "patient_ids"].tolist() == ["steps/p12", "steps/p13"]
+    assert with_ecg.loc["words#0", "patient_ids"].tolist() == []
+    assert not list(report.glob("answers-*"))
+
+
+def test_occlusion_finds_the_lead_and_the_time_that_matter(report, reader, steps):
+    saved = np.load(report / "occlusion.npz")
+    assert saved["lead_effect"].shape == (3, 12) and saved["ecg"].shape == (3, 12, 500)
+    assert saved["windows_s"].tolist() == [[0, 0.5], [0.5, 1], [1, 1.5], [1.5, 2]]
+    assert saved["leads"].tolist() == list(LEADS) and len(set(saved["record_id"].tolist())) == 3
+    with_step = [has_step(int(name[1:])) for name in saved["record_id"]]
+    assert any(with_step)
+    assert (saved["lead_effect"][with_step].argmax(axis=1) == STEP_LEAD).all()
+    assert (saved["window_effect"][with_step].argmax(axis=1) == 1).all()
+
+    model, processor = load_checkpoint(reader)
+    row = load_elm_dataset(steps, split="test")[0]
+    effects = occlude(model, processor, row["messages"][:1], row["ecgs"][0], 250, "yes")
+    hidden = row["ecgs"][0].copy()
+    hidden[STEP_LEAD] = np.median(hidden[STEP_LEAD])
+    scores = [
+        log_likelihoods(model, processor, [fill_ecgs(row["messages"], [ecg], 250)])[0]
+        for ecg in (row["ecgs"][0], hidden)
+    ]
+    assert effects["log_likelihood"] == pytest.approx(scores[0], abs=1e-4)
+    assert effects["lead_effect"][STEP_LEAD] == pytest.approx(scores[0] - scores[1], abs=1e-4) and scores[0] > -0.7
+
+
+# what is kept
+
+
+def command(*arguments, launch: bool = False) -> list[str]:
+    # What `accelerate launch` runs where there are several GPUs; without any it starts one process only.
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    return [sys.executable, *(launcher if launch else []), "-m", "elm_hf", "evaluate", *map(str, arguments)]
+
+
+def same_predictions(one: Path, other: Path) -> bool:
+    tables = [pd.read_parquet(folder / "predictions.parquet") for folder in (one, other)]
+    return all(tables[0][name].map(str).equals(tables[1][name].map(str)) for name in tables[0].columns)
+
+
+def test_a_killed_evaluation_goes_on_where_it_stopped(reader, steps, report, tmp_path):
+    folder = tmp_path / "report"
+    options = ("--dataset", steps, "--output", folder, "--occlusions", 0, "--max-new-tokens", 4, "--batch-size", 1)
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command(reader, *options), stdout=log, stderr=log)
+    answers = folder / "answers-00000.jsonl"
+    while not answers.exists() or answers.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    lines = answers.read_text().splitlines(keepends=True)
+    assert 3 <= len(lines) < 52 * 4 and not (folder / "predictions.parquet").exists()
+    first = json.loads(lines[0]) | {"prediction": "said before"}  # whoever asks again, loses it
+    answers.write_text("".join([json.dumps(first) + "\n", *lines[1:3], lines[3][:20] if lines[3:] else '{"quest']))
+
+    evaluate(reader, steps, output=folder, num_occlusions=0, max_new_tokens=4, batch_size=1, quiet=True)
+    predictions = pd.read_parquet(folder / "predictions.parquet").set_index(["question_id", "condition"])
+    expected = pd.read_parquet(report / "predictions.parquet").set_index(["question_id", "condition"])
+    kept = predictions["prediction"] == "said before"
+    assert kept[first["question_id"], first["condition"]]
+    assert predictions["prediction"][~kept].equals(expected["prediction"][~kept])
+
+
+def test_two_processes_share_the_questions(reader, steps, report, tmp_path):
+    options = ("--dataset", steps, "--output", tmp_path / "two", "--occlusions", 0, "--max-new-tokens", 4)
+    done = subprocess.run(command(reader, *options, launch=True), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Report in") == 1
+    assert same_predictions(tmp_path / "two", report)
+    assert json.loads((tmp_path / "two" / "report.json").read_text())["run"]["processes"] == 2
+
+
+def test_the_same_run_gives_the_same_bits_and_another_run_is_refused(reader, steps, report, train_on, tmp_path):
+    options = {"num_occlusions": 0, "max_new_tokens": 4, "quiet": True}
+    evaluate(reader, steps, output=tmp_path, **options)
+    assert same_predictions(tmp_path, report)
+    evaluate(reader, steps, output=tmp_path, **options)  # the same again only writes the report
+    for change, message in (
+        ({"max_new_tokens": 5}, "max_new_tokens is 4 there, 5 here"),
+        ({"limit": 10}, "questions is "),
+        ({"seed": 1}, "seed is 0 there, 1 here"),
+    ):
+        with pytest.raises(ValueError, match=f"holds another evaluation .*{message}"):
+            evaluate(reader, steps, output=tmp_path, **(options | change))
+    model, _ = load_checkpoint(reader)
+    model.model.language_model.layers[0].mlp.up_proj.weight.data += 1e-3  # trained on, in the same place
+    before = (reader / "model.safetensors").read_bytes()
+    model.save_pretrained(reader)
+    with pytest.raises(ValueError, match="holds another evaluation .*weights is"):
+        evaluate(reader, steps, output=tmp_path, **options)
+    (reader / "model.safetensors").write_bytes(before)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"holds results \(predictions.parquet\) of an unknown evaluation"):
+        evaluate(reader, steps, output=tmp_path, **options)
+
+
+def test_what_cannot_be_evaluated_is_named(reader, steps, tmp_path):
+    with pytest.raises(ValueError, match="no 'fold3'; there are fold1, fold2"):
+        evaluate(reader, steps, fold=3)
+    with pytest.raises(ValueError, match="fold 2, test, of .*steps cannot be evaluated: .* no data"):
+        evaluate(reader, steps, fold=2)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors", "generation_config.json"):
+        os.link(reader / name, bare / name)
+    with pytest.raises(ValueError, match="bare: no processor beside the model"):
+        evaluate(bare, steps, output=tmp_path / "report")
+    assert not (tmp_path / "report").exists()
