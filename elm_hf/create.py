@@ -164,7 +164,7 @@ def create_elm(
         processor_class = ElmVisionProcessor if model.config.reads_pictures else ElmProcessor
         processor = processor_class(reader, llm_tokenizer, model.config.num_ecg_tokens)
     _set_special_tokens(model, processor)
-    _save(model, processor, output)
+    save_checkpoint(model, processor, output)
     return model
 
 
@@ -359,7 +359,7 @@ def _set_special_tokens(model: ElmForCausalLM, processor: ElmProcessor):
     text_config.pad_token_id = processor.tokenizer.pad_token_id
 
 
-def _save(model: ElmForCausalLM, processor: ElmProcessor, output: Path):
+def save_checkpoint(model: ElmForCausalLM, processor: ElmProcessor, output: Path):
     """Writes beside `output` and renames, so that a checkpoint is whole or not there."""
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))

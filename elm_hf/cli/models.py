@@ -95,6 +95,21 @@ def convert(
     typer.echo(f"{output}: {', '.join(type(part).__name__ for part in parts)}")
 
 
+@app.command()
+def merge(
+    adapter: Annotated[str, typer.Argument(help="LoRA adapter that train_sft.py made: folder or repository.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
+    base: Annotated[
+        str | None, typer.Option(help="Checkpoint that it was trained on; the one that the adapter names by default.")
+    ] = None,
+):
+    """Merge a LoRA adapter into its base: a full checkpoint that needs no PEFT."""
+    from elm_hf.merge import merge_adapter
+
+    merged = merge_adapter(adapter, output, base)
+    typer.echo(f"{output}: {merged.num_parameters():,} parameters, {merged.dtype}".replace("torch.", ""))
+
+
 @app.command("train-tokenizer")
 def train_tokenizer(
     dataset: Annotated[str, typer.Argument(help="elm-hf dataset whose records to train on: folder or repository.")],

@@ -1,0 +1,52 @@
+"""Merging a LoRA adapter into its base: a full checkpoint that needs no PEFT."""
+
+from os import PathLike
+from pathlib import Path
+
+from peft import PeftConfig, PeftModel
+from transformers import AutoConfig, AutoProcessor
+
+from elm_hf.create import save_checkpoint
+from elm_hf.hub import check_name
+from elm_hf.modeling.modeling_elm import ElmForCausalLM
+
+
+def merge_adapter(
+    adapter: str | PathLike, output: str | PathLike, base: str | PathLike | None = None
+) -> ElmForCausalLM:
+    """
+    Writes a full checkpoint of an adapter that `train_sft.py --use_peft` trained.
+
+    Args:
+        adapter: folder or repository of the adapter.
+        output: folder to make.
+        base: folder or repository of the full checkpoint that the adapter was trained on; the one that it names by default.
+
+    Returns:
+        The merged model, in the precision of its base.
+
+    Raises:
+        FileNotFoundError: there is no such adapter, or its base is not where it says.
+        FileExistsError: `output` is there and not empty.
+        ValueError: `adapter` is none, or its base is quantized.
+    """
+    output = Path(output)
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty; choose another folder.")
+    check_name(str(adapter))
+    config = PeftConfig.from_pretrained(str(adapter))
+    base = str(base or config.base_model_name_or_path)
+    try:
+        check_name(base)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{adapter}: its base is not there ({error}); name it with --base") from error
+    base_config = AutoConfig.from_pretrained(base)
+    if "quantization_config" in base_config.to_dict():
+        raise ValueError(
+            f"{base}: quantized, and adapters cannot be merged into quantized weights without loss; name the checkpoint that "
+            "it was quantized from with --base"
+        )
+    model = ElmForCausalLM.from_pretrained(base, config=base_config, dtype="auto")
+    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
+    save_checkpoint(merged, AutoProcessor.from_pretrained(str(adapter)), output)
+    return merged
