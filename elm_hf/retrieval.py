@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from os import PathLike
 
 import datasets
 import numpy as np
+from datasets import Dataset
 
 from elm_hf.data import load_records
 from elm_hf.ecg_index import EcgIndex, patients_of
@@ -14,6 +16,34 @@ from elm_hf.ecg_table import EcgTable
 
 CONTENTS = ("report", "features")
 LOCATIONS = ("system", "user")
+
+
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """
+    How prompts are augmented with neighbours.
+
+    Args:
+        index: folder that `build_index` made.
+        k: neighbours for each ECG.
+        content: `"report"` or `"features"`.
+        location: `"system"` appends them to the system's words, `"user"` puts them behind the ECGs.
+
+    Raises:
+        ValueError: another content or location, or less than 1 neighbour.
+    """
+
+    index: str
+    k: int = 3
+    content: str = "report"
+    location: str = "user"
+
+    def __post_init__(self):
+        if self.content not in CONTENTS or self.location not in LOCATIONS or self.k < 1:
+            raise ValueError(
+                f"retrieval takes content {' or '.join(CONTENTS)}, location {' or '.join(LOCATIONS)} and at least 1 "
+                f'neighbour; got "{self.content}", "{self.location}" and {self.k}'
+            )
 
 
 class Retrieval:
@@ -25,37 +55,27 @@ class Retrieval:
     have in the index, and theirs are passed over.
 
     Args:
-        index: folder that `build_index` made.
+        options: which index, how many neighbours, what of them and where.
         dataset: the dataset of the conversations, or several, in the order in which they were loaded.
         fold: of the conversations: 1 to 5 or `"official"`.
         ecg_index: the column of that name of the conversations.
-        k: neighbours for each ECG.
-        content: `"report"` or `"features"`.
-        location: `"system"` appends them to the system's words, `"user"` puts them behind the ECGs.
         records: local builds of the datasets that were published without signals, as for `load_elm_dataset`.
 
     Raises:
-        ValueError: an unknown content or location, an index without that content, of too few patients, or one that holds
-            patients whom this fold tests on.
+        FileNotFoundError: there is no such index.
+        ValueError: the index is without that content, of too few patients, or holds patients whom this fold tests on.
     """
 
     def __init__(
         self,
-        index: str | PathLike,
+        options: RetrievalOptions,
         dataset: str | PathLike | Sequence[str | PathLike],
         fold: int | str,
         ecg_index: Iterable[Sequence[int]],
-        k: int = 3,
-        content: str = "report",
-        location: str = "user",
         records: str | PathLike | Sequence[str | PathLike | None] | None = None,
     ):
-        if content not in CONTENTS or location not in LOCATIONS or k < 1:
-            raise ValueError(
-                f"retrieval takes content {' or '.join(CONTENTS)}, location {' or '.join(LOCATIONS)} and at least 1 "
-                f'neighbour; got "{content}", "{location}" and {k}'
-            )
-        self.k, self.location = k, location
+        index, content = options.index, options.content
+        self.k, self.location = options.k, options.location
         found = EcgIndex(index)
         if not (found.settings.reports if content == "report" else found.settings.feature_texts):
             how = "" if content == "report" else "; make it with elm-hf index --by features, or --feature-texts"
@@ -154,6 +174,40 @@ class Retrieval:
             table = EcgTable(records)
             vectors |= zip(other, index.embed([table[row] for row in other], records[0]["sampling_rate"]))
         return np.stack([vectors[row] for row in rows])
+
+
+def add_neighbours(
+    conversations: Dataset, retrieval: Retrieval, system_prompt: str | None = None, num_proc: int | None = None
+) -> Dataset:
+    """
+    The conversations with their ECGs' neighbours in `messages`.
+
+    Args:
+        conversations: of [`load_elm_dataset`], in whole or in part.
+        retrieval: made for them.
+        system_prompt: opens conversations that have no system message.
+        num_proc: processes to share the work.
+    """
+    added = conversations.with_format(None).map(
+        _AddNeighbours(retrieval, system_prompt),
+        input_columns=["messages", "ecg_index"],
+        num_proc=num_proc,
+        desc="adding neighbours",
+    )
+    return added.with_format(conversations.format["type"], **conversations.format["format_kwargs"])
+
+
+class _AddNeighbours:
+    """To a row; an object, so that other processes can have it."""
+
+    def __init__(self, retrieval: Retrieval, system_prompt: str | None):
+        self.retrieval, self.system_prompt = retrieval, system_prompt
+
+    def __call__(self, messages: list[dict], ecg_index: list[int]) -> dict:
+        if self.system_prompt is not None and messages[0]["role"] != "system":
+            words = [{"type": "text", "text": self.system_prompt}]
+            messages = [{"role": "system", "content": words}, *messages]
+        return {"messages": self.retrieval(messages, ecg_index)}
 
 
 def _joined(message: dict, text: str) -> dict:

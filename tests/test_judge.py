@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from tiny_models import tiny_llm, tiny_tokenizer
 
+from elm_hf.evaluation import evaluate
 from elm_hf.evaluation.judge import MAX_ATTEMPTS, RUBRIC, judge_predictions, parse_verdict
 
 
@@ -166,7 +167,8 @@ def test_an_endpoint_that_is_not_there_is_a_failure_not_a_score():
     assert reason.startswith("no connection to http://127.0.0.1:9/v1")
 
 
-def test_a_model_that_runs_here(tmp_path):
+def test_a_model_that_runs_here(tmp_path, monkeypatch):
+    monkeypatch.setattr("elm_hf.evaluation.judge.MAX_TOKENS", 12)
     llm, tokenizer = tiny_llm("qwen2"), tiny_tokenizer("qwen2")
     llm.config.max_position_embeddings = 4096
     llm.save_pretrained(tmp_path)
@@ -193,3 +195,15 @@ def test_predictions_without_the_ecg_are_refused(endpoint):
 def test_what_is_no_verdict(text):
     with pytest.raises(ValueError, match="no JSON object with a score of 0, 1, 2"):
         parse_verdict(text)
+
+
+def test_an_evaluation_is_judged(endpoint, simulated_dataset, tiny_elm, tmp_path):
+    settings = {"limit": 6, "max_new_tokens": 3, "conditions": ("ecg",), "num_occlusions": 0, "quiet": True}
+    report = evaluate(
+        tiny_elm, simulated_dataset, output=tmp_path, judge=endpoint.url, judge_model="rules", **settings
+    )
+    judge = report["run"]["judge"]
+    assert judge["judge"] == f"{endpoint.url} rules"
+    assert judge["answers"] == judge["judged"] == 6
+    assert len((tmp_path / "judgements.jsonl").read_text().split()) > 0
+    assert f"6 of 6 answers with the ECG were judged by {endpoint.url} rules." in (tmp_path / "report.md").read_text()

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from elm_hf.cli import app
 from elm_hf.data import load_elm_dataset, load_records
 from elm_hf.ecg_index import EcgIndex, EncoderVectors, build_index
+from elm_hf.evaluation import evaluate
+from elm_hf.generation import generate_answers
 from elm_hf.prepare import prepare_dataset
-from elm_hf.retrieval import Retrieval
+from elm_hf.retrieval import Retrieval, RetrievalOptions, add_neighbours
 
 
 pytest.importorskip("faiss", reason='an index of ECGs needs the extra "rag"')
@@ -52,6 +54,10 @@ def entry_patients(folder: Path) -> list[tuple[str, str]]:
     return list(zip(entries["source"], entries["patient_id"]))
 
 
+def retrieve(index: Path, dataset: Path, fold: int, ecg_index: list, **options) -> Retrieval:
+    return Retrieval(RetrievalOptions(str(index), **options), dataset, fold, ecg_index)
+
+
 def all_text(messages: list[dict]) -> str:
     return "\n".join(item["text"] or "" for message in messages for item in message["content"])
 
@@ -68,7 +74,7 @@ def test_an_index_holds_the_training_patients_and_nobody_else(dataset, index):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_neighbours_are_never_of_the_conversations_own_patients(dataset, index, split):
     rows, of_row, of_entry = load_elm_dataset(dataset, 1, split), owners(dataset), entry_patients(index)
-    retrieval = Retrieval(index, dataset, 1, rows["ecg_index"], k=5)
+    retrieval = retrieve(index, dataset, 1, rows["ecg_index"], k=5)
     checked = 0
     for ecg_index in {tuple(one) for one in rows["ecg_index"]}:
         own = {of_row[row] for row in ecg_index}
@@ -84,7 +90,7 @@ def test_neighbours_are_never_of_the_conversations_own_patients(dataset, index, 
 
 def test_neighbours_are_the_nearest_by_numpy(dataset, index):
     rows, of_row, of_entry = load_elm_dataset(dataset, 1, "train"), owners(dataset), entry_patients(index)
-    retrieval = Retrieval(index, dataset, 1, rows["ecg_index"])
+    retrieval = retrieve(index, dataset, 1, rows["ecg_index"])
     vectors = EcgIndex(index).vectors(range(len(of_entry)))
     names = list(load_records(dataset)["record_id"])
     entries = list(pd.read_parquet(index / "records.parquet")["record_id"])
@@ -96,7 +102,7 @@ def test_neighbours_are_the_nearest_by_numpy(dataset, index):
 
 def test_neighbours_by_features_share_findings_more_often_than_others(dataset, index):
     records, rows = load_records(dataset), load_elm_dataset(dataset, 1, "test")
-    retrieval = Retrieval(index, dataset, 1, rows["ecg_index"])
+    retrieval = retrieve(index, dataset, 1, rows["ecg_index"])
     reports = list(pd.read_parquet(index / "records.parquet")["report"])
     first = [report.split(",")[0].rstrip(".") for report in reports]
     tested = sorted({row for one in rows["ecg_index"] for row in one})
@@ -117,7 +123,7 @@ def test_an_ecg_outside_the_index_gets_the_vector_it_would_have_in_it(dataset, i
 @pytest.mark.parametrize("location", ["user", "system"])
 def test_where_the_neighbours_stand(dataset, index, location):
     rows = load_elm_dataset(dataset, 1, "test")
-    retrieval = Retrieval(index, dataset, 1, rows["ecg_index"], k=2, location=location)
+    retrieval = retrieve(index, dataset, 1, rows["ecg_index"], k=2, location=location)
     row = next(row for row in rows if len(row["ecg_index"]) == 1)
     before = row["messages"]
     messages = retrieval(before, row["ecg_index"])
@@ -139,7 +145,7 @@ def test_where_the_neighbours_stand(dataset, index, location):
 
 def test_two_ecgs_have_two_lists_and_none_has_none(dataset, index):
     rows = load_elm_dataset(dataset, 1, "test")
-    retrieval = Retrieval(index, dataset, 1, rows["ecg_index"], k=1, content="features")
+    retrieval = retrieve(index, dataset, 1, rows["ecg_index"], k=1, content="features")
     row = next(row for row in rows if len(row["ecg_index"]) == 2)
     text = all_text(retrieval(row["messages"], row["ecg_index"]))
     assert text.index("most like ECG 1:\n1. Measurements: heart rate") < text.index(
@@ -149,12 +155,24 @@ def test_two_ecgs_have_two_lists_and_none_has_none(dataset, index):
     assert retrieval(words, []) == words
 
 
+@pytest.mark.parametrize("location", ["user", "system"])
+def test_a_dataset_with_neighbours_keeps_its_ecgs(dataset, index, location):
+    rows = load_elm_dataset(dataset, 1, "train").select(range(5))
+    retrieval = retrieve(index, dataset, 1, rows["ecg_index"], location=location)
+    augmented = add_neighbours(rows, retrieval, system_prompt="Be brief.")
+    for before, after in zip(rows, augmented):
+        assert np.array_equal(before["ecgs"][0], after["ecgs"][0])
+        prompted = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *before["messages"]]
+        assert all_text(after["messages"]) == all_text(retrieval(prompted, before["ecg_index"]))
+        assert after["messages"][-1] == before["messages"][-1]
+
+
 def test_an_index_over_patients_that_are_tested_on_is_refused(dataset, index):
     rows = load_elm_dataset(dataset, 2, "test")
     with pytest.raises(ValueError, match=r"holds \d+ of the \d+ patients whom fold 2 of .* tests on"):
-        Retrieval(index, dataset, 2, rows["ecg_index"])
+        retrieve(index, dataset, 2, rows["ecg_index"])
     with pytest.raises(ValueError, match="tests on"):  # their reports would be in the training prompts
-        Retrieval(index, dataset, 2, load_elm_dataset(dataset, 2, "train")["ecg_index"])
+        retrieve(index, dataset, 2, load_elm_dataset(dataset, 2, "train")["ecg_index"])
 
 
 def test_vectors_of_an_elm_and_of_an_encoder(dataset, tiny_elm, tmp_path):
@@ -168,10 +186,10 @@ def test_vectors_of_an_elm_and_of_an_encoder(dataset, tiny_elm, tmp_path):
     vectors = found.vectors(range(len(found.entries)))
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     rows = load_elm_dataset(dataset, 1, "test")
-    retrieval = Retrieval(tmp_path / "elm", dataset, 1, rows["ecg_index"])
+    retrieval = retrieve(tmp_path / "elm", dataset, 1, rows["ecg_index"])
     assert len(retrieval.neighbours(rows["ecg_index"][0][0])) == 3
     with pytest.raises(ValueError, match="have no features; make it with elm-hf index --by features"):
-        Retrieval(tmp_path / "elm", dataset, 1, rows["ecg_index"], content="features")
+        retrieve(tmp_path / "elm", dataset, 1, rows["ecg_index"], content="features")
 
     encoder = AutoModel.from_config(
         AutoConfig.for_model("ecg_resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
@@ -231,8 +249,32 @@ def test_the_command_and_its_errors(dataset, index, tiny_elm, tmp_path):
         assert failed.exit_code != 0 and problem in str(failed.exception), failed.exception
     rows = load_elm_dataset(dataset, 1, "test")
     with pytest.raises(FileNotFoundError, match="make one with elm-hf index"):
-        Retrieval(tmp_path / "nowhere", dataset, 1, rows["ecg_index"])
+        retrieve(tmp_path / "nowhere", dataset, 1, rows["ecg_index"])
     with pytest.raises(ValueError, match='got "summary", "user" and 3'):
-        Retrieval(index, dataset, 1, rows["ecg_index"], content="summary")
+        retrieve(index, dataset, 1, rows["ecg_index"], content="summary")
     with pytest.raises(ValueError, match="too few for 500 neighbours of other patients"):
-        Retrieval(index, dataset, 1, rows["ecg_index"], k=500)
+        retrieve(index, dataset, 1, rows["ecg_index"], k=500)
+
+
+@pytest.mark.parametrize("location", ["user", "system"])
+def test_an_evaluation_asks_with_neighbours(dataset, index, tiny_elm, tmp_path, monkeypatch, location):
+    asked = []
+
+    def listen(model, processor, conversations, max_new_tokens):
+        asked.extend(conversations)
+        return generate_answers(model, processor, conversations, max_new_tokens)
+
+    monkeypatch.setattr("elm_hf.evaluation.questions.generate_answers", listen)
+    options = RetrievalOptions(str(index), k=1, location=location)
+    settings = {"limit": 4, "max_new_tokens": 2, "conditions": ("ecg", "none"), "num_occlusions": 1, "quiet": True}
+    report = evaluate(tiny_elm, dataset, output=tmp_path / "report", retrieval=options, **settings)
+    assert report["run"]["retrieval"] == {"index": str(index), "k": 1, "content": "report", "location": location}
+    assert (
+        "Prompts held the report of 1 similar ECGs of training patients" in (tmp_path / "report/report.md").read_text()
+    )
+    assert asked and all(one[-1]["role"] == "user" for one in asked)
+    place = 0 if location == "system" else -1
+    assert all("ECGs of other patients most like" in all_text([one[place]]) for one in asked)
+    assert all(one[0]["role"] == location for one in asked)
+    with pytest.raises(ValueError, match="report"):  # a folder of another run
+        evaluate(tiny_elm, dataset, output=tmp_path / "report", **settings)

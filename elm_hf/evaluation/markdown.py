@@ -79,6 +79,7 @@ def report_markdown(report: dict) -> str:
         *_other_metrics(report),
         *_attribute_types(report),
         *_statement_section(report),
+        *_judge_section(report),
         *_confusion_section(report),
         *_occlusion_section(report),
         *_example_section(report),
@@ -148,6 +149,38 @@ def _statement_section(report: dict) -> list[str]:
     return ["## Statements\n\n" + text]
 
 
+def _retrieval_line(report: dict) -> list[str]:
+    options = report["run"].get("retrieval")
+    if options is None:
+        return []
+    return [
+        f"Prompts held the {options['content']} of {options['k']} similar ECGs of training patients ({options['index']}, in the "
+        f"{options['location']}'s words): those of the true ECG under every condition, so that the signal reliance is what the "
+        "model reads from the signal beyond them."
+    ]
+
+
+def _judge_section(report: dict) -> list[str]:
+    judge = report["run"].get("judge")
+    if judge is None:
+        return []
+    agreement = judge["agreement"]
+    kappa = "not defined" if agreement["kappa"] is None else f"{agreement['kappa']:.2f}"
+    lines = [f"{judge['judged']} of {judge['answers']} answers with the ECG were judged by {judge['judge']}."]
+    if judge["judged"]:
+        lines += [
+            f"Right: {judge['right']:.3f}; mean score {judge['mean_score']:.2f} of 2. Agreement with exact match: "
+            f"{agreement['share']:.3f} (Cohen's kappa {kappa}); right for the judge only: "
+            f"{agreement['right_for_the_judge_only']}, for exact match only: {agreement['exact_match_only']}."
+        ]
+    failed = ", ".join(f"{reason} {number}" for reason, number in judge["failed_requests"].items()) or "none"
+    lines += [
+        f"{judge['requests']} requests, {judge['prompt_tokens']} tokens read and {judge['completion_tokens']} written; failed "
+        f"requests: {failed}; without a verdict: {judge['without_verdict']}, which count neither as right nor as wrong."
+    ]
+    return ["## Judge\n\n" + "\n\n".join(lines)]
+
+
 def _confusion_section(report: dict) -> list[str]:
     pictures = [
         picture
@@ -203,6 +236,7 @@ def _method(report: dict) -> str:
         "the lower ends of the differences to each of those conditions.",
         "Blind majority: the most frequent answer to the question's template among the training patients.",
         *(f"{note[0].upper()}{note[1:]}." for note in [*report["notes"], *notes]),
+        *_retrieval_line(report),
         f"Libraries: {libraries}.",
     ]
     return markdown_table(head, rows) + "\n\n" + "\n".join(f"- {line}" for line in lines)
