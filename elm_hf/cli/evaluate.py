@@ -44,6 +44,9 @@ def evaluate(
         typer.Option(help="LLM that scores the answers, too: chat model, or URL of an OpenAI-like endpoint."),
     ] = None,
     judge_model: Annotated[str | None, typer.Option(help="Name of the judge at its endpoint.")] = None,
+    update_card: Annotated[
+        bool, typer.Option("--update-card", help="Write the results into the checkpoint's card (README.md).")
+    ] = False,
     quiet: Quiet = False,
 ):
     """Score a model's answers with the true ECG, and with other signals or none in its place; write a report."""
