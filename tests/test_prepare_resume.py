@@ -13,15 +13,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from datasets import Dataset
 from filelock import FileLock
 
 import elm_hf.cli
 import elm_hf.records
 import elm_hf.work_folder
+from elm_hf.dataset_builder import record_features
 from elm_hf.dataset_scripts.simulated_qa import SimulatedQa
 from elm_hf.prepare import prepare_dataset, prepare_shard
 from elm_hf.recordings import RecordingError
+from elm_hf.records import RecordFiles
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -330,6 +335,7 @@ def test_a_wrong_shard_is_one_clear_error(options, expected, tmp_path, capsys, m
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.timeout(900)
 def test_the_ray_job_of_the_documentation(tmp_path, monkeypatch):
     """As docs/scale.md has it, on a cluster that Ray starts on this machine."""
     pytest.importorskip("ray", reason="Ray is not installed (extra `scale`)")
@@ -344,3 +350,17 @@ def test_the_ray_job_of_the_documentation(tmp_path, monkeypatch):
     finished = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert_same(tmp_path / "ray" / "built", tmp_path / "alone" / "built")
+
+
+def test_records_are_copied_out_of_a_table_of_any_size(tmp_path):
+    """76,800 ECGs have more samples than a 32-bit offset counts; one in memory stands for all of them."""
+    features = record_features(10, 250)
+    ecg = np.random.default_rng(0).integers(-999, 999, (12, 2500)).astype(np.int16)
+    row = {"record_id": "a", "ecg": ecg, "labels": [], "missing_leads": []}
+    table = Dataset.from_list([{name: row.get(name) for name in features}] * 256, features).data.table
+    records = Dataset(pa.concat_tables([table] * 300), fingerprint="many")
+    files = RecordFiles(tmp_path, 3, "copied")
+    files.copy(0, records.select([0, 40_000, 76_799]))
+    copied = Dataset.from_parquet(str(files.path(0)), cache_dir=str(tmp_path / "cache")).with_format("numpy")
+    assert len(records) * ecg.size > 2**31
+    np.testing.assert_array_equal(copied["ecg"][:], np.stack([ecg] * 3))
