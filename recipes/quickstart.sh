@@ -14,7 +14,7 @@ run elm-hf create outputs/quickstart/elm --config recipes/quickstart_elm.json --
     --vocab-size 768 --tokenizer-dataset outputs/quickstart/data
 run accelerate launch train_sft.py --config recipes/quickstart_align.yaml
 run accelerate launch train_sft.py --config recipes/quickstart.yaml
-run elm-hf evaluate outputs/quickstart/trained --dataset outputs/quickstart/data --limit 1000 \
+run elm-hf evaluate outputs/quickstart/trained --dataset outputs/quickstart/data --limit 600 \
     --output outputs/quickstart/report
 run elm-hf ask outputs/quickstart/trained --dataset outputs/quickstart/data --record-id simulated_qa-000017-0 \
     --trust-remote-code --plot outputs/quickstart/ecg.png
