@@ -16,7 +16,7 @@ run accelerate launch train_sft.py --config recipes/quickstart_align.yaml
 run accelerate launch train_sft.py --config recipes/quickstart.yaml
 run elm-hf evaluate outputs/quickstart/trained --dataset outputs/quickstart/data --limit 600 \
     --output outputs/quickstart/report
-run elm-hf ask outputs/quickstart/trained --dataset outputs/quickstart/data --record-id simulated_qa-000017-0 \
-    --trust-remote-code --plot outputs/quickstart/ecg.png
+run elm-hf ask outputs/quickstart/trained --dataset outputs/quickstart/data --trust-remote-code \
+    --plot outputs/quickstart/ecg.png
 
 printf '\nFinished in %s seconds.\n' "$(($(date +%s) - started))"
