@@ -25,6 +25,7 @@ from elm_hf.encoder_cache import cache_encoders_of
 from elm_hf.hub import check_name
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.packing import check_packing, pack_by_ecg
+from elm_hf.retrieval import Retrieval, add_neighbours
 from elm_hf.trainer import ElmTrainer
 from elm_hf.training import (
     ElmScriptArguments,
@@ -74,6 +75,10 @@ def build_trainer(
         merge_questions=script_args.merge_questions,
         seed=training_args.seed,
     )
+    if script_args.retrieval is not None:
+        with training_args.main_process_first(desc="finding similar ECGs"):
+            found = Retrieval(script_args.retrieval, script_args.dataset, script_args.fold, dataset["ecg_index"])
+            dataset = add_neighbours(dataset, found, script_args.system_prompt, training_args.dataset_num_proc)
     encoder_features = None
     if script_args.cache_encoder:
         with training_args.main_process_first(desc="running the encoder"):

@@ -73,7 +73,7 @@ def load_elm_dataset(
     if streaming:
         return _stream(paths, fold, split, probabilities, seed)
     conversations = [_load_conversations(path, fold, split) for path in paths]
-    tables = [_records_of(path, of_path) for path, of_path in zip(paths, local)]
+    tables = [records_of(path, of_path) for path, of_path in zip(paths, local)]
     conversations = [
         rows if of_path is None else _join_local_build(rows, path, of_path, table)
         for rows, path, of_path, table in zip(conversations, paths, local, tables)
@@ -93,8 +93,18 @@ def load_elm_dataset(
     return mixed.with_transform(_Join(tables))
 
 
-def _records_of(path: str | PathLike, local: str | PathLike | None) -> Dataset | None:
-    """The table of ECGs of a dataset or of the local build given for it; None for conversations in words alone."""
+def records_of(path: str | PathLike, local: str | PathLike | None) -> Dataset | None:
+    """
+    The table of ECGs of a dataset or of the local build given for it; None for conversations in words alone.
+
+    Args:
+        path: folder or Hub name of an elm-hf dataset.
+        local: folder with its signals, if it was published without them.
+
+    Raises:
+        FileNotFoundError: there is no such folder or dataset.
+        ValueError: it is damaged, or published without signals and `local` is None.
+    """
     path = path if local is None else local
     return load_records(path) if has_records(path) else None
 

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 from datasets import Dataset
 
-from elm_hf.data import load_records
+from elm_hf.data import records_of
 from elm_hf.ecg_index import EcgIndex, patients_of
 from elm_hf.ecg_table import EcgTable
 
@@ -84,11 +84,14 @@ class Retrieval:
         self._patients = list(zip(found.entries["source"], found.entries["patient_id"]))
         paths = [dataset] if isinstance(dataset, str | PathLike) else list(dataset)
         local = [records] * len(paths) if records is None or isinstance(records, str | PathLike) else list(records)
-        tables = [load_records(of_path or path) for path, of_path in zip(paths, local)]
-        for path, table in zip(paths, tables):
-            self._check_held_out(index, path, table, fold)
+        tables = []
+        for path, of_path in zip(paths, local):
+            table = records_of(path, of_path)
+            if table is not None:  # it is of conversations in words alone
+                self._check_held_out(index, path, table, fold)
+                tables.append(table)
         self._owners = [owner for table in tables for owner in zip(table["source"], table["patient_id"])]
-        self._candidates = self._find(found, datasets.concatenate_datasets(tables), ecg_index)
+        self._candidates = self._find(found, datasets.concatenate_datasets(tables), ecg_index) if tables else {}
 
     def __call__(self, messages: Sequence[dict], ecg_index: Sequence[int]) -> list[dict]:
         """

@@ -15,6 +15,7 @@ from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from elm_hf.augment import EcgAugmentation, EcgImageAugmentation
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.retrieval import RetrievalOptions
 
 
 PARTS = ("encoder", "projector", "llm", "ecg_tokens")
@@ -37,6 +38,10 @@ class ElmScriptArguments:
         trainable: Parts that learn: encoder, projector, llm. With LoRA, "llm" means its adapters, and ecg_tokens, the
             embeddings of the ECG tokens of a "symbol" model, which stay as they are otherwise (Han et al. 2024).
         system_prompt_file: Text file whose content opens conversations that have no system message.
+        rag_index: Folder of `elm-hf index`: what is known of similar ECGs of other training patients is put into the
+            conversations.
+        rag_k, rag_content, rag_location: Similar ECGs for each ECG; their report or features; behind the ECG (user) or in
+            the system's words (system).
     """
 
     dataset: list[str] = field(metadata={"help": "Folders or Hub names of elm-hf datasets; several are mixed."})
@@ -64,6 +69,13 @@ class ElmScriptArguments:
     system_prompt_file: str | None = field(
         default=None, metadata={"help": "Text file whose content opens conversations that have no system message."}
     )
+    rag_index: str | None = field(
+        default=None,
+        metadata={"help": "Folder of `elm-hf index`: put similar ECGs of other patients into the prompts."},
+    )
+    rag_k: int = field(default=3, metadata={"help": "Similar ECGs for each ECG."})
+    rag_content: str = field(default="report", metadata={"help": "What of similar ECGs: report or features."})
+    rag_location: str = field(default="user", metadata={"help": "Where: user (behind the ECG) or system."})
 
     def __post_init__(self):
         unknown = sorted(set(self.trainable) - set(PARTS))
@@ -76,6 +88,15 @@ class ElmScriptArguments:
                 "--cache_encoder runs the encoder once, but it is among the parts that learn; leave it out of --trainable "
                 "(--trainable projector llm)."
             )
+
+        _ = self.retrieval  # refuses wrong values before any work starts
+
+    @property
+    def retrieval(self) -> RetrievalOptions | None:
+        """How conversations are augmented with similar ECGs."""
+        if self.rag_index is None:
+            return None
+        return RetrievalOptions(self.rag_index, self.rag_k, self.rag_content, self.rag_location)
 
     @property
     def system_prompt(self) -> str | None:

@@ -205,5 +205,7 @@ def test_an_evaluation_is_judged(endpoint, simulated_dataset, tiny_elm, tmp_path
     judge = report["run"]["judge"]
     assert judge["judge"] == f"{endpoint.url} rules"
     assert judge["answers"] == judge["judged"] == 6
-    assert len((tmp_path / "judgements.jsonl").read_text().split()) > 0
+    said = pd.read_parquet(tmp_path / "predictions.parquet")
+    said = said[said["prediction"] != ""]
+    assert judge["requests"] == len(said[["question", "messages_answer", "prediction"]].drop_duplicates())
     assert f"6 of 6 answers with the ECG were judged by {endpoint.url} rules." in (tmp_path / "report.md").read_text()

@@ -9,8 +9,10 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+from trl import TrlParser
 from typer.testing import CliRunner
 
+import train_sft
 from elm_hf.cli import app
 from elm_hf.data import load_elm_dataset, load_records
 from elm_hf.ecg_index import EcgIndex, EncoderVectors, build_index
@@ -18,6 +20,7 @@ from elm_hf.evaluation import evaluate
 from elm_hf.generation import generate_answers
 from elm_hf.prepare import prepare_dataset
 from elm_hf.retrieval import Retrieval, RetrievalOptions, add_neighbours
+from elm_hf.training import ElmScriptArguments
 
 
 pytest.importorskip("faiss", reason='an index of ECGs needs the extra "rag"')
@@ -59,7 +62,7 @@ def retrieve(index: Path, dataset: Path, fold: int, ecg_index: list, **options) 
 
 
 def all_text(messages: list[dict]) -> str:
-    return "\n".join(item["text"] or "" for message in messages for item in message["content"])
+    return "\n".join(item.get("text") or "" for message in messages for item in message["content"])
 
 
 def test_an_index_holds_the_training_patients_and_nobody_else(dataset, index):
@@ -103,13 +106,14 @@ def test_neighbours_are_the_nearest_by_numpy(dataset, index):
 def test_neighbours_by_features_share_findings_more_often_than_others(dataset, index):
     records, rows = load_records(dataset), load_elm_dataset(dataset, 1, "test")
     retrieval = retrieve(index, dataset, 1, rows["ecg_index"])
-    reports = list(pd.read_parquet(index / "records.parquet")["report"])
-    first = [report.split(",")[0].rstrip(".") for report in reports]
-    tested = sorted({row for one in rows["ecg_index"] for row in one})
-    truth = [records[row]["report"].split(",")[0].rstrip(".") for row in tested]
-    hits = [first[entry] == own for row, own in zip(tested, truth) for entry in retrieval.neighbours(row)]
-    by_chance = np.mean([[rhythm == own for rhythm in first] for own in truth])
-    assert np.mean(hits) > by_chance + 0.2
+    findings = [set(report.lower().rstrip(".").split(", ")) for report in retrieval._texts]
+    alike, all_alike = [], []
+    for row in sorted({row for one in rows["ecg_index"] for row in one}):
+        own = set(records[row]["report"].lower().rstrip(".").split(", "))
+        overlap = [len(own & found) / len(own | found) for found in findings]
+        alike += [overlap[entry] for entry in retrieval.neighbours(row)]
+        all_alike += overlap
+    assert np.mean(alike) > np.mean(all_alike) + 0.1
 
 
 def test_an_ecg_outside_the_index_gets_the_vector_it_would_have_in_it(dataset, index):
@@ -256,8 +260,7 @@ def test_the_command_and_its_errors(dataset, index, tiny_elm, tmp_path):
         retrieve(index, dataset, 1, rows["ecg_index"], k=500)
 
 
-@pytest.mark.parametrize("location", ["user", "system"])
-def test_an_evaluation_asks_with_neighbours(dataset, index, tiny_elm, tmp_path, monkeypatch, location):
+def test_an_evaluation_asks_with_neighbours(dataset, index, tiny_elm, tmp_path, monkeypatch):
     asked = []
 
     def listen(model, processor, conversations, max_new_tokens):
@@ -265,16 +268,34 @@ def test_an_evaluation_asks_with_neighbours(dataset, index, tiny_elm, tmp_path, 
         return generate_answers(model, processor, conversations, max_new_tokens)
 
     monkeypatch.setattr("elm_hf.evaluation.questions.generate_answers", listen)
-    options = RetrievalOptions(str(index), k=1, location=location)
-    settings = {"limit": 4, "max_new_tokens": 2, "conditions": ("ecg", "none"), "num_occlusions": 1, "quiet": True}
+    options = RetrievalOptions(str(index), k=1, location="system")
+    settings = {"limit": 4, "max_new_tokens": 2, "conditions": ("ecg", "none"), "num_occlusions": 0, "quiet": True}
     report = evaluate(tiny_elm, dataset, output=tmp_path / "report", retrieval=options, **settings)
-    assert report["run"]["retrieval"] == {"index": str(index), "k": 1, "content": "report", "location": location}
+    assert report["run"]["retrieval"] == {"index": str(index), "k": 1, "content": "report", "location": "system"}
     assert (
         "Prompts held the report of 1 similar ECGs of training patients" in (tmp_path / "report/report.md").read_text()
     )
     assert asked and all(one[-1]["role"] == "user" for one in asked)
-    place = 0 if location == "system" else -1
-    assert all("ECGs of other patients most like" in all_text([one[place]]) for one in asked)
-    assert all(one[0]["role"] == location for one in asked)
+    assert all(one[0]["role"] == "system" for one in asked)
+    assert all("ECGs of other patients most like" in all_text(one[:1]) for one in asked)
     with pytest.raises(ValueError, match="report"):  # a folder of another run
         evaluate(tiny_elm, dataset, output=tmp_path / "report", **settings)
+
+
+def test_training_reads_neighbours_and_learns_none_of_their_words(dataset, index, tiny_elm, tmp_path):
+    def trainer(fold: str):
+        arguments = ["--model_name_or_path", str(tiny_elm), "--dataset", str(dataset), "--output_dir", str(tmp_path)]
+        arguments += ["--fold", fold, "--rag_index", str(index), "--rag_k", "2", "--max_steps", "2", "--use_cpu"]
+        arguments += ["--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true"]
+        return train_sft.build_trainer(*TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments))
+
+    ready = trainer("1")
+    decode = ready.processing_class.tokenizer.decode
+    for row in ready.train_dataset.with_format(None).select(range(10)):
+        assert "ECGs of other patients most like" in decode(row["input_ids"])
+        assert "ECGs of" not in decode([label for label in row["labels"] if label >= 0])
+    assert np.isfinite(ready.train().training_loss)
+    with pytest.raises(ValueError, match="patients whom fold 2 of .* tests on"):
+        trainer("2")
+    with pytest.raises(ValueError, match='got "summary", "user" and 3'):
+        ElmScriptArguments(dataset=[str(dataset)], rag_index=str(index), rag_content="summary")
