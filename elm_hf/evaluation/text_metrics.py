@@ -39,8 +39,15 @@ def bleu_counts(prediction: str, truth: str) -> np.ndarray:
 
 def bleu_of_sums(sums: np.ndarray, order: int) -> float:
     """Corpus BLEU of n-grams up to `order` from the sum of [`bleu_counts`] over answers, with sacrebleu's smoothing."""
-    counts, totals = sums[:order].tolist(), sums[BLEU_ORDER : BLEU_ORDER + order].tolist()
-    score = BLEU.compute_bleu(counts, totals, sums[-2], sums[-1], smooth_method="exp", max_ngram_order=order)
+    sums = np.rint(sums).astype(int).tolist()
+    score = BLEU.compute_bleu(
+        sums[:order],
+        sums[BLEU_ORDER : BLEU_ORDER + order],
+        sums[-2],
+        sums[-1],
+        smooth_method="exp",
+        max_ngram_order=order,
+    )
     return score.score / 100
 
 

@@ -1,0 +1,320 @@
+"""The report of an evaluation from its table of predictions: scores, signal reliance, comparison, card."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+from typer.testing import CliRunner
+
+from elm_hf.cli import app
+from elm_hf.evaluation.compare import aggregate, compare
+from elm_hf.evaluation.occlusion import save_occlusions
+from elm_hf.evaluation.report import write_report
+from elm_hf.evaluation.scores import Questions, ScoreBook, blind_answers, signal_reliance
+from elm_hf.plot import plot_ecg
+
+
+pytest.importorskip("sacrebleu", reason="needs the extra `eval`")
+pytest.importorskip("matplotlib", reason="needs the extra `eval`")
+
+RUN = {
+    "checkpoint": "my-elm",
+    "weights": "a",
+    "dataset": "data/simulated",
+    "fold": "1",
+    "split": "test",
+    "limit": None,
+}
+CONTROLS = ("zeros", "noise", "shuffled", "none")
+TYPES = ("single-choose", "single-query", "single-verify")
+ANSWERS = {
+    "single-choose": (["left axis deviation"], ["none"]),
+    "single-query": (["sinus rhythm", "st elevation"], ["none"]),
+    "single-verify": (["yes"], ["no"]),
+}
+
+
+def predictions_of(accuracy: dict[str, float], seed: int = 0, num_patients: int = 40) -> pd.DataFrame:
+    """Three questions about each patient; under each condition answers that are right so often."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for condition, share in accuracy.items():
+        for patient in range(num_patients):
+            for turn, kind in enumerate(TYPES):
+                truth, other = ANSWERS[kind][:: 1 if (patient + turn) % 2 else -1]
+                said = truth if rng.random() < share else other
+                rows.append(
+                    question_row(f"c{patient}-{turn}", condition, kind, truth, ", ".join(said), [f"s/{patient}"])
+                )
+    return pd.DataFrame(rows)
+
+
+def question_row(
+    name: str, condition: str, kind: str | None, truth: list[str], said: str, patients: list[str]
+) -> dict:
+    return {
+        "question_id": f"{name}#0",
+        "conversation_id": name,
+        "turn": 0,
+        "condition": condition,
+        "question_type": kind,
+        "attribute_type": None,
+        "template_id": None,
+        "question": f"Question {kind}?",
+        "answer": truth,
+        "messages_answer": ", ".join(truth),
+        "prediction": said,
+        "num_tokens": len(said.split()),
+        "finished": True,
+        "record_ids": [f"record {name}"],
+        "patient_ids": patients,
+    }
+
+
+def all_numbers(value) -> list:
+    if isinstance(value, dict):
+        return [number for one in value.values() for number in all_numbers(one)]
+    if isinstance(value, list):
+        return [number for one in value for number in all_numbers(one)]
+    return [value] if isinstance(value, float) else []
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """Predictions of a model that reads the ECG, and their report."""
+    folder = tmp_path_factory.mktemp("reader")
+    predictions = predictions_of({"ecg": 0.9} | dict.fromkeys(CONTROLS, 0.5))
+    predictions.to_parquet(folder / "predictions.parquet")
+    return predictions, write_report(folder, predictions, RUN), folder
+
+
+def test_scores_are_the_shares_of_right_answers(reader):
+    predictions, report, _ = reader
+    right = predictions["prediction"] == predictions["messages_answer"]
+    by_type = right[predictions["condition"] == "ecg"].groupby(predictions["question_type"]).mean()
+    scores = {name: group["conditions"]["ecg"]["exact_match"] for name, group in report["scores"].items()}
+    for name, expected in by_type.items():
+        assert scores[name]["score"] == pytest.approx(expected)
+        assert report["scores"][name]["answers"] == scores[name]["answers"] == 40
+    assert scores["all"]["score"] == pytest.approx(right[predictions["condition"] == "ecg"].mean())
+    for name in ("macro-average", "average of single types (ECG-LM)"):
+        assert scores[name]["score"] == pytest.approx(by_type.mean())
+    assert all(scores[name]["low"] < scores[name]["score"] < scores[name]["high"] for name in scores)
+    assert report["patients"] == 40 and report["questions"] == 120
+
+
+def test_reading_the_ecg_is_told_from_not_reading_it(reader, tmp_path):
+    reliance = reader[1]["signal_reliance"]["short"]
+    assert reliance["low"] > 0 and reliance["reads_ecg"] is True
+    best = max(reliance["scores"][name] for name in CONTROLS)
+    assert reliance["score"] == pytest.approx(reliance["scores"]["ecg"] - best)
+
+    blind = write_report(tmp_path, predictions_of(dict.fromkeys(("ecg", *CONTROLS), 0.7), seed=1), RUN)
+    reliance = blind["signal_reliance"]["short"]
+    assert reliance["low"] <= 0 and reliance["reads_ecg"] is False
+    sentence = "No evidence that this model's answers depend on the ECG"
+    assert reliance["sentence"].startswith(sentence) and f"{reliance['high']:.3f}" in reliance["sentence"]
+    assert sentence in (tmp_path / "report.md").read_text()
+
+
+def test_reliance_is_seldom_seen_where_there_is_none_and_its_interval_holds():
+    """Four equally good controls: their maximum is too high by chance, which must not count for or against the model."""
+    claimed, held = [], []
+    for seed in range(60):
+        book = ScoreBook(Questions(predictions_of(dict.fromkeys(("ecg", *CONTROLS), 0.5), seed, 20)), 200, seed)
+        found = signal_reliance(book, np.arange(60))
+        claimed.append(found["reads_ecg"])
+        held.append(found["low"] <= 0 <= found["high"])
+    assert np.mean(claimed) <= 0.05
+    assert np.mean(held) >= 0.9
+
+
+def test_few_patients_settle_nothing(tmp_path):
+    accuracy = {"ecg": 1.0} | dict.fromkeys(CONTROLS, 0.0)
+    report = write_report(tmp_path, predictions_of(accuracy, num_patients=5), RUN)
+    assert report["signal_reliance"]["short"]["reads_ecg"] is None
+    assert "5 patients are too few" in report["signal_reliance"]["short"]["sentence"]
+    one = write_report(tmp_path / "one", predictions_of({"ecg": 1.0}, num_patients=1), RUN)
+    assert one["scores"]["all"]["conditions"]["ecg"]["exact_match"]["note"] == "one patient: no interval"
+
+
+def test_empty_answers_are_wrong_and_counted(tmp_path):
+    predictions = predictions_of({"ecg": 1.0})
+    predictions.loc[:29, "prediction"] = ""
+    report = write_report(tmp_path, predictions, RUN)
+    assert report["conditions"]["ecg"] == {"answers": 120, "empty": 30, "unfinished": 0}
+    assert report["scores"]["all"]["conditions"]["ecg"]["exact_match"]["score"] == pytest.approx(0.75)
+    labels = report["confusion"]["single-verify"]["labels"]
+    assert sorted(labels) == ["(empty)", "no", "yes"] and labels[-1] == "(empty)"
+    assert np.array(report["confusion"]["single-verify"]["matrix"]).sum() == 40
+
+
+def test_the_blind_baseline_takes_the_majority_of_each_template():
+    training = pd.DataFrame(
+        {
+            "question_type": ["verify"] * 5 + ["query"] * 3,
+            "template_id": [1, 1, 1, 2, 2, None, None, None],
+            "question": ["q"] * 5 + ["Which rhythm?", "Which rhythm?", "Which axis?"],
+            "answer": [["yes"], ["no"], ["yes"], ["no"], ["no"], ["sinus"], ["sinus"], ["right", "left"]],
+        }
+    )
+    asked = pd.DataFrame(
+        {
+            "question_type": ["verify", "verify", "verify", "query", "query", "other"],
+            "template_id": [1.0, 2.0, 9.0, np.nan, np.nan, np.nan],
+            "question": ["q", "q", "q", "Which axis?", "Which noise?", "?"],
+        }
+    )
+    # of verify questions altogether "no" is the most frequent; of all answers "no", too
+    assert blind_answers(asked, training) == ["yes", "no", "no", "left, right", "sinus", "no"]
+
+
+def test_free_text_has_text_metrics_where_they_are_defined(tmp_path):
+    reports = [
+        "sinus rhythm with left axis deviation and lvh",
+        "normal ecg",
+        "atrial fibrillation, rapid, no st changes",
+    ]
+    rows = [
+        question_row(
+            f"c{number}", condition, "report", [reports[number % 3]], said or reports[number % 3], [f"s/{number}"]
+        )
+        for condition, said in (("ecg", None), ("none", "normal ecg"))
+        for number in range(12)
+    ]
+    report = write_report(tmp_path, pd.DataFrame(rows), RUN)
+    with_ecg, without = (report["scores"]["all"]["conditions"][name] for name in ("ecg", "none"))
+    assert "exact_match" not in with_ecg
+    assert (with_ecg["bleu_4"]["answers"], with_ecg["rouge_l"]["answers"]) == (8, 12)  # "normal ecg" has two words
+    for metric in ("rouge_l", "bleu_1", "bleu_4", "token_f1", "statement_f1"):
+        assert with_ecg[metric]["score"] == pytest.approx(1)
+        assert 0 <= without[metric]["score"] < 1
+    assert without["statement_recall"]["score"] == pytest.approx(4 / 20)  # 1, 1 and 3 statements in each three
+    assert report["statements"]["missed_per_answer"] == report["statements"]["extra_per_answer"] == 0
+    assert report["signal_reliance"]["text"]["metric"] == "rouge_l"
+
+
+def test_files_hold_no_nan_and_all_figures_are_there(reader):
+    _, report, folder = reader
+    text = (folder / "report.json").read_text()
+    assert json.loads(text) == report and np.isfinite(all_numbers(report)).all()
+    markdown = (folder / "report.md").read_text()
+    figures = re.findall(r"\]\((figures/[^)]+)\)", markdown)
+    assert {"figures/scores.png", "figures/ablation.png", "figures/confusion_single-query.png"} <= set(figures)
+    for name in figures:
+        assert np.asarray(Image.open(folder / name).convert("L")).std() > 5  # something is drawn
+    assert "nan" not in re.findall(r"\w+", markdown.lower())
+
+
+def test_examples_and_occlusions_are_drawn(tmp_path, ecgs):
+    predictions = predictions_of({"ecg": 0.5}, num_patients=8)
+    one = {"question_id": "c0-0#0", "record_id": "r", "question": "What?", "prediction": "yes", "ecg": ecgs[0]}
+    effects = {"log_likelihood": -1.0, "lead_effect": np.eye(12)[7], "window_effect": np.array([0.0, 2, 0, 0])}
+    windows = np.array([[0, 0.5], [0.5, 1], [1, 1.5], [1.5, 2]])
+    save_occlusions(tmp_path / "occlusion.npz", [one | effects | {"windows_s": windows}], 250)
+    report = write_report(tmp_path, predictions, RUN, ecgs_of=lambda question: ([ecgs[0]], 250))
+    assert (
+        report["figures"]["occlusion_0"] == "figures/occlusion_0.png"
+        and (tmp_path / "figures/occlusion_0.png").exists()
+    )
+    kinds = [example["kind"] for example in report["examples"]]
+    assert kinds == ["best", "best", "worst", "worst", "random", "random"]
+    assert [example["score"] for example in report["examples"]][:4] == [1, 1, 0, 0]
+    assert len({example["question_id"] for example in report["examples"]}) == 6
+
+
+def test_heat_colours_the_paper_of_its_lead_and_time(ecgs):
+    plain = np.asarray(plot_ecg(ecgs[0])).astype(int)
+    heat = np.zeros_like(ecgs[0])
+    heat[7] = 1  # V2: third column, second row
+    changed = np.abs(np.asarray(plot_ecg(ecgs[0], heat=heat)).astype(int) - plain).sum(axis=2) > 0
+    rows, columns = np.nonzero(changed)
+    second = np.zeros(ecgs.shape[2])
+    second[250:] = 1
+    strip = np.abs(np.asarray(plot_ecg(ecgs[0], rhythm_heat=second)).astype(int) - plain).sum(axis=2) > 0
+    assert np.nonzero(strip)[0].min() > rows.max()  # the rhythm strip is below
+    assert np.nonzero(strip)[1].min() == pytest.approx(
+        columns.min(), abs=2
+    )  # 1 s of 2 s is where the third column begins
+    with pytest.raises(ValueError, match="heat has shape"):
+        plot_ecg(ecgs[0], heat=heat[:3])
+
+
+def test_bad_tables_are_refused(tmp_path):
+    predictions = predictions_of({"ecg": 1.0, "zeros": 0.5}, num_patients=6)
+    with pytest.raises(ValueError, match="same questions, once each: 1 questions"):
+        write_report(tmp_path, predictions.iloc[:-1], RUN)
+    with pytest.raises(ValueError, match="empty"):
+        write_report(tmp_path, predictions.iloc[:0], RUN)
+    predictions["answer"] = [[""]] * len(predictions)
+    with pytest.raises(ValueError, match="none of the 18 questions has a true answer"):
+        write_report(tmp_path, predictions, RUN)
+
+
+def test_compare_pairs_the_questions_of_two_models(reader, tmp_path):
+    better, _, folder = reader
+    worse = predictions_of({"ecg": 0.5}, seed=5)
+    worse.iloc[6:].to_parquet(tmp_path / "predictions.parquet")
+    found = compare(tmp_path, folder)
+    assert (found["shared"], found["only_in_first"], found["only_in_second"]) == (114, 0, 6)
+    group = found["scores"]["all, exact match"]
+    pairs = better[better["condition"] == "ecg"].merge(worse.iloc[6:], on="question_id", suffixes=("", "_worse"))
+    right = [(pairs[f"prediction{end}"] == pairs["messages_answer"]).mean() for end in ("", "_worse")]
+    assert group["difference"] == pytest.approx(right[0] - right[1])
+    assert 0 < group["low"] < group["difference"] < group["high"] and group["p_value"] < 0.001
+    finished = CliRunner().invoke(app, ["compare", str(tmp_path), str(folder)])
+    assert f"{group['difference']:+.3f}" in finished.output and "6 of the second alone" in finished.output
+
+    worse["messages_answer"] = "else"
+    worse.to_parquet(tmp_path / "predictions.parquet")
+    with pytest.raises(ValueError, match="true answers to 120 questions are not the same"):
+        compare(tmp_path, folder)
+    with pytest.raises(ValueError, match=r"no predictions\.parquet"):
+        compare(tmp_path / "nothing", folder)
+
+
+def test_aggregate_averages_seeds_then_folds(tmp_path):
+    accuracies = {("1", "a"): 0.9, ("1", "b"): 0.8, ("2", "c"): 0.6, ("2", "d"): 0.7}
+    folders, scores = [], []
+    for (fold, weights), accuracy in accuracies.items():
+        folders.append(tmp_path / weights)
+        run = RUN | {"fold": fold, "weights": weights}
+        report = write_report(folders[-1], predictions_of({"ecg": accuracy}), run)
+        scores.append(report["scores"]["all"]["conditions"]["ecg"]["exact_match"]["score"])
+    found = aggregate(folders)
+    entry = found["scores"]["all"]["ecg"]
+    folds = [np.mean(scores[:2]), np.mean(scores[2:])]
+    assert (found["runs"], found["num_runs"]) == ("folds", 2)
+    assert (entry["mean"], entry["sd"]) == pytest.approx((np.mean(folds), np.std(folds, ddof=1)))
+    assert aggregate(folders[:2])["runs"] == "seeds"
+    finished = CliRunner().invoke(app, ["aggregate", *map(str, folders)])
+    assert f"{entry['mean']:.3f} ± {entry['sd']:.3f}" in finished.output
+    with pytest.raises(ValueError, match="give each run once"):
+        aggregate([folders[0], folders[0]])
+
+
+def test_the_card_takes_the_results(reader, tiny_elm, tmp_path):
+    import shutil
+
+    from elm_hf.evaluation.card import update_card
+
+    shutil.copytree(tiny_elm, tmp_path / "elm")
+    report = reader[1]
+    update_card(tmp_path / "elm", report)
+    update_card(tmp_path / "elm", report | {"run": RUN | {"fold": "2"}})
+    update_card(tmp_path / "elm", report | {"run": RUN | {"fold": "2"}})
+    card = ModelCard.load(tmp_path / "elm" / "README.md")
+    found = {(r.dataset_config, r.metric_name): r.metric_value for r in card.data.eval_results}
+    assert len(found) == len(card.data.eval_results)
+    for config in ("fold1", "fold2"):
+        score = report["scores"]["all"]["conditions"]["ecg"]["exact_match"]["score"]
+        assert found[config, "Exact match, all"] == pytest.approx(score, abs=1e-4)
+        reliance = report["signal_reliance"]["short"]["score"]
+        assert found[config, "Signal reliance (Exact match)"] == pytest.approx(reliance, abs=1e-4)
+    assert report["signal_reliance"]["short"]["sentence"] in card.text
+    with pytest.raises(ValueError, match="written into the card of a folder"):
+        update_card("owner/name", report)
