@@ -1,22 +1,19 @@
 """An LLM as a judge of answers: a fixed rubric, JSON verdicts, and a count of all that went wrong."""
 
 import json
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
-from httpx2 import TransportError
-from huggingface_hub import InferenceClient
-from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 from sklearn.metrics import cohen_kappa_score
 from tqdm import tqdm
 
+from elm_hf.chat import Chat, PassingError, endpoint_chat, is_endpoint, local_chat
 from elm_hf.evaluation.metrics import is_exact_match
 
 
@@ -37,8 +34,6 @@ JSON_REMINDER = (
 )
 MAX_TOKENS = 200
 MAX_ATTEMPTS = 5
-# Status codes that may pass by themselves: too many requests, server errors, a gateway or model that is not ready.
-PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
 JUDGEMENTS_FILE = "judgements.jsonl"
 
 
@@ -61,18 +56,6 @@ class Judgement:
     failures: dict[str, int]
     prompt_tokens: int = 0
     completion_tokens: int = 0
-
-
-# A judge takes messages and gives its words, tokens read and tokens written.
-Chat = Callable[[list[dict]], tuple[str, int, int]]
-
-
-class _PassingError(Exception):
-    """A request that may succeed when it is made again; `wait` seconds later if the server said so."""
-
-    def __init__(self, reason: str, wait: float | None = None):
-        super().__init__(reason)
-        self.wait = wait
 
 
 def judge_predictions(
@@ -113,7 +96,6 @@ def judge_predictions(
     if rows.empty:
         raise ValueError('a judge scores answers with the ECG: the predictions have none of condition "ecg"')
     started = time.monotonic()
-    is_endpoint = judge.startswith(("http://", "https://"))
     name = f"{judge} {judge_model or ''}".strip()
     truths = [_truth(row.answer, row.messages_answer) for row in rows.itertuples()]
     keys = [_key(name, *one) for one in zip(rows["question"], truths, rows["prediction"])]
@@ -123,8 +105,9 @@ def judge_predictions(
     known = _read(path, to_judge)
     missing = sorted(to_judge - known.keys())
     if missing:
-        chat = _endpoint(judge, judge_model) if is_endpoint else _local_model(judge)
-        with ThreadPoolExecutor(num_workers if is_endpoint else 1) as pool:
+        at_endpoint = is_endpoint(judge)
+        chat = endpoint_chat(judge, judge_model, MAX_TOKENS, "judge") if at_endpoint else local_chat(judge, MAX_TOKENS)
+        with ThreadPoolExecutor(num_workers if at_endpoint else 1) as pool:
             key_of = {pool.submit(_judge, chat, prompts[key], first_wait_s): key for key in missing}
             try:
                 for done in tqdm(as_completed(key_of), "judging", len(missing), disable=quiet or None):
@@ -183,7 +166,7 @@ def _judge(chat: Chat, messages: list[dict], first_wait_s: float) -> Judgement:
         judgement.attempts += 1
         try:
             text, read, written = chat(asked)
-        except _PassingError as error:
+        except PassingError as error:
             failures[str(error)] += 1
             judgement.reason = str(error)
             if judgement.attempts < MAX_ATTEMPTS:
@@ -201,63 +184,6 @@ def _judge(chat: Chat, messages: list[dict], first_wait_s: float) -> Judgement:
             asked = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": JSON_REMINDER}]
     judgement.failures = dict(failures)
     return judgement
-
-
-def _endpoint(url: str, model: str | None) -> Chat:
-    """A judge at an OpenAI-compatible endpoint."""
-    client = InferenceClient(base_url=url, api_key=os.environ.get("ELM_HF_JUDGE_API_KEY", "none"), timeout=120)
-
-    def chat(messages: list[dict]) -> tuple[str, int, int]:
-        try:
-            output = client.chat_completion(messages, model=model, max_tokens=MAX_TOKENS, temperature=0.0)
-        except InferenceTimeoutError as error:
-            raise _PassingError("timeout") from error
-        except TransportError as error:
-            raise _PassingError(f"no connection to {url} ({type(error).__name__})") from error
-        except HfHubHTTPError as error:
-            status = error.response.status_code
-            if status not in PASSING:
-                raise ValueError(
-                    f"the judge at {url} refuses (HTTP {status}: {error.response.text[:200]}); check its address, its model "
-                    "(--judge-model) and its key (ELM_HF_JUDGE_API_KEY)"
-                ) from error
-            raise _PassingError(f"HTTP {status}", _retry_after(error.response.headers)) from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise _PassingError("not JSON") from error
-        if not output.choices:
-            raise _PassingError("no choices")
-        usage = output.usage
-        tokens = (0, 0) if usage is None else (usage.prompt_tokens, usage.completion_tokens)
-        return output.choices[0].message.content or "", *tokens
-
-    return chat
-
-
-def _retry_after(headers) -> float | None:
-    """Seconds that the server wants to be left alone, at most a minute; it may also give a date, which is not read."""
-    value = headers.get("retry-after", "")
-    return min(float(value), 60.0) if value.replace(".", "", 1).isdigit() else None
-
-
-def _local_model(name: str) -> Chat:
-    """A judge that runs here."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    if tokenizer.chat_template is None:
-        raise ValueError(f"{name}: has no chat template, so it cannot judge; name an instruction-tuned model")
-    model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", device_map="auto").eval()
-
-    def chat(messages: list[dict]) -> tuple[str, int, int]:
-        inputs = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        ).to(model.device)
-        output = model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
-        read = inputs["input_ids"].shape[1]
-        new = output[0, read:]
-        return tokenizer.decode(new, skip_special_tokens=True), read, len(new)
-
-    return chat
 
 
 def _read(path: Path | None, wanted: set[str]) -> dict[str, Judgement]:
