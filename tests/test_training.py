@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,15 @@ from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from trl import TrlParser
+from typer.testing import CliRunner
 
 import train_sft
+from elm_hf.cli import app
 from elm_hf.collator import fill_ecgs
 from elm_hf.data import load_elm_dataset
 from elm_hf.generation import load_checkpoint
+from elm_hf.merge import merge_adapter
+from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.training import ElmScriptArguments
 
 
@@ -125,6 +130,47 @@ def test_lora_learns_inside_the_llm_and_saves_the_projector(tiny_elm, simulated_
     assert not torch.allclose(some_logits(base, processor, simulated_dataset), expected, atol=1e-2)
 
 
+@pytest.mark.parametrize("flag", ["--use_dora", "--use_rslora"])
+def test_variants_of_lora_merge_into_a_full_checkpoint(flag, tiny_elm, simulated_dataset, tmp_path):
+    options = ("--use_peft", "--lora_r", "4", flag, "--trainable", "projector", "llm")
+    adapter = train(tiny_elm, simulated_dataset, tmp_path / "adapter", *options)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config[flag.removeprefix("--")] and config["base_model_name_or_path"] == str(tiny_elm)
+    _, processor = load_checkpoint(adapter)
+    expected = some_logits(AutoPeftModelForCausalLM.from_pretrained(adapter).eval(), processor, simulated_dataset)
+    result = CliRunner().invoke(app, ["merge", str(adapter), str(tmp_path / "merged")])
+    assert result.exit_code == 0 and "parameters, float32" in result.output
+    merged, processor = load_checkpoint(tmp_path / "merged")
+    assert type(merged) is ElmForCausalLM
+    assert torch.allclose(some_logits(merged, processor, simulated_dataset), expected, atol=1e-4)
+
+
+def test_an_adapter_without_its_base_is_told(tiny_elm, simulated_dataset, tmp_path):
+    shutil.copytree(tiny_elm, tmp_path / "base")
+    adapter = train(tmp_path / "base", simulated_dataset, tmp_path / "adapter", "--use_peft", "--max_steps", "1")
+    shutil.rmtree(tmp_path / "base")
+    with pytest.raises(FileNotFoundError, match="adapter: its base is not there .*base: no such folder.*--base"):
+        merge_adapter(adapter, tmp_path / "merged")
+    merge_adapter(adapter, tmp_path / "merged", base=tiny_elm)
+    assert load_checkpoint(tmp_path / "merged")[0].num_parameters() == load_checkpoint(tiny_elm)[0].num_parameters()
+    with pytest.raises(FileExistsError, match="merged is not empty"):
+        merge_adapter(adapter, tmp_path / "merged", base=tiny_elm)
+
+
+def test_batches_without_padding_have_the_losses_of_padded_ones(tiny_elm, simulated_dataset, tmp_path):
+    settings = ("--save_strategy", "steps", "--save_steps", "4")
+    padded = train(tiny_elm, simulated_dataset, tmp_path / "padded", *settings)
+    flat = train(tiny_elm, simulated_dataset, tmp_path / "flat", *settings, "--padding_free")
+    assert losses(flat / "checkpoint-4") == pytest.approx(losses(padded / "checkpoint-4"), abs=1e-4)
+
+
+def test_questions_of_one_ecg_are_packed(tiny_elm, simulated_dataset, tmp_path):
+    settings = ("--save_strategy", "steps", "--save_steps", "4", "--pack_by_ecg", "8", "--use_peft")
+    packed = train(tiny_elm, simulated_dataset, tmp_path / "out", *settings)
+    history = losses(packed / "checkpoint-4")
+    assert history[-1] < history[0]
+
+
 def test_two_processes_train_and_save(tiny_elm, simulated_dataset, tmp_path):
     launch = [
         sys.executable,
@@ -157,11 +203,34 @@ def test_two_processes_train_and_save(tiny_elm, simulated_dataset, tmp_path):
         (["--use_peft", "--trainable", "projector"], 'without "llm"'),
         (["--use_peft", "--lora_target_modules", "query"], "no linear layer named query; it has down_proj"),
         (["--fold", "9"], "no 'fold9'; there are fold1"),
+        (["--pack_by_ecg", "0"], "--pack_by_ecg is 0; expected 1"),
+        (["--pack_by_ecg", "4", "--padding_free"], "choose --pack_by_ecg for many questions"),
+        (["--packing"], "use --padding_free or --pack_by_ecg"),
+        (["--load_in_4bit"], "freeze the LLM's weights; add --use_peft"),
     ],
 )
 def test_wrong_arguments_are_named(more, message, tiny_elm, simulated_dataset, tmp_path):
     with pytest.raises(ValueError, match=message):
         train(tiny_elm, simulated_dataset, tmp_path / "out", *more)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_needs_a_gpu_is_refused_without_one(tiny_elm, simulated_dataset, tmp_path):
+    with pytest.raises(ValueError, match="--attn_implementation flash_attention_2 needs a GPU, and torch finds none"):
+        train(tiny_elm, simulated_dataset, tmp_path / "out", "--attn_implementation", "flash_attention_2")
+
+
+def test_wrong_input_ends_the_script_with_one_line(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model_name_or_path: m\ndataset: [d]\noutput_dir: o\nlearning_rat: 1.0\n")
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train_sft.py"), "--config", str(tmp_path / "recipe.yaml")],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if "learning_rat" in line]
+    assert line.startswith("train_sft.py: Unknown arguments from config file: ['--learning_rat'")
+    assert "Traceback" not in result.stderr
 
 
 def test_a_system_prompt_comes_from_a_file(tmp_path):

@@ -1,0 +1,121 @@
+"""A frozen encoder that runs once: the same features, logits and losses as one that runs at every step."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_LLM
+from test_training import losses, train
+from torch.nn import functional as F
+
+from elm_hf import encoder_cache
+from elm_hf.collator import ElmDataCollator
+from elm_hf.create import create_elm
+from elm_hf.data import load_elm_dataset, load_records
+from elm_hf.encoder_cache import EncoderFeatures, cache_encoder, cache_encoders_of
+from elm_hf.generation import load_checkpoint
+from elm_hf.training import ElmScriptArguments
+
+
+@pytest.fixture(scope="module")
+def elm_with_encoder(simulated_dataset, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("with_encoder")
+    (folder / "elm.json").write_text(json.dumps({"text_config": TINY_LLM}))
+    create_elm(
+        folder / "elm",
+        config=folder / "elm.json",
+        encoder="ecg_resnet",
+        tokenizer_dataset=str(simulated_dataset),
+        vocab_size=400,
+        num_ecg_tokens=10,
+        seconds=2,
+    )
+    return folder / "elm"
+
+
+@pytest.fixture(scope="module")
+def cached(elm_with_encoder, simulated_dataset) -> tuple:
+    model, processor = load_checkpoint(elm_with_encoder)
+    return model, processor, cache_encoders_of([str(simulated_dataset)], model, processor)
+
+
+def test_features_stand_beside_the_records_pooled_to_the_projectors_tokens(cached, simulated_dataset):
+    model, processor, features = cached
+    (file,) = features.paths
+    assert file.parent == simulated_dataset.with_name(f"{simulated_dataset.name}.encoder_features")
+    row = load_elm_dataset(simulated_dataset)[5]
+    inputs = processor.feature_extractor(list(row["ecgs"]), sampling_rate=250, return_tensors="pt")
+    with torch.no_grad():
+        encoded = model.model.encoder(inputs["ecg_values"]).last_hidden_state
+    expected = F.adaptive_avg_pool1d(encoded.transpose(1, 2), 10).transpose(1, 2)
+    assert torch.allclose(features[row["ecg_index"]], expected, atol=1e-6)
+    assert torch.equal(pickle.loads(pickle.dumps(features))[[3, 1]], features[[3, 1]])
+
+
+def test_logits_are_those_of_the_running_encoder(cached, simulated_dataset):
+    model, processor, features = cached
+    rows = [load_elm_dataset(simulated_dataset)[index] for index in range(6)]
+    running = ElmDataCollator(processor)(rows)
+    read = ElmDataCollator(processor, encoder_features=features)(rows)
+    assert "ecg_values" not in read and torch.equal(read["input_ids"], running["input_ids"])
+    with torch.no_grad():
+        assert torch.allclose(model(**read).logits, model(**running).logits, atol=1e-5)
+
+
+def test_features_of_several_datasets_are_counted_through(cached):
+    _, _, features = cached
+    twice = EncoderFeatures(features.paths * 2)
+    assert len(twice) == 2 * len(features)
+    assert torch.equal(twice[[0, len(features) + 3]], features[[0, 3]])
+
+
+def test_the_encoder_runs_again_only_when_it_or_the_records_changed(cached, simulated_dataset):
+    model, processor, features = cached
+    runs = []
+    hook = model.model.encoder.register_forward_hook(lambda *_: runs.append(1))
+    assert cache_encoder(str(simulated_dataset), model, processor) == features.paths[0] and not runs
+    weight = next(model.model.encoder.parameters())
+    weight.data[0] += 1
+    other = cache_encoder(str(simulated_dataset), model, processor)
+    weight.data[0] -= 1
+    hook.remove()
+    assert other != features.paths[0] and runs
+    assert not list(other.parent.glob("*.unfinished"))
+
+
+def test_half_precision_keeps_its_bits(cached, elm_with_encoder, simulated_dataset, monkeypatch):
+    few = load_records(simulated_dataset).select(range(3))  # bfloat16 convolutions are slow on a CPU
+    monkeypatch.setattr(encoder_cache, "load_records", lambda path: few)
+    model, processor = load_checkpoint(elm_with_encoder, dtype="bfloat16")
+    features = cache_encoders_of([str(simulated_dataset)], model, processor)
+    assert len(features) == 3 and features[[0]].dtype == torch.bfloat16
+    assert torch.allclose(features[[0, 2]].float(), cached[2][[0, 2]], atol=0.05)
+
+
+def test_training_has_the_losses_of_the_running_encoder(elm_with_encoder, simulated_dataset, tmp_path):
+    settings = ("--trainable", "projector", "llm", "--save_strategy", "steps", "--save_steps", "4")
+    running = train(elm_with_encoder, simulated_dataset, tmp_path / "running", *settings)
+    read = train(elm_with_encoder, simulated_dataset, tmp_path / "read", *settings, "--cache_encoder")
+    assert losses(read / "checkpoint-4") == pytest.approx(losses(running / "checkpoint-4"), abs=1e-4)
+
+
+def test_an_encoder_that_learns_is_not_cached():
+    with pytest.raises(ValueError, match="it is among the parts that learn; leave it out of --trainable"):
+        ElmScriptArguments(dataset=["d"], cache_encoder=True)
+
+
+def test_augmented_ecgs_are_not_cached(elm_with_encoder, simulated_dataset, tmp_path):
+    with pytest.raises(ValueError, match="--cache_encoder reads every ECG as it is"):
+        train(
+            elm_with_encoder,
+            simulated_dataset,
+            tmp_path / "out",
+            *("--cache_encoder", "--trainable", "projector", "--noise", "0.1"),
+        )
+
+
+def test_a_model_without_an_encoder_is_told(tiny_elm, simulated_dataset, tmp_path):
+    with pytest.raises(ValueError, match="this model has none"):
+        train(tiny_elm, simulated_dataset, tmp_path / "out", "--cache_encoder", "--trainable", "projector")
