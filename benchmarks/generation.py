@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from elm_hf.generation import generate_answers
+from elm_hf.generation import PromptBatch, generate_answers
 from elm_hf.modeling.configuration_ecg_resnet import EcgResNetConfig
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 from elm_hf.modeling.modeling_ecg_resnet import EcgResNetModel
@@ -33,7 +33,7 @@ WORDINGS = ("Does this ECG show {}?", "Is there {} in this ECG?", "Which of {} a
 
 
 def compose() -> tuple[ElmForCausalLM, ElmProcessor]:
-    """A ResNet-18 and a Llama of 20 million parameters with random weights, large enough for answers to differ."""
+    """A ResNet-18 and a Llama of 7 million parameters with random weights, large enough for answers to differ."""
     torch.manual_seed(0)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
@@ -46,10 +46,10 @@ def compose() -> tuple[ElmForCausalLM, ElmProcessor]:
     config = AutoConfig.for_model(
         "llama",
         vocab_size=2000,
-        hidden_size=384,
-        intermediate_size=1536,
-        num_hidden_layers=8,
-        num_attention_heads=6,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=4,
         num_key_value_heads=2,
         eos_token_id=0,
         initializer_range=0.1,
@@ -125,7 +125,8 @@ def main() -> None:
     first = next(iter(ways))
     print(
         f"{model.num_parameters() / 1e6:.0f} million parameters, {NUM_QUESTIONS} questions about {NUM_ECGS} ECGs, "
-        f"{NEW} new tokens, {len(set(answers[first]))} different answers, {torch.get_num_threads()} threads, median of {ROUNDS}"
+        f"{NEW} new tokens, {len(set(answers[first]))} different answers, "
+        f"{PromptBatch(model, processor, chats[:BATCH]).prefix_length} shared positions, {torch.get_num_threads()} threads, median of {ROUNDS}"
     )
     for name in ways:
         ratio = median(one / other for one, other in zip(times[first], times[name]))

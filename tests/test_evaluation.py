@@ -134,7 +134,7 @@ def train_on(steps, tmp_path_factory):
         ablation, collator = SignalAblation(rows, (condition, "ecg")), ElmDataCollator(processor)
         batch = collator([row | {"ecgs": ablation.ecgs(index, condition, 1)} for index, row in enumerate(rows)])
         torch.manual_seed(0)
-        optimizer = torch.optim.AdamW(model.train().parameters(), lr=3e-3, weight_decay=0)
+        optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-2, weight_decay=0)
         for _ in range(60):
             model(**batch).loss.backward()
             optimizer.step()
@@ -302,8 +302,8 @@ def test_occlusion_finds_the_lead_and_the_time_that_matter(report, reader, steps
 
 
 def command(*arguments, launch: bool = False) -> list[str]:
-    # What `accelerate launch` runs where there are several GPUs; without any it starts one process only.
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    # What `accelerate launch` runs where there are several GPUs; on a CPU it would start one process only.
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return [sys.executable, *(launcher if launch else []), "-m", "elm_hf", "evaluate", *map(str, arguments)]
 
 

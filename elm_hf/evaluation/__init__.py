@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -60,7 +61,8 @@ def evaluate(
     Asks every question of a split with its ECG, with other signals in the ECG's place and without, and reports.
 
     Answers are greedy. They are written to `output` as they come: an evaluation that was killed goes on when it is
-    started again in the same words. Under `accelerate launch` the processes share the questions.
+    started again in the same words. Under `accelerate launch -m elm_hf` (on CPUs `torchrun -m elm_hf`) the
+    processes share the questions.
 
     Args:
         checkpoint: folder or repository of an ELM or of an adapter.
@@ -89,7 +91,8 @@ def evaluate(
             ELM, or an `output` that holds another evaluation.
     """
     started = time.monotonic()
-    state = PartialState(timeout=timedelta(days=7))  # processes wait for the slowest one
+    # Processes wait for the slowest one; without the flag those on CPUs would not know of each other.
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
     try:
         rows = load_elm_dataset(dataset, fold=fold, split=split, records=records)
     except ValueError as error:  # of an empty split, `datasets` does not say whose it is
