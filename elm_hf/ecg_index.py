@@ -19,6 +19,7 @@ from elm_hf.data import load_elm_dataset, load_records, split_names
 from elm_hf.ecg_table import EcgTable
 from elm_hf.feature_rules import feature_text
 from elm_hf.features import GENERAL_FEATURES, feature_matrix, measure_ecg
+from elm_hf.hub import check_name
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 
@@ -113,10 +114,12 @@ class EncoderVectors:
         checkpoint: an ECG encoder, or an ELM, whose encoder is taken (or projector, if it has no encoder).
 
     Raises:
-        ValueError: the ELM reads ECGs as symbols.
+        OSError: there is no such checkpoint.
+        ValueError: it is another kind of model, or an ELM that reads ECGs as symbols.
     """
 
     def __init__(self, checkpoint: str | PathLike):
+        check_name(str(checkpoint))
         config, _ = PreTrainedConfig.get_config_dict(checkpoint)
         is_elm = config.get("model_type") == "elm" or (Path(checkpoint) / "adapter_config.json").is_file()
         self._encode = _elm_encoder(checkpoint) if is_elm else _ecg_encoder(checkpoint)
@@ -218,6 +221,7 @@ def build_index(
     output = Path(output)
     if output.is_dir() and any(output.iterdir()):
         raise FileExistsError(f"{output}: is not empty; name another folder, or remove it")
+    encode = None if encoder is None else EncoderVectors(encoder)  # whatever is wrong with it comes out at once
     records = load_records(dataset)
     rows, left_out, has_reports = _training_records(dataset, records, fold)
     measured, mean, deviation = None, None, None
@@ -234,7 +238,7 @@ def build_index(
         vectors = _standardized(feature_matrix(measured), mean, deviation)
     else:
         table = EcgTable(records)
-        vectors = EncoderVectors(encoder)(_Rows(table, rows), records[0]["sampling_rate"])
+        vectors = encode(_Rows(table, rows), records[0]["sampling_rate"])
     entries = _entries(records, rows, measured)
     settings = IndexSettings(
         dataset=str(dataset),

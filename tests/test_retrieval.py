@@ -246,6 +246,7 @@ def test_the_command_and_its_errors(dataset, index, tiny_elm, tmp_path):
     for arguments, problem in [
         ((dataset, "--output", index), "is not empty"),
         ((dataset, "--output", tmp_path / "x", "--by", "encoder"), 'got "encoder" with None'),
+        ((dataset, "--output", tmp_path / "x", "--by", "encoder", "--encoder", tmp_path / "none"), "none"),
         ((dataset, "--output", tmp_path / "x", "--fold", "7"), "no 'fold7'"),
         ((tmp_path / "nowhere", "--output", tmp_path / "x"), "nowhere"),
     ]:
