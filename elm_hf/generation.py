@@ -50,20 +50,22 @@ def load_checkpoint(
         import elm_hf.modeling.processing_elm  # noqa: F401
 
     options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    is_adapter = (Path(name) / "adapter_config.json").is_file()
+    if not is_adapter:
+        _check_is_elm(name)
     if Path(name).is_dir() and not (Path(name) / PROCESSOR_NAME).is_file():
         raise ValueError(
             f"{name}: no processor beside the model ({PROCESSOR_NAME}); save that of the checkpoint it was made from there "
             "(processor.save_pretrained)"
         )
-    is_adapter = (Path(name) / "adapter_config.json").is_file()
-    if not is_adapter:
-        _check_is_elm(name)
     try:
         model = _load_adapter(name, options) if is_adapter else _load_model(name, options)
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (ValueError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(f"{name}: cannot be loaded as an ELM ({error})") from error
-    return model.to(device).eval(), processor
+    if model.device.type != torch.device(device).type:  # quantised weights are where they belong, and may not be moved
+        model = model.to(device)
+    return model.eval(), processor
 
 
 def _check_is_elm(name: str):
@@ -140,7 +142,7 @@ def generate_answers(
     inputs = batch.inputs() | {"past_key_values": batch.shared_cache()}
     output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     ends = model.generation_config.eos_token_id
-    ends = torch.tensor([] if ends is None else ends).flatten()
+    ends = torch.tensor([] if ends is None else ends, dtype=torch.long).flatten()
     answers = []
     for tokens in output[:, batch.input_ids.shape[1] :].cpu():
         at_end = torch.isin(tokens, ends).nonzero()
