@@ -20,6 +20,7 @@ from datasets import Dataset
 from filelock import FileLock
 
 import elm_hf.cli
+import elm_hf.conversations
 import elm_hf.records
 import elm_hf.work_folder
 from elm_hf.dataset_builder import record_features
@@ -83,15 +84,28 @@ def record_files(output: Path) -> list[Path]:
 
 
 def kill_when(moment: Callable[[], bool], build: Callable, **options) -> None:
-    """Run a build in a process of its own and kill it, without warning, at the first moment that is named."""
-    process = FORK.Process(target=build, kwargs=options)
+    """
+    Run a build in a process of its own and kill it, without warning, at a moment that is looked out for before each
+    recording is read and each file of a fold is begun: however busy the machine is, it is not missed.
+    """
+    process = FORK.Process(target=_build_until, args=(moment, build, options))
     process.start()
-    while not moment():
-        assert process.is_alive(), "the build was over before its moment"
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert process.exitcode == -signal.SIGKILL, "the build was over before its moment"
+
+
+def _build_until(moment: Callable[[], bool], build: Callable, options: dict) -> None:
+    building, read, new_path = os.getpid(), SimulatedQa.read_recording, elm_hf.conversations.new_path
+
+    def kill_or(go_on: Callable, *arguments):
+        if moment():
+            os.kill(building, signal.SIGKILL)
+            time.sleep(60)  # a process that reads recordings ends soon after
+        return go_on(*arguments)
+
+    SimulatedQa.read_recording = lambda self, reference: kill_or(read, self, reference)
+    elm_hf.conversations.new_path = lambda path: kill_or(new_path, path)
+    build(**options)
 
 
 # killed
