@@ -122,7 +122,7 @@ class ElmDataCollator:
         remaining = iter(ecg_ids)
         sequences = []
         for pack, name in zip(packs, names):
-            its_ids = [next(remaining) for _ in pack[0]["ecgs"]]
+            its_ids = [next(remaining) for _ in range(len(pack[0]["ecgs"]))]
             sequences.append([self._tokenized(row, its_ids, str(row.get("conversation_id", name))) for row in pack])
         if self.padding_free:
             return pack_without_padding([each for pack in sequences for each in pack]) | ecg_data
@@ -144,20 +144,22 @@ class ElmDataCollator:
         if self.encoder_features is not None:
             features = self.encoder_features[[index for row in rows for index in row["ecg_index"]]]
             return {"encoder_hidden_states": features}, self.processor.placeholders(num_ecgs)
-        rngs = [sample_rng(self.seed, self.epoch, zlib.crc32(name.encode())) for name in names]
-        ecgs, rates = [], []
-        for row, rng in zip(rows, rngs):
-            for ecg in row["ecgs"]:
-                ecgs.append(ecg if self.augmentation is None else self.augmentation(ecg, row["sampling_rate"], rng))
-                rates.append(row["sampling_rate"])
+        ecgs = [ecg for row in rows for ecg in row["ecgs"]]
+        rows_of_ecgs = np.repeat(np.arange(len(rows)), [len(row["ecgs"]) for row in rows])
+        rates = [rows[row]["sampling_rate"] for row in rows_of_ecgs]
+        rngs = None
+        if self.augmentation is not None or self.image_augmentation is not None:
+            rng_of_row = [sample_rng(self.seed, self.epoch, zlib.crc32(name.encode())) for name in names]
+            rngs = [rng_of_row[row] for row in rows_of_ecgs]
+        if self.augmentation is not None:
+            ecgs = [self.augmentation(ecg, rate, rng) for ecg, rate, rng in zip(ecgs, rates, rngs)]
         prepared, ecg_ids = self.processor.prepare_ecgs(ecgs, rates, [list(self.processor.leads)] * num_ecgs)
         names_read = self.processor.model_input_names
         ecg_data = {name: torch.from_numpy(values) for name, values in prepared.items() if name in names_read}
         if self.image_augmentation is not None and "ecg_values" in ecg_data:
             pictures = self.processor.image_processor
-            rng_of_each = [rng for row, rng in zip(rows, rngs) for _ in row["ecgs"]]
             ecg_data["ecg_values"] = self.image_augmentation(
-                ecg_data["ecg_values"], rng_of_each, pictures.image_mean, pictures.image_std
+                ecg_data["ecg_values"], rngs, pictures.image_mean, pictures.image_std
             )
         return ecg_data, ecg_ids
 

@@ -151,7 +151,7 @@ class _Packs:
     def __call__(self, batch: dict) -> dict:
         if "rows" not in batch:
             return batch
-        return {"conversations": [self.dataset.__getitems__(rows) for rows in batch["rows"]]}
+        return batch | {"conversations": [self.dataset.__getitems__(rows) for rows in batch["rows"]]}
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
@@ -38,6 +38,11 @@ class ElmScriptArguments:
         trainable: Parts that learn: encoder, projector, llm. With LoRA, "llm" means its adapters, and ecg_tokens, the
             embeddings of the ECG tokens of a "symbol" model, which stay as they are otherwise (Han et al. 2024).
         system_prompt_file: Text file whose content opens conversations that have no system message.
+        question_types: Learn from conversations of these types only; of all by default.
+        descriptions: Align text and ECGs on this table of `elm-hf describe` (Yang et al. 2024, ECG-LM) instead of learning
+            from the datasets' conversations; of their training ECGs.
+        feature_sentences: Descriptions with the findings of each lead; without, reports alone.
+        data_expansion: How many more times each described ECG comes, with other leads left out each time.
         rag_index: Folder of `elm-hf index`: what is known of similar ECGs of other training patients is put into the
             conversations.
         rag_k, rag_content, rag_location: Similar ECGs for each ECG; their report or features; behind the ECG (user) or in
@@ -77,6 +82,20 @@ class ElmScriptArguments:
     rag_content: str = field(default="report", metadata={"help": "What of similar ECGs: report or features."})
     rag_location: str = field(default="user", metadata={"help": "Where: user (behind the ECG) or system."})
 
+    question_types: list[str] | None = field(
+        default=None, metadata={"help": "Learn from conversations of these types only; of all by default."}
+    )
+    descriptions: str | None = field(
+        default=None,
+        metadata={"help": "Table of elm-hf describe: align text and ECGs on it instead of on the conversations."},
+    )
+    feature_sentences: bool = field(
+        default=True, metadata={"help": "Descriptions with the findings of each lead; without, reports alone."}
+    )
+    data_expansion: int = field(
+        default=0, metadata={"help": "How many more times each described ECG comes, with other leads left out."}
+    )
+
     def __post_init__(self):
         unknown = sorted(set(self.trainable) - set(PARTS))
         if unknown or not self.trainable:
@@ -88,6 +107,7 @@ class ElmScriptArguments:
                 "--cache_encoder runs the encoder once, but it is among the parts that learn; leave it out of --trainable "
                 "(--trainable projector llm)."
             )
+        self._check_descriptions()
 
         _ = self.retrieval  # refuses wrong values before any work starts
 
@@ -97,6 +117,24 @@ class ElmScriptArguments:
         if self.rag_index is None:
             return None
         return RetrievalOptions(self.rag_index, self.rag_k, self.rag_content, self.rag_location)
+
+    def _check_descriptions(self):
+        if self.data_expansion < 0 or (self.data_expansion and self.descriptions is None):
+            raise ValueError(
+                f"--data_expansion is {self.data_expansion}; it takes 0 or more, and goes with --descriptions."
+            )
+        others = {
+            "--merge_questions": self.merge_questions > 1,
+            "--pack_by_ecg": self.pack_by_ecg > 1,
+            "--cache_encoder": self.cache_encoder,
+            "--system_prompt_file": self.system_prompt_file is not None,
+            "--rag_index": self.rag_index is not None,
+            "--question_types": self.question_types is not None,
+            "--dataset_probabilities": self.dataset_probabilities is not None,
+        }
+        chosen = [option for option, is_chosen in others.items() if is_chosen]
+        if self.descriptions is not None and chosen:
+            raise ValueError(f"--descriptions are one text for each ECG: leave {', '.join(chosen)} out.")
 
     @property
     def system_prompt(self) -> str | None:
@@ -154,9 +192,13 @@ def check_arguments(
 def quantization_config(model_args: ModelConfig) -> BitsAndBytesConfig | None:
     """
     From TRL's flags `load_in_4bit` (Dettmers et al. 2023, QLoRA) and `load_in_8bit`: the LLM's layers are quantized; encoder,
-    projector and LM head stay in half precision, which `model_args.dtype` is set to.
+    projector and LM head stay in half precision, which `model_args.dtype` is set to. None without the flags; a checkpoint that
+    was saved quantized is loaded as it is.
     """
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
+        saved, _ = PreTrainedConfig.get_config_dict(model_args.model_name_or_path, revision=model_args.model_revision)
+        if "quantization_config" in saved:
+            model_args.dtype = "auto"  # what is not quantized must stay as it was saved
         return None
     if model_args.dtype != "float16":
         model_args.dtype = "bfloat16"

@@ -221,7 +221,8 @@ def test_what_needs_a_gpu_is_refused_without_one(tiny_elm, simulated_dataset, tm
 
 
 def test_wrong_input_ends_the_script_with_one_line(tmp_path):
-    (tmp_path / "recipe.yaml").write_text("model_name_or_path: m\ndataset: [d]\noutput_dir: o\nlearning_rat: 1.0\n")
+    recipe = "model_name_or_path: m\ndataset: [d]\noutput_dir: o\nuse_cpu: true\nlearning_rat: 1.0\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
     result = subprocess.run(
         [sys.executable, str(ROOT / "train_sft.py"), "--config", str(tmp_path / "recipe.yaml")],
         capture_output=True,
