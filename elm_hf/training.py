@@ -43,6 +43,7 @@ class ElmScriptArguments:
             from the datasets' conversations; of their training ECGs.
         feature_sentences: Descriptions with the findings of each lead; without, reports alone.
         data_expansion: How many more times each described ECG comes, with other leads left out each time.
+        deterministic: The same bits in every run on the same machine; slower on a GPU.
         rag_index: Folder of `elm-hf index`: what is known of similar ECGs of other training patients is put into the
             conversations.
         rag_k, rag_content, rag_location: Similar ECGs for each ECG; their report or features; behind the ECG (user) or in
@@ -73,6 +74,9 @@ class ElmScriptArguments:
     )
     system_prompt_file: str | None = field(
         default=None, metadata={"help": "Text file whose content opens conversations that have no system message."}
+    )
+    deterministic: bool = field(
+        default=False, metadata={"help": "The same bits in every run on the same machine; slower on a GPU."}
     )
     rag_index: str | None = field(
         default=None,
@@ -177,6 +181,10 @@ def check_arguments(
         raise ValueError(
             "--cache_encoder reads every ECG as it is; augmentation would change it: leave one of them out."
         )
+    if script_args.cache_encoder and script_args.data_expansion:
+        raise ValueError(
+            "--cache_encoder reads every ECG whole, --data_expansion leaves leads out: leave one of them out."
+        )
     quantized = model_args.load_in_4bit or model_args.load_in_8bit
     if quantized and not model_args.use_peft:
         raise ValueError("--load_in_4bit and --load_in_8bit freeze the LLM's weights; add --use_peft for it to learn.")
@@ -187,6 +195,21 @@ def check_arguments(
     for option, chosen in needs_gpu.items():
         if chosen and not torch.cuda.is_available():
             raise ValueError(f"{option} needs a GPU, and torch finds none; leave it out.")
+
+
+def make_deterministic(training_args: SFTConfig) -> None:
+    """
+    Sets all seeds, has cuDNN and cuBLAS choose algorithms that give the same bits each time, and warns what it costs.
+
+    Must run before anything is computed on a GPU: cuBLAS reads its setting once.
+    """
+    training_args.full_determinism = True
+    enable_full_determinism(training_args.seed)
+    logger.warning(
+        "--deterministic: every GPU kernel waits for the one before, and slower ones replace those that add in any order; "
+        "an operation without such a one ends training with an error that names it. Two runs are the same, bit for bit, "
+        "on the same machine with the same libraries and number of processes."
+    )
 
 
 def quantization_config(model_args: ModelConfig) -> BitsAndBytesConfig | None:

@@ -95,7 +95,7 @@ def test_half_precision_keeps_its_bits(cached, elm_with_encoder, simulated_datas
 
 
 def test_training_has_the_losses_of_the_running_encoder(elm_with_encoder, simulated_dataset, tmp_path):
-    settings = ("--trainable", "projector", "llm", "--save_strategy", "steps", "--save_steps", "4")
+    settings = ("--trainable", "projector", "llm", "--save_strategy", "steps", "--save_steps", "4", "--bf16", "false")
     running = train(elm_with_encoder, simulated_dataset, tmp_path / "running", *settings)
     read = train(elm_with_encoder, simulated_dataset, tmp_path / "read", *settings, "--cache_encoder")
     assert losses(read / "checkpoint-4") == pytest.approx(losses(running / "checkpoint-4"), abs=1e-4)
