@@ -63,8 +63,11 @@ def build_trainer(
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     learning = set_trainable(model, script_args.trainable)
     peft_config = lora_config(model, model_args, script_args.trainable)
-    if script_args.pack_by_ecg > 1 or training_args.padding_free:
-        check_packing(model.to(training_args.device), behind_beginning=script_args.pack_by_ecg > 1)
+    is_packed = script_args.pack_by_ecg > 1 or training_args.padding_free
+    if (is_packed or script_args.cache_encoder) and quantization is None:  # quantized ones are where they run
+        model.to(training_args.device)
+    if is_packed:
+        check_packing(model, behind_beginning=script_args.pack_by_ecg > 1)
 
     # Data
     dataset = load_elm_dataset(
@@ -82,9 +85,7 @@ def build_trainer(
     encoder_features = None
     if script_args.cache_encoder:
         with training_args.main_process_first(desc="running the encoder"):
-            encoder_features = cache_encoders_of(
-                script_args.dataset, model.to(training_args.device), processor, not training_args.disable_tqdm
-            )
+            encoder_features = cache_encoders_of(script_args.dataset, model, processor, not training_args.disable_tqdm)
     collator = ElmDataCollator(
         processor,
         training_args.max_length,
