@@ -40,6 +40,7 @@ _LIMB_LEAD_TOLERANCE = 0.03
 _LIMB_LEAD_SHARE = 0.02
 
 
+@lru_cache(maxsize=256)
 def canonical_lead(name: str) -> str:
     """
     The spelling in `LEADS` of a lead name, whatever its case; `DI`, `DII`, `DIII` are I, II, III.
