@@ -44,6 +44,8 @@ _MODULES = {
     "load_records": "elm_hf.data",
     "feature_text": "elm_hf.feature_rules",
     "measure_ecg": "elm_hf.features",
+    "merge_adapter": "elm_hf.merge",
+    "pack_by_ecg": "elm_hf.packing",
     "plot_ecg": "elm_hf.plot",
     "prepare_dataset": "elm_hf.prepare",
     "prepare_shard": "elm_hf.prepare",
