@@ -18,8 +18,10 @@ LoRA in the LLM, projector whole, two processes:
 from transformers import AutoProcessor
 from trl import ModelConfig, SFTConfig, TrlParser
 
+from elm_hf.alignment import AlignmentCollator, alignment_conversations
 from elm_hf.augment import EcgAugmentation, EcgImageAugmentation
 from elm_hf.collator import AugmentationEpoch, ElmDataCollator, tokenize_conversations
+from elm_hf.costs import RunCosts
 from elm_hf.data import load_elm_dataset
 from elm_hf.encoder_cache import cache_encoders_of
 from elm_hf.hub import check_name
@@ -77,7 +79,13 @@ def build_trainer(
         probabilities=script_args.dataset_probabilities,
         merge_questions=script_args.merge_questions,
         seed=training_args.seed,
+        question_types=script_args.question_types,
     )
+    if script_args.descriptions is not None:
+        dataset = alignment_conversations(
+            dataset, script_args.descriptions, script_args.feature_sentences, script_args.data_expansion
+        )
+    num_conversations = len(dataset)
     if script_args.retrieval is not None:
         with training_args.main_process_first(desc="finding similar ECGs"):
             found = Retrieval(script_args.retrieval, script_args.dataset, script_args.fold, dataset["ecg_index"])
@@ -86,7 +94,8 @@ def build_trainer(
     if script_args.cache_encoder:
         with training_args.main_process_first(desc="running the encoder"):
             encoder_features = cache_encoders_of(script_args.dataset, model, processor, not training_args.disable_tqdm)
-    collator = ElmDataCollator(
+    collator_class = ElmDataCollator if script_args.descriptions is None else AlignmentCollator
+    collator = collator_class(
         processor,
         training_args.max_length,
         script_args.system_prompt,
@@ -96,7 +105,7 @@ def build_trainer(
         training_args.padding_free,
         encoder_features,
     )
-    if model.config.representation == "symbol":  # the text is made of the ECG
+    if model.config.representation == "symbol" or script_args.descriptions is not None:  # text depends on the ECG
         dataset = add_lengths(dataset, processor.num_ecg_tokens)
     else:
         with training_args.main_process_first(desc="tokenizing"):
@@ -108,6 +117,7 @@ def build_trainer(
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator does it, ECGs and all
     training_args.padding_free = False  # so does it this
     training_args.remove_unused_columns = False
+    training_args.include_num_input_tokens_seen = "non_padding"  # for the costs
     training_args.train_sampling_strategy = "group_by_length"
     trainer = ElmTrainer(
         model=model,
@@ -116,7 +126,7 @@ def build_trainer(
         data_collator=collator,
         processing_class=processor,
         peft_config=peft_config,
-        callbacks=[AugmentationEpoch(collator)],
+        callbacks=[AugmentationEpoch(collator), RunCosts(num_conversations)],
         script_args=script_args,
         base_model=model_args.model_name_or_path,
         learning=[part for part, number in learning.items() if number],

@@ -60,4 +60,5 @@ class HealthCareMagic(ElmDatasetBuilder):
                     "question": question.strip(),
                     "answer": [answer.strip()],
                     "stratum": "dialogue",
+                    "split": "train",  # as published: all of it is to train on
                 }

@@ -27,6 +27,7 @@ def load_elm_dataset(
     seed: int = 0,
     records: str | PathLike | Sequence[str | PathLike | None] | None = None,
     streaming: bool = False,
+    question_types: Sequence[str] | None = None,
 ) -> Dataset | IterableDataset:
     """
     Conversations of one split of one fold, each with its ECGs.
@@ -53,12 +54,13 @@ def load_elm_dataset(
             for those that have their own.
         streaming: read from where the dataset is instead of downloading it first; rows come in order
             (`datasets.IterableDataset`), and ECGs are fetched when they are looked at.
+        question_types: conversations of these types only; of all by default.
 
     Raises:
         FileNotFoundError: there is no such folder or dataset.
         ValueError: it is not an elm-hf dataset, it has no such fold or split, a file of it is damaged, it was published
-            without signals and `records` is missing or lacks some, or datasets to be mixed differ in length or
-            sampling rate.
+            without signals and `records` is missing or lacks some, it has no conversation of `question_types`, or
+            datasets to be mixed differ in length or sampling rate.
     """
     paths = [path_or_repo] if isinstance(path_or_repo, str | PathLike) else list(path_or_repo)
     local = [records] * len(paths) if records is None or isinstance(records, str | PathLike) else list(records)
@@ -66,9 +68,9 @@ def load_elm_dataset(
         raise ValueError(f"{len(local)} records for {len(paths)} datasets; give one for each, None for none")
     if probabilities is not None and len(probabilities) != len(paths):
         raise ValueError(f"{len(probabilities)} probabilities for {len(paths)} datasets; give one for each")
-    if streaming and (merge_questions > 1 or any(path is not None for path in local)):
+    if streaming and (merge_questions > 1 or question_types or any(path is not None for path in local)):
         raise ValueError(
-            "streaming reads rows in order: questions are merged and local records joined without it only"
+            "streaming reads rows in order: questions are chosen and merged and local records joined without it only"
         )
     if streaming:
         return _stream(paths, fold, split, probabilities, seed)
@@ -78,6 +80,8 @@ def load_elm_dataset(
         rows if of_path is None else _join_local_build(rows, path, of_path, table)
         for rows, path, of_path, table in zip(conversations, paths, local, tables)
     ]
+    if question_types is not None:
+        conversations = [_of_types(rows, path, set(question_types)) for rows, path in zip(conversations, paths)]
     if merge_questions > 1:
         conversations = [_merge(rows, merge_questions, seed) for rows in conversations]
     if len(paths) == 1:
@@ -337,6 +341,16 @@ def _merge(conversations: Dataset, number: int, seed: int) -> Dataset:
     shuffled = iter(rows.select(order).to_list())
     merged = [_joined([next(shuffled) for _ in range(size)]) for size in sizes]
     return Dataset.from_list(merged, features=rows.features)
+
+
+def _of_types(rows: Dataset, path: str | PathLike, types: set[str]) -> Dataset:
+    found = rows.select_columns("question_type")[:]["question_type"]
+    kept = [row for row, name in enumerate(found) if name in types]
+    if not kept:
+        raise ValueError(
+            f"{path}: no conversation is of the types {', '.join(sorted(types))}; there are {', '.join(sorted(set(found)))}"
+        )
+    return rows.select(kept)
 
 
 def _joined(rows: list[dict]) -> dict:

@@ -24,6 +24,7 @@ from elm_hf.augment import EcgAugmentation
 from elm_hf.collator import AugmentationEpoch
 from elm_hf.convert import st_mem_feature_extractor
 from elm_hf.convert_merl import merl_feature_extractor
+from elm_hf.costs import RunCosts
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 from elm_hf.modeling.modeling_elm import ECG_ENCODERS  # noqa: F401 (registers the encoders)
@@ -44,6 +45,7 @@ class PretrainArguments:
         text_model: Text tower of a new merl (which is not trained).
         fold: Leave out the patients that this fold tests on, and evaluate on them if asked to; all records by default.
             Needed for classes, which are the strata of the fold's conversations.
+        held_out_dataset: Leave out the patients that this fold of another dataset, about the same ECGs, tests on, too.
         num_plots: Reconstructions to draw beside each checkpoint, of masked autoencoders.
     """
 
@@ -56,6 +58,9 @@ class PretrainArguments:
         default="ncbi/MedCPT-Query-Encoder", metadata={"help": "Text tower of a new merl, frozen."}
     )
     fold: str | None = field(default=None, metadata={"help": "Leave out the patients that this fold tests on."})
+    held_out_dataset: str | None = field(
+        default=None, metadata={"help": "Leave out the patients that the fold of this dataset tests on, too."}
+    )
     num_plots: int = field(default=4, metadata={"help": "Reconstructions to draw beside each checkpoint."})
 
 
@@ -65,7 +70,7 @@ def main(script_args: PretrainArguments, training_args: TrainingArguments, augme
     # Records
     model_type = _model_type(script_args.encoder)
     needed = {"merl": "report", "ecg_resnet": "class"}.get(model_type)
-    records = load_pretraining_records(script_args.dataset, script_args.fold, needed)
+    records = load_pretraining_records(script_args.dataset, script_args.fold, needed, script_args.held_out_dataset)
     first = records.train[0]
 
     # Encoder
@@ -94,7 +99,7 @@ def main(script_args: PretrainArguments, training_args: TrainingArguments, augme
         eval_dataset=records.held_out,
         data_collator=collator,
         processing_class=feature_extractor,
-        callbacks=[AugmentationEpoch(collator), *([plots] if is_autoencoder else [])],
+        callbacks=[AugmentationEpoch(collator), RunCosts(len(records.train)), *([plots] if is_autoencoder else [])],
     )
     trainer.accelerator.print(
         f"{model_type}: {model.num_parameters():,} parameters, {len(records.train):,} records, {records.num_left_out:,} "

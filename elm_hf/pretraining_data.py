@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from elm_hf.augment import EcgAugmentation, sample_rng
 from elm_hf.data import check_same_shape, load_elm_dataset, load_records
+from elm_hf.ecg_index import patients_of
 from elm_hf.ecg_table import EcgTable
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
@@ -33,7 +34,8 @@ class PretrainingRecords:
         train: what is learnt from.
         held_out: records of the patients that the fold tests on; None without a fold.
         classes: names of the classes; None unless they are the target.
-        num_left_out: records without a report or of several classes, where that is the target.
+        num_left_out: records without a report or of several classes, where that is the target, and those of patients that
+            another dataset tests on.
     """
 
     train: Dataset
@@ -43,7 +45,10 @@ class PretrainingRecords:
 
 
 def load_pretraining_records(
-    paths: Sequence[str | PathLike], fold: int | str | None = None, target: str | None = None
+    paths: Sequence[str | PathLike],
+    fold: int | str | None = None,
+    target: str | None = None,
+    held_out_dataset: str | PathLike | None = None,
 ) -> PretrainingRecords:
     """
     Puts the records of several datasets into one table, the patients that a fold tests on apart.
@@ -53,6 +58,8 @@ def load_pretraining_records(
         fold: 1 to 5 or `"official"`.
         target: `"report"`, which leaves out records that lack a lead, too, since contrastive encoders need them all;
             `"class"`, the stratum of a record's conversations, which leaves out records of several or of none; or None.
+        held_out_dataset: leave out the patients that this fold of another dataset tests or validates on, too: its fold need not
+            be cut where those of `paths` are.
 
     Raises:
         FileNotFoundError: there is no such dataset.
@@ -64,11 +71,18 @@ def load_pretraining_records(
     tables = [load_records(path) for path in paths]
     if len(tables) > 1:
         check_same_shape(list(paths), tables)
+    tested_elsewhere = set()
+    if held_out_dataset is not None:
+        if fold is None:
+            raise ValueError("--held_out_dataset leaves out a fold's test patients: name the fold (--fold).")
+        tested_elsewhere = patients_of(held_out_dataset, load_records(held_out_dataset), fold, held_out=True)
     rows: dict[bool, list[dict]] = {False: [], True: []}
     num_left_out = start = 0
     for path, table in zip(paths, tables):
         held_out, class_of = _fold_of(path, table, fold)
-        for row, usable in enumerate(_usable(table, target, class_of)):
+        owners = zip(table["source"], table["patient_id"])
+        for row, (usable, owner) in enumerate(zip(_usable(table, target, class_of), owners)):
+            usable &= row in held_out or owner not in tested_elsewhere
             num_left_out += not usable
             if usable:
                 rows[row in held_out].append({"row": start + row, "class": class_of.get(row)})

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from elm_hf.cli import data, evaluate, hub, models  # noqa: F401  (they add their subcommands)
+from elm_hf.cli import data, evaluate, hub, models, recipes  # noqa: F401  (they add their subcommands)
 from elm_hf.cli.app import app
 
 

@@ -1,0 +1,70 @@
+#!/bin/sh
+# ECG-LM (Yang et al. 2024) from the first phase to the last. Every line is a command you can type alone.
+#
+#     PTB_XL=... PTB_XL_PLUS=... ECG_QA=... HEALTH_CARE_MAGIC=... LLM=... TRANSLATOR=... sh recipes/ecg_lm/run.sh
+#
+# --smoke: tiny models and simulated ECGs, to see that everything runs. The ablations of the paper's Table 5:
+# --no-encoder-pretraining, --no-feature-sentences, --no-data-expansion.
+set -eu
+cd "$(dirname "$0")/../.."
+recipe=recipes/ecg_lm smoke=false data=data out=outputs/ecg_lm
+encoder= feature_sentences=true data_expansion=1
+for option in "$@"; do
+    case $option in
+        --smoke) smoke=true out=${SMOKE_OUTPUT:-outputs/ecg_lm_smoke} data=$out/data ;;
+        --no-encoder-pretraining) encoder=ecg_resnet out=$out-no-encoder-pretraining ;;
+        --no-feature-sentences) feature_sentences=false out=$out-no-feature-sentences ;;
+        --no-data-expansion) data_expansion=0 out=$out-no-data-expansion ;;
+        *) echo "run.sh: unknown option $option; see the head of $0" >&2; exit 2 ;;
+    esac
+done
+started=$(date +%s)
+run() { printf '\n$ %s\n' "$*"; "$@"; }
+# Made already: of the same data, or by an earlier, interrupted run.
+make() { target=$1; shift; [ -e "$target" ] || run "$@"; }
+
+if $smoke; then
+    fold=1 train="--use_cpu true --bf16 false --logging_steps 5 --save_strategy no --gradient_accumulation_steps 1"
+    make $data/ptb_xl elm-hf prepare simulated_reports --num-recordings 48 --seconds 10 --output $data/ptb_xl
+    make $data/ecg_qa elm-hf prepare simulated_qa --num-recordings 32 --seconds 10 --output $data/ecg_qa
+    make $data/health_care_magic elm-hf prepare health_care_magic --source $recipe/smoke --output $data/health_care_magic
+    make $data/ecg_lm.parquet elm-hf describe $data/ecg_qa --output $data/ecg_lm.parquet
+    encoder_options="--encoder_config $recipe/smoke/encoder.json --use_cpu true --num_train_epochs 1
+        --per_device_train_batch_size 8 --save_strategy no"
+    llm="--config $recipe/smoke/elm.json --tokenizer-dataset $data/ecg_qa --vocab-size 500"
+    align_options="$train --num_train_epochs 2" tune_options="$train --max_steps 20 --use_peft false"
+    evaluate_options="--limit 24 --occlusions 0 --condition ecg --condition none" tasks="--task $recipe/smoke/rhythm.json"
+else
+    fold=official encoder_options= align_options= tune_options= evaluate_options= tasks=
+    make $data/ptb_xl elm-hf prepare ptb_xl --source "$PTB_XL" --output $data/ptb_xl
+    make $data/ecg_qa elm-hf prepare ecg_qa --source "$ECG_QA" --records $data/ptb_xl --output $data/ecg_qa
+    make $data/health_care_magic \
+        elm-hf prepare health_care_magic --source "$HEALTH_CARE_MAGIC" --output $data/health_care_magic
+    make $data/translations.csv elm-hf translate $data/ecg_qa --output $data/translations.csv --translator "$TRANSLATOR"
+    make $data/ecg_lm.parquet elm-hf describe $data/ecg_qa --output $data/ecg_lm.parquet --ptb-xl "$PTB_XL" \
+        --ptb-xl-plus "$PTB_XL_PLUS" --translations $data/translations.csv
+    llm="--llm $LLM"
+fi
+
+# 1. The encoder.
+if [ -z "$encoder" ]; then
+    encoder=$out/encoder
+    make $encoder/costs.json accelerate launch -m elm_hf.pretrain --config $recipe/1_encoder.yaml \
+        --dataset $data/ptb_xl --held_out_dataset $data/ecg_qa --fold $fold --output_dir $encoder $encoder_options
+fi
+# 2-4. Alignment on descriptions, expanded by leaving out leads. The ECG is one token.
+make $out/elm elm-hf create $out/elm $llm --encoder $encoder --normalization none --num-ecg-tokens 1
+make $out/aligned/costs.json accelerate launch train_sft.py --config $recipe/2_alignment.yaml \
+    --model_name_or_path $out/elm --dataset $data/ecg_qa --fold $fold --descriptions $data/ecg_lm.parquet \
+    --feature_sentences $feature_sentences --data_expansion $data_expansion --output_dir $out/aligned $align_options
+# 5. Questions and conversation.
+make $out/trained/costs.json accelerate launch train_sft.py --config $recipe/5_finetuning.yaml \
+    --model_name_or_path $out/aligned --dataset $data/ecg_qa $data/health_care_magic --fold $fold \
+    --output_dir $out/trained $tune_options
+# 6. Evaluation, beside the paper.
+run elm-hf zero-shot $out/aligned --dataset $data/ecg_qa --fold $fold --output $out/aligned/report $tasks
+run elm-hf evaluate $out/trained --dataset $data/ecg_qa --fold $fold --output $out/trained/report $evaluate_options
+run python $recipe/beside_the_paper.py $out
+run elm-hf costs "ECG-LM=$out/aligned,$out/trained"
+
+printf '\nFinished in %s seconds.\n' "$(($(date +%s) - started))"
