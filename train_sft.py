@@ -15,11 +15,12 @@ LoRA in the LLM, projector whole, two processes:
         --output_dir adapter --trainable projector llm --use_peft
 """
 
-from transformers import AutoProcessor
+from transformers import AutoProcessor, set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from elm_hf.alignment import AlignmentCollator, alignment_conversations
 from elm_hf.augment import EcgAugmentation, EcgImageAugmentation
+from elm_hf.checkpoints import checkpoint_to_continue, run_settings
 from elm_hf.collator import AugmentationEpoch, ElmDataCollator, tokenize_conversations
 from elm_hf.costs import RunCosts
 from elm_hf.data import load_elm_dataset
@@ -35,6 +36,7 @@ from elm_hf.training import (
     check_arguments,
     errors_in_one_line,
     lora_config,
+    make_deterministic,
     quantization_config,
     set_trainable,
 )
@@ -51,7 +53,14 @@ def build_trainer(
     image_augmentation: EcgImageAugmentation,
 ) -> ElmTrainer:
     check_arguments(script_args, training_args, model_args, augmentation, image_augmentation)
+    run = run_settings(script_args, training_args, model_args, augmentation, image_augmentation)
+    training_args.resume_from_checkpoint = checkpoint_to_continue(
+        training_args.resume_from_checkpoint, training_args.output_dir, run
+    )
     check_name(model_args.model_name_or_path)
+    set_seed(training_args.seed)  # new adapters are drawn before the trainer sets it
+    if script_args.deterministic:
+        make_deterministic(training_args)
 
     # Model and processor
     quantization = quantization_config(model_args)
@@ -130,6 +139,7 @@ def build_trainer(
         script_args=script_args,
         base_model=model_args.model_name_or_path,
         learning=[part for part, number in learning.items() if number],
+        run=run,
     )
     trainer.accelerator.print(f"Learning parameters: {learning}, {len(dataset)} rows")
     return trainer
@@ -141,6 +151,8 @@ def main(*arguments):
 
 def train(trainer: ElmTrainer):
     args = trainer.args
+    if args.resume_from_checkpoint is not None:
+        trainer.accelerator.print(f"Continuing from {args.resume_from_checkpoint}")
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
     # Save and push

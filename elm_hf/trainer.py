@@ -1,34 +1,102 @@
 """The trainer of ELMs and the card that it fills from its run."""
 
 import json
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+from datasets import Dataset
 from peft import PeftModel
+from torch.distributed.fsdp import FSDPModule
 from transformers import SchedulerType
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import SFTTrainer
 
+from elm_hf.checkpoints import mark_whole
+from elm_hf.collator import AugmentationEpoch
 from elm_hf.hub import split_revision
 from elm_hf.model_card import TRAINING_NAME, model_card, parts_of
 from elm_hf.training import ElmScriptArguments
 
 
+class EpochSampler(LengthGroupedSampler):
+    """
+    Batches of conversations of similar length, in an order that depends on the seed and the epoch alone, so that a resumed
+    run and one of more processes go on with the same batches.
+
+    Args:
+        batch_size: conversations of one optimizer step, of all processes together.
+        lengths: of each conversation.
+        seed: of the order; `epoch`, an attribute, is added to it.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed = seed
+        self.epoch = 0
+
+    def __iter__(self):
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
 class ElmTrainer(SFTTrainer):
     """
-    TRL's `SFTTrainer` with a card that says how an ELM is used and what this one learnt from.
+    TRL's `SFTTrainer` whose checkpoints appear whole or not at all, with a card that says how an ELM is used and what this
+    one learnt from.
 
     Args:
         script_args: `ElmScriptArguments` of the run.
         base_model: repository or folder of the checkpoint that training starts from.
         learning: names of the parts that learn.
+        run: settings of the run, by which its checkpoints are known.
         args, kwargs: of `SFTTrainer`.
     """
 
-    def __init__(self, *args, script_args: ElmScriptArguments, base_model: str, learning: list[str], **kwargs):
+    def __init__(
+        self, *args, script_args: ElmScriptArguments, base_model: str, learning: list[str], run: dict, **kwargs
+    ):
         self.script_args = script_args
         self.base_model = base_model
         self.learning = learning
+        self.run = run
         super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
+        dataset = train_dataset or self.train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = EpochSampler(self.run["conversations_per_step"], list(dataset["length"]), seed)
+        self.add_callback(AugmentationEpoch(sampler))
+        return sampler
+
+    def _save_checkpoint(self, model, trial):
+        """Marks the checkpoint as whole when every process has written its part; only then may older ones go."""
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        super()._save_checkpoint(model, trial)
+        self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_whole(folder, self.run)
+            rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        """Writes a model that `from_pretrained` loads, gathered from the processes; a checkpoint's shards stay apart."""
+        if self.is_fsdp_enabled and not _internal_call:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
+        sharded_class = type(self.model)
+        if issubclass(sharded_class, FSDPModule):  # made by torch, whose files would be saved as the model's code
+            self.model.__class__ = sharded_class.__bases__[1]
+        super()._save(output_dir, state_dict)
+        self.model.__class__ = sharded_class
 
     def create_model_card(self, model_name: str | None = None, **kwargs):
         """Writes `README.md` and what it is made from into the output folder; called with each checkpoint and push."""

@@ -1,0 +1,95 @@
+"""Which checkpoint of a run is whole and may be continued: each carries, written last, what its run was started with."""
+
+import json
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import ModelConfig, SFTConfig
+
+from elm_hf.work_folder import write_whole
+
+
+RUN_NAME = "run.json"
+
+# What one step after another depends on. The number of processes is not in it, the size of their common batch is.
+_TRAINING_SETTINGS = (
+    *("seed", "data_seed", "max_steps", "num_train_epochs", "max_length", "loss_type"),
+    *("optim", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha"),
+    *("bf16", "fp16"),
+)
+# A run may be prolonged, if its checkpoint is named.
+_LENGTHS = ("max_steps", "num_train_epochs")
+
+
+def run_settings(script_args, training_args: SFTConfig, model_args: ModelConfig, *augmentations) -> dict:
+    """
+    What the weights after each step depend on: model, data, parts that learn, optimizer, seed. Values for JSON.
+
+    Args:
+        script_args: `ElmScriptArguments`.
+        training_args, model_args: as the run is started with.
+        augmentations: dataclasses.
+    """
+    all_training = training_args.to_dict()
+    settings = asdict(script_args) | asdict(model_args)
+    for augmentation in augmentations:
+        settings |= asdict(augmentation)
+    settings |= {name: all_training[name] for name in _TRAINING_SETTINGS}
+    settings["conversations_per_step"] = (
+        training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
+    )
+    return json.loads(json.dumps(settings, default=str))
+
+
+def mark_whole(checkpoint: str | PathLike, settings: dict) -> None:
+    """Says that all of a checkpoint has been written, and by which run."""
+    write_whole(Path(checkpoint) / RUN_NAME, json.dumps(settings, indent=2) + "\n")
+
+
+def last_checkpoint(output_dir: str | PathLike) -> Path | None:
+    """The whole checkpoint of most steps, or None; what was interrupted while it was written is passed over."""
+    whole = [path.parent for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{RUN_NAME}")]
+    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[-1]), default=None)
+
+
+def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, settings: dict) -> str | None:
+    """
+    The checkpoint that a run goes on from.
+
+    Args:
+        chosen: a checkpoint's folder; "true" or None for the last whole one of `output_dir`, if there is one; "false" to
+            begin anew.
+        output_dir: where the run writes its checkpoints.
+        settings: of [`run_settings`]; the checkpoint's must be the same. The run may be longer where `chosen` is a folder.
+
+    Raises:
+        ValueError: the checkpoint is not whole, or of another run; names the settings.
+    """
+    word = str(chosen).lower()
+    if word == "false":
+        return None
+    is_named = word not in ("none", "true")
+    checkpoint = Path(chosen) if is_named else last_checkpoint(output_dir)
+    if checkpoint is None:
+        return None
+    if not (checkpoint / RUN_NAME).is_file():
+        raise ValueError(
+            f"--resume_from_checkpoint {checkpoint}: no whole checkpoint of train_sft.py (it has no {RUN_NAME}, which is "
+            f"written last); the last whole one in {checkpoint.parent} is {last_checkpoint(checkpoint.parent)}."
+        )
+    found = json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8"))
+    compared = [name for name in settings if not (is_named and name in _LENGTHS)]
+    differing = [
+        f"{name} {found.get(name)!r} there, {settings[name]!r} here"
+        for name in compared
+        if found.get(name) != settings[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"{checkpoint} is of another run: {'; '.join(differing)}. Repeat the command that began it to go on with it, "
+            "or give another --output_dir, or begin anew there with --resume_from_checkpoint false."
+        )
+    return str(checkpoint)

@@ -1,0 +1,23 @@
+#!/bin/bash
+# Trains on several nodes of a Slurm cluster: sbatch --nodes 2 recipes/accelerate/slurm.sh recipes/my_run.yaml
+# The checkout, the data and the output folder must be the same on all nodes.
+# Killed or requeued, the same command goes on from the last whole checkpoint.
+#SBATCH --job-name=elm
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --requeue
+#SBATCH --signal=TERM@120
+set -eu
+recipe=${1:?usage: sbatch recipes/accelerate/slurm.sh RECIPE.yaml [OPTIONS OF train_sft.py]}
+shift
+gpus_per_node=${GPUS_PER_NODE:-8}
+main_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+
+# SLURM_NODEID is each node's own: it is expanded there, not here.
+srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch \
+    --config_file recipes/accelerate/fsdp2_multi_node.yaml \
+    --num_machines "$SLURM_NNODES" --num_processes "$(("$SLURM_NNODES" * '"$gpus_per_node"'))" \
+    --machine_rank "$SLURM_NODEID" --main_process_ip '"$main_node"' --main_process_port "${PORT:-29500}" \
+    train_sft.py --config "$@"' bash "$recipe" "$@"
