@@ -444,18 +444,22 @@ class ElmSymbolProcessor(ElmProcessor):
         tokens = self.ecg_tokenizer.encode_ecg(prepared["ecg_values"])
         return {}, [self._truncate(np.array(one)) + self.ecg_token_offset for one in tokens]
 
-    def _truncate(self, tokens: np.ndarray) -> np.ndarray:
+    def kept_tokens(self, tokens: Sequence[int]) -> np.ndarray:
+        """Positions of those tokens of an ECG, all of them given, that stand in a conversation, in order."""
         if self.max_ecg_tokens is None or len(tokens) <= self.max_ecg_tokens:
-            return tokens
+            return np.arange(len(tokens))
         spans = self.ecg_tokenizer.token_spans(tokens, len(self.leads))
-        _, first = np.unique(
-            spans[:, 0], return_index=True
-        )  # a token that reaches into a second lead begins in the first
-        kept = np.sort(np.argsort(spans[first, 2], kind="stable")[: self.max_ecg_tokens])
-        logger.warning_once(
-            f"An ECG of {len(tokens)} tokens is longer than max_ecg_tokens={self.max_ecg_tokens}: the end of every lead is "
-            "left out, and so for every such ECG."
-        )
+        # a token that reaches into a second lead begins in the first
+        _, first = np.unique(spans[:, 0], return_index=True)
+        return np.sort(np.argsort(spans[first, 2], kind="stable")[: self.max_ecg_tokens])
+
+    def _truncate(self, tokens: np.ndarray) -> np.ndarray:
+        kept = self.kept_tokens(tokens)
+        if len(kept) < len(tokens):
+            logger.warning_once(
+                f"An ECG of {len(tokens)} tokens is longer than max_ecg_tokens={self.max_ecg_tokens}: the end of every "
+                "lead is left out, and so for every such ECG."
+            )
         return tokens[kept]
 
 

@@ -165,6 +165,7 @@ def test_merl_compares_prompts(simulated_dataset, rhythm_task, tmp_path):
     feature_extractor = EcgFeatureExtractor(leads=leads, num_samples=500, sampling_rate=250)
     feature_extractor.save_pretrained(folder)
     tokenizer = tiny_tokenizer("qwen2")
+    tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(folder)
 
     found = zero_shot(folder, simulated_dataset, [rhythm_task], quiet=True)["tasks"]["rhythms"]

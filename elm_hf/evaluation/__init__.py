@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.data import load_elm_dataset, load_records
 from elm_hf.evaluation.ablation import CONDITIONS, SignalAblation
+from elm_hf.evaluation.attention import ecg_attention
 from elm_hf.evaluation.judge import judge_predictions
 from elm_hf.evaluation.markdown import report_table
 from elm_hf.evaluation.metrics import is_exact_match
@@ -33,6 +34,7 @@ from elm_hf.evaluation.predictions import (
 from elm_hf.evaluation.questions import Asker, list_questions
 from elm_hf.evaluation.report import write_report
 from elm_hf.generation import Answer, load_checkpoint
+from elm_hf.modeling.processing_elm import ElmSymbolProcessor
 from elm_hf.retrieval import Retrieval, RetrievalOptions, add_neighbours
 
 
@@ -230,6 +232,9 @@ def _occlude(
         effects = occlude(model, processor, messages, ecg, sampling_rate, question.prediction, batch_size=batch_size)
         names = {"question_id": question.question_id, "record_id": question.record_ids[0]}
         words = {"question": question.question, "prediction": question.prediction}
+        if isinstance(processor, ElmSymbolProcessor):
+            said = (messages, ecg, sampling_rate, question.prediction)
+            effects["attention"] = ecg_attention(model, processor, *said)
         found.append(effects | names | words | {"ecg": ecg})
     if found:
         save_occlusions(folder.path / OCCLUSION_FILE, found, sampling_rate)

@@ -81,6 +81,7 @@ def report_markdown(report: dict) -> str:
         *_statement_section(report),
         *_judge_section(report),
         *_confusion_section(report),
+        *_judge_section(run),
         *_occlusion_section(report),
         *_example_section(report),
         "## How it was measured\n\n" + _method(report),
@@ -190,8 +191,28 @@ def _confusion_section(report: dict) -> list[str]:
     return ["## Confusion", *pictures] if pictures else []
 
 
+def _judge_section(run: dict) -> list[str]:
+    found = run.get("judge")
+    if found is None:
+        return []
+    share, agreement = found["right"], found["agreement"]
+    values = {
+        "answers": found["answers"],
+        "judged": found["judged"],
+        "right": "—" if share is None else f"{share:.3f}",
+        "agrees with exact match": "—" if agreement["share"] is None else f"{agreement['share']:.3f}",
+        "Cohen's kappa": "—" if agreement["kappa"] is None else f"{agreement['kappa']:.3f}",
+        "requests": found["requests"],
+        "without a verdict": found["without_verdict"],
+    }
+    return [
+        f"## Judge: {found['judge']}",
+        markdown_table(list(values), [[str(value) for value in values.values()]], 0),
+    ]
+
+
 def _occlusion_section(report: dict) -> list[str]:
-    names = [name for name in report["figures"] if name.startswith("occlusion_")]
+    names = [name for name in report["figures"] if name.startswith(("occlusion_", "attention_"))]
     if not names:
         return []
     head = "## What the answers depend on\n\nA lead, or a stretch of time in all leads (rhythm strip), is hidden, and the "

@@ -83,10 +83,12 @@ def save_occlusions(file: Path, occlusions: Sequence[dict], sampling_rate: float
 
     The arrays have a row for each question: `question_id`, `record_id`, `question`, `prediction` (text),
     `log_likelihood (questions,)`, `lead_effect (questions, 12)`, `window_effect (questions, windows)`,
-    `ecg (questions, 12, samples)` in mV. One for all: `leads (12,)`, `windows_s (windows, 2)`, `sampling_rate ()`.
+    `ecg (questions, 12, samples)` in mV, and of models with an ECG-Byte tokenizer `attention` in the same shape (see
+    [`ecg_attention`]). One for all: `leads (12,)`, `windows_s (windows, 2)`, `sampling_rate ()`.
     """
     names = ("question_id", "record_id", "question", "prediction")
-    numbers = ("log_likelihood", "lead_effect", "window_effect", "ecg")
+    numbers = ["log_likelihood", "lead_effect", "window_effect", "ecg"]
+    numbers += ["attention"] * ("attention" in occlusions[0])
     arrays = {name: np.array([one[name] for one in occlusions]) for name in (*names, *numbers)}
     np.savez_compressed(
         file, leads=np.array(LEADS), windows_s=occlusions[0]["windows_s"], sampling_rate=sampling_rate, **arrays

@@ -13,6 +13,7 @@ from elm_hf.plot import plot_ecg
 NUM_EXAMPLES = 2  # of each kind
 MOST_OCCLUSIONS = 4
 PIXELS_PER_MM = 4
+NOT_OF_QUESTIONS = ("leads", "windows_s", "sampling_rate")  # arrays of occlusion.npz with one for all questions
 # Of a question: its ECGs, each `(12, samples)` in mV, and their sampling rate in Hz.
 EcgsOf = Callable[[str], tuple[list[np.ndarray], float]]
 
@@ -78,18 +79,22 @@ def draw_occlusions(file: Path, folder: Path) -> list[str]:
         folder: for the PNG files.
 
     Returns:
-        Names of the files, of the four questions whose answers depend on the ECG most.
+        Names of the files, of the four questions whose answers depend on the ECG most; where the file has attention,
+        that is drawn, too.
     """
     with np.load(file) as arrays:
         found = dict(arrays)
     strongest = np.nanmax(np.c_[found["lead_effect"], found["window_effect"]], axis=1)
+    sampling_rate = float(found["sampling_rate"])
     names = []
-    for row in np.argsort(-strongest, kind="stable")[:MOST_OCCLUSIONS]:
-        names.append(f"occlusion_{len(names)}.png")
-        one = {
-            name: values[row] for name, values in found.items() if name not in ("leads", "windows_s", "sampling_rate")
-        }
-        occlusion_picture(one, found["windows_s"], float(found["sampling_rate"])).save(folder / names[-1])
+    for number, row in enumerate(np.argsort(-strongest, kind="stable")[:MOST_OCCLUSIONS]):
+        one = {name: values[row] for name, values in found.items() if name not in NOT_OF_QUESTIONS}
+        pictures = {"occlusion": occlusion_picture(one, found["windows_s"], sampling_rate)}
+        if "attention" in one:
+            pictures["attention"] = attention_picture(one, sampling_rate)
+        for kind, picture in pictures.items():
+            names.append(f"{kind}_{number}.png")
+            picture.save(folder / names[-1])
     return names
 
 
@@ -118,4 +123,21 @@ def occlusion_picture(one: dict, windows_s: np.ndarray, sampling_rate: float) ->
         pixels_per_mm=PIXELS_PER_MM,
         heat=np.repeat(leads[:, None], len(times), axis=1),
         rhythm_heat=windows[window],
+    )
+
+
+def attention_picture(one: dict, sampling_rate: float) -> Image.Image:
+    """
+    Args:
+        one: as for `occlusion_picture`, with `attention (12, samples)`.
+        sampling_rate: in Hz.
+    """
+    heat = one["attention"] / max(np.percentile(one["attention"], 99.5), 1e-12)  # a few samples outshine all others
+    caption = (
+        f"{one['question']}\nanswer: {one['prediction']}\n"
+        "Coloured: how much attention the answer pays to each sample's token, mean of layers and heads."
+    )
+    title = str(one["record_id"])
+    return plot_ecg(
+        one["ecg"], sampling_rate, title=title, caption=caption, pixels_per_mm=PIXELS_PER_MM, heat=heat.clip(0, 1)
     )

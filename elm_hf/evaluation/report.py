@@ -84,7 +84,7 @@ def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | No
         report["figures"] = {name: f"figures/{file}" for name, file in draw_charts(figures, report).items()}
     if (folder / OCCLUSION_FILE).exists():
         names = draw_occlusions(folder / OCCLUSION_FILE, figures)
-        report["figures"] |= {f"occlusion_{number}": f"figures/{name}" for number, name in enumerate(names)}
+        report["figures"] |= {Path(name).stem: f"figures/{name}" for name in names}
     if ecgs_of is not None and "ecg" in questions.answers:
         report["examples"] = draw_examples(figures, questions, ecgs_of, seed)
         for example in report["examples"]:

@@ -201,7 +201,7 @@ class ScoreBook:
         rows = np.concatenate(groups)
         num_patients = self.bootstrap.count_patients(rows)
         conditions = {
-            name: {metric: score_entry(np.mean([one[name][metric] for one in samples], axis=0), num_patients)}
+            name: {metric: score_entry(mean_of_defined([one[name][metric] for one in samples]), num_patients)}
             for name in self.conditions
         }
         for entries in conditions.values():
@@ -231,6 +231,13 @@ def metrics_of_sums(sums: np.ndarray, kind: str) -> dict[str, np.ndarray]:
             "bleu_4": np.array(bleu_4),
             meteor: column["meteor"] / column["long"],
         } | f1
+
+
+def mean_of_defined(samples: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over groups of `(groups, resamples)`, in each resample over those groups that were drawn; NaN where none was."""
+    defined = ~np.isnan(samples)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, samples, 0).sum(axis=0) / defined.sum(axis=0)
 
 
 def score_entry(values: np.ndarray, num_patients: int) -> dict:
