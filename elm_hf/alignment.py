@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Sequence
 from os import PathLike
 
-import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, List, Value
 
@@ -88,7 +88,7 @@ def alignment_conversations(
         FileNotFoundError: there is no such table.
         ValueError: none of the ECGs is in it.
     """
-    table = datasets.load_dataset("parquet", data_files=str(descriptions), split="train")
+    table = pq.read_table(descriptions).to_pylist()
     columns = conversations.with_format(None).select_columns(["record_ids", "ecg_index"])[:]
     row_of = {
         name: row for names, rows in zip(columns["record_ids"], columns["ecg_index"]) for name, row in zip(names, rows)
