@@ -321,6 +321,7 @@ def test_options_that_do_not_go_together(tmp_path, more, message):
         TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments(tmp_path, tmp_path, tmp_path / "out", *more))
 
 
+@pytest.mark.timeout(1500)  # five minutes on a quiet machine; eleven processes, each of which imports torch
 def test_the_recipe_runs_from_the_first_phase_to_the_last(tmp_path):
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
