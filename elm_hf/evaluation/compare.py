@@ -11,7 +11,7 @@ import pandas as pd
 from elm_hf.evaluation.intervals import PatientBootstrap, mean_interval, paired_permutation_test, percentile_interval
 from elm_hf.evaluation.markdown import METRIC_NAMES, markdown_table
 from elm_hf.evaluation.predictions import TABLE_FILE
-from elm_hf.evaluation.scores import PRIMARY, SUMMED, Questions, mean_of_defined
+from elm_hf.evaluation.scores import LEAST_RESAMPLES, PRIMARY, SUMMED, Questions
 
 
 REPORT_FILE = "report.json"
@@ -106,13 +106,16 @@ def _compared(
     sums = np.concatenate([columns.sum(axis=0, keepdims=True), bootstrap.sums(columns, rows)])
     with np.errstate(invalid="ignore"):
         first, second = (part / sums[:, -counted.shape[1] :] for part in np.split(sums, 3, axis=1)[:2])
-    first, second = mean_of_defined(first.T), mean_of_defined(second.T)
+    first, second = first.mean(axis=1), second.mean(axis=1)
     difference = counted * (scores[:, 1:] - scores[:, :1])
     found = {"answers": len(rows), "patients": bootstrap.count_patients(rows)}
     found |= {"first": float(first[0]), "second": float(second[0]), "difference": float(second[0] - first[0])}
     if found["patients"] < 2:
         return found | {"low": None, "high": None, "p_value": None, "note": "one patient: no interval"}
-    low, high = percentile_interval((second - first)[1:])
+    samples = (second - first)[1:]
+    low = high = None
+    if np.mean(~np.isnan(samples)) >= LEAST_RESAMPLES:
+        low, high = percentile_interval(samples)
     p_value = paired_permutation_test(difference, counted, patients.iloc[rows].tolist(), seed)
     return found | {"low": low, "high": high, "p_value": p_value}
 

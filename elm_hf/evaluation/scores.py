@@ -17,6 +17,8 @@ FREE_TEXT_WORDS = 5
 PRIMARY = {"short": "exact_match", "text": "rouge_l"}
 # Of fewer patients not even differences that all point one way are significant: 1 / 2^5 > 0.025.
 LEAST_PATIENTS = 6
+# Share of resamples in which a score must be defined, such as an average over types, each with a patient who was drawn.
+LEAST_RESAMPLES = 0.1
 SINGLE_TYPES = ("single-verify", "single-choose", "single-query")
 
 # Columns of what is summed over answers; BLEU's counts of all answers and of those of four words and more come last.
@@ -201,7 +203,7 @@ class ScoreBook:
         rows = np.concatenate(groups)
         num_patients = self.bootstrap.count_patients(rows)
         conditions = {
-            name: {metric: score_entry(mean_of_defined([one[name][metric] for one in samples]), num_patients)}
+            name: {metric: score_entry(np.mean([one[name][metric] for one in samples], axis=0), num_patients)}
             for name in self.conditions
         }
         for entries in conditions.values():
@@ -233,13 +235,6 @@ def metrics_of_sums(sums: np.ndarray, kind: str) -> dict[str, np.ndarray]:
         } | f1
 
 
-def mean_of_defined(samples: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean over groups of `(groups, resamples)`, in each resample over those groups that were drawn; NaN where none was."""
-    defined = ~np.isnan(samples)
-    with np.errstate(invalid="ignore"):
-        return np.where(defined, samples, 0).sum(axis=0) / defined.sum(axis=0)
-
-
 def score_entry(values: np.ndarray, num_patients: int) -> dict:
     """`score`, `low`, `high` and, where one of them is missing or comes from elsewhere, a `note`."""
     score, samples = values[0], values[1:]
@@ -251,6 +246,9 @@ def score_entry(values: np.ndarray, num_patients: int) -> dict:
         low, high = all_or_none_interval(score == 1, num_patients)
         note = "all or none: interval of Clopper & Pearson, one trial per patient"
         return {"score": float(score), "low": low, "high": high, "note": note}
+    if np.mean(~np.isnan(samples)) < LEAST_RESAMPLES:
+        note = "parts of it have too few patients: no interval"
+        return {"score": float(score), "low": None, "high": None, "note": note}
     low, high = percentile_interval(samples)
     entry = {"score": float(score), "low": low, "high": high}
     if num_patients < LEAST_PATIENTS:

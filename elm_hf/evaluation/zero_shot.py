@@ -17,7 +17,7 @@ from elm_hf.data import load_elm_dataset, load_records
 from elm_hf.ecg_table import EcgSequence, EcgTable
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.markdown import markdown_table, score_cell
-from elm_hf.evaluation.scores import mean_of_defined, score_entry
+from elm_hf.evaluation.scores import score_entry
 from elm_hf.evaluation.zero_shot_tasks import ZeroShotTask, load_task
 from elm_hf.generation import generate_answers, load_checkpoint, log_likelihoods
 from elm_hf.hub import check_name
@@ -227,9 +227,10 @@ def classification_scores(
             "f1": 2 * hits / (support + chosen),
         }
     scores = {"accuracy": hits.sum(axis=1) / support.sum(axis=1)}
-    # In a resample a class may not be drawn; its averages are over those that were.
+    # A resample in which a class was not drawn has no averages.
     scores |= {
-        f"macro_{name}": mean_of_defined(np.where(support > 0, values, np.nan).T) for name, values in of_class.items()
+        f"macro_{name}": np.where(support > 0, values, np.nan)[:, occurs].mean(axis=1)
+        for name, values in of_class.items()
     }
     labels = [one.name for one in task.classes]
     per_class = {
@@ -294,7 +295,7 @@ def auroc_scores(member: np.ndarray, scores: np.ndarray, task: ZeroShotTask, boo
         one.name: score_entry(samples[place], bootstrap.num_patients) | {"ecgs": int(member[:, place].sum())}
         for place, one in enumerate(task.classes)
     }
-    macro = score_entry(mean_of_defined(samples[defined]), bootstrap.num_patients)
+    macro = score_entry(samples[defined].mean(axis=0), bootstrap.num_patients)
     return {"ecgs": len(member), "patients": bootstrap.num_patients, "macro_auroc": macro, "classes": classes}
 
 
