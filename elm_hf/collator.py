@@ -75,6 +75,8 @@ class ElmDataCollator:
         padding_free: one conversation after the other in a single row instead of padding; the attention keeps them apart
             by `position_ids`, flash attention by `cu_seq_lens`.
         encoder_features: what the encoder made of each record ([`EncoderFeatures`]), read instead of the ECGs.
+        ecg_in_every_batch: give a batch without ECGs a flat one that nothing is learnt from. Processes that share a step
+            wait for each other's encoder and projector, so that all must run them.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class ElmDataCollator:
         seed: int = 0,
         padding_free: bool = False,
         encoder_features: EncoderFeatures | None = None,
+        ecg_in_every_batch: bool = False,
     ):
         self.processor = processor
         self.max_length = max_length
@@ -96,6 +99,7 @@ class ElmDataCollator:
         self.seed = seed
         self.padding_free = padding_free
         self.encoder_features = encoder_features
+        self.ecg_in_every_batch = ecg_in_every_batch
         self.epoch = 0
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
@@ -124,6 +128,9 @@ class ElmDataCollator:
         for pack, name in zip(packs, names):
             its_ids = [next(remaining) for _ in range(len(pack[0]["ecgs"]))]
             sequences.append([self._tokenized(row, its_ids, str(row.get("conversation_id", name))) for row in pack])
+        if self.ecg_in_every_batch and not ecg_ids:
+            ecg_data, flat_ecg = self._flat_ecg()
+            sequences.append([(ids, np.full_like(ids, IGNORE_INDEX)) for ids in flat_ecg])
         if self.padding_free:
             return pack_without_padding([each for pack in sequences for each in pack]) | ecg_data
         pad_token_id = self.processor.tokenizer.pad_token_id
@@ -131,6 +138,11 @@ class ElmDataCollator:
             return pad([pack[0] for pack in sequences], pad_token_id) | ecg_data
         batch, ecg_order = pack_behind_beginnings(sequences, pad_token_id, self._count_ecgs)
         return batch | {name: values[ecg_order] for name, values in ecg_data.items()}
+
+    def _flat_ecg(self) -> tuple[dict[str, torch.Tensor], list[np.ndarray]]:
+        leads = list(self.processor.leads)
+        row = {"ecgs": [np.zeros((len(leads), 1000), dtype=np.float32)], "sampling_rate": 100.0, "ecg_index": [0]}
+        return self._prepare_ecgs([row], ["flat"])
 
     def _count_ecgs(self, ids: np.ndarray) -> float:
         """How many ECGs of their own token sequences `ids` holds, whole or in part; symbols are words like others."""

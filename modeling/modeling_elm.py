@@ -109,6 +109,8 @@ class ElmModel(ElmPreTrainedModel):
         self.projector = build_projector(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
+        # Vision encoders name layers of their text side, too, and FSDP looks for every layer named.
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
 
     def train(self, mode: bool = True):
         """A frozen encoder or projector stays in evaluation mode, or its batch norms would go on learning statistics."""
