@@ -38,6 +38,7 @@ _MODULES = {
     "build_index": "elm_hf.ecg_index",
     "convert_checkpoint": "elm_hf.convert",
     "create_elm": "elm_hf.create",
+    "describe_records": "elm_hf.descriptions",
     "evaluate": "elm_hf.evaluation",
     "load_checkpoint": "elm_hf.generation",
     "load_elm_dataset": "elm_hf.data",
@@ -54,6 +55,7 @@ _MODULES = {
     "read_recording": "elm_hf.recordings",
     "simulate_ecg": "elm_hf.simulate",
     "train_ecg_byte_tokenizer": "elm_hf.ecg_byte",
+    "translate_reports": "elm_hf.translate",
 }
 
 __all__ = ["__version__", *_MODULES]
