@@ -7,17 +7,18 @@
 # --no-encoder-pretraining, --no-feature-sentences, --no-data-expansion.
 set -eu
 cd "$(dirname "$0")/../.."
-recipe=recipes/ecg_lm smoke=false data=data out=outputs/ecg_lm
-encoder= feature_sentences=true data_expansion=1
+recipe=recipes/ecg_lm smoke=false data=data base=outputs/ecg_lm ablation=
+pretrain_encoder=true feature_sentences=true data_expansion=1
 for option in "$@"; do
     case $option in
-        --smoke) smoke=true out=${SMOKE_OUTPUT:-outputs/ecg_lm_smoke} data=$out/data ;;
-        --no-encoder-pretraining) encoder=ecg_resnet out=$out-no-encoder-pretraining ;;
-        --no-feature-sentences) feature_sentences=false out=$out-no-feature-sentences ;;
-        --no-data-expansion) data_expansion=0 out=$out-no-data-expansion ;;
+        --smoke) smoke=true base=${SMOKE_OUTPUT:-outputs/ecg_lm_smoke} data=$base/data ;;
+        --no-encoder-pretraining) pretrain_encoder=false ablation=$ablation-no-encoder-pretraining ;;
+        --no-feature-sentences) feature_sentences=false ablation=$ablation-no-feature-sentences ;;
+        --no-data-expansion) data_expansion=0 ablation=$ablation-no-data-expansion ;;
         *) echo "run.sh: unknown option $option; see the head of $0" >&2; exit 2 ;;
     esac
 done
+out=$base$ablation encoder=$base/encoder
 started=$(date +%s)
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 # Made already: of the same data, or by an earlier, interrupted run.
@@ -47,10 +48,11 @@ else
 fi
 
 # 1. The encoder.
-if [ -z "$encoder" ]; then
-    encoder=$out/encoder
+if $pretrain_encoder; then
     make $encoder/costs.json accelerate launch -m elm_hf.pretrain --config $recipe/1_encoder.yaml \
         --dataset $data/ptb_xl --held_out_dataset $data/ecg_qa --fold $fold --output_dir $encoder $encoder_options
+else
+    encoder=ecg_resnet
 fi
 # 2-4. Alignment on descriptions, expanded by leaving out leads. The ECG is one token.
 make $out/elm elm-hf create $out/elm $llm --encoder $encoder --normalization none --num-ecg-tokens 1
