@@ -170,7 +170,8 @@ def test_merl_compares_prompts(simulated_dataset, rhythm_task, tmp_path):
 
     found = zero_shot(folder, simulated_dataset, [rhythm_task], quiet=True)["tasks"]["rhythms"]
     records = load_records(simulated_dataset).with_format("numpy")
-    rows = [row for row in records if row["record_id"] in _test_records(simulated_dataset)]
+    names = _test_records(simulated_dataset)
+    rows = [row for row in records if row["record_id"] in names]
     swapped = np.stack([row["ecg"] for row in rows]).astype(np.float32)[:, [0, 1, 2, 3, 5, 4, *range(6, 12)]] / 1000
     values = feature_extractor(list(swapped), sampling_rate=250, return_tensors="pt")["ecg_values"]
     prompts = tokenizer(list(RHYTHMS), padding=True, return_tensors="pt")
