@@ -156,7 +156,7 @@ def test_streams_are_shuffled_and_read_by_workers(built):
 
 
 def test_questions_are_not_merged_in_a_stream(built):
-    with pytest.raises(ValueError, match="questions are merged .* without it only"):
+    with pytest.raises(ValueError, match="questions are chosen and merged .* without it only"):
         load_elm_dataset(built, merge_questions=2, streaming=True)
 
 

@@ -161,7 +161,9 @@ def test_batches_without_padding_have_the_losses_of_padded_ones(tiny_elm, simula
     settings = ("--save_strategy", "steps", "--save_steps", "4")
     padded = train(tiny_elm, simulated_dataset, tmp_path / "padded", *settings)
     flat = train(tiny_elm, simulated_dataset, tmp_path / "flat", *settings, "--padding_free")
-    assert losses(flat / "checkpoint-4") == pytest.approx(losses(padded / "checkpoint-4"), abs=1e-4)
+    first, *later = zip(losses(flat / "checkpoint-4"), losses(padded / "checkpoint-4"))
+    assert first[0] == pytest.approx(first[1], rel=1e-6)
+    assert all(one == pytest.approx(other, rel=1e-3) for one, other in later)  # rounding grows with the updates
 
 
 def test_questions_of_one_ecg_are_packed(tiny_elm, simulated_dataset, tmp_path):
@@ -242,7 +244,9 @@ def test_a_system_prompt_comes_from_a_file(tmp_path):
     )
 
 
-def test_the_card_says_how_the_model_is_used_and_what_it_learnt_from(tiny_elm, simulated_dataset, tmp_path):
+def test_the_card_says_how_the_model_is_used_and_what_it_learnt_from(
+    tiny_elm, simulated_dataset, tmp_path, monkeypatch
+):
     trained = train(tiny_elm, simulated_dataset, tmp_path / "my-elm", "--trainable", "projector")
     card = ModelCard.load(trained / "README.md")
     assert card.data.library_name == "transformers" and "ecg" in card.data.tags
@@ -254,4 +258,5 @@ def test_the_card_says_how_the_model_is_used_and_what_it_learnt_from(tiny_elm, s
     assert "| training | 4 steps of 4 conversations, learning rate 0.01 (linear), seed 42 |" in card.text
     snippet = card.text.split("```python\n")[1].split("```")[0]
     ecg = load_elm_dataset(simulated_dataset)[0]["ecgs"][0]
+    monkeypatch.chdir(tmp_path)  # the card names the folder alone
     exec(snippet, {"ecg": np.repeat(ecg, 2, axis=1)})  # of 500 Hz, as it says
