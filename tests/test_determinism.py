@@ -1,0 +1,156 @@
+"""The same command gives the same bits, and goes on after `kill -9` as if it had not been interrupted."""
+
+import json
+import multiprocessing
+import os
+import signal
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from test_training import changed_weights, losses
+from transformers import TrainerCallback
+from trl import TrlParser
+
+import train_sft
+from elm_hf.checkpoints import last_checkpoint
+from elm_hf.prepare import prepare_dataset
+
+
+@pytest.fixture(scope="module")
+def small_dataset(tmp_path_factory) -> Path:
+    """Few enough conversations for two epochs."""
+    folder = tmp_path_factory.mktemp("small") / "data"
+    prepare_dataset("simulated_qa", folder, seconds=2, num_recordings=10)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(tiny_elm, small_dataset):
+    """Arguments of a run of 10 steps that reach into the second epoch, with a checkpoint every third step."""
+
+    def of(output: Path, *more: str) -> tuple:
+        arguments = [
+            *("--model_name_or_path", str(tiny_elm), "--dataset", str(small_dataset), "--output_dir", str(output)),
+            *("--max_steps", "10", "--per_device_train_batch_size", "64", "--gradient_accumulation_steps", "2"),
+            *("--learning_rate", "1e-2", "--logging_steps", "1", "--save_steps", "3", "--save_total_limit", "1"),
+            *("--noise", "0.05", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true", *more),
+        ]
+        return TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments)
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "out"
+    train_sft.main(*command(folder))
+    return folder
+
+
+@pytest.fixture
+def deterministic_mode_ends():
+    """What `--deterministic` sets holds for the whole process."""
+    environment = dict(os.environ)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillInStep(TrainerCallback):
+    """Ends the process between the backward passes of a step."""
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        if state.global_step == 7:
+            kill()
+
+
+def train_and_be_killed(arguments: tuple, where: str):
+    """The run dies in the middle of its eighth step, or when half of its checkpoint of step 9 is written."""
+    trainer = train_sft.build_trainer(*arguments)
+    if where == "step":
+        trainer.add_callback(KillInStep())
+    else:
+        save_rng_state = trainer._save_rng_state  # comes after weights and optimizer
+        trainer._save_rng_state = lambda folder: kill() if folder.endswith("-9") else save_rng_state(folder)
+    train_sft.train(trainer)
+
+
+@pytest.mark.parametrize("where, continued", [("step", "checkpoint-6"), ("checkpoint", "checkpoint-6")])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(where, continued, command, uninterrupted, tmp_path, capfd):
+    child = multiprocessing.get_context("fork").Process(
+        target=train_and_be_killed, args=(command(tmp_path / "out"), where)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks in processes of several threads
+        child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    half_written = tmp_path / "out" / "checkpoint-9"
+    assert half_written.is_dir() == (where == "checkpoint")
+    assert last_checkpoint(tmp_path / "out") == tmp_path / "out" / continued
+    if where == "checkpoint":
+        assert (half_written / "model.safetensors").is_file()
+        with pytest.raises(ValueError, match=r"checkpoint-9: no whole checkpoint.*the last whole one.*checkpoint-6"):
+            train_sft.main(*command(tmp_path / "out", "--resume_from_checkpoint", str(half_written)))
+
+    train_sft.main(*command(tmp_path / "out"))
+    assert f"Continuing from {tmp_path / 'out' / continued}\n" in capfd.readouterr().out
+    checkpoints = [path.name for path in (tmp_path / "out").glob("checkpoint-*")]
+    assert checkpoints == [path.name for path in uninterrupted.glob("checkpoint-*")]
+    assert losses(tmp_path / "out" / "checkpoint-10") == losses(uninterrupted / "checkpoint-10")
+    assert not changed_weights(tmp_path / "out", uninterrupted)
+
+
+def test_two_deterministic_runs_have_the_same_bits(command, tmp_path, deterministic_mode_ends, caplog):
+    adapters = []
+    for name in ("first", "second"):
+        options = ("--deterministic", "--use_peft", "--lora_r", "4", "--lora_dropout", "0.1", "--max_steps", "2")
+        train_sft.main(*command(tmp_path / name, *options))
+        adapters.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
+    assert adapters[0] == adapters[1]
+    assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    assert "every GPU kernel waits for the one before" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (("--learning_rate", "2e-2"), "learning_rate 0.01 there, 0.02 here"),
+        (("--seed", "7"), "seed 42 there, 7 here"),
+        (("--gradient_accumulation_steps", "1"), "conversations_per_step 128 there, 64 here"),
+        (("--trainable", "projector"), "trainable .* here"),
+        (("--max_steps", "20"), "max_steps 10 there, 20 here"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(more, message, command, uninterrupted):
+    before = sorted(uninterrupted.rglob("*"))
+    with pytest.raises(ValueError, match=f"checkpoint-10 is of another run: {message}.* another --output_dir"):
+        train_sft.build_trainer(*command(uninterrupted, *more))
+    assert sorted(uninterrupted.rglob("*")) == before
+
+
+def test_a_named_checkpoint_of_another_run_is_refused_but_a_longer_run_goes_on(command, uninterrupted, tmp_path):
+    checkpoint = str(uninterrupted / "checkpoint-10")
+    with pytest.raises(ValueError, match="seed 42 there, 7 here"):
+        train_sft.build_trainer(*command(tmp_path, "--resume_from_checkpoint", checkpoint, "--seed", "7"))
+    trainer = train_sft.build_trainer(
+        *command(tmp_path / "longer", "--resume_from_checkpoint", checkpoint, "--max_steps", "11")
+    )
+    train_sft.train(trainer)
+    assert trainer.state.global_step == 11
+
+
+def test_a_run_begins_anew_where_that_is_asked_for(command, uninterrupted, tmp_path):
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5" / "run.json").write_text(json.dumps({"seed": 7}))
+    trainer = train_sft.build_trainer(*command(tmp_path, "--resume_from_checkpoint", "false"))
+    assert trainer.args.resume_from_checkpoint is None

@@ -1,0 +1,185 @@
+"""Two processes on CPUs (gloo), started with the recipes of `recipes/accelerate`, train what one process trains."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils.dataclasses import get_module_class_from_name
+from test_compositions import ECG_ENCODERS, VISION_ENCODERS
+from test_training import losses, some_logits
+from tiny_models import LLM_FAMILIES, tiny_llm
+from transformers import AutoConfig
+from trl import TrlParser
+
+import train_sft
+from elm_hf.collator import ElmDataCollator, tokenize_conversations
+from elm_hf.data import load_elm_dataset
+from elm_hf.generation import load_checkpoint
+from elm_hf.modeling.configuration_elm import ElmConfig
+from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.prepare import prepare_dataset
+
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = ROOT / "recipes" / "accelerate"
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def dialogues(tmp_path_factory) -> Path:
+    """Conversations without ECGs, so that now and then one of two processes has no ECG at a step."""
+    folder = tmp_path_factory.mktemp("dialogues")
+    entries = [{"instruction": "", "input": f"What helps against {n}?", "output": f"Tea {n}."} for n in range(40)]
+    (folder / "HealthCareMagic-100k.json").write_text(json.dumps(entries))
+    prepare_dataset("health_care_magic", folder / "data", source=folder)
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_elm, simulated_dataset, dialogues):
+    """Arguments of a run of `STEPS` steps of 4 conversations by so many processes."""
+
+    def of(output: Path, processes: int, *more: str) -> list[str]:
+        return [
+            *("--model_name_or_path", str(tiny_elm), "--dataset", str(simulated_dataset), str(dialogues)),
+            *("--dataset_probabilities", "0.4", "0.6", "--output_dir", str(output), "--max_steps", str(STEPS)),
+            *("--per_device_train_batch_size", str(4 // processes), "--learning_rate", "1e-2", "--logging_steps", "1"),
+            *("--save_strategy", "steps", "--save_steps", str(STEPS // 2), "--report_to", "none"),
+            *("--bf16", "false", "--use_cpu", "--disable_tqdm", "true", *more),
+        ]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def alone(arguments, tmp_path_factory) -> Path:
+    """What one process trains."""
+    folder = tmp_path_factory.mktemp("alone") / "out"
+    train_sft.main(*TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments(folder, 1)))
+    return folder
+
+
+def launch(recipe: str, processes: int, script: Path, arguments: list[str]) -> str:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(RECIPES / recipe)]
+    command += ["--num_processes", str(processes), "--mixed_precision", "no", "--main_process_port", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*command, str(script), *arguments], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def check_same(folder: Path, expected: Path):
+    """The loss curves and the trained weights."""
+    history = losses(folder / f"checkpoint-{STEPS}")
+    assert len(history) == STEPS and np.ptp(history) > 0.1
+    assert history == pytest.approx(losses(expected / f"checkpoint-{STEPS}"), abs=1e-4)
+    (weights, _), (expected_weights, _) = load_checkpoint(folder), load_checkpoint(expected)
+    for (name, weight), other in zip(weights.named_parameters(), expected_weights.parameters(), strict=True):
+        assert torch.allclose(weight, other, rtol=0, atol=1e-3), name
+
+
+def test_ddp_trains_what_one_process_trains(arguments, alone, tmp_path):
+    output = launch("ddp.yaml", 2, ROOT / "train_sft.py", arguments(tmp_path / "out", 2))
+    assert output.count("Saved to") == 1
+    assert json.loads((tmp_path / "out" / "costs.json").read_text())["processes"] == 2
+    check_same(tmp_path / "out", alone)
+
+    # One process goes on from where two were.
+    checkpoint = tmp_path / "out" / f"checkpoint-{STEPS // 2}"
+    more = ("--resume_from_checkpoint", str(checkpoint))
+    train_sft.main(*TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments(tmp_path / "resumed", 1, *more)))
+    check_same(tmp_path / "resumed", alone)
+
+
+def test_fsdp2_trains_what_one_process_trains(arguments, alone, simulated_dataset, tmp_path):
+    script = ROOT / "tests" / "fsdp_on_cpu.py"
+    launch("fsdp2.yaml", 2, script, arguments(tmp_path / "out", 2))
+    check_same(tmp_path / "out", alone)
+    model, processor = load_checkpoint(tmp_path / "out")
+    assert type(model) is ElmForCausalLM
+    assert some_logits(model, processor, simulated_dataset).isfinite().all()
+    code = {path.name for path in (tmp_path / "out").glob("*.py")}
+    assert code == {path.name for path in alone.glob("*.py")}
+
+    # Another number of processes goes on from the shards of two.
+    checkpoint = tmp_path / "out" / f"checkpoint-{STEPS // 2}"
+    assert not list(checkpoint.glob("*.safetensors")) and list(checkpoint.glob("*/*.distcp"))
+    more = ("--resume_from_checkpoint", str(checkpoint))
+    output = launch("fsdp2.yaml", 1, script, arguments(tmp_path / "resumed", 1, *more))
+    assert f"Continuing from {checkpoint}" in output
+    check_same(tmp_path / "resumed", alone)
+
+
+def test_a_batch_without_ecgs_runs_the_projector_and_learns_nothing_from_it(tiny_elm, dialogues):
+    model, processor = load_checkpoint(tiny_elm)
+    dataset = load_elm_dataset(dialogues)
+    gradients = {}
+    for padding_free in (False, True):
+        for ecg_in_every_batch in (False, True):
+            collator = ElmDataCollator(processor, padding_free=padding_free, ecg_in_every_batch=ecg_in_every_batch)
+            batch = collator([tokenize_conversations(dataset, collator)[index] for index in range(3)])
+            assert ("ecg_values" in batch) == ecg_in_every_batch
+            model.zero_grad()
+            loss = model(**batch, num_items_in_batch=(batch["labels"][:, 1:] != -100).sum()).loss
+            loss.backward()
+            gradients[ecg_in_every_batch] = [loss, *(p.grad for p in model.model.language_model.parameters())]
+            of_projector = [p.grad for p in model.model.projector.parameters()]
+            assert all((gradient is not None) == ecg_in_every_batch for gradient in of_projector)
+            assert not any(gradient.any() for gradient in of_projector if ecg_in_every_batch)
+        for gradient, other in zip(*gradients.values(), strict=True):
+            assert torch.allclose(gradient, other, atol=1e-6)
+
+
+ENCODERS = {"none": None} | ECG_ENCODERS | VISION_ENCODERS
+
+
+@pytest.mark.parametrize(
+    "family, encoder", [*((family, "none") for family in LLM_FAMILIES), *(("qwen2", name) for name in ENCODERS)]
+)
+def test_fsdp_finds_the_layers_of(family, encoder):
+    encoder_config = None if encoder == "none" else AutoConfig.for_model(**ENCODERS[encoder])
+    config = ElmConfig(
+        text_config=tiny_llm(family).config,
+        encoder_config=encoder_config,
+        representation="image" if encoder in VISION_ENCODERS else "signal",
+        ecg_token_id=1,
+    )
+    with torch.device("meta"):
+        model = ElmForCausalLM(config)
+    wrapped = [get_module_class_from_name(model, name) for name in model._no_split_modules]
+    assert None not in wrapped  # accelerate ends with an error otherwise
+    layers = [module for module in model.model.language_model.modules() if type(module) in wrapped]
+    assert len(layers) == config.text_config.num_hidden_layers
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in RECIPES.glob("*.yaml")))
+def test_accelerate_knows_every_key_of(recipe):
+    config = load_config_from_file(str(RECIPES / recipe))
+    assert config.mixed_precision == "bf16"
+    assert config.num_processes == {"single_gpu.yaml": 1}.get(recipe, 8 * config.num_machines)
+
+
+def test_the_slurm_script_starts_every_node_with_its_rank(tmp_path):
+    (tmp_path / "scontrol").write_text("#!/bin/sh\nprintf 'node7\\nnode8\\n'\n")
+    (tmp_path / "srun").write_text('#!/bin/sh\nshift\nfor rank in 0 1; do SLURM_NODEID=$rank "$@"; done\n')
+    (tmp_path / "accelerate").write_text('#!/bin/sh\nfor word in "$@"; do printf "<%s> " "$word"; done\necho\n')
+    for program in tmp_path.iterdir():
+        program.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment |= {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NNODES": "2"}
+    command = ["bash", str(RECIPES / "slurm.sh"), "my recipe.yaml", "--seed", "1"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    expected = "<--num_machines> <2> <--num_processes> <16> <--machine_rank> <{}> <--main_process_ip> <node7> "
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    for rank, line in enumerate(lines):
+        assert expected.format(rank) in line
+        assert line.endswith("<train_sft.py> <--config> <my recipe.yaml> <--seed> <1> ")
