@@ -321,14 +321,17 @@ def test_options_that_do_not_go_together(tmp_path, more, message):
         TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments(tmp_path, tmp_path, tmp_path / "out", *more))
 
 
+def recipe(name: str, folder: Path, *options: str) -> subprocess.CompletedProcess:
+    """Runs `run.sh` of a recipe, which writes into `folder`."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["sh", str(ROOT / "recipes" / name / "run.sh"), *options]
+    environment = os.environ | {"PATH": path, "SMOKE_OUTPUT": str(folder)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
 @pytest.mark.timeout(1500)  # five minutes on a quiet machine; eleven processes, each of which imports torch
 def test_the_recipe_runs_from_the_first_phase_to_the_last(tmp_path):
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "SMOKE_OUTPUT": str(tmp_path),
-    }
-    command = ["sh", str(ROOT / "recipes/ecg_lm/run.sh"), "--smoke"]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    ran = recipe("ecg_lm", tmp_path, "--smoke")
     assert ran.returncode == 0, ran.stderr[-3000:]
     before, aligned, trained = (
         load_file(tmp_path / name / "model.safetensors") for name in ("elm", "aligned", "trained")
@@ -346,6 +349,25 @@ def test_the_recipe_runs_from_the_first_phase_to_the_last(tmp_path):
     assert asked["ecg"]["answers"] == 24
 
 
-def test_the_recipe_refuses_unknown_options():
-    ran = subprocess.run(["sh", str(ROOT / "recipes/ecg_lm/run.sh"), "--smok"], capture_output=True, text=True)
-    assert ran.returncode == 2 and "unknown option --smok" in ran.stderr
+@pytest.mark.timeout(900)
+def test_the_comparison_ends_with_its_table(tmp_path):
+    ran = recipe("comparison", tmp_path, "--smoke", "patch")
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    table = [line for line in ran.stdout.splitlines() if line.startswith("|")][-3:]
+    assert table[0].startswith("| recipe | runs | seconds | samples | tokens |") and table[2].startswith(
+        "| patch | 1 |"
+    )
+    assert f"| {read_costs(tmp_path / 'patch/trained')['tokens']:,} |" in table[2]
+    again = recipe("comparison", tmp_path, "--smoke", "patch")
+    assert "train_sft.py" not in again.stdout and table[2] in again.stdout
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [("ecg_lm", ["--smok"], "unknown option --smok"), ("comparison", ["--smoke", "pach"], "unknown recipe pach")],
+)
+def test_recipes_refuse_what_they_do_not_know(tmp_path, name, options, message):
+    if name == "comparison":
+        (tmp_path / "data").mkdir()  # nothing is to be made
+    ran = recipe(name, tmp_path, *options)
+    assert ran.returncode == 2 and message in ran.stderr
