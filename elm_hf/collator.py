@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from elm_hf.augment import EcgAugmentation, EcgImageAugmentation, sample_rng
 from elm_hf.encoder_cache import EncoderFeatures
+from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.processing_elm import ElmProcessor, ecg_items
 from elm_hf.packing import IGNORE_INDEX, pack_behind_beginnings, pack_without_padding, pad
 from elm_hf.training import LENGTH_STEP
@@ -25,7 +26,7 @@ def fill_ecgs(messages: Sequence[dict], ecgs: Sequence[np.ndarray], sampling_rat
 
     Args:
         messages: a conversation as the datasets store it.
-        ecgs: its ECGs, each `(leads, samples)` in mV.
+        ecgs: its ECGs, each `(12, samples)` in mV with leads in the order of `LEADS`, as the datasets have them.
         sampling_rate: of the ECGs, in Hz.
 
     Raises:
@@ -40,7 +41,7 @@ def fill_ecgs(messages: Sequence[dict], ecgs: Sequence[np.ndarray], sampling_rat
         content = message["content"]
         if not isinstance(content, str):
             content = [
-                {"type": "ecg", "ecg": next(remaining), "sampling_rate": sampling_rate}
+                {"type": "ecg", "ecg": next(remaining), "sampling_rate": sampling_rate, "lead_names": list(LEADS)}
                 if item["type"] == "ecg"
                 else {"type": "text", "text": item["text"]}
                 for item in content
@@ -105,7 +106,7 @@ class ElmDataCollator:
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """
         Args:
-            rows: each with `messages`, `ecgs` (`(leads, samples)` in mV) and `sampling_rate` in Hz; their
+            rows: each with `messages`, `ecgs` (`(12, samples)` in mV, in the order of `LEADS`) and `sampling_rate` in Hz; their
                 `conversation_id`, where they have one, seeds what augmentation does to them. Rows that
                 [`tokenize_conversations`] has been over come with `input_ids` and `labels` instead of `messages`; packs hold
                 such rows about the same ECGs in `conversations`.
@@ -140,8 +141,7 @@ class ElmDataCollator:
         return batch | {name: values[ecg_order] for name, values in ecg_data.items()}
 
     def _flat_ecg(self) -> tuple[dict[str, torch.Tensor], list[np.ndarray]]:
-        leads = list(self.processor.leads)
-        row = {"ecgs": [np.zeros((len(leads), 1000), dtype=np.float32)], "sampling_rate": 100.0, "ecg_index": [0]}
+        row = {"ecgs": [np.zeros((len(LEADS), 1000), dtype=np.float32)], "sampling_rate": 100.0, "ecg_index": [0]}
         return self._prepare_ecgs([row], ["flat"])
 
     def _count_ecgs(self, ids: np.ndarray) -> float:
@@ -165,7 +165,7 @@ class ElmDataCollator:
             rngs = [rng_of_row[row] for row in rows_of_ecgs]
         if self.augmentation is not None:
             ecgs = [self.augmentation(ecg, rate, rng) for ecg, rate, rng in zip(ecgs, rates, rngs)]
-        prepared, ecg_ids = self.processor.prepare_ecgs(ecgs, rates, [list(self.processor.leads)] * num_ecgs)
+        prepared, ecg_ids = self.processor.prepare_ecgs(ecgs, rates, [list(LEADS)] * num_ecgs)
         names_read = self.processor.model_input_names
         ecg_data = {name: torch.from_numpy(values) for name, values in prepared.items() if name in names_read}
         if self.image_augmentation is not None and "ecg_values" in ecg_data:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from elm_hf.data import has_records, load_records
 from elm_hf.ecg_table import EcgTable
+from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor
 
@@ -110,8 +111,8 @@ def cache_encoder(path: str, model: ElmForCausalLM, processor: ElmProcessor, sho
 
 @torch.no_grad()
 def _encode(ecgs: list[np.ndarray], rate: float, model: ElmForCausalLM, processor: ElmProcessor) -> np.ndarray:
-    """Features `(ecgs, num_ecg_tokens, hidden_size)` of ECGs `(leads, samples)` in mV."""
-    prepared, _ = processor.prepare_ecgs(ecgs, [rate] * len(ecgs), [list(processor.leads)] * len(ecgs))
+    """Features `(ecgs, num_ecg_tokens, hidden_size)` of ECGs `(12, samples)` in mV, in the order of `LEADS`."""
+    prepared, _ = processor.prepare_ecgs(ecgs, [rate] * len(ecgs), [list(LEADS)] * len(ecgs))
     inputs = {name: torch.from_numpy(values).to(model.device) for name, values in prepared.items()}
     encoded = model.get_ecg_features(**inputs, return_dict=True).last_hidden_state
     # The projector begins with this; to pool what has been pooled changes nothing.

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from tiny_models import END_OF_TURN, LLM_FAMILIES, tiny_tokenizer
 
-from elm_hf.collator import IGNORE_INDEX, ElmDataCollator
+from elm_hf.collator import IGNORE_INDEX, ElmDataCollator, fill_ecgs
+from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 from elm_hf.modeling.processing_elm import ElmProcessor
 
@@ -53,6 +54,19 @@ def test_a_batch_is_as_long_as_its_longest_conversation(ecgs):
     together = collator([row([], "a", "yes"), row([], "a b c d e f g h", "yes")])
     assert together["input_ids"].shape == (2, max(alone))
     assert together["attention_mask"].sum(dim=1).tolist() == alone
+
+
+@pytest.mark.parametrize("leads", [["I", "II", "III", "aVR", "aVF", "aVL", *LEADS[6:]], ["V5", "II"]])
+def test_ecgs_of_datasets_are_placed_in_the_models_order_of_leads(leads, ecgs):
+    extractor = EcgFeatureExtractor(num_samples=500, leads=leads, normalization="none")
+    processor = ElmProcessor(extractor, tiny_tokenizer("llama"), num_ecg_tokens=5)
+    example = row([ecgs[0]], "What is the rhythm?", "sinus rhythm")
+    rows_of_leads = [LEADS.index(lead) for lead in leads]
+    expected = EcgFeatureExtractor(num_samples=500, normalization="none")([ecgs[0]], sampling_rate=250)["ecg_values"]
+    asked = fill_ecgs(example["messages"], example["ecgs"], 250)
+    inputs = processor.apply_chat_template([asked], tokenize=True, return_dict=True, return_tensors="np")
+    for values in (ElmDataCollator(processor)([example])["ecg_values"], inputs["ecg_values"]):
+        np.testing.assert_array_equal(np.asarray(values)[0], np.asarray(expected)[0, rows_of_leads])
 
 
 def test_a_text_only_batch_has_no_ecg_values():
