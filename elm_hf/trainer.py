@@ -42,6 +42,10 @@ class EpochSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
+class SamplerEpoch(AugmentationEpoch):
+    """Tells an [`EpochSampler`] which epoch it is; accelerate does not when several processes resume within one."""
+
+
 class ElmTrainer(SFTTrainer):
     """
     TRL's `SFTTrainer` whose checkpoints appear whole or not at all, with a card that says how an ELM is used and what this
@@ -68,7 +72,7 @@ class ElmTrainer(SFTTrainer):
         dataset = train_dataset or self.train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         sampler = EpochSampler(self.run["conversations_per_step"], list(dataset["length"]), seed)
-        self.add_callback(AugmentationEpoch(sampler))
+        self.add_callback(SamplerEpoch(sampler))
         return sampler
 
     def _save_checkpoint(self, model, trial):
