@@ -81,7 +81,6 @@ def report_markdown(report: dict) -> str:
         *_statement_section(report),
         *_judge_section(report),
         *_confusion_section(report),
-        *_judge_section(run),
         *_occlusion_section(report),
         *_example_section(report),
         "## How it was measured\n\n" + _method(report),
@@ -189,26 +188,6 @@ def _confusion_section(report: dict) -> list[str]:
         for picture in _figure(report, f"confusion_{name}", f"True and predicted answers, {name}")
     ]
     return ["## Confusion", *pictures] if pictures else []
-
-
-def _judge_section(run: dict) -> list[str]:
-    found = run.get("judge")
-    if found is None:
-        return []
-    share, agreement = found["right"], found["agreement"]
-    values = {
-        "answers": found["answers"],
-        "judged": found["judged"],
-        "right": "—" if share is None else f"{share:.3f}",
-        "agrees with exact match": "—" if agreement["share"] is None else f"{agreement['share']:.3f}",
-        "Cohen's kappa": "—" if agreement["kappa"] is None else f"{agreement['kappa']:.3f}",
-        "requests": found["requests"],
-        "without a verdict": found["without_verdict"],
-    }
-    return [
-        f"## Judge: {found['judge']}",
-        markdown_table(list(values), [[str(value) for value in values.values()]], 0),
-    ]
 
 
 def _occlusion_section(report: dict) -> list[str]:
