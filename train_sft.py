@@ -113,7 +113,7 @@ def build_trainer(
         training_args.seed,
         training_args.padding_free,
         encoder_features,
-        ecg_in_every_batch=training_args.world_size > 1 and model.config.representation != "symbol",
+        ecg_in_every_batch=model.config.representation != "symbol",
     )
     if model.config.representation == "symbol" or script_args.descriptions is not None:  # text depends on the ECG
         dataset = add_lengths(dataset, processor.num_ecg_tokens)

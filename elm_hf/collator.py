@@ -77,7 +77,8 @@ class ElmDataCollator:
             by `position_ids`, flash attention by `cu_seq_lens`.
         encoder_features: what the encoder made of each record ([`EncoderFeatures`]), read instead of the ECGs.
         ecg_in_every_batch: give a batch without ECGs a flat one that nothing is learnt from. Processes that share a step
-            wait for each other's encoder and projector, so that all must run them.
+            wait for each other's encoder and projector, so that all must run them; and so must one process, for its
+            optimizer to take the same steps.
     """
 
     def __init__(
