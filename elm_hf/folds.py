@@ -67,7 +67,7 @@ def make_folds(
     if len(keys) < num_folds:
         raise ValueError(
             f"{num_folds} folds need at least {num_folds} patients, and the conversations are about {len(keys)}; "
-            "use more recordings, or num_folds (--num-folds) 0 for a dataset without folds"
+            "use more recordings or fewer folds (--num-folds), or none (0)"
         )
     number_of = {key: number for number, key in enumerate(keys)}
     conversation, patient = _pairs(patients, number_of)

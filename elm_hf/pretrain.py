@@ -31,6 +31,7 @@ from elm_hf.modeling.modeling_elm import ECG_ENCODERS  # noqa: F401 (registers t
 from elm_hf.modeling.modeling_merl import MerlForPreTraining
 from elm_hf.pretraining_data import EcgPretrainingCollator, load_pretraining_records
 from elm_hf.reconstruction import ReconstructionPlots
+from elm_hf.training import errors_in_one_line
 
 
 @dataclass
@@ -162,4 +163,6 @@ def _model_type(encoder: str) -> str:
 
 
 if __name__ == "__main__":
-    main(*TrlParser((PretrainArguments, TrainingArguments, EcgAugmentation)).parse_args_and_config())
+    with errors_in_one_line("elm_hf.pretrain"):
+        arguments = TrlParser((PretrainArguments, TrainingArguments, EcgAugmentation)).parse_args_and_config()
+    main(*arguments)

@@ -9,14 +9,17 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedConfig
+from transformers import BitsAndBytesConfig, PreTrainedConfig, enable_full_determinism
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from elm_hf.augment import EcgAugmentation, EcgImageAugmentation
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.retrieval import RetrievalOptions
 
+
+logger = logging.get_logger(__name__)
 
 PARTS = ("encoder", "projector", "llm", "ecg_tokens")
 LENGTH_STEP = 64

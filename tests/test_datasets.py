@@ -226,7 +226,7 @@ def test_the_one_genuine_question_that_has_its_ecg(ptb_xl, shared_data, tmp_path
 
 
 def test_one_patient_is_too_few_for_folds(ptb_xl, shared_data, tmp_path):
-    with pytest.raises(ValueError, match=r"5 folds need at least 5 patients.* about 1; .*num_folds \(--num-folds\) 0"):
+    with pytest.raises(ValueError, match=r"5 folds need at least 5 patients.* about 1; .*fewer folds \(--num-folds\)"):
         prepare_dataset("ecg_qa", tmp_path / "built", source=shared_data / "ecg_qa" / "ptbxl", records=ptb_xl)
     assert list(tmp_path.iterdir()) == []
 

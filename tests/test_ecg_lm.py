@@ -349,6 +349,7 @@ def test_the_recipe_runs_from_the_first_phase_to_the_last(tmp_path):
     assert asked["ecg"]["answers"] == 24
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_comparison_ends_with_its_table(tmp_path):
     ran = recipe("comparison", tmp_path, "--smoke", "patch")

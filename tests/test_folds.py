@@ -85,7 +85,7 @@ def test_rare_strata_are_pooled_without_a_warning():
 
 def test_fewer_patients_than_folds():
     with pytest.raises(
-        ValueError, match=r"at least 5 patients, and the conversations are about 4.*num_folds \(--num-folds\) 0"
+        ValueError, match=r"at least 5 patients, and the conversations are about 4.*fewer folds \(--num-folds\)"
     ):
         make_folds([[f"p{number}"] for number in range(4)] * 3, ["x"] * 12)
 

@@ -349,6 +349,7 @@ def test_a_wrong_shard_is_one_clear_error(options, expected, tmp_path, capsys, m
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_ray_job_of_the_documentation(tmp_path, monkeypatch):
     """As docs/scale.md has it, on a cluster that Ray starts on this machine."""

@@ -26,14 +26,14 @@ def prepare(
     seconds: Annotated[float, typer.Option(help="Length of a record: usually 2, 5 or 10.")] = 10,
     sampling_rate: Annotated[int, typer.Option(min=1, help="Samples per second of a record.")] = 250,
     num_recordings: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many recordings; of simulated_qa, how many to make.")
+        int | None, typer.Option(min=1, help="Only the first so many recordings; of simulated ECGs, how many to make.")
     ] = None,
     num_proc: Annotated[int, typer.Option(min=1, help="Processes that read recordings.")] = 1,
     max_skipped: Annotated[
         float, typer.Option(min=0, max=1, help="Share of unusable recordings; more stop the build.")
     ] = 0.05,
     seed: Annotated[int, typer.Option(min=0, help="Of the folds and of simulated ECGs.")] = 0,
-    num_folds: Annotated[int, typer.Option(min=0, help="5, or 0 for the official split only.")] = 5,
+    num_folds: Annotated[int, typer.Option(min=0, help="Number of folds, or 0 for the official split only.")] = 5,
     one_patient_per_file: Annotated[
         bool, typer.Option("--one-patient-per-file", help="Of ecgfolder without patient ids: no two files share one.")
     ] = False,
