@@ -329,6 +329,7 @@ def recipe(name: str, folder: Path, *options: str) -> subprocess.CompletedProces
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)  # five minutes on a quiet machine; eleven processes, each of which imports torch
 def test_the_recipe_runs_from_the_first_phase_to_the_last(tmp_path):
     ran = recipe("ecg_lm", tmp_path, "--smoke")
