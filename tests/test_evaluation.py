@@ -125,6 +125,7 @@ def train_on(steps, tmp_path_factory):
         folder = tmp_path_factory.mktemp("models") / condition
         config = folder.with_suffix(".json")
         config.write_text(json.dumps({"text_config": TINY_LLM}))
+        torch.manual_seed(0)  # the weights to begin with, whichever tests ran before
         create_elm(
             folder, config=config, tokenizer_dataset=str(steps), vocab_size=300, num_ecg_tokens=10, seconds=2,
             normalization="none",
@@ -133,7 +134,6 @@ def train_on(steps, tmp_path_factory):
         rows = load_elm_dataset(steps)
         ablation, collator = SignalAblation(rows, (condition, "ecg")), ElmDataCollator(processor)
         batch = collator([row | {"ecgs": ablation.ecgs(index, condition, 1)} for index, row in enumerate(rows)])
-        torch.manual_seed(0)
         optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-2, weight_decay=0)
         for _ in range(60):
             model(**batch).loss.backward()
