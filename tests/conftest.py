@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -37,6 +38,20 @@ def shared_data() -> Path:
 def one_thread():
     """Two test processes share two cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def datasets_cache(tmp_path_factory):
+    """
+    What `load_dataset` keeps is temporary. It finds what it kept of a local folder by the folder's name and card, and
+    would find that of an earlier version of a test.
+    """
+    folder = tmp_path_factory.mktemp("cache")
+    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", str(folder))  # for the processes that tests start
+        yield
+    datasets.config.HF_DATASETS_CACHE = before
 
 
 @pytest.fixture

@@ -42,15 +42,13 @@ class Finished:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def as_without_terminal(tmp_path_factory):
-    """No progress bars, which are decided on when libraries are imported; what `load_dataset` keeps is temporary."""
-    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
+def as_without_terminal():
+    """No progress bars, which are decided on when libraries are imported."""
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
     yield
     logging.enable_progress_bar()
     datasets.enable_progress_bars()
-    datasets.config.HF_DATASETS_CACHE = before
 
 
 @pytest.fixture

@@ -20,14 +20,6 @@ from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.prepare import prepare_dataset
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """What `load_dataset` keeps goes to a temporary folder."""
-    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("built") / "first"

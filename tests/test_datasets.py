@@ -23,14 +23,6 @@ FOLDS = [f"fold{number}" for number in range(1, 6)]
 MISSING_FILE = {"max_skipped": 0.125}
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """What `load_dataset` keeps goes to a temporary folder."""
-    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
-
-
 @pytest.fixture(scope="module")
 def ptb_xl(shared_data, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("built") / "ptb_xl"

@@ -20,14 +20,6 @@ from elm_hf.snomed import HeaderComments, read_header_comments, snomed_group, sn
 LEAD = {lead: row for row, lead in enumerate(LEADS)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """What `load_dataset` keeps goes to a temporary folder."""
-    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
-
-
 @pytest.fixture
 def source(request, shared_data, tmp_path) -> Path:
     """A copy of the sample named by the test, which it may damage."""

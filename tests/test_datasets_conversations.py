@@ -45,14 +45,6 @@ MEANT = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """What `load_dataset` keeps goes to a temporary folder."""
-    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
-
-
 @pytest.fixture(scope="module")
 def records(shared_data, tmp_path_factory) -> dict[str, Path]:
     """Records of 5 s of each base dataset: 438277 and its like are 7.3 s long, 49990027 has a gap in its first half."""

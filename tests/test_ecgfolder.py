@@ -25,14 +25,6 @@ from elm_hf.simulate import draw_findings, simulate_ecg
 RATE = 250
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """What `load_dataset` keeps goes to a temporary folder."""
-    before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
-
-
 def ecg(number: int = 0, seconds: float = 2) -> np.ndarray:
     """An ECG `(12, samples)` in mV; in whole microvolt and with limb leads that agree, so that nothing is rounded."""
     rng = np.random.default_rng(number)
