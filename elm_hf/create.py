@@ -4,13 +4,14 @@ import json
 import math
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import wraps
 from os import PathLike
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
@@ -276,9 +277,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, whole: Iterable[str] 
 def _tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTrainedTokenizerBase:
     if dataset is not None:
         rows = load_elm_dataset(dataset, fold=1, split="train")
-        items = [item for messages in rows["messages"] for message in messages for item in message["content"]]
-        texts = [item["text"] for item in items if item["type"] == "text"]
-        return train_tokenizer(texts, vocab_size, _frequent_answers(rows))
+        content = pc.struct_field(pc.list_flatten(_column(rows, "messages")), "content")
+        texts = pc.struct_field(pc.list_flatten(content), "text")  # none of an ECG
+        return train_tokenizer(texts.drop_null().to_pylist(), vocab_size, _frequent_answers(rows))
     if name is None:
         raise ValueError("A new LLM needs a tokenizer: --tokenizer NAME, or --tokenizer-dataset DATASET to train one.")
     return _load(AutoTokenizer, name)
@@ -288,8 +289,13 @@ def _frequent_answers(rows: Dataset) -> list[str]:
     """What is, or is one item of, at least one answer in a thousand: a label's name is best one token everywhere."""
     if "answer" not in rows.column_names:
         return []
-    counts = Counter(item for answer in rows["answer"] for item in answer)
-    return [item for item, count in counts.items() if count * 1000 >= len(rows)]
+    counts = pc.value_counts(pc.list_flatten(_column(rows, "answer"))).to_pylist()
+    return [item["values"] for item in counts if item["counts"] * 1000 >= len(rows)]
+
+
+def _column(rows: Dataset, name: str) -> pa.ChunkedArray:
+    """A column as Arrow has it, which costs no Python objects."""
+    return rows.select_columns(name).with_format("arrow")[:][name]
 
 
 def _read_config(path: str | PathLike | None) -> dict:

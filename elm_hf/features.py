@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.signal import butter, find_peaks, savgol_filter, sosfiltfilt
+import scipy
 
 from elm_hf.modeling.ecg_utils import LEADS, fill_gaps, is_flat, place_leads, resample
 
@@ -93,7 +93,9 @@ def measure_ecg(ecg: np.ndarray, sampling_rate: float, lead_names: Sequence[str]
 def _without_drift(signal: np.ndarray) -> np.ndarray:
     """The signal without what is slower than 0.5 Hz, with no shift in phase, which would tilt the ST segment."""
     centred = signal - signal.mean(axis=1, keepdims=True)
-    return sosfiltfilt(butter(2, 0.5, "highpass", fs=_RATE, output="sos"), centred, axis=1, padlen=_RATE)
+    return scipy.signal.sosfiltfilt(
+        scipy.signal.butter(2, 0.5, "highpass", fs=_RATE, output="sos"), centred, axis=1, padlen=_RATE
+    )
 
 
 def _qrs_peaks(signal: np.ndarray) -> np.ndarray:
@@ -102,7 +104,7 @@ def _qrs_peaks(signal: np.ndarray) -> np.ndarray:
         import neurokit2
     except ImportError as error:
         raise ImportError('measuring ECGs needs NeuroKit2: pip install "elm-hf[features]"') from error
-    smooth = sosfiltfilt(butter(2, 30, fs=_RATE, output="sos"), signal, axis=1)
+    smooth = scipy.signal.sosfiltfilt(scipy.signal.butter(2, 30, fs=_RATE, output="sos"), signal, axis=1)
     size = np.sqrt(np.mean(smooth**2, axis=0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # its own, of signals without QRS
@@ -153,7 +155,7 @@ def _median(beats: np.ndarray) -> np.ndarray:
 def _qrs_bounds(beat: np.ndarray) -> tuple[int | None, int | None]:
     """First and last sample of QRS in `(leads, samples)`, by spatial velocity."""
     centre = round(_BEFORE_S * _RATE)
-    velocity = savgol_filter(np.nan_to_num(beat), 9, 2, deriv=1, axis=1)
+    velocity = scipy.signal.savgol_filter(np.nan_to_num(beat), 9, 2, deriv=1, axis=1)
     speed = np.sqrt(np.sum(velocity**2, axis=0))
     top = speed[centre - 40 : centre + 60].max()
     if top == 0:
@@ -184,7 +186,7 @@ def _component(beat: np.ndarray) -> np.ndarray:
 
 
 def _smooth(beat: np.ndarray) -> np.ndarray:
-    return savgol_filter(beat, 25, 2, axis=-1)
+    return scipy.signal.savgol_filter(beat, 25, 2, axis=-1)
 
 
 def _t_end(beat: np.ndarray, end: int, rr_s: float) -> int | None:
@@ -223,7 +225,7 @@ def _p_wave(beats: np.ndarray, beat: np.ndarray, start: int, t_end: int | None, 
     if start - first < 40 or len(whole) < 2 or not _is_shared(whole):
         return None
     wave = _component(_smooth(beat[:, stretch]))
-    found, shape = find_peaks(wave, prominence=0.02, width=8)
+    found, shape = scipy.signal.find_peaks(wave, prominence=0.02, width=8)
     if not len(found):
         return None
     peak = int(found[np.argmax(shape["prominences"])])
