@@ -182,3 +182,4 @@ def test_mean_of_runs_has_students_interval():
     assert mean_interval([0.5, 0.6, 0.7]) == pytest.approx(
         (0.6 - 4.302653 * 0.1 / 3**0.5, 0.6 + 4.302653 * 0.1 / 3**0.5)
     )
+    assert mean_interval([0.5, 0.5]) == (0.5, 0.5)

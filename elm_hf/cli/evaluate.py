@@ -44,6 +44,10 @@ def evaluate(
         typer.Option(help="LLM that scores the answers, too: chat model, or URL of an OpenAI-like endpoint."),
     ] = None,
     judge_model: Annotated[str | None, typer.Option(help="Name of the judge at its endpoint.")] = None,
+    bert_score: Annotated[
+        str | None,
+        typer.Option(help="Add BERTScore of free text by this encoder: folder or repository, such as roberta-large."),
+    ] = None,
     update_card: Annotated[
         bool, typer.Option("--update-card", help="Write the results into the checkpoint's card (README.md).")
     ] = False,
@@ -78,6 +82,7 @@ def evaluate(
         retrieval,
         judge,
         judge_model,
+        bert_score,
     )
     if report is None:  # the first of the processes prints
         return

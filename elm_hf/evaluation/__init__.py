@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from elm_hf.data import load_elm_dataset, load_records
 from elm_hf.evaluation.ablation import CONDITIONS, SignalAblation
 from elm_hf.evaluation.attention import ecg_attention
+from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.judge import judge_predictions
 from elm_hf.evaluation.markdown import report_table
 from elm_hf.evaluation.metrics import is_exact_match
@@ -58,6 +59,7 @@ def evaluate(
     retrieval: RetrievalOptions | None = None,
     judge: str | None = None,
     judge_model: str | None = None,
+    bert_score: str | None = None,
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in the ECG's place and without, and reports.
@@ -84,17 +86,21 @@ def evaluate(
             neighbours of the true ECG under every condition.
         judge: also let an LLM score the answers given with the ECG (see [`judge_predictions`]).
         judge_model: name of the judge at its endpoint.
+        bert_score: also score free text by BERTScore with this encoder: folder or Hub name (see [`BertScorer`]).
 
     Returns:
         The report (docs/evaluation.md has its schema); None in all but the first of several processes.
 
     Raises:
         ValueError: nothing to evaluate, conversations without a column that is needed, a checkpoint that is not a whole
-            ELM, or an `output` that holds another evaluation.
+            ELM, no encoder for BERTScore, or an `output` that holds another evaluation.
     """
     started = time.monotonic()
     # Processes wait for the slowest one; without the flag those on CPUs would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
+    bert_scorer = None
+    if bert_score is not None and state.is_main_process:
+        bert_scorer = BertScorer(bert_score, state.device, batch_size, quiet)
     try:
         rows = load_elm_dataset(dataset, fold=fold, split=split, records=records)
     except ValueError as error:  # of an empty split, `datasets` does not say whose it is
@@ -148,6 +154,7 @@ def evaluate(
             training_rows,
             seed,
             ecgs_of=lambda question: (list(rows[row_of[question]]["ecgs"]), rows[row_of[question]]["sampling_rate"]),
+            bert_scorer=bert_scorer,
         )
 
 

@@ -47,6 +47,7 @@ class SignalAblation:
         columns = rows.select_columns(["record_ids", "patient_ids"])[:]
         self._records = [tuple(names) for names in columns["record_ids"]]
         self._patients = [frozenset(names) for names in columns["patient_ids"]]
+        self._other_conditions = [name for name in conditions if name != "shuffled"]
         self._donors = self._choose_donors() if "shuffled" in conditions else {}
 
     def names(self, row: int, condition: str, number: int) -> tuple[str, ...]:
@@ -120,8 +121,9 @@ class SignalAblation:
         number = len(self._records[row])
         fit = [place for place in places if self._patients[place[0]].isdisjoint(self._patients[row])]
         if len(fit) < number:
+            others = " ".join(f"--condition {name}" for name in self._other_conditions)
             raise ValueError(
                 f'the condition "shuffled" needs {number} ECGs of patients other than {", ".join(sorted(self._patients[row]))}, '
-                f"and there are {len(fit)}; evaluate more conversations or leave the condition out"
+                f"and there are {len(fit)}; evaluate more conversations, or leave the condition out ({others})"
             )
         return [fit[place] for place in rng.choice(len(fit), number, replace=False)]

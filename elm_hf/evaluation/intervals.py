@@ -129,5 +129,6 @@ def _sign_flip_p_value(totals: np.ndarray, rng: np.random.Generator) -> float:
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Student's interval of the mean of two runs or more."""
-    return stats.t.interval(confidence, len(values) - 1, np.mean(values), stats.sem(values))
+    """Student's interval of the mean of two runs or more; of runs that are all the same, that point."""
+    mean, error = float(np.mean(values)), stats.sem(values)
+    return stats.t.interval(confidence, len(values) - 1, mean, error) if error > 0 else (mean, mean)

@@ -20,6 +20,7 @@ METRIC_NAMES = {
     "bleu_4": "BLEU-4",
     "meteor": "METEOR",
     "meteor_no_synonyms": "METEOR without synonyms",
+    "bert_score": "BERTScore",
     "statement_precision": "statement precision",
     "statement_recall": "statement recall",
     "statement_f1": "statement F1",
@@ -77,6 +78,7 @@ def report_markdown(report: dict) -> str:
         *_figure(report, "scores", "Scores by question type, with the ECG"),
         *_figure(report, "ablation", "Scores with and without the ECG"),
         *_other_metrics(report),
+        *_bert_scores_by_type(report),
         *_attribute_types(report),
         *_statement_section(report),
         *_judge_section(report),
@@ -125,9 +127,36 @@ def _other_metrics(report: dict) -> list[str]:
         ]
         note = ""
         if scores["kind"] == "text":
-            note = "BLEU-4 and METEOR are not defined for true answers of less than four words, and rest on the others.\n\n"
+            names_of_long = "BLEU-4, METEOR and BERTScore" if report["bert_score"] else "BLEU-4 and METEOR"
+            note = f"{names_of_long} are not reported for true answers of less than four words, and rest on the others.\n\n"
         sections.append(f"## Other metrics: {group}\n\n{note}{markdown_table(['metric', 'answers', *names], rows)}")
     return sections
+
+
+def _bert_scores_by_type(report: dict) -> list[str]:
+    rows = []
+    for group, scores in report["scores"].items():
+        entries = {name: metrics.get("bert_score") for name, metrics in scores["conditions"].items()}
+        if not group.startswith("all") and all(entries.values()):  # averages have the main metric alone
+            cells = [score_cell(entry, name == "ecg") for name, entry in entries.items()]
+            answers = next(iter(entries.values()))["answers"]
+            rows.append([group, str(answers), str(scores["patients"]), *cells])
+    if not rows:
+        return []
+    names = [CONDITION_NAMES.get(name, name) for name in report["conditions"]]
+    return ["## BERTScore\n\n" + markdown_table(["question type", "answers", "patients", *names], rows)]
+
+
+def _bert_score_line(report: dict) -> list[str]:
+    used = report["bert_score"]
+    if used is None:
+        return []
+    return [
+        f"BERTScore: F1 (Zhang et al. 2020) of layer {used['layer']} of {used['layers']} of {used['model']} (weights "
+        f"{used['weights']}, transformers {used['transformers']}), without weights by frequency and not rescaled: texts that "
+        f"have nothing to do with each other are far above 0. {used['pairs']} different pairs of texts; {used['cut']} texts "
+        "were too long for the encoder and cut."
+    ]
 
 
 def _attribute_types(report: dict) -> list[str]:
@@ -237,6 +266,7 @@ def _method(report: dict) -> str:
         "Blind majority: the most frequent answer to the question's template among the training patients.",
         *(f"{note[0].upper()}{note[1:]}." for note in [*report["notes"], *notes]),
         *_retrieval_line(report),
+        *_bert_score_line(report),
         f"Libraries: {libraries}.",
     ]
     return markdown_table(head, rows) + "\n\n" + "\n".join(f"- {line}" for line in lines)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES
 from elm_hf.evaluation.markdown import NO_EVIDENCE, report_markdown
 from elm_hf.evaluation.metrics import answer_items, statements
@@ -41,6 +42,7 @@ def write_report(
     training_rows: pd.DataFrame | None = None,
     seed: int = 0,
     ecgs_of: EcgsOf | None = None,
+    bert_scorer: BertScorer | None = None,
 ) -> dict:
     """
     Scores predictions and writes `report.json`, `report.md` and `figures/`.
@@ -53,6 +55,7 @@ def write_report(
             the blind majority baseline; without them there is none.
         seed: of the bootstrap and of choosing examples.
         ecgs_of: gives the ECGs of a question by its id, and their sampling rate; without it no examples are drawn.
+        bert_scorer: adds BERTScore to the scores of free text.
 
     Returns:
         The report, as in report.json; its schema is in docs/evaluation.md.
@@ -64,7 +67,7 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     questions = Questions(predictions)
-    report = build_report(questions, run, training_rows, seed)
+    report = build_report(questions, run, training_rows, seed, bert_scorer)
     _draw(folder, report, questions, ecgs_of, seed)
     (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     (folder / "report.md").write_text(report_markdown(report), encoding="utf-8")
@@ -91,7 +94,13 @@ def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | No
             example["pictures"] = [f"figures/{name}" for name in example["pictures"]]
 
 
-def build_report(questions: Questions, run: dict, training_rows: pd.DataFrame | None, seed: int) -> dict:
+def build_report(
+    questions: Questions,
+    run: dict,
+    training_rows: pd.DataFrame | None,
+    seed: int,
+    bert_scorer: BertScorer | None = None,
+) -> dict:
     """The report without its figures."""
     notes = []
     if questions.without_truth:
@@ -100,7 +109,9 @@ def build_report(questions: Questions, run: dict, training_rows: pd.DataFrame | 
         notes.append("no blind baseline: there are no training questions to take majorities from")
     else:
         questions.answers[BLIND] = blind_answers(questions.table, training_rows)
-    book = ScoreBook(questions, NUM_RESAMPLES, seed)
+    book = ScoreBook(questions, NUM_RESAMPLES, seed, bert_scorer)
+    if bert_scorer is not None and not bert_scorer.summary["pairs"]:
+        notes.append("no BERTScore: no true answer is free text of four words or more")
     table = questions.table
     rows_of_kind = {kind: np.flatnonzero(table["kind"] == kind) for kind in PRIMARY}
     rows_of_kind = {kind: rows for kind, rows in rows_of_kind.items() if len(rows)}
@@ -108,6 +119,7 @@ def build_report(questions: Questions, run: dict, training_rows: pd.DataFrame | 
         "schema": SCHEMA,
         "run": run,
         "libraries": {name: version(name) for name in LIBRARIES if find_spec(name) is not None},
+        "bert_score": None if bert_scorer is None else bert_scorer.summary,
         "bootstrap": {"over": "patients", "resamples": NUM_RESAMPLES, "confidence": CONFIDENCE, "seed": seed},
         "questions": len(table),
         "patients": book.bootstrap.num_patients,

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 import pandas as pd
 
+from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.intervals import CONFIDENCE, PatientBootstrap, all_or_none_interval, percentile_interval
 from elm_hf.evaluation.metrics import is_exact_match, statement_counts, token_f1
 
@@ -19,12 +20,15 @@ PRIMARY = {"short": "exact_match", "text": "rouge_l"}
 LEAST_PATIENTS = 6
 # Share of resamples in which a score must be defined, such as an average over types, each with a patient who was drawn.
 LEAST_RESAMPLES = 0.1
+OF_LONG_ANSWERS = ("bleu_4", "meteor", "meteor_no_synonyms", "bert_score")
 SINGLE_TYPES = ("single-verify", "single-choose", "single-query")
 
-# Columns of what is summed over answers; BLEU's counts of all answers and of those of four words and more come last.
+# Columns of what is summed over answers; then BLEU's counts of all answers and of those of four words and more, and
+# BERTScore, which is computed for all answers at once.
 SUMMED = ("answers", "exact_match", "token_f1", "shared", "predicted", "true", "rouge_l", "long", "meteor")
 BLEU_1, BLEU_4 = slice(9, 19), slice(19, 29)
-NUM_SUMMED = 29
+BERT_SCORE = 29
+NUM_SUMMED = 30
 
 
 class Questions:
@@ -70,7 +74,7 @@ class Questions:
         }
 
     def values(self, condition: str) -> np.ndarray:
-        """What is summed over answers, `(questions, 29)`."""
+        """What is summed over answers, `(questions, 30)`; BERTScore is 0."""
         rows = zip(self.answers[condition], self.table["answer"], self.table["truth"], self.table["kind"])
         return np.stack(
             [answer_values(prediction, tuple(items), truth, kind) for prediction, items, truth, kind in rows]
@@ -164,14 +168,29 @@ class ScoreBook:
     Args:
         questions: what was asked and answered.
         num_resamples, seed: of the bootstrap over patients.
+        bert_scorer: adds BERTScore to the scores of free text.
     """
 
-    def __init__(self, questions: Questions, num_resamples: int, seed: int):
+    def __init__(self, questions: Questions, num_resamples: int, seed: int, bert_scorer: BertScorer | None = None):
         check_text_metrics(questions.table["kind"].tolist())
         self.questions = questions
         self.conditions = list(questions.answers)
         self.values = {name: questions.values(name) for name in self.conditions}
+        self.has_bert_score = bert_scorer is not None
+        if bert_scorer is not None:
+            self._add_bert_scores(bert_scorer)
         self.bootstrap = PatientBootstrap(questions.table["patient_ids"].tolist(), num_resamples, seed)
+
+    def _add_bert_scores(self, bert_scorer: BertScorer) -> None:
+        """BERTScore of all answers that are compared with four words or more, whatever the condition, at once."""
+        rows = np.flatnonzero(self.values[self.conditions[0]][:, SUMMED.index("long")])
+        truths = self.questions.table["truth"].iloc[rows].tolist()
+        pairs = {
+            name: list(zip([self.questions.answers[name][row] for row in rows], truths)) for name in self.conditions
+        }
+        scores = bert_scorer.scores(pair for some in pairs.values() for pair in some)
+        for name, some in pairs.items():
+            self.values[name][rows, BERT_SCORE] = [scores[pair] for pair in some]
 
     def samples(self, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """Condition to metric to an array `(1 + num_resamples,)`: the score itself, then the resampled ones."""
@@ -179,19 +198,20 @@ class ScoreBook:
         stacked = np.concatenate([self.values[name][rows] for name in self.conditions], axis=1)
         sums = np.concatenate([stacked.sum(axis=0, keepdims=True), self.bootstrap.sums(stacked, rows)])
         parts = np.split(sums, len(self.conditions), axis=1)
-        return {name: metrics_of_sums(part, kind) for name, part in zip(self.conditions, parts)}
+        metrics = (metrics_of_sums(part, kind, self.has_bert_score) for part in parts)
+        return dict(zip(self.conditions, metrics))
 
     def group(self, rows: np.ndarray) -> dict:
         """The scores of the questions with these row numbers, as they stand in report.json."""
         samples = self.samples(rows)
         num_patients = self.bootstrap.count_patients(rows)
-        num_long = int(self.values[self.conditions[0]][rows][:, 7].sum())
+        num_long = int(self.values[self.conditions[0]][rows, SUMMED.index("long")].sum())
         kind = self.questions.table["kind"].iloc[rows[0]]
         conditions = {}
         for name in self.conditions:
             entries = {metric: score_entry(values, num_patients) for metric, values in samples[name].items()}
             for metric, entry in entries.items():
-                entry["answers"] = num_long if metric in ("bleu_4", "meteor", "meteor_no_synonyms") else len(rows)
+                entry["answers"] = num_long if metric in OF_LONG_ANSWERS else len(rows)
             conditions[name] = entries
         return {"kind": kind, "answers": len(rows), "patients": num_patients, "conditions": conditions}
 
@@ -211,8 +231,8 @@ class ScoreBook:
         return {"kind": kind, "answers": len(rows), "patients": num_patients, "conditions": conditions}
 
 
-def metrics_of_sums(sums: np.ndarray, kind: str) -> dict[str, np.ndarray]:
-    """Metrics `(n,)` from sums over answers `(n, 29)`; NaN where a metric has no answer to rest on."""
+def metrics_of_sums(sums: np.ndarray, kind: str, has_bert_score: bool = False) -> dict[str, np.ndarray]:
+    """Metrics `(n,)` from sums over answers `(n, 30)`; NaN where a metric has no answer to rest on."""
     column = dict(zip(SUMMED, sums.T))
     with np.errstate(invalid="ignore", divide="ignore"):
         statements = {
@@ -226,13 +246,16 @@ def metrics_of_sums(sums: np.ndarray, kind: str) -> dict[str, np.ndarray]:
         from elm_hf.evaluation.text_metrics import bleu_of_sums, has_wordnet
 
         meteor = "meteor" if has_wordnet() else "meteor_no_synonyms"
+        bert_score = {"bert_score": sums[:, BERT_SCORE] / column["long"]} if has_bert_score else {}
         bleu_4 = [bleu_of_sums(row[BLEU_4], 4) if row[7] else np.nan for row in sums]
         return {
             "rouge_l": column["rouge_l"] / column["answers"],
             "bleu_1": np.array([bleu_of_sums(row[BLEU_1], 1) for row in sums]),
             "bleu_4": np.array(bleu_4),
             meteor: column["meteor"] / column["long"],
-        } | f1
+            **bert_score,
+            **f1,
+        }
 
 
 def score_entry(values: np.ndarray, num_patients: int) -> dict:
