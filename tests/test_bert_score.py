@@ -211,3 +211,4 @@ def test_without_long_free_text_the_report_says_so(scorer, tmp_path):
     table = predictions({"ecg": ["yes"]}).assign(answer=[["yes"]] * 12, messages_answer="yes")
     report = write_report(tmp_path, table, RUN, bert_scorer=scorer)
     assert "no BERTScore: no true answer is free text of four words or more" in report["notes"]
+    assert (tmp_path / "report.md").read_text().count("BERTScore") == 1

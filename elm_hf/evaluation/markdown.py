@@ -149,7 +149,7 @@ def _bert_scores_by_type(report: dict) -> list[str]:
 
 def _bert_score_line(report: dict) -> list[str]:
     used = report["bert_score"]
-    if used is None:
+    if used is None or not used["pairs"]:
         return []
     return [
         f"BERTScore: F1 (Zhang et al. 2020) of layer {used['layer']} of {used['layers']} of {used['model']} (weights "
