@@ -1,8 +1,13 @@
 """Your own ECGs: a folder of files beside `metadata.csv` or `metadata.jsonl`, as `datasets` reads images and audio."""
 
+import filecmp
+import hashlib
 import json
-from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
 from elm_hf.dataset_builder import OFFICIAL_SPLITS, ElmDatasetBuilder, ecg_messages, read_table
 from elm_hf.ecg_files import read_ecg_file
@@ -13,6 +18,23 @@ from elm_hf.recordings import Recording, RecordingError
 # what is said of a file, and must be the same wherever it is said
 SIGNAL_FIELDS = ("patient_id", "sampling_rate", "leads", "units")
 PATIENT_FIELDS = ("age", "sex", "labels")
+COLUMNS = (
+    "file_name",
+    "question",
+    "answer",
+    "report",
+    "messages",
+    "question_type",
+    "split",
+    *SIGNAL_FIELDS,
+    *PATIENT_FIELDS,
+)
+# how tables write that there is none
+NO_PATIENT = ("", "nan", "na", "n/a", "<na>", "none", "null", "unknown", "?", "-")
+# bytes of a file that are compared first, to find those that may be equal
+PIECE = 4096
+# bytes of a file's name, `.hea` not counted
+LONGEST_NAME = 251
 SEX = {"m": "male", "male": "male", "f": "female", "female": "female"}
 REPORT_QUESTION = "Write the report of {}."
 
@@ -31,30 +53,39 @@ class Ecgfolder(ElmDatasetBuilder):
 
     def list_recordings(self) -> Iterator[dict]:
         """Every file that is named, once."""
-        recordings, first_row = {}, {}
+        recordings, said_in = {}, {}
         for where, row in self._rows(lambda reason, message: None):
             try:
-                files = _file_names(row)
+                files = _file_names(row, self.source_folder())
             except EntryError:
                 continue  # told with the conversations
             for reference in self._references(where, row, files):
                 name = reference["recording_id"]
-                known = recordings.setdefault(name, reference)
-                for field in SIGNAL_FIELDS:
-                    if known[field] != reference[field]:
+                known = recordings.setdefault(name, dict.fromkeys(reference))
+                for field, value in reference.items():
+                    if known[field] is None and value is not None:
+                        known[field], said_in[name, field] = value, where
+                    elif field in SIGNAL_FIELDS and value not in (None, known[field]):
                         raise ValueError(
-                            f"{where}: {field} {reference[field]!r} for {name}, for which {first_row[name]} has "
+                            f"{where}: {field} {value!r} for {name}, for which {said_in[name, field]} has "
                             f"{known[field]!r}; say the same, or say it once"
                         )
-                known.update({key: value for key, value in reference.items() if known[key] is None})
-                first_row.setdefault(name, where)
+                said_in.setdefault(name, where)
+        _check_spelling([known["patient_id"] for known in recordings.values()])
+        for name, known in recordings.items():
+            if known["patient_id"] is None and not self.config.one_patient_per_file:
+                raise ValueError(
+                    f"{said_in[name]}: no patient_id for {name}. Without it ECGs of one patient would be in training and "
+                    "in test. Name the patients in the column patient_id, or say one_patient_per_file "
+                    "(--one-patient-per-file) if no two files are of one patient"
+                )
+            known["patient_id"] = known["patient_id"] or name
+        _check_copies(self.source_folder(), recordings.values())
         yield from recordings.values()
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
         """The ECG of a file and what the metadata say of its patient."""
-        folder = self.source_folder().resolve()
-        path = (folder / reference["recording_id"]).resolve()
-        if not path.is_relative_to(folder):
+        if not _is_within(self.source_folder(), self.source_folder() / reference["recording_id"]):
             raise RecordingError(
                 "path outside the folder",
                 f"{reference['recording_id']}: is outside of the folder, so it is not opened",
@@ -70,7 +101,7 @@ class Ecgfolder(ElmDatasetBuilder):
         """One conversation for each row."""
         for number, (where, row) in enumerate(self._rows(self.leave_out)):
             try:
-                files = _file_names(row)
+                files = _file_names(row, self.source_folder())
                 yield {
                     "conversation_id": f"ecgfolder-{number}",
                     "recording_ids": files,
@@ -94,29 +125,100 @@ class Ecgfolder(ElmDatasetBuilder):
         else:
             entries = read_entries(path, leave_out)
         for number, row in entries:
-            yield f"{path}: row {number + 1}", {key: None if value == "" else value for key, value in row.items()}
+            where = f"{path}: row {number + 1}"
+            _check_columns(where, row)
+            if None in row:
+                reason = f"{len(row[None])} cells more than columns; put text with commas in double quotes"
+                leave_out("damaged entry", f"{where}: {reason}")
+                continue
+            yield where, {key: None if value == "" else value for key, value in row.items()}
 
     def _references(self, where: str, row: dict, files: list[str]) -> Iterator[dict]:
         patients = row.get("patient_id")
+        if isinstance(patients, str) and patients.lstrip().startswith("["):
+            try:
+                patients = json.loads(patients)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where}: patient_id {patients!r} cannot be read as JSON ({error})") from error
         patients = patients if isinstance(patients, list) else [patients] * len(files)
         if len(patients) != len(files):
             raise ValueError(f"{where}: {len(patients)} patient_id for {len(files)} files; give one, or one for each")
         for name, patient in zip(files, patients):
-            if patient is None and not self.config.one_patient_per_file:
-                raise ValueError(
-                    f"{where}: no patient_id for {name}. Without it ECGs of one patient would be in training and in test. "
-                    "Name the patients in the column patient_id, or say one_patient_per_file (--one-patient-per-file) if "
-                    "no two files are of one patient"
-                )
             yield {
                 "recording_id": name,
                 **{field: row.get(field) for field in (*SIGNAL_FIELDS, *PATIENT_FIELDS)},
-                "patient_id": name if patient is None else str(patient),
+                "patient_id": _patient_id(where, patient),
                 "report": row.get("report") if len(files) == 1 else None,
             }
 
 
-def _file_names(row: dict) -> list[str]:
+def _check_columns(where: str, row: dict) -> None:
+    """A column that is not found for its spelling would be as good as empty, and patients be taken for unknown."""
+    for name in row:
+        plain = "_".join("".join(filter(str.isprintable, name or "")).lower().split())
+        if plain in COLUMNS and name != plain:
+            raise ValueError(f"{where}: the column {name!r} is to be written {plain!r}")
+
+
+def _patient_id(where: str, value) -> str | None:
+    """The name of a patient, without blanks at its ends; None where there is none."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise ValueError(f"{where}: patient_id {value!r}, expected text or a number")
+    name = "" if value is None else str(value).strip()
+    return None if name.lower() in NO_PATIENT else name
+
+
+def _check_spelling(patients: Iterable[str | None]) -> None:
+    """Refuse ids that differ as tables and programs change them: in case, blanks, leading zeros, `.0`, composed letters."""
+    known = {}
+    for patient in sorted({patient for patient in patients if patient is not None}):
+        plain = unicodedata.normalize("NFKC", patient).casefold()
+        plain = "".join(letter for letter in plain if letter.isprintable() and not letter.isspace())
+        plain = re.sub(r"(?<![\d.])0+(?=\d)", "", re.sub(r"^(\d+)\.0+$", r"\1", plain))
+        other = known.setdefault(plain, patient)
+        if other != patient:
+            raise ValueError(
+                f"patient_id {other!r} and {patient!r}: if they are one patient, he could be in training and in test. "
+                "Write each patient in one way, and two patients so that more than case, blanks or zeros tells them apart"
+            )
+
+
+def _check_copies(folder: Path, recordings: Iterable[dict]) -> None:
+    """Refuse the same signal file, or a copy of it, under two patients."""
+    alike = {}
+    for recording in recordings:
+        path = _signal_file(folder / recording["recording_id"])
+        if not os.path.isfile(path) or not os.access(path, os.R_OK) or not _is_within(folder, path):
+            continue  # told where it is read
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(size // 2)  # files often begin with the same header
+            candidates = alike.setdefault((size, hashlib.sha256(file.read(PIECE)).digest()), [])
+        for other, known in candidates if size else []:
+            if known["patient_id"] != recording["patient_id"] and filecmp.cmp(path, other, shallow=False):
+                raise ValueError(
+                    f"{known['recording_id']} and {recording['recording_id']} are the same recording under two patients, "
+                    f"{known['patient_id']!r} and {recording['patient_id']!r}, so that it could be in training and in "
+                    "test; name one file, or one patient for both"
+                )
+        candidates.append((path, recording))
+
+
+def _signal_file(path: Path) -> Path:
+    """The file that holds the samples: of a WFDB record, the first that its header names."""
+    header = path.with_name(f"{path.name}.hea")
+    if not os.path.isfile(header):
+        return path
+    lines = [line for line in header.read_bytes().splitlines() if line.strip() and not line.startswith(b"#")]
+    return header.parent / lines[1].split()[0].decode("latin-1") if len(lines) > 1 else header
+
+
+def _is_within(folder: Path, path: Path) -> bool:
+    """Whether the path leads, links followed, to something in the folder."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _file_names(row: dict, folder: Path) -> list[str]:
     """The files of a row; of a WFDB record, whichever of its files is named, the record."""
     names = row.get("file_name")
     if isinstance(names, str):
@@ -124,7 +226,17 @@ def _file_names(row: dict) -> list[str]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise EntryError("damaged entry", f"file_name {names!r}, expected the name of a file or a list of names")
     paths = [PurePosixPath(name) for name in names]
-    return [str(path.with_suffix("") if path.suffix in (".hea", ".dat") else path) for path in paths]
+    parts = [part.encode("utf-8", "surrogatepass") for path in paths for part in path.parts]
+    if any(len(part) > LONGEST_NAME or b"\0" in part for part in parts):
+        raise EntryError("damaged entry", f"file_name {names!r} can be no name of a file")
+    return [str(path.with_suffix("") if _is_of_record(folder, path) else path) for path in paths]
+
+
+def _is_of_record(folder: Path, path: PurePosixPath) -> bool:
+    if path.suffix == ".mat":
+        header = folder / path.with_suffix(".hea")
+        return _is_within(folder, header) and os.path.isfile(header)
+    return path.suffix in (".hea", ".dat")
 
 
 def _conversation(row: dict, num_ecgs: int) -> dict:

@@ -1,5 +1,6 @@
 """ECGs from the files that people have: WFDB records, NumPy arrays, tables and MATLAB files."""
 
+import os
 from os import PathLike
 from pathlib import Path
 from zlib import error as ZlibError
@@ -59,8 +60,8 @@ def read_ecg_file(
 
 def _is_wfdb(path: Path) -> bool:
     if path.suffix == ".mat":  # of WFDB in the form of the PhysioNet challenges, or any other
-        return path.with_suffix(".hea").is_file()
-    return path.suffix in ("", ".hea", ".dat") or path.with_name(f"{path.name}.hea").is_file()
+        return os.path.isfile(path.with_suffix(".hea"))
+    return path.suffix in ("", ".hea", ".dat") or os.path.isfile(path.with_name(f"{path.name}.hea"))
 
 
 def _read_array(path: Path, sampling_rate: float | None, leads: list[str] | None, units: str) -> Recording:
@@ -68,7 +69,7 @@ def _read_array(path: Path, sampling_rate: float | None, leads: list[str] | None
         raise RecordingError(
             "unreadable file", f"{path}: no ECG file; expected .npy, .csv, .mat or a WFDB record (.hea and .dat)"
         )
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike that of a Path, no error where the name is too long
         raise RecordingError("missing file", f"{path}: no such file")
     if sampling_rate is None or not (np.isfinite(sampling_rate) and sampling_rate > 0):
         found = "no sampling_rate named" if sampling_rate is None else f"sampling_rate {sampling_rate} is no rate"

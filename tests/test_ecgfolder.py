@@ -314,6 +314,128 @@ def test_one_file_cannot_be_of_two_patients(folder):
         build(folder)
 
 
+def test_what_is_known_of_a_file_need_be_said_once(folder):
+    """In any of its rows: not only the first."""
+    bare = {"file_name": "a.npy", "question": "Fast?", "answer": "no"}
+    path = build(describe(folder, bare, row(), bare, row("b.npy")))
+    assert [record["patient_id"] for record in load_records(path)] == ["a", "b"]
+    assert [talk["patient_ids"] for talk in conversations(path)] == [["a"], ["a"], ["a"], ["b"]]
+
+
+def test_patients_of_several_ecgs_in_a_table_are_a_json_list(folder):
+    """Text of its own would make each pair a patient, and the same patient be in training and in test."""
+    for number, name in enumerate("cd", 2):
+        np.save(folder / f"{name}.npy", ecg(number))
+    (folder / "metadata.csv").write_text(
+        "file_name,patient_id,sampling_rate,question,answer\n"
+        '"[""a.npy"", ""b.npy""]","[""P1"", 2]",250,Which is faster?,a\n'
+        '"[""c.npy"", ""d.npy""]","[""P3"", ""P1""]",250,Which is faster?,c\n'
+    )
+    path = build(folder)
+    assert load_records(path)["patient_id"][:] == ["P1", "2", "P3", "P1"]
+    (folder / "metadata.csv").write_text((folder / "metadata.csv").read_text().replace(", 2]", ""))
+    with pytest.raises(ValueError, match="row 1: patient_id .* cannot be read as JSON"):
+        build(folder)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [("P1", "p1"), ("P 1", "P1"), (1, "01"), (1, 1.0), ("5028", "5028.0"), ("P01", "P001"), ("M\u00fc", "Mu\u0308"),
+     ("a\u200b", "a"), ("a\nb", "ab")],
+)  # fmt: skip
+def test_patients_who_differ_in_spelling_alone_are_refused(folder, one, other):
+    with pytest.raises(ValueError, match=r"patient_id '.*' and '.*': if they are one patient"):
+        build(describe(folder, row(patient_id=one), row("b.npy", patient_id=other)))
+
+
+def test_ids_that_differ_in_more_than_spelling_are_two_patients(folder):
+    np.save(folder / "c.npy", ecg(2))
+    ids = ["1,0\u00e9\n2", "10", 1.5]
+    rows = [row(name, patient_id=patient) for name, patient in zip(("a.npy", "b.npy", "c.npy"), ids)]
+    assert load_records(build(describe(folder, *rows)))["patient_id"][:] == ["1,0\u00e9\n2", "10", "1.5"]
+    path = build(describe(folder, row(patient_id=" x "), row("b.npy", patient_id="x"), row("c.npy")))
+    assert load_records(path)["patient_id"][:] == ["x", "x", "c"]
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "NaN", float("nan"), "null", [None], [""]])
+def test_what_tables_write_for_nothing_is_no_patient(folder, empty):
+    with pytest.raises(ValueError, match="row 2: no patient_id for b.npy"):
+        build(describe(folder, row(), row("b.npy", patient_id=empty)))
+
+
+@pytest.mark.parametrize("wrong", [True, {"id": 1}, [["a"]]])
+def test_a_patient_that_is_neither_text_nor_number_is_refused(folder, wrong):
+    with pytest.raises(ValueError, match="row 2: patient_id .*, expected text or a number"):
+        build(describe(folder, row(), row("b.npy", patient_id=wrong)))
+
+
+@pytest.mark.parametrize("column", ["Patient_ID", " patient_id", "patient id", "\ufeffpatient_id"])
+def test_a_misspelt_column_is_refused(folder, column):
+    """With one_patient_per_file its patients would be taken for unknown, and each file for a patient."""
+    (folder / "metadata.csv").write_text(
+        f"{column},file_name,sampling_rate,question,answer\nP1,a.npy,250,?,yes\nP1,b.npy,250,?,no\n"
+    )
+    with pytest.raises(ValueError, match="row 1: the column '.*' is to be written 'patient_id'"):
+        build(folder, one_patient_per_file=True)
+
+
+def test_a_row_of_more_cells_than_columns_is_left_out(folder):
+    """An unquoted comma would cut an answer, or move what follows it to the next column."""
+    header = "file_name,patient_id,sampling_rate,question,answer\n"
+    rows = "a.npy,a,250,?,yes\nb.npy,b,250,?,no\nb.npy,b,250,What is it?,sinus rhythm, left axis\n"
+    (folder / "metadata.csv").write_text(header + rows)
+    path = build(folder)
+    (found,) = left_out(path)
+    assert found["reason"] == "damaged entry" and "metadata.csv: row 3: 1 cells more than columns" in found["message"]
+    assert len(conversations(path)) == 2
+
+
+@pytest.mark.parametrize("how", ["copy", "symbolic link", "hard link", "other path", "header"])
+def test_a_recording_under_two_names_cannot_be_of_two_patients(folder, how):
+    (folder / "sub").mkdir()
+    name, other = "a.npy", "other.npy"
+    if how == "copy":
+        shutil.copy(folder / name, folder / other)
+    elif how == "symbolic link":
+        (folder / other).symlink_to("a.npy")
+    elif how == "hard link":
+        (folder / other).hardlink_to(folder / name)
+    elif how == "other path":
+        other = "sub/../a.npy"
+    else:  # renamed by hand, as happens: the header still names the first signal file
+        write_wfdb(folder, "w", ecg(5))
+        name, other = "w.hea", "copy.hea"
+        shutil.copy(folder / name, folder / other)
+    rows = row("b.npy"), row(name, patient_id="P1"), row(other, patient_id="P2")
+    with pytest.raises(ValueError, match="are the same recording under two patients, 'P1' and 'P2'"):
+        build(describe(folder, *rows))
+    with pytest.raises(ValueError, match="are the same recording under two patients"):
+        build(describe(folder, *({**each, "patient_id": None} for each in rows)), one_patient_per_file=True)
+    if how != "header":
+        built = build(describe(folder, *({**each, "patient_id": each["patient_id"][0]} for each in rows)))
+        assert load_records(built)["patient_id"][:] == ["b", "P", "P"]
+
+
+def test_every_file_of_a_record_is_the_record(folder):
+    signal = ecg(5)
+    scipy.io.savemat(folder / "j.mat", {"val": np.rint(signal * 1000).astype("<i2")}, format="4")
+    lines = [f"j.mat 16+24 1000/mV 16 0 0 0 0 {lead}\n" for lead in LEADS]
+    (folder / "j.hea").write_text(f"j 12 {RATE} {signal.shape[1]}\n" + "".join(lines))
+    rows = [row(name, patient_id=None) for name in ("a.npy", "j.hea", "j.mat", "j")]
+    path = build(describe(folder, *rows), one_patient_per_file=True)
+    assert load_records(path)["patient_id"][:] == ["a.npy", "j"]
+    assert len(conversations(path)) == 4
+
+
+def test_links_in_a_circle_and_impossible_names_are_left_out(folder):
+    (folder / "loop.npy").symlink_to("loop.npy")
+    names = ["loop.npy", "x" * 300 + ".npy", "x" * 252, "z\0.npy"]
+    rows = [row(name, patient_id=str(number)) for number, name in enumerate(names)]
+    path = build(describe(folder, row(), row("b.npy"), *rows), max_skipped=0.6)
+    assert [found["reason"] for found in left_out(path, "skipped.csv")] == ["missing file"]
+    assert [found["reason"] for found in left_out(path)] == ["damaged entry"] * 3
+
+
 @pytest.mark.parametrize("name", ["../secret.npy", "/etc/hostname.npy", "link.npy"])
 def test_paths_that_climb_out_of_the_folder_are_refused(folder, name):
     np.save(folder.parent / "secret.npy", ecg())
