@@ -79,6 +79,10 @@ def test_scores_are_the_definition_whatever_stands_in_the_batch(encoder, scorer)
     assert found[RHYTHM, FIBRILLATION] == found[FIBRILLATION, RHYTHM]  # precision and recall change places
 
 
+def test_an_encoder_has_the_same_fingerprint_whenever_it_is_loaded(encoder, scorer):
+    assert BertScorer(str(encoder)).summary["weights"] == scorer.summary["weights"]
+
+
 def test_identical_texts_have_1_and_empty_ones_0(scorer):
     found = scorer.scores(
         [(RHYTHM, RHYTHM), (f" {RHYTHM}\n", RHYTHM), ("", RHYTHM), (" ", NORMAL), ("\u200b", NORMAL)]

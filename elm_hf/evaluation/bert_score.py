@@ -126,9 +126,11 @@ def _mean(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
 def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The encoder and its tokenizer; transformers would put random weights in the place of those that are missing."""
     model, found = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    lacking = sorted(key for key in found["missing_keys"] if "pooler" not in key)  # which is not used
+    lacking = sorted(key for key in found["missing_keys"] if "pooler" not in key)
     if lacking:
         raise ValueError(f"{len(lacking)} weights are missing, such as {lacking[0]}")
+    for key in found["missing_keys"]:  # of the pooler, which is not used; random ones would change the fingerprint
+        model.get_parameter(key).data.zero_()
     if model.config.is_encoder_decoder or "max_position_embeddings" not in model.config.to_dict():
         raise ValueError(f"a {model.config.model_type} model is not an encoder with numbered positions")
     tokenizer = AutoTokenizer.from_pretrained(name)
