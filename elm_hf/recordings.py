@@ -25,6 +25,8 @@ from elm_hf.modeling.ecg_utils import (
 _EXTRA_LEADS = ("vx", "vy", "vz")
 # what int16 microvolt holds, the same on both sides of zero
 _LARGEST_MILLIVOLT = 32.767
+# Hz; below is the time between samples, or a rate in other units, beyond what no electrocardiograph reaches
+_SMALLEST_RATE, _LARGEST_RATE = 50, 20_000
 
 
 class RecordingError(ValueError):
@@ -34,7 +36,7 @@ class RecordingError(ValueError):
     Attributes:
         reason: a short category to count by: "missing file", "path outside the source", "unreadable header" (cannot be
             read, or does not fit its signal file), "unreadable metadata", "unknown lead", "repeated lead", "limb leads
-            disagree", "too short", "no usable lead", or a script's own.
+            disagree", "absurd sampling rate", "too short", "no usable lead", or a script's own.
     """
 
     def __init__(self, reason: str, message: str):
@@ -131,9 +133,14 @@ def make_recording(
         name: what error messages call the recording, such as its path.
 
     Raises:
-        RecordingError: with the reason "unknown lead", "repeated lead" or "limb leads disagree".
+        RecordingError: with the reason "absurd sampling rate", "unknown lead", "repeated lead" or "limb leads disagree".
         ValueError: not as many names as rows.
     """
+    if not _SMALLEST_RATE <= sampling_rate <= _LARGEST_RATE:
+        raise RecordingError(
+            "absurd sampling rate",
+            f"{name}: a sampling rate of {sampling_rate:g} Hz, expected {_SMALLEST_RATE} to {_LARGEST_RATE} Hz as ECGs have",
+        )
     ecg = np.asarray(ecg)
     if ecg.ndim != 2 or len(ecg) != len(lead_names):
         raise ValueError(f"{name}: {len(lead_names)} lead names for an ECG of shape {ecg.shape}, expected one per row")

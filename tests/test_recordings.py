@@ -206,6 +206,14 @@ def test_exchanged_limb_leads_are_refused_by_name(tmp_path):
     assert "made: aVR is not -(I + II)/2" in message and "aVL is not I - II/2" in message
 
 
+@pytest.mark.parametrize("rate", [1e-5, 2, 49, 20_001, 1e9, float("nan")])
+def test_an_absurd_sampling_rate_is_refused(rate):
+    """The time between samples taken for the rate would stretch an ECG; others end in a division by zero or the memory."""
+    with pytest.raises(RecordingError, match="ecg7: a sampling rate of .* Hz, expected 50 to 20000 Hz") as caught:
+        make_recording(np.zeros((12, 500)), rate, LEADS, name="ecg7")
+    assert caught.value.reason == "absurd sampling rate"
+
+
 def test_an_unknown_lead_is_refused_by_name(tmp_path):
     reason, message = reason_of(write_record(tmp_path, smooth_ecg(), [*LEADS[:11], "V7"]))
     assert reason == "unknown lead" and 'made: lead "V7" is not one of I, II, III' in message
