@@ -28,6 +28,7 @@ from elm_hf.encoder_cache import cache_encoders_of
 from elm_hf.hub import check_name
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.packing import check_packing, pack_by_ecg
+from elm_hf.parallelism import runs_before_sharding, shards_weights, tensor_parallelism
 from elm_hf.retrieval import Retrieval, add_neighbours
 from elm_hf.trainer import ElmTrainer
 from elm_hf.training import (
@@ -70,15 +71,17 @@ def build_trainer(
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
         quantization_config=quantization,
+        distributed_config=tensor_parallelism(model_args, training_args),
     )
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     learning = set_trainable(model, script_args.trainable)
     peft_config = lora_config(model, model_args, script_args.trainable)
     is_packed = script_args.pack_by_ecg > 1 or training_args.padding_free
-    if (is_packed or script_args.cache_encoder) and quantization is None:  # quantized ones are where they run
-        model.to(training_args.device)
     if is_packed:
-        check_packing(model, behind_beginning=script_args.pack_by_ecg > 1)
+        if quantization is None and not shards_weights():  # quantized ones are where they run
+            model.to(training_args.device)
+        if runs_before_sharding(model):
+            check_packing(model, behind_beginning=script_args.pack_by_ecg > 1)
 
     # Data
     dataset = load_elm_dataset(
@@ -101,6 +104,9 @@ def build_trainer(
             dataset = add_neighbours(dataset, found, script_args.system_prompt, training_args.dataset_num_proc)
     encoder_features = None
     if script_args.cache_encoder:
+        for part in (model.model.encoder, model.model.projector):  # the LLM may be too large for one GPU
+            if part is not None and quantization is None:
+                part.to(training_args.device)
         with training_args.main_process_first(desc="running the encoder"):
             encoder_features = cache_encoders_of(script_args.dataset, model, processor, not training_args.disable_tqdm)
     collator_class = ElmDataCollator if script_args.descriptions is None else AlignmentCollator

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, SFTConfig
 
+from elm_hf.parallelism import tensor_parallel_size
 from elm_hf.work_folder import write_whole
 
 
@@ -38,9 +39,8 @@ def run_settings(script_args, training_args: SFTConfig, model_args: ModelConfig,
     for augmentation in augmentations:
         settings |= asdict(augmentation)
     settings |= {name: all_training[name] for name in _TRAINING_SETTINGS}
-    settings["conversations_per_step"] = (
-        training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
-    )
+    batches_per_step = training_args.gradient_accumulation_steps * training_args.world_size // tensor_parallel_size()
+    settings["conversations_per_step"] = training_args.train_batch_size * batches_per_step
     return json.loads(json.dumps(settings, default=str))
 
 

@@ -9,6 +9,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from elm_hf.parallelism import tensor_parallel_size
 from elm_hf.work_folder import write_whole
 
 
@@ -44,7 +45,8 @@ class RunCosts(TrainerCallback, ExportableState):
         costs = {
             "steps": state.global_step,
             "samples": round(state.epoch * self.num_samples),
-            "tokens": state.num_input_tokens_seen or None,
+            # Processes of tensor parallelism have the same tokens; transformers adds them all.
+            "tokens": state.num_input_tokens_seen // tensor_parallel_size() or None,
             "seconds": round(self._seconds(), 1),
             "processes": args.world_size,
             "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,

@@ -130,7 +130,7 @@ def training_facts(trainer: ElmTrainer) -> dict:
         "datasets_on_hub": [split_revision(path)[0] for path in repos],
         "fold": script_args.fold,
         "steps": trainer.state.global_step,
-        "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "batch_size": trainer.run["conversations_per_step"],
         "learning_rate": f"{args.learning_rate:g}",
         "schedule": SchedulerType(args.lr_scheduler_type).value,
         "seed": args.seed,

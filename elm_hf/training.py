@@ -10,6 +10,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, enable_full_determinism
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
@@ -187,6 +188,11 @@ def check_arguments(
     if script_args.cache_encoder and script_args.data_expansion:
         raise ValueError(
             "--cache_encoder reads every ECG whole, --data_expansion leaves leads out: leave one of them out."
+        )
+    if script_args.cache_encoder and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "--cache_encoder runs the encoder before training, and ZeRO-3 has taken it apart then: use "
+            "recipes/accelerate/fsdp2.yaml or zero2.yaml."
         )
     quantized = model_args.load_in_4bit or model_args.load_in_8bit
     if quantized and not model_args.use_peft:

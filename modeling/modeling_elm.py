@@ -300,6 +300,9 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         self.model = ElmModel(config)
         self.lm_head = nn.Linear(config.embedding_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+        # CODEPATH: LLMs with a plan for tensor parallelism spread their embeddings; the head may share the weights.
+        if self.model.language_model._tp_plan:
+            self._tp_plan["lm_head"] = "colwise_gather_output"
 
     def get_ecg_features(self, *args, **kwargs):
         return self.model.get_ecg_features(*args, **kwargs)

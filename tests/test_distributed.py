@@ -15,7 +15,7 @@ from test_compositions import ECG_ENCODERS, VISION_ENCODERS
 from test_training import losses, some_logits
 from tiny_models import LLM_FAMILIES, tiny_llm
 from transformers import AutoConfig
-from trl import TrlParser
+from trl import ModelConfig, SFTConfig, TrlParser
 
 import train_sft
 from elm_hf.collator import ElmDataCollator, tokenize_conversations
@@ -23,6 +23,7 @@ from elm_hf.data import load_elm_dataset
 from elm_hf.generation import load_checkpoint
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.parallelism import tensor_parallelism
 from elm_hf.prepare import prepare_dataset
 
 
@@ -65,8 +66,8 @@ def alone(arguments, tmp_path_factory) -> Path:
     return folder
 
 
-def launch(recipe: str, processes: int, script: Path, arguments: list[str]) -> str:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(RECIPES / recipe)]
+def launch(recipe: str, processes: int, script: Path, arguments: list[str], *options: str) -> str:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(RECIPES / recipe), *options]
     command += ["--num_processes", str(processes), "--mixed_precision", "no", "--main_process_port", "0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(
@@ -81,6 +82,10 @@ def check_same(folder: Path, expected: Path):
     history = losses(folder / f"checkpoint-{STEPS}")
     assert len(history) == STEPS and np.ptp(history) > 0.1
     assert history == pytest.approx(losses(expected / f"checkpoint-{STEPS}"), abs=1e-4)
+    check_same_weights(folder, expected)
+
+
+def check_same_weights(folder: Path, expected: Path):
     (weights, _), (expected_weights, _) = load_checkpoint(folder), load_checkpoint(expected)
     for (name, weight), other in zip(weights.named_parameters(), expected_weights.parameters(), strict=True):
         assert torch.allclose(weight, other, rtol=0, atol=1e-3), name
@@ -100,7 +105,7 @@ def test_ddp_trains_what_one_process_trains(arguments, alone, tmp_path):
 
 
 def test_fsdp2_trains_what_one_process_trains(arguments, alone, simulated_dataset, tmp_path):
-    script = ROOT / "tests" / "fsdp_on_cpu.py"
+    script = ROOT / "tests" / "sharded_on_cpu.py"
     launch("fsdp2.yaml", 2, script, arguments(tmp_path / "out", 2))
     check_same(tmp_path / "out", alone)
     model, processor = load_checkpoint(tmp_path / "out")
@@ -116,6 +121,62 @@ def test_fsdp2_trains_what_one_process_trains(arguments, alone, simulated_datase
     output = launch("fsdp2.yaml", 1, script, arguments(tmp_path / "resumed", 1, *more))
     assert f"Continuing from {checkpoint}" in output
     check_same(tmp_path / "resumed", alone)
+
+
+def test_tensor_parallelism_trains_what_one_process_trains(arguments, alone, tmp_path):
+    script, size = ROOT / "tests" / "sharded_on_cpu.py", ("--parallelism_config_tp_size", "2")
+    launch("tensor_parallel.yaml", 2, script, arguments(tmp_path / "out", 1, "--save_strategy", "no"), *size)
+    assert losses(tmp_path / "out") == pytest.approx(losses(alone / f"checkpoint-{STEPS}"), abs=1e-4)
+    check_same_weights(tmp_path / "out", alone)
+    costs, expected = [json.loads((folder / "costs.json").read_text()) for folder in (tmp_path / "out", alone)]
+    assert costs["processes"] == 2 and costs["tokens"] == expected["tokens"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_tensor_parallelism_answers_as_the_whole_model(family, tmp_path):
+    model = ElmForCausalLM.from_encoder_llm_pretrained(None, tiny_llm(family), ecg_token_id=1)
+    model.save_pretrained(tmp_path / "whole")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(ROOT / "tests" / "tensor_parallel_answers.py"), str(tmp_path / "whole"), str(tmp_path / "saved")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    saved = ElmForCausalLM.from_pretrained(tmp_path / "saved")
+    for (name, weight), other in zip(saved.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(weight, other), name
+
+
+@pytest.mark.parametrize(
+    "family, options, message",
+    [
+        ("gpt2", ["--save_strategy", "no"], 'no plan for tensor parallelism of the "gpt2" LLM'),
+        ("opt", ["--save_strategy", "no"], 'no plan for tensor parallelism of the "opt" LLM'),
+        ("llama", [], "cannot resume training with tensor parallelism; --save_strategy no"),
+        ("llama", ["--save_strategy", "no", "--use_peft"], "--use_peft does not go with tensor parallelism"),
+        ("llama", ["--save_strategy", "no"], "4 processes cannot share the LLM's 2 key and value heads"),
+    ],
+)
+def test_what_tensor_parallelism_cannot_do_is_said(family, options, message, tmp_path, monkeypatch):
+    ElmConfig(text_config=tiny_llm(family).config, ecg_token_id=1).save_pretrained(tmp_path)
+    parser = TrlParser((SFTConfig, ModelConfig))
+    training_args, model_args = parser.parse_args_and_config(
+        [
+            "--model_name_or_path",
+            str(tmp_path),
+            "--output_dir",
+            str(tmp_path),
+            "--use_cpu",
+            "--bf16",
+            "false",
+            *options,
+        ]
+    )
+    monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
+    monkeypatch.setenv("PARALLELISM_CONFIG_TP_SIZE", "4")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match=message):
+        tensor_parallelism(model_args, training_args)
 
 
 def test_a_batch_without_ecgs_runs_the_projector_and_learns_nothing_from_it(tiny_elm, dialogues):

@@ -1,0 +1,73 @@
+"""How `accelerate launch` spreads the model over the processes, as far as it matters before there is a trainer."""
+
+import os
+
+from accelerate import ParallelismConfig
+from accelerate.utils import parse_flag_from_env
+from transformers.distributed import DistributedConfig
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from trl import ModelConfig, SFTConfig
+
+from elm_hf.modeling.configuration_elm import ElmConfig
+from elm_hf.modeling.modeling_elm import ElmForCausalLM
+
+
+def shards_weights() -> bool:
+    """Whether each process will hold a part of every weight (FSDP, ZeRO-3): the whole may be too large for one GPU."""
+    return parse_flag_from_env("ACCELERATE_USE_FSDP") or is_deepspeed_zero3_enabled()
+
+
+def runs_before_sharding(model: ElmForCausalLM) -> bool:
+    """Whether the model runs before the trainer has it: not in ZeRO-3's parts, nor with flash attention left on the CPU."""
+    has_flash = "flash" in model.config.text_config._attn_implementation
+    return not (is_deepspeed_zero3_enabled() or (shards_weights() and has_flash))
+
+
+def tensor_parallel_size() -> int:
+    """The number of processes that share each layer and each batch; 1 without tensor parallelism."""
+    return ParallelismConfig().tp_size if parse_flag_from_env("ACCELERATE_USE_PARALLELISM_CONFIG") else 1
+
+
+def tensor_parallelism(model_args: ModelConfig, training_args: SFTConfig) -> DistributedConfig | None:
+    """
+    What `from_pretrained` spreads the LLM with, following the plan that transformers has for its family; None without
+    tensor parallelism. Encoder and projector stay whole in every process.
+
+    Raises:
+        ValueError: the LLM has no plan, its heads or the processes cannot be shared out evenly, or an option excludes it.
+    """
+    size = tensor_parallel_size()
+    if size == 1:
+        return None
+    chosen = {
+        "--use_peft": model_args.use_peft,
+        "--load_in_4bit": model_args.load_in_4bit,
+        "--load_in_8bit": model_args.load_in_8bit,
+    }
+    if any(chosen.values()):
+        option = next(name for name, is_chosen in chosen.items() if is_chosen)
+        raise ValueError(
+            f"{option} does not go with tensor parallelism: leave it out, or use recipes/accelerate/fsdp2.yaml."
+        )
+    if training_args.save_strategy != "no":
+        raise ValueError(
+            "transformers cannot resume training with tensor parallelism; --save_strategy no, and the trained model is saved."
+        )
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes != size:
+        raise ValueError(
+            f"Tensor parallelism over {size} processes, but there are {processes}: --num_processes and tp_size "
+            "(--parallelism_config_tp_size) must be the same."
+        )
+    llm = ElmConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision).text_config
+    if not llm.base_model_tp_plan:
+        raise ValueError(
+            f'transformers has no plan for tensor parallelism of the "{llm.model_type}" LLM; '
+            "use recipes/accelerate/fsdp2.yaml or zero3.yaml."
+        )
+    if llm.num_key_value_heads % size:
+        raise ValueError(
+            f"{size} processes cannot share the LLM's {llm.num_key_value_heads} key and value heads evenly; "
+            "tp_size must divide their number."
+        )
+    return DistributedConfig(tp_size=size)
