@@ -123,6 +123,7 @@ def test_fsdp2_trains_what_one_process_trains(arguments, alone, simulated_datase
     check_same(tmp_path / "resumed", alone)
 
 
+@pytest.mark.slow
 def test_tensor_parallelism_trains_what_one_process_trains(arguments, alone, tmp_path):
     script, size = ROOT / "tests" / "sharded_on_cpu.py", ("--parallelism_config_tp_size", "2")
     launch("tensor_parallel.yaml", 2, script, arguments(tmp_path / "out", 1, "--save_strategy", "no"), *size)
@@ -132,8 +133,7 @@ def test_tensor_parallelism_trains_what_one_process_trains(arguments, alone, tmp
     assert costs["processes"] == 2 and costs["tokens"] == expected["tokens"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("qwen2", marks=pytest.mark.slow)])
 def test_tensor_parallelism_answers_as_the_whole_model(family, tmp_path):
     model = ElmForCausalLM.from_encoder_llm_pretrained(None, tiny_llm(family), ecg_token_id=1)
     model.save_pretrained(tmp_path / "whole")
