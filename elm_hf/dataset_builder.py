@@ -257,7 +257,7 @@ def read_table(path: str | PathLike, columns: list[str]) -> Iterator[dict[str, s
         ValueError: it cannot be read, or lacks one of `columns`.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a mark
             rows = csv.DictReader(file, restval="")
             missing = [name for name in columns if name not in (rows.fieldnames or [])]
             if missing:

@@ -164,7 +164,7 @@ def resample(ecg: np.ndarray, sampling_rate: float, new_sampling_rate: float, me
         `(..., new samples)`, float32.
 
     Raises:
-        ValueError: a sampling rate that is not positive, fewer than 2 samples or an unknown method.
+        ValueError: a sampling rate that is not from 1 to 100,000 Hz, fewer than 2 samples or an unknown method.
     """
     if method not in ("polyphase", "cubic"):
         raise ValueError(f'method "{method}" is not one of polyphase, cubic')
@@ -186,8 +186,8 @@ def resample(ecg: np.ndarray, sampling_rate: float, new_sampling_rate: float, me
 
 
 def _rate(sampling_rate: float) -> Fraction:
-    if not (np.isfinite(sampling_rate) and sampling_rate > 0):
-        raise ValueError(f"sampling rate {sampling_rate} Hz is not a positive number")
+    if not 1 <= sampling_rate <= 100_000:  # nor is NaN
+        raise ValueError(f"sampling rate {sampling_rate} Hz is not a number from 1 to 100,000")
     return Fraction(sampling_rate).limit_denominator(1000)
 
 

@@ -511,3 +511,9 @@ def test_without_scipy_or_wfdb_the_error_says_what_to_install(monkeypatch, tmp_p
         resample(np.zeros((1, 100)), 500, 250, method="cubic")
     with pytest.raises(ImportError, match="not in format 16 needs wfdb: pip install wfdb"):
         load_ecg(tmp_path / "made")
+
+
+@pytest.mark.parametrize("rate", [0, -250, 1e-5, 1e9, np.nan, np.inf])
+def test_a_rate_that_no_ecg_has_is_refused(rate):
+    with pytest.raises(ValueError, match="not a number from 1 to 100,000"):
+        resample(np.zeros((2, 100), np.float32), rate, 250)

@@ -286,7 +286,7 @@ def test_csv_metadata_says_the_same_as_json_lines(folder):
     other = Path(shutil.copytree(folder, folder.parent / "table"))
     (other / "metadata.jsonl").unlink()
     (other / "metadata.csv").write_text(
-        "file_name,patient_id,sampling_rate,question,answer,labels,age,sex\n"
+        "\ufefffile_name,patient_id,sampling_rate,question,answer,labels,age,sex\n"  # as spreadsheets write it
         "a.npy,a,250,Normal?,yes,SR;LAD,61,female\n"
         "b.npy,b,250,Normal?,yes,,,\n"
     )
