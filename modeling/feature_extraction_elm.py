@@ -19,12 +19,13 @@ from os import PathLike
 import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 
-from .ecg_utils import LEADS, SAMPLING_RATE, fill_gaps, load_ecg, place_leads, resample
+from .ecg_utils import LEADS, SAMPLING_RATE, fill_gaps, limb_lead_error, load_ecg, place_leads, resample
 
 
 NORMALIZATIONS = ("min_max", "z_score", "none")
 RESAMPLINGS = ("polyphase", "cubic", "fft")
 CROPS = ("start", "center")
+LARGEST_MILLIVOLT = 20  # what half of the leads may span; ECGs span 0.2 to 5 mV, hundreds and more are microvolt
 
 
 class EcgFeatureExtractor(FeatureExtractionMixin):
@@ -117,8 +118,9 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             `(ecgs, leads)`, True where a lead is present.
 
         Raises:
-            `ValueError`: If the sampling rate is missing, the unit cannot be millivolt, or leads, length or samples
-            are not as described; the message names the ECG by its position.
+            `ValueError`: If the sampling rate is missing or no number, the unit cannot be millivolt, the limb leads of
+            a record disagree, or leads, length or samples are not as described; the message names the ECG by its
+            position.
         """
         ecgs = list(ecg) if isinstance(ecg, list | tuple) or getattr(ecg, "ndim", 2) == 3 else [ecg]
         rates = _one_per_ecg(sampling_rate, len(ecgs), isinstance(sampling_rate, list | tuple), "sampling rates")
@@ -132,21 +134,25 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 prepared = self._prepare(one, rate, its_names)
             except ValueError as error:
                 raise ValueError(f"ECG {index + 1} of {len(ecgs)}: {error}") from error
-            lead_mask[index] = ~np.isnan(prepared[:, 0])
-            values[index, lead_mask[index]] = self._normalize(self._filter(prepared[lead_mask[index]]))
+            lead_mask[index] = present = ~np.isnan(prepared[:, 0])
+            kept = slice(None) if present.all() else present  # a slice copies nothing
+            values[index, kept] = self._normalize(self._filter(prepared[kept]))
         return BatchFeature({"ecg_values": values, "ecg_lead_mask": lead_mask}, tensor_type=return_tensors)
 
     def _prepare(self, ecg, sampling_rate: float | None, lead_names: Sequence[str] | None) -> np.ndarray:
         """An ECG `(leads, num_samples)` in mV at the model's rate; absent leads are NaN."""
         if isinstance(ecg, str | PathLike):
             ecg, sampling_rate, lead_names = load_ecg(ecg)
+            disagreement = limb_lead_error(place_leads(ecg, lead_names)[0])
+            if disagreement:
+                raise ValueError(f"the limb leads disagree: {disagreement}.")
             ecg = fill_gaps(ecg, sampling_rate)
             ecg[np.isnan(ecg).any(axis=1)] = np.nan
         else:
             ecg = np.asarray(ecg)
             self._check_array(ecg, sampling_rate, lead_names)
         ecg, _ = place_leads(ecg, self.leads if lead_names is None else lead_names, tuple(self.leads))
-        if np.isnan(ecg).all():
+        if np.isnan(ecg[:, 0]).all():
             raise ValueError(f"none of the leads {', '.join(self.leads)} is present.")
         ecg = self._resample(ecg, sampling_rate)
         if ecg.shape[1] < self.num_samples:
@@ -159,7 +165,9 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
     def _resample(self, ecg: np.ndarray, sampling_rate: float) -> np.ndarray:
         """The ECG at the model's rate. Leads are NaN throughout or nowhere."""
-        if self.resampling != "fft" or sampling_rate == self.sampling_rate:
+        if sampling_rate == self.sampling_rate:
+            return ecg
+        if self.resampling != "fft":
             return resample(
                 ecg, sampling_rate, self.sampling_rate, "cubic" if self.resampling == "cubic" else "polyphase"
             )
@@ -177,7 +185,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         return ecg
 
     def _check_array(self, ecg: np.ndarray, sampling_rate: float | None, lead_names: Sequence[str] | None):
-        if ecg.ndim != 2:
+        if ecg.ndim != 2 or ecg.size == 0:
             raise ValueError(f"expected the shape (leads, samples), got {ecg.shape}.")
         if not np.issubdtype(ecg.dtype, np.floating):
             raise ValueError(
@@ -185,13 +193,24 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             )
         if sampling_rate is None:
             raise ValueError(f"its `sampling_rate` in Hz is missing (the model's is {self.sampling_rate}).")
+        if isinstance(sampling_rate, str):
+            raise ValueError(f"`sampling_rate` must be a number of Hz, got {sampling_rate!r}.")
         if lead_names is None and len(ecg) != len(self.leads):
             raise ValueError(
                 f"{len(ecg)} leads, but the model has {len(self.leads)} ({', '.join(self.leads)}). "
                 "Name the leads with `lead_names`, or check that the array is (leads, samples)."
             )
+        lowest, highest = ecg.min(axis=1), ecg.max(axis=1)
+        valid = np.isfinite(lowest) & np.isfinite(highest)  # both are NaN where one sample is
+        if not valid.all():
+            self._check_samples(ecg, lead_names)
+        span = np.median((highest - lowest)[valid]) if valid.any() else 0.0
+        if span > LARGEST_MILLIVOLT:
+            raise ValueError(f"its leads span {span:.3g} mV, ECGs span 0.2 to 5. Divide microvolt by 1000.")
+
+    def _check_samples(self, ecg: np.ndarray, lead_names: Sequence[str] | None):
         invalid = ~np.isfinite(ecg)
-        partly = invalid.any(axis=1) & ~invalid.all(axis=1)
+        partly = invalid.any(axis=1) & ~np.isnan(ecg).all(axis=1)
         if partly.any():
             lead = int(np.flatnonzero(partly)[0])
             raise ValueError(
@@ -201,7 +220,8 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
     def _normalize(self, ecg: np.ndarray) -> np.ndarray:
         if self.normalization == "min_max":
-            return (ecg - ecg.min()) / (ecg.max() - ecg.min() + self.min_max_epsilon)
+            ecg = ecg - ecg.min()
+            return ecg / (ecg.max() + self.min_max_epsilon)
         if self.normalization == "z_score":
             deviation = ecg.std()
             return (ecg - ecg.mean()) / deviation if deviation > 1e-6 else np.zeros_like(ecg)

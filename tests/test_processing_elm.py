@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import wfdb
 from tiny_models import END_OF_TURN, LLM_FAMILIES, tiny_tokenizer
 
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 from elm_hf.modeling.processing_elm import ElmProcessor
+from elm_hf.simulate import draw_findings, simulate_ecg
 
 
 def tiny_processor(family: str = "llama", **feature_settings) -> ElmProcessor:
@@ -186,6 +188,8 @@ BAD_ECGS = {
     "transposed": (lambda e: (e.T, {"sampling_rate": 250}), "500 leads, but the model has 12"),
     "too short": (lambda e: (e[:, :400], {"sampling_rate": 250}), "1.6 s long, the model reads 2 s"),
     "microvolt": (lambda e: ((e * 1000).astype(np.int16), {"sampling_rate": 250}), "Divide integer microvolt by 1000"),
+    "microvolt as float": (lambda e: (e * 1000, {"sampling_rate": 250}), r"span [\d.e+]+ mV, .* Divide microvolt by 1000"),
+    "a rate in words": (lambda e: (e, {"sampling_rate": "250 Hz"}), "must be a number of Hz, got '250 Hz'"),
     "one dimension": (lambda e: (e[0], {"sampling_rate": 250}), r"expected the shape \(leads, samples\)"),
     "unknown lead": (lambda e: (e, {"sampling_rate": 250, "lead_names": [*LEADS[:11], "V7"]}), '"V7" is not one of I'),
     "repeated lead": (
@@ -210,6 +214,18 @@ def test_a_nan_is_located(ecgs):
     ecg[7, 33:36] = np.nan
     with pytest.raises(ValueError, match="ECG 2 of 2: lead V2 has 3 NaN or infinite samples, the first at sample 33"):
         EcgFeatureExtractor(num_samples=500)([ecgs[1], ecg], sampling_rate=250)
+
+
+def test_a_record_with_exchanged_leads_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    ecg = simulate_ecg(draw_findings(rng), rng)
+    for name, order in (("right", [0, 1]), ("wrong", [1, 0])):
+        rows = ecg[[*order, *range(2, 12)]].T.astype(np.float64)
+        wfdb.wrsamp(name, 250, ["mV"] * 12, list(LEADS), rows, fmt=["16"] * 12, write_dir=str(tmp_path))
+    extract = EcgFeatureExtractor(num_samples=500)
+    assert extract(tmp_path / "right")["ecg_lead_mask"].all()
+    with pytest.raises(ValueError, match="ECG 1 of 1: the limb leads disagree: III is not II - I .*exchanged"):
+        extract(tmp_path / "wrong")
 
 
 def test_malformed_messages_are_named(ecgs):
