@@ -103,7 +103,8 @@ class EcgSequence(Sequence):
 
 
 def _in_millivolt(microvolt: np.ndarray, missing_leads: list[str]) -> np.ndarray:
-    ecg = np.divide(microvolt, np.float32(1000), dtype=np.float32)
+    ecg = microvolt.astype(np.float32)
+    ecg /= 1000
     for lead in missing_leads:
         ecg[LEADS.index(lead)] = np.nan
     return ecg

@@ -81,10 +81,9 @@ def place_leads(
             raise ValueError(f'lead "{lead}" stands in the ECG twice, in rows {rows[lead]} and {row}')
         rows[lead] = row
     wanted = [canonical_lead(lead) for lead in leads]
-    placed = np.full((len(wanted), ecg.shape[1]), np.nan, dtype=np.float32)
+    placed = np.empty((len(wanted), ecg.shape[1]), dtype=np.float32)
     for target, lead in enumerate(wanted):
-        if lead in rows:
-            placed[target] = ecg[rows[lead]]
+        placed[target] = ecg[rows[lead]] if lead in rows else np.nan
     return placed, [lead for lead in wanted if lead not in rows]
 
 
