@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 # Strata of so many patients or more are to have the same share in every test.
 MIN_PATIENTS = 50
 # Balancing stops when no share deviates more, or after so many passes over the patients.
-TOLERANCE, MAX_PASSES = 0.05, 4
+TOLERANCE, MAX_PASSES = 0.05, 8
 
 
 @dataclass(frozen=True)
