@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import datasets
 import numpy as np
@@ -30,7 +31,7 @@ SIZES = (2_048, 21_800, 161_000, 800_000)
 SIGNAL_FILES = 64
 # of 512 recordings each, read in each run
 FILES = 4
-REPEATS = 3
+REPEATS, ROUNDS = 3, 7
 REPORT = "Sinus rhythm. Left axis deviation. Nonspecific ST-T abnormality. "
 
 
@@ -109,11 +110,33 @@ def compare_sizes(folder: Path, sources: dict[int, Path]) -> None:
         print(f"{size:>7,} rows in the table: {max(rates):5.0f} recordings/s, one process", flush=True)
 
 
+def sort_numbers(times: int) -> None:
+    numbers = np.random.default_rng(0).normal(size=(12, 5000))
+    for _ in range(times):
+        np.sort(numbers, axis=1)
+
+
+def sorts_per_second(num_proc: int, times: int = 4000) -> float:
+    """What the machine itself gives to processes that share nothing."""
+    processes = [multiprocessing.Process(target=sort_numbers, args=(times // num_proc,)) for _ in range(num_proc)]
+    start = time.perf_counter()
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return times / (time.perf_counter() - start)
+
+
 def compare_processes(folder: Path, source: Path) -> None:
     """Runs take turns, since other work on the machine comes and goes."""
-    rates = [[read_first_files(folder, source, num_proc) for num_proc in (1, 2)] for _ in range(REPEATS)]
-    ratios = sorted(two / one for one, two in rates)
-    print(f"two processes against one: {ratios[len(ratios) // 2]:.2f} times ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    works = {
+        "recordings": lambda num_proc: read_first_files(folder, source, num_proc),
+        "processes that share nothing": sorts_per_second,
+    }
+    rounds = [{name: work(2) / work(1) for name, work in works.items()} for _ in range(ROUNDS)]
+    for name in works:
+        ratios = sorted(ratio[name] for ratio in rounds)
+        print(f"two against one, {name}: {median(ratios):.2f} times ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
 def build_one_shard(folder: Path, source: Path, size: int) -> None:
