@@ -54,7 +54,7 @@ def build_trainer(
     image_augmentation: EcgImageAugmentation,
 ) -> ElmTrainer:
     check_arguments(script_args, training_args, model_args, augmentation, image_augmentation)
-    run = run_settings(script_args, training_args, model_args, augmentation, image_augmentation)
+    run = run_settings(training_args, script_args, model_args, augmentation, image_augmentation)
     training_args.resume_from_checkpoint = checkpoint_to_continue(
         training_args.resume_from_checkpoint, training_args.output_dir, run
     )

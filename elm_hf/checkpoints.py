@@ -1,12 +1,13 @@
 """Which checkpoint of a run is whole and may be continued: each carries, written last, what its run was started with."""
 
 import json
+import shutil
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import ModelConfig, SFTConfig
+from transformers import TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from elm_hf.parallelism import tensor_parallel_size
 from elm_hf.work_folder import write_whole
@@ -25,28 +26,47 @@ _TRAINING_SETTINGS = (
 _LENGTHS = ("max_steps", "num_train_epochs")
 
 
-def run_settings(script_args, training_args: SFTConfig, model_args: ModelConfig, *augmentations) -> dict:
+def run_settings(training_args: TrainingArguments, *others) -> dict:
     """
     What the weights after each step depend on: model, data, parts that learn, optimizer, seed. Values for JSON.
 
     Args:
-        script_args: `ElmScriptArguments`.
-        training_args, model_args: as the run is started with.
-        augmentations: dataclasses.
+        training_args: as the run is started with.
+        others: dataclasses with the run's other arguments.
     """
+    settings = {}
+    for arguments in others:
+        settings |= asdict(arguments)
     all_training = training_args.to_dict()
-    settings = asdict(script_args) | asdict(model_args)
-    for augmentation in augmentations:
-        settings |= asdict(augmentation)
-    settings |= {name: all_training[name] for name in _TRAINING_SETTINGS}
+    settings |= {name: all_training[name] for name in _TRAINING_SETTINGS if name in all_training}
     batches_per_step = training_args.gradient_accumulation_steps * training_args.world_size // tensor_parallel_size()
-    settings["conversations_per_step"] = training_args.train_batch_size * batches_per_step
+    settings["samples_per_step"] = training_args.train_batch_size * batches_per_step
     return json.loads(json.dumps(settings, default=str))
 
 
-def mark_whole(checkpoint: str | PathLike, settings: dict) -> None:
-    """Says that all of a checkpoint has been written, and by which run."""
-    write_whole(Path(checkpoint) / RUN_NAME, json.dumps(settings, indent=2) + "\n")
+class WholeCheckpoints:
+    """
+    Mix-in of a `Trainer` whose checkpoints appear whole or not at all.
+
+    Attributes:
+        run: of [`run_settings`], by which the run's checkpoints are known; set before training.
+    """
+
+    run: dict
+
+    def _save_checkpoint(self, model, trial):
+        """Marks the checkpoint as whole when every process has written its part; only then may older ones go."""
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        super()._save_checkpoint(model, trial)
+        self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_whole(folder / RUN_NAME, json.dumps(self.run, indent=2) + "\n")
+            rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint)
 
 
 def last_checkpoint(output_dir: str | PathLike) -> Path | None:
@@ -77,8 +97,8 @@ def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, setti
         return None
     if not (checkpoint / RUN_NAME).is_file():
         raise ValueError(
-            f"--resume_from_checkpoint {checkpoint}: no whole checkpoint of train_sft.py (it has no {RUN_NAME}, which is "
-            f"written last); the last whole one in {checkpoint.parent} is {last_checkpoint(checkpoint.parent)}."
+            f"--resume_from_checkpoint {checkpoint}: no whole checkpoint (it has no {RUN_NAME}, which is written last)"
+            f"; the last whole one in {checkpoint.parent} is {last_checkpoint(checkpoint.parent)}."
         )
     found = json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8"))
     compared = [name for name in settings if not (is_named and name in _LENGTHS)]

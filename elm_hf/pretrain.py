@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -21,6 +22,7 @@ from transformers import (
 from trl import TrlParser
 
 from elm_hf.augment import EcgAugmentation
+from elm_hf.checkpoints import WholeCheckpoints, checkpoint_to_continue, run_settings
 from elm_hf.collator import AugmentationEpoch
 from elm_hf.convert import st_mem_feature_extractor
 from elm_hf.convert_merl import merl_feature_extractor
@@ -65,7 +67,40 @@ class PretrainArguments:
     num_plots: int = field(default=4, metadata={"help": "Reconstructions to draw beside each checkpoint."})
 
 
-def main(script_args: PretrainArguments, training_args: TrainingArguments, augmentation: EcgAugmentation):
+class PretrainTrainer(WholeCheckpoints, Trainer):
+    """
+    Transformers' `Trainer` whose checkpoints appear whole or not at all.
+
+    Args:
+        run: settings of the run, by which its checkpoints are known.
+        text_tokenizer: of the text tower, saved with the encoder that has one.
+        plots: of masked autoencoders.
+        args, kwargs: of `Trainer`.
+    """
+
+    def __init__(
+        self,
+        *args,
+        run: dict,
+        text_tokenizer: PreTrainedTokenizerBase | None,
+        plots: ReconstructionPlots | None,
+        **kwargs,
+    ):
+        self.run = run
+        self.text_tokenizer = text_tokenizer
+        self.plots = plots
+        super().__init__(*args, **kwargs)
+        if plots is not None:
+            self.add_callback(plots)
+
+
+def build_trainer(
+    script_args: PretrainArguments, training_args: TrainingArguments, augmentation: EcgAugmentation
+) -> PretrainTrainer:
+    run = run_settings(training_args, script_args, augmentation)
+    training_args.resume_from_checkpoint = checkpoint_to_continue(
+        training_args.resume_from_checkpoint, training_args.output_dir, run
+    )
     set_seed(training_args.seed)
 
     # Records
@@ -85,38 +120,54 @@ def main(script_args: PretrainArguments, training_args: TrainingArguments, augme
         feature_extractor = EcgFeatureExtractor.from_pretrained(script_args.encoder)
         tokenizer = AutoTokenizer.from_pretrained(script_args.encoder) if model_type == "merl" else None
 
-    # Train
+    # Trainer
     training_args.remove_unused_columns = False
     training_args.label_names = ["labels"] if needed == "class" else []
-    is_autoencoder = model_type not in ("merl", "ecg_resnet")
-    plots = ReconstructionPlots(feature_extractor, records.held_out or records.train, script_args.num_plots)
+    plots = None
+    if model_type not in ("merl", "ecg_resnet"):
+        plots = ReconstructionPlots(feature_extractor, records.held_out or records.train, script_args.num_plots)
     collator = EcgPretrainingCollator(
         feature_extractor, tokenizer, augmentation if augmentation != EcgAugmentation() else None, training_args.seed
     )
-    trainer = Trainer(
+    trainer = PretrainTrainer(
         model=model,
         args=training_args,
         train_dataset=records.train,
         eval_dataset=records.held_out,
         data_collator=collator,
         processing_class=feature_extractor,
-        callbacks=[AugmentationEpoch(collator), RunCosts(len(records.train)), *([plots] if is_autoencoder else [])],
+        callbacks=[AugmentationEpoch(collator), RunCosts(len(records.train))],
+        run=run,
+        text_tokenizer=tokenizer,
+        plots=plots,
     )
     trainer.accelerator.print(
         f"{model_type}: {model.num_parameters():,} parameters, {len(records.train):,} records, {records.num_left_out:,} "
         f"left out, {len(records.held_out or []):,} of the fold's test patients"
     )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    return trainer
+
+
+def main(*arguments):
+    train(build_trainer(*arguments), arguments[0].dataset)
+
+
+def train(trainer: PretrainTrainer, datasets: list[str]):
+    args = trainer.args
+    if args.resume_from_checkpoint is not None:
+        trainer.accelerator.print(f"Continuing from {args.resume_from_checkpoint}")
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
 
     # Save and push
-    trainer.save_model(training_args.output_dir)
-    if tokenizer is not None and trainer.is_world_process_zero():
-        tokenizer.save_pretrained(training_args.output_dir)
-    if is_autoencoder and trainer.is_world_process_zero():
-        plots.draw(model, Path(training_args.output_dir))
-    trainer.accelerator.print(f"Saved to {training_args.output_dir}")
-    if training_args.push_to_hub:
-        trainer.push_to_hub(dataset=script_args.dataset)
+    trainer.save_model(args.output_dir)
+    if trainer.is_world_process_zero():
+        if trainer.text_tokenizer is not None:
+            trainer.text_tokenizer.save_pretrained(args.output_dir)
+        if trainer.plots is not None:
+            trainer.plots.draw(trainer.accelerator.unwrap_model(trainer.model), Path(args.output_dir))
+    trainer.accelerator.print(f"Saved to {args.output_dir}")
+    if args.push_to_hub:
+        trainer.push_to_hub(dataset=datasets)
 
 
 def new_encoder(
@@ -165,4 +216,5 @@ def _model_type(encoder: str) -> str:
 if __name__ == "__main__":
     with errors_in_one_line("elm_hf.pretrain"):
         arguments = TrlParser((PretrainArguments, TrainingArguments, EcgAugmentation)).parse_args_and_config()
-    main(*arguments)
+        ready = build_trainer(*arguments)
+    train(ready, arguments[0].dataset)

@@ -1,7 +1,6 @@
 """The trainer of ELMs and the card that it fills from its run."""
 
 import json
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,10 +10,9 @@ from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule
 from transformers import SchedulerType
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import SFTTrainer
 
-from elm_hf.checkpoints import mark_whole
+from elm_hf.checkpoints import WholeCheckpoints
 from elm_hf.collator import AugmentationEpoch
 from elm_hf.hub import split_revision
 from elm_hf.model_card import TRAINING_NAME, model_card, parts_of
@@ -46,7 +44,7 @@ class SamplerEpoch(AugmentationEpoch):
     """Tells an [`EpochSampler`] which epoch it is; accelerate does not when several processes resume within one."""
 
 
-class ElmTrainer(SFTTrainer):
+class ElmTrainer(WholeCheckpoints, SFTTrainer):
     """
     TRL's `SFTTrainer` whose checkpoints appear whole or not at all, with a card that says how an ELM is used and what this
     one learnt from.
@@ -71,23 +69,9 @@ class ElmTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         dataset = train_dataset or self.train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = EpochSampler(self.run["conversations_per_step"], list(dataset["length"]), seed)
+        sampler = EpochSampler(self.run["samples_per_step"], list(dataset["length"]), seed)
         self.add_callback(SamplerEpoch(sampler))
         return sampler
-
-    def _save_checkpoint(self, model, trial):
-        """Marks the checkpoint as whole when every process has written its part; only then may older ones go."""
-        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
-            shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
-        self.accelerator.wait_for_everyone()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        super()._save_checkpoint(model, trial)
-        self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            mark_whole(folder, self.run)
-            rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
         """Writes a model that `from_pretrained` loads, gathered from the processes; a checkpoint's shards stay apart."""
@@ -130,7 +114,7 @@ def training_facts(trainer: ElmTrainer) -> dict:
         "datasets_on_hub": [split_revision(path)[0] for path in repos],
         "fold": script_args.fold,
         "steps": trainer.state.global_step,
-        "batch_size": trainer.run["conversations_per_step"],
+        "batch_size": trainer.run["samples_per_step"],
         "learning_rate": f"{args.learning_rate:g}",
         "schedule": SchedulerType(args.lr_scheduler_type).value,
         "seed": args.seed,

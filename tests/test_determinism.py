@@ -126,7 +126,7 @@ def test_two_deterministic_runs_have_the_same_bits(command, tmp_path, determinis
     [
         (("--learning_rate", "2e-2"), "learning_rate 0.01 there, 0.02 here"),
         (("--seed", "7"), "seed 42 there, 7 here"),
-        (("--gradient_accumulation_steps", "1"), "conversations_per_step 128 there, 64 here"),
+        (("--gradient_accumulation_steps", "1"), "samples_per_step 128 there, 64 here"),
         (("--trainable", "projector"), "trainable .* here"),
         (("--max_steps", "20"), "max_steps 10 there, 20 here"),
     ],

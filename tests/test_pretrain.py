@@ -107,6 +107,21 @@ def test_pretraining_goes_on_where_it_stopped(reports, text_model, tmp_path):
     assert losses(again / "checkpoint-4") == losses(whole / "checkpoint-4")
 
 
+def test_a_killed_pretraining_goes_on_by_itself(reports, text_model, tmp_path, capsys):
+    """Of a run that was killed while it wrote a checkpoint, that one lacks its mark, which is written last."""
+    settings = ("--save_strategy", "steps", "--save_steps", "2", "--max_steps", "4", "--logging_steps", "1")
+    whole = run(reports, tmp_path / "out", "mtae", text_model, *settings)
+    expected, weights = losses(whole / "checkpoint-4"), load_file(whole / "model.safetensors")
+    (whole / "checkpoint-4" / "run.json").unlink()
+    (whole / "checkpoint-4" / "optimizer.pt").unlink()
+    again = run(reports, tmp_path / "out", "mtae", text_model, *settings)
+    assert f"Continuing from {whole / 'checkpoint-2'}\n" in capsys.readouterr().out
+    assert losses(again / "checkpoint-4") == expected
+    assert all(torch.equal(weights[name], found) for name, found in load_file(again / "model.safetensors").items())
+    with pytest.raises(ValueError, match="checkpoint-4 is of another run: learning_rate 0.001 there, 0.01 here"):
+        run(reports, tmp_path / "out", "mtae", text_model, *settings, "--learning_rate", "1e-2")
+
+
 def test_a_checkpoint_is_trained_further(reports, text_model, tmp_path):
     first = run(reports, tmp_path / "first", "st_mem", text_model)
     second = run(reports, tmp_path / "second", str(first), text_model)

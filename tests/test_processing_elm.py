@@ -188,7 +188,10 @@ BAD_ECGS = {
     "transposed": (lambda e: (e.T, {"sampling_rate": 250}), "500 leads, but the model has 12"),
     "too short": (lambda e: (e[:, :400], {"sampling_rate": 250}), "1.6 s long, the model reads 2 s"),
     "microvolt": (lambda e: ((e * 1000).astype(np.int16), {"sampling_rate": 250}), "Divide integer microvolt by 1000"),
-    "microvolt as float": (lambda e: (e * 1000, {"sampling_rate": 250}), r"span up to [\d.e+]+ mV, .* Divide microvolt by 1000"),
+    "microvolt as float": (
+        lambda e: (e * 1000, {"sampling_rate": 250}),
+        r"span up to [\d.e+]+ mV, .* Divide microvolt by 1000",
+    ),
     "a rate in words": (lambda e: (e, {"sampling_rate": "250 Hz"}), "must be a number of Hz, got '250 Hz'"),
     "one dimension": (lambda e: (e[0], {"sampling_rate": 250}), r"expected the shape \(leads, samples\)"),
     "unknown lead": (lambda e: (e, {"sampling_rate": 250, "lead_names": [*LEADS[:11], "V7"]}), '"V7" is not one of I'),
