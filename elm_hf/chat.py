@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 
 from httpx2 import TransportError
-from huggingface_hub import InferenceClient
+from huggingface_hub import ChatCompletionOutput, ChatCompletionOutputUsage, InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 
 
@@ -62,19 +62,33 @@ def endpoint_chat(url: str, model: str | None, max_tokens: int, role: str) -> Ch
             raise PassingError(f"HTTP {status}", _retry_after(error.response.headers)) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise PassingError("not JSON") from error
-        if not output.choices:
-            raise PassingError("no choices")
-        usage = output.usage
-        tokens = (0, 0) if usage is None else (usage.prompt_tokens, usage.completion_tokens)
-        return output.choices[0].message.content or "", *tokens
+        except ValueError as error:  # a list, a number, ...
+            raise PassingError("no chat completion") from error
+        return _words(output), *_tokens(output.usage)
 
     return chat
+
+
+def _words(output: ChatCompletionOutput) -> str:
+    """Of a reply, which may be JSON of any shape; half of a surrogate pair, which cannot be written, becomes a question mark."""
+    try:
+        content = output.choices[0].message.content
+    except (AttributeError, IndexError, TypeError) as error:
+        raise PassingError("no chat completion") from error
+    return content.encode("utf-8", "replace").decode("utf-8") if isinstance(content, str) else ""
+
+
+def _tokens(usage: ChatCompletionOutputUsage | None) -> list[int]:
+    """Read and written; 0 where the endpoint does not say."""
+    if not isinstance(usage, ChatCompletionOutputUsage):
+        return [0, 0]
+    return [number if isinstance(number, int) else 0 for number in (usage.prompt_tokens, usage.completion_tokens)]
 
 
 def _retry_after(headers) -> float | None:
     """Seconds that the server wants to be left alone, at most a minute; it may also give a date, which is not read."""
     value = headers.get("retry-after", "")
-    return min(float(value), 60.0) if value.replace(".", "", 1).isdigit() else None
+    return min(float(value), 60.0) if value.replace(".", "", 1).isdecimal() else None
 
 
 def local_chat(name: str, max_tokens: int) -> Chat:

@@ -25,6 +25,8 @@ class Endpoint(BaseHTTPRequestHandler):
         if isinstance(step, tuple):
             status, headers = step
             return self.reply(status, {"error": {"message": "the server says no"}}, headers)
+        if isinstance(step, dict | list):
+            return self.reply(200, step, {})
         same = graded["reference"].lower() == graded["answer"].lower()
         words = json.dumps({"score": 2 if same else 0, "reason": "compared"}) if step == "grade" else step
         message = {"role": "assistant", "content": words}
@@ -116,6 +118,23 @@ def test_passing_failures_are_repeated_and_counted(endpoint):
     assert summary["requests"] == 3 + 3 + 4 + 1 and summary["without_verdict"] == 0
     reminded = [body for _, body in endpoint.requests if len(body["messages"]) == 4]
     assert len(reminded) == 3 and "JSON" in reminded[0]["messages"][3]["content"]
+
+
+def test_replies_of_any_shape_are_failures_or_verdicts(endpoint, tmp_path):
+    message = {"role": "assistant", "content": '{"score": 2, "reason": "\\ud83d and \\u2028"}'}
+    shapes = [[], [1], {"choices": "x"}, {"choices": [{}]}, {"choices": [{"message": None}]}, {"error": "overloaded"}]
+    endpoint.scripts = {
+        "shapes": shapes[:4],
+        "more shapes": [*shapes[4:], (429, {"Retry-After": "\u00b2"})],
+        "no usage": [{"choices": [{"message": message}], "usage": {}}],
+        "half a character": [{"choices": [{"message": message | {"content": "\ud83d"}}]}],
+    }
+    table = predictions(*[(name, ["yes"], "yes") for name in endpoint.scripts])
+    for _ in range(2):  # the second time from what was kept
+        rows, summary = judge(endpoint, table, folder=tmp_path)
+        assert rows["judge_score"].tolist() == [2, 2, 2, 2] and rows["judge_reason"][2] == "? and \u2028"
+        assert summary["failed_requests"] == {"HTTP 429": 1, "no chat completion": 6, "not a verdict": 1}
+        assert len(endpoint.requests) == summary["requests"] == 5 + 4 + 1 + 2
 
 
 def test_answers_without_a_verdict_are_neither_right_nor_wrong(endpoint):

@@ -139,7 +139,8 @@ def parse_verdict(text: str) -> tuple[int, str]:
             continue
         score = found.get("score")
         if type(score) is int and score in SCORES:
-            return score, str(found.get("reason", ""))
+            # Escapes may be half of a surrogate pair, which cannot be written.
+            return score, str(found.get("reason", "")).encode("utf-8", "replace").decode("utf-8")
     raise ValueError(f"no JSON object with a score of {', '.join(map(str, SCORES))} in {text[:80]!r}")
 
 
@@ -208,7 +209,7 @@ def _append(path: Path | None, key: str, judgement: Judgement) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write("\n" + json.dumps({"key": key} | asdict(judgement), ensure_ascii=False))
+        file.write("\n" + json.dumps({"key": key} | asdict(judgement)))
 
 
 def _summary(rows: pd.DataFrame) -> dict:
