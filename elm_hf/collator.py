@@ -241,7 +241,8 @@ def tokenize_conversations(dataset: Dataset, collator: ElmDataCollator, num_proc
         num_proc: processes to share the work.
 
     Returns:
-        The dataset with `input_ids`, `labels` and `length` (see [`add_lengths`]) instead of `messages`.
+        The dataset with `input_ids`, `labels` and `length` (see [`add_lengths`]) and, of its own columns, those that training
+        reads: which conversation it is and which ECGs it is about.
 
     Raises:
         ValueError: as [`ElmDataCollator.tokenize`].
@@ -249,7 +250,7 @@ def tokenize_conversations(dataset: Dataset, collator: ElmDataCollator, num_proc
     tokenized = dataset.with_format(None).map(
         _TokenizeRow(collator),
         input_columns=["messages", "conversation_id"],
-        remove_columns="messages",
+        remove_columns=[name for name in dataset.column_names if name not in ("conversation_id", "ecg_index")],
         num_proc=num_proc,
         desc="Tokenizing conversations",
     )

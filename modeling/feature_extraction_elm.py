@@ -127,7 +127,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         has_many_names = lead_names is not None and any(not isinstance(name, str) for name in lead_names)
         names = _one_per_ecg(lead_names, len(ecgs), has_many_names, "lists of lead names")
 
-        values = np.zeros((len(ecgs), len(self.leads), self.num_samples), dtype=np.float32)
+        values = np.empty((len(ecgs), len(self.leads), self.num_samples), dtype=np.float32)
         lead_mask = np.zeros((len(ecgs), len(self.leads)), dtype=bool)
         for index, (one, rate, its_names) in enumerate(zip(ecgs, rates, names)):
             try:
@@ -137,6 +137,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             lead_mask[index] = present = ~np.isnan(prepared[:, 0])
             kept = slice(None) if present.all() else present  # a slice copies nothing
             values[index, kept] = self._normalize(self._filter(prepared[kept]))
+            values[index, ~present] = 0
         return BatchFeature({"ecg_values": values, "ecg_lead_mask": lead_mask}, tensor_type=return_tensors)
 
     def _prepare(self, ecg, sampling_rate: float | None, lead_names: Sequence[str] | None) -> np.ndarray:
