@@ -29,7 +29,7 @@ from elm_hf.convert_merl import merl_feature_extractor
 from elm_hf.costs import RunCosts
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
-from elm_hf.modeling.modeling_elm import ECG_ENCODERS  # noqa: F401 (registers the encoders)
+from elm_hf.modeling.modeling_elm_encoder import ECG_ENCODERS  # noqa: F401 (registers the encoders)
 from elm_hf.modeling.modeling_merl import MerlForPreTraining
 from elm_hf.pretraining_data import EcgPretrainingCollator, load_pretraining_records
 from elm_hf.reconstruction import ReconstructionPlots
