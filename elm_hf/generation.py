@@ -15,6 +15,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoProcessor,
     DynamicCache,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -136,10 +138,11 @@ def generate_answers(
         max_new_tokens: longest answer.
 
     Raises:
-        ValueError: an ECG does not fit the model, or the chat template refuses a conversation.
+        ValueError: an ECG does not fit the model, the chat template refuses a conversation, or the model computes NaN.
     """
     batch = PromptBatch(model, processor, conversations, max_new_tokens)
     inputs = batch.inputs() | {"past_key_values": batch.shared_cache()}
+    inputs["logits_processor"] = LogitsProcessorList([_RefuseNan(model)])
     output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     ends = model.generation_config.eos_token_id
     ends = torch.tensor([] if ends is None else ends, dtype=torch.long).flatten()
@@ -150,6 +153,21 @@ def generate_answers(
         text = processor.decode(tokens[:number], skip_special_tokens=True).strip()
         answers.append(Answer(text, number, finished=len(at_end) > 0))
     return answers
+
+
+class _RefuseNan(LogitsProcessor):
+    """Greedy decoding would take NaN for the most probable token, and answer."""
+
+    def __init__(self, model: PreTrainedModel):
+        self._model = model
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if scores.isnan().any():
+            raise ValueError(
+                f"{self._model.name_or_path} computes NaN: its training has diverged, or its numbers are too large for "
+                f"{self._model.dtype}"
+            )
+        return scores
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from elm_hf.data import load_elm_dataset
 from elm_hf.evaluation import evaluate
 from elm_hf.evaluation.ablation import CONDITIONS, SignalAblation, noise_like
 from elm_hf.evaluation.occlusion import occlude
+from elm_hf.evaluation.predictions import fingerprint_of_questions
 from elm_hf.evaluation.questions import Asker, list_questions
 from elm_hf.generation import generate_answers, load_checkpoint, log_likelihoods
 from elm_hf.modeling.ecg_utils import LEADS
@@ -367,9 +369,43 @@ def test_the_same_run_gives_the_same_bits_and_another_run_is_refused(reader, ste
     with pytest.raises(ValueError, match="holds another evaluation .*weights is"):
         evaluate(reader, steps, output=tmp_path, **options)
     (reader / "model.safetensors").write_bytes(before)
+    template = (reader / "chat_template.jinja").read_text()
+    (reader / "chat_template.jinja").write_text("Hello! " + template)
+    with pytest.raises(ValueError, match=r"holds another evaluation \(processor is"):
+        evaluate(reader, steps, output=tmp_path, **options)
+    (reader / "chat_template.jinja").write_text(template)
     (tmp_path / "run.json").unlink()
     with pytest.raises(ValueError, match=r"holds results \(predictions.parquet\) of an unknown evaluation"):
         evaluate(reader, steps, output=tmp_path, **options)
+
+
+def test_a_dataset_built_again_is_told_from_the_one_before(steps, tmp_path):
+    rows = load_elm_dataset(steps, split="test")
+    questions = list_questions(rows, ["steps"] * NUM_ECGS)
+    found = fingerprint_of_questions(questions, rows)
+    copy, louder = (Path(shutil.copytree(steps, tmp_path / name)) for name in ("copy", "louder"))
+    assert fingerprint_of_questions(questions, load_elm_dataset(copy, split="test")) == found
+    records = Dataset.from_parquet(str(steps / "records.parquet"))
+    records.map(lambda row: {"ecg": np.array(row["ecg"]) * 2}).to_parquet(louder / "records.parquet")
+    assert fingerprint_of_questions(questions, load_elm_dataset(louder, split="test")) != found
+    with_neighbours = rows.with_format(None).map(lambda row: {"messages": [row["messages"][0]] + row["messages"]})
+    with_neighbours = with_neighbours.with_format(rows.format["type"], **rows.format["format_kwargs"])
+    assert fingerprint_of_questions(questions.assign(position=2), with_neighbours) != found
+
+
+def test_conversations_of_one_name_are_refused_before_they_are_asked(steps):
+    rows = load_elm_dataset(steps, split="test").select([0, 1, 1])
+    with pytest.raises(ValueError, match="1 conversation_id stand for several conversations, such as b24 for 2"):
+        list_questions(rows, ["steps"] * NUM_ECGS)
+
+
+def test_a_model_that_computes_nan_does_not_answer(reader, steps, tmp_path):
+    model, processor = load_checkpoint(reader)
+    model.model.language_model.layers[0].mlp.up_proj.weight.data[:] = torch.nan
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"questions .*: .* computes NaN: its training has diverged, or .*float32"):
+        evaluate(tmp_path, steps, limit=4, conditions=("ecg", "ecg"), quiet=True)
 
 
 def test_what_cannot_be_evaluated_is_named(reader, steps, tmp_path):

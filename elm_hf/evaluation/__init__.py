@@ -29,6 +29,7 @@ from elm_hf.evaluation.occlusion import OCCLUSION_FILE, occlude, save_occlusions
 from elm_hf.evaluation.predictions import (
     Key,
     ReportFolder,
+    fingerprint_of_processor,
     fingerprint_of_questions,
     fingerprint_of_weights,
 )
@@ -92,9 +93,10 @@ def evaluate(
         The report (docs/evaluation.md has its schema); None in all but the first of several processes.
 
     Raises:
-        ValueError: nothing to evaluate, conversations without a column that is needed, a checkpoint that is not a whole
-            ELM, no encoder for BERTScore, or an `output` that holds another evaluation.
+        ValueError: nothing to evaluate, conversations without a column that is needed or with one name, a checkpoint that
+            is not a whole ELM or computes NaN, no encoder for BERTScore, or an `output` that holds another evaluation.
     """
+    conditions = tuple(dict.fromkeys(conditions))
     started = time.monotonic()
     # Processes wait for the slowest one; without the flag those on CPUs would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
@@ -119,10 +121,11 @@ def evaluate(
     run = {
         "checkpoint": str(checkpoint),
         "weights": fingerprint_of_weights(model),
+        "processor": fingerprint_of_processor(processor, model.generation_config),
         "dataset": str(dataset),
         "fold": str(fold),
         "split": split,
-        "questions": fingerprint_of_questions(questions),
+        "questions": fingerprint_of_questions(questions, rows),
         "conditions": list(conditions),
         "max_new_tokens": max_new_tokens if isinstance(max_new_tokens, int) else dict(max_new_tokens),
         "seed": seed,

@@ -4,12 +4,15 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from transformers import PreTrainedModel
+from datasets import Dataset
+from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from elm_hf.generation import Answer
 
@@ -17,6 +20,7 @@ from elm_hf.generation import Answer
 RUN_FILE = "run.json"
 TABLE_FILE = "predictions.parquet"
 SAMPLES_PER_WEIGHT = 1024
+SAMPLED_CONVERSATIONS = 8
 
 # One row per question and condition.
 SCHEMA = pa.schema(
@@ -140,11 +144,34 @@ def fingerprint_of_weights(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def fingerprint_of_questions(questions: pd.DataFrame) -> str:
-    """Tells these questions, their true answers and their ECGs' names from others."""
+def fingerprint_of_processor(processor: ProcessorMixin, generation_config: GenerationConfig) -> str:
+    """Tells how a model is asked: chat template, tokenizer, what is done to an ECG, when an answer ends. Without code."""
     digest = hashlib.sha256()
-    for row in questions[["question_id", "question", "messages_answer", "record_ids"]].itertuples(index=False):
-        digest.update(json.dumps([*row[:3], list(row[3])]).encode())
+    with TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        generation_config.save_pretrained(folder)
+        for file in sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.suffix != ".py"):
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_of_questions(questions: pd.DataFrame, rows: Dataset) -> str:
+    """
+    Tells these questions, all that is said before them, their true answers and their ECGs from others.
+
+    Args:
+        questions: of `list_questions`.
+        rows: the conversations, with what retrieval has put into them. ECGs of eight are looked at: who builds a dataset
+            again in another way changes all.
+    """
+    digest = hashlib.sha256()
+    messages = rows["messages"]
+    for one in questions.itertuples():
+        said = [messages[one.row][: one.position], one.messages_answer, list(one.answer), list(one.record_ids)]
+        digest.update(json.dumps([one.question_id, *said]).encode())
+    for row in np.linspace(0, len(rows) - 1, SAMPLED_CONVERSATIONS).astype(int):
+        for ecg in rows[int(row)]["ecgs"]:
+            digest.update(np.ascontiguousarray(ecg).tobytes())
     return digest.hexdigest()[:16]
 
 

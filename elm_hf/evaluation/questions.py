@@ -1,5 +1,6 @@
 """The questions of a split, and asking them: equal prompts once, prompts about the same ECGs together."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,12 +32,19 @@ def list_questions(rows: Dataset, sources: Sequence[str] | None) -> pd.DataFrame
         conversation) and `position` (of the answer among its messages).
 
     Raises:
-        ValueError: columns are missing or have gaps, or a conversation has no answer.
+        ValueError: columns are missing or have gaps, a conversation has no answer, or two have one name.
     """
     missing = [name for name in COLUMNS if name not in rows.column_names or None in rows[name]]
     if missing:
         raise ValueError(
             f"an evaluation needs {', '.join(COLUMNS)} of every conversation; not all have {', '.join(missing)}"
+        )
+    counts = Counter(rows["conversation_id"])
+    repeated = [name for name, number in counts.items() if number > 1]
+    if repeated:
+        raise ValueError(
+            f"{len(repeated)} conversation_id stand for several conversations, such as {repeated[0]} for "
+            f"{counts[repeated[0]]}; give each its own"
         )
     names = [*COLUMNS, "ecg_index", *(name for name in OPTIONAL_COLUMNS if name in rows.column_names)]
     questions = []
