@@ -85,6 +85,8 @@ class ElmConfig(PreTrainedConfig):
             Id in `input_ids` of the first of the ECG tokens of `"symbol"`; they are the embedding's last rows.
         ecg_vocab_size (`int`, *optional*):
             Number of ECG tokens of `"symbol"`.
+        lm_head_bias (`bool`, *optional*, defaults to `False`):
+            Whether the LLM's head has a bias, as Phi's and GPT-J's do.
     """
 
     model_type = "elm"
@@ -110,6 +112,7 @@ class ElmConfig(PreTrainedConfig):
     ecg_token_id: int | None = None
     ecg_token_offset: int | None = None
     ecg_vocab_size: int | None = None
+    lm_head_bias: bool = False
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):

@@ -17,22 +17,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, torch_compilable_check
 
-from .configuration_ecg_resnet import EcgResNetConfig
 from .configuration_elm import ElmConfig
-from .configuration_maefe import MlaeConfig, MtaeConfig
-from .configuration_merl import MerlConfig
-from .configuration_st_mem import StMemConfig
-from .modeling_ecg_resnet import EcgResNetModel
+from .modeling_elm_encoder import build_encoder, vision_inputs
 from .modeling_elm_projector import build_projector
-from .modeling_maefe import MlaeModel, MtaeModel
-from .modeling_merl import MerlModel
-from .modeling_st_mem import StMemModel
 from .packed_attention import packed_attention_mask
 
 
@@ -56,24 +49,6 @@ class ElmCausalLMOutputWithPast(CausalLMOutputWithPast):
     """
 
     ecg_hidden_states: torch.FloatTensor | None = None
-
-
-# By name, not through `AutoModel`: in a checkpoint's remote code the configuration's class may be another copy of it.
-ECG_ENCODERS = {
-    EcgResNetConfig.model_type: EcgResNetModel,
-    MerlConfig.model_type: MerlModel,
-    MlaeConfig.model_type: MlaeModel,
-    MtaeConfig.model_type: MtaeModel,
-    StMemConfig.model_type: StMemModel,
-}
-
-
-def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """One of our encoders, or any model of transformers."""
-    # CODEPATH: `ecg_resnet`, `merl`, `st_mem`, ... checkpoints hold one of our encoders, all others one of transformers'.
-    if config.model_type in ECG_ENCODERS:
-        return ECG_ENCODERS[config.model_type]._from_config(config)
-    return AutoModel.from_config(config)
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -153,7 +128,7 @@ class ElmModel(ElmPreTrainedModel):
             return BaseModelOutputWithPooling(pooler_output=self.projector(ecg_values))
         # CODEPATH: "image" and "stacked_signal" checkpoints have a vision encoder, "signal" ones an encoder of ECGs.
         if self.config.reads_pictures:
-            outputs = self.encoder(**self._vision_inputs(ecg_values), **kwargs)
+            outputs = self.encoder(**vision_inputs(self.encoder, ecg_values), **kwargs)
         else:
             outputs = self.encoder(ecg_values, ecg_lead_mask=ecg_lead_mask, **kwargs)
         encoded = outputs.last_hidden_state
@@ -179,37 +154,29 @@ class ElmModel(ElmPreTrainedModel):
                 f"{shape[2]} samples. The checkpoint's processor prepares them."
             )
 
-    def _vision_inputs(self, pixel_values: torch.FloatTensor) -> dict[str, torch.Tensor]:
-        """What the vision encoder's `forward` takes for pictures `(num_ecgs, 3, height, width)`."""
-        pixel_values = pixel_values.to(self.encoder.dtype)
-        # CODEPATH: SigLIP 2 encoders of flexible resolution read patches and their grid, all others pictures.
-        if self.encoder.config.model_type != "siglip2_vision_model":
-            return {"pixel_values": pixel_values}
-        size = self.encoder.config.patch_size
-        grid = [pixel_values.shape[2] // size, pixel_values.shape[3] // size]
-        patches = pixel_values.unfold(2, size, size).unfold(3, size, size)  # (ecgs, 3, rows, columns, size, size)
-        patches = patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
-        return {
-            "pixel_values": patches,
-            "pixel_attention_mask": patches.new_ones(patches.shape[:2], dtype=torch.long),
-            "spatial_shapes": torch.tensor([grid] * len(patches), device=patches.device),
-        }
+    def find_placeholders(
+        self, input_ids: torch.LongTensor | None, inputs_embeds: torch.FloatTensor | None
+    ) -> torch.BoolTensor:
+        """Where the ECG tokens stand, `(batch_size, sequence_length)`; without ids, by their embedding."""
+        if input_ids is not None:
+            return input_ids == self.config.ecg_token_id
+        ecg_token_id = torch.full((), self.config.ecg_token_id, dtype=torch.long, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(ecg_token_id)).all(-1)
 
     def get_placeholder_mask(
         self, input_ids: torch.LongTensor | None, inputs_embeds: torch.FloatTensor, ecg_features: torch.FloatTensor
     ) -> torch.BoolTensor:
         """Where the ECG tokens stand, `(batch_size, sequence_length, 1)`; their number must be the features'."""
-        if input_ids is None:
-            ecg_token_id = torch.full((), self.config.ecg_token_id, dtype=torch.long, device=inputs_embeds.device)
-            mask = (inputs_embeds == self.get_input_embeddings()(ecg_token_id)).all(-1)
-        else:
-            mask = input_ids == self.config.ecg_token_id
+        mask = self.find_placeholders(input_ids, inputs_embeds)
         num_placeholders, num_ecgs = mask.sum(), ecg_features.shape[0]
-        if num_placeholders != num_ecgs * self.config.num_ecg_tokens:
-            raise ValueError(
-                f"The text holds {num_placeholders} ECG placeholders, but {num_ecgs} ECGs of "
-                f"{self.config.num_ecg_tokens} tokens each give {num_ecgs * self.config.num_ecg_tokens} features."
-            )
+        num_ecg_tokens = self.config.num_ecg_tokens
+        torch_compilable_check(
+            num_placeholders == num_ecgs * num_ecg_tokens,
+            lambda: (
+                f"The text holds {num_placeholders} ECG placeholders, but {num_ecgs} ECGs of {num_ecg_tokens} tokens "
+                f"each give {num_ecgs * num_ecg_tokens} features."
+            ),
+        )
         return mask.unsqueeze(-1).to(inputs_embeds.device)
 
     # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -290,15 +257,14 @@ class ElmModel(ElmPreTrainedModel):
 class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
     """The ECG-language model: [`ElmModel`] and the LLM's head."""
 
-    # The backbone calls its input embeddings `embed_tokens` (most), `wte` (GPT-2) or `decoder.embed_tokens` (OPT).
-    _tied_weights_keys = {
-        "lm_head.weight": r"^model\.language_model\.(embed_tokens|wte|decoder\.embed_tokens)\.weight$"
-    }
-
     def __init__(self, config: ElmConfig):
         super().__init__(config)
         self.model = ElmModel(config)
-        self.lm_head = nn.Linear(config.embedding_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.embedding_size, config.text_config.vocab_size, bias=config.lm_head_bias)
+        # LLM families call their input embeddings differently: `embed_tokens`, `wte`, `word_embeddings`, ...
+        embeddings = self.get_input_embeddings()
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
         # CODEPATH: LLMs with a plan for tensor parallelism spread their embeddings; the head may share the weights.
         if self.model.language_model._tp_plan:
@@ -347,6 +313,7 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         config = ElmConfig(
             text_config=llm.config,
             encoder_config=None if encoder is None else encoder.config,
+            lm_head_bias=llm.get_output_embeddings().bias is not None,
             ecg_token_id=ecg_token_id,
             ecg_token_offset=None if ecg_vocab_size is None else num_rows,
             ecg_vocab_size=ecg_vocab_size,
@@ -355,7 +322,8 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         ecg_token_ids = range(num_rows, num_rows + (ecg_vocab_size or 0))
         with torch.device("meta"):
             model = cls(config)
-        model.model.encoder = encoder
+        # A checkpoint has one precision: that of its first weights, which would be the encoder's.
+        model.model.encoder = None if encoder is None else encoder.to(llm.dtype)
         model.model.language_model = llm.base_model
         model.lm_head = llm.get_output_embeddings()
         model.model.projector = build_projector(config)
@@ -488,11 +456,17 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         return logits
 
     def prepare_inputs_for_generation(
-        self, input_ids, ecg_values=None, ecg_lead_mask=None, is_first_iteration=False, **kwargs
+        self,
+        input_ids,
+        inputs_embeds=None,
+        ecg_values=None,
+        ecg_lead_mask=None,
+        is_first_iteration=False,
+        **kwargs,
     ):
         """The ECGs enter once, with the prompt; afterwards they are in the cache (if there is one)."""
         model_inputs = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, **kwargs
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         if is_first_iteration or not kwargs.get("use_cache", True):
             model_inputs["ecg_values"] = ecg_values
@@ -504,7 +478,7 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
     ):
         """Repeats each conversation `expand_size` times (beams, samples), all of its ECGs with it."""
         if ecg_values is not None and expand_size > 1:
-            order = self._expanded_ecg_order(input_ids, expand_size)
+            order = self._expanded_ecg_order(input_ids, kwargs.get("inputs_embeds"), expand_size)
             ecg_values = ecg_values[order]
             ecg_lead_mask = ecg_lead_mask[order] if ecg_lead_mask is not None else None
         input_ids, kwargs = super()._expand_inputs_for_generation(
@@ -514,10 +488,14 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
             kwargs.update(ecg_values=ecg_values, ecg_lead_mask=ecg_lead_mask)
         return input_ids, kwargs
 
-    def _expanded_ecg_order(self, input_ids: torch.LongTensor, expand_size: int) -> torch.LongTensor:
+    def _expanded_ecg_order(
+        self, input_ids: torch.LongTensor, inputs_embeds: torch.FloatTensor | None, expand_size: int
+    ) -> torch.LongTensor:
         """Row numbers of the ECGs when every conversation is repeated `expand_size` times in place."""
-        num_ecgs = (input_ids == self.config.ecg_token_id).sum(dim=1) // self.config.num_ecg_tokens
-        ecgs_of_each = torch.arange(int(num_ecgs.sum()), device=input_ids.device).split(num_ecgs.tolist())
+        # Of a prompt in embeddings, `generate` makes ids without length, and reads none that are given beside it.
+        is_ecg = self.model.find_placeholders(input_ids if inputs_embeds is None else None, inputs_embeds)
+        num_ecgs = is_ecg.sum(dim=1) // self.config.num_ecg_tokens
+        ecgs_of_each = torch.arange(int(num_ecgs.sum()), device=is_ecg.device).split(num_ecgs.tolist())
         return torch.cat([ecgs.repeat(expand_size) for ecgs in ecgs_of_each])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import LLM_FAMILIES, tiny_llm, tiny_tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from elm_hf.modeling.configuration_ecg_resnet import EcgResNetConfig
 from elm_hf.modeling.configuration_elm import ElmConfig
@@ -157,6 +157,23 @@ def test_batched_generation_gives_what_each_conversation_gives_alone(family, mod
         assert together[row * number : (row + 1) * number].tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}])
+def test_generation_from_embeddings_is_that_from_ids(settings, ecgs):
+    model, processor = compose("qwen2")
+    settings = settings | {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4, "pad_token_id": 0}
+    inputs = encode(processor, conversations(ecgs))
+    expected = model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+    embeddings = model.get_input_embeddings()(inputs.pop("input_ids"))
+    assert model.generate(inputs_embeds=embeddings, **inputs, **settings).tolist() == expected.tolist()
+
+
+def test_the_forward_pass_is_one_graph(ecgs):
+    model, processor = compose("qwen2", "resnet_mlp")
+    inputs = encode(processor, conversations(ecgs))
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert torch.allclose(compiled(**inputs).logits, model(**inputs).logits, atol=1e-5)
+
+
 def test_generation_never_writes_the_placeholder(ecgs):
     model, processor = compose()
     model.lm_head.weight.data[processor.ecg_token_id] = 100 * model.lm_head.weight.data.abs().max()
@@ -227,6 +244,42 @@ def test_a_loaded_checkpoint_can_be_saved_and_loaded_again(ecgs, tmp_path):
     loaded = ElmForCausalLM.from_pretrained(tmp_path / "second")
     assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
     assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("family", ["phi", "gptj", "bloom"])
+def test_heads_with_a_bias_and_embeddings_of_any_name_are_saved(family, ecgs, tmp_path):
+    """Phi's and GPT-J's heads have a bias, Bloom ties its head to `word_embeddings`."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = AutoConfig.for_model(family, vocab_size=400, rotary_dim=4, **sizes)
+    llm = AutoModelForCausalLM.from_config(config).eval()
+    for name, parameter in llm.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.normal_()
+    model = ElmForCausalLM.from_encoder_llm_pretrained(
+        None, llm, ecg_token_id=400, num_samples=500, **CONNECTORS["patch"]
+    )
+    model.save_pretrained(tmp_path)
+    loaded, info = ElmForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    inputs = {"input_ids": torch.tensor([[1] + [400] * 5 + [2]]), "ecg_values": torch.tensor(ecgs[:1])}
+    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+    assert (loaded.lm_head.weight is loaded.get_input_embeddings().weight) == config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("encoder_dtype, llm_dtype", [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_a_checkpoint_keeps_the_llms_precision_whatever_the_encoders(encoder_dtype, llm_dtype, tmp_path):
+    model = ElmForCausalLM.from_encoder_llm_pretrained(
+        tiny_encoder().to(getattr(torch, encoder_dtype)),
+        tiny_llm("qwen2").to(getattr(torch, llm_dtype)),
+        ecg_token_id=400,
+        num_samples=500,
+        **CONNECTORS["resnet_mlp"],
+    )
+    model.save_pretrained(tmp_path)
+    loaded = ElmForCausalLM.from_pretrained(tmp_path)
+    for one in (model, loaded):
+        assert {parameter.dtype for parameter in one.parameters()} == {getattr(torch, llm_dtype)}
 
 
 @pytest.mark.parametrize("family", LLM_FAMILIES)
