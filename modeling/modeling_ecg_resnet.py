@@ -20,6 +20,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.utils import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ecg_resnet import EcgResNetConfig
 
@@ -68,6 +69,7 @@ class EcgResNetPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": EcgResNetBasicBlock}
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -95,7 +97,7 @@ class EcgResNetModel(EcgResNetPreTrainedModel):
         self.post_init()
 
     # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-    @can_return_tuple
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self, ecg_values: torch.FloatTensor, ecg_lead_mask: torch.BoolTensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
@@ -108,7 +110,9 @@ class EcgResNetModel(EcgResNetPreTrainedModel):
 
         Returns:
             `last_hidden_state` of shape `(batch_size, num_samples / 32, hidden_size)`: the leads' average at each
-            time; `pooler_output` of shape `(batch_size, hidden_size)`: its mean over time.
+            time; `pooler_output` of shape `(batch_size, hidden_size)`: its mean over time. `hidden_states` are those of the
+            single leads, `(batch_size * num_leads, channels, tokens)`: what enters the first block, and each block's
+            output.
         """
         if ecg_values.dim() != 3:
             raise ValueError(
@@ -137,6 +141,9 @@ class EcgResNetModel(EcgResNetPreTrainedModel):
 class EcgResNetForSequenceClassification(EcgResNetPreTrainedModel):
     """The encoder with a linear classifier on `pooler_output`: its pre-training task in ECG-LM (Yang et al. 2024)."""
 
+    # The loss is the mean over the batch: `Trainer` is to divide it when it accumulates gradients.
+    accepts_loss_kwargs = False
+
     def __init__(self, config: EcgResNetConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
@@ -163,12 +170,12 @@ class EcgResNetForSequenceClassification(EcgResNetPreTrainedModel):
                 `(batch_size, num_labels)`, *optional*):
                 Classes for the cross-entropy, or 0/1 per class for the multi-label loss (`config.problem_type`).
         """
-        outputs = self.ecg_resnet(ecg_values, ecg_lead_mask=ecg_lead_mask)
+        outputs = self.ecg_resnet(ecg_values, ecg_lead_mask=ecg_lead_mask, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
 EcgResNetModel.register_for_auto_class("AutoModel")

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForPreTraining
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import torch_compilable_check
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_maefe import MlaeConfig, MtaeConfig
@@ -93,11 +94,14 @@ class MaefeModel(MaefePreTrainedModel):
                 f"{tuple(ecg_values.shape)}. An {config.model_type} model cannot do without some of its leads; st_mem "
                 "and ecg_resnet can."
             )
-        if ecg_lead_mask is not None and not ecg_lead_mask.all():
-            present = ecg_lead_mask.bool().sum(dim=1).tolist()
-            raise ValueError(
-                f"The ECGs have {present} of {config.num_leads} leads (`ecg_lead_mask`), but an {config.model_type} "
-                "model was trained on all of them and cannot leave some out; st_mem and ecg_resnet can."
+        if ecg_lead_mask is not None:
+            torch_compilable_check(
+                ecg_lead_mask.all(),
+                lambda: (
+                    f"The ECGs have {ecg_lead_mask.bool().sum(dim=1).tolist()} of {config.num_leads} leads "
+                    f"(`ecg_lead_mask`), but an {config.model_type} model was trained on all of them and cannot leave "
+                    "some out; st_mem and ecg_resnet can."
+                ),
             )
 
     def encode(self, tokens: torch.FloatTensor, **kwargs) -> torch.FloatTensor:

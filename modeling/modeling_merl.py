@@ -22,12 +22,12 @@ from transformers import AutoModel, AutoModelForPreTraining, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, can_return_tuple
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils import ModelOutput, can_return_tuple, torch_compilable_check
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_merl import MerlConfig
 from .modeling_ecg_resnet import EcgResNetConvLayer
-from .modeling_ecg_vit import EcgVitLayer, EcgVitPreTrainedModel
+from .modeling_ecg_vit import EcgVitAttention, EcgVitLayer, EcgVitPreTrainedModel
 from .modeling_merl_projection import (
     MerlAttentionPool,
     MerlResNetProjection,
@@ -165,14 +165,18 @@ def check_leads(ecg_values: torch.Tensor, ecg_lead_mask: torch.Tensor | None, nu
             f"MERL takes `ecg_values` of shape (batch, {num_leads} leads, samples), got {tuple(ecg_values.shape)}; it "
             "cannot leave leads out."
         )
-    if ecg_lead_mask is not None and not ecg_lead_mask.all():
-        ecg = int(ecg_lead_mask.all(dim=1).logical_not().nonzero()[0])
-        rows = ecg_lead_mask[ecg].logical_not().nonzero().flatten().tolist()
-        raise ValueError(
-            f"MERL needs all {num_leads} leads, but ECG {ecg + 1} of {len(ecg_lead_mask)} lacks those in rows {rows} (counted "
-            "from 0, in the order of the feature extractor's `leads`). Leave it out, or choose an encoder that takes "
-            "fewer leads."
-        )
+    if ecg_lead_mask is not None:
+        torch_compilable_check(ecg_lead_mask.all(), lambda: _missing_leads(ecg_lead_mask))
+
+
+def _missing_leads(ecg_lead_mask: torch.Tensor) -> str:
+    num_ecgs, num_leads = ecg_lead_mask.shape
+    ecg = int(ecg_lead_mask.all(dim=1).logical_not().nonzero()[0])
+    rows = ecg_lead_mask[ecg].logical_not().nonzero().flatten().tolist()
+    return (
+        f"MERL needs all {num_leads} leads, but ECG {ecg + 1} of {num_ecgs} lacks those in rows {rows} (counted from 0, in "
+        "the order of the feature extractor's `leads`). Leave it out, or choose an encoder that takes fewer leads."
+    )
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -180,6 +184,10 @@ class MerlPreTrainedModel(EcgVitPreTrainedModel):
     config: MerlConfig
     base_model_prefix = "merl"
     _no_split_modules = ["EcgVitLayer", "MerlBasicBlock", "MerlBottleneckBlock"]
+    _can_record_outputs = {
+        "hidden_states": [EcgVitLayer, MerlBasicBlock, MerlBottleneckBlock],
+        "attentions": OutputRecorder(EcgVitAttention, index=1),
+    }
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -215,7 +223,7 @@ class MerlModel(MerlPreTrainedModel):
         self.post_init()
 
     # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-    @capture_outputs
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self, ecg_values: torch.FloatTensor, ecg_lead_mask: torch.BoolTensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
@@ -231,7 +239,8 @@ class MerlModel(MerlPreTrainedModel):
             `last_hidden_state` of shape `(batch_size, num_tokens, hidden_size)`: the last stage's feature map (ResNet, a
             token per 16 samples, rounded up) or the tokens of the last layer (ViT). `pooler_output` of shape
             `(batch_size, hidden_size)`: its mean over time (ResNet), and the layer norm of that mean (ViT), which is
-            what the ViT's projections read; the ResNet's read `last_hidden_state`.
+            what the ViT's projections read; the ResNet's read `last_hidden_state`. `hidden_states`: what enters the
+            first layer or block and each one's output, of a ResNet as `(batch_size, channels, tokens)`.
 
         Raises:
             `ValueError`: If leads are missing, or the length does not fit a ViT.

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoModelForPreTraining
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import torch_compilable_check
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_st_mem import StMemConfig
@@ -120,8 +121,7 @@ class StMemModel(StMemPreTrainedModel):
                     f"`ecg_lead_mask` must have the shape {tuple(ecg_values.shape[:2])}, got "
                     f"{tuple(ecg_lead_mask.shape)}."
                 )
-            if not ecg_lead_mask.any(dim=1).all():
-                raise ValueError("`ecg_lead_mask` has an ECG without any lead.")
+            torch_compilable_check(ecg_lead_mask.any(dim=1).all(), "`ecg_lead_mask` has an ECG without any lead.")
             ecg_values = ecg_values.masked_fill(~ecg_lead_mask.bool()[..., None], 0)
         return ecg_values.unflatten(2, (-1, config.patch_size))
 

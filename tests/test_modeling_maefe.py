@@ -111,6 +111,14 @@ def test_gradient_checkpointing_gives_the_same_gradients(kind, models, ecg):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_forward_pass_is_one_graph(kind, models, ecg):
+    encoder, mask = models[kind].base_model, torch.ones(3, 12, dtype=torch.bool)
+    compiled = torch.compile(encoder, fullgraph=True, backend="eager")
+    expected = encoder(ecg).last_hidden_state
+    assert torch.allclose(compiled(ecg, ecg_lead_mask=mask).last_hidden_state, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_saved_models_load_through_the_auto_classes(kind, models, ecg, tmp_path):
     model, (_, model_class, pretraining_class) = models[kind], CLASSES[kind]
     model.save_pretrained(tmp_path)

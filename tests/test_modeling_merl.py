@@ -521,6 +521,22 @@ def test_attention_implementations_agree(encoder):
 
 
 @pytest.mark.parametrize("encoder", TINY)
+def test_the_encoders_pass_is_one_graph(encoder):
+    model, ecgs = tiny(encoder).merl, pairs(2)["ecg_values"]
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    expected = model(ecgs).last_hidden_state
+    assert torch.allclose(compiled(ecgs, ecg_lead_mask=mask).last_hidden_state, expected, atol=1e-5)
+
+
+def test_hidden_states_end_where_the_last_one_begins():
+    ecgs = pairs(2)["ecg_values"]
+    resnet, vit = (tiny(encoder).merl(ecgs, output_hidden_states=True) for encoder in ("resnet", "vit"))
+    assert torch.equal(resnet.hidden_states[-1].transpose(1, 2), resnet.last_hidden_state)
+    assert torch.equal(vit.hidden_states[-1], vit.last_hidden_state)
+
+
+@pytest.mark.parametrize("encoder", TINY)
 def test_gradient_checkpointing_changes_no_gradient(encoder):
     gradients = []
     for checkpointing in (False, True):

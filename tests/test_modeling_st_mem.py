@@ -198,6 +198,14 @@ def test_hidden_states_and_attentions_are_the_encoders(model, ecg, noise):
     assert torch.allclose(normed, outputs.last_hidden_state, atol=1e-6)
 
 
+def test_the_forward_pass_is_one_graph(model, ecg):
+    compiled = torch.compile(model.st_mem, fullgraph=True, backend="eager")
+    mask = torch.ones(3, 12, dtype=torch.bool)
+    mask[0, 3:] = False
+    expected = model.st_mem(ecg, ecg_lead_mask=mask).pooler_output
+    assert torch.allclose(compiled(ecg, ecg_lead_mask=mask).pooler_output, expected, atol=1e-6)
+
+
 def test_saved_models_load_through_the_auto_classes(model, ecg, noise, tmp_path):
     model.save_pretrained(tmp_path / "full")
     again = AutoModelForPreTraining.from_pretrained(tmp_path / "full")
