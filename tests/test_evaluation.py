@@ -397,6 +397,8 @@ def test_conversations_of_one_name_are_refused_before_they_are_asked(steps):
     rows = load_elm_dataset(steps, split="test").select([0, 1, 1])
     with pytest.raises(ValueError, match="1 conversation_id stand for several conversations, such as b24 for 2"):
         list_questions(rows, ["steps"] * NUM_ECGS)
+    with pytest.raises(ValueError, match="not of the type that predictions.parquet has: .*template_id"):
+        list_questions(rows.select([0, 1]).add_column("template_id", ["a", "b"]), ["steps"] * NUM_ECGS)
 
 
 def test_a_model_that_computes_nan_does_not_answer(reader, steps, tmp_path):

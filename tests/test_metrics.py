@@ -76,6 +76,17 @@ class TestTextMetrics:
         assert rouge_l(self.PREDICTIONS[0], self.TRUTHS[0]) == pytest.approx(2 * 5 / 13)
         assert rouge_l("", "sinus rhythm") == 0
 
+    def test_rouge_l_is_that_of_the_library_and_reads_letters_beyond_a_to_z(self):
+        from rouge_score.rouge_scorer import RougeScorer
+
+        from elm_hf.evaluation.text_metrics import rouge_l
+
+        pair = ("No ST-T changes; flies 0.2 mV_high, rhythms", "no st changes, high rhythm of 0.2 mV's fly")
+        expected = RougeScorer(["rougeL"], use_stemmer=True).score(*pair[::-1])["rougeL"].fmeasure
+        assert rouge_l(*pair) == pytest.approx(expected) and 0 < expected < 1
+        assert rouge_l("синусовый ритм", "синусовый ритм") == 1
+        assert rouge_l("überdrehter Linkstyp", "berdrehter Linkstyp") == 0.5
+
     def test_meteor_by_hand(self):
         from elm_hf.evaluation.text_metrics import meteor
 

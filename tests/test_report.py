@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
+from scipy import stats
 from typer.testing import CliRunner
 
 from elm_hf.cli import app
@@ -137,9 +138,47 @@ def test_few_patients_settle_nothing(tmp_path):
     accuracy = {"ecg": 1.0} | dict.fromkeys(CONTROLS, 0.0)
     report = write_report(tmp_path, predictions_of(accuracy, num_patients=5), RUN)
     assert report["signal_reliance"]["short"]["reads_ecg"] is None
-    assert "5 patients are too few" in report["signal_reliance"]["short"]["sentence"]
+    assert "15 answers about 5 patients are too few" in report["signal_reliance"]["short"]["sentence"]
     one = write_report(tmp_path / "one", predictions_of({"ecg": 1.0}, num_patients=1), RUN)
-    assert one["scores"]["all"]["conditions"]["ecg"]["exact_match"]["note"] == "one patient: no interval"
+    assert one["scores"]["all"]["conditions"]["ecg"]["exact_match"]["note"] == (
+        "one patient or one answer: no interval"
+    )
+
+
+def test_questions_about_two_patients_are_no_more_than_they_are(tmp_path):
+    """Five answers about ten patients are five trials, not ten; one answer about two is one."""
+    rows = [
+        question_row(f"c{number}", condition, kind, ["yes"], said, [f"s/{number}", f"s/{number + 50}"])
+        for condition, said in (("ecg", "yes"), ("none", "no"))
+        for number, kind in enumerate(["comparison"] * 5 + ["one"])
+    ]
+    report = write_report(tmp_path, pd.DataFrame(rows), RUN)
+    five, one = (report["scores"][name]["conditions"]["ecg"]["exact_match"] for name in ("comparison", "one"))
+    assert five["low"] == pytest.approx(stats.binomtest(5, 5).proportion_ci(method="exact").low)
+    assert (one["low"], one["note"]) == (None, "one patient or one answer: no interval")
+    few = write_report(tmp_path, pd.DataFrame([row for row in rows if row["question_type"] != "one"]), RUN)
+    assert few["signal_reliance"]["short"]["reads_ecg"] is None
+
+
+def test_without_questions_about_an_ecg_nothing_is_said_of_reading_it(tmp_path):
+    predictions = predictions_of({"ecg": 0.7, "none": 0.7})
+    predictions["record_ids"] = predictions["patient_ids"] = [[] for _ in range(len(predictions))]
+    reliance = write_report(tmp_path, predictions, RUN)["signal_reliance"]["short"]
+    assert reliance["reads_ecg"] is None and "no question is about an ECG" in reliance["sentence"]
+
+
+def test_any_words_can_be_types_and_answers(tmp_path):
+    """A dollar sign is no formula, a long name no file name, an answer without words no answer."""
+    kinds, truths = ["a $\\frac{ $", "t" * 300, "t" * 299], [["$\\frac{ 5 $"], ["синусовый ритм"], ["..."]]
+    rows = [
+        question_row(f"c{number}", "ecg", kinds[number % 3], truths[number // 3 % 3], "x", [f"s/{number}"])
+        for number in range(27)
+    ]
+    training = pd.DataFrame({"question_type": ["q"] * 2, "question": ["q"] * 2, "answer": [None, ["yes"]]})
+    report = write_report(tmp_path, pd.DataFrame(rows), RUN, training)
+    assert report["questions"] == 18 and "9 questions without a true answer were left out" in report["notes"]
+    assert len(set(report["figures"].values())) == len(report["figures"]) == 2 + 3
+    assert report["scores"]["all"]["conditions"]["blind"]["exact_match"]["score"] == 0
 
 
 def test_empty_answers_are_wrong_and_counted(tmp_path):
@@ -269,6 +308,13 @@ def test_compare_pairs_the_questions_of_two_models(reader, tmp_path):
     finished = CliRunner().invoke(app, ["compare", str(tmp_path), str(folder)])
     assert f"{group['difference']:+.3f}" in finished.output and "6 of the second alone" in finished.output
 
+    of_others = worse.assign(record_ids=[["another"]] * len(worse))
+    of_others.to_parquet(tmp_path / "predictions.parquet")
+    with pytest.raises(ValueError, match="the ECGs of 120 questions are not the same"):
+        compare(tmp_path, folder)
+    few = worse[worse["patient_ids"].map(lambda names: int(names[0][2:]) < 4)]
+    few.to_parquet(tmp_path / "predictions.parquet")
+    assert "less than 6 patients" in compare(tmp_path, folder)["scores"]["all, exact match"]["note"]
     worse["messages_answer"] = "else"
     worse.to_parquet(tmp_path / "predictions.parquet")
     with pytest.raises(ValueError, match="true answers to 120 questions are not the same"):
@@ -295,6 +341,15 @@ def test_aggregate_averages_seeds_then_folds(tmp_path):
     assert f"{entry['mean']:.3f} ± {entry['sd']:.3f}" in finished.output
     with pytest.raises(ValueError, match="give each run once"):
         aggregate([folders[0], folders[0]])
+    for change, message in (
+        ({"max_new_tokens": 8}, "max_new_tokens is 8 and None"),
+        ({"retrieval": {"index": "i", "k": 3, "content": "report", "location": "user"}}, "retrieval is None and {'index"),
+        ({"questions": "others"}, "reports of fold 1 are of different questions"),
+    ):
+        other = RUN | {"weights": "e"} | change
+        write_report(tmp_path / "other", predictions_of({"ecg": 0.9}), other)
+        with pytest.raises(ValueError, match=message):
+            aggregate([folders[0], tmp_path / "other"])
 
 
 def test_the_card_takes_the_results(reader, tiny_elm, tmp_path):

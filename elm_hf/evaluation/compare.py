@@ -11,11 +11,13 @@ import pandas as pd
 from elm_hf.evaluation.intervals import PatientBootstrap, mean_interval, paired_permutation_test, percentile_interval
 from elm_hf.evaluation.markdown import METRIC_NAMES, markdown_table
 from elm_hf.evaluation.predictions import TABLE_FILE
-from elm_hf.evaluation.scores import LEAST_RESAMPLES, PRIMARY, SUMMED, Questions
+from elm_hf.evaluation.scores import LEAST_PATIENTS, LEAST_RESAMPLES, PRIMARY, SUMMED, Questions
 
 
 REPORT_FILE = "report.json"
-SAME_OF_RUNS = ("dataset", "split", "limit")
+SAME_OF_RUNS = ("dataset", "split", "limit", "max_new_tokens", "retrieval")
+# Columns of predictions, and what they are of questions that two evaluations share.
+SAME_OF_QUESTIONS = {"messages_answer": "the true answers to", "question": "the words of", "record_ids": "the ECGs of"}
 
 
 def compare(first: Path, second: Path, seed: int = 0) -> dict:
@@ -40,13 +42,14 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict:
     if len(shared) == 0:
         raise ValueError(f"{first} and {second} have no question in common; compare evaluations of the same split")
     tables = [rows.loc[shared] for rows in runs]
-    differ = [not np.array_equal(a, b) for a, b in zip(*(rows["messages_answer"] for rows in tables))]
-    if any(differ):
-        example = shared[differ.index(True)]
-        raise ValueError(
-            f"{first} and {second}: the true answers to {sum(differ)} questions are not the same, such as {example}; "
-            "the two were evaluated on different versions of the dataset"
-        )
+    for column, what in SAME_OF_QUESTIONS.items():
+        differ = [not np.array_equal(a, b) for a, b in zip(*(rows[column] for rows in tables))]
+        if any(differ):
+            example = shared[differ.index(True)]
+            raise ValueError(
+                f"{first} and {second}: {what} {sum(differ)} questions are not the same, such as {example}; the two were "
+                "evaluated on different datasets or versions of one"
+            )
     questions = Questions(
         pd.concat([rows.assign(condition=name).reset_index() for rows, name in zip(tables, ("first", "second"))])
     )
@@ -112,6 +115,8 @@ def _compared(
     found |= {"first": float(first[0]), "second": float(second[0]), "difference": float(second[0] - first[0])}
     if found["patients"] < 2:
         return found | {"low": None, "high": None, "p_value": None, "note": "one patient: no interval"}
+    if min(found["patients"], len(rows)) < LEAST_PATIENTS:
+        found["note"] = f"less than {LEAST_PATIENTS} patients or answers: the interval is not to be relied on"
     samples = (second - first)[1:]
     low = high = None
     if np.mean(~np.isnan(samples)) >= LEAST_RESAMPLES:
@@ -134,7 +139,8 @@ def comparison_table(comparison: dict) -> str:
     left_out = comparison["only_in_first"], comparison["only_in_second"]
     if any(left_out):
         text += f"; left out: {left_out[0]} of the first alone, {left_out[1]} of the second alone"
-    return f"{text}\n\n{markdown_table(head, rows)}"
+    notes = [f"\n{name}: {group['note']}" for name, group in comparison["scores"].items() if "note" in group]
+    return f"{text}\n\n{markdown_table(head, rows)}{''.join(notes)}"
 
 
 def aggregate(folders: Sequence[Path]) -> dict:
@@ -145,14 +151,14 @@ def aggregate(folders: Sequence[Path]) -> dict:
     Training sets of folds overlap, so that an interval over folds is rather too narrow (Bengio & Grandvalet 2004).
 
     Args:
-        folders: of `elm-hf evaluate`, with the same dataset, split and limit.
+        folders: of `elm-hf evaluate`, with the same dataset, split and settings.
 
     Returns:
         `reports`, `runs` (`"folds"` or `"seeds"`), `num_runs`, and `scores`: for each group of questions and condition the
         `metric`, `mean`, `sd` between runs, `low` and `high` (95 %, Student) and `runs` with the score of each.
 
     Raises:
-        ValueError: fewer than two runs, one of them twice, or runs of different datasets.
+        ValueError: fewer than two runs, one of them twice, or runs of different datasets or settings.
     """
     reports = [_read_report(folder) for folder in folders]
     _check_one_experiment(folders, reports)
@@ -160,7 +166,12 @@ def aggregate(folders: Sequence[Path]) -> dict:
     for report in reports:
         by_fold[report["run"]["fold"]].append(report)
     groups = list(by_fold.values()) if len(by_fold) > 1 else [[report] for report in reports]
-    names = [name for name in reports[0]["scores"] if all(name in report["scores"] for report in reports)]
+    kinds = {name: scores["kind"] for name, scores in reports[0]["scores"].items()}
+    names = [
+        name
+        for name, kind in kinds.items()
+        if all(name in report["scores"] and report["scores"][name]["kind"] == kind for report in reports)
+    ]
     conditions = [name for name in reports[0]["conditions"] if all(name in report["conditions"] for report in reports)]
     scores = {}
     for name in names:
@@ -176,7 +187,7 @@ def aggregate(folders: Sequence[Path]) -> dict:
         "runs": "folds" if len(by_fold) > 1 else "seeds",
         "num_runs": len(groups),
         "scores": scores,
-        "notes": [f"{name}: left out, not in every report" for name in sorted(left_out)],
+        "notes": [f"{name}: left out, not in every report, or not of one kind" for name in sorted(left_out)],
     }
 
 
@@ -203,6 +214,14 @@ def _check_one_experiment(folders: Sequence[Path], reports: list[dict]) -> None:
         values = {str(run.get(name)) for run in runs}
         if len(values) > 1:
             raise ValueError(f"the reports are not of one experiment: {name} is {' and '.join(sorted(values))}")
+    questions: dict[str, set] = defaultdict(set)
+    for run in runs:
+        questions[run["fold"]].add(run.get("questions"))
+    changed = [fold for fold, found in questions.items() if len(found) > 1]
+    if changed:
+        raise ValueError(
+            f"the reports of fold {changed[0]} are of different questions: the dataset has changed meanwhile"
+        )
     identities = [(run.get("weights"), run["fold"]) for run in runs]
     for number, identity in enumerate(identities):
         if identity in identities[:number]:

@@ -16,6 +16,9 @@ COLORS = {"ecg": "#0072B2", BLIND: "#D55E00"}
 CONTROL_COLOR = "#999999"
 DPI = 110
 LONGEST_LABEL = 32
+LONGEST_TYPE = 60
+LONGEST_FILE = 80
+AS_IT_IS = {"parse_math": False}  # a dollar sign in a question type or an answer begins no formula
 
 
 def draw_charts(folder: Path, report: dict) -> dict[str, str]:
@@ -34,7 +37,8 @@ def draw_charts(folder: Path, report: dict) -> dict[str, str]:
         figures[f"confusion_{name}"] = confusion_figure(confusion, name)
     files = {}
     for name, figure in figures.items():
-        files[name] = f"{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)}.png"
+        stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:LONGEST_FILE]
+        files[name] = f"{stem}_{len(files)}.png" if f"{stem}.png" in files.values() else f"{stem}.png"
         figure.savefig(folder / files[name], dpi=DPI)
     return files
 
@@ -56,8 +60,8 @@ def scores_figure(report: dict) -> Figure:
                 style = {"marker": marker, "color": color, "markersize": size, "linestyle": "none"}
                 axes.plot(score, height, label=label, markeredgewidth=2 if marker == "|" else 0.5, **style)
         _point(axes, entries["ecg"], height)
-    labels = [f"{name}  (n = {scores['answers']:,})" for name, scores in reversed(groups)]
-    axes.set_yticks(range(len(groups)), labels)
+    labels = [f"{_shortened(name, LONGEST_TYPE)}  (n = {scores['answers']:,})" for name, scores in reversed(groups)]
+    axes.set_yticks(range(len(groups)), labels, **AS_IT_IS)
     axes.set_ylim(-0.6, len(groups) - 0.4)
     _score_axis(axes.xaxis, report)
     axes.set_xlim(-0.02, 1.02)
@@ -128,14 +132,14 @@ def confusion_figure(confusion: dict, title: str) -> Figure:
             color = "white" if shares[row, column] > 0.55 else "black"
             axes.text(column, row, f"{count:,}", ha="center", va="center", color=color, fontsize=8)
     places = range(len(labels))
-    axes.set_xticks(places, labels, rotation=0 if longest < 5 else 90, fontsize=8)
-    axes.set_yticks(places, labels, fontsize=8)
+    axes.set_xticks(places, labels, rotation=0 if longest < 5 else 90, fontsize=8, **AS_IT_IS)
+    axes.set_yticks(places, labels, fontsize=8, **AS_IT_IS)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{title} (n = {confusion['answers']:,})", fontsize=10)
+    axes.set_title(f"{_shortened(title, LONGEST_TYPE)} (n = {confusion['answers']:,})", fontsize=10, **AS_IT_IS)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true answer")
     return figure
 
 
-def _shortened(label: str) -> str:
-    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
+def _shortened(label: str, longest: int = LONGEST_LABEL) -> str:
+    return label if len(label) <= longest else label[: longest - 1] + "…"

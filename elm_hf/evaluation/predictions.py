@@ -133,6 +133,22 @@ class ReportFolder:
             file.unlink()
 
 
+def check_columns(questions: pd.DataFrame) -> None:
+    """
+    Before the questions are asked, lest their answers cannot be written.
+
+    Raises:
+        ValueError: a column is not of the type that `SCHEMA` has.
+    """
+    schema = pa.schema([field for field in SCHEMA if field.name in questions.columns])
+    try:
+        pa.Table.from_pandas(questions, schema=schema, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(
+            f"a column of the conversations is not of the type that predictions.parquet has: {'; '.join(error.args)}"
+        ) from error
+
+
 def fingerprint_of_weights(model: PreTrainedModel) -> str:
     """Tells a model from another one in the same place: a hash of samples of every weight, since training moves them all."""
     digest = hashlib.sha256()

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.collator import fill_ecgs
 from elm_hf.evaluation.ablation import SignalAblation
-from elm_hf.evaluation.predictions import Key
+from elm_hf.evaluation.predictions import Key, check_columns
 from elm_hf.generation import Answer, generate_answers
 from elm_hf.modeling.processing_elm import ecg_items
 
@@ -32,7 +32,8 @@ def list_questions(rows: Dataset, sources: Sequence[str] | None) -> pd.DataFrame
         conversation) and `position` (of the answer among its messages).
 
     Raises:
-        ValueError: columns are missing or have gaps, a conversation has no answer, or two have one name.
+        ValueError: columns are missing or have gaps, a conversation has no answer, two have one name, or a column is of
+            another type than predictions have it.
     """
     missing = [name for name in COLUMNS if name not in rows.column_names or None in rows[name]]
     if missing:
@@ -61,14 +62,16 @@ def list_questions(rows: Dataset, sources: Sequence[str] | None) -> pd.DataFrame
                     "question_id": f"{row['conversation_id']}#{turn}",
                     "turn": turn,
                     "question": row["question"] if len(turns) == 1 else _last_words(row["messages"][:position]),
-                    "answer": row["answer"] if len(turns) == 1 else [truth],
+                    "answer": [item for item in row["answer"] if item] if len(turns) == 1 else [truth],
                     "messages_answer": truth,
                     "patient_ids": patients,
                     "row": number,
                     "position": position,
                 }
             )
-    return pd.DataFrame(questions).reindex(columns=[*questions[0], *set(OPTIONAL_COLUMNS) - set(names)])
+    table = pd.DataFrame(questions).reindex(columns=[*questions[0], *set(OPTIONAL_COLUMNS) - set(names)])
+    check_columns(table)
+    return table
 
 
 @dataclass

@@ -105,7 +105,7 @@ def build_report(
     notes = []
     if questions.without_truth:
         notes.append(f"{questions.without_truth} questions without a true answer were left out")
-    if training_rows is None or len(training_rows) == 0:
+    if training_rows is None or not training_rows["answer"].notna().any():
         notes.append("no blind baseline: there are no training questions to take majorities from")
     else:
         questions.answers[BLIND] = blind_answers(questions.table, training_rows)

@@ -9,14 +9,15 @@ import pandas as pd
 
 from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.intervals import CONFIDENCE, PatientBootstrap, all_or_none_interval, percentile_interval
-from elm_hf.evaluation.metrics import is_exact_match, statement_counts, token_f1
+from elm_hf.evaluation.metrics import answer_items, is_exact_match, statement_counts, token_f1
 
 
 BLIND = "blind"  # the condition of the majority baseline, which never saw an ECG nor a model
 UNTYPED = "(no type)"
 FREE_TEXT_WORDS = 5
 PRIMARY = {"short": "exact_match", "text": "rouge_l"}
-# Of fewer patients not even differences that all point one way are significant: 1 / 2^5 > 0.025.
+# Of fewer patients (or answers, if each is about two patients) not even differences that all point one way are significant:
+# 1 / 2^5 > 0.025.
 LEAST_PATIENTS = 6
 # Share of resamples in which a score must be defined, such as an average over types, each with a patient who was drawn.
 LEAST_RESAMPLES = 0.1
@@ -60,7 +61,7 @@ class Questions:
             if missing or not rows.index.is_unique:
                 problem = f"{missing} questions are in one only" if missing else "some were answered twice"
                 raise ValueError(f"conditions {first!r} and {name!r} need the same questions, once each: {problem}")
-        has_truth = table["answer"].map(lambda items: any(item.strip() for item in items)).astype(bool)
+        has_truth = table["answer"].map(lambda items: bool(answer_items(", ".join(items)))).astype(bool)
         self.without_truth = int((~has_truth).sum())
         if not has_truth.any():
             raise ValueError(f"none of the {len(table)} questions has a true answer: there is nothing to score")
@@ -137,6 +138,7 @@ def blind_answers(questions: pd.DataFrame, training_rows: pd.DataFrame) -> list[
         questions: with `question_type`, `template_id` and `question`.
         training_rows: the same of the training patients, and `answer`, a list of strings each.
     """
+    training_rows = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
     answers = pd.Series([", ".join(sorted(items)) for items in training_rows["answer"]], dtype=object)
     levels = list(zip(*map(_templates, (training_rows, questions))))
     majority = [answers.groupby(list(training)).agg(_most_frequent).to_dict() for training, _ in levels]
@@ -209,10 +211,11 @@ class ScoreBook:
         kind = self.questions.table["kind"].iloc[rows[0]]
         conditions = {}
         for name in self.conditions:
-            entries = {metric: score_entry(values, num_patients) for metric, values in samples[name].items()}
-            for metric, entry in entries.items():
-                entry["answers"] = num_long if metric in OF_LONG_ANSWERS else len(rows)
-            conditions[name] = entries
+            conditions[name] = {}
+            for metric, values in samples[name].items():
+                num_answers = num_long if metric in OF_LONG_ANSWERS else len(rows)
+                entry = score_entry(values, min(num_patients, num_answers))
+                conditions[name][metric] = entry | {"answers": num_answers}
         return {"kind": kind, "answers": len(rows), "patients": num_patients, "conditions": conditions}
 
     def average(self, groups: Sequence[np.ndarray]) -> dict:
@@ -223,11 +226,10 @@ class ScoreBook:
         rows = np.concatenate(groups)
         num_patients = self.bootstrap.count_patients(rows)
         conditions = {
-            name: {metric: score_entry(np.mean([one[name][metric] for one in samples], axis=0), num_patients)}
+            name: score_entry(np.mean([one[name][metric] for one in samples], axis=0), min(num_patients, len(rows)))
             for name in self.conditions
         }
-        for entries in conditions.values():
-            entries[metric]["answers"] = len(rows)
+        conditions = {name: {metric: entry | {"answers": len(rows)}} for name, entry in conditions.items()}
         return {"kind": kind, "answers": len(rows), "patients": num_patients, "conditions": conditions}
 
 
@@ -259,15 +261,21 @@ def metrics_of_sums(sums: np.ndarray, kind: str, has_bert_score: bool = False) -
 
 
 def score_entry(values: np.ndarray, num_patients: int) -> dict:
-    """`score`, `low`, `high` and, where one of them is missing or comes from elsewhere, a `note`."""
+    """
+    `score`, `low`, `high` and, where one of them is missing or comes from elsewhere, a `note`.
+
+    Args:
+        values: `(1 + num_resamples,)`, the score itself first.
+        num_patients: that it rests on; the number of answers where these are fewer, each about two patients.
+    """
     score, samples = values[0], values[1:]
     if np.isnan(score):
         return {"score": None, "low": None, "high": None, "note": "not defined: no answer to rest on"}
     if num_patients < 2:
-        return {"score": float(score), "low": None, "high": None, "note": "one patient: no interval"}
+        return {"score": float(score), "low": None, "high": None, "note": "one patient or one answer: no interval"}
     if score in (0, 1):
         low, high = all_or_none_interval(score == 1, num_patients)
-        note = "all or none: interval of Clopper & Pearson, one trial per patient"
+        note = "all or none: interval of Clopper & Pearson, one trial per patient, or per answer if these are fewer"
         return {"score": float(score), "low": low, "high": high, "note": note}
     if np.mean(~np.isnan(samples)) < LEAST_RESAMPLES:
         note = "parts of it have too few patients: no interval"
@@ -275,7 +283,7 @@ def score_entry(values: np.ndarray, num_patients: int) -> dict:
     low, high = percentile_interval(samples)
     entry = {"score": float(score), "low": low, "high": high}
     if num_patients < LEAST_PATIENTS:
-        entry["note"] = f"less than {LEAST_PATIENTS} patients: the interval is not to be relied on"
+        entry["note"] = f"less than {LEAST_PATIENTS} patients or answers: the interval is not to be relied on"
     return entry
 
 
@@ -294,14 +302,17 @@ def signal_reliance(book: ScoreBook, rows: np.ndarray) -> dict:
     entry = {"metric": metric, "answers": len(rows), "score": None, "low": None, "high": None}
     if "ecg" not in book.conditions or not controls:
         return entry | {"note": "not measured: it needs answers with the ECG and without", "reads_ecg": None}
+    if not book.questions.table["record_ids"].iloc[rows].map(len).any():
+        return entry | {"note": "no question is about an ECG", "reads_ecg": None}
     samples = book.samples(rows)
     differences = np.stack([samples["ecg"][metric] - samples[name][metric] for name in controls])
     best = int(np.argmin(differences[:, 0]))
     entry |= {"score": float(differences[best, 0]), "best_control": controls[best]}
     entry["scores"] = {name: float(samples[name][metric][0]) for name in ["ecg", *controls]}
     num_patients = book.bootstrap.count_patients(rows)
-    if num_patients < LEAST_PATIENTS:
-        note = f"{num_patients} patients are too few to tell; it takes {LEAST_PATIENTS} or more"
+    if min(num_patients, len(rows)) < LEAST_PATIENTS:
+        found = f"{len(rows)} answers about {num_patients} patients"
+        note = f"{found} are too few to tell; it takes {LEAST_PATIENTS} patients, and as many answers, or more"
         return entry | {"note": note, "reads_ecg": None}
     upper_confidence = 1 - (1 - CONFIDENCE) / len(controls)
     entry["low"] = min(percentile_interval(row[1:])[0] for row in differences)

@@ -5,6 +5,7 @@ from functools import cache, lru_cache
 
 import nltk
 import numpy as np
+from nltk.stem.porter import PorterStemmer
 from nltk.translate.meteor_score import single_meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
@@ -14,7 +15,20 @@ from sacrebleu.metrics import BLEU
 LEAST_WORDS = 4
 BLEU_ORDER = 4
 _BLEU = BLEU(lowercase=True, effective_order=True)
-_ROUGE = RougeScorer(["rougeL"], use_stemmer=True)
+
+
+class _WordTokenizer:
+    """Words as rouge-score has them, stemmed if longer than three letters, and those with letters beyond a to z, which it drops."""
+
+    def __init__(self):
+        self._stem = PorterStemmer().stem
+
+    def tokenize(self, text: str) -> list[str]:
+        words = re.findall(r"[^\W_]+", text.lower())
+        return [self._stem(word) if len(word) > 3 and word.isascii() else word for word in words]
+
+
+_ROUGE = RougeScorer(["rougeL"], tokenizer=_WordTokenizer())
 
 
 def rouge_l(prediction: str, truth: str) -> float:
