@@ -180,14 +180,17 @@ class Retrieval:
 
 
 def add_neighbours(
-    conversations: Dataset, retrieval: Retrieval, system_prompt: str | None = None, num_proc: int | None = None
+    conversations: Dataset,
+    retrieval: Retrieval | None,
+    system_prompt: str | None = None,
+    num_proc: int | None = None,
 ) -> Dataset:
     """
     The conversations with their ECGs' neighbours in `messages`.
 
     Args:
         conversations: of [`load_elm_dataset`], in whole or in part.
-        retrieval: made for them.
+        retrieval: made for them; None for the system prompt alone.
         system_prompt: opens conversations that have no system message.
         num_proc: processes to share the work.
     """
@@ -203,14 +206,14 @@ def add_neighbours(
 class _AddNeighbours:
     """To a row; an object, so that other processes can have it."""
 
-    def __init__(self, retrieval: Retrieval, system_prompt: str | None):
+    def __init__(self, retrieval: Retrieval | None, system_prompt: str | None):
         self.retrieval, self.system_prompt = retrieval, system_prompt
 
     def __call__(self, messages: list[dict], ecg_index: list[int]) -> dict:
         if self.system_prompt is not None and messages[0]["role"] != "system":
             words = [{"type": "text", "text": self.system_prompt}]
             messages = [{"role": "system", "content": words}, *messages]
-        return {"messages": self.retrieval(messages, ecg_index)}
+        return {"messages": messages if self.retrieval is None else self.retrieval(messages, ecg_index)}
 
 
 def _joined(message: dict, text: str) -> dict:

@@ -16,7 +16,7 @@ import torch
 from conftest import TINY_LLM
 from datasets import Array2D, Dataset, Features, List, Value
 
-from elm_hf.collator import ElmDataCollator, fill_ecgs
+from elm_hf.collator import ElmDataCollator, fill_ecgs, with_system_prompt
 from elm_hf.create import create_elm
 from elm_hf.data import load_elm_dataset
 from elm_hf.evaluation import evaluate
@@ -222,6 +222,22 @@ def test_every_turn_is_a_question_with_the_true_turns_before_it(steps, reader):
     for position, name in ((1, "turns#0"), (3, "turns#1")):
         prompt = fill_ecgs(row["messages"][:position], list(row["ecgs"]), 250)
         assert answers[asker.same_as[name, "ecg"]] == generate_answers(model, processor, [prompt], 4)[0]
+
+
+def test_a_system_prompt_opens_every_conversation(steps, reader, tmp_path):
+    prompt = "Answer with yes or no."
+    options = {"limit": 6, "conditions": ("ecg", "none"), "num_occlusions": 1, "max_new_tokens": 4, "quiet": True}
+    report = evaluate(reader, steps, output=tmp_path, system_prompt=prompt, **options)
+    assert report["run"]["system_prompt"] == prompt
+    said = pd.read_parquet(tmp_path / "predictions.parquet").set_index(["question_id", "condition"])["prediction"]
+    model, processor = load_checkpoint(reader)
+    rows = load_elm_dataset(steps, split="test")
+    for index in (0, 50):  # the last has no ECG
+        row = rows[index]
+        asked = fill_ecgs(with_system_prompt(row["messages"][:1], prompt), list(row["ecgs"]), 250)
+        assert said[f"{row['conversation_id']}#0", "ecg"] == generate_answers(model, processor, [asked], 4)[0].text
+    with pytest.raises(ValueError, match="system_prompt is 'Answer with yes or no.' there, None here"):
+        evaluate(reader, steps, output=tmp_path, **options)
 
 
 def test_equal_prompts_are_asked_once(steps):

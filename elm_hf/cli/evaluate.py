@@ -48,6 +48,9 @@ def evaluate(
         str | None,
         typer.Option(help="Add BERTScore of free text by this encoder: folder or repository, such as roberta-large."),
     ] = None,
+    system_prompt_file: Annotated[
+        Path | None, typer.Option(help="Text file that opens conversations without a system message, as in training.")
+    ] = None,
     update_card: Annotated[
         bool, typer.Option("--update-card", help="Write the results into the checkpoint's card (README.md).")
     ] = False,
@@ -83,6 +86,7 @@ def evaluate(
         judge,
         judge_model,
         bert_score,
+        None if system_prompt_file is None else system_prompt_file.read_text(encoding="utf-8").strip(),
     )
     if report is None:  # the first of the processes prints
         return

@@ -61,6 +61,7 @@ def evaluate(
     judge: str | None = None,
     judge_model: str | None = None,
     bert_score: str | None = None,
+    system_prompt: str | None = None,
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in the ECG's place and without, and reports.
@@ -88,6 +89,7 @@ def evaluate(
         judge: also let an LLM score the answers given with the ECG (see [`judge_predictions`]).
         judge_model: name of the judge at its endpoint.
         bert_score: also score free text by BERTScore with this encoder: folder or Hub name (see [`BertScorer`]).
+        system_prompt: opens conversations that have no system message: what the model was trained with.
 
     Returns:
         The report (docs/evaluation.md has its schema); None in all but the first of several processes.
@@ -111,9 +113,11 @@ def evaluate(
         rows = rows.select(np.linspace(0, len(rows) - 1, limit).astype(int))
     try:
         questions = list_questions(rows, _sources(rows, records or dataset))
+        found = None
         if retrieval is not None:
             found = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
-            rows = _with_neighbours(rows, questions, found)
+        if retrieval is not None or system_prompt is not None:
+            rows = _augmented(rows, questions, found, system_prompt)
         asker = Asker(rows, questions, SignalAblation(rows, conditions, seed), conditions, max_new_tokens, batch_size)
     except ValueError as error:
         raise ValueError(f"{dataset}: {error}") from error
@@ -130,6 +134,7 @@ def evaluate(
         "max_new_tokens": max_new_tokens if isinstance(max_new_tokens, int) else dict(max_new_tokens),
         "seed": seed,
         "retrieval": None if retrieval is None else asdict(retrieval),
+        "system_prompt": system_prompt,
     }
     with TemporaryDirectory() as nowhere:
         with state.main_process_first():
@@ -161,9 +166,11 @@ def evaluate(
         )
 
 
-def _with_neighbours(rows: Dataset, questions: pd.DataFrame, retrieval: Retrieval) -> Dataset:
-    """The conversations with their neighbours; a system message for them moves the answers' `position` by one."""
-    augmented = add_neighbours(rows, retrieval)
+def _augmented(
+    rows: Dataset, questions: pd.DataFrame, retrieval: Retrieval | None, system_prompt: str | None
+) -> Dataset:
+    """The conversations with neighbours and system prompt; a new system message moves the answers' `position` by one."""
+    augmented = add_neighbours(rows, retrieval, system_prompt)
     added = [len(after) - len(before) for before, after in zip(rows["messages"], augmented["messages"])]
     questions["position"] += [added[row] for row in questions["row"]]
     return augmented
