@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from elm_hf.cli import app
 from elm_hf.evaluation.compare import aggregate, compare
 from elm_hf.evaluation.occlusion import save_occlusions
+from elm_hf.evaluation.pictures import occlusion_picture
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.scores import Questions, ScoreBook, blind_answers, signal_reliance
 from elm_hf.plot import plot_ecg
@@ -266,6 +267,18 @@ def test_examples_and_occlusions_are_drawn(tmp_path, ecgs):
     assert len({example["question_id"] for example in report["examples"]}) == 6
 
 
+def test_what_does_not_matter_stays_pale(ecgs):
+    one = {"ecg": ecgs[0], "record_id": "r", "question": "What?", "prediction": "yes"}
+    windows = np.array([[0, 0.5], [0.5, 1], [1, 1.5], [1.5, 2]])
+    height = plot_ecg(ecgs[0]).height
+    drawn = []
+    for effect in (0, 0.002, 2.0):
+        effects = {"lead_effect": effect * np.eye(12)[7], "window_effect": effect * np.eye(4)[1]}
+        drawn.append(np.asarray(occlusion_picture(one | effects, windows, 250)).astype(int)[: height - 100])
+    paler, darker = (np.abs(picture - drawn[0]).max() for picture in drawn[1:])
+    assert paler < 0.1 * darker
+
+
 def test_heat_colours_the_paper_of_its_lead_and_time(ecgs):
     plain = np.asarray(plot_ecg(ecgs[0])).astype(int)
     heat = np.zeros_like(ecgs[0])
@@ -343,13 +356,16 @@ def test_aggregate_averages_seeds_then_folds(tmp_path):
         aggregate([folders[0], folders[0]])
     for change, message in (
         ({"max_new_tokens": 8}, "max_new_tokens is 8 and None"),
-        ({"retrieval": {"index": "i", "k": 3, "content": "report", "location": "user"}}, "retrieval is None and {'index"),
+        (
+            {"retrieval": {"index": "i", "k": 3, "content": "report", "location": "user"}},
+            "retrieval is None and {'index",
+        ),
         ({"questions": "others"}, "reports of fold 1 are of different questions"),
     ):
-        other = RUN | {"weights": "e"} | change
-        write_report(tmp_path / "other", predictions_of({"ecg": 0.9}), other)
+        report["run"] = RUN | {"weights": "e"} | change
+        (tmp_path / "d" / "report.json").write_text(json.dumps(report))
         with pytest.raises(ValueError, match=message):
-            aggregate([folders[0], tmp_path / "other"])
+            aggregate([folders[0], tmp_path / "d"])
 
 
 def test_the_card_takes_the_results(reader, tiny_elm, tmp_path):

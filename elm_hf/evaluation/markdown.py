@@ -224,7 +224,8 @@ def _occlusion_section(report: dict) -> list[str]:
     if not names:
         return []
     head = "## What the answers depend on\n\nA lead, or a stretch of time in all leads (rhythm strip), is hidden, and the "
-    head += "probability of the model's own answer compared: the darker, the more the answer depends on it."
+    head += "probability of the model's own answer compared: the darker, the more the answer depends on it; where nothing is dark, on "
+    head += "no single one."
     return [head, *(picture for name in names for picture in _figure(report, name, "Leads and times that matter"))]
 
 

@@ -13,6 +13,7 @@ from elm_hf.plot import plot_ecg
 NUM_EXAMPLES = 2  # of each kind
 MOST_OCCLUSIONS = 4
 PIXELS_PER_MM = 4
+FULL_COLOR = 0.1  # an answer about a tenth less probable; what matters less stays pale, even if nothing matters more
 NOT_OF_QUESTIONS = ("leads", "windows_s", "sampling_rate")  # arrays of occlusion.npz with one for all questions
 # Of a question: its ECGs, each `(12, samples)` in mV, and their sampling rate in Hz.
 EcgsOf = Callable[[str], tuple[list[np.ndarray], float]]
@@ -72,7 +73,8 @@ def choose_examples(questions: Questions, seed: int = 0) -> list[tuple[str, int,
 def draw_occlusions(file: Path, folder: Path) -> list[str]:
     """
     Draws what is in `occlusion.npz`: the paper of each lead is coloured by how much less probable the answer becomes when
-    the lead is hidden, the rhythm strip by the same for each stretch of time in all leads.
+    the lead is hidden, the rhythm strip by the same for each stretch of time in all leads. Where nothing matters, nothing
+    is dark.
 
     Args:
         file: as `save_occlusions` writes it.
@@ -106,14 +108,15 @@ def occlusion_picture(one: dict, windows_s: np.ndarray, sampling_rate: float) ->
         sampling_rate: in Hz.
     """
     effects = [np.nan_to_num(one[name]).clip(0) for name in ("lead_effect", "window_effect")]
-    leads, windows = (effect / max(effect.max(), 1e-12) for effect in effects)
+    scales = [max(effect.max(), FULL_COLOR) for effect in effects]
+    leads, windows = (effect / scale for effect, scale in zip(effects, scales))
     times = np.arange(one["ecg"].shape[1]) / sampling_rate
     window = np.searchsorted(windows_s[:, 0], times + 0.5 / sampling_rate) - 1
-    most = [f"{effect.max():.2f}" for effect in effects]
+    most = [f"{effect.max():.2f} (full colour: {scale:.2f})" for effect, scale in zip(effects, scales)]
     caption = (
         f"{one['question']}\nanswer: {one['prediction']}\n"
-        "Coloured: what speaks for the answer. Darkest: hiding the lead lowers the log-probability of the answer by "
-        f"{most[0]}; hiding the time in all leads (strip) by {most[1]}."
+        "Coloured: what speaks for the answer. Hiding a lead lowers the log-probability of the answer by up to "
+        f"{most[0]}, hiding half a second of all leads (strip) by up to {most[1]}."
     )
     return plot_ecg(
         one["ecg"],
