@@ -146,6 +146,8 @@ def test_an_elm_is_asked_about_ecgs_of_one_class(tiny_elm, simulated_dataset, rh
         assert (tmp_path / "out" / f"confusion_rhythms_{way}.png").exists()
     assert found["likelihood"]["no_choice"] == 0
     assert "### rhythms" in finished.output and "macro f1" in finished.output
+    refused = CliRunner().invoke(app, [*map(str, arguments), "--quiet", "--limit", "3"])
+    assert "limit is None there, 3 here" in str(refused.exception)
 
 
 def test_merl_compares_prompts(simulated_dataset, rhythm_task, tmp_path):

@@ -63,22 +63,12 @@ class ReportFolder:
         path.mkdir(parents=True, exist_ok=True)
         run_file = path / RUN_FILE
         if run_file.exists():
-            self._check_same(json.loads(run_file.read_text(encoding="utf-8")), identity)
+            check_same_run(path, json.loads(run_file.read_text(encoding="utf-8")), identity)
             return
         foreign = [name for name in (TABLE_FILE, "report.json") if (path / name).exists()]
         if foreign:
             raise ValueError(f"{path}: holds results ({foreign[0]}) of an unknown evaluation; choose another folder")
         _write_whole(run_file, json.dumps(identity, indent=2) + "\n")
-
-    def _check_same(self, found: dict, identity: dict):
-        different = [name for name in identity if found.get(name) != identity[name]]
-        if different:
-            differences = "; ".join(
-                f"{name} is {found.get(name)!r} there, {identity[name]!r} here" for name in different
-            )
-            raise ValueError(
-                f"{self.path}: holds another evaluation ({differences}); choose another folder or delete this one"
-            )
 
     def read(self) -> dict[Key, Answer]:
         """The answers so far."""
@@ -131,6 +121,24 @@ class ReportFolder:
         unfinished.replace(self.path / TABLE_FILE)
         for file in self.path.glob("answers-*.jsonl"):
             file.unlink()
+
+
+def check_same_run(folder: Path, found: dict, identity: dict) -> None:
+    """
+    Args:
+        folder: whose results are about to be written or gone on with.
+        found: whose results it holds.
+        identity: whose they shall be.
+
+    Raises:
+        ValueError: the two differ; names in what.
+    """
+    different = [name for name in identity if found.get(name) != identity[name]]
+    if different:
+        differences = "; ".join(f"{name} is {found.get(name)!r} there, {identity[name]!r} here" for name in different)
+        raise ValueError(
+            f"{folder}: holds another evaluation ({differences}); choose another folder or delete this one"
+        )
 
 
 def check_columns(questions: pd.DataFrame) -> None:

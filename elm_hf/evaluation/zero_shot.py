@@ -17,6 +17,7 @@ from elm_hf.data import load_elm_dataset, load_records
 from elm_hf.ecg_table import EcgSequence, EcgTable
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.markdown import markdown_table, score_cell
+from elm_hf.evaluation.predictions import check_same_run
 from elm_hf.evaluation.scores import score_entry
 from elm_hf.evaluation.zero_shot_tasks import ZeroShotTask, load_task
 from elm_hf.generation import generate_answers, load_checkpoint, log_likelihoods
@@ -67,14 +68,18 @@ def zero_shot(
         `run`, and `tasks`: name to the scores (docs/evaluation.md has the schema).
 
     Raises:
-        ValueError: unknown task, no ECG of a task's classes, or a checkpoint of another kind.
+        ValueError: unknown task, no ECG of a task's classes, a checkpoint of another kind, or an `output` that holds the
+            classification of another checkpoint, of other data or with other settings.
     """
     loaded = [load_task(task) for task in tasks]
+    run = {"checkpoint": str(checkpoint), "dataset": str(dataset), "fold": str(fold), "split": split, "limit": limit}
+    run |= {"tasks": [task.name for task in loaded], "seed": seed}
+    if output is not None and (Path(output) / FILE).exists():
+        check_same_run(Path(output), json.loads((Path(output) / FILE).read_text(encoding="utf-8"))["run"], run)
     ecgs = LabelledEcgs(dataset, fold, split, records, limit)
     classifier = _merl_classifier(checkpoint, tokenizer) if _is_merl(checkpoint) else _elm_classifier(checkpoint)
     found = {task.name: classifier(task, ecgs, seed, quiet) for task in loaded}
-    run = {"checkpoint": str(checkpoint), "dataset": str(dataset), "fold": str(fold), "split": split, "limit": limit}
-    report = {"run": run | {"seed": seed}, "tasks": found}
+    report = {"run": run, "tasks": found}
     if output is not None:
         _write(Path(output), report)
     return report
