@@ -143,7 +143,7 @@ def generate_answers(
     batch = PromptBatch(model, processor, conversations, max_new_tokens)
     inputs = batch.inputs() | {"past_key_values": batch.shared_cache()}
     inputs["logits_processor"] = LogitsProcessorList([_RefuseNan(model)])
-    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
     ends = model.generation_config.eos_token_id
     ends = torch.tensor([] if ends is None else ends, dtype=torch.long).flatten()
     answers = []

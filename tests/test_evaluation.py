@@ -22,9 +22,9 @@ from elm_hf.data import load_elm_dataset
 from elm_hf.evaluation import evaluate
 from elm_hf.evaluation.ablation import CONDITIONS, SignalAblation, noise_like
 from elm_hf.evaluation.occlusion import occlude
-from elm_hf.evaluation.predictions import fingerprint_of_questions
+from elm_hf.evaluation.predictions import ReportFolder, fingerprint_of_questions
 from elm_hf.evaluation.questions import Asker, list_questions
-from elm_hf.generation import generate_answers, load_checkpoint, log_likelihoods
+from elm_hf.generation import Answer, generate_answers, load_checkpoint, log_likelihoods
 from elm_hf.modeling.ecg_utils import LEADS
 
 
@@ -355,6 +355,19 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(reader, steps, report, tmp
     kept = predictions["prediction"] == "said before"
     assert kept[first["question_id"], first["condition"]]
     assert predictions["prediction"][~kept].equals(expected["prediction"][~kept])
+
+
+def test_an_answer_cut_within_a_letter_is_asked_again(tmp_path):
+    folder = ReportFolder(tmp_path, {})
+    answers = [((f"q{number}", "ecg"), Answer("Überleitung\u2028\r\nü", 3, True)) for number in range(2)]
+    folder.append(0, answers)
+    file = tmp_path / "answers-00000.jsonl"
+    written = file.read_bytes()
+    file.write_bytes(written[: written.rindex("ü".encode()) + 1])
+    assert folder.read() == dict(answers[:1])
+    folder.cut_unfinished_line(0)
+    folder.append(0, answers[1:])
+    assert folder.read() == dict(answers)
 
 
 def test_two_processes_share_the_questions(reader, steps, report, tmp_path):

@@ -78,12 +78,11 @@ class ReportFolder:
             return {(row[0], row[1]): Answer(*row[2:]) for row in rows}
         answers = {}
         for file in sorted(self.path.glob("answers-*.jsonl")):
-            with open(file, encoding="utf-8") as lines:
-                # A line without its end is one that was being written when the process was killed.
-                for line in (json.loads(line) for line in lines if line.endswith("\n")):
-                    answers[line["question_id"], line["condition"]] = Answer(
-                        line["prediction"], line["num_tokens"], line["finished"]
-                    )
+            # What follows the last line break was being written when the process was killed, perhaps half a letter.
+            for line in map(json.loads, file.read_bytes().split(b"\n")[:-1]):
+                answers[line["question_id"], line["condition"]] = Answer(
+                    line["prediction"], line["num_tokens"], line["finished"]
+                )
         return answers
 
     def append(self, process: int, answers: Iterable[tuple[Key, Answer]]):
