@@ -257,14 +257,17 @@ class ElmModel(ElmPreTrainedModel):
 class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
     """The ECG-language model: [`ElmModel`] and the LLM's head."""
 
+    # The backbone calls its input embeddings `embed_tokens` (most), `wte` (GPT-2), `word_embeddings` (Bloom), `embed_in`
+    # (GPT-NeoX) or `decoder.embed_tokens` (OPT). PEFT does not follow patterns: ECG tokens that it trains are input
+    # alone, and a head wrapped for them would have no `bias` for TRL's fused loss to look at.
+    _tied_weights_keys = {
+        "lm_head.weight": r"^model\.language_model\.(embed_tokens|wte|word_embeddings|embed_in|decoder\.embed_tokens)\.weight$"
+    }
+
     def __init__(self, config: ElmConfig):
         super().__init__(config)
         self.model = ElmModel(config)
         self.lm_head = nn.Linear(config.embedding_size, config.text_config.vocab_size, bias=config.lm_head_bias)
-        # LLM families call their input embeddings differently: `embed_tokens`, `wte`, `word_embeddings`, ...
-        embeddings = self.get_input_embeddings()
-        name = next(name for name, module in self.named_modules() if module is embeddings)
-        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
         # CODEPATH: LLMs with a plan for tensor parallelism spread their embeddings; the head may share the weights.
         if self.model.language_model._tp_plan:
