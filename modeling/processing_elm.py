@@ -15,13 +15,12 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
-from jinja2.exceptions import TemplateError
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.utils import logging
 
+from .chat_rendering import DEFAULT_CHAT_TEMPLATE, RenderedChat, ecg_items, render_chat
 from .configuration_elm import ElmConfig
 from .feature_extraction_elm import EcgFeatureExtractor
 from .image_processing_ecg import EcgImageProcessor
@@ -31,33 +30,6 @@ from .tokenization_ecg_byte import EcgByteTokenizer
 logger = logging.get_logger(__name__)
 
 ECG_TOKEN = "<|ecg|>"
-
-# For LLMs without a chat template (GPT-2, OPT): words for the roles, the end-of-text token after every answer.
-DEFAULT_CHAT_TEMPLATE = """\
-{{- bos_token }}
-{%- for message in messages %}
-    {%- if message['role'] == 'system' %}
-        {{- message['content'] + '\\n\\n' }}
-    {%- elif message['role'] == 'user' %}
-        {{- 'User:\\n' + message['content'] + '\\n\\n' }}
-    {%- elif message['role'] == 'assistant' %}
-        {{- 'Assistant:\\n' }}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}{{ '\\n\\n' }}
-    {%- else %}
-        {{- raise_exception('Unknown role: ' + message['role']) }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- 'Assistant:\\n' }}
-{%- endif %}"""
-
-
-@dataclass
-class RenderedChat:
-    """A conversation as the chat template writes it, and where its ECGs and its assistant's words stand (characters)."""
-
-    text: str = ""
-    ecgs: list[int] = field(default_factory=list)
-    answers: list[list[int]] = field(default_factory=list)
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -87,6 +59,7 @@ class ElmProcessor(ProcessorMixin):
         super().__init__(feature_extractor, tokenizer, chat_template=tokenizer.chat_template)
 
     def _set_up_tokenizer(self, tokenizer, ecg_token: str, chat_template: str | None):
+        self.tokenizer = tokenizer
         self.ecg_token = ecg_token
         self.ecg_token_id = add_ecg_token(tokenizer, ecg_token)
         if tokenizer.pad_token is None:
@@ -95,6 +68,15 @@ class ElmProcessor(ProcessorMixin):
             tokenizer.chat_template = chat_template
         elif tokenizer.chat_template is None:
             tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+
+    @property
+    def chat_template(self) -> str | dict[str, str]:
+        """The tokenizer's: there is one."""
+        return self.tokenizer.chat_template
+
+    @chat_template.setter
+    def chat_template(self, value: str | dict[str, str]):
+        self.tokenizer.chat_template = value
 
     @property
     def leads(self) -> list[str]:
@@ -116,6 +98,7 @@ class ElmProcessor(ProcessorMixin):
         ecg=None,
         sampling_rate: float | Sequence[float] | None = None,
         lead_names: Sequence | None = None,
+        padding: bool | str = True,
         padding_side: str | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
@@ -130,6 +113,8 @@ class ElmProcessor(ProcessorMixin):
                 The ECGs of all texts in order, as [`EcgFeatureExtractor`] takes them.
             sampling_rate, lead_names:
                 Of the ECGs, as for [`EcgFeatureExtractor`].
+            padding (`bool` or `str`, *optional*, defaults to `True`):
+                `True` or `"longest"`: a call's texts are always padded to the longest, and never cut.
             padding_side (`str`, *optional*):
                 `"left"` or `"right"`; the tokenizer's by default.
             return_tensors (`str`, *optional*):
@@ -140,8 +125,10 @@ class ElmProcessor(ProcessorMixin):
             are ECGs.
 
         Raises:
-            `ValueError`: If the number of placeholders is not the number of ECGs, or an ECG is unfit.
+            `ValueError`: If the number of placeholders is not the number of ECGs, an ECG is unfit, or the padding is
+                another.
         """
+        _check_lengths({"padding": padding})
         texts = [text] if isinstance(text, str) else text
         pattern = re.escape(self.ecg_token)
         chats = [RenderedChat(one, [match.start() for match in re.finditer(pattern, one)]) for one in texts]
@@ -159,8 +146,11 @@ class ElmProcessor(ProcessorMixin):
         return_dict: bool = False,
         return_tensors: str | None = None,
         return_assistant_tokens_mask: bool = False,
+        padding: bool | str = True,
+        truncation: bool = False,
         padding_side: str | None = None,
         sampling_rate: float | None = None,
+        processor_kwargs: dict | None = None,
         **template_kwargs,
     ):
         r"""
@@ -182,10 +172,14 @@ class ElmProcessor(ProcessorMixin):
             return_assistant_tokens_mask (`bool`, *optional*, defaults to `False`):
                 Adds `assistant_masks`: 1 on the assistant's words and the end of its turn. Needs no
                 `{% generation %}` marks in the template.
+            padding, truncation (`bool`, *optional*, default to `True` and `False`):
+                No other: conversations are padded to the longest, and never cut.
             padding_side (`str`, *optional*):
                 `"left"` or `"right"`.
             sampling_rate (`float`, *optional*):
                 In Hz, of arrays that do not come with their own.
+            processor_kwargs (`dict`, *optional*):
+                `padding`, `truncation`, `padding_side`, `sampling_rate` and `return_tensors` may also come here.
             template_kwargs:
                 Variables for the template. `enable_thinking` (of Qwen 3 and others) is False unless given: prompts then
                 open an answer as training texts do.
@@ -197,7 +191,10 @@ class ElmProcessor(ProcessorMixin):
         Raises:
             `ValueError`: If a message is malformed, the template loses an ECG, or an ECG is unfit.
         """
-        is_batched = isinstance(conversation[0], list | tuple)
+        options = {"padding": padding, "truncation": truncation, "padding_side": padding_side}
+        options |= {"sampling_rate": sampling_rate, "return_tensors": return_tensors} | (processor_kwargs or {})
+        _check_lengths(options)
+        is_batched = len(conversation) > 0 and isinstance(conversation[0], list | tuple)
         conversations = conversation if is_batched else [conversation]
         chats = [
             self._render(messages, add_generation_prompt, return_assistant_tokens_mask, template_kwargs)
@@ -212,61 +209,28 @@ class ElmProcessor(ProcessorMixin):
         encoded = self._encode(
             chats,
             [item["ecg"] for item in items],
-            [item.get("sampling_rate", sampling_rate) for item in items],
+            [item.get("sampling_rate", options["sampling_rate"]) for item in items],
             [item.get("lead_names") or list(self.leads) for item in items],
-            padding_side or ("left" if add_generation_prompt else None),
-            return_tensors,
+            options["padding_side"] or ("left" if add_generation_prompt else None),
+            options["return_tensors"],
             return_assistant_tokens_mask,
         )
         return encoded if return_dict else encoded["input_ids"]
 
-    def _render(self, messages, add_generation_prompt: bool, mark_answers: bool, template_kwargs) -> RenderedChat:
-        """Renders one conversation with marks that no text contains, and turns the marks into positions."""
-        nonce = "ecgmark"
-        while any(nonce in text for text in _texts(messages)):
-            nonce += "x"
-        marks = {kind: f"[{nonce}:{kind}]" for kind in ("ecg", "start", "end")}
-        turns = [_flatten(message, marks, mark_answers) for message in messages]
-        rendered = self._apply_tokenizer_template(turns, add_generation_prompt, template_kwargs)
+    def _render(
+        self, messages, add_generation_prompt: bool, mark_answers: bool, template_kwargs: dict
+    ) -> RenderedChat:
+        """A conversation in the tokenizer's chat template."""
 
-        chat = RenderedChat()
-        for piece in re.split(f"({'|'.join(re.escape(mark) for mark in marks.values())})", rendered):
-            if piece == marks["ecg"]:
-                chat.ecgs.append(len(chat.text))
-                chat.text += self.ecg_token
-            elif piece == marks["start"]:
-                chat.answers.append([len(chat.text), len(chat.text)])
-            elif piece == marks["end"]:
-                chat.answers[-1][1] = len(chat.text)
-            else:
-                chat.text += piece
-        num_ecgs = len(ecg_items(messages))
-        if len(chat.ecgs) != num_ecgs:
-            raise ValueError(f"The chat template wrote {len(chat.ecgs)} of the conversation's {num_ecgs} ECGs.")
-        return chat
-
-    def _apply_tokenizer_template(self, turns: list[dict], add_generation_prompt: bool, template_kwargs) -> str:
-        """The tokenizer's own template; the system's words go to the first user turn if it refuses or drops them."""
-
-        template_kwargs = {"enable_thinking": False} | template_kwargs
-
-        def render(turns):
+        def write(turns: list[dict]) -> str:
             return self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **template_kwargs
+                turns,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **{"enable_thinking": False} | template_kwargs,
             )
 
-        if not turns or turns[0]["role"] != "system":
-            return render(turns)
-        system = turns[0]["content"]
-        try:
-            rendered = render(turns)
-            if system.strip() in rendered:
-                return rendered
-        except TemplateError:
-            pass
-        if len(turns) < 2 or turns[1]["role"] != "user":
-            raise ValueError("This chat template has no system role, and no user turn follows to take its words.")
-        return render([{"role": "user", "content": f"{system}\n\n{turns[1]['content']}"}, *turns[2:]])
+        return render_chat(messages, write, self.ecg_token, mark_answers)
 
     def _encode(
         self,
@@ -463,37 +427,20 @@ class ElmSymbolProcessor(ElmProcessor):
         return tokens[kept]
 
 
+def _check_lengths(options: dict):
+    """Raises where a call's texts are to have other lengths than the longest one's."""
+    lengths = {name: options.get(name) for name in ("padding", "truncation", "pad_to_multiple_of")}
+    if lengths["padding"] not in (True, "longest") or lengths["truncation"] or lengths["pad_to_multiple_of"]:
+        raise ValueError(
+            "Texts are padded to the longest of a call and never cut, as an ECG's tokens would go with the words; got "
+            f"{', '.join(f'{name}={value!r}' for name, value in lengths.items())}."
+        )
+
+
 def add_ecg_token(tokenizer, ecg_token: str = ECG_TOKEN) -> int:
     """The id of the placeholder in an LLM's tokenizer, to which it is added if it is not there."""
     tokenizer.add_special_tokens({"additional_special_tokens": [ecg_token]}, replace_extra_special_tokens=False)
     return tokenizer.convert_tokens_to_ids(ecg_token)
-
-
-def ecg_items(messages: Sequence[dict]) -> list[dict]:
-    """The `{"type": "ecg"}` items of a conversation, in order."""
-    contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
-    return [item for content in contents for item in content if item["type"] == "ecg"]
-
-
-def _texts(messages: Sequence[dict]) -> list[str]:
-    texts = []
-    for message in messages:
-        content = message["content"]
-        texts += [content] if isinstance(content, str) else [item.get("text") or "" for item in content]
-    return texts
-
-
-def _flatten(message: dict, marks: dict[str, str], mark_answers: bool) -> dict:
-    """A message whose content is one string, with marks for ECGs and, if asked, around the assistant's words."""
-    content = message["content"]
-    for item in [] if isinstance(content, str) else content:
-        if item.get("type") not in ("text", "ecg"):
-            raise ValueError(f'A content item must be of type "text" or "ecg", got {item.get("type")!r}.')
-    if not isinstance(content, str):
-        content = "".join(marks["ecg"] if item["type"] == "ecg" else item["text"] for item in content)
-    if mark_answers and message["role"] == "assistant":
-        content = f"{marks['start']}{content.strip()}{marks['end']}"
-    return {**message, "content": content}
 
 
 for processor_class in (ElmProcessor, ElmVisionProcessor, ElmSymbolProcessor):

@@ -237,6 +237,44 @@ def test_malformed_messages_are_named(ecgs):
         encode(processor, [{"role": "user", "content": [{"type": "image"}]}])
     with pytest.raises(ValueError, match='1 of 1 ECG items have no "ecg"'):
         encode(processor, [{"role": "user", "content": [{"type": "ecg"}]}])
+    with pytest.raises(ValueError, match='"text" item needs "text", a string, got None'):
+        encode(processor, [{"role": "user", "content": [{"type": "text"}]}])
+    with pytest.raises(ValueError, match='"content" that is a string or a list of items, got .*None'):
+        encode(processor, [{"role": "assistant", "content": None}])
+    with pytest.raises(ValueError, match="The conversation has no messages"):
+        encode(processor, [])
+
+
+def test_the_processors_chat_template_is_the_one_that_writes(tmp_path):
+    processor = tiny_processor()
+    processor.chat_template = "{{ messages[0]['content'] }}!"
+    message = {"role": "user", "content": "What?"}
+    assert processor.apply_chat_template([message]) == "What?!"
+    assert processor.apply_chat_template([message], chat_template="{{ messages[0]['role'] }}") == "user"
+    processor.save_pretrained(tmp_path)
+    loaded = ElmProcessor.from_pretrained(tmp_path)
+    assert loaded.apply_chat_template([message]) == "What?!"
+    loaded.tokenizer.chat_template = "none"
+    assert loaded.chat_template == loaded.apply_chat_template([message]) == "none"
+
+
+def test_the_options_of_other_processors_are_followed_or_refused(ecgs):
+    processor = tiny_processor()
+    chats = [
+        [{"role": "user", "content": [{"type": "ecg", "ecg": ecgs[0]}, text_item(text)]}] for text in ("a", "b c")
+    ]
+    expected = encode(processor, chats, padding_side="left", sampling_rate=250, return_tensors="pt")
+    options = {"padding": True, "padding_side": "left", "sampling_rate": 250, "return_tensors": "pt"}
+    for given in (options, {"processor_kwargs": options | {"truncation": False, "max_length": None}}):
+        encoded = encode(processor, chats, **given)
+        assert encoded["input_ids"].tolist() == expected["input_ids"].tolist()
+        assert encoded["ecg_values"].shape == (2, 12, 500)
+    assert processor(["a", "b c d"], padding="longest")["input_ids"].shape == (2, 5)
+    for given in ({"truncation": True, "max_length": 4}, {"padding": "max_length"}, {"pad_to_multiple_of": 8}):
+        with pytest.raises(ValueError, match="padded to the longest of a call and never cut"):
+            encode(processor, chats, processor_kwargs=options | given)
+    with pytest.raises(ValueError, match="truncation=True"):
+        encode(processor, chats, truncation=True, max_length=4)
 
 
 def test_a_template_that_drops_an_ecg_is_refused(ecgs):
