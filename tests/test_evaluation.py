@@ -430,6 +430,13 @@ def test_conversations_of_one_name_are_refused_before_they_are_asked(steps):
         list_questions(rows.select([0, 1]).add_column("template_id", ["a", "b"]), ["steps"] * NUM_ECGS)
 
 
+def test_answers_without_words_are_no_truth(steps):
+    rows = load_elm_dataset(steps, split="test").with_format(None).select([0, 1]).to_list()
+    rows[0]["answer"], rows[1]["messages"][1]["content"][0]["text"] = [None, "no"], None
+    questions = list_questions(Dataset.from_list(rows), ["steps"] * NUM_ECGS)
+    assert questions["answer"].tolist() == [["no"], ["yes"]] and questions["messages_answer"].tolist() == ["yes", ""]
+
+
 def test_a_model_that_computes_nan_does_not_answer(reader, steps, tmp_path):
     model, processor = load_checkpoint(reader)
     model.model.language_model.layers[0].mlp.up_proj.weight.data[:] = torch.nan

@@ -175,7 +175,7 @@ def test_any_words_can_be_types_and_answers(tmp_path):
         question_row(f"c{number}", "ecg", kinds[number % 3], truths[number // 3 % 3], "x", [f"s/{number}"])
         for number in range(27)
     ]
-    training = pd.DataFrame({"question_type": ["q"] * 2, "question": ["q"] * 2, "answer": [None, ["yes"]]})
+    training = pd.DataFrame({"question_type": ["q"] * 2, "question": ["q"] * 2, "answer": [None, ["yes", None]]})
     report = write_report(tmp_path, pd.DataFrame(rows), RUN, training)
     assert report["questions"] == 18 and "9 questions without a true answer were left out" in report["notes"]
     assert len(set(report["figures"].values())) == len(report["figures"]) == 2 + 3

@@ -193,7 +193,7 @@ def _without_ecgs(messages: Sequence[dict]) -> list[dict]:
 
 
 def _words(message: dict) -> str:
-    return " ".join(item["text"] for item in message["content"] if item["type"] == "text").strip()
+    return " ".join(item["text"] or "" for item in message["content"] if item["type"] == "text").strip()
 
 
 def _last_words(messages: Sequence[dict]) -> str:

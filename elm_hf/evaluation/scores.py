@@ -139,7 +139,7 @@ def blind_answers(questions: pd.DataFrame, training_rows: pd.DataFrame) -> list[
         training_rows: the same of the training patients, and `answer`, a list of strings each.
     """
     training_rows = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
-    answers = pd.Series([", ".join(sorted(items)) for items in training_rows["answer"]], dtype=object)
+    answers = pd.Series([", ".join(sorted(filter(None, items))) for items in training_rows["answer"]], dtype=object)
     levels = list(zip(*map(_templates, (training_rows, questions))))
     majority = [answers.groupby(list(training)).agg(_most_frequent).to_dict() for training, _ in levels]
     overall = _most_frequent(answers)
