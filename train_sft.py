@@ -35,6 +35,7 @@ from elm_hf.training import (
     ElmScriptArguments,
     add_lengths,
     check_arguments,
+    check_ecgs,
     errors_in_one_line,
     lora_config,
     make_deterministic,
@@ -93,6 +94,7 @@ def build_trainer(
         seed=training_args.seed,
         question_types=script_args.question_types,
     )
+    check_ecgs(dataset, processor)
     if script_args.descriptions is not None:
         dataset = alignment_conversations(
             dataset, script_args.descriptions, script_args.feature_sentences, script_args.data_expansion

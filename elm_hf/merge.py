@@ -4,6 +4,7 @@ from os import PathLike
 from pathlib import Path
 
 from peft import PeftConfig, PeftModel
+from peft.utils import CONFIG_NAME
 from transformers import AutoConfig, AutoProcessor
 
 from elm_hf.create import save_checkpoint
@@ -34,6 +35,10 @@ def merge_adapter(
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; choose another folder.")
     check_name(str(adapter))
+    if Path(adapter).is_dir() and not (Path(adapter) / CONFIG_NAME).is_file():
+        raise ValueError(
+            f"{adapter}: no adapter ({CONFIG_NAME} is missing); a checkpoint trained without --use_peft needs no merging"
+        )
     config = PeftConfig.from_pretrained(str(adapter))
     base = str(base or config.base_model_name_or_path)
     try:

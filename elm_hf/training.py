@@ -9,13 +9,14 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedConfig, enable_full_determinism
+from transformers import BitsAndBytesConfig, PreTrainedConfig, ProcessorMixin, enable_full_determinism
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from elm_hf.augment import EcgAugmentation, EcgImageAugmentation
+from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.retrieval import RetrievalOptions
 
@@ -204,6 +205,23 @@ def check_arguments(
     for option, chosen in needs_gpu.items():
         if chosen and not torch.cuda.is_available():
             raise ValueError(f"{option} needs a GPU, and torch finds none; leave it out.")
+
+
+def check_ecgs(dataset: Dataset, processor: ProcessorMixin) -> None:
+    """
+    Refuses ECGs that the model does not read, by the first of them: all of a dataset have one length and rate.
+
+    Raises:
+        ValueError: the ECG is shorter than the model's, or lacks its leads.
+    """
+    first = next((row for row, ecgs in enumerate(dataset["ecg_index"]) if len(ecgs)), None)
+    if first is None:
+        return
+    row = dataset[first]
+    try:
+        processor.prepare_ecgs(row["ecgs"][:1], [row["sampling_rate"]], [list(LEADS)])
+    except ValueError as error:
+        raise ValueError(f"--dataset does not fit the model: {row['conversation_id']}: {error}") from error
 
 
 def make_deterministic(training_args: SFTConfig) -> None:

@@ -22,6 +22,7 @@ from elm_hf.data import load_elm_dataset
 from elm_hf.generation import load_checkpoint
 from elm_hf.merge import merge_adapter
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.prepare import prepare_dataset
 from elm_hf.training import ElmScriptArguments
 
 
@@ -36,10 +37,13 @@ def arguments(model: Path, dataset: Path, output: Path, *more: str) -> list[str]
     ]
 
 
+def parsed(*args) -> tuple:
+    return TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments(*args))
+
+
 def train(*args) -> Path:
     """Runs the script's `main` in this process."""
-    parser = TrlParser(train_sft.ARGUMENTS)
-    train_sft.main(*parser.parse_args_and_config(arguments(*args)))
+    train_sft.main(*parsed(*args))
     return Path(args[2])
 
 
@@ -154,6 +158,18 @@ def test_an_adapter_without_its_base_is_told(tiny_elm, simulated_dataset, tmp_pa
     assert load_checkpoint(tmp_path / "merged")[0].num_parameters() == load_checkpoint(tiny_elm)[0].num_parameters()
     with pytest.raises(FileExistsError, match="merged is not empty"):
         merge_adapter(adapter, tmp_path / "merged", base=tiny_elm)
+
+
+def test_a_full_checkpoint_is_not_merged(tiny_elm, tmp_path):
+    with pytest.raises(ValueError, match="elm: no adapter .adapter_config.json is missing.*needs no merging"):
+        merge_adapter(tiny_elm, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_ecgs_too_short_for_the_model_are_refused_before_training(tiny_elm, tmp_path):
+    prepare_dataset("simulated_qa", tmp_path / "short", seconds=1, num_recordings=10)
+    with pytest.raises(ValueError, match="--dataset does not fit the model: .* is 1 s long, the model reads 2 s"):
+        train_sft.build_trainer(*parsed(tiny_elm, tmp_path / "short", tmp_path / "out"))
 
 
 def test_batches_without_padding_have_the_losses_of_padded_ones(tiny_elm, simulated_dataset, tmp_path):
