@@ -164,7 +164,7 @@ class EcgVitPatchEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(hidden_size)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.projection(self.patch_norm(patches.to(self.projection.weight.dtype))))
+        return self.norm(self.projection(self.patch_norm(patches.to(self.patch_norm.weight.dtype))))
 
 
 class EcgVitDecoder(nn.Module):

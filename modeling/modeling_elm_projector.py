@@ -11,7 +11,11 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The projectors of an ECG-language model: from an encoder's tokens, or from the signal, to the LLM's embeddings."""
+"""The projectors of an ECG-language model: from an encoder's tokens, or from the signal, to the LLM's embeddings.
+
+What enters a projector takes the precision of a bias: quantization leaves biases as they are, but stores weights as
+integers, which no signal may be cast to.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +40,7 @@ class ElmEncoderProjector(nn.Module):
 
     def forward(self, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
         tokens = F.adaptive_avg_pool1d(encoder_hidden_states.transpose(1, 2), self.num_ecg_tokens).transpose(1, 2)
-        hidden_states = self.linear_1(tokens.to(self.linear_1.weight.dtype))
+        hidden_states = self.linear_1(tokens.to(self.linear_1.bias.dtype))
         if self.linear_2 is not None:
             hidden_states = self.linear_2(self.activation(hidden_states))
         return hidden_states
@@ -53,7 +57,7 @@ class ElmPatchProjector(nn.Module):
 
     def forward(self, ecg_values: torch.Tensor) -> torch.Tensor:
         patches = ecg_values.unflatten(2, (self.num_ecg_tokens, -1)).transpose(1, 2).flatten(2)  # lead after lead
-        return self.linear(patches.to(self.linear.weight.dtype))
+        return self.linear(patches.to(self.linear.bias.dtype))
 
 
 class ElmConvProjector(nn.Module):
@@ -77,7 +81,7 @@ class ElmConvProjector(nn.Module):
 
     def forward(self, ecg_values: torch.Tensor) -> torch.Tensor:
         patches = ecg_values.unflatten(2, (self.num_ecg_tokens, -1)).transpose(1, 2)
-        hidden_states = patches.flatten(0, 1).to(self.linear.weight.dtype)
+        hidden_states = patches.flatten(0, 1).to(self.linear.bias.dtype)
         for convolution, norm in zip(self.convolutions, self.norms):
             hidden_states = F.relu(norm(convolution(hidden_states)))
         hidden_states = hidden_states.amax(dim=2) if self.pooling == "max" else hidden_states.mean(dim=2)

@@ -8,6 +8,7 @@ import torch
 from conftest import TINY_LLM
 from peft import AutoPeftModelForCausalLM
 from test_training import some_logits
+from transformers import BitsAndBytesConfig
 from trl import ModelConfig, TrlParser
 
 import train_sft
@@ -45,6 +46,19 @@ def arguments(model: Path, dataset: Path, output: Path, *more: str) -> list[str]
         *("--max_steps", "8", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2", "--logging_steps", "1"),
         *("--report_to", "none", "--use_cpu", "--save_strategy", "no", "--disable_tqdm", "true", "--seed", "1", *more),
     ]
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_an_elm_quantized_as_a_whole_still_reads_the_ecg(bits, elm_with_encoder):
+    """`from_pretrained` with a plain configuration quantizes the projector, too, whose weights are then integers."""
+    config = BitsAndBytesConfig(**{f"load_in_{bits}": True})
+    whole = ElmForCausalLM.from_pretrained(elm_with_encoder)
+    quantized = ElmForCausalLM.from_pretrained(elm_with_encoder, quantization_config=config)
+    assert isinstance(quantized.model.projector.linear_1, QUANTIZED[bits])
+    ecgs = torch.rand(2, 12, 500, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, features = (one.get_ecg_features(ecgs).pooler_output.flatten(1) for one in (whole, quantized))
+    assert torch.nn.functional.cosine_similarity(features, expected).min() > 0.9
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
