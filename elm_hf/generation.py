@@ -22,9 +22,12 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-from transformers.utils import PROCESSOR_NAME
+from transformers.utils import PROCESSOR_NAME, logging
 
 from elm_hf.hub import check_name
+
+
+logger = logging.get_logger(__name__)
 
 
 def load_checkpoint(
@@ -138,7 +141,8 @@ def generate_answers(
         max_new_tokens: longest answer.
 
     Raises:
-        ValueError: an ECG does not fit the model, the chat template refuses a conversation, or the model computes NaN.
+        ValueError: an ECG does not fit the model, a conversation is too long for it, the chat template refuses one, or the
+            model computes NaN.
     """
     batch = PromptBatch(model, processor, conversations, max_new_tokens)
     inputs = batch.inputs() | {"past_key_values": batch.shared_cache()}
@@ -226,7 +230,7 @@ class PromptBatch:
         first_answer_position: where the first token of any last answer stands.
 
     Raises:
-        ValueError: an ECG does not fit the model, or the chat template refuses a conversation.
+        ValueError: an ECG does not fit the model, a conversation is too long for it, or the chat template refuses one.
     """
 
     def __init__(
@@ -248,6 +252,7 @@ class PromptBatch:
             answers = [_last_run(mask[keep]) for mask, keep in zip(encoded["assistant_masks"], real)]
         limits = [int(mask.argmax()) if answered else len(mask) for mask in answers]
         longest = max(map(len, sequences)) + max_new_tokens
+        _check_length(model, longest, max_new_tokens)
         self._groups = self._group(sequences)
         self._shared = np.zeros(len(sequences), dtype=int)
         if len(set(self._groups)) < len(sequences) and _can_share_cache(model, 2 * longest):
@@ -373,6 +378,21 @@ class PromptBatch:
         self.input_ids, self.attention_mask, self.answer_mask = (
             torch.from_numpy(array).to(self._model.device) for array in (input_ids, attention_mask, answer_mask)
         )
+
+
+def _check_length(model: PreTrainedModel, longest: int, max_new_tokens: int):
+    """Refuses what has no position; with rotary positions, whose number is not bounded, there is a warning."""
+    config = model.config.get_text_config(decoder=True).to_dict()
+    positions = config.get("max_position_embeddings", config.get("n_positions"))
+    if positions is None or longest <= positions:
+        return
+    found = (
+        f"{model.name_or_path} reads {positions} tokens, and a conversation has {longest - max_new_tokens}, its answer up to "
+        f"{max_new_tokens}"
+    )
+    if "rope_parameters" not in config:
+        raise ValueError(f"{found}; leave the conversation out, or allow for shorter answers")
+    logger.warning_once(f"{found}: what it answers there may be worse than elsewhere")
 
 
 def _can_share_cache(model: PreTrainedModel, longest: int) -> bool:

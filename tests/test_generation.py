@@ -68,6 +68,19 @@ def test_answers_are_those_of_each_conversation_alone(family, ecgs):
     check_same(lively(model), processor, chats)
 
 
+def test_a_conversation_without_positions_is_refused(ecgs):
+    model, processor = compose("gpt2")
+    model = lively(model)
+    chats = [[user(QUESTIONS[0] * number, ecgs[0])] for number in (1, 80)]
+    length = encode(processor, chats[1], add_generation_prompt=True)["input_ids"].shape[1]
+    assert length > 512
+    with pytest.raises(
+        ValueError, match=f" reads 512 tokens, and a conversation has {length}, its answer up to {NEW}; "
+    ):
+        generate_answers(model, processor, chats, NEW)
+    assert generate_answers(model, processor, chats[:1], NEW)[0].num_tokens > 0
+
+
 @pytest.mark.parametrize("window, shares", [(1000, True), (30, False)])
 def test_a_short_sliding_window_forbids_sharing(window, shares, ecgs):
     model, processor = compose("gemma2")
