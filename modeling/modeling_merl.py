@@ -285,14 +285,15 @@ class MerlForPreTraining(MerlPreTrainedModel):
 
         Args:
             text_model (`str` or `PreTrainedModel`):
-                Repository, folder or model; MERL's is `ncbi/MedCPT-Query-Encoder`. A model is taken over, not copied.
+                Repository, folder or model; MERL's is `ncbi/MedCPT-Query-Encoder`. A model is taken over, not
+                copied; its precision becomes the new encoder's.
             config_kwargs:
                 Fields of [`MerlConfig`].
         """
         if isinstance(text_model, str):
             text_model = AutoModel.from_pretrained(text_model)
         model = cls(MerlConfig(text_config=text_model.config, **config_kwargs))
-        model.text_model = text_model.requires_grad_(False)
+        model.text_model = text_model.to(model.dtype).requires_grad_(False)
         return model
 
     def train(self, mode: bool = True):

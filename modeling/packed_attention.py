@@ -44,13 +44,16 @@ def packed_attention_mask(
         The 4-D mask of the attention implementation, or one for each of the LLM's kinds of layers.
 
     Raises:
-        `ValueError`: If the attention implementation takes no such mask, or a layer is not one of attention.
+        `ValueError`: If the attention implementation takes no such mask, a layer is not one of attention, or there are
+            no positions.
     """
     if config._attn_implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f'Packing conversations behind a common beginning needs a mask, which "{config._attn_implementation}" does '
             f"not take; set attn_implementation to {' or '.join(IMPLEMENTATIONS)}."
         )
+    if position_ids is None:
+        raise ValueError("`sequence_ids` needs `position_ids`, which go on from the beginning's in each conversation.")
     windows = _windows(config)
 
     def mask(window: int | None):

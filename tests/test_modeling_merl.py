@@ -1,5 +1,6 @@
 """MERL against a restatement of its formulas, converted from published-style files, in training and in zero-shot use."""
 
+import copy
 import subprocess
 import sys
 
@@ -498,10 +499,12 @@ def test_training_lowers_the_loss_and_leaves_the_text_tower_alone(encoder, tmp_p
     assert all(torch.equal(value, before[key]) for key, value in model.text_model.state_dict().items())
 
 
-def test_pre_training_starts_from_a_pre_trained_text_tower(tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pre_training_starts_from_a_pre_trained_text_tower(dtype, tmp_path):
     torch.manual_seed(5)
-    bert = BertModel(TEXT).eval()
+    bert = BertModel(copy.deepcopy(TEXT)).eval().to(dtype)
     bert.save_pretrained(tmp_path)
+    bert.float()
     model = MerlForPreTraining.from_text_pretrained(str(tmp_path), num_samples=160, **TINY["resnet"]).eval()
     input_ids = torch.tensor([[3, 4, 5]])
     expected = model.text_projection(bert(input_ids).pooler_output)

@@ -173,6 +173,12 @@ def test_layers_that_take_no_mask_are_named():
         check_packing(model, behind_beginning=True)
 
 
+def test_packed_conversations_without_positions_are_refused():
+    elm, _ = elm_and_processor("llama")
+    with pytest.raises(ValueError, match="`sequence_ids` needs `position_ids`"):
+        elm(input_ids=torch.arange(4)[None], sequence_ids=torch.tensor([[0, 0, 1, 2]]))
+
+
 def test_flash_attention_is_refused_behind_a_beginning():
     model, _ = elm_and_processor("qwen2")
     model.model.language_model.config._attn_implementation = "flash_attention_2"
