@@ -112,6 +112,10 @@ def read_recording(path: str | PathLike) -> Recording:
     try:
         ecg, sampling_rate, lead_names = load_ecg(path)
     except FileNotFoundError as error:
+        if Path(path).is_file() and Path(path).suffix.lower() in (".npy", ".csv"):
+            raise RecordingError(
+                "missing file", f"{path}: not a WFDB record; elm-hf prepare ecgfolder makes a dataset of such files"
+            ) from error
         raise RecordingError("missing file", str(error)) from error
     except ValueError as error:
         raise RecordingError("unreadable header", str(error)) from error

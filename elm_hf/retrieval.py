@@ -78,8 +78,9 @@ class Retrieval:
         self.k, self.location = options.k, options.location
         found = EcgIndex(index)
         if not (found.settings.reports if content == "report" else found.settings.feature_texts):
-            how = "" if content == "report" else "; make it with elm-hf index --by features, or --feature-texts"
-            raise ValueError(f"{index}: the records of this index have no {content}{how}")
+            makes_features = "make it with elm-hf index --by features, or --feature-texts"
+            how = 'take "features" (--rag-content)' if content == "report" else makes_features
+            raise ValueError(f"{index}: the records of this index have no {content}; {how}")
         self._texts = found.entries[content]
         self._patients = list(zip(found.entries["source"], found.entries["patient_id"]))
         paths = [dataset] if isinstance(dataset, str | PathLike) else list(dataset)

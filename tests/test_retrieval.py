@@ -220,6 +220,14 @@ def test_records_without_reports_are_left_out_and_counted(dataset, index, tiny_e
     assert settings.records == len(entry_patients(index)) - 2
 
 
+def test_an_index_without_reports_is_refused_where_they_are_asked_for(dataset, index, tmp_path):
+    copy = shutil.copytree(index, tmp_path / "index")
+    settings = json.loads((copy / "index.json").read_text())
+    (copy / "index.json").write_text(json.dumps({**settings, "reports": False}))
+    with pytest.raises(ValueError, match='have no report; take "features" .--rag-content.'):
+        retrieve(copy, dataset, 1, load_elm_dataset(dataset, 1, "test")["ecg_index"])
+
+
 def test_the_command_and_its_errors(dataset, index, tiny_elm, tmp_path):
     command = CliRunner()
     result = command.invoke(

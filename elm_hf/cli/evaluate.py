@@ -191,7 +191,7 @@ def ask(
     lines = []
     for one in answered:
         truth = "" if one["truth"] is None else f"   (truth: {one['truth']})"
-        lines.append(f"{one['question']}\n    {one['answer']}{truth}")
+        lines.append(f"{one['question']}\n    {one['answer'] or '(empty)'}{truth}")
     typer.echo("\n".join(lines))
     if plot is not None:
         plot.parent.mkdir(parents=True, exist_ok=True)

@@ -135,7 +135,8 @@ def _elm_classifier(checkpoint: str | PathLike) -> Callable:
         chosen = np.flatnonzero(member.sum(axis=1) == 1)
         if not len(chosen):
             raise ValueError(
-                f"no ECG is of exactly one class of the task {task.name!r}: its labels are not in the data"
+                f"no ECG is of exactly one class of the task {task.name!r}: its labels are not in the data; name the other "
+                "tasks with --task, or take more ECGs"
             )
         letters, likely = [], []
         starts = range(0, len(chosen), ECGS_AT_ONCE)
