@@ -135,6 +135,15 @@ def test_reliance_is_seldom_seen_where_there_is_none_and_its_interval_holds():
     assert np.mean(held) >= 0.9
 
 
+def test_a_difference_of_all_to_none_is_not_beyond_doubt(tmp_path):
+    """Six patients, all right with the ECG and all wrong without: a share of 6 of 6 on the scale from -1 to 1."""
+    accuracy = {"ecg": 1.0} | dict.fromkeys(CONTROLS, 0.0)
+    report = write_report(tmp_path, predictions_of(accuracy, num_patients=6), RUN)
+    found = report["signal_reliance"]["short"]
+    low = stats.binomtest(6, 6).proportion_ci(method="exact").low
+    assert (found["low"], found["high"]) == pytest.approx((2 * low - 1, 1)) and found["reads_ecg"] is True
+
+
 def test_few_patients_settle_nothing(tmp_path):
     accuracy = {"ecg": 1.0} | dict.fromkeys(CONTROLS, 0.0)
     report = write_report(tmp_path, predictions_of(accuracy, num_patients=5), RUN)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from elm_hf.evaluation.intervals import PatientBootstrap, mean_interval, paired_permutation_test, percentile_interval
+from elm_hf.evaluation.intervals import PatientBootstrap, difference_interval, mean_interval, paired_permutation_test
 from elm_hf.evaluation.markdown import METRIC_NAMES, markdown_table
 from elm_hf.evaluation.predictions import TABLE_FILE
 from elm_hf.evaluation.scores import LEAST_PATIENTS, LEAST_RESAMPLES, PRIMARY, SUMMED, Questions
@@ -117,10 +117,10 @@ def _compared(
         return found | {"low": None, "high": None, "p_value": None, "note": "one patient: no interval"}
     if min(found["patients"], len(rows)) < LEAST_PATIENTS:
         found["note"] = f"less than {LEAST_PATIENTS} patients or answers: the interval is not to be relied on"
-    samples = (second - first)[1:]
+    differences = second - first
     low = high = None
-    if np.mean(~np.isnan(samples)) >= LEAST_RESAMPLES:
-        low, high = percentile_interval(samples)
+    if np.mean(~np.isnan(differences[1:])) >= LEAST_RESAMPLES:
+        low, high = difference_interval(differences, min(found["patients"], len(rows)))
     p_value = paired_permutation_test(difference, counted, patients.iloc[rows].tolist(), seed)
     return found | {"low": low, "high": high, "p_value": p_value}
 

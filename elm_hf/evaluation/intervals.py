@@ -90,6 +90,22 @@ def all_or_none_interval(is_all: bool, num_patients: int, confidence: float = CO
     return (tail, 1.0) if is_all else (0.0, 1 - tail)
 
 
+def difference_interval(values: np.ndarray, num_patients: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """
+    Interval of a difference of two scores between 0 and 1.
+
+    Args:
+        values: `(1 + num_resamples,)`, the difference itself first. Of 1 or -1, which the bootstrap would make a point, half
+            the distance from the other end is a share of 1 or 0: [`all_or_none_interval`].
+        num_patients: that it rests on.
+        confidence: of the interval.
+    """
+    if abs(values[0]) < 1:
+        return percentile_interval(values[1:], confidence)
+    low, high = all_or_none_interval(values[0] > 0, num_patients, confidence)
+    return 2 * low - 1, 2 * high - 1
+
+
 def paired_permutation_test(
     differences: np.ndarray, counted: np.ndarray, patients: Sequence[Sequence[str]], seed: int = 0
 ) -> float:

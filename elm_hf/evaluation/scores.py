@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 
 from elm_hf.evaluation.bert_score import BertScorer
-from elm_hf.evaluation.intervals import CONFIDENCE, PatientBootstrap, all_or_none_interval, percentile_interval
+from elm_hf.evaluation.intervals import (
+    CONFIDENCE,
+    PatientBootstrap,
+    all_or_none_interval,
+    difference_interval,
+    percentile_interval,
+)
 from elm_hf.evaluation.metrics import answer_items, is_exact_match, statement_counts, token_f1
 
 
@@ -310,11 +316,12 @@ def signal_reliance(book: ScoreBook, rows: np.ndarray) -> dict:
     entry |= {"score": float(differences[best, 0]), "best_control": controls[best]}
     entry["scores"] = {name: float(samples[name][metric][0]) for name in ["ecg", *controls]}
     num_patients = book.bootstrap.count_patients(rows)
-    if min(num_patients, len(rows)) < LEAST_PATIENTS:
+    num_trials = min(num_patients, len(rows))
+    if num_trials < LEAST_PATIENTS:
         found = f"{len(rows)} answers about {num_patients} patients"
         note = f"{found} are too few to tell; it takes {LEAST_PATIENTS} patients, and as many answers, or more"
         return entry | {"note": note, "reads_ecg": None}
     upper_confidence = 1 - (1 - CONFIDENCE) / len(controls)
-    entry["low"] = min(percentile_interval(row[1:])[0] for row in differences)
-    entry["high"] = min(percentile_interval(row[1:], upper_confidence)[1] for row in differences)
+    entry["low"] = min(difference_interval(row, num_trials)[0] for row in differences)
+    entry["high"] = min(difference_interval(row, num_trials, upper_confidence)[1] for row in differences)
     return entry | {"reads_ecg": entry["low"] > 0}
