@@ -63,10 +63,10 @@ class EcgAugmentation:
         ValueError: a strength that is negative, or an amplitude_scale or lead_dropout of 1 or more.
     """
 
-    noise: float = _strength("Standard deviation of Gaussian noise added to each ECG in training, up to, in mV.")
-    baseline_wander: float = _strength("Amplitude of the baseline wander added to each ECG in training, up to, in mV.")
-    amplitude_scale: float = _strength("Relative change of each ECG's amplitude in training, up to.")
-    time_shift: float = _strength("Shift of each ECG in training, up to, in seconds.")
+    noise: float = _strength("Largest standard deviation, in mV, of Gaussian noise added to each ECG in training.")
+    baseline_wander: float = _strength("Largest amplitude, in mV, of the baseline wander added to each ECG in training.")
+    amplitude_scale: float = _strength("Largest relative change of each ECG's amplitude in training.")
+    time_shift: float = _strength("Largest shift, in seconds, of each ECG in training.")
     lead_dropout: float = _strength("Probability of each lead to be left out in training.")
 
     def __post_init__(self):
@@ -131,10 +131,10 @@ class EcgImageAugmentation:
         ValueError: a strength that is negative, or a brightness of 1 or more.
     """
 
-    brightness: float = _strength("Relative change of each picture's brightness in training, up to.")
-    hue: float = _strength("Turn of each picture's hue in training, up to, in turns.")
-    rotation: float = _strength("Rotation of each picture in training, up to, in degrees.")
-    blur: float = _strength("Standard deviation of each picture's blur in training, up to, in pixels.")
+    brightness: float = _strength("Largest relative change of each picture's brightness in training.")
+    hue: float = _strength("Largest change of each picture's hue in training, in turns of the colour circle.")
+    rotation: float = _strength("Largest rotation, in degrees, of each picture in training.")
+    blur: float = _strength("Largest standard deviation, in pixels, of each picture's blur in training.")
 
     def __post_init__(self):
         _check_strengths(self, below_one=("brightness",))
