@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from elm_hf.parallelism import tensor_parallel_size
-from elm_hf.work_folder import write_whole
+from elm_hf.whole_files import write_whole
 
 
 RUN_NAME = "run.json"

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from transformers import BertConfig
 
-from elm_hf.convert import LAYER_NAMES, layer_sizes, listed, load_state_dict, load_weights, renamer
 from elm_hf.modeling.configuration_merl import MerlConfig
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 from elm_hf.modeling.modeling_merl import BOTTLENECK_REDUCTION, MerlForPreTraining, MerlModel
+from elm_hf.published_weights import LAYER_NAMES, layer_sizes, listed, load_state_dict, load_weights, renamer
 
 
 logger = logging.getLogger(__name__)

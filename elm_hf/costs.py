@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from elm_hf.parallelism import tensor_parallel_size
-from elm_hf.work_folder import write_whole
+from elm_hf.whole_files import write_whole
 
 
 COSTS_NAME = "costs.json"

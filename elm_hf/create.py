@@ -2,8 +2,6 @@
 
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import wraps
@@ -45,6 +43,7 @@ from elm_hf.modeling.processing_elm import (
     add_ecg_token,
 )
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
+from elm_hf.whole_files import save_whole
 
 
 # Fields of ElmConfig that follow from the other arguments of `create_elm`.
@@ -165,7 +164,7 @@ def create_elm(
         processor_class = ElmVisionProcessor if model.config.reads_pictures else ElmProcessor
         processor = processor_class(reader, llm_tokenizer, model.config.num_ecg_tokens)
     _set_special_tokens(model, processor)
-    save_checkpoint(model, processor, output)
+    save_whole([model, processor], output)
     return model
 
 
@@ -363,17 +362,3 @@ def _set_special_tokens(model: ElmForCausalLM, processor: ElmProcessor):
     generation.pad_token_id = processor.tokenizer.pad_token_id
     text_config: PreTrainedConfig = model.config.text_config
     text_config.pad_token_id = processor.tokenizer.pad_token_id
-
-
-def save_checkpoint(model: ElmForCausalLM, processor: ElmProcessor, output: Path):
-    """Writes beside `output` and renames, so that a checkpoint is whole or not there."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        model.save_pretrained(unfinished)
-        processor.save_pretrained(unfinished)
-        unfinished.chmod(0o755)
-        unfinished.replace(output)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise

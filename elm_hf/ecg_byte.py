@@ -14,10 +14,10 @@ from datasets import Dataset
 from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from elm_hf.convert import save_whole
 from elm_hf.data import load_records
 from elm_hf.ecg_table import EcgSequence, EcgTable
 from elm_hf.modeling.tokenization_ecg_byte import BYTE_TOKENS, SYMBOLS, EcgByteTokenizer
+from elm_hf.whole_files import save_whole
 
 
 NUM_MEASURED = 200  # records at most from which the card's figures are taken

@@ -7,9 +7,9 @@ from peft import PeftConfig, PeftModel
 from peft.utils import CONFIG_NAME
 from transformers import AutoConfig, AutoProcessor
 
-from elm_hf.create import save_checkpoint
 from elm_hf.hub import check_name
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.whole_files import save_whole
 
 
 def merge_adapter(
@@ -53,5 +53,5 @@ def merge_adapter(
         )
     model = ElmForCausalLM.from_pretrained(base, config=base_config, dtype="auto")
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
-    save_checkpoint(merged, AutoProcessor.from_pretrained(str(adapter)), output)
+    save_whole([merged, AutoProcessor.from_pretrained(str(adapter))], output)
     return merged

@@ -24,7 +24,7 @@ from trl import TrlParser
 from elm_hf.augment import EcgAugmentation
 from elm_hf.checkpoints import WholeCheckpoints, checkpoint_to_continue, run_settings
 from elm_hf.collator import AugmentationEpoch
-from elm_hf.convert import st_mem_feature_extractor
+from elm_hf.convert_autoencoder import st_mem_feature_extractor
 from elm_hf.convert_merl import merl_feature_extractor
 from elm_hf.costs import RunCosts
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES

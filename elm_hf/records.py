@@ -23,7 +23,7 @@ from datasets.features.features import numpy_to_pyarrow_listarray
 
 from elm_hf.dataset_builder import ElmDatasetBuilder, record_features
 from elm_hf.recordings import RecordingError
-from elm_hf.work_folder import write_whole
+from elm_hf.whole_files import write_whole
 
 
 # What processes and machines share out, so that the files do not depend on how many there are.

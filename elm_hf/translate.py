@@ -17,7 +17,7 @@ from elm_hf.chat import Chat, PassingError, endpoint_chat, is_endpoint, local_ch
 from elm_hf.data import load_records
 from elm_hf.dataset_builder import read_table
 from elm_hf.languages import ENGLISH, language_of
-from elm_hf.work_folder import write_whole
+from elm_hf.whole_files import write_whole
 
 
 COLUMNS = ["report", "language", "translation", "translator"]

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from elm_hf.whole_files import write_whole
 
 
 REPORT_NAME = "build_report.json"
@@ -112,14 +113,6 @@ def was_published(work: Path, plan: dict, output: Path) -> bool:
         return False
     shutil.rmtree(work)
     return True
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that nobody ever finds half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        file.write(text)
-    Path(file.name).rename(path)
 
 
 def _read_plan(work: Path) -> dict | None:

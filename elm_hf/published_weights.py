@@ -1,0 +1,133 @@
+"""Reads the weights that other projects published, without running what is in the file, and puts each in its place."""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+
+HEAD_DIM = 64  # of every published ECG transformer
+# Layers of the published ECG transformers: ours -> published, tried in this order, several may apply.
+LAYER_NAMES = [
+    (r"\.attention_norm\.", ".attn.norm."),
+    (r"\.attention\.qkv_proj\.", ".attn.fn.to_qkv."),
+    (r"\.attention\.out_proj\.", ".attn.fn.to_out.0."),
+    (r"\.mlp_norm\.", ".ff.norm."),
+    (r"\.mlp\.up_proj\.", ".ff.fn.net.0."),
+    (r"\.mlp\.down_proj\.", ".ff.fn.net.3."),
+]
+
+
+def load_state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """
+    The tensors of a `.pth` file by name: bare or under "model", without the `module.` of data-parallel training.
+
+    Raises:
+        ValueError: the file is no such thing, or unpickling it would import more than tensors and plain containers.
+    """
+    try:
+        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_refusal(checkpoint, error)) from error
+    except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{checkpoint}: no readable PyTorch checkpoint ({type(error).__name__}: {error}).") from error
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
+        loaded = loaded["model"]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise ValueError(f"{checkpoint}: expected a dictionary of tensors, found {type(loaded).__name__}.")
+    others = [str(key) for key, value in loaded.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise ValueError(
+            f'{checkpoint}: expected tensors, or a dictionary of them under "model"; no tensors: {listed(others)}.'
+        )
+    if all(key.startswith("module.") for key in loaded):
+        return {key.removeprefix("module."): value for key, value in loaded.items()}
+    return dict(loaded)
+
+
+def _refusal(checkpoint: Path, error: Exception) -> str:
+    try:
+        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(str(checkpoint))
+    except Exception:  # it scans today's files only; for others torch's own message names the first
+        unsafe = re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
+    reason = re.search(r"WeightsUnpickler error:\s*(\S.*)|$", str(error))[1]
+    found = f"it wants to import {listed(unsafe)}" if unsafe else f"no file of tensors ({reason or 'unreadable'})"
+    return (
+        f"{checkpoint}: refused, nothing was executed: {found}; expected tensors and plain containers. If you trust its "
+        "origin, load it yourself and save only its state dict with torch.save."
+    )
+
+
+def load_weights(
+    build: Callable[[], PreTrainedModel],
+    state_dict: Mapping[str, torch.Tensor],
+    published_name: Callable[[str], str],
+    source: Path,
+) -> PreTrainedModel:
+    """
+    A model with the weights of a published checkpoint, each of which must have its place and the other way round.
+
+    Args:
+        build: makes the model.
+        state_dict: the published weights.
+        published_name: the published name of a weight of ours.
+        source: the file, for messages.
+
+    Raises:
+        ValueError: weights are unknown, missing or of another shape; the message lists them.
+    """
+    with torch.device("meta"):
+        model = build()
+    ours = {published_name(name): name for name in model.state_dict()}
+    shapes = {published_name(name): tensor.shape for name, tensor in model.state_dict().items()}
+    problems = []
+    if unknown := [key for key in state_dict if key not in ours]:
+        problems.append(f"{len(unknown)} unknown: {listed(unknown)}")
+    if missing := [key for key in ours if key not in state_dict]:
+        problems.append(f"{len(missing)} missing: {listed(missing)}")
+    common = [key for key in ours if key in state_dict]
+    if misshapen := [
+        f"{key} {list(state_dict[key].shape)}, not {list(shapes[key])}"
+        for key in common
+        if state_dict[key].shape != shapes[key]
+    ]:
+        problems.append(f"{len(misshapen)} of another shape: {listed(misshapen)}")
+    if problems:
+        raise ValueError(f"{source}: weights do not fit a {model.config.model_type} model; {'; '.join(problems)}.")
+    model.load_state_dict({ours[key]: state_dict[key].clone() for key in common}, assign=True)
+    return model.eval()
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def renamer(rules: list[tuple[str, str]]) -> Callable[[str], str]:
+    """A function that applies all `rules` (regular expression, replacement) to a name, one after the other."""
+
+    def rename(name: str) -> str:
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    return rename
+
+
+def layer_sizes(state_dict: dict[str, torch.Tensor], layer: str, source: Path) -> dict[str, int]:
+    """Layers whose names match `layer` (a number after it), and heads and MLP width of the first."""
+    numbers = {int(match[1]) for key in state_dict if (match := re.match(rf"{re.escape(layer)}(\d+)\.", key))}
+    inner = state_dict[f"{layer}0.attn.fn.to_qkv.weight"].shape[0]
+    if inner % (3 * HEAD_DIM):
+        raise ValueError(
+            f"{source}: {layer}0.attn.fn.to_qkv.weight has {inner} rows, no multiple of 3 x {HEAD_DIM}: the heads of "
+            f"these models have {HEAD_DIM} dimensions."
+        )
+    return {
+        "num_hidden_layers": len(numbers),
+        "num_attention_heads": inner // (3 * HEAD_DIM),
+        "intermediate_size": state_dict[f"{layer}0.ff.fn.net.0.weight"].shape[0],
+    }
