@@ -64,7 +64,9 @@ class EcgAugmentation:
     """
 
     noise: float = _strength("Largest standard deviation, in mV, of Gaussian noise added to each ECG in training.")
-    baseline_wander: float = _strength("Largest amplitude, in mV, of the baseline wander added to each ECG in training.")
+    baseline_wander: float = _strength(
+        "Largest amplitude, in mV, of the baseline wander added to each ECG in training."
+    )
     amplitude_scale: float = _strength("Largest relative change of each ECG's amplitude in training.")
     time_shift: float = _strength("Largest shift, in seconds, of each ECG in training.")
     lead_dropout: float = _strength("Probability of each lead to be left out in training.")

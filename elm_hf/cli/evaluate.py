@@ -18,7 +18,9 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="Folder for predictions.parquet, report.json, report.md and figures.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask about at most so many conversations.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Ask about at most so many conversations, spread evenly over the split.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 32,
     max_new_tokens: Annotated[
         str, typer.Option(help='Longest answer, in tokens; also per question type: "single-verify=8,report=256".')
