@@ -23,6 +23,7 @@ from transformers.utils import logging
 import elm_hf
 from elm_hf import cli
 from elm_hf.data import load_elm_dataset
+from elm_hf.generation import answer
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.plot import plot_ecg
 from elm_hf.simulate import draw_findings, simulate_ecg
@@ -518,6 +519,17 @@ def test_a_record_is_asked_about_with_the_librarys_code(run, yes_sayer, records)
         "ECG fine, answered by elm_hf.modeling.modeling_elm.ElmForCausalLM",
         *("Is this an ECG?", "    yes", "And this?", "    yes"),
     ]
+
+
+def test_a_system_prompt_opens_what_is_asked(run, tiny_elm, records, monkeypatch):
+    asked = []
+    monkeypatch.setattr("elm_hf.ask.answer", lambda *given: asked.extend(given[2]) or answer(*given))
+    Path("prompt.txt").write_text("You read ECGs.\n")
+    options = ["--ecg", records / "fine", "--question", "What is the rhythm?", "--system-prompt-file", "prompt.txt"]
+    assert run("ask", tiny_elm, *options).code == 0
+    ((system, user),) = asked
+    assert system == {"role": "system", "content": "You read ECGs."}
+    assert [item["type"] for item in user["content"]] == ["ecg", "text"]
 
 
 def test_where_ecgs_have_one_question_each_one_is_asked(run, yes_sayer):

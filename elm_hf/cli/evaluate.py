@@ -9,6 +9,11 @@ import typer
 from elm_hf.cli.app import Fold, Quiet, Split, app
 
 
+SystemPromptFile = Annotated[
+    Path | None, typer.Option(help="Text file that opens conversations without a system message, as in training.")
+]
+
+
 @app.command()
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="ECG-language model: folder or repository.")],
@@ -50,9 +55,7 @@ def evaluate(
         str | None,
         typer.Option(help="Add BERTScore of free text by this encoder: folder or repository, such as roberta-large."),
     ] = None,
-    system_prompt_file: Annotated[
-        Path | None, typer.Option(help="Text file that opens conversations without a system message, as in training.")
-    ] = None,
+    system_prompt_file: SystemPromptFile = None,
     update_card: Annotated[
         bool, typer.Option("--update-card", help="Write the results into the checkpoint's card (README.md).")
     ] = False,
@@ -88,7 +91,7 @@ def evaluate(
         judge,
         judge_model,
         bert_score,
-        None if system_prompt_file is None else system_prompt_file.read_text(encoding="utf-8").strip(),
+        _system_prompt(system_prompt_file),
     )
     if report is None:  # the first of the processes prints
         return
@@ -164,6 +167,7 @@ def ask(
     num_questions: Annotated[int, typer.Option(min=1, help="How many of the dataset's questions.")] = 3,
     fold: Fold = "1",
     split: Split = "test",
+    system_prompt_file: SystemPromptFile = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     plot: Annotated[Path | None, typer.Option(help="PNG to draw: the ECG with questions and answers.")] = None,
     trust_remote_code: Annotated[
@@ -176,6 +180,7 @@ def ask(
     if (ecg is None) == bool(question):
         raise ValueError("A --question goes with --ecg, and --ecg needs one; a --dataset brings its own.")
     _check_png(plot)
+    system_prompt = _system_prompt(system_prompt_file)
     from elm_hf.ask import ask as ask_about
     from elm_hf.ask import ecg_from_dataset, ecg_from_file
     from elm_hf.generation import load_checkpoint
@@ -187,7 +192,7 @@ def ask(
     else:
         to_ask = ecg_from_dataset(dataset, fold, split, record_id, num_questions)
     model, processor = load_checkpoint(checkpoint, trust_remote_code=trust_remote_code)
-    answered = ask_about(model, processor, to_ask, max_new_tokens)
+    answered = ask_about(model, processor, to_ask, max_new_tokens, system_prompt)
 
     typer.echo(f"ECG {to_ask.name}, answered by {type(model).__module__}.{type(model).__name__}")
     lines = []
@@ -245,6 +250,10 @@ def _token_limits(text: str) -> int | dict[str, int]:
     if not re.fullmatch(r"[^=,]+=[1-9]\d*(,[^=,]+=[1-9]\d*)*", text):
         raise ValueError(f'--max-new-tokens takes a number above 0, or TYPE=NUMBER,TYPE=NUMBER,...; got "{text}"')
     return {kind.strip(): int(number) for kind, number in (part.split("=") for part in text.split(","))}
+
+
+def _system_prompt(path: Path | None) -> str | None:
+    return None if path is None else path.read_text(encoding="utf-8").strip()
 
 
 def _check_png(path: Path | None):
