@@ -28,6 +28,7 @@ from elm_hf.convert_autoencoder import st_mem_feature_extractor
 from elm_hf.convert_merl import merl_feature_extractor
 from elm_hf.costs import RunCosts
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
+from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 from elm_hf.modeling.modeling_elm_encoder import ECG_ENCODERS  # noqa: F401 (registers the encoders)
 from elm_hf.modeling.modeling_merl import MerlForPreTraining
@@ -119,6 +120,8 @@ def build_trainer(
         model = auto_class.from_pretrained(script_args.encoder)
         feature_extractor = EcgFeatureExtractor.from_pretrained(script_args.encoder)
         tokenizer = AutoTokenizer.from_pretrained(script_args.encoder) if model_type == "merl" else None
+    # all records have one length and rate: what is too short is refused before training
+    feature_extractor(first["ecg"], sampling_rate=first["sampling_rate"], lead_names=list(LEADS))
 
     # Trainer
     training_args.remove_unused_columns = False

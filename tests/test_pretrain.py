@@ -173,6 +173,13 @@ def test_an_encoder_that_is_none_is_refused(reports, text_model, tmp_path):
         run(reports, tmp_path / "out", str(text_model), text_model)
 
 
+def test_records_too_short_for_the_encoder_are_refused_before_training(text_model, tmp_path):
+    prepare_dataset("simulated_reports", tmp_path / "short", seconds=1, num_recordings=10)
+    with pytest.raises(ValueError, match="the ECG is 1 s long, the model reads 1.8 s"):
+        run(tmp_path / "short", tmp_path / "out", "st_mem", text_model)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").glob("pretrain_*.yaml")))
 def test_recipes_are_understood(recipe):
     parser = TrlParser((pretrain.PretrainArguments, TrainingArguments, EcgAugmentation))
