@@ -185,10 +185,11 @@ def build_summary(report: dict) -> str:
     records, conversations = report["records"], report["conversations"]
     skipped, left_out = sum(records["skipped"].values()), sum(conversations["left_out"].values())
     across = sum(split.get("left_out", 0) for split in report["splits"].values())
+    noun = "recording" if skipped == 1 else "recordings"
     return (
-        f"{records['records']:,} ECGs of {records['patients']:,} patients ({skipped} recordings skipped), "
+        f"{records['records']:,} ECGs of {records['patients']:,} patients ({skipped} {noun} skipped), "
         f"{conversations['built']:,} conversations ({left_out} left out), splits {', '.join(report['splits'])} "
-        f"({across} comparisons cut by a fold)"
+        f"(comparisons left out, summed over the folds: {across})"
     )
 
 
