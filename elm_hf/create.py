@@ -187,6 +187,10 @@ def load_encoder(name: str | None, config: dict | None = None, dtype: str = "aut
         return None if config is None else AutoModel.from_config(AutoConfig.for_model(**config))
     if config is not None:
         raise ValueError(f"The encoder is {name}; drop the `encoder_config`, which describes a new one.")
+    try:
+        check_name(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}, nor one of our encoders: {', '.join(ECG_ENCODER_TYPES)}") from error
     loaded = _load(AutoConfig, name)
     return _load(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from elm_hf.create import create_elm, train_tokenizer
+from elm_hf.create import create_elm, load_encoder, train_tokenizer
 from elm_hf.data import load_elm_dataset
 
 
@@ -50,3 +50,8 @@ def test_unknown_settings_are_named_and_leave_nothing(tmp_path, simulated_datase
     with pytest.raises(ValueError, match="projektor are no fields of ElmConfig"):
         create_elm(tmp_path / "elm", config=config, tokenizer_dataset=str(simulated_dataset))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elm.json"]
+
+
+def test_a_misspelt_encoder_is_told_the_names_of_ours_without_asking_the_hub():
+    with pytest.raises(FileNotFoundError, match="ecg_resnett: no such folder.* nor one of our encoders: ecg_resnet, "):
+        load_encoder("ecg_resnett")
