@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import datasets
@@ -176,6 +177,10 @@ def test_the_installed_command_refuses_in_one_line(tmp_path):
     expected = "elm-hf: nowhere.hea: no such file; a WFDB record needs its .hea header\n"
     assert finished == Finished(1, "", expected)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_is_the_packages(run):
+    assert run("--version").out == f"elm-hf {metadata.version('elm-hf')}\n"
 
 
 def test_help_needs_none_of_the_libraries():

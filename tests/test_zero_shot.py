@@ -201,7 +201,7 @@ def test_bad_tasks_are_refused(tiny_elm, simulated_dataset, tmp_path):
     (tmp_path / "bad.json").write_text('{"question": "?"}')
     with pytest.raises(ValueError, match="expected"):
         load_task(str(tmp_path / "bad.json"))
-    with pytest.raises(ValueError, match="no ECG is of exactly one class of the task 'form'.* with --task"):
+    with pytest.raises(ValueError, match="task 'form': no ECG is of exactly one class.* with --task"):
         zero_shot(tiny_elm, simulated_dataset, ["form"], quiet=True)
 
 

@@ -1,5 +1,6 @@
 """The command itself and the options that several subcommands share."""
 
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -16,3 +17,18 @@ app = typer.Typer(
 Quiet = Annotated[bool, typer.Option("--quiet", help="Plain lines instead of progress bars.")]
 Fold = Annotated[str, typer.Option(help='1 to 5, or "official" for the split of the dataset\'s authors.')]
 Split = Annotated[str, typer.Option(help="Split of the fold.")]
+
+
+def _print_version(wanted: bool):
+    if wanted:
+        typer.echo(f"elm-hf {version('elm-hf')}")
+        raise typer.Exit
+
+
+@app.callback(help=app.info.help)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+):
+    """What the command takes before a subcommand."""

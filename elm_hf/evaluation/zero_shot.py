@@ -48,7 +48,7 @@ def zero_shot(
     Classifies the ECGs of a split without training for it.
 
     An ECG-language model is asked with the classes as options A, B, C, ..., and chooses twice: by the letter that it
-    writes, and by the letter that it finds most probable (Yang et al. 2025, ECG-LM). Only ECGs of exactly one of the
+    writes, and by the letter that it finds most probable (Yang et al. 2024, ECG-LM). Only ECGs of exactly one of the
     classes are asked about. An encoder with a text tower (MERL) gives each ECG the cosine to each class's prompt, and
     these rank the ECGs: the AUROC of each class over all ECGs (Liu et al. 2024, MERL).
 
@@ -77,7 +77,10 @@ def zero_shot(
     if output is not None and (Path(output) / FILE).exists():
         check_same_run(Path(output), json.loads((Path(output) / FILE).read_text(encoding="utf-8"))["run"], run)
     ecgs = LabelledEcgs(dataset, fold, split, records, limit)
-    classifier = _merl_classifier(checkpoint, tokenizer) if _is_merl(checkpoint) else _elm_classifier(checkpoint)
+    is_merl = _is_merl(checkpoint)
+    for task in loaded:  # all of them before the first, which may take long
+        _check_classes(task, ecgs.classes(task), is_merl)
+    classifier = _merl_classifier(checkpoint, tokenizer) if is_merl else _elm_classifier(checkpoint)
     found = {task.name: classifier(task, ecgs, seed, quiet) for task in loaded}
     report = {"run": run, "tasks": found}
     if output is not None:
@@ -127,17 +130,23 @@ def _is_merl(checkpoint: str | PathLike) -> bool:
     return PreTrainedConfig.get_config_dict(str(checkpoint))[0].get("model_type") == "merl"
 
 
+def _check_classes(task: ZeroShotTask, member: np.ndarray, is_merl: bool) -> None:
+    """Raises unless there is something to classify; `member` is `(ecgs, classes)`."""
+    if is_merl and not (member.any(axis=0) & ~member.all(axis=0)).any():
+        reason = "no class has ECGs both in and out, so there is no AUROC"
+    elif not is_merl and not (member.sum(axis=1) == 1).any():
+        reason = "no ECG is of exactly one class, so there is nothing to ask"
+    else:
+        return
+    raise ValueError(f"task {task.name!r}: {reason}; name the other tasks with --task, or take more ECGs")
+
+
 def _elm_classifier(checkpoint: str | PathLike) -> Callable:
     model, processor = load_checkpoint(checkpoint)
 
     def classify(task: ZeroShotTask, ecgs: LabelledEcgs, seed: int, quiet: bool) -> dict:
         member = ecgs.classes(task)
         chosen = np.flatnonzero(member.sum(axis=1) == 1)
-        if not len(chosen):
-            raise ValueError(
-                f"no ECG is of exactly one class of the task {task.name!r}: its labels are not in the data; name the other "
-                "tasks with --task, or take more ECGs"
-            )
         letters, likely = [], []
         starts = range(0, len(chosen), ECGS_AT_ONCE)
         for start in tqdm(starts, desc=f"asking, {task.name}", unit="batch", disable=quiet or None):
@@ -295,8 +304,6 @@ def auroc_scores(member: np.ndarray, scores: np.ndarray, task: ZeroShotTask, boo
     weights = np.concatenate([np.ones((1, len(member))), bootstrap.question_weights()])
     samples = np.stack([weighted_auroc(member[:, k], scores[:, k], weights) for k in range(len(task.classes))])
     defined = ~np.isnan(samples[:, 0])
-    if not defined.any():
-        raise ValueError(f"no class of the task {task.name!r} has ECGs both in and out: there is no AUROC")
     classes = {
         one.name: score_entry(samples[place], bootstrap.num_patients) | {"ecgs": int(member[:, place].sum())}
         for place, one in enumerate(task.classes)

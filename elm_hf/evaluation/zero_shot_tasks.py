@@ -129,7 +129,7 @@ def _of_codes(classes: dict[str, str]) -> tuple[ZeroShotClass, ...]:
     return tuple(ZeroShotClass(code, words, (words, code)) for code, words in classes.items())
 
 
-# The five options of each of ECG-LM's three tasks (Yang et al. 2025).
+# The five options of each of ECG-LM's three tasks (Yang et al. 2024).
 TASKS = {
     "diagnostic": ZeroShotTask(
         "diagnostic",
