@@ -69,13 +69,18 @@ def endpoint_chat(url: str, model: str | None, max_tokens: int, role: str) -> Ch
     return chat
 
 
+def writable(text: str) -> str:
+    """The text with a question mark for each half of a surrogate pair, which JSON may hold and no file."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _words(output: ChatCompletionOutput) -> str:
-    """Of a reply, which may be JSON of any shape; half of a surrogate pair, which cannot be written, becomes a question mark."""
+    """Of a reply, which may be JSON of any shape."""
     try:
         content = output.choices[0].message.content
     except (AttributeError, IndexError, TypeError) as error:
         raise PassingError("no chat completion") from error
-    return content.encode("utf-8", "replace").decode("utf-8") if isinstance(content, str) else ""
+    return writable(content) if isinstance(content, str) else ""
 
 
 def _tokens(usage: ChatCompletionOutputUsage | None) -> list[int]:

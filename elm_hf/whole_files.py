@@ -10,7 +10,9 @@ def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
         file.write(text)
-    Path(file.name).rename(path)
+    unfinished = Path(file.name)
+    unfinished.chmod(0o644)  # a temporary file is its owner's alone
+    unfinished.replace(path)
 
 
 def save_whole(parts: list, output: Path):

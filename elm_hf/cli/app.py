@@ -8,7 +8,6 @@ import typer
 
 app = typer.Typer(
     name="elm-hf",
-    help="ECG-language models: build datasets, create models, evaluate them and ask them about ECGs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,10 +24,10 @@ def _print_version(wanted: bool):
         raise typer.Exit
 
 
-@app.callback(help=app.info.help)
+@app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ):
-    """What the command takes before a subcommand."""
+    """ECG-language models: build datasets, create models, evaluate them and ask them about ECGs."""

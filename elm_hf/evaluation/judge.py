@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 from tqdm import tqdm
 
-from elm_hf.chat import Chat, PassingError, endpoint_chat, is_endpoint, local_chat
+from elm_hf.chat import Chat, PassingError, endpoint_chat, is_endpoint, local_chat, writable
 from elm_hf.evaluation.metrics import is_exact_match
 
 
@@ -139,8 +139,7 @@ def parse_verdict(text: str) -> tuple[int, str]:
             continue
         score = found.get("score")
         if type(score) is int and score in SCORES:
-            # Escapes may be half of a surrogate pair, which cannot be written.
-            return score, str(found.get("reason", "")).encode("utf-8", "replace").decode("utf-8")
+            return score, writable(str(found.get("reason", "")))
     raise ValueError(f"no JSON object with a score of {', '.join(map(str, SCORES))} in {text[:80]!r}")
 
 

@@ -15,6 +15,7 @@ from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from elm_hf.generation import Answer
+from elm_hf.whole_files import write_whole
 
 
 RUN_FILE = "run.json"
@@ -68,7 +69,7 @@ class ReportFolder:
         foreign = [name for name in (TABLE_FILE, "report.json") if (path / name).exists()]
         if foreign:
             raise ValueError(f"{path}: holds results ({foreign[0]}) of an unknown evaluation; choose another folder")
-        _write_whole(run_file, json.dumps(identity, indent=2) + "\n")
+        write_whole(run_file, json.dumps(identity, indent=2) + "\n")
 
     def read(self) -> dict[Key, Answer]:
         """The answers so far."""
@@ -196,9 +197,3 @@ def fingerprint_of_questions(questions: pd.DataFrame, rows: Dataset) -> str:
         for ecg in rows[int(row)]["ecgs"]:
             digest.update(np.ascontiguousarray(ecg).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _write_whole(file: Path, text: str):
-    unfinished = file.with_name(file.name + ".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(file)
