@@ -1,7 +1,7 @@
 """Turns rows of conversations into training batches: labels on the assistant's words, padded to the longest."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from elm_hf.encoder_cache import EncoderFeatures
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.processing_elm import ElmProcessor, ecg_items
 from elm_hf.packing import IGNORE_INDEX, pack_behind_beginnings, pack_without_padding, pad
+from elm_hf.source_code import source_digest
 from elm_hf.training import LENGTH_STEP
 
 
@@ -179,7 +180,7 @@ class ElmDataCollator:
     def _tokenized(self, row: dict, ecg_ids: list[np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and labels of a conversation, both `(length,)`."""
         if "input_ids" in row:
-            return np.asarray(row["input_ids"]), np.asarray(row["labels"])
+            return row["input_ids"], row["labels"]
         return self.tokenize(row["messages"], ecg_ids, name)
 
     def tokenize(self, messages: list[dict], ecg_ids: list[np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -241,8 +242,8 @@ def tokenize_conversations(dataset: Dataset, collator: ElmDataCollator, num_proc
         num_proc: processes to share the work.
 
     Returns:
-        The dataset with `input_ids`, `labels` and `length` (see [`add_lengths`]) and, of its own columns, those that training
-        reads: which conversation it is and which ECGs it is about.
+        The dataset with `input_ids` and `labels`, arrays of int32; `length` (see [`add_lengths`]); and, of its own columns,
+        those that training reads: which conversation it is and which ECGs it is about.
 
     Raises:
         ValueError: as [`ElmDataCollator.tokenize`].
@@ -254,21 +255,35 @@ def tokenize_conversations(dataset: Dataset, collator: ElmDataCollator, num_proc
         num_proc=num_proc,
         desc="Tokenizing conversations",
     )
-    return tokenized.with_format(dataset.format["type"], **dataset.format["format_kwargs"])
+    return tokenized.with_transform(_ReadTokens(dataset.format["format_kwargs"].get("transform")))
+
+
+class _ReadTokens:
+    """Makes arrays of the bytes that tokens are kept as: a list takes many times as long to read."""
+
+    def __init__(self, transform: Callable[[dict], dict] | None):
+        """`transform` is the dataset's own."""
+        self.transform = transform
+
+    def __call__(self, batch: dict) -> dict:
+        names = batch.keys() & {"input_ids", "labels"}
+        batch |= {name: [np.frombuffer(tokens, np.int32) for tokens in batch[name]] for name in names}
+        return batch if self.transform is None else self.transform(batch)
 
 
 class _TokenizeRow:
-    """An object and not a closure, so that worker processes can have it."""
+    """An object and not a closure, so that worker processes can have it; `datasets` keeps results by its attributes."""
 
     def __init__(self, collator: ElmDataCollator):
         self.collator = collator
+        self.code = source_digest(__name__)
 
     def __call__(self, messages: list[dict], name: str) -> dict:
         ecg_ids = self.collator.processor.placeholders(len(ecg_items(messages)))
         ids, labels = self.collator.tokenize(messages, ecg_ids, name)
         return {
-            "input_ids": ids.astype(np.int32),
-            "labels": labels.astype(np.int32),
+            "input_ids": ids.astype(np.int32).tobytes(),
+            "labels": labels.astype(np.int32).tobytes(),
             "length": -(-len(ids) // LENGTH_STEP) * LENGTH_STEP,
         }
 

@@ -11,13 +11,12 @@ import pyarrow.csv
 import scipy.io
 from scipy.io.matlab import MatReadError
 
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.ecg_utils import LARGEST_SPAN, LEADS
 from elm_hf.recordings import Recording, RecordingError, make_recording, read_recording
 
 
 MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "µV": 1e-3, "V": 1e3}
-# mV from the 1st to the 99th percentile of a lead; genuine ECGs of low voltage have 0.2, large QRS complexes 5
-_SMALLEST_SPAN, _LARGEST_SPAN = 0.02, 20
+SMALLEST_SPAN = 0.02  # mV from the 1st to the 99th percentile of a lead; genuine ECGs of low voltage have 0.2
 
 
 def read_ecg_file(
@@ -143,7 +142,7 @@ def _check_amplitude(recording: Recording, units: str) -> None:
         return  # which is told where the recording is cut to segments
     low, high = np.nanpercentile(np.where(np.isfinite(present), present, np.nan), [1, 99], axis=1)
     span = float(np.median(high - low))
-    if not _SMALLEST_SPAN <= span <= _LARGEST_SPAN:
+    if not SMALLEST_SPAN <= span <= LARGEST_SPAN:
         raise RecordingError(
             "absurd amplitude",
             f"{recording.name}: its leads span {span:.3g} mV with the units {units}; ECGs span 0.2 to 5 mV, so the units "

@@ -1,12 +1,15 @@
 """ECGs by row number, out of the records of a dataset: memory-mapped on this machine, or in files on the Hub."""
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
+from itertools import accumulate
 
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 
@@ -36,21 +39,27 @@ class EcgTable(Sequence):
         if not 0 <= row < len(self):
             raise IndexError(f"there is no row {row} among {len(self)} records")
         blocks, starts = self._blocks
-        block = int(np.searchsorted(starts, row, side="right")) - 1
-        missing = self._records.data.column("missing_leads")[row].as_py()
-        return _in_millivolt(blocks[block][row - starts[block]], missing)
+        block = bisect_right(starts, row) - 1
+        return _in_millivolt(blocks[block][row - starts[block]], self._missing_leads.get(row, ()))
 
     def __getstate__(self) -> dict:
         return {"_records": self._records}
 
     @cached_property
-    def _blocks(self) -> tuple[list[np.ndarray], np.ndarray]:
+    def _blocks(self) -> tuple[list[np.ndarray], list[int]]:
         """
         Views of the memory map, `(rows, 12, samples)`, and where each begins: reading a row through the table's own
         columns takes several times as long.
         """
         blocks = [_signals(chunk.storage) for chunk in self._records.data.column("ecg").chunks if len(chunk)]
-        return blocks, np.cumsum([0] + [len(block) for block in blocks])[:-1]
+        return blocks, list(accumulate(map(len, blocks[:-1]), initial=0))
+
+    @cached_property
+    def _missing_leads(self) -> dict[int, list[str]]:
+        """Of the records that lack leads, which."""
+        column = self._records.data.column("missing_leads")
+        rows = np.flatnonzero(pc.list_value_length(column).to_numpy())
+        return dict(zip(rows.tolist(), column.take(pa.array(rows)).to_pylist()))
 
 
 class StreamedEcgTable(Sequence):
@@ -98,11 +107,14 @@ class EcgSequence(Sequence):
             return [self._table[row] for row in self._rows[index]]
         return self._table[self._rows[index]]
 
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self._table[row] for row in self._rows)
+
     def __repr__(self) -> str:
         return f"EcgSequence(records={self._rows})"
 
 
-def _in_millivolt(microvolt: np.ndarray, missing_leads: list[str]) -> np.ndarray:
+def _in_millivolt(microvolt: np.ndarray, missing_leads: Sequence[str]) -> np.ndarray:
     ecg = microvolt.astype(np.float32)
     ecg /= 1000
     for lead in missing_leads:

@@ -18,6 +18,7 @@ from elm_hf.ecg_table import EcgTable
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor
+from elm_hf.source_code import source_digest
 
 
 BATCH_SIZE = 32
@@ -140,6 +141,7 @@ def _key(model: ElmForCausalLM, processor: ElmProcessor, records: Dataset) -> st
         "representation": model.config.representation,
         "num_ecg_tokens": model.config.num_ecg_tokens,
         "records": records._fingerprint,
+        "code": source_digest(__name__),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, weight in sorted(model.model.encoder.state_dict().items()):

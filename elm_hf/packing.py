@@ -36,10 +36,10 @@ def pack_without_padding(sequences: Sequence[Tokenized]) -> dict[str, torch.Tens
     """
     lengths = [len(ids) for ids, _ in sequences]
     starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
-    labels = np.concatenate([labels for _, labels in sequences])
+    labels = np.concatenate([labels for _, labels in sequences], dtype=np.int64)
     labels[starts[:-1]] = IGNORE_INDEX  # no conversation follows from the one before it
     return {
-        "input_ids": torch.from_numpy(np.concatenate([ids for ids, _ in sequences]))[None],
+        "input_ids": torch.from_numpy(np.concatenate([ids for ids, _ in sequences], dtype=np.int64))[None],
         "labels": torch.from_numpy(labels)[None],
         "position_ids": torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],
         "cu_seq_lens_q": starts,

@@ -12,6 +12,7 @@ from datasets import Dataset
 from elm_hf.data import records_of
 from elm_hf.ecg_index import EcgIndex, patients_of
 from elm_hf.ecg_table import EcgTable
+from elm_hf.source_code import source_digest
 
 
 CONTENTS = ("report", "features")
@@ -205,10 +206,11 @@ def add_neighbours(
 
 
 class _AddNeighbours:
-    """To a row; an object, so that other processes can have it."""
+    """To a row; an object, so that other processes can have it. `datasets` keeps results by its attributes."""
 
     def __init__(self, retrieval: Retrieval | None, system_prompt: str | None):
         self.retrieval, self.system_prompt = retrieval, system_prompt
+        self.code = source_digest(__name__)
 
     def __call__(self, messages: list[dict], ecg_index: list[int]) -> dict:
         if self.system_prompt is not None and messages[0]["role"] != "system":

@@ -11,6 +11,7 @@ import numpy as np
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 SAMPLING_RATE = 250
+LARGEST_SPAN = 20  # mV that half of the leads may span; ECGs span 0.2 to 5 mV, hundreds and more are microvolt
 
 _CANONICAL_LEADS = {lead.lower(): lead for lead in LEADS} | {"di": "I", "dii": "II", "diii": "III"}
 _MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3}

@@ -19,13 +19,21 @@ from os import PathLike
 import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 
-from .ecg_utils import LEADS, SAMPLING_RATE, fill_gaps, limb_lead_error, load_ecg, place_leads, resample
+from .ecg_utils import (
+    LARGEST_SPAN,
+    LEADS,
+    SAMPLING_RATE,
+    fill_gaps,
+    limb_lead_error,
+    load_ecg,
+    place_leads,
+    resample,
+)
 
 
 NORMALIZATIONS = ("min_max", "z_score", "none")
 RESAMPLINGS = ("polyphase", "cubic", "fft")
 CROPS = ("start", "center")
-LARGEST_MILLIVOLT = 20  # what half of the leads may span; ECGs span 0.2 to 5 mV, hundreds and more are microvolt
 
 
 class EcgFeatureExtractor(FeatureExtractionMixin):
@@ -131,17 +139,21 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         lead_mask = np.zeros((len(ecgs), len(self.leads)), dtype=bool)
         for index, (one, rate, its_names) in enumerate(zip(ecgs, rates, names)):
             try:
-                prepared = self._prepare(one, rate, its_names)
+                prepared, present = self._prepare(one, rate, its_names)
             except ValueError as error:
                 raise ValueError(f"ECG {index + 1} of {len(ecgs)}: {error}") from error
-            lead_mask[index] = present = ~np.isnan(prepared[:, 0])
-            kept = slice(None) if present.all() else present  # a slice copies nothing
-            values[index, kept] = self._normalize(self._filter(prepared[kept]))
-            values[index, ~present] = 0
+            lead_mask[index] = present
+            if present.all():
+                self._normalize(self._filter(prepared), out=values[index])
+            else:
+                values[index] = 0
+                values[index, present] = self._normalize(self._filter(prepared[present]))
         return BatchFeature({"ecg_values": values, "ecg_lead_mask": lead_mask}, tensor_type=return_tensors)
 
-    def _prepare(self, ecg, sampling_rate: float | None, lead_names: Sequence[str] | None) -> np.ndarray:
-        """An ECG `(leads, num_samples)` in mV at the model's rate; absent leads are NaN."""
+    def _prepare(
+        self, ecg, sampling_rate: float | None, lead_names: Sequence[str] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """An ECG `(leads, num_samples)` in mV at the model's rate, absent leads NaN; and which are present, `(leads,)`."""
         if isinstance(ecg, str | PathLike):
             ecg, sampling_rate, lead_names = load_ecg(ecg)
             disagreement = limb_lead_error(place_leads(ecg, lead_names)[0])
@@ -156,7 +168,8 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             ecg = np.asarray(ecg, dtype=np.float32)
         else:
             ecg, _ = place_leads(ecg, lead_names, tuple(self.leads))
-        if np.isnan(ecg[:, 0]).all():
+        present = ~np.isnan(ecg[:, 0])
+        if not present.any():
             raise ValueError(f"none of the leads {', '.join(self.leads)} is present.")
         ecg = self._resample(ecg, sampling_rate)
         if ecg.shape[1] < self.num_samples:
@@ -165,7 +178,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 f"{self.num_samples / self.sampling_rate:g} s."
             )
         start = (ecg.shape[1] - self.num_samples) // 2 if self.crop == "center" else 0
-        return ecg[:, start : start + self.num_samples]
+        return ecg[:, start : start + self.num_samples], present
 
     def _resample(self, ecg: np.ndarray, sampling_rate: float) -> np.ndarray:
         """The ECG at the model's rate. Leads are NaN throughout or nowhere."""
@@ -204,12 +217,12 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 f"{len(ecg)} leads, but the model has {len(self.leads)} ({', '.join(self.leads)}). "
                 "Name the leads with `lead_names`, or check that the array is (leads, samples)."
             )
-        lowest, highest = ecg.min(axis=1), ecg.max(axis=1)
-        valid = np.isfinite(lowest) & np.isfinite(highest)  # both are NaN where one sample is
-        if not valid.all():
-            self._check_samples(ecg, lead_names)
-        spans = (highest - lowest)[valid]
-        if np.count_nonzero(spans > LARGEST_MILLIVOLT) > len(spans) / 2:
+        spans = ecg.max(axis=1) - ecg.min(axis=1)
+        if spans.max() <= LARGEST_SPAN:  # not so where a sample is NaN or infinite
+            return
+        self._check_samples(ecg, lead_names)
+        spans = spans[~np.isnan(spans)]
+        if np.count_nonzero(spans > LARGEST_SPAN) > len(spans) / 2:
             raise ValueError(f"its leads span up to {spans.max():.3g} mV, ECGs 0.2 to 5. Divide microvolt by 1000.")
 
     def _check_samples(self, ecg: np.ndarray, lead_names: Sequence[str] | None):
@@ -222,15 +235,17 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 f"at sample {np.flatnonzero(invalid[lead])[0]}. Repair them, or make the whole lead NaN to leave it out."
             )
 
-    def _normalize(self, ecg: np.ndarray) -> np.ndarray:
+    def _normalize(self, ecg: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The ECG in the model's amplitude, in `out` if that is given: every pass over the samples counts."""
+        offset, scale = 0, 1
         if self.normalization == "min_max":
-            ecg = ecg - ecg.min()
-            ecg /= ecg.max() + self.min_max_epsilon
-            return ecg
-        if self.normalization == "z_score":
-            deviation = ecg.std()
-            return (ecg - ecg.mean()) / deviation if deviation > 1e-6 else np.zeros_like(ecg)
-        return ecg
+            offset = ecg.min()
+            scale = ecg.max() - offset + self.min_max_epsilon
+        elif self.normalization == "z_score":
+            offset, scale = ecg.mean(), ecg.std()
+            scale = scale if scale > 1e-6 else np.inf
+        normalized = np.subtract(ecg, offset, out=out, casting="same_kind")
+        return np.divide(normalized, scale, out=normalized)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]):

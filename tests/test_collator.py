@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from tiny_models import END_OF_TURN, LLM_FAMILIES, tiny_tokenizer
 
-from elm_hf.collator import IGNORE_INDEX, ElmDataCollator, fill_ecgs
+from elm_hf import collator as collator_module
+from elm_hf.collator import IGNORE_INDEX, ElmDataCollator, fill_ecgs, tokenize_conversations
+from elm_hf.data import load_elm_dataset
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 from elm_hf.modeling.processing_elm import ElmProcessor
@@ -54,6 +56,28 @@ def test_a_batch_is_as_long_as_its_longest_conversation(ecgs):
     together = collator([row([], "a", "yes"), row([], "a b c d e f g h", "yes")])
     assert together["input_ids"].shape == (2, max(alone))
     assert together["attention_mask"].sum(dim=1).tolist() == alone
+
+
+@pytest.mark.parametrize("padding_free", [False, True])
+def test_rows_tokenized_once_make_the_same_batch(padding_free, simulated_dataset):
+    collator = ElmDataCollator(tiny_processor("llama"), padding_free=padding_free)
+    dataset = load_elm_dataset(simulated_dataset)
+    read, once = (
+        collator(rows.__getitems__([0, 3, 1])) for rows in (dataset, tokenize_conversations(dataset, collator))
+    )
+    assert read.keys() == once.keys()
+    for name, values in read.items():
+        assert np.array_equal(values, once[name]), name
+        assert isinstance(values, int) or values.dtype == once[name].dtype, name
+
+
+def test_rows_that_other_code_tokenized_are_not_reused(simulated_dataset, monkeypatch):
+    collator = ElmDataCollator(tiny_processor("llama"))
+    dataset = load_elm_dataset(simulated_dataset)
+    before, again = (tokenize_conversations(dataset, collator)._fingerprint for _ in range(2))
+    assert before == again
+    monkeypatch.setattr(collator_module, "source_digest", lambda module: "of changed code")
+    assert tokenize_conversations(dataset, collator)._fingerprint != before
 
 
 @pytest.mark.parametrize("leads", [["I", "II", "III", "aVR", "aVF", "aVL", *LEADS[6:]], ["V5", "II"]])

@@ -1,10 +1,14 @@
 """Packed batches: the loss and the gradients of conversations on their own, whatever the LLM; what cannot be packed."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_models import LLM_FAMILIES, tiny_llm, tiny_tokenizer
 from transformers import AutoModelForCausalLM
+from transformers import modeling_flash_attention_utils as flash
 
 from elm_hf.collator import ElmDataCollator
 from elm_hf.data import load_elm_dataset
@@ -184,3 +188,43 @@ def test_flash_attention_is_refused_behind_a_beginning():
     model.model.language_model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match='"flash_attention_2" does not take; set attn_implementation to sdpa'):
         check_packing(model, behind_beginning=True)
+
+
+def varlen_attention(
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=False, softmax_scale=None
+):
+    """What `flash_attn_varlen_func` computes, `(positions, heads, size of a head)`, sequence after sequence."""
+    results = []
+    for (start, end), (key_start, key_end) in zip(pairwise(cu_seqlens_q.tolist()), pairwise(cu_seqlens_k.tolist())):
+        assert end - start <= max_seqlen_q and key_end - key_start <= max_seqlen_k
+        one = (q[start:end], k[key_start:key_end], v[key_start:key_end])
+        heads_first = (values.transpose(0, 1)[None] for values in one)
+        result = F.scaled_dot_product_attention(*heads_first, is_causal=causal, scale=softmax_scale, enable_gqa=True)
+        results.append(result[0].transpose(0, 1))
+    return torch.cat(results)
+
+
+def dense_attention(q, k, v, causal=False, softmax_scale=None):
+    """What `flash_attn_func` computes, `(batch, positions, heads, size of a head)`."""
+    heads_first = (values.transpose(1, 2) for values in (q, k, v))
+    result = F.scaled_dot_product_attention(*heads_first, is_causal=causal, scale=softmax_scale, enable_gqa=True)
+    return result.transpose(1, 2)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_flash_attention_is_told_where_conversations_begin(family, ecgs, monkeypatch):
+    """All but its kernel, which needs a GPU: in its place stands what it computes."""
+    rows = [row(*QUESTIONS[0], ecgs[:1]), row("Hello?", "yes", ecgs[:0]), row(*QUESTIONS[1], ecgs[1:])]
+    model, processor = elm_and_processor(family)
+    padded = ElmDataCollator(processor)(rows)
+    expected = loss_and_gradients(model, [padded])
+    kernels = (dense_attention, varlen_attention, None, flash._pad_input, flash._unpad_input)
+    monkeypatch.setattr(flash, "_lazy_imports", lambda *args, **kwargs: kernels)
+    monkeypatch.setattr(flash, "_loaded_implementation", None)
+    model.model.language_model.config._attn_implementation = "flash_attention_2"
+    for padding_free in (True, False):
+        batch = ElmDataCollator(processor, padding_free=padding_free)(rows)
+        loss, gradients = loss_and_gradients(model, [batch])
+        assert loss == pytest.approx(expected[0], abs=1e-5)
+        for name, gradient in expected[1].items():
+            assert torch.allclose(gradients[name], gradient, atol=1e-5), name

@@ -300,7 +300,7 @@ def test_training_reads_neighbours_and_learns_none_of_their_words(dataset, index
 
     ready = trainer("1")
     decode = ready.processing_class.tokenizer.decode
-    for row in ready.train_dataset.with_format(None).select(range(10)):
+    for row in ready.train_dataset.select(range(10)):
         assert "ECGs of other patients most like" in decode(row["input_ids"])
         assert "ECGs of" not in decode([label for label in row["labels"] if label >= 0])
     assert np.isfinite(ready.train().training_loss)
