@@ -75,6 +75,8 @@ def build_trainer(
         distributed_config=tensor_parallelism(model_args, training_args),
     )
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+    if script_args.system_prompt is not None:
+        processor.system_prompt = script_args.system_prompt or None
     learning = set_trainable(model, script_args.trainable)
     peft_config = lora_config(model, model_args, script_args.trainable)
     is_packed = script_args.pack_by_ecg > 1 or training_args.padding_free
@@ -103,7 +105,7 @@ def build_trainer(
     if script_args.retrieval is not None:
         with training_args.main_process_first(desc="finding similar ECGs"):
             found = Retrieval(script_args.retrieval, script_args.dataset, script_args.fold, dataset["ecg_index"])
-            dataset = add_neighbours(dataset, found, script_args.system_prompt, training_args.dataset_num_proc)
+            dataset = add_neighbours(dataset, found, processor.system_prompt, training_args.dataset_num_proc)
     encoder_features = None
     if script_args.cache_encoder:
         for part in (model.model.encoder, model.model.projector):  # the LLM may be too large for one GPU
@@ -115,7 +117,6 @@ def build_trainer(
     collator = collator_class(
         processor,
         training_args.max_length,
-        script_args.system_prompt,
         augmentation if augmentation != EcgAugmentation() else None,
         image_augmentation if image_augmentation != EcgImageAugmentation() else None,
         training_args.seed,

@@ -162,6 +162,7 @@ class AlignmentCollator(ElmDataCollator):
     def __init__(self, processor: ElmProcessor, *args, **kwargs):
         processor = copy.deepcopy(processor)
         processor.tokenizer.chat_template = PLAIN_TEXT
+        processor.system_prompt = None
         super().__init__(processor, *args, **kwargs)
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:

@@ -90,7 +90,6 @@ def ask(
     processor: ProcessorMixin,
     to_ask: EcgToAsk,
     max_new_tokens: int = 64,
-    system_prompt: str | None = None,
 ) -> list[dict[str, str | None]]:
     """
     The questions with the model's answers and, where known, the truth.
@@ -99,16 +98,14 @@ def ask(
         model, processor: of a checkpoint.
         to_ask: the ECG and the questions.
         max_new_tokens: of the longest answer.
-        system_prompt: opens conversations that have no system message: what the model was trained with.
 
     Raises:
         ValueError: the ECG does not fit the model.
     """
     # Here, since it brings elm-hf's own classes, which transformers prefers to the code of a checkpoint not loaded yet.
-    from elm_hf.collator import fill_ecgs, with_system_prompt
+    from elm_hf.collator import fill_ecgs
 
-    prompts = [with_system_prompt(prompt, system_prompt) for prompt in to_ask.prompts]
-    conversations = [fill_ecgs(prompt, [to_ask.ecg], to_ask.sampling_rate) for prompt in prompts]
+    conversations = [fill_ecgs(prompt, [to_ask.ecg], to_ask.sampling_rate) for prompt in to_ask.prompts]
     try:
         answers = answer(model, processor, conversations, max_new_tokens)
     except ValueError as error:

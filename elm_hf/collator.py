@@ -51,13 +51,6 @@ def fill_ecgs(messages: Sequence[dict], ecgs: Sequence[np.ndarray], sampling_rat
     return filled
 
 
-def with_system_prompt(messages: Sequence[dict], system_prompt: str | None) -> list[dict]:
-    """The messages, opened by `system_prompt` unless it is None or they have a system message of their own."""
-    if system_prompt is None or messages[0]["role"] == "system":
-        return list(messages)
-    return [{"role": "system", "content": system_prompt}, *messages]
-
-
 class ElmDataCollator:
     """
     Collates rows of [`load_elm_dataset`], or packs of them ([`pack_by_ecg`]), for `SFTTrainer`.
@@ -69,7 +62,6 @@ class ElmDataCollator:
     Args:
         processor: the ELM's processor.
         max_length: tokens a conversation may take; None for no limit.
-        system_prompt: opens conversations that have no system message.
         augmentation: changes each ECG at random; for training only.
         image_augmentation: the same for the pictures that a vision encoder reads.
         seed: of the changes. They depend on it, the conversation and the `epoch` (see [`AugmentationEpoch`]) alone, not on
@@ -86,7 +78,6 @@ class ElmDataCollator:
         self,
         processor: ElmProcessor,
         max_length: int | None = None,
-        system_prompt: str | None = None,
         augmentation: EcgAugmentation | None = None,
         image_augmentation: EcgImageAugmentation | None = None,
         seed: int = 0,
@@ -96,7 +87,6 @@ class ElmDataCollator:
     ):
         self.processor = processor
         self.max_length = max_length
-        self.system_prompt = system_prompt
         self.augmentation = augmentation
         self.image_augmentation = image_augmentation
         self.seed = seed
@@ -198,7 +188,6 @@ class ElmDataCollator:
         expected = len(ecg_items(messages))
         if expected != len(ecg_ids):
             raise ValueError(f"The conversation has {expected} ECG items and {len(ecg_ids)} ECGs.")
-        messages = with_system_prompt(messages, self.system_prompt)
         ids, answer = self.processor.tokenize_conversation(messages, ecg_ids)
         try:
             kept = self._kept_positions(ids, answer)

@@ -22,6 +22,7 @@ from elm_hf.source_code import source_digest
 
 
 BATCH_SIZE = 32
+OF_TEXT = ("tokenizer", "system_prompt")  # parts of a processor that have nothing to do with ECGs
 
 
 class EncoderFeatures:
@@ -137,7 +138,7 @@ def _key(model: ElmForCausalLM, processor: ElmProcessor, records: Dataset) -> st
     """What the features depend on, as 16 hexadecimal digits."""
     settings = {
         "encoder": model.config.encoder_config.to_diff_dict(),
-        "prepared": {key: value for key, value in processor.to_dict().items() if key != "tokenizer"},
+        "prepared": {key: value for key, value in processor.to_dict().items() if key not in OF_TEXT},
         "representation": model.config.representation,
         "num_ecg_tokens": model.config.num_ecg_tokens,
         "records": records._fingerprint,

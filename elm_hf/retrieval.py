@@ -183,7 +183,7 @@ class Retrieval:
 
 def add_neighbours(
     conversations: Dataset,
-    retrieval: Retrieval | None,
+    retrieval: Retrieval,
     system_prompt: str | None = None,
     num_proc: int | None = None,
 ) -> Dataset:
@@ -192,8 +192,9 @@ def add_neighbours(
 
     Args:
         conversations: of [`load_elm_dataset`], in whole or in part.
-        retrieval: made for them; None for the system prompt alone.
-        system_prompt: opens conversations that have no system message.
+        retrieval: made for them.
+        system_prompt: opens conversations that have no system message (the processor's, which adds it only where there is
+            none, as there is where neighbours are put into it).
         num_proc: processes to share the work.
     """
     added = conversations.with_format(None).map(
@@ -208,7 +209,7 @@ def add_neighbours(
 class _AddNeighbours:
     """To a row; an object, so that other processes can have it. `datasets` keeps results by its attributes."""
 
-    def __init__(self, retrieval: Retrieval | None, system_prompt: str | None):
+    def __init__(self, retrieval: Retrieval, system_prompt: str | None):
         self.retrieval, self.system_prompt = retrieval, system_prompt
         self.code = source_digest(__name__)
 
@@ -216,7 +217,7 @@ class _AddNeighbours:
         if self.system_prompt is not None and messages[0]["role"] != "system":
             words = [{"type": "text", "text": self.system_prompt}]
             messages = [{"role": "system", "content": words}, *messages]
-        return {"messages": messages if self.retrieval is None else self.retrieval(messages, ecg_index)}
+        return {"messages": self.retrieval(messages, ecg_index)}
 
 
 def _joined(message: dict, text: str) -> dict:

@@ -42,7 +42,8 @@ class ElmScriptArguments:
         fold: Fold to train on: 1 to 5, or "official".
         trainable: Parts that learn: encoder, projector, llm. With LoRA, "llm" means its adapters, and ecg_tokens, the
             embeddings of the ECG tokens of a "symbol" model, which stay as they are otherwise (Han et al. 2024).
-        system_prompt_file: Text file whose content opens conversations that have no system message.
+        system_prompt_file: Text file whose content opens conversations that have no system message, in training and, as the
+            processor keeps it, ever after.
         question_types: Learn from conversations of these types only; of all by default.
         descriptions: Align text and ECGs on this table of `elm-hf describe` (Yang et al. 2024, ECG-LM) instead of learning
             from the datasets' conversations; of their training ECGs.
@@ -118,7 +119,7 @@ class ElmScriptArguments:
             )
         self._check_descriptions()
 
-        _ = self.retrieval  # refuses wrong values before any work starts
+        _ = self.retrieval, self.system_prompt  # refuses wrong values before any work starts
 
     @property
     def retrieval(self) -> RetrievalOptions | None:

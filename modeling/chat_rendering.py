@@ -92,6 +92,13 @@ def render_chat(
     return chat
 
 
+def with_system_prompt(messages: Sequence[dict], system_prompt: str | None) -> Sequence[dict]:
+    """The messages, opened by `system_prompt` unless it is `None` or they have a system message of their own."""
+    if system_prompt is None or not messages or messages[0].get("role") == "system":
+        return messages
+    return [{"role": "system", "content": system_prompt}, *messages]
+
+
 def _write_with_system(turns: list[dict], write: Callable[[list[dict]], str]) -> str:
     """The template's text; the system's words go to the first user turn if it refuses or drops them."""
     if turns[0]["role"] != "system":
@@ -148,4 +155,4 @@ def _flatten(message: dict, marks: dict[str, str], mark_answers: bool) -> dict:
     return {**message, "content": content}
 
 
-__all__ = ["DEFAULT_CHAT_TEMPLATE", "RenderedChat", "ecg_items", "render_chat"]
+__all__ = ["DEFAULT_CHAT_TEMPLATE", "RenderedChat", "ecg_items", "render_chat", "with_system_prompt"]

@@ -20,7 +20,7 @@ import numpy as np
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.utils import logging
 
-from .chat_rendering import DEFAULT_CHAT_TEMPLATE, RenderedChat, ecg_items, render_chat
+from .chat_rendering import DEFAULT_CHAT_TEMPLATE, RenderedChat, ecg_items, render_chat, with_system_prompt
 from .configuration_elm import ElmConfig
 from .feature_extraction_elm import EcgFeatureExtractor
 from .image_processing_ecg import EcgImageProcessor
@@ -49,12 +49,21 @@ class ElmProcessor(ProcessorMixin):
             The placeholder token.
         chat_template (`str`, *optional*):
             A chat template to use instead of the tokenizer's own.
+        system_prompt (`str`, *optional*):
+            Opens conversations that have no system message: what the model was trained with.
     """
 
     def __init__(
-        self, feature_extractor, tokenizer, num_ecg_tokens: int = 1, ecg_token: str = ECG_TOKEN, chat_template=None
+        self,
+        feature_extractor,
+        tokenizer,
+        num_ecg_tokens: int = 1,
+        ecg_token: str = ECG_TOKEN,
+        chat_template=None,
+        system_prompt: str | None = None,
     ):
         self.num_ecg_tokens = num_ecg_tokens
+        self.system_prompt = system_prompt
         self._set_up_tokenizer(tokenizer, ecg_token, chat_template)
         super().__init__(feature_extractor, tokenizer, chat_template=tokenizer.chat_template)
 
@@ -160,7 +169,7 @@ class ElmProcessor(ProcessorMixin):
         items; `"ecg"` is an array `(leads, samples)` in millivolt or the path of a WFDB record, and arrays come with
         `"sampling_rate"` and, unless their rows are the model's leads, `"lead_names"`. Placeholders come from items
         only: words of a user that look like one stay words. A system message goes into the first user turn where the
-        template has no system role (Gemma 2).
+        template has no system role (Gemma 2); conversations without one are opened by `system_prompt`.
 
         Args:
             conversation (`list[dict]` or `list[list[dict]]`):
@@ -230,7 +239,7 @@ class ElmProcessor(ProcessorMixin):
                 **{"enable_thinking": False} | template_kwargs,
             )
 
-        return render_chat(messages, write, self.ecg_token, mark_answers)
+        return render_chat(with_system_prompt(messages, self.system_prompt), write, self.ecg_token, mark_answers)
 
     def _encode(
         self,
@@ -330,14 +339,21 @@ class ElmVisionProcessor(ElmProcessor):
     Args:
         image_processor ([`EcgImageProcessor`]):
             Makes the pictures that the vision encoder takes.
-        tokenizer, num_ecg_tokens, ecg_token, chat_template:
+        tokenizer, num_ecg_tokens, ecg_token, chat_template, system_prompt:
             As for [`ElmProcessor`].
     """
 
     def __init__(
-        self, image_processor, tokenizer, num_ecg_tokens: int = 1, ecg_token: str = ECG_TOKEN, chat_template=None
+        self,
+        image_processor,
+        tokenizer,
+        num_ecg_tokens: int = 1,
+        ecg_token: str = ECG_TOKEN,
+        chat_template=None,
+        system_prompt: str | None = None,
     ):
         self.num_ecg_tokens = num_ecg_tokens
+        self.system_prompt = system_prompt
         self._set_up_tokenizer(tokenizer, ecg_token, chat_template)
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=tokenizer.chat_template)
 
@@ -362,7 +378,7 @@ class ElmSymbolProcessor(ElmProcessor):
     flat.
 
     Args:
-        feature_extractor, tokenizer, ecg_token, chat_template:
+        feature_extractor, tokenizer, ecg_token, chat_template, system_prompt:
             As for [`ElmProcessor`].
         ecg_tokenizer ([`EcgByteTokenizer`]):
             Turns ECGs into tokens.
@@ -382,7 +398,9 @@ class ElmSymbolProcessor(ElmProcessor):
         max_ecg_tokens: int | None = None,
         ecg_token: str = ECG_TOKEN,
         chat_template=None,
+        system_prompt: str | None = None,
     ):
+        self.system_prompt = system_prompt
         self.ecg_token_offset = ecg_token_offset
         self.max_ecg_tokens = max_ecg_tokens
         self._set_up_tokenizer(tokenizer, ecg_token, chat_template)

@@ -528,13 +528,12 @@ def test_a_record_is_asked_about_with_the_librarys_code(run, yes_sayer, records)
 
 def test_a_system_prompt_opens_what_is_asked(run, tiny_elm, records, monkeypatch):
     asked = []
-    monkeypatch.setattr("elm_hf.ask.answer", lambda *given: asked.extend(given[2]) or answer(*given))
+    monkeypatch.setattr("elm_hf.ask.answer", lambda *given: asked.append(given[1]) or answer(*given))
     Path("prompt.txt").write_text("You read ECGs.\n")
     options = ["--ecg", records / "fine", "--question", "What is the rhythm?", "--system-prompt-file", "prompt.txt"]
     assert run("ask", tiny_elm, *options).code == 0
-    ((system, user),) = asked
-    assert system == {"role": "system", "content": "You read ECGs."}
-    assert [item["type"] for item in user["content"]] == ["ecg", "text"]
+    (processor,) = asked
+    assert processor.system_prompt == "You read ECGs."
 
 
 def test_where_ecgs_have_one_question_each_one_is_asked(run, yes_sayer):

@@ -153,7 +153,8 @@ def test_a_system_prompt_opens_conversations_that_have_none(family, ecgs):
     processor = tiny_processor(family)
     own = row([], "Hello?", "none")
     own["messages"] = [{"role": "system", "content": [{"type": "text", "text": "Be short."}]}, *own["messages"]]
-    batch = ElmDataCollator(processor, system_prompt="You are a helpful assistant.")([own, row([], "Hello?", "none")])
+    processor.system_prompt = "You are a helpful assistant."
+    batch = ElmDataCollator(processor)([own, row([], "Hello?", "none")])
     first, second = (processor.tokenizer.decode(ids) for ids in batch["input_ids"])
     assert "Be short." in first and "helpful" not in first
     assert second.count("You are a helpful assistant.") == 1

@@ -16,7 +16,7 @@ import torch
 from conftest import TINY_LLM
 from datasets import Array2D, Dataset, Features, List, Value
 
-from elm_hf.collator import ElmDataCollator, fill_ecgs, with_system_prompt
+from elm_hf.collator import ElmDataCollator, fill_ecgs
 from elm_hf.create import create_elm
 from elm_hf.data import load_elm_dataset
 from elm_hf.evaluation import evaluate
@@ -234,10 +234,17 @@ def test_a_system_prompt_opens_every_conversation(steps, reader, tmp_path):
     rows = load_elm_dataset(steps, split="test")
     for index in (0, 50):  # the last has no ECG
         row = rows[index]
-        asked = fill_ecgs(with_system_prompt(row["messages"][:1], prompt), list(row["ecgs"]), 250)
+        system = {"role": "system", "content": prompt}
+        asked = fill_ecgs([system, *row["messages"][:1]], list(row["ecgs"]), 250)
         assert said[f"{row['conversation_id']}#0", "ecg"] == generate_answers(model, processor, [asked], 4)[0].text
     with pytest.raises(ValueError, match="system_prompt is 'Answer with yes or no.' there, None here"):
         evaluate(reader, steps, output=tmp_path, **options)
+    processor.system_prompt = prompt
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "trained_with_it")
+    again = evaluate(tmp_path / "trained_with_it", steps, **options)
+    assert again["run"]["system_prompt"] == prompt
+    assert again["scores"] == report["scores"]
 
 
 def test_equal_prompts_are_asked_once(steps):

@@ -81,7 +81,8 @@ def assert_same(model: ElmForCausalLM, batches: list[dict], expected: list[dict]
 def test_questions_behind_one_ecg_learn_as_each_alone(family, attention, ecgs):
     model, processor = elm_and_processor(family)
     model.model.language_model.set_attn_implementation(attention)
-    collator = ElmDataCollator(processor, system_prompt="You are a helpful assistant.")
+    processor.system_prompt = "You are a helpful assistant."
+    collator = ElmDataCollator(processor)
     packs = [
         [row(*question, ecgs[:1]) for question in QUESTIONS],
         [row(*question, ecgs[1:]) for question in QUESTIONS[:2]],

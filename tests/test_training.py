@@ -226,12 +226,18 @@ def test_wrong_input_ends_the_script_with_one_line(tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_a_system_prompt_comes_from_a_file(tmp_path):
+def test_a_checkpoint_keeps_the_system_prompt_that_it_was_trained_with(tiny_elm, simulated_dataset, tmp_path):
     (tmp_path / "prompt.txt").write_text("You read ECGs.\n")
-    assert (
-        ElmScriptArguments(dataset=["d"], system_prompt_file=str(tmp_path / "prompt.txt")).system_prompt
-        == "You read ECGs."
-    )
+    flag = ("--system_prompt_file", str(tmp_path / "prompt.txt"))
+    _, processor = load_checkpoint(train(tiny_elm, simulated_dataset, tmp_path / "out", *flag))
+    asked = [{"role": "user", "content": "What is the rhythm?"}]
+    system, other = ({"role": "system", "content": words} for words in ("You read ECGs.", "Be short."))
+    opened = processor.apply_chat_template(asked)
+    assert opened.count("You read ECGs.") == 1
+    assert processor.apply_chat_template([system, *asked]) == opened
+    assert "You read ECGs." not in processor.apply_chat_template([other, *asked])
+    with pytest.raises(FileNotFoundError):
+        ElmScriptArguments(dataset=["d"], system_prompt_file=str(tmp_path / "none.txt"))
 
 
 def test_the_card_says_how_the_model_is_used_and_what_it_learnt_from(

@@ -10,7 +10,8 @@ from elm_hf.cli.app import Fold, Quiet, Split, app
 
 
 SystemPromptFile = Annotated[
-    Path | None, typer.Option(help="Text file that opens conversations without a system message, as in training.")
+    Path | None,
+    typer.Option(help="Text file that opens conversations without a system message, instead of training's."),
 ]
 
 
@@ -180,7 +181,6 @@ def ask(
     if (ecg is None) == bool(question):
         raise ValueError("A --question goes with --ecg, and --ecg needs one; a --dataset brings its own.")
     _check_png(plot)
-    system_prompt = _system_prompt(system_prompt_file)
     from elm_hf.ask import ask as ask_about
     from elm_hf.ask import ecg_from_dataset, ecg_from_file
     from elm_hf.generation import load_checkpoint
@@ -191,8 +191,11 @@ def ask(
         to_ask = ecg_from_file(ecg, question)
     else:
         to_ask = ecg_from_dataset(dataset, fold, split, record_id, num_questions)
+    system_prompt = _system_prompt(system_prompt_file)
     model, processor = load_checkpoint(checkpoint, trust_remote_code=trust_remote_code)
-    answered = ask_about(model, processor, to_ask, max_new_tokens, system_prompt)
+    if system_prompt is not None:
+        processor.system_prompt = system_prompt or None
+    answered = ask_about(model, processor, to_ask, max_new_tokens)
 
     typer.echo(f"ECG {to_ask.name}, answered by {type(model).__module__}.{type(model).__name__}")
     lines = []

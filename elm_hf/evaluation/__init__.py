@@ -1,7 +1,8 @@
 """Evaluation: every question of a split under the signal ablation, then the report."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from importlib.metadata import version
@@ -89,7 +90,8 @@ def evaluate(
         judge: also let an LLM score the answers given with the ECG (see [`judge_predictions`]).
         judge_model: name of the judge at its endpoint.
         bert_score: also score free text by BERTScore with this encoder: folder or Hub name (see [`BertScorer`]).
-        system_prompt: opens conversations that have no system message: what the model was trained with.
+        system_prompt: opens conversations that have no system message, instead of that which the checkpoint was trained
+            with; `""` for none.
 
     Returns:
         The report (docs/evaluation.md has its schema); None in all but the first of several processes.
@@ -111,17 +113,19 @@ def evaluate(
         raise ValueError(f"fold {fold}, {split}, of {dataset} cannot be evaluated: {error}") from error
     if limit is not None and limit < len(rows):
         rows = rows.select(np.linspace(0, len(rows) - 1, limit).astype(int))
-    try:
+    with _errors_of(dataset):
         questions = list_questions(rows, _sources(rows, records or dataset))
+        ablation = SignalAblation(rows, conditions, seed)
         found = None
         if retrieval is not None:
             found = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
-        if retrieval is not None or system_prompt is not None:
-            rows = _augmented(rows, questions, found, system_prompt)
-        asker = Asker(rows, questions, SignalAblation(rows, conditions, seed), conditions, max_new_tokens, batch_size)
-    except ValueError as error:
-        raise ValueError(f"{dataset}: {error}") from error
     model, processor = load_checkpoint(checkpoint, device=str(state.device))
+    if system_prompt is not None:
+        processor.system_prompt = system_prompt or None
+    if found is not None:
+        rows = _augmented(rows, questions, found, processor.system_prompt)
+    with _errors_of(dataset):
+        asker = Asker(rows, questions, ablation, conditions, max_new_tokens, batch_size)
     run = {
         "checkpoint": str(checkpoint),
         "weights": fingerprint_of_weights(model),
@@ -134,7 +138,7 @@ def evaluate(
         "max_new_tokens": max_new_tokens if isinstance(max_new_tokens, int) else dict(max_new_tokens),
         "seed": seed,
         "retrieval": None if retrieval is None else asdict(retrieval),
-        "system_prompt": system_prompt,
+        "system_prompt": processor.system_prompt,
     }
     with TemporaryDirectory() as nowhere:
         with state.main_process_first():
@@ -166,9 +170,16 @@ def evaluate(
         )
 
 
-def _augmented(
-    rows: Dataset, questions: pd.DataFrame, retrieval: Retrieval | None, system_prompt: str | None
-) -> Dataset:
+@contextmanager
+def _errors_of(dataset: str | PathLike) -> Iterator[None]:
+    """Names the dataset in what is wrong with it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{dataset}: {error}") from error
+
+
+def _augmented(rows: Dataset, questions: pd.DataFrame, retrieval: Retrieval, system_prompt: str | None) -> Dataset:
     """The conversations with neighbours and system prompt; a new system message moves the answers' `position` by one."""
     augmented = add_neighbours(rows, retrieval, system_prompt)
     added = [len(after) - len(before) for before, after in zip(rows["messages"], augmented["messages"])]

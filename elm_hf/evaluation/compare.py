@@ -15,7 +15,7 @@ from elm_hf.evaluation.scores import LEAST_PATIENTS, LEAST_RESAMPLES, PRIMARY, S
 
 
 REPORT_FILE = "report.json"
-SAME_OF_RUNS = ("dataset", "split", "limit", "max_new_tokens", "retrieval", "system_prompt")
+SAME_OF_RUNS = ("dataset", "split", "limit", "max_new_tokens", "retrieval")
 # Columns of predictions, and what they are of questions that two evaluations share.
 SAME_OF_QUESTIONS = {"messages_answer": "the true answers to", "question": "the words of", "record_ids": "the ECGs of"}
 
