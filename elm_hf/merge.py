@@ -7,6 +7,7 @@ from peft import PeftConfig, PeftModel
 from peft.utils import CONFIG_NAME
 from transformers import AutoConfig, AutoProcessor
 
+import elm_hf.modeling.processing_elm  # noqa: F401 (registers the processors)
 from elm_hf.hub import check_name
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.whole_files import save_whole

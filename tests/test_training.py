@@ -13,10 +13,8 @@ from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from trl import TrlParser
-from typer.testing import CliRunner
 
 import train_sft
-from elm_hf.cli import app
 from elm_hf.collator import fill_ecgs
 from elm_hf.data import load_elm_dataset
 from elm_hf.generation import load_checkpoint
@@ -141,8 +139,10 @@ def test_variants_of_lora_merge_into_a_full_checkpoint(flag, tiny_elm, simulated
     assert config[flag.removeprefix("--")] and config["base_model_name_or_path"] == str(tiny_elm)
     _, processor = load_checkpoint(adapter)
     expected = some_logits(AutoPeftModelForCausalLM.from_pretrained(adapter).eval(), processor, simulated_dataset)
-    result = CliRunner().invoke(app, ["merge", str(adapter), str(tmp_path / "merged")])
-    assert result.exit_code == 0 and "parameters, float32" in result.output
+    command = [Path(sys.executable).with_name("elm-hf"), "merge", adapter, tmp_path / "merged"]
+    # A fresh process, where no classes are known yet.
+    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert result.returncode == 0 and "parameters, float32" in result.stdout, result.stderr
     merged, processor = load_checkpoint(tmp_path / "merged")
     assert type(merged) is ElmForCausalLM
     assert torch.allclose(some_logits(merged, processor, simulated_dataset), expected, atol=1e-4)
