@@ -25,7 +25,6 @@ from elm_hf.collator import AugmentationEpoch, ElmDataCollator, tokenize_convers
 from elm_hf.costs import RunCosts
 from elm_hf.data import load_elm_dataset
 from elm_hf.encoder_cache import cache_encoders_of
-from elm_hf.hub import check_name
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.packing import check_packing, pack_by_ecg
 from elm_hf.parallelism import runs_before_sharding, shards_weights, tensor_parallelism
@@ -36,6 +35,7 @@ from elm_hf.training import (
     add_lengths,
     check_arguments,
     check_ecgs,
+    check_model,
     errors_in_one_line,
     lora_config,
     make_deterministic,
@@ -56,10 +56,11 @@ def build_trainer(
 ) -> ElmTrainer:
     check_arguments(script_args, training_args, model_args, augmentation, image_augmentation)
     run = run_settings(training_args, script_args, model_args, augmentation, image_augmentation)
+    run["system_prompt"] = script_args.system_prompt  # the file's words, which may change
     training_args.resume_from_checkpoint = checkpoint_to_continue(
         training_args.resume_from_checkpoint, training_args.output_dir, run
     )
-    check_name(model_args.model_name_or_path)
+    check_model(model_args)
     set_seed(training_args.seed)  # new adapters are drawn before the trainer sets it
     if script_args.deterministic:
         make_deterministic(training_args)

@@ -46,13 +46,20 @@ def run_settings(training_args: TrainingArguments, *others) -> dict:
 
 class WholeCheckpoints:
     """
-    Mix-in of a `Trainer` whose checkpoints appear whole or not at all.
+    Mix-in of a `Trainer` whose checkpoints appear whole or not at all, and which trains no further than it was told to.
 
     Attributes:
         run: of [`run_settings`], by which the run's checkpoints are known; set before training.
     """
 
     run: dict
+
+    def _run_epoch(self, *args, **kwargs):
+        """Ends a run that its last checkpoint had finished; transformers would take one more step within an epoch."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model, trial):
         """Marks the checkpoint as whole when every process has written its part; only then may older ones go."""
@@ -98,7 +105,7 @@ def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, setti
     if not (checkpoint / RUN_NAME).is_file():
         raise ValueError(
             f"--resume_from_checkpoint {checkpoint}: no whole checkpoint (it has no {RUN_NAME}, which is written last)"
-            f"; the last whole one in {checkpoint.parent} is {last_checkpoint(checkpoint.parent)}."
+            f"; the last whole one in {checkpoint.parent} is {last_checkpoint(checkpoint.parent) or 'not there, either'}."
         )
     found = json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8"))
     compared = [name for name in settings if not (is_named and name in _LENGTHS)]

@@ -22,7 +22,7 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-from transformers.utils import PROCESSOR_NAME, logging
+from transformers.utils import PROCESSOR_NAME, find_adapter_config_file, logging
 
 from elm_hf.hub import check_name
 
@@ -55,7 +55,7 @@ def load_checkpoint(
         import elm_hf.modeling.processing_elm  # noqa: F401
 
     options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
-    is_adapter = (Path(name) / "adapter_config.json").is_file()
+    is_adapter = find_adapter_config_file(name) is not None
     if not is_adapter:
         _check_is_elm(name)
     if Path(name).is_dir() and not (Path(name) / PROCESSOR_NAME).is_file():
@@ -85,8 +85,16 @@ def _check_is_elm(name: str):
 
 
 def _load_adapter(name: str, options: dict) -> PreTrainedModel:
-    from peft import AutoPeftModelForCausalLM
+    from peft import AutoPeftModelForCausalLM, PeftConfig
 
+    base = PeftConfig.from_pretrained(name).base_model_name_or_path
+    try:
+        check_name(base)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{name}: an adapter whose base is not there ({error}); where the base has moved to, "
+            f"`elm-hf merge {name} OUTPUT --base FOLDER` makes a full checkpoint of both"
+        ) from error
     return AutoPeftModelForCausalLM.from_pretrained(name, **options)
 
 

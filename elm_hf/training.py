@@ -12,10 +12,11 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, ProcessorMixin, enable_full_determinism
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging
+from transformers.utils import find_adapter_config_file, logging
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from elm_hf.augment import EcgAugmentation, EcgImageAugmentation
+from elm_hf.hub import check_name
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.retrieval import RetrievalOptions
@@ -206,6 +207,22 @@ def check_arguments(
     for option, chosen in needs_gpu.items():
         if chosen and not torch.cuda.is_available():
             raise ValueError(f"{option} needs a GPU, and torch finds none; leave it out.")
+
+
+def check_model(model_args: ModelConfig) -> None:
+    """
+    Refuses, before anything is loaded, a mistyped name, and an adapter, of which transformers would train all and save a part.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and no repository can have this name.
+        ValueError: it is an adapter.
+    """
+    name = model_args.model_name_or_path
+    check_name(name)
+    if find_adapter_config_file(name, revision=model_args.model_revision) is not None:
+        raise ValueError(
+            f"--model_name_or_path {name} is an adapter; make a full checkpoint of it (elm-hf merge {name} FOLDER) and train that."
+        )
 
 
 def check_ecgs(dataset: Dataset, processor: ProcessorMixin) -> None:

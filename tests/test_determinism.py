@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import warnings
 from pathlib import Path
@@ -136,6 +137,24 @@ def test_a_folder_of_another_run_is_refused(more, message, command, uninterrupte
     with pytest.raises(ValueError, match=f"checkpoint-10 is of another run: {message}.* another --output_dir"):
         train_sft.build_trainer(*command(uninterrupted, *more))
     assert sorted(uninterrupted.rglob("*")) == before
+
+
+def test_a_system_prompt_of_other_words_makes_another_run(command, tmp_path):
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("You read ECGs.")
+    one = command(tmp_path / "out", "--system_prompt_file", str(prompt), "--max_steps", "1")
+    train_sft.main(*one)
+    prompt.write_text("Be short.")
+    with pytest.raises(ValueError, match="system_prompt 'You read ECGs.' there, 'Be short.' here"):
+        train_sft.build_trainer(*one)
+
+
+def test_a_run_that_had_its_last_step_takes_no_more(command, uninterrupted, tmp_path):
+    """Killed after its last checkpoint, before the model was saved."""
+    shutil.copytree(uninterrupted / "checkpoint-10", tmp_path / "out" / "checkpoint-10")
+    train_sft.main(*command(tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-10"]
+    assert not changed_weights(tmp_path / "out", uninterrupted)
 
 
 def test_a_named_checkpoint_of_another_run_is_refused_but_a_longer_run_goes_on(command, uninterrupted, tmp_path):

@@ -71,6 +71,37 @@ def test_a_pushed_model_answers_the_same_without_this_library(hub, tiny_elm, ecg
     assert torch.equal(torch.from_numpy(np.load(tmp_path / "logits.npy")), expected)
 
 
+def test_a_pushed_adapter_loads_onto_the_base_that_it_names(hub, tiny_elm):
+    """With this library by its name alone, and with PEFT and the code inside the base."""
+    said = hub.run_client(f"""
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from elm_hf.generation import load_checkpoint
+
+        model, processor = load_checkpoint({str(tiny_elm)!r})
+        model.push_to_hub("user/base")
+        config = LoraConfig(target_modules=r".*language_model.*q_proj", init_lora_weights=False, task_type="CAUSAL_LM")
+        model.name_or_path = "user/base"
+        adapted = get_peft_model(model, config).eval()
+        adapted.push_to_hub("user/adapter")
+        processor.push_to_hub("user/adapter")
+        ids = torch.arange(4)[None]
+        again, _ = load_checkpoint("user/adapter")
+        assert torch.equal(again(input_ids=ids).logits, adapted(input_ids=ids).logits)
+        print(adapted(input_ids=ids).logits.sum().item())
+    """)
+    in_peft = hub.run_client("""
+        import sys
+        sys.modules["elm_hf"] = None
+        import torch
+        from peft import AutoPeftModelForCausalLM
+
+        model = AutoPeftModelForCausalLM.from_pretrained("user/adapter", trust_remote_code=True).eval()
+        print(model(input_ids=torch.arange(4)[None]).logits.sum().item())
+    """)
+    assert float(in_peft.splitlines()[-1]) == float(said.splitlines()[-1])
+
+
 def test_an_uploaded_dataset_loads_by_name(hub, simulated_dataset):
     hub.run_client(f"""
         from huggingface_hub import HfApi

@@ -151,9 +151,15 @@ def test_variants_of_lora_merge_into_a_full_checkpoint(flag, tiny_elm, simulated
 def test_an_adapter_without_its_base_is_told(tiny_elm, simulated_dataset, tmp_path):
     shutil.copytree(tiny_elm, tmp_path / "base")
     adapter = train(tmp_path / "base", simulated_dataset, tmp_path / "adapter", "--use_peft", "--max_steps", "1")
+    with pytest.raises(ValueError, match="--model_name_or_path .*adapter is an adapter; .*elm-hf merge"):
+        train_sft.build_trainer(*parsed(adapter, simulated_dataset, tmp_path / "more"))
     shutil.rmtree(tmp_path / "base")
     with pytest.raises(FileNotFoundError, match="adapter: its base is not there .*base: no such folder.*--base"):
         merge_adapter(adapter, tmp_path / "merged")
+    with pytest.raises(
+        FileNotFoundError, match="adapter: an adapter whose base is not there .*base: no such folder.*--base"
+    ):
+        load_checkpoint(adapter)
     merge_adapter(adapter, tmp_path / "merged", base=tiny_elm)
     assert load_checkpoint(tmp_path / "merged")[0].num_parameters() == load_checkpoint(tiny_elm)[0].num_parameters()
     with pytest.raises(FileExistsError, match="merged is not empty"):
