@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,47 @@ def test_fsdp2_trains_what_one_process_trains(arguments, alone, simulated_datase
     output = launch("fsdp2.yaml", 1, script, arguments(tmp_path / "resumed", 1, *more))
     assert f"Continuing from {checkpoint}" in output
     check_same(tmp_path / "resumed", alone)
+
+
+needs_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="needs deepspeed (pip install elm-hf[deepspeed])"
+)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_trains_what_one_process_trains(stage, arguments, alone, simulated_dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    script = ROOT / "tests" / "sharded_on_cpu.py"
+    launch(f"zero{stage}.yaml", 2, script, arguments(tmp_path / "out", 2))
+    check_same(tmp_path / "out", alone)
+    model, processor = load_checkpoint(tmp_path / "out")
+    assert some_logits(model, processor, simulated_dataset).isfinite().all()
+
+    checkpoint = tmp_path / "out" / f"checkpoint-{STEPS // 2}"
+    more = ("--resume_from_checkpoint", str(checkpoint))
+    output = launch(f"zero{stage}.yaml", 2, script, arguments(tmp_path / "resumed", 2, *more))
+    assert f"Continuing from {checkpoint}" in output
+    check_same(tmp_path / "resumed", alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["fsdp2.yaml", pytest.param("zero3.yaml", marks=needs_deepspeed)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--use_peft", "--lora_r", "4", "--lora_dropout", "0", "--trainable", "projector", "llm"),
+        ("--pack_by_ecg", "4"),
+        ("--padding_free",),
+        ("--gradient_checkpointing", "true"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_options_train_what_one_process_trains(recipe, options, arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    train_sft.main(*TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments(tmp_path / "alone", 1, *options)))
+    launch(recipe, 2, ROOT / "tests" / "sharded_on_cpu.py", arguments(tmp_path / "out", 2, *options))
+    check_same(tmp_path / "out", tmp_path / "alone")
 
 
 @pytest.mark.slow
