@@ -65,29 +65,10 @@ def build_trainer(
     if script_args.deterministic:
         make_deterministic(training_args)
 
-    # Model and processor
-    quantization = quantization_config(model_args)
-    model = ElmForCausalLM.from_pretrained(
-        model_args.model_name_or_path,
-        revision=model_args.model_revision,
-        dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
-        quantization_config=quantization,
-        distributed_config=tensor_parallelism(model_args, training_args),
-    )
+    # Processor and data, which are checked before weights are read
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     if script_args.system_prompt is not None:
         processor.system_prompt = script_args.system_prompt or None
-    learning = set_trainable(model, script_args.trainable)
-    peft_config = lora_config(model, model_args, script_args.trainable)
-    is_packed = script_args.pack_by_ecg > 1 or training_args.padding_free
-    if is_packed:
-        if quantization is None and not shards_weights():  # quantized ones are where they run
-            model.to(training_args.device)
-        if runs_before_sharding(model):
-            check_packing(model, behind_beginning=script_args.pack_by_ecg > 1)
-
-    # Data
     dataset = load_elm_dataset(
         script_args.dataset,
         fold=script_args.fold,
@@ -107,6 +88,27 @@ def build_trainer(
         with training_args.main_process_first(desc="finding similar ECGs"):
             found = Retrieval(script_args.retrieval, script_args.dataset, script_args.fold, dataset["ecg_index"])
             dataset = add_neighbours(dataset, found, processor.system_prompt, training_args.dataset_num_proc)
+
+    # Model
+    quantization = quantization_config(model_args)
+    model = ElmForCausalLM.from_pretrained(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+        quantization_config=quantization,
+        distributed_config=tensor_parallelism(model_args, training_args),
+    )
+    learning = set_trainable(model, script_args.trainable)
+    peft_config = lora_config(model, model_args, script_args.trainable)
+    is_packed = script_args.pack_by_ecg > 1 or training_args.padding_free
+    if is_packed:
+        if quantization is None and not shards_weights():  # quantized ones are where they run
+            model.to(training_args.device)
+        if runs_before_sharding(model):
+            check_packing(model, behind_beginning=script_args.pack_by_ecg > 1)
+
+    # Data as the model reads them
     encoder_features = None
     if script_args.cache_encoder:
         for part in (model.model.encoder, model.model.projector):  # the LLM may be too large for one GPU

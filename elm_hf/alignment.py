@@ -10,8 +10,10 @@ import copy
 import zlib
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, List, Value
@@ -27,6 +29,7 @@ PLAIN_TEXT = "{{- bos_token }}{% for message in messages %}{{ message['content']
 LEADS_DROPPED = (4, 6)
 NO_FINDING = "none"
 _LEAD = ", lead {}: "
+_COLUMNS = ("record_id", "age", "sex", "height_cm", "weight_kg", "report", "general", "leads")
 _MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
 
 
@@ -86,9 +89,9 @@ def alignment_conversations(
 
     Raises:
         FileNotFoundError: there is no such table.
-        ValueError: none of the ECGs is in it.
+        ValueError: it is no such table, or none of the ECGs is in it.
     """
-    table = pq.read_table(descriptions).to_pylist()
+    table = _read_descriptions(Path(descriptions))
     columns = conversations.with_format(None).select_columns(["record_ids", "ecg_index"])[:]
     row_of = {
         name: row for names, rows in zip(columns["record_ids"], columns["ecg_index"]) for name, row in zip(names, rows)
@@ -114,6 +117,19 @@ def alignment_conversations(
     ]
     made = Dataset.from_list(rows).cast_column("messages", _MESSAGES)
     return made.with_format(conversations.format["type"], **conversations.format["format_kwargs"])
+
+
+def _read_descriptions(path: Path) -> list[dict]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; --descriptions is the table that elm-hf describe writes")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: not the Parquet file of elm-hf describe ({error})") from error
+    missing = [name for name in _COLUMNS if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{path}: not the table of elm-hf describe (no {', '.join(missing)})")
+    return table.to_pylist()
 
 
 def drop_leads(

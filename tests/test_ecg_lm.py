@@ -162,6 +162,18 @@ def test_descriptions_of_other_records_are_refused(simulated_dataset, descriptio
         alignment_conversations(load_elm_dataset(simulated_dataset), tmp_path / "other.parquet")
 
 
+def test_other_files_than_descriptions_are_refused(simulated_dataset, descriptions, tmp_path):
+    conversations = load_elm_dataset(simulated_dataset)
+    with pytest.raises(FileNotFoundError, match="none.parquet: no such file; --descriptions is the table"):
+        alignment_conversations(conversations, tmp_path / "none.parquet")
+    (tmp_path / "table.csv").write_text("record_id,report\n")
+    with pytest.raises(ValueError, match="table.csv: not the Parquet file of elm-hf describe"):
+        alignment_conversations(conversations, tmp_path / "table.csv")
+    pq.write_table(pq.read_table(descriptions).drop_columns(["general"]), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="other.parquet: not the table of elm-hf describe .no general"):
+        alignment_conversations(conversations, tmp_path / "other.parquet")
+
+
 def test_simulated_findings_are_described(simulated_dataset, descriptions):
     label_of = dict(zip(*load_records(simulated_dataset).select_columns(["record_id", "labels"])[:].values()))
     fast = [

@@ -172,10 +172,12 @@ def test_a_full_checkpoint_is_not_merged(tiny_elm, tmp_path):
     assert not (tmp_path / "merged").exists()
 
 
-def test_ecgs_too_short_for_the_model_are_refused_before_training(tiny_elm, tmp_path):
+def test_ecgs_too_short_for_the_model_are_refused_before_its_weights_are_read(tiny_elm, tmp_path):
     prepare_dataset("simulated_qa", tmp_path / "short", seconds=1, num_recordings=10)
+    shutil.copytree(tiny_elm, tmp_path / "elm")
+    (tmp_path / "elm" / "model.safetensors").write_text("broken")
     with pytest.raises(ValueError, match="--dataset does not fit the model: .* is 1 s long, the model reads 2 s"):
-        train_sft.build_trainer(*parsed(tiny_elm, tmp_path / "short", tmp_path / "out"))
+        train_sft.build_trainer(*parsed(tmp_path / "elm", tmp_path / "short", tmp_path / "out"))
 
 
 def test_batches_without_padding_have_the_losses_of_padded_ones(tiny_elm, simulated_dataset, tmp_path):
