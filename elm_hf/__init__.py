@@ -51,7 +51,7 @@ _MODULES = {
     "prepare_dataset": "elm_hf.prepare",
     "prepare_shard": "elm_hf.prepare",
     "publish_dataset": "elm_hf.publish",
-    "publish_model": "elm_hf.publish_model",
+    "publish_model": "elm_hf.publish_checkpoint",
     "read_recording": "elm_hf.recordings",
     "simulate_ecg": "elm_hf.simulate",
     "train_ecg_byte_tokenizer": "elm_hf.ecg_byte",

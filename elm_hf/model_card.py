@@ -21,7 +21,9 @@ METRIC_NAMES = {"exact_match": "Exact match", "rouge_l": "ROUGE-L"}
 TAGS = ["ecg", "electrocardiogram", "ecg-language-model", "elm-hf"]
 
 
-def model_card(folder: Path, name: str, training: dict | None, evaluations: list[dict]) -> ModelCard:
+def model_card(
+    folder: Path, name: str, training: dict | None, evaluations: list[dict], base: str | None = None
+) -> ModelCard:
     """
     The card of a checkpoint.
 
@@ -30,8 +32,11 @@ def model_card(folder: Path, name: str, training: dict | None, evaluations: list
         name: what it is loaded by: repository or folder.
         training: what `ElmTrainer` recorded; None if it was not trained here.
         evaluations: reports of `elm-hf evaluate`. Without any, results that an earlier card in the folder has are kept.
+        base: repository with the base of an adapter, where it is not the one that was trained on.
     """
     facts = training or _facts_of_checkpoint(folder)
+    if base is not None:
+        facts = facts | {"base_model": base, "base_model_on_hub": True}
     readme = folder / "README.md"
     earlier = ModelCard.load(readme).data.eval_results if readme.is_file() else None
     results = [result for report in evaluations for result in _results(report)]

@@ -208,6 +208,8 @@ def test_public_names_are_there_when_asked_for():
     for name in elm_hf.__all__:
         assert getattr(elm_hf, name) is not None
     assert set(elm_hf.__all__) <= set(dir(elm_hf))
+    # `from elm_hf import name` would give the module of that name.
+    assert not set(elm_hf.__all__) & {path.stem for path in Path(elm_hf.__file__).parent.iterdir()}
     with pytest.raises(AttributeError, match="'elm_hf' has no attribute 'ElmForCausalLLM'"):
         elm_hf.ElmForCausalLLM  # noqa: B018
 

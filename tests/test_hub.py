@@ -11,7 +11,7 @@ from hub_server import HubServer
 
 from elm_hf.data import load_elm_dataset
 from elm_hf.generation import load_checkpoint
-from elm_hf.publish_model import publish_model
+from elm_hf.publish_checkpoint import publish_model
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +76,19 @@ def test_a_pushed_adapter_loads_onto_the_base_that_it_names(hub, tiny_elm):
     said = hub.run_client(f"""
         import torch
         from peft import LoraConfig, get_peft_model
-        from elm_hf.generation import load_checkpoint
+        from elm_hf import load_checkpoint, publish_model
 
         model, processor = load_checkpoint({str(tiny_elm)!r})
         model.push_to_hub("user/base")
         config = LoraConfig(target_modules=r".*language_model.*q_proj", init_lora_weights=False, task_type="CAUSAL_LM")
-        model.name_or_path = "user/base"
         adapted = get_peft_model(model, config).eval()
-        adapted.push_to_hub("user/adapter")
-        processor.push_to_hub("user/adapter")
+        for part in (adapted, processor):
+            part.save_pretrained("adapter")
+        try:
+            publish_model("adapter", "user/adapter")
+        except ValueError as error:
+            assert "adapter: an adapter of {tiny_elm}, a folder of this machine" in str(error), error
+        publish_model("adapter", "user/adapter", base="user/base")
         ids = torch.arange(4)[None]
         again, _ = load_checkpoint("user/adapter")
         assert torch.equal(again(input_ids=ids).logits, adapted(input_ids=ids).logits)
@@ -94,12 +98,16 @@ def test_a_pushed_adapter_loads_onto_the_base_that_it_names(hub, tiny_elm):
         import sys
         sys.modules["elm_hf"] = None
         import torch
+        from huggingface_hub import ModelCard
         from peft import AutoPeftModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
-        model = AutoPeftModelForCausalLM.from_pretrained("user/adapter", trust_remote_code=True).eval()
-        print(model(input_ids=torch.arange(4)[None]).logits.sum().item())
+        assert ModelCard.load("user/adapter").data.base_model == "user/base"
+        for auto_class in (AutoPeftModelForCausalLM, AutoModelForCausalLM):
+            model = auto_class.from_pretrained("user/adapter", trust_remote_code=True).eval()
+            print(model(input_ids=torch.arange(4)[None]).logits.sum().item())
     """)
-    assert float(in_peft.splitlines()[-1]) == float(said.splitlines()[-1])
+    assert in_peft.splitlines()[-2:] == said.splitlines()[-1:] * 2
 
 
 def test_an_uploaded_dataset_loads_by_name(hub, simulated_dataset):

@@ -13,7 +13,7 @@ from hub_server import HubServer
 from elm_hf.data import load_elm_dataset
 from elm_hf.prepare import prepare_dataset
 from elm_hf.publish import publish_dataset
-from elm_hf.publish_model import publish_model
+from elm_hf.publish_checkpoint import publish_model
 
 
 NAME = "user/simulated-250-500"

@@ -43,14 +43,17 @@ def publish_model(
     evaluation: Annotated[
         list[Path] | None, typer.Option(help="report.json of elm-hf evaluate, or its folder; may be repeated.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Of an adapter: repository of the checkpoint that it was trained on.")
+    ] = None,
     private: Private = False,
     revision: Revision = None,
     dry_run: DryRun = False,
 ):
     """Publish a trained model on the Hub, with a card of its data, training and evaluation."""
-    from elm_hf.publish_model import publish_model as run
+    from elm_hf.publish_checkpoint import publish_model as run
 
-    _report(run(checkpoint, repo, evaluation or [], private, revision, dry_run))
+    _report(run(checkpoint, repo, evaluation or [], private, revision, dry_run, base))
 
 
 def _report(publication) -> None:
