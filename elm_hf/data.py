@@ -68,6 +68,8 @@ def load_elm_dataset(
         raise ValueError(f"{len(local)} records for {len(paths)} datasets; give one for each, None for none")
     if probabilities is not None and len(probabilities) != len(paths):
         raise ValueError(f"{len(probabilities)} probabilities for {len(paths)} datasets; give one for each")
+    if probabilities is not None and not (min(probabilities) >= 0 and np.isclose(sum(probabilities), 1)):
+        raise ValueError(f"probabilities of drawing from each dataset sum to 1; got {probabilities}")
     if streaming and (merge_questions > 1 or question_types or any(path is not None for path in local)):
         raise ValueError(
             "streaming reads rows in order: questions are chosen and merged and local records joined without it only"

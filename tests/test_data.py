@@ -161,6 +161,8 @@ def test_ecgs_of_different_length_are_not_mixed(built, tmp_path):
 def test_each_dataset_needs_a_probability(built, other):
     with pytest.raises(ValueError, match="1 probabilities for 2 datasets"):
         load_elm_dataset([built, other], probabilities=[1.0])
+    with pytest.raises(ValueError, match=r"each dataset sum to 1; got \[0.9, 0.3\]"):
+        load_elm_dataset([built, other], probabilities=[0.9, 0.3])
 
 
 def test_an_unknown_fold_or_split_lists_what_there_is(built):
