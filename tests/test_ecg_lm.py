@@ -358,6 +358,7 @@ def test_the_recipe_runs_from_the_first_phase_to_the_last(tmp_path):
     assert (
         "| ECG-QA, single-verify | 0.758 |" in ran.stdout and "| zero-shot, rhythm, by letter | 0.670 |" in ran.stdout
     )
+    assert "| ECG-LM | 3 |" in ran.stdout  # runs: encoder, alignment, fine-tuning
     asked = json.loads((tmp_path / "trained/report/report.json").read_text())["conditions"]
     assert asked["ecg"]["answers"] == 24
 

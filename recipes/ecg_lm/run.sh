@@ -8,7 +8,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 recipe=recipes/ecg_lm smoke=false data=data base=outputs/ecg_lm ablation=
-pretrain_encoder=true feature_sentences=true data_expansion=1
+pretrain_encoder=true encoder_run= feature_sentences=true data_expansion=1
 for option in "$@"; do
     case $option in
         --smoke) smoke=true base=${SMOKE_OUTPUT:-outputs/ecg_lm_smoke} data=$base/data ;;
@@ -49,6 +49,7 @@ fi
 
 # 1. The encoder.
 if $pretrain_encoder; then
+    encoder_run=$encoder,
     make $encoder/costs.json accelerate launch -m elm_hf.pretrain --config $recipe/1_encoder.yaml \
         --dataset $data/ptb_xl --held_out_dataset $data/ecg_qa --fold $fold --output_dir $encoder $encoder_options
 else
@@ -67,6 +68,6 @@ make $out/trained/costs.json accelerate launch train_sft.py --config $recipe/5_f
 run elm-hf zero-shot $out/aligned --dataset $data/ecg_qa --fold $fold --output $out/aligned/report $tasks
 run elm-hf evaluate $out/trained --dataset $data/ecg_qa --fold $fold --output $out/trained/report $evaluate_options
 run python $recipe/beside_the_paper.py $out
-run elm-hf costs "ECG-LM=$out/aligned,$out/trained"
+run elm-hf costs "ECG-LM=$encoder_run$out/aligned,$out/trained"
 
 printf '\nFinished in %s seconds.\n' "$(($(date +%s) - started))"
