@@ -203,6 +203,7 @@ def check_arguments(
     needs_gpu = {
         f"--attn_implementation {model_args.attn_implementation}": "flash" in (model_args.attn_implementation or ""),
         "--fp16": training_args.fp16,
+        "--use_liger_kernel": training_args.use_liger_kernel,
     }
     for option, chosen in needs_gpu.items():
         if chosen and not torch.cuda.is_available():

@@ -215,9 +215,10 @@ def test_wrong_arguments_are_named(more, message, tiny_elm, simulated_dataset, t
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_what_needs_a_gpu_is_refused_without_one(tiny_elm, simulated_dataset, tmp_path):
-    with pytest.raises(ValueError, match="--attn_implementation flash_attention_2 needs a GPU, and torch finds none"):
-        train(tiny_elm, simulated_dataset, tmp_path / "out", "--attn_implementation", "flash_attention_2")
+@pytest.mark.parametrize("option", ["--attn_implementation flash_attention_2", "--fp16", "--use_liger_kernel"])
+def test_what_needs_a_gpu_is_refused_without_one(option, tiny_elm, simulated_dataset, tmp_path):
+    with pytest.raises(ValueError, match=f"{option} needs a GPU, and torch finds none"):
+        train(tiny_elm, simulated_dataset, tmp_path / "out", *option.split())
 
 
 def test_wrong_input_ends_the_script_with_one_line(tmp_path):
