@@ -30,7 +30,7 @@ def merge_adapter(
     Raises:
         FileNotFoundError: there is no such adapter, or its base is not where it says.
         FileExistsError: `output` is there and not empty.
-        ValueError: `adapter` is none, or its base is quantized.
+        ValueError: `adapter` is none, was trained on another base, or its base is quantized.
     """
     output = Path(output)
     if output.exists() and any(output.iterdir()):
@@ -53,6 +53,13 @@ def merge_adapter(
             "it was quantized from with --base"
         )
     model = ElmForCausalLM.from_pretrained(base, config=base_config, dtype="auto")
-    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
+    try:
+        adapted = PeftModel.from_pretrained(model, str(adapter))
+    except (KeyError, RuntimeError) as error:  # weights of other names, or of other shapes
+        one = str(error).splitlines()[-1].strip()
+        raise ValueError(
+            f"{adapter}: does not fit {base} ({one}); name the checkpoint that it was trained on with --base"
+        ) from error
+    merged = adapted.merge_and_unload(safe_merge=True)
     save_whole([merged, AutoProcessor.from_pretrained(str(adapter))], output)
     return merged

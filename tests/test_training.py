@@ -19,9 +19,11 @@ from elm_hf.collator import fill_ecgs
 from elm_hf.data import load_elm_dataset
 from elm_hf.generation import load_checkpoint
 from elm_hf.merge import merge_adapter
+from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare import prepare_dataset
 from elm_hf.training import ElmScriptArguments
+from elm_hf.whole_files import save_whole
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,6 +166,13 @@ def test_an_adapter_without_its_base_is_told(tiny_elm, simulated_dataset, tmp_pa
     assert load_checkpoint(tmp_path / "merged")[0].num_parameters() == load_checkpoint(tiny_elm)[0].num_parameters()
     with pytest.raises(FileExistsError, match="merged is not empty"):
         merge_adapter(adapter, tmp_path / "merged", base=tiny_elm)
+    model, processor = load_checkpoint(tiny_elm)
+    sizes = {"text_config": model.config.text_config.to_dict() | {"hidden_size": 64}}
+    other = ElmForCausalLM(ElmConfig(**model.config.to_dict() | sizes))
+    save_whole([other, processor], tmp_path / "other")
+    with pytest.raises(ValueError, match="adapter: does not fit .*other .*trained on with --base"):
+        merge_adapter(adapter, tmp_path / "again", base=tmp_path / "other")
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_full_checkpoint_is_not_merged(tiny_elm, tmp_path):
