@@ -1,5 +1,6 @@
 """Merging a LoRA adapter into its base: a full checkpoint that needs no PEFT."""
 
+import json
 from os import PathLike
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from transformers import AutoConfig, AutoProcessor
 
 import elm_hf.modeling.processing_elm  # noqa: F401 (registers the processors)
 from elm_hf.hub import check_name
+from elm_hf.model_card import TRAINING_NAME, read_training
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.whole_files import save_whole
+from elm_hf.whole_files import save_whole, write_whole
 
 
 def merge_adapter(
@@ -62,4 +64,8 @@ def merge_adapter(
         ) from error
     merged = adapted.merge_and_unload(safe_merge=True)
     save_whole([merged, AutoProcessor.from_pretrained(str(adapter))], output)
+    training = read_training(Path(adapter))
+    if training is not None:  # for the card
+        training |= {"is_adapter": False, "num_parameters": merged.num_parameters()}
+        write_whole(output / TRAINING_NAME, json.dumps(training, indent=2) + "\n")
     return merged

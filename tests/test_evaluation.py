@@ -229,6 +229,7 @@ def test_a_system_prompt_opens_every_conversation(steps, reader, tmp_path):
     options = {"limit": 6, "conditions": ("ecg", "none"), "num_occlusions": 1, "max_new_tokens": 4, "quiet": True}
     report = evaluate(reader, steps, output=tmp_path, system_prompt=prompt, **options)
     assert report["run"]["system_prompt"] == prompt
+    assert f'Prompts opened with "{prompt}"' in (tmp_path / "report.md").read_text()
     said = pd.read_parquet(tmp_path / "predictions.parquet").set_index(["question_id", "condition"])["prediction"]
     model, processor = load_checkpoint(reader)
     rows = load_elm_dataset(steps, split="test")

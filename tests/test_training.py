@@ -19,6 +19,7 @@ from elm_hf.collator import fill_ecgs
 from elm_hf.data import load_elm_dataset
 from elm_hf.generation import load_checkpoint
 from elm_hf.merge import merge_adapter
+from elm_hf.model_card import model_card, read_training
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare import prepare_dataset
@@ -148,6 +149,9 @@ def test_variants_of_lora_merge_into_a_full_checkpoint(flag, tiny_elm, simulated
     merged, processor = load_checkpoint(tmp_path / "merged")
     assert type(merged) is ElmForCausalLM
     assert torch.allclose(some_logits(merged, processor, simulated_dataset), expected, atol=1e-4)
+    card = str(model_card(tmp_path / "merged", "user/merged", read_training(tmp_path / "merged"), []))
+    assert "projector, llm (the LLM through LoRA adapters)" in card and "AutoModelForCausalLM" in card
+    assert "needs peft" not in card and f"{merged.num_parameters():,}" in card
 
 
 def test_an_adapter_without_its_base_is_told(tiny_elm, simulated_dataset, tmp_path):

@@ -1,5 +1,7 @@
 """An evaluation's report as Markdown: tables that say how many answers and patients they rest on."""
 
+import json
+
 from elm_hf.evaluation.scores import BLIND, PRIMARY
 
 
@@ -178,6 +180,11 @@ def _statement_section(report: dict) -> list[str]:
     return ["## Statements\n\n" + text]
 
 
+def _system_prompt_line(report: dict) -> list[str]:
+    words = report["run"].get("system_prompt")
+    return [] if words is None else [f"Prompts opened with {json.dumps(words, ensure_ascii=False)}."]
+
+
 def _retrieval_line(report: dict) -> list[str]:
     options = report["run"].get("retrieval")
     if options is None:
@@ -266,6 +273,7 @@ def _method(report: dict) -> str:
         "the lower ends of the differences to each of those conditions.",
         "Blind majority: the most frequent answer to the question's template among the training patients.",
         *(f"{note[0].upper()}{note[1:]}." for note in [*report["notes"], *notes]),
+        *_system_prompt_line(report),
         *_retrieval_line(report),
         *_bert_score_line(report),
         f"Libraries: {libraries}.",
