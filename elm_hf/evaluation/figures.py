@@ -122,8 +122,9 @@ def confusion_figure(confusion: dict, title: str) -> Figure:
     """Counts of true (rows) and predicted answers (columns), coloured by the share of their row."""
     matrix, labels = np.array(confusion["matrix"]), [_shortened(label) for label in confusion["labels"]]
     longest = max(map(len, labels))
-    size = 1.2 + 0.48 * len(labels) + 0.085 * longest
-    figure = Figure(figsize=(size + 0.6, size), layout="constrained")
+    size = max(3.2, 1.2 + 0.48 * len(labels) + 0.085 * longest)
+    title = f"{_shortened(title, LONGEST_TYPE)} (n = {confusion['answers']:,})"
+    figure = Figure(figsize=(max(size + 0.6, 0.1 * len(title)), size), layout="constrained")
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, vmin=0, vmax=1, cmap=matplotlib.colormaps["Blues"])
@@ -136,7 +137,7 @@ def confusion_figure(confusion: dict, title: str) -> Figure:
     axes.set_yticks(places, labels, fontsize=8, **AS_IT_IS)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{_shortened(title, LONGEST_TYPE)} (n = {confusion['answers']:,})", fontsize=10, **AS_IT_IS)
+    figure.suptitle(title, fontsize=10, **AS_IT_IS)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true answer")
     return figure
 
