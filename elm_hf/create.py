@@ -187,12 +187,22 @@ def load_encoder(name: str | None, config: dict | None = None, dtype: str = "aut
         return None if config is None else AutoModel.from_config(AutoConfig.for_model(**config))
     if config is not None:
         raise ValueError(f"The encoder is {name}; drop the `encoder_config`, which describes a new one.")
+    check_encoder_name(name)
+    loaded = _load(AutoConfig, name)
+    return _load(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
+
+
+def check_encoder_name(name: str) -> None:
+    """
+    Refuses, before the Hub is asked, what is no folder and cannot be a repository, and says which encoders are ours.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
     try:
         check_name(name)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}, nor one of our encoders: {', '.join(ECG_ENCODER_TYPES)}") from error
-    loaded = _load(AutoConfig, name)
-    return _load(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
 
 
 def _feature_extractor(

@@ -27,7 +27,7 @@ from elm_hf.collator import AugmentationEpoch
 from elm_hf.convert_autoencoder import st_mem_feature_extractor
 from elm_hf.convert_merl import merl_feature_extractor
 from elm_hf.costs import RunCosts
-from elm_hf.hub import check_name
+from elm_hf.create import check_encoder_name
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
@@ -213,10 +213,7 @@ def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_sample
 def _model_type(encoder: str) -> str:
     if encoder in ECG_ENCODER_TYPES:
         return encoder
-    try:
-        check_name(encoder)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}, nor one of our encoders: {', '.join(ECG_ENCODER_TYPES)}") from error
+    check_encoder_name(encoder)
     model_type = AutoConfig.from_pretrained(encoder).model_type
     if model_type not in ECG_ENCODER_TYPES:
         raise ValueError(f'{encoder}: a "{model_type}" is no ECG encoder; there are {", ".join(ECG_ENCODER_TYPES)}.')

@@ -12,6 +12,7 @@ from datasets import Dataset
 from elm_hf.data import records_of
 from elm_hf.ecg_index import EcgIndex, patients_of
 from elm_hf.ecg_table import EcgTable
+from elm_hf.modeling.chat_rendering import with_system_prompt
 from elm_hf.source_code import source_digest
 
 
@@ -214,10 +215,7 @@ class _AddNeighbours:
         self.code = source_digest(__name__)
 
     def __call__(self, messages: list[dict], ecg_index: list[int]) -> dict:
-        if self.system_prompt is not None and messages[0]["role"] != "system":
-            words = [{"type": "text", "text": self.system_prompt}]
-            messages = [{"role": "system", "content": words}, *messages]
-        return {"messages": self.retrieval(messages, ecg_index)}
+        return {"messages": self.retrieval(with_system_prompt(messages, self.system_prompt), ecg_index)}
 
 
 def _joined(message: dict, text: str) -> dict:

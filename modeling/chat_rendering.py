@@ -96,7 +96,7 @@ def with_system_prompt(messages: Sequence[dict], system_prompt: str | None) -> S
     """The messages, opened by `system_prompt` unless it is `None` or they have a system message of their own."""
     if system_prompt is None or not messages or messages[0].get("role") == "system":
         return messages
-    return [{"role": "system", "content": system_prompt}, *messages]
+    return [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}, *messages]
 
 
 def _write_with_system(turns: list[dict], write: Callable[[list[dict]], str]) -> str:

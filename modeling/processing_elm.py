@@ -63,11 +63,11 @@ class ElmProcessor(ProcessorMixin):
         system_prompt: str | None = None,
     ):
         self.num_ecg_tokens = num_ecg_tokens
-        self.system_prompt = system_prompt
-        self._set_up_tokenizer(tokenizer, ecg_token, chat_template)
+        self._set_up_text(tokenizer, ecg_token, chat_template, system_prompt)
         super().__init__(feature_extractor, tokenizer, chat_template=tokenizer.chat_template)
 
-    def _set_up_tokenizer(self, tokenizer, ecg_token: str, chat_template: str | None):
+    def _set_up_text(self, tokenizer, ecg_token: str, chat_template: str | None, system_prompt: str | None):
+        self.system_prompt = system_prompt
         self.tokenizer = tokenizer
         self.ecg_token = ecg_token
         self.ecg_token_id = add_ecg_token(tokenizer, ecg_token)
@@ -353,8 +353,7 @@ class ElmVisionProcessor(ElmProcessor):
         system_prompt: str | None = None,
     ):
         self.num_ecg_tokens = num_ecg_tokens
-        self.system_prompt = system_prompt
-        self._set_up_tokenizer(tokenizer, ecg_token, chat_template)
+        self._set_up_text(tokenizer, ecg_token, chat_template, system_prompt)
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=tokenizer.chat_template)
 
     @property
@@ -400,10 +399,9 @@ class ElmSymbolProcessor(ElmProcessor):
         chat_template=None,
         system_prompt: str | None = None,
     ):
-        self.system_prompt = system_prompt
         self.ecg_token_offset = ecg_token_offset
         self.max_ecg_tokens = max_ecg_tokens
-        self._set_up_tokenizer(tokenizer, ecg_token, chat_template)
+        self._set_up_text(tokenizer, ecg_token, chat_template, system_prompt)
         ProcessorMixin.__init__(
             self, feature_extractor, tokenizer, ecg_tokenizer, chat_template=tokenizer.chat_template
         )
