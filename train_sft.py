@@ -18,19 +18,11 @@ LoRA in the LLM, projector whole, two processes:
 from transformers import AutoProcessor, set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from elm_hf.alignment import AlignmentCollator, alignment_conversations
-from elm_hf.augment import EcgAugmentation, EcgImageAugmentation
-from elm_hf.checkpoints import checkpoint_to_continue, run_settings
-from elm_hf.collator import AugmentationEpoch, ElmDataCollator, tokenize_conversations
-from elm_hf.costs import RunCosts
-from elm_hf.data import load_elm_dataset
-from elm_hf.encoder_cache import cache_encoders_of
+from elm_hf.data.loading import load_elm_dataset
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.packing import check_packing, pack_by_ecg
-from elm_hf.parallelism import runs_before_sharding, shards_weights, tensor_parallelism
-from elm_hf.retrieval import Retrieval, add_neighbours
-from elm_hf.trainer import ElmTrainer
-from elm_hf.training import (
+from elm_hf.retrieval.prompts import Retrieval, add_neighbours
+from elm_hf.training.alignment import AlignmentCollator, alignment_conversations
+from elm_hf.training.arguments import (
     ElmScriptArguments,
     add_lengths,
     check_arguments,
@@ -42,6 +34,14 @@ from elm_hf.training import (
     quantization_config,
     set_trainable,
 )
+from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
+from elm_hf.training.collator import AugmentationEpoch, ElmDataCollator, tokenize_conversations
+from elm_hf.training.costs import RunCosts
+from elm_hf.training.encoder_cache import cache_encoders_of
+from elm_hf.training.packing import check_packing, pack_by_ecg
+from elm_hf.training.parallelism import runs_before_sharding, shards_weights, tensor_parallelism
+from elm_hf.training.resume import checkpoint_to_continue, run_settings
+from elm_hf.training.trainer import ElmTrainer
 
 
 ARGUMENTS = (ElmScriptArguments, SFTConfig, ModelConfig, EcgAugmentation, EcgImageAugmentation)

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from elm_hf.folds import make_folds
+from elm_hf.prepare.folds import make_folds
 
 
 # ECG-QA on PTB-XL (Oh et al. 2023): questions and the patients that they are about

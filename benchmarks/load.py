@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from datasets import load_dataset
 
-from elm_hf.data import load_elm_dataset
+from elm_hf.data.loading import load_elm_dataset
 
 
 NUM_ROWS, ROUNDS = 2000, 5

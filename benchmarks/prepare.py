@@ -19,10 +19,10 @@ import numpy as np
 import wfdb
 from scipy.interpolate import interp1d
 
-from elm_hf.dataset_builder import find_builder
+from elm_hf.ecg.recording import read_recording, segments
 from elm_hf.modeling.ecg_utils import load_ecg, resample
-from elm_hf.recordings import read_recording, segments
-from elm_hf.records import RecordFiles
+from elm_hf.prepare.builder import find_builder
+from elm_hf.prepare.record_files import RecordFiles
 
 
 RECORDS = 128

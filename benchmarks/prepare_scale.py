@@ -18,13 +18,13 @@ import datasets
 import numpy as np
 import wfdb
 
-import elm_hf.prepare
+import elm_hf.prepare.dataset
 from elm_hf.dataset_scripts.ptb_xl import COLUMNS, PtbXl
+from elm_hf.ecg.recording import Recording
+from elm_hf.ecg.simulation import draw_findings, simulate_ecg
 from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.prepare import prepare_dataset, prepare_shard
-from elm_hf.recordings import Recording
-from elm_hf.records import RECORDINGS_PER_FILE, RecordFiles, build_records
-from elm_hf.simulate import draw_findings, simulate_ecg
+from elm_hf.prepare.dataset import prepare_dataset, prepare_shard
+from elm_hf.prepare.record_files import RECORDINGS_PER_FILE, RecordFiles, build_records
 
 
 SIZES = (2_048, 21_800, 161_000, 800_000)
@@ -147,7 +147,7 @@ def build_one_shard(folder: Path, source: Path, size: int) -> None:
 
 
 def build_everything(folder: Path, source: Path, size: int) -> None:
-    elm_hf.prepare.find_builder = lambda name: TinyRecords
+    elm_hf.prepare.dataset.find_builder = lambda name: TinyRecords
     options = {"name": "ptb_xl", "output": folder / "whole", "source": source, "seconds": 0.02, "num_proc": 2}
     seconds, main, child = measure(prepare_dataset, **options)
     print(

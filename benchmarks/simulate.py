@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from elm_hf import simulate
+from elm_hf.ecg import simulation as simulate
 from elm_hf.modeling.ecg_utils import SAMPLING_RATE
 
 

@@ -13,13 +13,13 @@ from statistics import median
 import numpy as np
 import torch
 
-from elm_hf.collator import ElmDataCollator, tokenize_conversations
-from elm_hf.create import create_elm
-from elm_hf.data import load_elm_dataset
-from elm_hf.generation import load_checkpoint
+from elm_hf.checkpoints.create import create_elm
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.inference.generation import load_checkpoint
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.packing import IGNORE_INDEX, pack_by_ecg
-from elm_hf.prepare import prepare_dataset
+from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.training.collator import ElmDataCollator, tokenize_conversations
+from elm_hf.training.packing import IGNORE_INDEX, pack_by_ecg
 
 
 LLM = {

@@ -9,10 +9,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from elm_hf.dataset_builder import ElmDatasetBuilder, read_table
+from elm_hf.ecg.recording import Recording, RecordingError, make_recording, path_within
 from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.recordings import Recording, RecordingError, make_recording, path_within
-from elm_hf.reports import findings_conversation
+from elm_hf.prepare.builder import ElmDatasetBuilder, read_table
+from elm_hf.prepare.report_questions import findings_conversation
 
 
 SAMPLING_RATE = 400

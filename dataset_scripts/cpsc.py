@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 
-from elm_hf.dataset_builder import ElmDatasetBuilder
-from elm_hf.recordings import Recording
-from elm_hf.snomed import list_findings, read_labelled_recording
+from elm_hf.ecg.recording import Recording
+from elm_hf.prepare.builder import ElmDatasetBuilder
+from elm_hf.prepare.snomed import list_findings, read_labelled_recording
 
 
 # A0001 ... of cpsc_2018, Q0001 ... of cpsc_2018_extra; the Challenges' other sources may lie beside them

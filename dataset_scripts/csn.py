@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from elm_hf.dataset_builder import ElmDatasetBuilder
-from elm_hf.recordings import Recording
-from elm_hf.snomed import list_findings, read_labelled_recording
+from elm_hf.ecg.recording import Recording
+from elm_hf.prepare.builder import ElmDatasetBuilder
+from elm_hf.prepare.snomed import list_findings, read_labelled_recording
 
 
 class Csn(ElmDatasetBuilder):

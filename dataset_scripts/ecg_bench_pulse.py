@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from elm_hf.dataset_scripts.ecg_instruct_pulse import EcgInstructPulse
-from elm_hf.instruct import InstructBuilder
+from elm_hf.prepare.instruct import InstructBuilder
 
 
 TESTS = (

@@ -1,6 +1,6 @@
 """GEM's grounded interpretations (Lan et al. 2025) of ECGs of MIMIC-IV-ECG, PTB-XL and CODE-15."""
 
-from elm_hf.instruct import InstructBuilder
+from elm_hf.prepare.instruct import InstructBuilder
 
 
 class EcgGrounding(InstructBuilder):

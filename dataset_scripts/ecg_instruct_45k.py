@@ -1,7 +1,7 @@
 """ECG-Chat's instructions (Zhao et al. 2024): dialogues about ECGs of MIMIC-IV-ECG."""
 
 from elm_hf.dataset_scripts import pretrain_mimic
-from elm_hf.instruct import InstructBuilder
+from elm_hf.prepare.instruct import InstructBuilder
 
 
 class EcgInstruct_45k(InstructBuilder):

@@ -1,6 +1,6 @@
 """PULSE's instructions (Liu et al. 2024): over a million entries about ECGs of PTB-XL, MIMIC-IV-ECG and CODE-15."""
 
-from elm_hf.instruct import InstructBuilder
+from elm_hf.prepare.instruct import InstructBuilder
 
 
 class EcgInstructPulse(InstructBuilder):

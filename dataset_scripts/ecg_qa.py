@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from datasets import List, Value
 
-from elm_hf.dataset_builder import ElmDatasetBuilder, ecg_messages
-from elm_hf.instruct import read_entries
+from elm_hf.prepare.builder import ElmDatasetBuilder, ecg_messages
+from elm_hf.prepare.instruct import read_entries
 
 
 FOLDER_OF_SPLIT = {"train": "train", "validation": "valid", "test": "test"}

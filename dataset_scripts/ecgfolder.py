@@ -9,10 +9,10 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from elm_hf.dataset_builder import OFFICIAL_SPLITS, ElmDatasetBuilder, ecg_messages, read_table
-from elm_hf.ecg_files import read_ecg_file
-from elm_hf.instruct import EntryError, check_order, place_ecgs, read_entries
-from elm_hf.recordings import Recording, RecordingError
+from elm_hf.ecg.files import read_ecg_file
+from elm_hf.ecg.recording import Recording, RecordingError
+from elm_hf.prepare.builder import OFFICIAL_SPLITS, ElmDatasetBuilder, ecg_messages, read_table
+from elm_hf.prepare.instruct import EntryError, check_order, place_ecgs, read_entries
 
 
 # what is said of a file, and must be the same wherever it is said

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from elm_hf.dataset_builder import ElmDatasetBuilder
-from elm_hf.instruct import read_entries
+from elm_hf.prepare.builder import ElmDatasetBuilder
+from elm_hf.prepare.instruct import read_entries
 
 
 FIELDS = ("instruction", "input", "output")

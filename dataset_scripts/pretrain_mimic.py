@@ -1,6 +1,6 @@
 """ECG-Chat's first stage (Zhao et al. 2024): reports of MIMIC-IV-ECG, asked for in many words."""
 
-from elm_hf.instruct import InstructBuilder
+from elm_hf.prepare.instruct import InstructBuilder
 
 
 class PretrainMimic(InstructBuilder):

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from elm_hf.dataset_builder import ElmDatasetBuilder, read_table
-from elm_hf.recordings import Recording, RecordingError, path_within, read_recording
-from elm_hf.reports import report_conversation
+from elm_hf.ecg.recording import Recording, RecordingError, path_within, read_recording
+from elm_hf.prepare.builder import ElmDatasetBuilder, read_table
+from elm_hf.prepare.report_questions import report_conversation
 
 
 COLUMNS = ["ecg_id", "patient_id", "age", "sex", "report", "scp_codes", "strat_fold", "filename_hr"]

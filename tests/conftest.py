@@ -63,7 +63,7 @@ def ecgs() -> np.ndarray:
 @pytest.fixture(scope="session")
 def simulated_dataset(tmp_path_factory) -> Path:
     """A small dataset of simulated ECGs of 2 s with questions, in the Hub layout."""
-    from elm_hf.prepare import prepare_dataset
+    from elm_hf.prepare.dataset import prepare_dataset
 
     folder = tmp_path_factory.mktemp("data") / "simulated"
     prepare_dataset("simulated_qa", folder, seconds=2, num_recordings=40)
@@ -73,7 +73,7 @@ def simulated_dataset(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_elm(simulated_dataset, tmp_path_factory) -> Path:
     """A new checkpoint of a tiny ELM that reads ECGs of 2 s."""
-    from elm_hf.create import create_elm
+    from elm_hf.checkpoints.create import create_elm
 
     folder = tmp_path_factory.mktemp("models")
     (folder / "elm.json").write_text(json.dumps({"text_config": TINY_LLM}))
@@ -91,7 +91,7 @@ def tiny_elm(simulated_dataset, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def ecg_tokenizer(simulated_dataset, tmp_path_factory):
     """A small ECG-Byte tokenizer."""
-    from elm_hf.ecg_byte import train_ecg_byte_tokenizer
+    from elm_hf.checkpoints.ecg_byte import train_ecg_byte_tokenizer
     from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
 
     folder = tmp_path_factory.mktemp("tokenizers") / "ecg_byte"

@@ -23,11 +23,11 @@ from transformers.utils import logging
 
 import elm_hf
 from elm_hf import cli
-from elm_hf.data import load_elm_dataset
-from elm_hf.generation import answer
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.ecg.plot import plot_ecg
+from elm_hf.ecg.simulation import draw_findings, simulate_ecg
+from elm_hf.inference.generation import answer
 from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.plot import plot_ecg
-from elm_hf.simulate import draw_findings, simulate_ecg
 
 
 ELM_HF = Path(sys.executable).with_name("elm-hf")
@@ -530,7 +530,7 @@ def test_a_record_is_asked_about_with_the_librarys_code(run, yes_sayer, records)
 
 def test_a_system_prompt_opens_what_is_asked(run, tiny_elm, records, monkeypatch):
     asked = []
-    monkeypatch.setattr("elm_hf.ask.answer", lambda *given: asked.append(given[1]) or answer(*given))
+    monkeypatch.setattr("elm_hf.inference.ask.answer", lambda *given: asked.append(given[1]) or answer(*given))
     Path("prompt.txt").write_text("You read ECGs.\n")
     options = ["--ecg", records / "fine", "--question", "What is the rhythm?", "--system-prompt-file", "prompt.txt"]
     assert run("ask", tiny_elm, *options).code == 0

@@ -13,8 +13,8 @@ import torch
 from reference_encoders import TINY, Reference, random_weights, relative_error
 from safetensors import safe_open
 
+from elm_hf.checkpoints.convert import convert_checkpoint
 from elm_hf.cli import main
-from elm_hf.convert import convert_checkpoint
 
 
 KINDS = ("st_mem", "mtae", "mlae")

@@ -5,8 +5,8 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from elm_hf.create import create_elm, load_encoder, train_tokenizer
-from elm_hf.data import load_elm_dataset
+from elm_hf.checkpoints.create import create_elm, load_encoder, train_tokenizer
+from elm_hf.data.loading import load_elm_dataset
 
 
 TEXTS = ["Does this ECG show wide qrs?", "Is there noise?", "wide qrs, static noise", "yes", "no"] * 20

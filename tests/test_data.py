@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from elm_hf.data import load_elm_dataset
-from elm_hf.ecg_table import EcgTable
+from elm_hf.data.ecg_table import EcgTable
+from elm_hf.data.loading import load_elm_dataset
 from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.prepare import prepare_dataset
+from elm_hf.prepare.dataset import prepare_dataset
 
 
 @pytest.fixture(scope="module")

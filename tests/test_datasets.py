@@ -13,9 +13,9 @@ import pytest
 import wfdb
 from scipy.signal import decimate
 
-import elm_hf.records
+import elm_hf.prepare.record_files
 from elm_hf.dataset_scripts.simulated_qa import QUESTIONS_PER_ECG
-from elm_hf.prepare import prepare_dataset
+from elm_hf.prepare.dataset import prepare_dataset
 
 
 FOLDS = [f"fold{number}" for number in range(1, 6)]
@@ -331,7 +331,7 @@ def same_files(first: Path, second: Path) -> bool:
 
 
 def test_the_number_of_processes_changes_nothing(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(elm_hf.records, "RECORDINGS_PER_FILE", 2)
+    monkeypatch.setattr(elm_hf.prepare.record_files, "RECORDINGS_PER_FILE", 2)
     builds = [tmp_path / str(num_proc) / "built" for num_proc in (1, 2, 3)]
     for num_proc, output in enumerate(builds, 1):
         prepare_dataset("ptb_xl", output, source=source, num_proc=num_proc, **MISSING_FILE)

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from elm_hf.collator import ElmDataCollator
-from elm_hf.data import load_elm_dataset, load_records
-from elm_hf.instruct import (
+from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.modeling.processing_elm import ElmProcessor
+from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.prepare.instruct import (
     EntryError,
     ecg_wording,
     find_recording,
@@ -22,8 +23,7 @@ from elm_hf.instruct import (
     read_turns,
     to_messages,
 )
-from elm_hf.modeling.processing_elm import ElmProcessor
-from elm_hf.prepare import prepare_dataset
+from elm_hf.training.collator import ElmDataCollator
 
 
 # which ECG each path of the collection's made files means, as its README says
@@ -212,7 +212,7 @@ def test_entries_are_read_whatever_the_size_of_the_pieces(tmp_path, monkeypatch)
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(entry) for entry in expected))
     pq.write_table(pa.Table.from_pylist(expected), tmp_path / "a.parquet")
     for size in (1, 7, 100, 2**20):
-        monkeypatch.setattr("elm_hf.instruct._READ", size)
+        monkeypatch.setattr("elm_hf.prepare.instruct._READ", size)
         for name in ("a.json", "a.jsonl", "a.parquet"):
             assert list(read_entries(tmp_path / name, print)) == list(enumerate(expected))
 

@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 from trl import TrlParser
 
 import train_sft
-from elm_hf.checkpoints import last_checkpoint
-from elm_hf.prepare import prepare_dataset
+from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.training.resume import last_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,13 @@ from transformers import AutoConfig
 from trl import ModelConfig, SFTConfig, TrlParser
 
 import train_sft
-from elm_hf.collator import ElmDataCollator, tokenize_conversations
-from elm_hf.data import load_elm_dataset
-from elm_hf.generation import load_checkpoint
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.inference.generation import load_checkpoint
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.parallelism import tensor_parallelism
-from elm_hf.prepare import prepare_dataset
+from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.training.collator import ElmDataCollator, tokenize_conversations
+from elm_hf.training.parallelism import tensor_parallelism
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,15 +16,15 @@ from trl import TrlParser
 from typer.testing import CliRunner
 
 import train_sft
-from elm_hf.alignment import AlignmentCollator, alignment_conversations, alignment_messages, drop_leads
 from elm_hf.cli import app
-from elm_hf.costs import RunCosts, read_costs
-from elm_hf.data import load_elm_dataset, load_records
-from elm_hf.descriptions import describe_records
+from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.descriptions.describe import describe_records
+from elm_hf.descriptions.ptb_xl_plus import read_12sl_features
 from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.prepare import prepare_dataset
-from elm_hf.pretraining_data import load_pretraining_records
-from elm_hf.ptb_xl_plus import read_12sl_features
+from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.pretrain.data import load_pretraining_records
+from elm_hf.training.alignment import AlignmentCollator, alignment_conversations, alignment_messages, drop_leads
+from elm_hf.training.costs import RunCosts, read_costs
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,12 +14,12 @@ import pytest
 import scipy.io
 import wfdb
 
-from elm_hf.data import load_elm_dataset, load_records
-from elm_hf.ecg_files import read_ecg_file
+from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.ecg.files import read_ecg_file
+from elm_hf.ecg.recording import RecordingError
+from elm_hf.ecg.simulation import draw_findings, simulate_ecg
 from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.prepare import prepare_dataset
-from elm_hf.recordings import RecordingError
-from elm_hf.simulate import draw_findings, simulate_ecg
+from elm_hf.prepare.dataset import prepare_dataset
 
 
 RATE = 250

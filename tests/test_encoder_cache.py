@@ -10,13 +10,13 @@ from conftest import TINY_LLM
 from test_training import losses, train
 from torch.nn import functional as F
 
-from elm_hf import encoder_cache
-from elm_hf.collator import ElmDataCollator
-from elm_hf.create import create_elm
-from elm_hf.data import load_elm_dataset, load_records
-from elm_hf.encoder_cache import EncoderFeatures, cache_encoder, cache_encoders_of
-from elm_hf.generation import load_checkpoint
-from elm_hf.training import ElmScriptArguments
+from elm_hf.checkpoints.create import create_elm
+from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.inference.generation import load_checkpoint
+from elm_hf.training import encoder_cache
+from elm_hf.training.arguments import ElmScriptArguments
+from elm_hf.training.collator import ElmDataCollator
+from elm_hf.training.encoder_cache import EncoderFeatures, cache_encoder, cache_encoders_of
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from elm_hf.feature_rules import RULES, describe_features, feature_text
-from elm_hf.features import FEATURES, GENERAL_FEATURES, LEAD_FEATURES, feature_matrix, measure_ecg
+from elm_hf.ecg.measurements import FEATURES, GENERAL_FEATURES, LEAD_FEATURES, feature_matrix, measure_ecg
+from elm_hf.ecg.normal_ranges import RULES, describe_features, feature_text
+from elm_hf.ecg.recording import read_recording
+from elm_hf.ecg.simulation import Findings, draw_findings, simulate_ecg
 from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.recordings import read_recording
-from elm_hf.simulate import Findings, draw_findings, simulate_ecg
 
 
 pytest.importorskip("neurokit2", reason='measuring ECGs needs the extra "features"')

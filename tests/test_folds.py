@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.folds import ecg_qa_like
-from elm_hf.folds import make_folds
+from elm_hf.prepare.folds import make_folds
 
 
 def random_conversations(num_rows: int = 400, num_patients: int = 60) -> tuple[list[list[str]], list[str]]:

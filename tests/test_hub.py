@@ -9,9 +9,9 @@ import pytest
 import torch
 from hub_server import HubServer
 
-from elm_hf.data import load_elm_dataset
-from elm_hf.generation import load_checkpoint
-from elm_hf.publish_checkpoint import publish_model
+from elm_hf.checkpoints.publish import publish_model
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.inference.generation import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ LOAD_AND_ASK = """
 
 def test_a_pushed_model_answers_the_same_without_this_library(hub, tiny_elm, ecgs, tmp_path):
     hub.run_client(f"""
-        from elm_hf.generation import load_checkpoint
+        from elm_hf.inference.generation import load_checkpoint
 
         model, processor = load_checkpoint({str(tiny_elm)!r})
         model.push_to_hub("user/elm")

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from tiny_models import tiny_llm, tiny_tokenizer
 
-from elm_hf.evaluation import evaluate
+from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.evaluation.judge import MAX_ATTEMPTS, RUBRIC, judge_predictions, parse_verdict
 
 

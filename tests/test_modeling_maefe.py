@@ -7,7 +7,7 @@ import torch
 from reference_encoders import TINY, Reference, random_weights, relative_error
 from transformers import AutoModel, AutoModelForPreTraining
 
-from elm_hf.convert import convert_checkpoint
+from elm_hf.checkpoints.convert import convert_checkpoint
 from elm_hf.modeling.configuration_maefe import MlaeConfig, MtaeConfig
 from elm_hf.modeling.modeling_maefe import MlaeForPreTraining, MlaeModel, MtaeForPreTraining, MtaeModel
 

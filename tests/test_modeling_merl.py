@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import wfdb
 from transformers import AutoModel, BertConfig, BertModel
 
-from elm_hf.convert import convert_checkpoint
+from elm_hf.checkpoints.convert import convert_checkpoint
 from elm_hf.modeling.configuration_merl import MerlConfig
 from elm_hf.modeling.modeling_merl import MerlForPreTraining, MerlModel
 

@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from reference_encoders import TINY, Reference, random_weights, relative_error
 from transformers import AutoModel, AutoModelForPreTraining
 
-from elm_hf.convert import convert_checkpoint
+from elm_hf.checkpoints.convert import convert_checkpoint
 from elm_hf.modeling.configuration_st_mem import StMemConfig
 from elm_hf.modeling.modeling_st_mem import StMemForPreTraining, StMemModel
 

@@ -10,12 +10,12 @@ from tiny_models import LLM_FAMILIES, tiny_llm, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 from transformers import modeling_flash_attention_utils as flash
 
-from elm_hf.collator import ElmDataCollator
-from elm_hf.data import load_elm_dataset
+from elm_hf.data.loading import load_elm_dataset
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor
-from elm_hf.packing import IGNORE_INDEX, check_packing, common_beginning, pack_by_ecg
+from elm_hf.training.collator import ElmDataCollator
+from elm_hf.training.packing import IGNORE_INDEX, check_packing, common_beginning, pack_by_ecg
 
 
 QUESTIONS = [

@@ -5,8 +5,8 @@ import pytest
 import wfdb
 from PIL import Image
 
+from elm_hf.ecg.plot import plot_ecg
 from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.plot import plot_ecg
 
 
 PIXELS_PER_MM = 6

@@ -20,14 +20,14 @@ from datasets import Dataset
 from filelock import FileLock
 
 import elm_hf.cli
-import elm_hf.conversations
-import elm_hf.records
-import elm_hf.work_folder
-from elm_hf.dataset_builder import record_features
+import elm_hf.prepare.matching
+import elm_hf.prepare.record_files
+import elm_hf.prepare.work_folder
 from elm_hf.dataset_scripts.simulated_qa import SimulatedQa
-from elm_hf.prepare import prepare_dataset, prepare_shard
-from elm_hf.recordings import RecordingError
-from elm_hf.records import RecordFiles
+from elm_hf.ecg.recording import RecordingError
+from elm_hf.prepare.builder import record_features
+from elm_hf.prepare.dataset import prepare_dataset, prepare_shard
+from elm_hf.prepare.record_files import RecordFiles
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,13 +35,13 @@ ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = {"name": "simulated_reports", "num_recordings": 41, "seconds": 2}
 COMMAND = ["prepare", "simulated_reports", "--num-recordings", "41", "--seconds", "2"]
 # the `elm-hf` command, with files of 4 recordings so that there are several
-MAIN = "import elm_hf.records; elm_hf.records.RECORDINGS_PER_FILE = 4; from elm_hf.cli import main; main()"
+MAIN = "import elm_hf.prepare.record_files; elm_hf.prepare.record_files.RECORDINGS_PER_FILE = 4; from elm_hf.cli import main; main()"
 FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch):
-    monkeypatch.setattr(elm_hf.records, "RECORDINGS_PER_FILE", 4)
+    monkeypatch.setattr(elm_hf.prepare.record_files, "RECORDINGS_PER_FILE", 4)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def uninterrupted(tmp_path_factory) -> Path:
     """The dataset as it is to be, by one process; of the same name as those it is compared with."""
     output = tmp_path_factory.mktemp("uninterrupted") / "built"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(elm_hf.records, "RECORDINGS_PER_FILE", 4)
+        monkeypatch.setattr(elm_hf.prepare.record_files, "RECORDINGS_PER_FILE", 4)
         unusable_recordings.__wrapped__(monkeypatch)
         prepare_dataset(output=output, **OPTIONS)
     return output
@@ -95,7 +95,7 @@ def kill_when(moment: Callable[[], bool], build: Callable, **options) -> None:
 
 
 def _build_until(moment: Callable[[], bool], build: Callable, options: dict) -> None:
-    building, read, new_path = os.getpid(), SimulatedQa.read_recording, elm_hf.conversations.new_path
+    building, read, new_path = os.getpid(), SimulatedQa.read_recording, elm_hf.prepare.matching.new_path
 
     def kill_or(go_on: Callable, *arguments):
         if moment():
@@ -104,7 +104,7 @@ def _build_until(moment: Callable[[], bool], build: Callable, options: dict) -> 
         return go_on(*arguments)
 
     SimulatedQa.read_recording = lambda self, reference: kill_or(read, self, reference)
-    elm_hf.conversations.new_path = lambda path: kill_or(new_path, path)
+    elm_hf.prepare.matching.new_path = lambda path: kill_or(new_path, path)
     build(**options)
 
 
@@ -178,7 +178,7 @@ def test_the_command_is_killed_with_its_processes(uninterrupted, tmp_path):
 def test_killed_between_its_name_and_tidying_up(uninterrupted, tmp_path, monkeypatch):
     output = tmp_path / "built"
     with monkeypatch.context() as context:
-        context.setattr(elm_hf.work_folder.shutil, "rmtree", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+        context.setattr(elm_hf.prepare.work_folder.shutil, "rmtree", lambda path: os.kill(os.getpid(), signal.SIGKILL))
         process = FORK.Process(target=prepare_dataset, kwargs={"output": output, **OPTIONS})
         process.start()
         process.join()
@@ -275,7 +275,7 @@ def test_a_source_that_has_changed_is_noticed(tmp_path, monkeypatch):
 
 
 def test_two_builds_of_one_output_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(elm_hf.work_folder, "_LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(elm_hf.prepare.work_folder, "_LOCK_TIMEOUT_S", 0.1)
     (tmp_path / "built.building").mkdir()
     with (
         FileLock(tmp_path / "built.building" / "build.lock"),

@@ -12,14 +12,14 @@ from tiny_models import tiny_tokenizer
 from transformers import AutoModel, BertConfig, BertModel, TrainingArguments
 from trl import TrlParser
 
-from elm_hf import pretrain
-from elm_hf.augment import EcgAugmentation
-from elm_hf.data import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset, load_records
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
-from elm_hf.prepare import prepare_dataset
-from elm_hf.pretraining_data import EcgPretrainingCollator, load_pretraining_records
+from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.pretrain import __main__ as pretrain
+from elm_hf.pretrain.data import EcgPretrainingCollator, load_pretraining_records
+from elm_hf.training.augmentation import EcgAugmentation
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,10 +5,10 @@ import pytest
 import wfdb
 from tiny_models import END_OF_TURN, LLM_FAMILIES, tiny_tokenizer
 
+from elm_hf.ecg.simulation import draw_findings, simulate_ecg
 from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
 from elm_hf.modeling.processing_elm import ElmProcessor
-from elm_hf.simulate import draw_findings, simulate_ecg
 
 
 def tiny_processor(family: str = "llama", **feature_settings) -> ElmProcessor:

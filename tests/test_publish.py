@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hub_server import HubServer
 
-from elm_hf.data import load_elm_dataset
-from elm_hf.prepare import prepare_dataset
-from elm_hf.publish import publish_dataset
-from elm_hf.publish_checkpoint import publish_model
+from elm_hf.checkpoints.publish import publish_model
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.prepare.publish import publish_dataset
 
 
 NAME = "user/simulated-250-500"
@@ -98,7 +98,7 @@ def more_published(hub, published, simulated_dataset, tmp_path_factory) -> dict[
         hub,
         IMPATIENT
         + f"""
-from elm_hf.publish import publish_dataset
+from elm_hf.prepare.publish import publish_dataset
 found = {{}}
 for name, (folder, repo_id, options) in {wanted!r}.items():
     try:
@@ -227,7 +227,7 @@ def test_ids_are_joined_with_a_local_build_of_the_same(loaded, simulated_dataset
 
 
 def test_a_dry_run_lists_the_files_and_asks_nobody(simulated_dataset, monkeypatch):
-    monkeypatch.setattr("elm_hf.publish.HfApi", None)
+    monkeypatch.setattr("elm_hf.prepare.publish.HfApi", None)
     publication = publish_dataset(simulated_dataset, NAME, dry_run=True)
     assert publication.url is None
     (records,) = (simulated_dataset / "records").iterdir()

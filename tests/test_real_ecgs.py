@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from trl import TrlParser
 
 import train_sft
-from elm_hf.create import create_elm
-from elm_hf.data import load_elm_dataset
+from elm_hf.checkpoints.create import create_elm
+from elm_hf.data.loading import load_elm_dataset
 from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.prepare import prepare_dataset
+from elm_hf.prepare.dataset import prepare_dataset
 
 
 def train(model: Path, dataset: Path, output: Path) -> Path:

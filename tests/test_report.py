@@ -12,12 +12,12 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from elm_hf.cli import app
+from elm_hf.ecg.plot import plot_ecg
 from elm_hf.evaluation.compare import aggregate, compare
 from elm_hf.evaluation.occlusion import save_occlusions
 from elm_hf.evaluation.pictures import occlusion_picture
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.scores import Questions, ScoreBook, blind_answers, signal_reliance
-from elm_hf.plot import plot_ecg
 
 
 pytest.importorskip("sacrebleu", reason="needs the extra `eval`")

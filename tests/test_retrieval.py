@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 import train_sft
 from elm_hf.cli import app
-from elm_hf.data import load_elm_dataset, load_records
-from elm_hf.ecg_index import EcgIndex, EncoderVectors, build_index
-from elm_hf.evaluation import evaluate
-from elm_hf.generation import generate_answers
-from elm_hf.prepare import prepare_dataset
-from elm_hf.retrieval import Retrieval, RetrievalOptions, add_neighbours
-from elm_hf.training import ElmScriptArguments
+from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.evaluation.evaluate import evaluate
+from elm_hf.inference.generation import generate_answers
+from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.retrieval.index import EcgIndex, EncoderVectors, build_index
+from elm_hf.retrieval.prompts import Retrieval, RetrievalOptions, add_neighbours
+from elm_hf.training.arguments import ElmScriptArguments
 
 
 pytest.importorskip("faiss", reason='an index of ECGs needs the extra "rag"')

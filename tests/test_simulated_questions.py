@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from elm_hf.simulate import Findings, draw_findings, draw_follow_up
-from elm_hf.simulated_questions import comparison_questions, single_questions
+from elm_hf.ecg.simulation import Findings, draw_findings, draw_follow_up
+from elm_hf.prepare.simulated_questions import comparison_questions, single_questions
 
 
 WELL = Findings(

@@ -15,16 +15,16 @@ from safetensors.torch import load_file
 from trl import TrlParser
 
 import train_sft
-from elm_hf.collator import fill_ecgs
-from elm_hf.data import load_elm_dataset
-from elm_hf.generation import load_checkpoint
-from elm_hf.merge import merge_adapter
-from elm_hf.model_card import model_card, read_training
+from elm_hf.checkpoints.card import model_card, read_training
+from elm_hf.checkpoints.merge import merge_adapter
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.inference.generation import load_checkpoint
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.prepare import prepare_dataset
-from elm_hf.training import ElmScriptArguments
-from elm_hf.whole_files import save_whole
+from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.training.arguments import ElmScriptArguments
+from elm_hf.training.collator import fill_ecgs
+from elm_hf.utils.files import save_whole
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,9 +13,9 @@ from transformers import T5Config, T5ForConditionalGeneration
 from typer.testing import CliRunner
 
 from elm_hf.cli import app
-from elm_hf.languages import language_of
-from elm_hf.prepare import prepare_dataset
-from elm_hf.translate import COLUMNS, MAX_ATTEMPTS, read_translations, translate_reports
+from elm_hf.descriptions.languages import language_of
+from elm_hf.descriptions.translate import COLUMNS, MAX_ATTEMPTS, read_translations, translate_reports
+from elm_hf.prepare.dataset import prepare_dataset
 
 
 GERMAN = "sinustachykardie lagetyp normal sonst normales ekg"
@@ -154,7 +154,7 @@ def test_an_endpoint_that_refuses_ends_it_and_loses_nothing(ptb_xl, endpoint, tm
 
 
 def test_a_chat_model_that_runs_here(ptb_xl, tmp_path, monkeypatch):
-    monkeypatch.setattr("elm_hf.translate.MAX_TOKENS", 8)
+    monkeypatch.setattr("elm_hf.descriptions.translate.MAX_TOKENS", 8)
     model = tiny_llm("qwen2")
     model.config.max_position_embeddings = 4096
     model.save_pretrained(tmp_path / "chat")

@@ -11,7 +11,7 @@ from transformers import BertConfig
 from typer.testing import CliRunner
 
 from elm_hf.cli import app
-from elm_hf.data import load_records
+from elm_hf.data.loading import load_records
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.zero_shot import (
     auroc_scores,
@@ -23,7 +23,7 @@ from elm_hf.evaluation.zero_shot import (
     zero_shot,
 )
 from elm_hf.evaluation.zero_shot_tasks import TASKS, load_task
-from elm_hf.generation import load_checkpoint
+from elm_hf.inference.generation import load_checkpoint
 
 
 RHYTHMS = ("sinus rhythm", "atrial fibrillation", "sinus tachycardia", "sinus bradycardia")
@@ -189,7 +189,7 @@ def test_merl_compares_prompts(simulated_dataset, rhythm_task, tmp_path):
 
 
 def _test_records(dataset) -> set[str]:
-    from elm_hf.data import load_elm_dataset
+    from elm_hf.data.loading import load_elm_dataset
 
     rows = load_elm_dataset(dataset, 1, "test").select_columns("record_ids")[:]
     return {name for names in rows["record_ids"] for name in names}

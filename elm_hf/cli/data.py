@@ -51,7 +51,7 @@ def prepare(
     """
     import datasets
 
-    from elm_hf.prepare import build_summary, prepare_dataset, prepare_shard
+    from elm_hf.prepare.dataset import build_summary, prepare_dataset, prepare_shard
 
     if quiet or not sys.stderr.isatty():
         datasets.disable_progress_bars()

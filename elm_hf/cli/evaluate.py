@@ -64,9 +64,9 @@ def evaluate(
 ):
     """Score a model's answers with the true ECG, and with other signals or none in its place; write a report."""
     limits = _token_limits(max_new_tokens)
-    from elm_hf.evaluation import CONDITIONS, report_table
-    from elm_hf.evaluation import evaluate as run
-    from elm_hf.retrieval import RetrievalOptions
+    from elm_hf.evaluation.evaluate import CONDITIONS, report_table
+    from elm_hf.evaluation.evaluate import evaluate as run
+    from elm_hf.retrieval.prompts import RetrievalOptions
 
     retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
     conditions = condition or CONDITIONS
@@ -181,10 +181,10 @@ def ask(
     if (ecg is None) == bool(question):
         raise ValueError("A --question goes with --ecg, and --ecg needs one; a --dataset brings its own.")
     _check_png(plot)
-    from elm_hf.ask import ask as ask_about
-    from elm_hf.ask import ecg_from_dataset, ecg_from_file
-    from elm_hf.generation import load_checkpoint
-    from elm_hf.plot import plot_ecg
+    from elm_hf.ecg.plot import plot_ecg
+    from elm_hf.inference.ask import ask as ask_about
+    from elm_hf.inference.ask import ecg_from_dataset, ecg_from_file
+    from elm_hf.inference.generation import load_checkpoint
 
     # First the ECG: what is wrong with it comes out before the model is loaded, which may take long.
     if ecg is not None:
@@ -217,8 +217,8 @@ def plot(
 ):
     """Draw a record on ECG paper: 25 mm/s, 10 mm/mV, 3x4 leads and a rhythm strip."""
     _check_png(output)
-    from elm_hf.plot import plot_ecg
-    from elm_hf.recordings import read_recording
+    from elm_hf.ecg.plot import plot_ecg
+    from elm_hf.ecg.recording import read_recording
 
     recording = read_recording(ecg)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -239,7 +239,7 @@ def index(
     num_proc: Annotated[int, typer.Option(min=1, help="Processes that measure features.")] = 1,
 ):
     """Index the ECGs of a fold's training patients by likeness, for retrieval-augmented prompts."""
-    from elm_hf.ecg_index import build_index
+    from elm_hf.retrieval.index import build_index
 
     made = build_index(dataset, output, by, encoder, fold, feature_texts, num_proc)
     left_out = ", ".join(f"{number} left out: {reason}" for reason, number in made.left_out.items() if number)

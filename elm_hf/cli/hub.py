@@ -31,7 +31,7 @@ def publish(
     dry_run: DryRun = False,
 ):
     """Publish a built dataset on the Hub: Parquet files, folds and card, in one commit."""
-    from elm_hf.publish import publish_dataset
+    from elm_hf.prepare.publish import publish_dataset
 
     _report(publish_dataset(folder, repo, private, revision, signals, dry_run))
 
@@ -51,7 +51,7 @@ def publish_model(
     dry_run: DryRun = False,
 ):
     """Publish a trained model on the Hub, with a card of its data, training and evaluation."""
-    from elm_hf.publish_checkpoint import publish_model as run
+    from elm_hf.checkpoints.publish import publish_model as run
 
     _report(run(checkpoint, repo, evaluation or [], private, revision, dry_run, base))
 

@@ -52,7 +52,7 @@ def create(
     seed: Annotated[int, typer.Option(min=0, help="Of new weights.")] = 0,
 ):
     """Compose a new ECG-language model from an LLM, a projector and (if wanted) an ECG encoder."""
-    from elm_hf.create import create_elm
+    from elm_hf.checkpoints.create import create_elm
 
     model = create_elm(
         output,
@@ -89,7 +89,7 @@ def convert(
     output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
 ):
     """Turn another project's published checkpoint into one for from_pretrained and the Hub."""
-    from elm_hf.convert import convert_checkpoint
+    from elm_hf.checkpoints.convert import convert_checkpoint
 
     parts = convert_checkpoint(kind, checkpoint, output)
     typer.echo(f"{output}: {', '.join(type(part).__name__ for part in parts)}")
@@ -104,7 +104,7 @@ def merge(
     ] = None,
 ):
     """Merge a LoRA adapter into its base: a full checkpoint that needs no PEFT."""
-    from elm_hf.merge import merge_adapter
+    from elm_hf.checkpoints.merge import merge_adapter
 
     merged = merge_adapter(adapter, output, base)
     typer.echo(f"{output}: {merged.num_parameters():,} parameters, {merged.dtype}".replace("torch.", ""))
@@ -123,7 +123,7 @@ def train_tokenizer(
     quiet: Quiet = False,
 ):
     """Train an ECG-Byte tokenizer: ECGs as tokens of an LLM."""
-    from elm_hf.ecg_byte import train_ecg_byte_tokenizer
+    from elm_hf.checkpoints.ecg_byte import train_ecg_byte_tokenizer
 
     show_progress = sys.stderr.isatty() and not quiet
     report = train_ecg_byte_tokenizer(dataset, merges, output, num_records, encoding, seed, show_progress)

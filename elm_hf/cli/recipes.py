@@ -18,7 +18,7 @@ def translate(
     quiet: Quiet = False,
 ):
     """Translate the reports of a dataset that are not in English, each wording once."""
-    from elm_hf.translate import translate_reports, translation_summary
+    from elm_hf.descriptions.translate import translate_reports, translation_summary
 
     report = translate_reports(dataset, output, translator, translator_model, num_workers, quiet=quiet)
     typer.echo(f"{output}: {translation_summary(report)}")
@@ -42,7 +42,7 @@ def describe(
     num_proc: Annotated[int, typer.Option(min=1, help="Processes that measure.")] = 1,
 ):
     """Describe ECGs in words, for alignment: the person, the report, what lies outside its normal range in each lead."""
-    from elm_hf.descriptions import describe_records
+    from elm_hf.descriptions.describe import describe_records
 
     made = describe_records(dataset, output, ptb_xl, ptb_xl_plus, translations, reports, num_proc)
     left_out = "".join(f"; {number:,} left out: {reason}" for reason, number in made["left_out"].items())
@@ -60,7 +60,7 @@ def costs(
     ],
 ):
     """Put what recipes cost side by side: wall time, samples, tokens, and scores where a run's folder has a report."""
-    from elm_hf.evaluation.costs import costs_table
+    from elm_hf.evaluation.recipe_costs import costs_table
 
     typer.echo(costs_table(dict(_runs(text) for text in recipe)))
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from elm_hf.evaluation.predictions import fingerprint_of_weights
-from elm_hf.hub import check_name
+from elm_hf.utils.hub import check_name
 
 
 # The layers of the two RoBERTa models that the authors chose, by number of layers. Of other encoders it is about three

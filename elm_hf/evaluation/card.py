@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
-from elm_hf.model_card import model_card, read_training
+from elm_hf.checkpoints.card import model_card, read_training
 
 
 def update_card(checkpoint: str | PathLike, report: dict) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from elm_hf.ecg.plot import plot_ecg
 from elm_hf.evaluation.scores import PRIMARY, SUMMED, Questions, answer_values
-from elm_hf.plot import plot_ecg
 
 
 NUM_EXAMPLES = 2  # of each kind

@@ -14,8 +14,8 @@ import torch
 from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
-from elm_hf.generation import Answer
-from elm_hf.whole_files import write_whole
+from elm_hf.inference.generation import Answer
+from elm_hf.utils.files import write_whole
 
 
 RUN_FILE = "run.json"

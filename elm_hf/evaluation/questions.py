@@ -8,11 +8,11 @@ import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 
-from elm_hf.collator import fill_ecgs
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.predictions import Key, check_columns
-from elm_hf.generation import Answer, generate_answers
+from elm_hf.inference.generation import Answer, generate_answers
 from elm_hf.modeling.processing_elm import ecg_items
+from elm_hf.training.collator import fill_ecgs
 
 
 COLUMNS = ("conversation_id", "record_ids", "patient_ids", "messages", "question_type", "question", "answer")

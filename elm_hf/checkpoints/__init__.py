@@ -1,0 +1,1 @@
+"""Creating, converting, loading, merging and publishing checkpoints."""

@@ -1,0 +1,378 @@
+"""Composes a new ELM from an LLM, a tokenizer and (if wanted) an ECG encoder, and saves it as a checkpoint."""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from functools import wraps
+from os import PathLike
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
+from elm_hf.modeling.ecg_utils import SAMPLING_RATE
+from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
+from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.modeling.processing_elm import (
+    ECG_TOKEN,
+    ElmProcessor,
+    ElmSymbolProcessor,
+    ElmVisionProcessor,
+    add_ecg_token,
+)
+from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
+from elm_hf.utils.files import save_whole
+from elm_hf.utils.hub import check_name
+
+
+# Fields of ElmConfig that follow from the other arguments of `create_elm`.
+_DERIVED = {"num_leads", "num_samples", "ecg_token_id", "ecg_token_offset", "ecg_vocab_size", "dtype"}
+
+
+def _with_plain_errors(function: Callable) -> Callable:
+    """What transformers finds wrong with a configuration becomes a ValueError that says just that."""
+
+    @wraps(function)
+    def run(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(str(error.__cause__ or error)) from error
+
+    return run
+
+
+@_with_plain_errors
+def create_elm(
+    output: str | PathLike,
+    llm: str | None = None,
+    config: str | PathLike | None = None,
+    tokenizer: str | None = None,
+    tokenizer_dataset: str | None = None,
+    vocab_size: int = 1000,
+    representation: str | None = None,
+    encoder: str | None = None,
+    ecg_tokenizer: str | None = None,
+    max_ecg_tokens: int | None = None,
+    projector: str | None = None,
+    num_ecg_tokens: int | None = None,
+    seconds: float | None = None,
+    normalization: str | None = None,
+    dtype: str = "auto",
+    seed: int = 0,
+) -> ElmForCausalLM:
+    """
+    Writes a checkpoint that is ready to be trained: `config.json`, weights, processor and the code to load them.
+
+    Args:
+        output: folder to make.
+        llm: repository or folder of a pre-trained causal LLM.
+        config: JSON file with fields of [`ElmConfig`]. Its `text_config` describes an LLM that starts from random
+            weights, instead of `llm`, its `encoder_config` an encoder; the arguments below outrank it.
+        tokenizer: repository or folder of its tokenizer; `llm`'s by default, or
+        tokenizer_dataset: an elm-hf dataset on whose conversations (fold 1, train) a new tokenizer is trained.
+        vocab_size: of a new tokenizer.
+        representation: `"signal"` (by default), `"stacked_signal"`, `"image"` or `"symbol"`.
+        encoder: repository or folder of an ECG encoder or, for pictures, of a vision encoder (of CLIP and SigLIP the
+            vision tower is taken); `"ecg_resnet"` and the like for a new ECG encoder; None for none.
+        ecg_tokenizer: repository or folder of the [`EcgByteTokenizer`] of `"symbol"`.
+        max_ecg_tokens: most tokens of an ECG that become part of the sequence (`"symbol"`); all by default.
+        projector: `"linear"` or `"mlp"` with an encoder (by default `"mlp"`); `"linear"`, `"patch"` or `"conv"`
+            without (by default `"patch"`).
+        num_ecg_tokens: positions per ECG; by default 1 for the encoder-free linear projector and 50 otherwise.
+        seconds: length of the ECGs the model reads; by default the pre-trained encoder's, or 10.
+        normalization: of the ECG's amplitude, `"min_max"`, `"z_score"` or `"none"`; by default the pre-trained
+            encoder's, or `"min_max"` for signals and `"none"` otherwise.
+        dtype: precision of the weights; `"auto"` keeps the LLM's.
+        seed: of new weights.
+
+    Raises:
+        FileExistsError: `output` is there and not empty.
+        ValueError: parts are missing or do not fit.
+        OSError: a repository or folder has no such model.
+    """
+    settings = _read_config(config)
+    text_config, encoder_config = settings.pop("text_config", None), settings.pop("encoder_config", None)
+    if (llm is None) == (text_config is None):
+        raise ValueError(
+            "Give either a pre-trained LLM (--llm) or a --config whose `text_config` describes a new one."
+        )
+    if seconds is not None and not 1 <= seconds * SAMPLING_RATE < math.inf:
+        raise ValueError(f"ECGs of {seconds:g} s (--seconds) have no samples at {SAMPLING_RATE} Hz.")
+    if dtype != "auto" and not getattr(getattr(torch, dtype, None), "is_floating_point", False):
+        raise ValueError(f'dtype (--dtype) "{dtype}" is not auto, float32, bfloat16 or float16.')
+    output = Path(output)
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty; choose another folder.")
+    set_seed(seed)
+    given = {"representation": representation, "projector_type": projector, "num_ecg_tokens": num_ecg_tokens}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    representation = settings.setdefault("representation", "signal")
+    has_encoder = encoder is not None or encoder_config is not None
+    if not has_encoder and settings.get("projector_type") == "linear":
+        settings.setdefault("num_ecg_tokens", 1)
+    if (ecg_tokenizer is None) != (representation != "symbol"):
+        raise ValueError("--ecg-tokenizer goes with --representation symbol, and the other way round.")
+
+    llm_tokenizer = _tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
+    encoder_model = load_encoder(encoder, encoder_config, dtype)
+    if representation == "symbol":
+        ecg_byte = _load(EcgByteTokenizer, ecg_tokenizer)
+        settings["ecg_vocab_size"] = len(ecg_byte)
+    reads_pictures = representation in ("image", "stacked_signal") and encoder_model is not None
+    if reads_pictures:
+        reader = _image_processor(encoder, encoder_model, representation, seconds)
+    else:
+        reader = _feature_extractor(encoder, encoder_model, representation, seconds, normalization)
+    ecg_token_id = add_ecg_token(llm_tokenizer)
+    model = ElmForCausalLM.from_encoder_llm_pretrained(
+        encoder_model,
+        _new_llm(text_config, llm_tokenizer) if llm is None else _pretrained_llm(llm, dtype),
+        ecg_token_id=ecg_token_id,
+        dtype=dtype,
+        num_leads=len(reader.leads),
+        num_samples=reader.num_samples,
+        **settings,
+    )
+    if dtype != "auto":
+        model = model.to(getattr(torch, dtype))
+    if representation == "symbol":
+        offset = model.config.ecg_token_offset
+        processor = ElmSymbolProcessor(reader, llm_tokenizer, ecg_byte, offset, max_ecg_tokens)
+    else:
+        processor_class = ElmVisionProcessor if model.config.reads_pictures else ElmProcessor
+        processor = processor_class(reader, llm_tokenizer, model.config.num_ecg_tokens)
+    _set_special_tokens(model, processor)
+    save_whole([model, processor], output)
+    return model
+
+
+def load_encoder(name: str | None, config: dict | None = None, dtype: str = "auto") -> PreTrainedModel | None:
+    """
+    An encoder: a pre-trained one, of a whole CLIP or SigLIP the vision tower; or a new ECG encoder with random weights.
+
+    Args:
+        name: repository, folder, or the `model_type` of an ECG encoder.
+        config: fields of a new encoder's configuration, `model_type` among them.
+        dtype: precision of pre-trained weights.
+
+    Raises:
+        ValueError: a name and a configuration are given.
+        OSError: there is no such checkpoint.
+    """
+    if name in ECG_ENCODER_TYPES:
+        config, name = {"model_type": name} | (config or {}), None
+    if name is None:
+        return None if config is None else AutoModel.from_config(AutoConfig.for_model(**config))
+    if config is not None:
+        raise ValueError(f"The encoder is {name}; drop the `encoder_config`, which describes a new one.")
+    check_encoder_name(name)
+    loaded = _load(AutoConfig, name)
+    return _load(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
+
+
+def check_encoder_name(name: str) -> None:
+    """
+    Refuses, before the Hub is asked, what is no folder and cannot be a repository, and says which encoders are ours.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    try:
+        check_name(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}, nor one of our encoders: {', '.join(ECG_ENCODER_TYPES)}") from error
+
+
+def _feature_extractor(
+    name: str | None,
+    encoder: PreTrainedModel | None,
+    representation: str,
+    seconds: float | None,
+    normalization: str | None,
+) -> EcgFeatureExtractor:
+    """A pre-trained ECG encoder's own, since it should see its signals as it always has; otherwise a new one."""
+    is_pretrained = name is not None and name not in ECG_ENCODER_TYPES
+    if is_pretrained and encoder.config.model_type in ECG_ENCODER_TYPES:
+        settings = EcgFeatureExtractor.from_pretrained(name).to_dict()
+    else:
+        # A new encoder with learnt positions says how many samples it has them for.
+        length = getattr(encoder.config, "num_samples", None) if representation == "signal" and encoder else None
+        settings = {"normalization": "min_max" if representation == "signal" else "none"}
+        settings |= {} if length is None else {"num_samples": length}
+    if normalization is not None:
+        settings["normalization"] = normalization
+    if seconds is not None:
+        settings["num_samples"] = round(seconds * settings.get("sampling_rate", SAMPLING_RATE))
+    return EcgFeatureExtractor.from_dict(settings)
+
+
+def _image_processor(
+    name: str | None, encoder: PreTrainedModel, representation: str, seconds: float | None
+) -> EcgImageProcessor:
+    """Pictures of the size and with the normalisation that the vision encoder was trained with."""
+    settings = {"representation": representation, "num_samples": round((seconds or 10) * SAMPLING_RATE)}
+    if name is not None:
+        return EcgImageProcessor.from_vision_encoder(name, **settings)
+    size = encoder.config.image_size
+    return EcgImageProcessor(size={"height": size, "width": size}, **settings)
+
+
+# One token opens each role's turn and one ends it, so that little of a short conversation is not words.
+NEW_TOKENIZER_CHAT_TEMPLATE = """\
+{%- for message in messages %}
+    {{- '<|' + message['role'] + '|>' + message['content'] + eos_token }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>' }}
+{%- endif %}"""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, whole: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+    """
+    A byte-level BPE tokenizer trained on `texts`, with a chat template of its own.
+
+    Its tokens may span several words (Liu et al. 2025, SuperBPE) but no punctuation, so that the recurring phrases of a
+    narrow subject take one token each.
+
+    Args:
+        texts: what the tokenizer is trained on.
+        vocab_size: number of tokens, those of `whole` not counted.
+        whole: phrases that are one token wherever they occur.
+
+    Raises:
+        ValueError: `vocab_size` has no room for the 256 bytes and the special tokens.
+    """
+    special = ["<|end|>", "<|pad|>", ECG_TOKEN, "<|system|>", "<|user|>", "<|assistant|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    smallest = len(special) + len(alphabet)
+    if vocab_size < smallest:
+        raise ValueError(f"A byte-level vocabulary needs at least {smallest} tokens, got {vocab_size}.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\s*[^\w\s]+\s*|\s*\n\s*"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False, single_word=True) for phrase in sorted(whole)])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0], pad_token=special[1])
+    wrapped.chat_template = NEW_TOKENIZER_CHAT_TEMPLATE
+    return wrapped
+
+
+def _tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTrainedTokenizerBase:
+    if dataset is not None:
+        rows = load_elm_dataset(dataset, fold=1, split="train")
+        content = pc.struct_field(pc.list_flatten(_column(rows, "messages")), "content")
+        texts = pc.struct_field(pc.list_flatten(content), "text")  # none of an ECG
+        return train_tokenizer(texts.drop_null().to_pylist(), vocab_size, _frequent_answers(rows))
+    if name is None:
+        raise ValueError("A new LLM needs a tokenizer: --tokenizer NAME, or --tokenizer-dataset DATASET to train one.")
+    return _load(AutoTokenizer, name)
+
+
+def _frequent_answers(rows: Dataset) -> list[str]:
+    """What is, or is one item of, at least one answer in a thousand: a label's name is best one token everywhere."""
+    if "answer" not in rows.column_names:
+        return []
+    counts = pc.value_counts(pc.list_flatten(_column(rows, "answer"))).to_pylist()
+    return [item["values"] for item in counts if item["counts"] * 1000 >= len(rows)]
+
+
+def _column(rows: Dataset, name: str) -> pa.ChunkedArray:
+    """A column as Arrow has it, which costs no Python objects."""
+    return rows.select_columns(name).with_format("arrow")[:][name]
+
+
+def _read_config(path: str | PathLike | None) -> dict:
+    if path is None:
+        return {}
+    try:
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error}).") from error
+    is_object = isinstance(settings, dict)
+    if not is_object or not all(
+        isinstance(settings.get(name, {}), dict) for name in ("text_config", "encoder_config")
+    ):
+        raise ValueError(
+            f"{path}: expected a JSON object, and `text_config` and `encoder_config` in it to be objects."
+        )
+    unknown = sorted(set(settings) - {field.name for field in fields(ElmConfig)})
+    if unknown:
+        raise ValueError(f"{path}: {', '.join(unknown)} are no fields of ElmConfig.")
+    derived = sorted(set(settings) & _DERIVED)
+    if derived:
+        raise ValueError(
+            f"{path}: leave out {', '.join(derived)}; the other arguments say so (--seconds, --dtype, ...)."
+        )
+    if (
+        "text_config" in settings
+        and settings["text_config"].get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    ):
+        found = settings["text_config"].get("model_type")
+        raise ValueError(
+            f'{path}: expected a causal LLM as `model_type` of `text_config`, such as "qwen2", found {found!r}.'
+        )
+    return settings
+
+
+def _load(auto_class: type, name: str | PathLike, **options):
+    """`from_pretrained` whose errors name the repository or folder."""
+    check_name(str(name), needs_owner=False)
+    try:
+        return auto_class.from_pretrained(name, **options)
+    except (ValueError, SafetensorError, StrictDataclassError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _pretrained_llm(name: str, dtype: str) -> PreTrainedModel:
+    model_type = _load(AutoConfig, name).model_type
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(f'{name}: a checkpoint of type "{model_type}", not a causal LLM.')
+    return _load(AutoModelForCausalLM, name, dtype=dtype)
+
+
+def _new_llm(settings: dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    config = AutoConfig.for_model(**settings | {"vocab_size": len(tokenizer)})
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, name, getattr(tokenizer, name))
+    return AutoModelForCausalLM.from_config(config)
+
+
+def _set_special_tokens(model: ElmForCausalLM, processor: ElmProcessor):
+    """Generation stops where the chat template ends the assistant's turn, as well as where the LLM stopped before."""
+    generation = model.generation_config
+    known = generation.eos_token_id
+    ends = set(known if isinstance(known, list) else [known]) | {processor.end_of_turn_token_id}
+    generation.eos_token_id = sorted(end for end in ends if end is not None)
+    generation.pad_token_id = processor.tokenizer.pad_token_id
+    text_config: PreTrainedConfig = model.config.text_config
+    text_config.pad_token_id = processor.tokenizer.pad_token_id

@@ -1,0 +1,271 @@
+"""ECG-Byte tokenizers (Han et al. 2024): trained on an elm-hf dataset, or read from the published pickles."""
+
+import json
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from huggingface_hub import ModelCard, ModelCardData
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from elm_hf.data.ecg_table import EcgSequence, EcgTable
+from elm_hf.data.loading import load_records
+from elm_hf.modeling.tokenization_ecg_byte import BYTE_TOKENS, SYMBOLS, EcgByteTokenizer
+from elm_hf.utils.files import save_whole
+
+
+NUM_MEASURED = 200  # records at most from which the card's figures are taken
+PERCENTILES = (1, 99)
+MARGIN_MV = 0.5
+
+
+def train_ecg_byte_tokenizer(
+    dataset: str | PathLike,
+    num_merges: int,
+    output: str | PathLike,
+    num_records: int = 500,
+    encoding: str = "longest_match",
+    seed: int = 0,
+    show_progress: bool = False,
+) -> dict:
+    """
+    Trains an ECG-Byte tokenizer and saves it with its card; the same tokenizer whatever the number of threads.
+
+    The amplitude range is that of ECG-Byte, the 1st percentile less 0.5 mV to the 99th and 0.5 mV, of the training
+    records. Each lead is a word, so that no token reaches from one lead into the next; missing leads are left out.
+
+    Args:
+        dataset: elm-hf dataset, folder or repository; its `records` are used.
+        num_merges: tokens beside the 26 letters.
+        output: folder to make.
+        num_records: records that are drawn for training, all if there are fewer. Training takes about 40 bytes of memory
+            per sample, that is 1.2 MB per 12-lead record of 10 s at 250 Hz (500 records 0.6 GB, 20,000 records 24 GB);
+            200 records give about as good a vocabulary as 2,000.
+        encoding: how ECGs are encoded, see [`EcgByteTokenizer`].
+        seed: of the draw.
+        show_progress: show the trainer's progress bars.
+
+    Returns:
+        What the card reports: `num_merges`, `num_records`, `num_measured` (records not used in training, unless there
+        are none: `measured_on_training`), `value_range` (mV), `compression` (samples per token), `rmse_uv` and `max_uv`
+        (reconstruction error in µV) and `clipped` (share of samples outside the range), among others.
+
+    Raises:
+        FileExistsError: `output` is there and not empty.
+        FileNotFoundError: there is no such dataset.
+        ValueError: it is no elm-hf dataset, or its records do not hold that many merges.
+    """
+    output = Path(output)
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise FileExistsError(f"{output} exists and is not an empty folder; choose another.")
+    if num_merges < 1 or num_records < 1:
+        raise ValueError(f"{num_merges} merges of {num_records} records cannot be learnt; both are to be at least 1.")
+    records = load_records(dataset)
+    drawn = np.random.default_rng(seed).permutation(len(records))
+    training, measured = _ecgs(records, drawn[:num_records]), _ecgs(records, drawn[num_records:][:NUM_MEASURED])
+    value_range = _value_range(training)
+    vocab, merges = _train(training, value_range, num_merges, show_progress)
+    tokenizer = EcgByteTokenizer(vocab, merges, value_range=value_range, encoding=encoding)
+    report = {
+        "dataset": Path(dataset).name if Path(dataset).is_dir() else str(dataset),
+        "num_merges": num_merges,
+        "num_records": len(training),
+        "seed": seed,
+        "shape": tuple(records.features["ecg"].shape),
+        "sampling_rate": records[0]["sampling_rate"],
+        "value_range": value_range,
+        "encoding": encoding,
+        "measured_on_training": len(measured) == 0,
+        "num_measured": len(measured) or min(len(training), NUM_MEASURED),
+    }
+    report |= _measure(tokenizer, measured if len(measured) else training[:NUM_MEASURED])
+    save_whole([tokenizer, _card(output.name, tokenizer, report)], output)
+    return report
+
+
+def read_ecg_byte_pickle(path: str | PathLike) -> EcgByteTokenizer:
+    """
+    The tokenizer of a file published with ECG-Byte or ECG-Bench, with the published ids. Nothing in it is executed.
+
+    It encodes an ECG as one string by the longest match and scales each ECG by its own range, as ECG-Bench does. A
+    vocabulary of the original ECG-Byte, which scales all by percentiles of its data, is given its range (mV) by
+    `EcgByteTokenizer.from_pretrained(folder, value_range=(low, high))`.
+
+    Args:
+        path: pickle of `(vocab, merges)`: the string of each id, and `(bytes of the new token, id)` of each merge.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the pickle wants to import something, is damaged, or holds something else than such a vocabulary.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            loaded = _PlainUnpickler(file).load()
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: refused, nothing was executed: {error}.") from error
+    except (EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError, MemoryError) as error:
+        raise ValueError(f"{path}: no readable pickle ({error}).") from error
+    try:
+        tokens = _published_tokens(loaded)
+        merges = recover_merges(tokens)
+    except ValueError as error:
+        raise ValueError(f"{path}: no ECG-Byte tokenizer: {error}") from error
+    vocab = {token: index for index, token in enumerate([*BYTE_TOKENS, *tokens])}
+    return EcgByteTokenizer(vocab, merges, lead_words=False)
+
+
+def recover_merges(tokens: Sequence[str]) -> list[tuple[str, str]]:
+    """
+    The pairs of which byte-pair encoding made these tokens, of which ECG-Byte's files keep the whole strings only.
+
+    The earlier merges, applied to a token's own letters, leave exactly its pair: the token occurred in the training text
+    between two boundaries that no earlier merge had crossed, and merging goes from left to right.
+
+    Args:
+        tokens: strings of letters in the order in which they were made.
+
+    Raises:
+        ValueError: a token is not made of two earlier ones in this way.
+    """
+    ranks: dict[tuple[str, str], int] = {}
+    for rank, token in enumerate(tokens):
+        pieces = _merged(token, ranks)
+        if len(pieces) != 2:
+            raise ValueError(
+                f"merge {rank} makes {token!r}, of which the merges before it leave {len(pieces)} tokens "
+                f"({', '.join(pieces[:5])}); expected two."
+            )
+        ranks[pieces[0], pieces[1]] = rank
+    return list(ranks)
+
+
+def _merged(text: str, ranks: dict[tuple[str, str], int]) -> list[str]:
+    """The tokens of a text: as long as a pair in it has a rank, all occurrences of the one of lowest rank are joined."""
+    pieces = list(text)
+    while found := ranks.keys() & set(pairwise(pieces)):
+        pair = min(found, key=ranks.__getitem__)
+        joined, position = [], 0
+        while position < len(pieces):
+            is_pair = (pieces[position], *pieces[position + 1 : position + 2]) == pair
+            joined.append("".join(pair) if is_pair else pieces[position])
+            position += 1 + is_pair
+        pieces = joined
+    return pieces
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads numbers, strings and containers, and refuses everything that would have to be imported."""
+
+    def find_class(self, module: str, name: str):
+        raise pickle.UnpicklingError(f"it wants to import {module}.{name}; expected numbers, strings and containers")
+
+
+def _published_tokens(loaded) -> list[str]:
+    """The strings of the merges of a published file, in their order."""
+    if not (isinstance(loaded, tuple) and [type(part) for part in loaded] == [dict, list]):
+        raise ValueError(f"it holds {type(loaded).__name__}; expected a tuple of a dictionary and a list")
+    vocab, merges = loaded
+    for merge in merges:
+        if not (isinstance(merge, tuple) and len(merge) == 2 and isinstance(merge[0], list)):
+            raise ValueError(f"merge {merge!r:.60}; expected a tuple of a list of bytes and an id")
+    ids = [index for _, index in merges]
+    if ids != list(range(256, 256 + len(merges))):
+        odd = next(place for place, index in enumerate(ids) if index != 256 + place)
+        raise ValueError(f"merge {odd} has the id {ids[odd]!r}; expected {256 + odd}, as ids count on from 256")
+    letters = set(SYMBOLS.encode())
+    for place, (values, _) in enumerate(merges):
+        if not (values and letters.issuperset(values)):
+            raise ValueError(f"merge {place} has the symbols {values!r:.60}; expected bytes of the letters a ... z")
+    tokens = [bytes(values).decode() for values, _ in merges]
+    if len(set(tokens)) < len(tokens):
+        raise ValueError("several merges make the same string")
+    expected = dict(enumerate([*BYTE_TOKENS, *tokens]))
+    if vocab != expected:
+        odd = next((index for index in expected if vocab.get(index) != expected[index]), None)
+        found = f"more than {len(expected)} ids" if odd is None else f"{vocab.get(odd)!r} as id {odd}"
+        wanted = f"ids up to {len(expected) - 1}" if odd is None else f"{expected[odd]!r} as the merges have it"
+        raise ValueError(f"its vocabulary has {found}; expected {wanted}")
+    return tokens
+
+
+def _ecgs(records: Dataset, rows: np.ndarray) -> EcgSequence:
+    """These ECGs, in the order of the table, which is the faster one to read."""
+    return EcgSequence(EcgTable(records), sorted(rows.tolist()))
+
+
+def _present_leads(ecgs: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The ECGs `(leads, samples)` in mV without their missing leads."""
+    for ecg in ecgs:
+        present = ecg[~np.isnan(ecg[:, 0])]
+        if len(present):
+            yield present
+
+
+def _value_range(ecgs: EcgSequence) -> tuple[float, float]:
+    values = np.concatenate([ecg.ravel() for ecg in _present_leads(ecgs)])
+    low, high = np.percentile(values, PERCENTILES)
+    return round(float(low) - MARGIN_MV, 3), round(float(high) + MARGIN_MV, 3)
+
+
+def _train(
+    ecgs: EcgSequence, value_range: tuple[float, float], num_merges: int, show_progress: bool
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of byte-pair encoding; `tokenizers` breaks ties by id, so nothing depends on threads."""
+    alphabet = EcgByteTokenizer({letter: index for index, letter in enumerate(SYMBOLS)}, [], value_range=value_range)
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(SYMBOLS) + num_merges, initial_alphabet=list(SYMBOLS), show_progress=show_progress
+    )
+    texts = (alphabet.ecg_to_symbols(np.clip(ecg, *value_range)) for ecg in _present_leads(ecgs))
+    backend.train_from_iterator(texts, trainer, length=len(ecgs))
+    model = json.loads(backend.to_str())["model"]
+    if len(model["merges"]) < num_merges:
+        raise ValueError(
+            f"{len(ecgs)} records hold {len(model['merges'])} merges, {num_merges} are asked for; ask for fewer or train on "
+            "more records."
+        )
+    return model["vocab"], [tuple(pair) for pair in model["merges"]]
+
+
+def _measure(tokenizer: EcgByteTokenizer, ecgs: Sequence[np.ndarray]) -> dict[str, float]:
+    """Samples per token and reconstruction error."""
+    num_samples, num_tokens, num_clipped, squares, largest = 0, 0, 0, 0.0, 0.0
+    for ecg in _present_leads(ecgs):
+        clipped = np.clip(ecg, *tokenizer.value_range)
+        ids = tokenizer.encode_ecg(clipped)
+        error_uv = 1000 * (tokenizer.decode_ecg(ids, num_leads=len(ecg)).astype(np.float64) - ecg)
+        num_samples, num_tokens = num_samples + ecg.size, num_tokens + len(ids)
+        num_clipped += int((clipped != ecg).sum())
+        squares, largest = squares + np.square(error_uv).sum(), max(largest, np.abs(error_uv).max())
+    return {
+        "compression": num_samples / num_tokens,
+        "rmse_uv": float(np.sqrt(squares / num_samples)),
+        "max_uv": float(largest),
+        "clipped": num_clipped / num_samples,
+    }
+
+
+class _TokenizerCard(ModelCard):
+    def save_pretrained(self, folder: str | PathLike):
+        self.save(Path(folder) / "README.md")
+
+
+def _card(name: str, tokenizer: EcgByteTokenizer, report: dict) -> _TokenizerCard:
+    low, high = report["value_range"]
+    return _TokenizerCard.from_template(
+        ModelCardData(library_name="transformers", tags=["ecg", "electrocardiogram", "tokenizer", "elm-hf"]),
+        template_str=files("elm_hf.cards").joinpath("ecg_byte_card.md").read_text(encoding="utf-8"),
+        name=name,
+        report=report,
+        vocab_size=len(tokenizer),
+        step_uv=1000 * (high - low) / len(SYMBOLS),
+        version=version("elm-hf"),
+    )

@@ -1,0 +1,1 @@
+"""Datasets in the layout of elm-hf: loading, mixing, and the messages of their conversations."""

@@ -1,0 +1,1 @@
+"""ECGs described in words, for alignment."""

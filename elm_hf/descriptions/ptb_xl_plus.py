@@ -1,0 +1,68 @@
+"""The 12SL table of PTB-XL+ (Strodthoff et al. 2023): features of PTB-XL's ECGs by a commercial algorithm."""
+
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from elm_hf.ecg.measurements import FEATURES
+from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.prepare.builder import read_table
+
+
+TABLE = "features/12sl_features.csv"
+# Column of each feature; the table is in ms, mV, degrees and beats per minute. Waves below the line are negative there.
+_GENERAL = {
+    "heart_rate": "HR_Ventr_Global",
+    "p_ms": "P_Dur_Global",
+    "pr_ms": "PR_Int_Global",
+    "qrs_ms": "QRS_Dur_Global",
+    "qt_ms": "QT_Int_Global",
+    "qtc_ms": "QT_IntBazett_Global",
+    "axis_deg": "R_AxisFrontal_Global",
+}
+# ST is measured at the J point.
+_OF_LEADS = {"q_ms": "Q_Dur", "q_mv": "Q_Amp", "r_mv": "R_Amp", "s_mv": "S_Amp", "st_mv": "ST_Amp", "t_mv": "T_Amp"}
+_DEPTHS = ("q_mv", "s_mv")
+
+
+def read_12sl_features(folder: str | PathLike) -> dict[str, dict[str, float]]:
+    """
+    The features of each ECG of PTB-XL, as `measure_ecg` would give them: NaN where the algorithm gives none.
+
+    Args:
+        folder: of PTB-XL+, with `features/12sl_features.csv`.
+
+    Returns:
+        `ecg_id` to a value for each of `FEATURES`.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+        ValueError: the table lacks a column, or a value is no number.
+    """
+    path = Path(folder) / TABLE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; expected the folder of PTB-XL+ (--ptb-xl-plus) with {TABLE}")
+    columns = dict(_GENERAL)
+    columns |= {f"{name}_{lead}": f"{column}_{lead}" for name, column in _OF_LEADS.items() for lead in LEADS}
+    found = {}
+    for row in read_table(path, ["ecg_id", *columns.values()]):
+        values = {name: _number(row, column, path) for name, column in columns.items()}
+        values |= {name: abs(value) for name, value in values.items() if name.startswith(_DEPTHS)}
+        found[row["ecg_id"].removesuffix(".0")] = dict.fromkeys(FEATURES, float("nan")) | values | _voltages(values)
+    return found
+
+
+def _number(row: dict[str, str], column: str, path: Path) -> float:
+    try:
+        return float(row[column] or "nan")
+    except ValueError as error:
+        raise ValueError(f"{path}: ecg_id {row['ecg_id']}: {column} is {row[column]!r}, not a number") from error
+
+
+def _voltages(values: dict[str, float]) -> dict[str, float]:
+    """Sums of two leads; NaN where one of them is."""
+    return {
+        "sokolow_mv": values["s_mv_V1"] + np.fmax(values["r_mv_V5"], values["r_mv_V6"]),
+        "cornell_mv": values["r_mv_aVL"] + values["s_mv_V3"],
+    }

@@ -1,0 +1,1 @@
+"""One ECG: reading, simulating, measuring and drawing it."""

@@ -1,0 +1,1 @@
+"""Answers of a model: in batches, or about a single ECG."""

@@ -1,0 +1,130 @@
+"""Asking a checkpoint about one ECG: a file, or a held-out ECG of a dataset with its questions and true answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedModel, ProcessorMixin
+
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.ecg.recording import read_recording
+from elm_hf.inference.generation import answer, prompt_of
+
+
+@dataclass
+class EcgToAsk:
+    """
+    An ECG and questions about it.
+
+    Attributes:
+        name: of the record.
+        ecg: `(12, samples)` in mV, NaN rows for absent leads.
+        sampling_rate: in Hz.
+        prompts: conversations that end with a question, each with one `{"type": "ecg"}` item.
+        truths: the true answer to each, None where it is not known.
+    """
+
+    name: str
+    ecg: np.ndarray
+    sampling_rate: float
+    prompts: list[list[dict]]
+    truths: list[str | None]
+
+
+def ecg_from_file(path: str | PathLike, questions: Sequence[str]) -> EcgToAsk:
+    """
+    A WFDB record and questions about it.
+
+    Raises:
+        RecordingError: the record is missing, unreadable, or its limb leads disagree.
+    """
+    recording = read_recording(path)
+    ecg = np.where(np.isnan(recording.ecg).any(axis=1, keepdims=True), np.nan, recording.ecg)
+    prompts = [
+        [{"role": "user", "content": [{"type": "ecg"}, {"type": "text", "text": question}]}] for question in questions
+    ]
+    return EcgToAsk(Path(path).name, ecg, recording.sampling_rate, prompts, [None] * len(prompts))
+
+
+def ecg_from_dataset(
+    dataset: str | PathLike, fold: int | str, split: str, record_id: str | None, number: int
+) -> EcgToAsk:
+    """
+    An ECG of a split and up to `number` single-ECG questions of the split about it, each of another type if it can be.
+
+    Args:
+        dataset: folder or Hub name of an elm-hf dataset.
+        fold, split: where to look; a fold's `"test"` is held out.
+        record_id: which ECG; by default the first of the split that has `number` questions, or as many as any has.
+        number: how many questions, at least 1.
+
+    Raises:
+        FileNotFoundError: there is no such dataset.
+        ValueError: the split has no questions about such an ECG.
+    """
+    rows = load_elm_dataset(dataset, fold=fold, split=split)
+    rows_of: dict[str, list[int]] = {}
+    for index, record_ids in enumerate(rows["record_ids"]):
+        if len(record_ids) == 1:
+            rows_of.setdefault(record_ids[0], []).append(index)
+    if not rows_of:
+        raise ValueError(f"{dataset}: {split} of fold {fold} has no questions about a single ECG")
+    if record_id is None:
+        record_id = max(rows_of, key=lambda name: min(len(rows_of[name]), number))
+    if record_id not in rows_of:
+        raise ValueError(
+            f'{dataset}: {split} of fold {fold} has no questions about an ECG "{record_id}" (record_id); it has about '
+            f'"{min(rows_of)}" and {len(rows_of) - 1} others'
+        )
+    about_it = [rows[index] for index in rows_of[record_id]]
+    chosen = _of_different_types(about_it)[:number]
+    prompts = [prompt_of(row["messages"]) for row in chosen]
+    truths = [_text(row["messages"][len(prompt) :]) for row, prompt in zip(chosen, prompts)]
+    return EcgToAsk(record_id, chosen[0]["ecgs"][0], chosen[0]["sampling_rate"], prompts, truths)
+
+
+def ask(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    to_ask: EcgToAsk,
+    max_new_tokens: int = 64,
+) -> list[dict[str, str | None]]:
+    """
+    The questions with the model's answers and, where known, the truth.
+
+    Args:
+        model, processor: of a checkpoint.
+        to_ask: the ECG and the questions.
+        max_new_tokens: of the longest answer.
+
+    Raises:
+        ValueError: the ECG does not fit the model.
+    """
+    # Here, since it brings elm-hf's own classes, which transformers prefers to the code of a checkpoint not loaded yet.
+    from elm_hf.training.collator import fill_ecgs
+
+    conversations = [fill_ecgs(prompt, [to_ask.ecg], to_ask.sampling_rate) for prompt in to_ask.prompts]
+    try:
+        answers = answer(model, processor, conversations, max_new_tokens)
+    except ValueError as error:
+        raise ValueError(f"{to_ask.name}: {error}") from error
+    return [
+        {"question": _text(prompt[-1:]), "answer": text, "truth": truth}
+        for prompt, text, truth in zip(to_ask.prompts, answers, to_ask.truths)
+    ]
+
+
+def _text(messages: Sequence[dict]) -> str:
+    """The words of messages."""
+    return " ".join(item["text"] for message in messages for item in message["content"] if item["type"] == "text")
+
+
+def _of_different_types(rows: list[dict]) -> list[dict]:
+    """The first row of each question type, then the others."""
+    seen, first, others = set(), [], []
+    for row in rows:
+        (others if row.get("question_type") in seen else first).append(row)
+        seen.add(row.get("question_type"))
+    return first + others

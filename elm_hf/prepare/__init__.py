@@ -1,0 +1,1 @@
+"""Building datasets: from a source's recordings to records, conversations and folds."""

@@ -1,0 +1,132 @@
+"""The card (README.md) of a built dataset: `cards/dataset_card.md` filled with the numbers of the build."""
+
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from elm_hf.data.ecg_table import StreamedEcgTable
+from elm_hf.ecg.plot import plot_ecg
+from elm_hf.prepare.builder import ElmDatasetBuilder, dataset_names, find_builder
+
+
+REPORT_NAME = "build_report.json"
+PICTURE_NAME = "ecg.png"
+MAX_EXAMPLES, MAX_EXAMPLE_LENGTH = 3, 600
+
+
+def write_card(folder: Path, name: str) -> None:
+    """
+    Write README.md, whose YAML tells `datasets` which files belong to which configuration and split, and the picture of
+    an ECG that it shows.
+
+    Args:
+        folder: of the dataset, its report already in it; its sub-folders are the configurations.
+        name: what the dataset is loaded by in the examples.
+    """
+    records = sorted((folder / "records").glob("*.parquet"))
+    if records:
+        table = StreamedEcgTable()
+        table.add_files([str(records[0])])
+        first = pq.ParquetFile(records[0]).read_row_group(0, ["record_id", "sampling_rate"]).slice(0, 1).to_pylist()[0]
+        picture = plot_ecg(table[0], first["sampling_rate"], title=first["record_id"])
+        picture.save(folder / PICTURE_NAME)
+    dataset_card(folder, name).save(folder / "README.md")
+
+
+def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> DatasetCard:
+    """
+    The card of a built dataset.
+
+    Args:
+        folder: of the build.
+        name: what the dataset is loaded by in the examples.
+        ids_only: folder of the files that are published in place of the build's, when signals and texts are not.
+    """
+    report = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
+    records, builder, sources = report["records"], find_builder(report["dataset"]), credited(folder, report)
+    licenses = sorted({source.LICENSE for source in sources})
+    data = DatasetCardData(
+        pretty_name=builder.PRETTY_NAME,
+        license=licenses[0] if len(licenses) == 1 else licenses,
+        task_categories=["question-answering", "text-generation"],
+        tags=["ecg", "electrocardiogram", "medical", "elm-hf"],
+        configs=_configs(ids_only or folder),
+    )
+    return DatasetCard.from_template(
+        data,
+        name=name,
+        template_str=files("elm_hf.cards").joinpath("dataset_card.md").read_text(encoding="utf-8"),
+        description=builder.DESCRIPTION,
+        credits=sources,
+        report=report,
+        records=records,
+        seconds=records["samples"] / records["sampling_rate"] if records["records"] else 0,
+        official=report["splits"].get("official"),
+        folds={name: fold for name, fold in report["splits"].items() if name != "official"},
+        examples=[] if ids_only else _examples(folder),
+        picture=PICTURE_NAME if (folder / PICTURE_NAME).is_file() and not ids_only else None,
+        ids_only=ids_only is not None,
+        build=folder.name,
+    )
+
+
+def credited(folder: Path, report: dict) -> list[type[ElmDatasetBuilder]]:
+    """The scripts of the datasets that the conversations and the records of a build come from, the former first."""
+    columns = [pq.read_table(path, columns=["source"])["source"] for path in (folder / "records").glob("*.parquet")]
+    sources = {source for column in columns for source in column.unique().to_pylist()} - {report["dataset"]}
+    return [find_builder(name) for name in (report["dataset"], *sorted(sources)) if name in dataset_names()]
+
+
+def _examples(folder: Path) -> list[dict]:
+    """A conversation of each of the first question types: how many ECGs it has, what is asked and what is answered."""
+    config = "fold1" if (folder / "fold1").is_dir() else "official"
+    path = sorted((folder / config).glob("*.parquet"))[0]
+    types = pq.read_table(path, columns=["question_type"])["question_type"].to_pylist()
+    rows = sorted({question_type: row for row, question_type in reversed(list(enumerate(types)))}.values())
+    table = pq.read_table(path, columns=["conversation_id", "ecg_index", "messages"]).take(rows[:MAX_EXAMPLES])
+    return [
+        {
+            "conversation_id": row["conversation_id"],
+            "num_ecgs": len(row["ecg_index"]),
+            "question": _first_words(row["messages"], "user"),
+            "answer": _first_words(row["messages"], "assistant"),
+        }
+        for row in table.to_pylist()
+    ]
+
+
+def _first_words(messages: list[dict], role: str) -> str:
+    """What a role says first, as lines of a quotation."""
+    content = next(message["content"] for message in messages if message["role"] == role)
+    text = " ".join(item["text"] for item in content if item["type"] == "text")
+    text = text if len(text) <= MAX_EXAMPLE_LENGTH else text[:MAX_EXAMPLE_LENGTH].rsplit(" ", 1)[0] + " ..."
+    return "\n> ".join(text.splitlines())
+
+
+def _configs(folder: Path) -> list[dict]:
+    """The `configs` of the YAML header; the first fold is the one that `load_dataset` takes when none is named."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    configs = []
+    for name in names:
+        splits = {path.name.split("-")[0] for path in (folder / name).glob("*.parquet")}
+        ordered = [split for split in ("train", "validation", "test") if split in splits]
+        data_files = [{"split": split, "path": f"{name}/{split}-*.parquet"} for split in ordered]
+        config = {"config_name": name, "description": _fingerprint(folder / name), "data_files": data_files}
+        configs.append(config | ({"default": True} if name == "fold1" else {}))
+    return configs
+
+
+def _fingerprint(folder: Path) -> str:
+    """
+    What tells one build from another. `datasets` caches a local folder under its name and this header, and without it
+    would go on loading an earlier build, or another of the same name.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"build {digest.hexdigest()[:16]}"

@@ -1,0 +1,340 @@
+"""Building a dataset in the Hub layout: records of ECGs, conversations about them, five folds, a card and a report."""
+
+import csv
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import Features
+
+from elm_hf.data.loading import check_same_shape, load_records
+from elm_hf.modeling.ecg_utils import SAMPLING_RATE
+from elm_hf.prepare.builder import ElmDatasetBuilder, find_builder
+from elm_hf.prepare.card import write_card
+from elm_hf.prepare.matching import (
+    asked_recordings,
+    find_ecgs,
+    list_conversations,
+    recording_names,
+    split_conversations,
+    write_splits,
+)
+from elm_hf.prepare.record_files import VERSIONS, RecordFiles, build_records, plan_records
+from elm_hf.prepare.work_folder import (
+    REPORT_NAME,
+    begin,
+    check_output,
+    clear,
+    clear_all_but_records,
+    publish,
+    was_published,
+    work_folder,
+)
+
+
+def prepare_dataset(
+    name: str,
+    output: str | PathLike,
+    source: str | PathLike | None = None,
+    records: str | PathLike | Sequence[str | PathLike] | None = None,
+    seconds: float = 10,
+    sampling_rate: int = SAMPLING_RATE,
+    num_recordings: int | None = None,
+    num_proc: int = 1,
+    max_skipped: float = 0.05,
+    seed: int = 0,
+    num_folds: int = 5,
+    one_patient_per_file: bool = False,
+    overwrite: bool = False,
+    merge: bool = False,
+) -> dict:
+    """
+    Build a dataset in the Hub layout: `records`, `fold1` ... `fold5`, `official` where the source has a split, a card,
+    `build_report.json` and `skipped.csv`. The result does not depend on `num_proc`.
+
+    It grows in a working folder, `OUTPUT.building`, and is renamed when complete. A build that is interrupted leaves that
+    folder: the same call goes on with it and makes the same dataset, byte for byte.
+
+    Args:
+        name: of a script in `elm_hf.dataset_scripts`.
+        output: folder to make.
+        source: folder of the source as downloaded.
+        records: elm-hf datasets (folders or Hub names; one or several) whose ECGs the conversations are about; the ECGs
+            that they refer to are copied, and `seconds`, `sampling_rate` and `num_recordings` are of no consequence.
+        seconds, sampling_rate: length (s) and rate (Hz) of the records.
+        num_recordings: the first so many recordings only; for simulated datasets, how many there are.
+        num_proc: processes that read recordings.
+        max_skipped: share of recordings that may be skipped because they cannot be used; those that are only too short
+            for a record do not count.
+        seed: of the folds and of what is simulated.
+        num_folds: 5, or 0 for none (then only `official`).
+        one_patient_per_file: for `ecgfolder`, where no patient ids are known: no two files are of one patient.
+        overwrite: replace an earlier build in `output`, or an unfinished one of other options.
+        merge: read no recordings, but join what `prepare_shard` made of all shards.
+
+    Returns:
+        The build report, as in `build_report.json`.
+
+    Raises:
+        ValueError: unknown name; too many recordings skipped; nothing to build; fewer patients than folds; an
+            unfinished build of other options; shards are missing.
+        FileNotFoundError: the source, or part of it, is missing.
+        FileExistsError: `output` is there and not empty.
+        BlockingIOError: another process is building the same.
+    """
+    output = Path(output).absolute()
+    options = _options(source, seconds, sampling_rate, num_recordings, seed, one_patient_per_file)
+    with _builder(name, options) as builder:
+        if not builder.HAS_ECGS and records is not None:
+            raise ValueError(f"{name} is about no ECGs: leave records (--records) away")
+        reads_ecgs = builder.HAS_ECGS and records is None
+        if merge and not reads_ecgs:
+            raise ValueError(f"{name} reads no recordings here, so there are no shards to merge (--merge)")
+        plan = _plan(builder, options) if reads_ecgs else {"dataset": name, "records": str(records)}
+        with work_folder(output) as work, _tidied(work, keep=reads_ecgs):
+            if reads_ecgs and was_published(work, plan, output):
+                return json.loads((output / REPORT_NAME).read_text(encoding="utf-8"))
+            check_output(output, overwrite)
+            build_id = begin(work, plan, overwrite, alone=not merge)
+            if reads_ecgs:
+                files = RecordFiles(work, plan["recordings"], build_id)
+                if merge:
+                    files.check_complete()
+            # conversations first: what is wrong with a source comes out before its signals are read
+            conversations, unusable = list_conversations(builder, work / "conversations")
+            if reads_ecgs:
+                build_records(builder, files, range(files.count), num_proc)
+            else:
+                clear(work / "build")  # to copy takes little time
+                files = _copy_records(records, asked_recordings(conversations), work, build_id)
+            clear_all_but_records(work)
+            settings = {
+                "num_recordings": num_recordings,
+                "max_skipped": max_skipped,
+                "num_folds": num_folds,
+                "seed": seed,
+            }
+            report = _finish(name, output.name, files, conversations, unusable, settings)
+            publish(work, output)
+    return report
+
+
+def prepare_shard(
+    name: str,
+    output: str | PathLike,
+    shard: int,
+    num_shards: int,
+    source: str | PathLike | None = None,
+    seconds: float = 10,
+    sampling_rate: int = SAMPLING_RATE,
+    num_recordings: int | None = None,
+    num_proc: int = 1,
+    seed: int = 0,
+    one_patient_per_file: bool = False,
+) -> dict:
+    """
+    Read the recordings of one shard of a dataset, for `prepare_dataset(..., merge=True)` to join with the others.
+
+    The record files lie in `OUTPUT.building`. Several shards may be built there at once; folders of machines that do not
+    share one are copied together. Shard k has the files k - 1, k - 1 + num_shards, ...: which recordings are in a file
+    does not depend on `num_shards`.
+
+    Args:
+        name, output, source, seconds, sampling_rate, num_recordings, num_proc, seed, one_patient_per_file: as of
+            `prepare_dataset`, and the same for every shard.
+        shard: from 1 to `num_shards`.
+        num_shards: into how many the dataset is divided.
+
+    Returns:
+        `files`, how many the shard has, and `built`, how many of them were not there yet.
+
+    Raises:
+        ValueError: no such shard; nothing to build; the folder holds an unfinished build of other options.
+        FileNotFoundError: the source, or part of it, is missing.
+        FileExistsError: `output` is there and not empty.
+        BlockingIOError: another process is building the same shard.
+    """
+    if not 1 <= shard <= num_shards:
+        raise ValueError(f"there is no shard (--shard) {shard}/{num_shards}; shards count from 1/{num_shards}")
+    output = Path(output).absolute()
+    check_output(output, overwrite=False)
+    options = _options(source, seconds, sampling_rate, num_recordings, seed, one_patient_per_file)
+    with _builder(name, options) as builder:
+        plan = _plan(builder, options)
+        with work_folder(output, f"shard-{shard}-of-{num_shards}") as work:
+            build_id = begin(work, plan, alone=False)
+            files = RecordFiles(work, plan["recordings"], build_id, num_shards)
+            numbers = range(shard - 1, files.count, num_shards)
+            return {"files": len(numbers), "built": build_records(builder, files, numbers, num_proc)}
+
+
+def build_summary(report: dict) -> str:
+    """The build report in one line."""
+    records, conversations = report["records"], report["conversations"]
+    skipped, left_out = sum(records["skipped"].values()), sum(conversations["left_out"].values())
+    across = sum(split.get("left_out", 0) for split in report["splits"].values())
+    noun = "recording" if skipped == 1 else "recordings"
+    return (
+        f"{records['records']:,} ECGs of {records['patients']:,} patients ({skipped} {noun} skipped), "
+        f"{conversations['built']:,} conversations ({left_out} left out), splits {', '.join(report['splits'])} "
+        f"(comparisons left out, summed over the folds: {across})"
+    )
+
+
+def _options(
+    source: str | PathLike | None,
+    seconds: float,
+    sampling_rate: int,
+    num_recordings: int | None,
+    seed: int,
+    one_patient_per_file: bool,
+) -> dict:
+    return {
+        "source": source and str(source),
+        "seconds": float(seconds),
+        "sampling_rate": sampling_rate,
+        "num_recordings": num_recordings,
+        "seed": seed,
+        "one_patient_per_file": one_patient_per_file,
+    }
+
+
+@contextmanager
+def _builder(name: str, options: dict) -> Iterator[ElmDatasetBuilder]:
+    with TemporaryDirectory() as cache:
+        yield find_builder(name)(cache_dir=cache, config_name="conversations", **options)
+
+
+def _plan(builder: ElmDatasetBuilder, options: dict) -> dict:
+    """What record files depend on; not on where the source lies, which may differ between machines."""
+    return {"dataset": builder.name} | {**options, "source": None} | plan_records(builder)
+
+
+@contextmanager
+def _tidied(work: Path, keep: bool) -> Iterator[None]:
+    """Remove the working folder after an error, unless it has record files or shards that the next attempt can keep."""
+    try:
+        yield
+    except BaseException:
+        if not (keep and (any(work.glob("build/records/*.parquet")) or any(work.glob("shard-*")))):
+            shutil.rmtree(work)
+        raise
+
+
+def _copy_records(
+    paths: str | PathLike | Sequence[str | PathLike] | None, asked: pa.Array, work: Path, build_id: str
+) -> RecordFiles:
+    """Copy the records of the ECGs that are asked about."""
+    if paths is None:
+        return RecordFiles(work, 0, build_id)
+    paths = [paths] if isinstance(paths, str | PathLike) else list(paths)
+    tables = [load_records(path) for path in paths]
+    check_same_shape(paths, tables)
+    records = datasets.concatenate_datasets(tables)
+    names = recording_names(records.data.column("source"), records.data.column("recording_id"))
+    found = np.flatnonzero(pc.is_in(names, asked))
+    if not len(found):
+        raise ValueError(
+            f"none of the {len(asked)} ECGs asked about (such as {pc.min(asked)}) is among the {len(names)} records (such "
+            f"as {names[0]}); are these records of the dataset that the conversations are about?"
+        )
+    files = RecordFiles(work, len(found), build_id)
+    for number in datasets.utils.tqdm(range(files.count), desc="Copying records", unit=" files"):
+        files.copy(number, records.select(found[files.rows(number)]))
+    return files
+
+
+def _finish(
+    name: str,
+    title: str,
+    files: RecordFiles,
+    conversations: list[Path],
+    unusable: list[tuple[str, str]],
+    settings: dict,
+) -> dict:
+    """Everything but the records: splits, report, lists of what was left out, card. Returns the report."""
+    build, joined = files.work / "build", files.work / "conversations.parquet"
+    skipped, keys = files.skipped(), files.keys()
+    _check_skipped(name, skipped, keys, settings["max_skipped"], files.work)
+    left_out = find_ecgs(conversations, keys, joined)
+    num_built = pq.read_metadata(joined).num_rows
+    left_out.update(reason for reason, _ in unusable)
+    if not num_built:
+        first = f"; the first that is damaged: {unusable[0][1]}" if unusable else ""
+        raise ValueError(f"none of the {left_out.total()} conversations can be used: {_counts(left_out)}{first}")
+    splits, split_report = split_conversations(joined, keys, settings["num_folds"], settings["seed"])
+    write_splits(joined, splits, build)
+    report = {
+        "dataset": name,
+        "options": settings,
+        "records": _records_report(files, keys, skipped),
+        "conversations": {"built": num_built, "left_out": dict(left_out)},
+        "splits": split_report,
+        "versions": {package: version(package) for package in VERSIONS},
+    }
+    _write_report(build, report, skipped, unusable)
+    write_card(build, title)
+    return report
+
+
+def _check_skipped(name: str, skipped: list, keys: pa.Table, max_skipped: float, work: Path) -> None:
+    num_used = _num_recordings(keys)
+    if num_used:  # that a recording is shorter than a record is no fault of it
+        skipped = [row for row in skipped if row[1] != "too short"]
+    num_skipped = len(skipped)
+    share = num_skipped / max(num_used + num_skipped, 1)
+    if not num_skipped or (num_used and share <= max_skipped):
+        return
+    reasons = Counter(reason for _, reason, _ in skipped)
+    allowed = f"allow it with max_skipped (--max-skipped) {math.ceil(100 * share) / 100:g}"
+    remedy = f"{allowed}, or mend the source and delete {work}, where the others are kept"
+    if not num_used:
+        shutil.rmtree(work / "build" / "records")
+        remedy = "nothing is left to build"
+    raise ValueError(
+        f"{name}: {num_skipped} of {num_used + num_skipped} recordings cannot be used, over the limit of {max_skipped:g}: "
+        f"{_counts(reasons)}; the first is {skipped[0][2]}; {remedy}"
+    )
+
+
+def _num_recordings(keys: pa.Table) -> int:
+    return pc.count_distinct(recording_names(keys["source"], keys["recording_id"])).as_py()
+
+
+def _records_report(files: RecordFiles, keys: pa.Table, skipped: list) -> dict:
+    shape = {}
+    if len(keys):
+        samples = Features.from_arrow_schema(pq.read_schema(files.path(0)))["ecg"].shape[1]
+        shape = {"sampling_rate": keys["sampling_rate"][0].as_py(), "samples": samples}
+    patients = recording_names(keys["source"], keys["patient_id"])
+    return shape | {
+        "recordings": _num_recordings(keys),
+        "skipped": dict(Counter(reason for _, reason, _ in skipped).most_common()),
+        "records": len(keys),
+        "records_with_missing_leads": pc.sum(pc.greater(pc.list_value_length(keys["missing_leads"]), 0)).as_py() or 0,
+        "patients": pc.count_distinct(patients).as_py(),
+    }
+
+
+def _write_report(folder: Path, report: dict, skipped: list, left_out: list) -> None:
+    (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    with (folder / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("recording_id", "reason", "message"), *skipped])
+    with (folder / "left_out.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("reason", "message"), *left_out])
+
+
+def _counts(counter: Counter) -> str:
+    return ", ".join(f"{reason} ({count})" for reason, count in counter.most_common(3))

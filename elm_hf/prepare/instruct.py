@@ -1,0 +1,336 @@
+"""Published instruction files about ECGs: their entries, turns, wording and names of recordings, in our words."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Value
+
+from elm_hf.prepare.builder import ElmDatasetBuilder
+
+
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_PLACEHOLDER = re.compile(r"<(?:image|ecg)>", re.IGNORECASE)
+_READ = 2**20
+# characters; no entry of a published file comes near, so that a longer one is damage and not worth the memory
+_LONGEST_ENTRY = 2**25
+
+_AN_ECG = r"(?:ECG|EKG|electrocardiogram)s?"
+# pictures stood for the ECGs; a "mirror image" is a finding of infarction, and imaging is another examination
+_WORDINGS = [
+    (
+        re.compile(rf"\b(?:an? |the |this )?(?:\w+ )?images? of (?=(?:an?|the|this|my)\b[\w -]*?\b{_AN_ECG}\b)", re.I),
+        "",
+    ),
+    (re.compile(rf"\b({_AN_ECG}) (?:\w+ )?(?:in|on|from) (?:the|this|that) (?:\w+ )?images?\b", re.I), r"\1"),
+    (re.compile(r"\b(ECG|EKG|electrocardiogram)(?: tracing)?[ -]image(s?)\b", re.I), r"\1\2"),
+    (re.compile(r"(?<!mirror[ -])\bimage(s?)\b", re.I), r"ECG\1"),
+]
+
+# how the files of each source are named, whatever comes before and after: folders, lead layouts, numbers of pictures
+_RECORDINGS = [
+    ("mimic_iv_ecg", re.compile(r"(?:^|/)p\d{4}/p\d{8}/s(\d{8})/\1(?:-|$|\.)")),
+    ("ptb_xl", re.compile(r"(?:^|/)0*(\d{1,5})_[hl]r(?:[-_.]|$)")),
+    ("csn", re.compile(r"(?:^|/)(JS\d{5})(?:[-_.]|$)")),
+    ("cpsc", re.compile(r"(?:^|/)([AQ]\d{4})(?:[-_.]|$)")),
+    ("georgia", re.compile(r"(?:^|/)(E\d{5})(?:[-_.]|$)")),
+    ("code15", re.compile(r"(?:^|/)code?15[^/]*/(?:.*/)?(\d+)(?:[-_.]|$)", re.I)),
+]
+
+
+class EntryError(ValueError):
+    """
+    An entry that makes no conversation.
+
+    Attributes:
+        reason: a short category to count by.
+    """
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(reason, message)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.args[1]
+
+
+def read_entries(path: Path, leave_out: Callable[[str, str], None]) -> Iterator[tuple[int, dict]]:
+    """
+    The entries of a JSON list, a JSON Lines or a Parquet file, numbered from 0, one after the other in little memory.
+
+    Args:
+        path: ends in `.json`, `.jsonl` or `.parquet`.
+        leave_out: called with the reason and a message for each entry that is no object, and for a file that cannot be
+            read (further), whose entries end there.
+    """
+    number = -1
+    try:
+        for number, entry in enumerate(_entries(path, leave_out)):
+            if isinstance(entry, dict):
+                yield number, entry
+            else:
+                kind = type(entry).__name__
+                leave_out("damaged entry", f"{path}: entry {number} is a {kind}, expected an object with fields")
+    except (ValueError, pa.ArrowInvalid) as error:
+        form = path.suffix[1:].upper()
+        leave_out("unreadable file", f"{path}: cannot be read as {form} after {number + 1} entries ({error})")
+
+
+def _entries(path: Path, leave_out: Callable[[str, str], None]) -> Iterator:
+    if path.suffix == ".parquet":
+        return _parquet_rows(path)
+    return _json_lines(path, leave_out) if path.suffix == ".jsonl" else _json_list(path)
+
+
+def _json_list(path: Path) -> Iterator:
+    """The items of a file that is one JSON list, decoded one by one."""
+    decoder, buffer, position, opened = json.JSONDecoder(), "", 0, False
+    with path.open(encoding="utf-8") as file:
+        while True:
+            position = _skip(buffer, position, " \t\r\n," if opened else " \t\r\n\ufeff")
+            if position < len(buffer) and not opened:
+                if buffer[position] != "[":
+                    raise ValueError(f"expected a list of entries, found {buffer[position : position + 20]!r}")
+                opened, position = True, position + 1
+                continue
+            if position < len(buffer) and buffer[position] == "]":
+                return
+            try:
+                item, position = decoder.raw_decode(buffer, position)
+            except json.JSONDecodeError as error:
+                more = file.read(_READ)
+                if not more or len(buffer) - position > _LONGEST_ENTRY:
+                    raise ValueError(f"the list breaks off or is damaged: {error.msg}") from error
+                buffer, position = buffer[position:] + more, 0
+            else:
+                yield item
+
+
+def _skip(text: str, position: int, characters: str) -> int:
+    while position < len(text) and text[position] in characters:
+        position += 1
+    return position
+
+
+def _json_lines(path: Path, leave_out: Callable[[str, str], None]) -> Iterator:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                leave_out("damaged entry", f"{path}: line {number} is no JSON ({error})")
+
+
+def _parquet_rows(path: Path) -> Iterator[dict]:
+    """The rows of a Parquet file without its pictures, which make up most of it."""
+    file = pq.ParquetFile(path)
+    columns = [
+        name for name in file.schema_arrow.names if name != "image" or "image_path" not in file.schema_arrow.names
+    ]
+    for batch in file.iter_batches(1000, columns=columns):
+        yield from batch.to_pylist()
+
+
+def read_turns(entry: dict) -> list[tuple[str, str]]:
+    """
+    The turns of an entry as (role, text): a system message if there is one, then user and assistant by turns.
+
+    Takes `conversations` (or `conversation`) of `from` and `value`, where a value may be a list: ECGBench's `ecgqa-test`
+    stores the single characters of an answer, others hold several answers.
+
+    Raises:
+        EntryError: other fields, an empty turn, or turns out of order.
+    """
+    turns = entry.get("conversations", entry.get("conversation"))
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise EntryError("damaged entry", f"no list of turns in conversations or conversation, but {sorted(entry)}")
+    read = []
+    for turn in turns:
+        role, value = _ROLES.get(str(turn.get("from"))), turn.get("value")
+        if role is None:
+            raise EntryError(
+                "damaged entry", f"a turn from {turn.get('from')!r}, expected human, user, gpt or assistant"
+            )
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            value = ("" if all(len(item) <= 1 for item in value) else ", ").join(value)
+        if not isinstance(value, str):
+            raise EntryError("damaged entry", f"a value of type {type(value).__name__}, expected text")
+        read.append((role, value))
+    check_order([role for role, _ in read])
+    if not all(text.strip() for role, text in read if role == "assistant"):
+        raise EntryError("no answer", "an answer is empty")
+    return read
+
+
+def check_order(roles: list[str]) -> None:
+    """
+    Raises:
+        EntryError: the turns are not a user's and an assistant's in alternation, after a system message if there is one.
+    """
+    start = 1 if roles[:1] == ["system"] else 0
+    expected = ["user", "assistant"] * ((len(roles) - start) // 2)
+    if not expected or roles[start:] != expected:
+        raise EntryError(
+            "turns out of order", f"turns from {', '.join(roles) or 'nobody'}, expected user and assistant by turns"
+        )
+
+
+def to_messages(turns: list[tuple[str, str]], num_ecgs: int) -> list[dict]:
+    """
+    Messages with an ECG item where the turns of the user have `<image>` or `<ecg>`; at the beginning of the first one
+    where they have none.
+
+    Raises:
+        EntryError: not as many placeholders as ECGs, or a turn without words.
+    """
+    messages = []
+    for role, text in turns:
+        pieces = _PLACEHOLDER.split(text)
+        content = []
+        for number, piece in enumerate(pieces):
+            if number and role == "user":
+                content.append({"type": "ecg", "text": None})
+            if piece.strip():
+                content.append({"type": "text", "text": piece.strip()})
+        if not content:
+            raise EntryError("damaged entry", f"a turn of the {role} has no words")
+        messages.append({"role": role, "content": content})
+    place_ecgs(messages, num_ecgs)
+    return messages
+
+
+def place_ecgs(messages: list[dict], num_ecgs: int) -> None:
+    """
+    See that messages have as many ECG items as there are ECGs; where they have none, put them in front of the first words
+    of the user.
+
+    Raises:
+        EntryError: another number, or a question without words.
+    """
+    asked = [message["content"] for message in messages if message["role"] == "user"]
+    if not all(any(item["type"] == "text" for item in content) for content in asked):
+        raise EntryError("no question", "a turn of the user has no words")
+    num_placed = sum(item["type"] == "ecg" for content in asked for item in content)
+    if num_placed == 0:
+        asked[0][:0] = [{"type": "ecg", "text": None}] * num_ecgs
+    elif num_placed != num_ecgs:
+        raise EntryError("placeholders do not match", f"{num_placed} placeholders for {num_ecgs} ECGs")
+
+
+def ecg_wording(text: str) -> str:
+    """Text about a picture of an ECG as text about the ECG: "this ECG image" becomes "this ECG"."""
+    if "image" in text.lower():  # most texts do not speak of one, and the patterns take their time
+        for pattern, replacement in _WORDINGS:
+            text = pattern.sub(replacement, text)
+    return text
+
+
+def find_recording(path: str) -> tuple[str, str]:
+    """
+    The dataset and the recording that a published file means by the path of a picture or of a signal.
+
+    MIMIC-IV-ECG is known by its folders of patient and study, PTB-XL by `_hr` or `_lr` after the number, CSN, CPSC and
+    Georgia by their letters, CODE-15 by a folder of its name.
+
+    Raises:
+        EntryError: it is none of these.
+    """
+    for source, pattern in _RECORDINGS:
+        found = pattern.search(path)
+        if found:
+            return source, found[1]
+    raise EntryError("ECG of no known dataset", f"{path!r} is in no dataset that elm-hf knows")
+
+
+def question_type(turns: list[tuple[str, str]]) -> str:
+    """What an entry asks for, by its words: "dialogue", "verify", "choose", "report" or "query"."""
+    words = [text for role, text in turns if role != "system"]
+    if len(words) > 2:
+        return "dialogue"
+    question, answer = words
+    if re.match(r"(?:yes|no)\b", answer.strip(), re.I):
+        return "verify"
+    if re.search(r"\boptions?\b|\(A\)|\bA[.)] ", question):
+        return "choose"
+    return (
+        "report"
+        if re.search(r"\b(?:report|interpret|describe|description|summar\w+|findings)\b", question, re.I)
+        else "query"
+    )
+
+
+def _words(message: dict) -> str:
+    return "\n".join(item["text"] for item in message["content"] if item["type"] == "text")
+
+
+class InstructBuilder(ElmDatasetBuilder):
+    """A published file of turns about ECGs of other datasets. A script names its files and the field of the ECG."""
+
+    CONVERSATION_FEATURES = {"source_id": Value("string")}
+    # published names, and the split that each is
+    FILES: dict[str, str | None]
+    # the field that names the ECG
+    ECG_FIELD: str
+
+    def source_files(self) -> list[tuple[str, Path, str | None]]:
+        """The files of the source that are there: what entries are named after, the path and the split."""
+        folder = self.source_folder()
+        found = [
+            (Path(name).stem, path, split) for name, split in self.FILES.items() for path in sorted(folder.rglob(name))
+        ]
+        if not found:
+            raise FileNotFoundError(
+                f"{folder}: none of {', '.join(self.FILES)} in it; source (--source) is to be the folder of {self.PRETTY_NAME}"
+            )
+        return found
+
+    def list_conversations(self) -> Iterator[dict]:
+        """One conversation for each entry; an entry that says the same of the same ECG as an earlier one is left out."""
+        seen = set()
+        for name, path, split in self.source_files():
+            for number, entry in read_entries(path, self.leave_out):
+                try:
+                    conversation = self.make_conversation(entry, name)
+                except EntryError as error:
+                    self.leave_out(error.reason, f"{path}: entry {number}: {error}")
+                    continue
+                content = json.dumps([conversation["recording_ids"], conversation["messages"]])
+                digest = hashlib.blake2b(content.encode(), digest_size=16).digest()
+                if digest in seen:
+                    self.leave_out("repeated", f"{path}: entry {number} is the same as an earlier one")
+                    continue
+                seen.add(digest)
+                yield conversation | {"conversation_id": f"{self.name}-{name}-{number}", "split": split}
+
+    def make_conversation(self, entry: dict, name: str) -> dict:
+        """
+        The conversation of an entry of the file `name`, without its own name and split.
+
+        Raises:
+            EntryError: it makes none.
+        """
+        paths = entry.get(self.ECG_FIELD)
+        paths = [paths] if isinstance(paths, str) else paths
+        if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths):
+            raise EntryError("damaged entry", f"no path of an ECG in {self.ECG_FIELD}")
+        found = [find_recording(f"{name}/{path}") for path in paths]
+        turns = [(role, ecg_wording(text)) for role, text in read_turns(entry)]
+        messages = to_messages(turns, len(found))
+        kind, (question, answer) = question_type(turns), (_words(message) for message in messages[-2:])
+        stratum = f"{found[0][0]}: {kind}"
+        return {
+            "source_id": str(entry.get("id")),
+            "recording_sources": [source for source, _ in found],
+            "recording_ids": [recording_id for _, recording_id in found],
+            "messages": messages,
+            "question_type": kind,
+            "question": question,
+            "answer": [answer],
+            "stratum": f"{stratum}: {answer[:3].rstrip(',. ').lower()}" if kind == "verify" else stratum,
+        }

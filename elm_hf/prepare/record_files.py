@@ -1,0 +1,263 @@
+"""The table of ECGs of a dataset, file by file: built in any order, by any number of processes and machines."""
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from multiprocessing import parent_process
+from pathlib import Path
+from threading import Thread
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features
+from datasets.features.features import numpy_to_pyarrow_listarray
+
+from elm_hf.ecg.recording import RecordingError
+from elm_hf.prepare.builder import ElmDatasetBuilder, record_features
+from elm_hf.utils.files import write_whole
+
+
+# What processes and machines share out, so that the files do not depend on how many there are.
+RECORDINGS_PER_FILE = 512
+VERSIONS = ("elm-hf", "datasets", "numpy", "scipy", "scikit-learn", "wfdb")
+
+
+KEYS = ["record_id", "recording_id", "patient_id", "source", "segment", "sampling_rate", "missing_leads"]
+
+# What is read from the disk at once, and what a process that writes keeps in memory.
+RECORDS_PER_ROW_GROUP = 64
+# Differences of neighbouring samples take two thirds of the room of a dictionary, and half the time.
+_SIGNAL_COLUMN = "ecg.list.element.list.element"
+_TEXT_COLUMNS = ["patient_id", "source", "sex", "report", "labels.list.element", "missing_leads.list.element"]
+_PARQUET = {"use_dictionary": _TEXT_COLUMNS, "column_encoding": {_SIGNAL_COLUMN: "DELTA_BINARY_PACKED"}}
+
+
+@dataclass(frozen=True)
+class RecordFiles:
+    """
+    The files of the `records` table in the working folder of a build, each with the records of `RECORDINGS_PER_FILE` recordings.
+
+    A file appears whole or not at all, so that whoever finds it need not build it again; its list of skipped recordings
+    lies in another folder, which is not published.
+
+    Attributes:
+        work: working folder; the dataset grows in its folder `build`.
+        num_recordings: how many there are in all; of records that are copied, how many records.
+        build_id: what tells this build's files from those of other options or sources.
+        num_shards: of the shard that is built, if any; said in error messages.
+    """
+
+    work: Path
+    num_recordings: int
+    build_id: str
+    num_shards: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many files the table has."""
+        return -(-self.num_recordings // RECORDINGS_PER_FILE)
+
+    def rows(self, number: int) -> slice:
+        """Which recordings a file holds."""
+        return slice(number * RECORDINGS_PER_FILE, min((number + 1) * RECORDINGS_PER_FILE, self.num_recordings))
+
+    def path(self, number: int) -> Path:
+        """Where a file lies when it is whole."""
+        return self.work / "build" / "records" / file_name("train", number, self.count)
+
+    def missing(self) -> list[int]:
+        """The numbers of the files that are not there or are of another build."""
+        return [number for number in range(self.count) if not self._is_whole(number)]
+
+    def skipped(self) -> list[tuple[str, str, str]]:
+        """(recording_id, reason, message) of the recordings that were skipped, in the order of the source."""
+        return [tuple(row) for number in range(self.count) for row in self._note(number)["skipped"]]
+
+    def check_complete(self) -> None:
+        """
+        Raises:
+            ValueError: files are missing; names the shards that they belong to.
+        """
+        missing = self.missing()
+        if not missing:
+            return
+        shards = {
+            self._note(number)["num_shards"] for number in range(self.count) if self._note_path(number).is_file()
+        }
+        shards.discard(None)
+        if len(shards) == 1:
+            (num_shards,) = shards
+            names = [f"{number + 1}/{num_shards}" for number in sorted({number % num_shards for number in missing})]
+            remedy = f"build shard {_listed(names)} first (--shard {names[0]})"
+        else:
+            remedy = f"build them first (--shard 1/{self.count} and so on); missing are {_listed(missing)}"
+        raise ValueError(f"{self.work}: {len(missing)} of {self.count} record files are not there; {remedy}")
+
+    def write(self, number: int, builder: ElmDatasetBuilder, references: list[dict]) -> tuple[int, int]:
+        """Read the recordings of one file and write it; returns how many there were, and how many were skipped."""
+        features = record_features(builder.config.seconds, builder.config.sampling_rate)
+        rows, skipped = [], []
+        with pq.ParquetWriter(self._unfinished(number), features.arrow_schema, **_PARQUET) as writer:
+            for reference in references:
+                try:
+                    rows += list(builder.record_rows(reference))
+                except RecordingError as error:
+                    message = builder.from_source(str(error))
+                    skipped.append((reference["recording_id"], error.reason, message))
+                while len(rows) >= RECORDS_PER_ROW_GROUP:
+                    writer.write_table(_record_table(rows[:RECORDS_PER_ROW_GROUP], features))
+                    rows = rows[RECORDS_PER_ROW_GROUP:]
+            if rows:
+                writer.write_table(_record_table(rows, features))
+        self._finish(number, skipped)
+        return len(references), len(skipped)
+
+    def copy(self, number: int, records: Dataset) -> None:
+        """Write one file of records that exist already."""
+        with pq.ParquetWriter(self._unfinished(number), records.features.arrow_schema, **_PARQUET) as writer:
+            for table in records.with_format("arrow").iter(RECORDS_PER_ROW_GROUP):
+                writer.write_table(table)
+        self._finish(number, [])
+
+    def keys(self) -> pa.Table:
+        """The columns of all records that conversations are matched by."""
+        if not self.count:
+            return record_features(seconds=1, sampling_rate=1).arrow_schema.empty_table().select(KEYS)
+        return pa.concat_tables(pq.read_table(self.path(number), columns=KEYS) for number in range(self.count))
+
+    def _finish(self, number: int, skipped: list) -> None:
+        note = {"build_id": self.build_id, "num_shards": self.num_shards, "skipped": skipped}
+        write_whole(self._note_path(number), json.dumps(note))
+        with self._unfinished(number).open("rb") as file:  # on disk before it has its name, should the machine go down
+            os.fsync(file.fileno())
+        self._unfinished(number).rename(new_path(self.path(number)))
+
+    def _is_whole(self, number: int) -> bool:
+        return self.path(number).is_file() and self._note(number)["build_id"] == self.build_id
+
+    def _note(self, number: int) -> dict:
+        return json.loads(self._note_path(number).read_text(encoding="utf-8"))
+
+    def _note_path(self, number: int) -> Path:
+        return self.work / "skipped" / f"{number:05d}.json"
+
+    def _unfinished(self, number: int) -> Path:
+        return new_path(self.work / "unfinished" / f"{number:05d}.parquet")
+
+
+def _record_table(rows: list[dict], features: Features) -> pa.Table:
+    """Rows of the `records` table; what `Dataset.from_list` would make, without a Python number for each sample."""
+    schema = features.arrow_schema
+    ecgs = numpy_to_pyarrow_listarray(np.stack([row["ecg"] for row in rows]))
+    columns = [
+        pa.ExtensionArray.from_storage(field.type, ecgs)
+        if field.name == "ecg"
+        else pa.array([row.get(field.name) for row in rows], field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def plan_records(builder: ElmDatasetBuilder) -> dict:
+    """
+    What the files of a build depend on, from one pass over the list of recordings.
+
+    Raises:
+        ValueError: no recordings.
+    """
+    count, digest = 0, hashlib.sha256()
+    for reference in datasets.utils.tqdm(builder.references(), desc="Listing", unit=" recordings"):
+        count += 1
+        digest.update(repr(reference).encode())
+    if not count:
+        raise ValueError(f"{builder.name}: no recordings in {builder.config.source}")
+    return {
+        "recordings": count,
+        "recordings per file": RECORDINGS_PER_FILE,
+        "contents of the source": digest.hexdigest()[:16],
+        **{f"version of {package}": version(package) for package in VERSIONS},
+    }
+
+
+def build_records(builder: ElmDatasetBuilder, files: RecordFiles, numbers: Iterable[int], num_proc: int) -> int:
+    """
+    Build those of the numbered files that are not there, and return how many there were to build.
+
+    The list of recordings is read once and handed out file by file, so that neither memory nor the work of a process
+    depends on how long it is.
+
+    Raises:
+        ChildProcessError: a process was ended from outside.
+    """
+    wanted = set(numbers) & set(files.missing())
+    if not wanted:
+        return 0
+    references = builder.references()
+    chunks = iter(lambda: list(islice(references, RECORDINGS_PER_FILE)), [])
+    listed = islice(enumerate(chunks), max(wanted) + 1)
+    tasks = ((number, builder, chunk) for number, chunk in listed if number in wanted)
+    to_read = sum(files.rows(number).stop - files.rows(number).start for number in wanted)
+    skipped = 0
+    with datasets.utils.tqdm(total=to_read, desc="Reading recordings", unit=" recordings") as bar:
+        for num_read, num_skipped in _run(files.write, tasks, num_proc):
+            skipped += num_skipped
+            bar.set_postfix(skipped=skipped, refresh=False)
+            bar.update(num_read)
+    return len(wanted)
+
+
+def _run(function: Callable, tasks: Iterator[tuple], num_proc: int) -> Iterator:
+    """What the function returns for each task, in no order; tasks are taken only as processes are free for them."""
+    if num_proc == 1:
+        yield from (function(*task) for task in tasks)
+        return
+    try:
+        with ProcessPoolExecutor(num_proc, initializer=_end_with_parent) as pool:
+            running = set()
+            for task in tasks:
+                if len(running) == 2 * num_proc:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+                running.add(pool.submit(function, *task))
+            yield from (future.result() for future in as_completed(running))
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a process that reads recordings was ended from outside, perhaps for want of memory; what is built is kept: "
+            "start again, with fewer processes (--num-proc) if that was it"
+        ) from error
+
+
+def _end_with_parent() -> None:
+    """A process that reads recordings must not outlive a build that is killed; an interrupt is its parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def file_name(split: str, number: int, of: int) -> str:
+    """Name of a Parquet file as `datasets` writes it."""
+    return f"{split}-{number:05d}-of-{of:05d}.parquet"
+
+
+def new_path(path: Path) -> Path:
+    """The path, its folder made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _listed(names: list) -> str:
+    return ", ".join(map(str, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

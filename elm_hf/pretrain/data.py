@@ -1,0 +1,209 @@
+"""What encoders are pre-trained on: records of elm-hf datasets with reports or classes, without a fold's test patients."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+
+import datasets
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from elm_hf.data.ecg_table import EcgTable
+from elm_hf.data.loading import check_same_shape, load_elm_dataset, load_records
+from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.retrieval.index import patients_of
+from elm_hf.training.augmentation import EcgAugmentation, sample_rng
+
+
+MAX_REPORT_TOKENS = 256  # MERL's (Liu et al. 2024)
+
+
+@dataclass
+class PretrainingRecords:
+    """
+    Records to pre-train on.
+
+    Rows have `row`, their number, `ecg`, an array `(12, samples)` in millivolt (NaN where a lead is missing), `sampling_rate` in Hz, whether
+    they are `held_out`, and `report` or `label`, the number of the class, where that is the target.
+
+    Args:
+        train: what is learnt from.
+        held_out: records of the patients that the fold tests on; None without a fold.
+        classes: names of the classes; None unless they are the target.
+        num_left_out: records without a report or of several classes, where that is the target, and those of patients that
+            another dataset tests on.
+    """
+
+    train: Dataset
+    held_out: Dataset | None
+    classes: list[str] | None
+    num_left_out: int
+
+
+def load_pretraining_records(
+    paths: Sequence[str | PathLike],
+    fold: int | str | None = None,
+    target: str | None = None,
+    held_out_dataset: str | PathLike | None = None,
+) -> PretrainingRecords:
+    """
+    Puts the records of several datasets into one table, the patients that a fold tests on apart.
+
+    Args:
+        paths: folders or Hub names of elm-hf datasets.
+        fold: 1 to 5 or `"official"`.
+        target: `"report"`, which leaves out records that lack a lead, too, since contrastive encoders need them all;
+            `"class"`, the stratum of a record's conversations, which leaves out records of several or of none; or None.
+        held_out_dataset: leave out the patients that this fold of another dataset tests or validates on, too: its fold need not
+            be cut where those of `paths` are.
+
+    Raises:
+        FileNotFoundError: there is no such dataset.
+        ValueError: no such fold; classes without a fold; records of different length or sampling rate; nothing to train
+            on.
+    """
+    if target == "class" and fold is None:
+        raise ValueError("Classes are the strata of a fold's conversations: name a fold (--fold).")
+    tables = [load_records(path) for path in paths]
+    if len(tables) > 1:
+        check_same_shape(list(paths), tables)
+    tested_elsewhere = set()
+    if held_out_dataset is not None:
+        if fold is None:
+            raise ValueError("--held_out_dataset leaves out a fold's test patients: name the fold (--fold).")
+        tested_elsewhere = patients_of(held_out_dataset, load_records(held_out_dataset), fold, held_out=True)
+    rows: dict[bool, list[dict]] = {False: [], True: []}
+    num_left_out = start = 0
+    for path, table in zip(paths, tables):
+        held_out, class_of = _fold_of(path, table, fold)
+        owners = zip(table["source"], table["patient_id"])
+        for row, (usable, owner) in enumerate(zip(_usable(table, target, class_of), owners)):
+            usable &= row in held_out or owner not in tested_elsewhere
+            num_left_out += not usable
+            if usable:
+                rows[row in held_out].append({"row": start + row, "class": class_of.get(row)})
+        start += len(table)
+    if not rows[False]:
+        raise ValueError(f"none of the {start} records can be trained on (target: {target}, fold: {fold})")
+    classes = sorted({one["class"] for one in rows[False]}) if target == "class" else None
+    records = datasets.concatenate_datasets(tables)
+    known = [one for one in rows[True] if classes is None or one["class"] in classes]
+    return PretrainingRecords(
+        Dataset.from_list(rows[False]).with_transform(_Join(records, target, classes, held_out=False)),
+        Dataset.from_list(known).with_transform(_Join(records, target, classes, held_out=True)) if known else None,
+        classes,
+        num_left_out,
+    )
+
+
+class EcgPretrainingCollator:
+    """
+    Turns records into a batch for an encoder: ECGs of the model's length and their target. What is held out is cut where
+    the feature extractor cuts it, what is learnt from at a random place.
+
+    Args:
+        feature_extractor: prepares the ECGs.
+        tokenizer: of the text tower, where reports are the target.
+        augmentation: changes the ECGs that are learnt from.
+        seed: of the cuts and changes. They depend on it, the record and the `epoch` (see [`AugmentationEpoch`]) alone.
+    """
+
+    def __init__(
+        self,
+        feature_extractor: EcgFeatureExtractor,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        augmentation: EcgAugmentation | None = None,
+        seed: int = 0,
+    ):
+        self.feature_extractor = feature_extractor
+        self.tokenizer = tokenizer
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = 0
+
+    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            rows: of [`PretrainingRecords`].
+
+        Returns:
+            What the feature extractor makes of the ECGs, and `labels (rows,)` or the tokens of the reports.
+        """
+        ecgs = [row["ecg"] if row["held_out"] else self._changed(row) for row in rows]
+        rates = [row["sampling_rate"] for row in rows]
+        leads = [LEADS] * len(rows)
+        batch = dict(self.feature_extractor(ecgs, sampling_rate=rates, lead_names=leads, return_tensors="pt"))
+        if "label" in rows[0]:
+            batch["labels"] = torch.tensor([row["label"] for row in rows])
+        if self.tokenizer is not None:
+            reports = [row["report"].lower() for row in rows]
+            batch |= self.tokenizer(
+                reports, padding=True, truncation=True, max_length=MAX_REPORT_TOKENS, return_tensors="pt"
+            )
+        return batch
+
+    def _changed(self, row: dict) -> np.ndarray:
+        ecg, rng = row["ecg"], sample_rng(self.seed, self.epoch, row["row"])
+        seconds = self.feature_extractor.num_samples / self.feature_extractor.sampling_rate
+        samples = round(seconds * row["sampling_rate"])
+        start = rng.integers(max(ecg.shape[1] - samples, 0) + 1)
+        ecg = ecg[:, start : start + samples]
+        return ecg if self.augmentation is None else self.augmentation(ecg, row["sampling_rate"], rng)
+
+
+class _Join:
+    """Adds the ECG and the target to a batch of row numbers."""
+
+    def __init__(self, records: Dataset, target: str | None, classes: list[str] | None, held_out: bool):
+        self.records = records
+        self.ecgs = EcgTable(records)
+        self.held_out = held_out
+        self.target = target
+        self.classes = classes
+        self.sampling_rate = records[0]["sampling_rate"]
+
+    def __call__(self, batch: dict) -> dict:
+        joined = {
+            "row": batch["row"],
+            "ecg": [self.ecgs[row] for row in batch["row"]],
+            "sampling_rate": [self.sampling_rate] * len(batch["row"]),
+            "held_out": [self.held_out] * len(batch["row"]),
+        }
+        if self.target == "report":
+            joined["report"] = [self.records.data.column("report")[row].as_py() for row in batch["row"]]
+        if self.target == "class":
+            joined["label"] = [self.classes.index(name) for name in batch["class"]]
+        return joined
+
+
+def _fold_of(path: str | PathLike, table: Dataset, fold: int | str | None) -> tuple[set[int], dict[int, str]]:
+    """The rows of the patients that a fold tests on, and the class of each row that has exactly one."""
+    if fold is None:
+        return set(), {}
+    splits = {split: load_elm_dataset(path, fold, split) for split in ("train", "test")}
+    strata = defaultdict(set)
+    for rows in splits.values():
+        for ecg_index, stratum in zip(rows["ecg_index"], rows["stratum"]):
+            for row in ecg_index:
+                strata[row].add(stratum)
+    owners = list(zip(table["source"], table["patient_id"]))
+    tested = {owners[row] for ecg_index in splits["test"]["ecg_index"] for row in ecg_index}
+    held_out = {row for row, owner in enumerate(owners) if owner in tested}
+    return held_out, {row: next(iter(names)) for row, names in strata.items() if _is_one_class(names)}
+
+
+def _is_one_class(strata: set[str]) -> bool:
+    """Whether the strata are one diagnostic superclass: "CD+MI" are two, and "none" is none."""
+    return len(strata) == 1 and not strata & {"none"} and "+" not in next(iter(strata))
+
+
+def _usable(table: Dataset, target: str | None, class_of: dict[int, str]) -> list[bool]:
+    if target == "class":
+        return [row in class_of for row in range(len(table))]
+    if target == "report":
+        return [bool(report) and not missing for report, missing in zip(table["report"], table["missing_leads"])]
+    return [True] * len(table)

@@ -1,0 +1,1 @@
+"""Similar ECGs of other patients, for prompts."""

@@ -1,0 +1,233 @@
+"""Retrieval-augmented prompts: what was said of the training ECGs most like the one asked about, never of its own patient."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+
+import datasets
+import numpy as np
+from datasets import Dataset
+
+from elm_hf.data.ecg_table import EcgTable
+from elm_hf.data.loading import records_of
+from elm_hf.modeling.chat_rendering import with_system_prompt
+from elm_hf.retrieval.index import EcgIndex, patients_of
+from elm_hf.utils.source_code import source_digest
+
+
+CONTENTS = ("report", "features")
+LOCATIONS = ("system", "user")
+
+
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """
+    How prompts are augmented with neighbours.
+
+    Args:
+        index: folder that `build_index` made.
+        k: neighbours for each ECG.
+        content: `"report"` or `"features"`.
+        location: `"system"` appends them to the system's words, `"user"` puts them behind the ECGs.
+
+    Raises:
+        ValueError: another content or location, or less than 1 neighbour.
+    """
+
+    index: str
+    k: int = 3
+    content: str = "report"
+    location: str = "user"
+
+    def __post_init__(self):
+        if self.content not in CONTENTS or self.location not in LOCATIONS or self.k < 1:
+            raise ValueError(
+                f"retrieval takes content {' or '.join(CONTENTS)}, location {' or '.join(LOCATIONS)} and at least 1 "
+                f'neighbour; got "{self.content}", "{self.location}" and {self.k}'
+            )
+
+
+class Retrieval:
+    """
+    Puts the reports or features of neighbours into conversations.
+
+    Neighbours are found when it is made; it then holds no index or model, so that worker processes can have it. Records of
+    a conversation's own patients are never among them: as many more candidates are looked up as those patients could
+    have in the index, and theirs are passed over.
+
+    Args:
+        options: which index, how many neighbours, what of them and where.
+        dataset: the dataset of the conversations, or several, in the order in which they were loaded.
+        fold: of the conversations: 1 to 5 or `"official"`.
+        ecg_index: the column of that name of the conversations.
+        records: local builds of the datasets that were published without signals, as for `load_elm_dataset`.
+
+    Raises:
+        FileNotFoundError: there is no such index.
+        ValueError: the index is without that content, of too few patients, or holds patients whom this fold tests on.
+    """
+
+    def __init__(
+        self,
+        options: RetrievalOptions,
+        dataset: str | PathLike | Sequence[str | PathLike],
+        fold: int | str,
+        ecg_index: Iterable[Sequence[int]],
+        records: str | PathLike | Sequence[str | PathLike | None] | None = None,
+    ):
+        index, content = options.index, options.content
+        self.k, self.location = options.k, options.location
+        found = EcgIndex(index)
+        if not (found.settings.reports if content == "report" else found.settings.feature_texts):
+            makes_features = "make it with elm-hf index --by features, or --feature-texts"
+            how = 'take "features" (--rag-content)' if content == "report" else makes_features
+            raise ValueError(f"{index}: the records of this index have no {content}; {how}")
+        self._texts = found.entries[content]
+        self._patients = list(zip(found.entries["source"], found.entries["patient_id"]))
+        paths = [dataset] if isinstance(dataset, str | PathLike) else list(dataset)
+        local = [records] * len(paths) if records is None or isinstance(records, str | PathLike) else list(records)
+        tables = []
+        for path, of_path in zip(paths, local):
+            table = records_of(path, of_path)
+            if table is not None:  # it is of conversations in words alone
+                self._check_held_out(index, path, table, fold)
+                tables.append(table)
+        self._owners = [owner for table in tables for owner in zip(table["source"], table["patient_id"])]
+        self._candidates = self._find(found, datasets.concatenate_datasets(tables), ecg_index) if tables else {}
+
+    def __call__(self, messages: Sequence[dict], ecg_index: Sequence[int]) -> list[dict]:
+        """
+        The conversation with its ECGs' neighbours; unchanged if it is about no ECG.
+
+        Args:
+            messages: a conversation, its system prompt (if any) included.
+            ecg_index: the rows of its ECGs.
+        """
+        if not ecg_index:
+            return list(messages)
+        parts = []
+        for number, row in enumerate(ecg_index, 1):
+            which = "this ECG" if len(ecg_index) == 1 else f"ECG {number}"
+            texts = [
+                f"{place}. {' '.join(self._texts[entry].split())}" for place, entry in self._ranked(row, ecg_index)
+            ]
+            parts.append("\n".join([f"ECGs of other patients most like {which}:", *texts]))
+        return self._insert(list(messages), "\n\n".join(parts))
+
+    def neighbours(self, row: int, ecg_index: Sequence[int] | None = None) -> list[int]:
+        """
+        The entries of the index nearest to a record, nearest first.
+
+        Args:
+            row: of the record.
+            ecg_index: all records of the conversation, whose patients are passed over; the record alone by default.
+        """
+        excluded = {self._owners[other] for other in ecg_index or [row]} | {self._owners[row]}
+        allowed = [entry for entry in self._candidates[row] if self._patients[entry] not in excluded]
+        return [int(entry) for entry in allowed[: self.k]]
+
+    def _ranked(self, row: int, ecg_index: Sequence[int]):
+        return enumerate(self.neighbours(row, ecg_index), 1)
+
+    def _insert(self, messages: list[dict], text: str) -> list[dict]:
+        words = {"type": "text", "text": text}
+        if self.location == "system":
+            if messages[0]["role"] != "system":
+                return [{"role": "system", "content": [words]}, *messages]
+            return [_joined(messages[0], "\n\n" + text), *messages[1:]]
+        place = next(number for number, message in enumerate(messages) if _last_ecg(message) is not None)
+        content = list(messages[place]["content"])
+        content.insert(_last_ecg(messages[place]) + 1, {"type": "text", "text": f"\n{text}\n\n"})
+        messages[place] = messages[place] | {"content": content}
+        return messages
+
+    def _check_held_out(self, index, path, table, fold) -> None:
+        held_out = patients_of(path, table, fold, held_out=True)
+        common = held_out & set(self._patients)
+        if common:
+            raise ValueError(
+                f"{index}: this index holds {len(common)} of the {len(held_out)} patients whom fold {fold} of {path} tests "
+                f"on; make one over that fold's training patients (elm-hf index {path} --fold {fold})"
+            )
+
+    def _find(self, index: EcgIndex, records, ecg_index: Iterable[Sequence[int]]) -> dict[int, np.ndarray]:
+        """For each record that is asked about, the nearest entries: enough even when all its patients' are passed over."""
+        conversations = [list(rows) for rows in ecg_index]
+        rows = sorted({row for one in conversations for row in one})
+        if not rows:
+            return {}
+        most_patients = max(len(one) for one in conversations)
+        most_records = max(Counter(self._patients).values())
+        enough = self.k + most_patients * most_records
+        if len(set(self._patients)) < self.k + most_patients:
+            raise ValueError(
+                f"the index holds {len(set(self._patients))} patients: too few for {self.k} neighbours of other patients"
+            )
+        found = index.search(self._vectors(index, records, rows), min(enough, len(self._patients)))
+        return dict(zip(rows, found))
+
+    def _vectors(self, index: EcgIndex, records, rows: list[int]) -> np.ndarray:
+        """Of records in the index those it has; the others are measured or encoded."""
+        keys = list(zip(records["source"], records["record_id"]))
+        entry_of = {key: entry for entry, key in enumerate(zip(index.entries["source"], index.entries["record_id"]))}
+        known = [row for row in rows if keys[row] in entry_of]
+        other = [row for row in rows if keys[row] not in entry_of]
+        vectors = {}
+        if known:
+            vectors |= zip(known, index.vectors([entry_of[keys[row]] for row in known]))
+        if other:
+            table = EcgTable(records)
+            vectors |= zip(other, index.embed([table[row] for row in other], records[0]["sampling_rate"]))
+        return np.stack([vectors[row] for row in rows])
+
+
+def add_neighbours(
+    conversations: Dataset,
+    retrieval: Retrieval,
+    system_prompt: str | None = None,
+    num_proc: int | None = None,
+) -> Dataset:
+    """
+    The conversations with their ECGs' neighbours in `messages`.
+
+    Args:
+        conversations: of [`load_elm_dataset`], in whole or in part.
+        retrieval: made for them.
+        system_prompt: opens conversations that have no system message (the processor's, which adds it only where there is
+            none, as there is where neighbours are put into it).
+        num_proc: processes to share the work.
+    """
+    added = conversations.with_format(None).map(
+        _AddNeighbours(retrieval, system_prompt),
+        input_columns=["messages", "ecg_index"],
+        num_proc=num_proc,
+        desc="adding neighbours",
+    )
+    return added.with_format(conversations.format["type"], **conversations.format["format_kwargs"])
+
+
+class _AddNeighbours:
+    """To a row; an object, so that other processes can have it. `datasets` keeps results by its attributes."""
+
+    def __init__(self, retrieval: Retrieval, system_prompt: str | None):
+        self.retrieval, self.system_prompt = retrieval, system_prompt
+        self.code = source_digest(__name__)
+
+    def __call__(self, messages: list[dict], ecg_index: list[int]) -> dict:
+        return {"messages": self.retrieval(with_system_prompt(messages, self.system_prompt), ecg_index)}
+
+
+def _joined(message: dict, text: str) -> dict:
+    content = message["content"]
+    if isinstance(content, str):
+        return message | {"content": content + text}
+    return message | {"content": [*content, {"type": "text", "text": text}]}
+
+
+def _last_ecg(message: dict) -> int | None:
+    """Where a user's last ECG item stands; None if the message has none."""
+    if message["role"] != "user" or isinstance(message["content"], str):
+        return None
+    places = [place for place, item in enumerate(message["content"]) if item["type"] == "ecg"]
+    return places[-1] if places else None

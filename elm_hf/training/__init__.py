@@ -1,0 +1,1 @@
+"""Fine-tuning with TRL: arguments, batches, the trainer and the program."""

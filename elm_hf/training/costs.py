@@ -1,0 +1,67 @@
+"""What training cost: wall time, samples and tokens of a run."""
+
+import json
+import time
+from os import PathLike
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from elm_hf.training.parallelism import tensor_parallel_size
+from elm_hf.utils.files import write_whole
+
+
+COSTS_NAME = "costs.json"
+
+
+class RunCosts(TrainerCallback, ExportableState):
+    """
+    Writes `costs.json` into the output folder when training ends. A run that was interrupted and went on from a checkpoint
+    counts as one: what was trained after the checkpoint and lost is not in it.
+
+    Args:
+        num_samples: rows of the training data.
+    """
+
+    def __init__(self, num_samples: int):
+        self.num_samples = num_samples
+        self.seconds_before = 0.0
+        self._started = None
+
+    def state(self) -> dict:
+        return {"args": {"num_samples": self.num_samples}, "attributes": {"seconds_before": self._seconds()}}
+
+    def _seconds(self) -> float:
+        return self.seconds_before + (0 if self._started is None else time.monotonic() - self._started)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._started = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        costs = {
+            "steps": state.global_step,
+            "samples": round(state.epoch * self.num_samples),
+            # Processes of tensor parallelism have the same tokens; transformers adds them all.
+            "tokens": state.num_input_tokens_seen // tensor_parallel_size() or None,
+            "seconds": round(self._seconds(), 1),
+            "processes": args.world_size,
+            "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
+        }
+        write_whole(Path(args.output_dir) / COSTS_NAME, json.dumps(costs, indent=2) + "\n")
+
+
+def read_costs(folder: str | PathLike) -> dict:
+    """
+    What a run cost: `steps`, `samples`, `tokens` (of text and ECGs, padding left out; None for encoders), `seconds`.
+
+    Raises:
+        FileNotFoundError: the folder is of no run that ended.
+    """
+    path = Path(folder) / COSTS_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; expected the output folder of a training run that has ended")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,151 @@
+"""A frozen encoder runs once: what it makes of each record is kept beside the records and read in training."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from elm_hf.data.ecg_table import EcgTable
+from elm_hf.data.loading import has_records, load_records
+from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.modeling.processing_elm import ElmProcessor
+from elm_hf.utils.source_code import source_digest
+
+
+BATCH_SIZE = 32
+OF_TEXT = ("tokenizer", "system_prompt")  # parts of a processor that have nothing to do with ECGs
+
+
+class EncoderFeatures:
+    """
+    What an encoder made of the records of one or several datasets, memory-mapped, so that worker processes share it.
+
+    Args:
+        paths: files that [`cache_encoder`] wrote, in the order in which [`load_elm_dataset`] was given their datasets.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
+        self._open()
+
+    def _open(self):
+        self._files = [np.load(path, mmap_mode="r", allow_pickle=False) for path in self.paths]
+        self._starts = np.cumsum([0] + [len(file) for file in self._files])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
+        """The features `(len(rows), tokens, hidden_size)` of these rows of the joined records."""
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        features = np.stack(
+            [self._files[number][row - self._starts[number]] for number, row in zip(numbers, rows, strict=True)]
+        )
+        return _as_bfloat16(torch.from_numpy(features))
+
+    def __getstate__(self) -> dict:
+        return {"paths": self.paths}
+
+    def __setstate__(self, state: dict):
+        self.paths = state["paths"]
+        self._open()
+
+
+def cache_encoders_of(
+    paths: Sequence[str], model: ElmForCausalLM, processor: ElmProcessor, show_progress: bool = False
+) -> EncoderFeatures:
+    """The features of all datasets that are about ECGs; see [`cache_encoder`]."""
+    files = [cache_encoder(path, model, processor, show_progress) for path in paths if has_records(path)]
+    return EncoderFeatures(files)
+
+
+def cache_encoder(path: str, model: ElmForCausalLM, processor: ElmProcessor, show_progress: bool = False) -> Path:
+    """
+    Runs the model's encoder over all records of a dataset, unless that has been done before.
+
+    The features are pooled to the `num_ecg_tokens` that the projector reads and kept in the encoder's precision, in
+    `DATASET.encoder_features` beside a folder, or in the cache of `datasets` for a repository. The name of the file is a
+    hash of the encoder's weights, its configuration, how ECGs are prepared for it, and the records.
+
+    Args:
+        path: folder or repository of an elm-hf dataset.
+        model: its encoder is put into evaluation mode.
+        processor: the model's.
+        show_progress: draw a progress bar.
+
+    Returns:
+        The file, an array `(records, num_ecg_tokens, hidden_size)`; bfloat16 is written as the int16 of the same bits.
+
+    Raises:
+        ValueError: the model has no encoder.
+    """
+    if model.model.encoder is None:
+        raise ValueError("--cache_encoder keeps what an encoder makes of the ECGs; this model has none.")
+    records = load_records(path)
+    file = _folder(path) / f"{_key(model, processor, records)}.npy"
+    if file.is_file():
+        return file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}.unfinished")
+    ecgs, rate = EcgTable(records), records[0]["sampling_rate"]
+    model.model.encoder.eval()
+    written = None
+    for start in tqdm(range(0, len(ecgs), BATCH_SIZE), f"Encoder on {path}", disable=not show_progress):
+        rows = range(start, min(start + BATCH_SIZE, len(ecgs)))
+        features = _encode([ecgs[row] for row in rows], rate, model, processor)
+        if written is None:
+            shape = (len(ecgs), *features.shape[1:])
+            written = np.lib.format.open_memmap(unfinished, mode="w+", dtype=features.dtype, shape=shape)
+        written[start : rows.stop] = features
+    written.flush()
+    unfinished.replace(file)
+    return file
+
+
+@torch.no_grad()
+def _encode(ecgs: list[np.ndarray], rate: float, model: ElmForCausalLM, processor: ElmProcessor) -> np.ndarray:
+    """Features `(ecgs, num_ecg_tokens, hidden_size)` of ECGs `(12, samples)` in mV, in the order of `LEADS`."""
+    prepared, _ = processor.prepare_ecgs(ecgs, [rate] * len(ecgs), [list(LEADS)] * len(ecgs))
+    inputs = {name: torch.from_numpy(values).to(model.device) for name, values in prepared.items()}
+    encoded = model.get_ecg_features(**inputs, return_dict=True).last_hidden_state
+    # The projector begins with this; to pool what has been pooled changes nothing.
+    pooled = F.adaptive_avg_pool1d(encoded.transpose(1, 2), model.config.num_ecg_tokens).transpose(1, 2)
+    return (pooled.view(torch.int16) if pooled.dtype == torch.bfloat16 else pooled).cpu().contiguous().numpy()
+
+
+def _as_bfloat16(features: torch.Tensor) -> torch.Tensor:
+    """NumPy has no bfloat16: its bits are kept as integers."""
+    return features.view(torch.bfloat16) if features.dtype == torch.int16 else features
+
+
+def _folder(path: str) -> Path:
+    if Path(path).is_dir():
+        folder = Path(path).resolve()
+        return folder.with_name(f"{folder.name}.encoder_features")
+    return Path(datasets.config.HF_DATASETS_CACHE) / "encoder_features" / path.replace("/", "___")
+
+
+def _key(model: ElmForCausalLM, processor: ElmProcessor, records: Dataset) -> str:
+    """What the features depend on, as 16 hexadecimal digits."""
+    settings = {
+        "encoder": model.config.encoder_config.to_diff_dict(),
+        "prepared": {key: value for key, value in processor.to_dict().items() if key not in OF_TEXT},
+        "representation": model.config.representation,
+        "num_ecg_tokens": model.config.num_ecg_tokens,
+        "records": records._fingerprint,
+        "code": source_digest(__name__),
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, weight in sorted(model.model.encoder.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if weight.ndim else b"")
+    return digest.hexdigest()[:16]

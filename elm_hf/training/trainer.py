@@ -1,0 +1,124 @@
+"""The trainer of ELMs and the card that it fills from its run."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch.distributed.fsdp import FSDPModule
+from transformers import SchedulerType
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from trl import SFTTrainer
+
+from elm_hf.checkpoints.card import TRAINING_NAME, model_card, parts_of
+from elm_hf.training.arguments import ElmScriptArguments
+from elm_hf.training.collator import AugmentationEpoch
+from elm_hf.training.resume import WholeCheckpoints
+from elm_hf.utils.hub import split_revision
+
+
+class EpochSampler(LengthGroupedSampler):
+    """
+    Batches of conversations of similar length, in an order that depends on the seed and the epoch alone, so that a resumed
+    run and one of more processes go on with the same batches.
+
+    Args:
+        batch_size: conversations of one optimizer step, of all processes together.
+        lengths: of each conversation.
+        seed: of the order; `epoch`, an attribute, is added to it.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed = seed
+        self.epoch = 0
+
+    def __iter__(self):
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
+class SamplerEpoch(AugmentationEpoch):
+    """Tells an [`EpochSampler`] which epoch it is; accelerate does not when several processes resume within one."""
+
+
+class ElmTrainer(WholeCheckpoints, SFTTrainer):
+    """
+    TRL's `SFTTrainer` whose checkpoints appear whole or not at all, with a card that says how an ELM is used and what this
+    one learnt from.
+
+    Args:
+        script_args: `ElmScriptArguments` of the run.
+        base_model: repository or folder of the checkpoint that training starts from.
+        learning: names of the parts that learn.
+        run: settings of the run, by which its checkpoints are known.
+        args, kwargs: of `SFTTrainer`.
+    """
+
+    def __init__(
+        self, *args, script_args: ElmScriptArguments, base_model: str, learning: list[str], run: dict, **kwargs
+    ):
+        self.script_args = script_args
+        self.base_model = base_model
+        self.learning = learning
+        self.run = run
+        super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
+        dataset = train_dataset or self.train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = EpochSampler(self.run["samples_per_step"], list(dataset["length"]), seed)
+        self.add_callback(SamplerEpoch(sampler))
+        return sampler
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        """Writes a model that `from_pretrained` loads, gathered from the processes; a checkpoint's shards stay apart."""
+        if self.is_fsdp_enabled and not _internal_call:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
+        sharded_class = type(self.model)
+        if issubclass(sharded_class, FSDPModule):  # made by torch, whose files would be saved as the model's code
+            self.model.__class__ = sharded_class.__bases__[1]
+        super()._save(output_dir, state_dict)
+        self.model.__class__ = sharded_class
+
+    def create_model_card(self, model_name: str | None = None, **kwargs):
+        """Writes `README.md` and what it is made from into the output folder; called with each checkpoint and push."""
+        if self.is_world_process_zero():
+            folder, facts = Path(self.args.output_dir), training_facts(self)
+            (folder / TRAINING_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            name = self.hub_model_id or model_name or folder.name
+            model_card(folder, name, facts, []).save(folder / "README.md")
+
+
+def training_facts(trainer: ElmTrainer) -> dict:
+    """What the card says of what the trainer has trained so far and of how it did; values for JSON."""
+    args, script_args = trainer.args, trainer.script_args
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    is_adapter = isinstance(model, PeftModel)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    repos = [path for path in script_args.dataset if not Path(path).is_dir()]
+    is_local = Path(trainer.base_model).is_dir()
+    return parts_of(model.config) | {
+        "is_adapter": is_adapter,
+        "num_parameters": model.num_parameters(),
+        "num_trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "trained": ", ".join(trainer.learning) + (" (the LLM through LoRA adapters)" if is_adapter else ""),
+        "base_model": Path(trainer.base_model).name if is_local else trainer.base_model,
+        "base_model_on_hub": not is_local,
+        "datasets": [path if path in repos else Path(path).name for path in script_args.dataset],
+        "datasets_on_hub": [split_revision(path)[0] for path in repos],
+        "fold": script_args.fold,
+        "steps": trainer.state.global_step,
+        "batch_size": trainer.run["samples_per_step"],
+        "learning_rate": f"{args.learning_rate:g}",
+        "schedule": SchedulerType(args.lr_scheduler_type).value,
+        "seed": args.seed,
+        "loss": f"{losses[-1]:.4g}" if losses else "not logged",
+        "transformers_version": version("transformers"),
+        "trl_version": version("trl"),
+    }

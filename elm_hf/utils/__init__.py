@@ -1,0 +1,1 @@
+"""Files, the Hub, chat models and errors: what every room may use."""
