@@ -28,11 +28,7 @@ from elm_hf.training.arguments import (
     check_arguments,
     check_ecgs,
     check_model,
-    errors_in_one_line,
-    lora_config,
     make_deterministic,
-    quantization_config,
-    set_trainable,
 )
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.collator import AugmentationEpoch, ElmDataCollator, tokenize_conversations
@@ -40,8 +36,10 @@ from elm_hf.training.costs import RunCosts
 from elm_hf.training.encoder_cache import cache_encoders_of
 from elm_hf.training.packing import check_packing, pack_by_ecg
 from elm_hf.training.parallelism import runs_before_sharding, shards_weights, tensor_parallelism
+from elm_hf.training.parts import lora_config, quantization_config, set_trainable
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
 from elm_hf.training.trainer import ElmTrainer
+from elm_hf.utils.errors import errors_in_one_line
 
 
 ARGUMENTS = (ElmScriptArguments, SFTConfig, ModelConfig, EcgAugmentation, EcgImageAugmentation)

@@ -12,9 +12,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from elm_hf.inference.generation import PromptBatch, generate_answers
+from elm_hf.inference.generation import generate_answers
+from elm_hf.inference.prompt_batch import PromptBatch
 from elm_hf.modeling.configuration_ecg_resnet import EcgResNetConfig
-from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.modeling_ecg_resnet import EcgResNetModel
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor

@@ -21,8 +21,8 @@ from trl import ModelConfig
 from trl.trainer.utils import add_fused_lm_head
 
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.training.arguments import lora_config, quantization_config, set_trainable
 from elm_hf.training.packing import IGNORE_INDEX, pack_behind_beginnings
+from elm_hf.training.parts import lora_config, quantization_config, set_trainable
 
 
 # Qwen 2.5 (Qwen Team 2024), as in the published configurations.

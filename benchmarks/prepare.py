@@ -20,7 +20,8 @@ import wfdb
 from scipy.interpolate import interp1d
 
 from elm_hf.ecg.recording import read_recording, segments
-from elm_hf.modeling.ecg_utils import load_ecg, resample
+from elm_hf.modeling.ecg_reading import load_ecg
+from elm_hf.modeling.ecg_resampling import resample
 from elm_hf.prepare.builder import find_builder
 from elm_hf.prepare.record_files import RecordFiles
 

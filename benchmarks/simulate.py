@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from elm_hf.ecg import simulation as simulate
-from elm_hf.modeling.ecg_utils import SAMPLING_RATE
+from elm_hf.modeling.ecg_leads import SAMPLING_RATE
 
 
 RECORDS = 300

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from elm_hf.checkpoints.create import create_elm
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
-from elm_hf.inference.generation import load_checkpoint
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.training.collator import ElmDataCollator, tokenize_conversations

@@ -10,9 +10,10 @@ import h5py
 import numpy as np
 
 from elm_hf.ecg.recording import Recording, RecordingError, make_recording, path_within
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.prepare.builder import ElmDatasetBuilder, read_table
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.report_questions import findings_conversation
+from elm_hf.utils.files import read_table
 
 
 SAMPLING_RATE = 400

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from datasets import List, Value
 
-from elm_hf.prepare.builder import ElmDatasetBuilder, ecg_messages
+from elm_hf.data.messages import ecg_messages
+from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.instruct import read_entries
 
 

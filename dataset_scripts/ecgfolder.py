@@ -9,10 +9,13 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from elm_hf.data.layout import SPLITS
+from elm_hf.data.messages import ecg_messages
 from elm_hf.ecg.files import read_ecg_file
 from elm_hf.ecg.recording import Recording, RecordingError
-from elm_hf.prepare.builder import OFFICIAL_SPLITS, ElmDatasetBuilder, ecg_messages, read_table
+from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.instruct import EntryError, check_order, place_ecgs, read_entries
+from elm_hf.utils.files import read_table
 
 
 # what is said of a file, and must be the same wherever it is said
@@ -256,8 +259,8 @@ def _conversation(row: dict, num_ecgs: int) -> dict:
         messages = ecg_messages(num_ecgs, question, answers[0])
     else:
         raise EntryError("nothing said", "neither messages, nor question and answer, nor report")
-    if row.get("split") not in (None, *OFFICIAL_SPLITS):
-        raise EntryError("damaged entry", f"split {row['split']!r}, expected one of {', '.join(OFFICIAL_SPLITS)}")
+    if row.get("split") not in (None, *SPLITS):
+        raise EntryError("damaged entry", f"split {row['split']!r}, expected one of {', '.join(SPLITS)}")
     kind = str(row.get("question_type") or kind)
     classes = sorted(_list(row.get("labels"), ";") or []) or [answer for answer in answers if len(answer) <= 40]
     return {

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from datasets import Value
 
 from elm_hf.ecg.recording import Recording, RecordingError, path_within, read_recording
-from elm_hf.prepare.builder import ElmDatasetBuilder, read_table
+from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.report_questions import report_conversation
+from elm_hf.utils.files import read_table
 
 
 STATEMENTS = [f"report_{number}" for number in range(18)]

@@ -6,8 +6,9 @@ from functools import cache
 from pathlib import Path
 
 from elm_hf.ecg.recording import Recording, RecordingError, path_within, read_recording
-from elm_hf.prepare.builder import ElmDatasetBuilder, read_table
+from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.report_questions import report_conversation
+from elm_hf.utils.files import read_table
 
 
 COLUMNS = ["ecg_id", "patient_id", "age", "sex", "report", "scp_codes", "strat_fold", "filename_hr"]

@@ -5,10 +5,11 @@ from itertools import count, islice, pairwise
 
 import numpy as np
 
+from elm_hf.data.messages import ecg_messages
 from elm_hf.ecg.recording import Recording, make_recording
 from elm_hf.ecg.simulation import draw_findings, draw_follow_up, simulate_ecg
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.prepare.builder import ElmDatasetBuilder, ecg_messages
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.simulated_questions import comparison_questions, single_questions
 
 

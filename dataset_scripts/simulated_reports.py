@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from elm_hf.data.messages import ecg_messages
 from elm_hf.dataset_scripts.simulated_qa import SimulatedQa
-from elm_hf.prepare.builder import ecg_messages
 
 
 QUESTION = "List the findings of this ECG."

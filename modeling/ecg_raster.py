@@ -19,7 +19,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from .ecg_utils import LEADS, canonical_lead
+from .ecg_leads import LEADS, canonical_lead
 
 
 LAYOUTS = ("3x4", "12x1")

@@ -20,9 +20,9 @@ import numpy as np
 from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
 from transformers.image_transforms import resize
 
+from .ecg_leads import LEADS, SAMPLING_RATE, place_leads
 from .ecg_raster import EcgPaper, draw_ecg
-from .ecg_utils import LEADS, SAMPLING_RATE, place_leads
-from .feature_extraction_elm import EcgFeatureExtractor
+from .feature_extraction_ecg import EcgFeatureExtractor
 
 
 REPRESENTATIONS = ("image", "stacked_signal")

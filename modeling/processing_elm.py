@@ -20,9 +20,15 @@ import numpy as np
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.utils import logging
 
-from .chat_rendering import DEFAULT_CHAT_TEMPLATE, RenderedChat, ecg_items, render_chat, with_system_prompt
+from .chat_rendering import (
+    DEFAULT_CHAT_TEMPLATE,
+    RenderedChat,
+    ecg_items,
+    render_chat,
+    with_system_prompt,
+)
 from .configuration_elm import ElmConfig
-from .feature_extraction_elm import EcgFeatureExtractor
+from .feature_extraction_ecg import EcgFeatureExtractor
 from .image_processing_ecg import EcgImageProcessor
 from .tokenization_ecg_byte import EcgByteTokenizer
 

@@ -34,6 +34,28 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def real_ecgs(shared_data) -> dict[str, tuple[np.ndarray, int]]:
+    """Every 12-lead record of the collection: name -> ((12, samples) mV in the order of LEADS, sampling rate)."""
+    import h5py
+
+    from elm_hf.modeling.ecg_leads import place_leads
+    from elm_hf.modeling.ecg_reading import load_ecg
+
+    ecgs = {}
+    for header in sorted(shared_data.rglob("*.hea")):
+        ecg, sampling_rate, lead_names = load_ecg(header)
+        ecgs[header.stem] = place_leads(ecg, lead_names)[0], sampling_rate
+    for part in sorted((shared_data / "code15").glob("*.hdf5")):
+        with h5py.File(part) as file:
+            for exam_id, tracing in zip(file["exam_id"][:], file["tracings"][:]):
+                signal = np.flatnonzero(tracing.any(axis=1))
+                if exam_id:
+                    ecgs[f"code15/{exam_id}"] = tracing[signal[0] : signal[-1] + 1].T, 400
+    assert len(ecgs) == 42  # PTB-XL 7 + 1, CSN 14, CPSC 7, stand-ins 6, CODE-15 7
+    return ecgs
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Two test processes share two cores."""

@@ -10,10 +10,10 @@ from conftest import TINY_LLM
 from test_cli import always_answer
 
 from elm_hf.checkpoints.create import create_elm
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.evaluation.attention import ecg_attention
 from elm_hf.evaluation.evaluate import evaluate
-from elm_hf.inference.generation import load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from scipy import ndimage, signal
 
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation, sample_rng
 
 

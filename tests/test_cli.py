@@ -27,7 +27,7 @@ from elm_hf.data.loading import load_elm_dataset
 from elm_hf.ecg.plot import plot_ecg
 from elm_hf.ecg.simulation import draw_findings, simulate_ecg
 from elm_hf.inference.generation import answer
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.ecg_leads import LEADS
 
 
 ELM_HF = Path(sys.executable).with_name("elm-hf")

@@ -5,11 +5,12 @@ import pytest
 from tiny_models import END_OF_TURN, LLM_FAMILIES, tiny_tokenizer
 
 from elm_hf.data.loading import load_elm_dataset
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.data.messages import fill_ecgs
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.training import collator as collator_module
-from elm_hf.training.collator import IGNORE_INDEX, ElmDataCollator, fill_ecgs, tokenize_conversations
+from elm_hf.training.collator import IGNORE_INDEX, ElmDataCollator, tokenize_conversations
 
 
 def tiny_processor(family: str) -> ElmProcessor:

@@ -14,7 +14,7 @@ from tiny_models import LLM_FAMILIES, tiny_llm, tiny_tokenizer
 from transformers import AutoConfig, AutoModel
 
 from elm_hf.modeling.configuration_elm import ElmConfig
-from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor, ElmSymbolProcessor, ElmVisionProcessor, add_ecg_token

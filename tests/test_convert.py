@@ -95,7 +95,7 @@ def test_the_signal_conventions_travel_with_the_checkpoint(tmp_path):
     expected = {"sampling_rate": 250, "num_samples": 150, "normalization": "z_score", "band_pass": [0.67, 40.0]}
     expected |= {"leads": ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]}
     assert {name: settings[name] for name in expected} == expected
-    assert {"modeling_st_mem.py", "modeling_ecg_vit.py", "ecg_utils.py"} <= set(left_in(tmp_path / "out"))
+    assert {"modeling_st_mem.py", "modeling_ecg_vit.py", "ecg_leads.py"} <= set(left_in(tmp_path / "out"))
 
 
 LOAD_IN_FRESH_PROCESS = """
@@ -159,7 +159,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as second:
         main()
     message = capsys.readouterr().err.splitlines()[-1]
-    assert (second.value.code, message) == (1, f"elm-hf: {out} exists and is not an empty folder; choose another.")
+    assert (second.value.code, message) == (1, f"elm-hf: {out} is not empty; choose another folder.")
 
 
 def rename(old, new):
@@ -291,7 +291,7 @@ def test_a_list_of_tensors_is_no_checkpoint(tmp_path):
 
 
 def test_nothing_half_written_is_left(tmp_path, monkeypatch):
-    from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+    from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 
     def fail(self, folder):
         raise OSError("disk full")

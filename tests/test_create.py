@@ -5,7 +5,8 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from elm_hf.checkpoints.create import create_elm, load_encoder, train_tokenizer
+from elm_hf.checkpoints.create import create_elm, load_encoder
+from elm_hf.checkpoints.tokenizer import train_tokenizer
 from elm_hf.data.loading import load_elm_dataset
 
 

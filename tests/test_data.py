@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from elm_hf.data.ecg_table import EcgTable
 from elm_hf.data.loading import load_elm_dataset
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.dataset import prepare_dataset
 
 

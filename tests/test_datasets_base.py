@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from elm_hf.ecg.recording import RecordingError, path_within
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.builder import ElmDatasetBuilder, find_builder
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.prepare.snomed import HeaderComments, read_header_comments, snomed_group, snomed_name

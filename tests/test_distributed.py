@@ -19,8 +19,8 @@ from transformers import AutoConfig
 from trl import ModelConfig, SFTConfig, TrlParser
 
 import train_sft
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
-from elm_hf.inference.generation import load_checkpoint
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare.dataset import prepare_dataset

@@ -417,7 +417,7 @@ def test_more_merges_than_the_records_hold_leave_nothing_behind(simulated_datase
 
 
 def test_an_existing_folder_is_not_overwritten(trained, simulated_dataset):
-    with pytest.raises(FileExistsError, match="not an empty folder"):
+    with pytest.raises(FileExistsError, match="is not empty"):
         train_ecg_byte_tokenizer(simulated_dataset, 20, trained[0])
 
 

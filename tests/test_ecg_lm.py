@@ -20,7 +20,7 @@ from elm_hf.cli import app
 from elm_hf.data.loading import load_elm_dataset, load_records
 from elm_hf.descriptions.describe import describe_records
 from elm_hf.descriptions.ptb_xl_plus import read_12sl_features
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain.data import load_pretraining_records
 from elm_hf.training.alignment import AlignmentCollator, alignment_conversations, alignment_messages, drop_leads

@@ -17,15 +17,17 @@ from conftest import TINY_LLM
 from datasets import Array2D, Dataset, Features, List, Value
 
 from elm_hf.checkpoints.create import create_elm
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.messages import fill_ecgs
 from elm_hf.evaluation.ablation import CONDITIONS, SignalAblation, noise_like
 from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.evaluation.occlusion import occlude
 from elm_hf.evaluation.predictions import ReportFolder, fingerprint_of_questions
 from elm_hf.evaluation.questions import Asker, list_questions
-from elm_hf.inference.generation import Answer, generate_answers, load_checkpoint, log_likelihoods
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.training.collator import ElmDataCollator, fill_ecgs
+from elm_hf.inference.generation import Answer, generate_answers, log_likelihoods
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.training.collator import ElmDataCollator
 
 
 # Two ECGs of 2 s of each of 24 patients; those with even numbers have a step of 1 mV in V2 from 0.5 to 0.8 s, the others

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 
 
 def prepared(ecg, sampling_rate=250, **settings) -> np.ndarray:

@@ -10,7 +10,7 @@ from elm_hf.ecg.measurements import FEATURES, GENERAL_FEATURES, LEAD_FEATURES, f
 from elm_hf.ecg.normal_ranges import RULES, describe_features, feature_text
 from elm_hf.ecg.recording import read_recording
 from elm_hf.ecg.simulation import Findings, draw_findings, simulate_ecg
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.ecg_leads import LEADS
 
 
 pytest.importorskip("neurokit2", reason='measuring ECGs needs the extra "features"')

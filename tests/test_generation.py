@@ -9,7 +9,8 @@ from test_compositions import compose as compose_parts
 from test_modeling_elm import compose, user
 from tiny_models import LLM_FAMILIES
 
-from elm_hf.inference.generation import PromptBatch, generate_answers, log_likelihoods
+from elm_hf.inference.generation import generate_answers, log_likelihoods
+from elm_hf.inference.prompt_batch import PromptBatch
 
 
 NEW = 6

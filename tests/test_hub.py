@@ -9,9 +9,9 @@ import pytest
 import torch
 from hub_server import HubServer
 
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.publish import publish_model
 from elm_hf.data.loading import load_elm_dataset
-from elm_hf.inference.generation import load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import wfdb
 from PIL import Image
 from transformers import CLIPImageProcessorPil, Siglip2ImageProcessorPil, SiglipImageProcessorPil, ViTImageProcessorPil
 
+from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_raster import EcgPaper, draw_ecg
-from elm_hf.modeling.ecg_utils import LEADS
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from transformers import modeling_flash_attention_utils as flash
 
 from elm_hf.data.loading import load_elm_dataset
-from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.training.collator import ElmDataCollator

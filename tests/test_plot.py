@@ -6,7 +6,7 @@ import wfdb
 from PIL import Image
 
 from elm_hf.ecg.plot import plot_ecg
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.ecg_leads import LEADS
 
 
 PIXELS_PER_MM = 6

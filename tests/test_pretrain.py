@@ -14,8 +14,8 @@ from trl import TrlParser
 
 from elm_hf.data.loading import load_elm_dataset, load_records
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
 from elm_hf.pretrain.data import EcgPretrainingCollator, load_pretraining_records

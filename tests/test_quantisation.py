@@ -13,11 +13,11 @@ from trl import ModelConfig, TrlParser
 
 import train_sft
 from elm_hf.checkpoints.create import create_elm
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.merge import merge_adapter
 from elm_hf.data.loading import load_elm_dataset
-from elm_hf.inference.generation import load_checkpoint
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.training.arguments import quantization_config
+from elm_hf.training.parts import quantization_config
 
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")

@@ -14,7 +14,7 @@ from trl import TrlParser
 import train_sft
 from elm_hf.checkpoints.create import create_elm
 from elm_hf.data.loading import load_elm_dataset
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.dataset import prepare_dataset
 
 

@@ -8,7 +8,7 @@ import pytest
 import wfdb
 
 from elm_hf.ecg.recording import RecordingError, make_recording, read_recording, segments
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.ecg_leads import LEADS
 
 
 def smooth_ecg(seconds: float = 10, sampling_rate: float = 500) -> np.ndarray:

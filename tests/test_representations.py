@@ -13,10 +13,10 @@ from test_training import changed_weights, some_logits, train
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from elm_hf.checkpoints.create import create_elm
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
-from elm_hf.inference.generation import load_checkpoint
 from elm_hf.modeling.configuration_st_mem import StMemConfig
-from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.modeling_st_mem import StMemModel
 from elm_hf.training.augmentation import EcgAugmentation
 from elm_hf.training.collator import ElmDataCollator

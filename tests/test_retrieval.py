@@ -182,7 +182,7 @@ def test_an_index_over_patients_that_are_tested_on_is_refused(dataset, index):
 def test_vectors_of_an_elm_and_of_an_encoder(dataset, tiny_elm, tmp_path):
     from transformers import AutoConfig, AutoModel
 
-    from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+    from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 
     settings = build_index(dataset, tmp_path / "elm", by="encoder", encoder=tiny_elm)
     assert not settings.feature_texts and settings.reports

@@ -8,7 +8,7 @@ import pytest
 from scipy.signal import find_peaks, welch
 
 from elm_hf.ecg.simulation import DOWER, Findings, draw_findings, draw_follow_up, simulate_ecg
-from elm_hf.modeling.ecg_utils import LEADS, limb_lead_error
+from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error
 
 
 RATE = 1000

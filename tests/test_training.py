@@ -16,14 +16,14 @@ from trl import TrlParser
 
 import train_sft
 from elm_hf.checkpoints.card import model_card, read_training
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.merge import merge_adapter
 from elm_hf.data.loading import load_elm_dataset
-from elm_hf.inference.generation import load_checkpoint
+from elm_hf.data.messages import fill_ecgs
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.training.arguments import ElmScriptArguments
-from elm_hf.training.collator import fill_ecgs
 from elm_hf.utils.files import save_whole
 
 

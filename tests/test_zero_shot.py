@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc
 from transformers import BertConfig
 from typer.testing import CliRunner
 
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.cli import app
 from elm_hf.data.loading import load_records
 from elm_hf.evaluation.intervals import PatientBootstrap
@@ -23,7 +24,6 @@ from elm_hf.evaluation.zero_shot import (
     zero_shot,
 )
 from elm_hf.evaluation.zero_shot_tasks import TASKS, load_task
-from elm_hf.inference.generation import load_checkpoint
 
 
 RHYTHMS = ("sinus rhythm", "atrial fibrillation", "sinus tachycardia", "sinus bradycardia")
@@ -154,7 +154,7 @@ def test_merl_compares_prompts(simulated_dataset, rhythm_task, tmp_path):
     from tiny_models import tiny_tokenizer
 
     from elm_hf.modeling.configuration_merl import MerlConfig
-    from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+    from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
     from elm_hf.modeling.modeling_merl import MerlForPreTraining
 
     torch.manual_seed(0)

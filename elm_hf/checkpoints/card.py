@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
+from elm_hf.data.layout import fold_config
 from elm_hf.modeling.configuration_elm import ElmConfig
 
 
@@ -151,7 +152,7 @@ def _result(run: dict, metric: str, title: str, entry: dict) -> EvalResult | Non
         task_name="ECG question answering",
         dataset_type=_public_name(run["dataset"]),
         dataset_name=_public_name(run["dataset"]),
-        dataset_config=_config_of(run["fold"]),
+        dataset_config=fold_config(run["fold"]),
         dataset_split=run["split"],
         metric_type=metric,
         metric_name=title,
@@ -173,7 +174,7 @@ def _table(report: dict) -> dict:
         for group, scores in groups.items()
     ]
     reliance = [kind["sentence"] for kind in report.get("signal_reliance", {}).values()]
-    place = f"{_public_name(run['dataset'])}, `{_config_of(run['fold'])}`, {run['split']}"
+    place = f"{_public_name(run['dataset'])}, `{fold_config(run['fold'])}`, {run['split']}"
     return {"place": place, "conditions": conditions, "rows": rows, "reliance": reliance}
 
 
@@ -182,10 +183,6 @@ def _score(entry: dict | None) -> str:
         return ""
     interval = "" if entry.get("low") is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
     return f"{entry['score']:.3f}{interval}"
-
-
-def _config_of(fold: str | int) -> str:
-    return f"fold{fold}" if str(fold).isdecimal() else str(fold)
 
 
 def _public_name(dataset: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from elm_hf.checkpoints.convert_autoencoder import convert_mlae, convert_mtae, convert_st_mem
 from elm_hf.checkpoints.convert_merl import convert_merl
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle
-from elm_hf.utils.files import save_whole
+from elm_hf.utils.files import check_free, save_whole
 
 
 # From a published file to what is saved; each part has `save_pretrained`.
@@ -42,8 +42,7 @@ def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | Path
     checkpoint, output = Path(checkpoint), Path(output)
     if not checkpoint.is_file():
         raise FileNotFoundError(f"{checkpoint}: no such file.")
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise FileExistsError(f"{output} exists and is not an empty folder; choose another.")
+    check_free(output)
     parts = CONVERTERS[kind](checkpoint)
     save_whole(parts, output)
     return parts

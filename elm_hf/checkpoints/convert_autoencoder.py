@@ -17,8 +17,8 @@ from elm_hf.checkpoints.published_weights import (
 )
 from elm_hf.modeling.configuration_maefe import MlaeConfig, MtaeConfig
 from elm_hf.modeling.configuration_st_mem import StMemConfig
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.modeling_maefe import MlaeForPreTraining, MlaeModel, MtaeForPreTraining, MtaeModel
 from elm_hf.modeling.modeling_st_mem import StMemForPreTraining, StMemModel
 

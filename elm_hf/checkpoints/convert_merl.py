@@ -16,7 +16,7 @@ from elm_hf.checkpoints.published_weights import (
     renamer,
 )
 from elm_hf.modeling.configuration_merl import MerlConfig
-from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.modeling_merl import BOTTLENECK_REDUCTION, MerlForPreTraining, MerlModel
 
 

@@ -2,47 +2,40 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
 from os import PathLike
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
     set_seed,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from elm_hf.data.loading import load_elm_dataset
+from elm_hf.checkpoints.load import load_pretrained
+from elm_hf.checkpoints.tokenizer import _tokenizer
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
-from elm_hf.modeling.ecg_utils import SAMPLING_RATE
-from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.ecg_leads import SAMPLING_RATE
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import (
-    ECG_TOKEN,
     ElmProcessor,
     ElmSymbolProcessor,
     ElmVisionProcessor,
     add_ecg_token,
 )
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
-from elm_hf.utils.files import save_whole
+from elm_hf.utils.files import check_free, save_whole
 from elm_hf.utils.hub import check_name
 
 
@@ -123,8 +116,7 @@ def create_elm(
     if dtype != "auto" and not getattr(getattr(torch, dtype, None), "is_floating_point", False):
         raise ValueError(f'dtype (--dtype) "{dtype}" is not auto, float32, bfloat16 or float16.')
     output = Path(output)
-    if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty; choose another folder.")
+    check_free(output)
     set_seed(seed)
     given = {"representation": representation, "projector_type": projector, "num_ecg_tokens": num_ecg_tokens}
     settings |= {name: value for name, value in given.items() if value is not None}
@@ -138,7 +130,7 @@ def create_elm(
     llm_tokenizer = _tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
     encoder_model = load_encoder(encoder, encoder_config, dtype)
     if representation == "symbol":
-        ecg_byte = _load(EcgByteTokenizer, ecg_tokenizer)
+        ecg_byte = load_pretrained(EcgByteTokenizer, ecg_tokenizer)
         settings["ecg_vocab_size"] = len(ecg_byte)
     reads_pictures = representation in ("image", "stacked_signal") and encoder_model is not None
     if reads_pictures:
@@ -188,8 +180,8 @@ def load_encoder(name: str | None, config: dict | None = None, dtype: str = "aut
     if config is not None:
         raise ValueError(f"The encoder is {name}; drop the `encoder_config`, which describes a new one.")
     check_encoder_name(name)
-    loaded = _load(AutoConfig, name)
-    return _load(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
+    loaded = load_pretrained(AutoConfig, name)
+    return load_pretrained(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
 
 
 def check_encoder_name(name: str) -> None:
@@ -239,78 +231,6 @@ def _image_processor(
     return EcgImageProcessor(size={"height": size, "width": size}, **settings)
 
 
-# One token opens each role's turn and one ends it, so that little of a short conversation is not words.
-NEW_TOKENIZER_CHAT_TEMPLATE = """\
-{%- for message in messages %}
-    {{- '<|' + message['role'] + '|>' + message['content'] + eos_token }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|assistant|>' }}
-{%- endif %}"""
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int, whole: Iterable[str] = ()) -> PreTrainedTokenizerFast:
-    """
-    A byte-level BPE tokenizer trained on `texts`, with a chat template of its own.
-
-    Its tokens may span several words (Liu et al. 2025, SuperBPE) but no punctuation, so that the recurring phrases of a
-    narrow subject take one token each.
-
-    Args:
-        texts: what the tokenizer is trained on.
-        vocab_size: number of tokens, those of `whole` not counted.
-        whole: phrases that are one token wherever they occur.
-
-    Raises:
-        ValueError: `vocab_size` has no room for the 256 bytes and the special tokens.
-    """
-    special = ["<|end|>", "<|pad|>", ECG_TOKEN, "<|system|>", "<|user|>", "<|assistant|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    smallest = len(special) + len(alphabet)
-    if vocab_size < smallest:
-        raise ValueError(f"A byte-level vocabulary needs at least {smallest} tokens, got {vocab_size}.")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"\s*[^\w\s]+\s*|\s*\n\s*"), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(phrase, normalized=False, single_word=True) for phrase in sorted(whole)])
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0], pad_token=special[1])
-    wrapped.chat_template = NEW_TOKENIZER_CHAT_TEMPLATE
-    return wrapped
-
-
-def _tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTrainedTokenizerBase:
-    if dataset is not None:
-        rows = load_elm_dataset(dataset, fold=1, split="train")
-        content = pc.struct_field(pc.list_flatten(_column(rows, "messages")), "content")
-        texts = pc.struct_field(pc.list_flatten(content), "text")  # none of an ECG
-        return train_tokenizer(texts.drop_null().to_pylist(), vocab_size, _frequent_answers(rows))
-    if name is None:
-        raise ValueError("A new LLM needs a tokenizer: --tokenizer NAME, or --tokenizer-dataset DATASET to train one.")
-    return _load(AutoTokenizer, name)
-
-
-def _frequent_answers(rows: Dataset) -> list[str]:
-    """What is, or is one item of, at least one answer in a thousand: a label's name is best one token everywhere."""
-    if "answer" not in rows.column_names:
-        return []
-    counts = pc.value_counts(pc.list_flatten(_column(rows, "answer"))).to_pylist()
-    return [item["values"] for item in counts if item["counts"] * 1000 >= len(rows)]
-
-
-def _column(rows: Dataset, name: str) -> pa.ChunkedArray:
-    """A column as Arrow has it, which costs no Python objects."""
-    return rows.select_columns(name).with_format("arrow")[:][name]
-
-
 def _read_config(path: str | PathLike | None) -> dict:
     if path is None:
         return {}
@@ -344,20 +264,11 @@ def _read_config(path: str | PathLike | None) -> dict:
     return settings
 
 
-def _load(auto_class: type, name: str | PathLike, **options):
-    """`from_pretrained` whose errors name the repository or folder."""
-    check_name(str(name), needs_owner=False)
-    try:
-        return auto_class.from_pretrained(name, **options)
-    except (ValueError, SafetensorError, StrictDataclassError) as error:
-        raise ValueError(f"{name}: {error}") from error
-
-
 def _pretrained_llm(name: str, dtype: str) -> PreTrainedModel:
-    model_type = _load(AutoConfig, name).model_type
+    model_type = load_pretrained(AutoConfig, name).model_type
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(f'{name}: a checkpoint of type "{model_type}", not a causal LLM.')
-    return _load(AutoModelForCausalLM, name, dtype=dtype)
+    return load_pretrained(AutoModelForCausalLM, name, dtype=dtype)
 
 
 def _new_llm(settings: dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

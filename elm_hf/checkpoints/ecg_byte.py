@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
 from elm_hf.data.loading import load_records
 from elm_hf.modeling.tokenization_ecg_byte import BYTE_TOKENS, SYMBOLS, EcgByteTokenizer
-from elm_hf.utils.files import save_whole
+from elm_hf.utils.files import check_free, save_whole
 
 
 NUM_MEASURED = 200  # records at most from which the card's figures are taken
@@ -62,8 +62,7 @@ def train_ecg_byte_tokenizer(
         ValueError: it is no elm-hf dataset, or its records do not hold that many merges.
     """
     output = Path(output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise FileExistsError(f"{output} exists and is not an empty folder; choose another.")
+    check_free(output)
     if num_merges < 1 or num_records < 1:
         raise ValueError(f"{num_merges} merges of {num_records} records cannot be learnt; both are to be at least 1.")
     records = load_records(dataset)

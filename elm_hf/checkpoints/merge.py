@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoProcessor
 import elm_hf.modeling.processing_elm  # noqa: F401 (registers the processors)
 from elm_hf.checkpoints.card import TRAINING_NAME, read_training
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.utils.files import save_whole, write_whole
+from elm_hf.utils.files import check_free, save_whole, write_whole
 from elm_hf.utils.hub import check_name
 
 
@@ -35,8 +35,7 @@ def merge_adapter(
         ValueError: `adapter` is none, was trained on another base, or its base is quantized.
     """
     output = Path(output)
-    if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty; choose another folder.")
+    check_free(output)
     check_name(str(adapter))
     if Path(adapter).is_dir() and not (Path(adapter) / CONFIG_NAME).is_file():
         raise ValueError(

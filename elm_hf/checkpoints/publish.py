@@ -8,7 +8,7 @@ from pathlib import Path
 from peft.utils import CONFIG_NAME
 
 from elm_hf.checkpoints.card import model_card, read_evaluation, read_training
-from elm_hf.prepare.publish import Publication, check_repo_id, publish_files
+from elm_hf.utils.hub import Publication, check_repo_id, publish_files
 
 
 # Weights of an earlier version that a new one does not have.

@@ -3,10 +3,9 @@
 import os
 import sys
 
-import typer
-
 from elm_hf.cli import data, evaluate, hub, models, recipes  # noqa: F401  (they add their subcommands)
 from elm_hf.cli.app import app
+from elm_hf.utils.errors import errors_in_one_line
 
 
 def main():
@@ -15,15 +14,5 @@ def main():
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    try:
+    with errors_in_one_line("elm-hf"):
         app()
-    except (ValueError, OSError, ImportError) as error:
-        typer.echo(f"elm-hf: {_message(error)}", err=True)
-        raise SystemExit(1) from None
-
-
-def _message(error: Exception) -> str:
-    """One line; of the operating system's errors, the file before what is wrong with it."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())

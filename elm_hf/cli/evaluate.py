@@ -181,10 +181,10 @@ def ask(
     if (ecg is None) == bool(question):
         raise ValueError("A --question goes with --ecg, and --ecg needs one; a --dataset brings its own.")
     _check_png(plot)
+    from elm_hf.checkpoints.load import load_checkpoint
     from elm_hf.ecg.plot import plot_ecg
     from elm_hf.inference.ask import ask as ask_about
     from elm_hf.inference.ask import ecg_from_dataset, ecg_from_file
-    from elm_hf.inference.generation import load_checkpoint
 
     # First the ECG: what is wrong with it comes out before the model is loaded, which may take long.
     if ecg is not None:

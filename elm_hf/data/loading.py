@@ -15,6 +15,7 @@ from datasets.inspect import SplitsNotFoundError
 from yaml import YAMLError
 
 from elm_hf.data.ecg_table import EcgSequence, EcgTable, StreamedEcgTable
+from elm_hf.data.layout import fold_config
 from elm_hf.utils.hub import check_name, split_revision
 
 
@@ -212,8 +213,8 @@ def split_names(path_or_repo: str | PathLike, fold: int | str) -> list[str]:
     """
     name, revision = _name_and_revision(path_or_repo)
     check_name(name)
-    _check_has(name, revision, _config_of(fold))
-    return datasets.get_dataset_split_names(name, _config_of(fold), revision=revision)
+    _check_has(name, revision, fold_config(fold))
+    return datasets.get_dataset_split_names(name, fold_config(fold), revision=revision)
 
 
 def _check_has_signals(path: str | PathLike, records: Dataset | IterableDataset) -> None:
@@ -263,11 +264,7 @@ class _JoinRow:
 
 
 def _load_conversations(path: str | PathLike, fold: int | str, split: str, streaming: bool = False):
-    return _load(path, _config_of(fold), split, streaming)
-
-
-def _config_of(fold: int | str) -> str:
-    return fold if isinstance(fold, str) and not fold.isdecimal() else f"fold{fold}"
+    return _load(path, fold_config(fold), split, streaming)
 
 
 def _load(path: str | PathLike, config: str, split: str, streaming: bool = False) -> Dataset | IterableDataset:
@@ -387,3 +384,30 @@ def _shift(conversations: Dataset, start: int) -> Dataset:
 def _with_ecg_index(conversations: Dataset, ecg_index: list[list[int]]) -> Dataset:
     feature = conversations.features["ecg_index"]
     return conversations.remove_columns("ecg_index").add_column("ecg_index", ecg_index, feature=feature)
+
+
+def patients_of(dataset: str | PathLike, records: Dataset, fold: int | str, held_out: bool) -> set[tuple[str, str]]:
+    """
+    The patients, (source, patient id), of a fold's training conversations, or of all its others.
+
+    Args:
+        dataset: folder or Hub name of an elm-hf dataset.
+        records: its records.
+        fold: 1 to 5 or `"official"`.
+        held_out: those of the other splits.
+
+    Raises:
+        ValueError: a patient is on both sides.
+    """
+    owners = list(zip(records["source"], records["patient_id"]))
+    patients = defaultdict(set)
+    for split in split_names(dataset, fold):
+        rows = load_elm_dataset(dataset, fold, split).select_columns("ecg_index")
+        patients[split == "train"] |= {owners[row] for ecg_index in rows["ecg_index"] for row in ecg_index}
+    both = patients[True] & patients[False]
+    if both:
+        raise ValueError(
+            f"{dataset}: {len(both)} patients of fold {fold} are in training and in another split, such as "
+            f"{'/'.join(min(both))}: neighbours from training would be of patients that are tested on"
+        )
+    return patients[not held_out]

@@ -14,8 +14,8 @@ from elm_hf.descriptions.ptb_xl_plus import read_12sl_features
 from elm_hf.descriptions.translate import read_translations
 from elm_hf.ecg.measurements import measure_ecg
 from elm_hf.ecg.normal_ranges import describe_features
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.prepare.builder import read_table
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.utils.files import read_table
 
 
 REPORTS = ("english", "original")

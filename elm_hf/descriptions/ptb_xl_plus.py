@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from elm_hf.ecg.measurements import FEATURES
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.prepare.builder import read_table
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.utils.files import read_table
 
 
 TABLE = "features/12sl_features.csv"

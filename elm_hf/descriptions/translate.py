@@ -15,9 +15,8 @@ from transformers import AutoConfig
 
 from elm_hf.data.loading import load_records
 from elm_hf.descriptions.languages import ENGLISH, language_of
-from elm_hf.prepare.builder import read_table
 from elm_hf.utils.chat_models import Chat, PassingError, endpoint_chat, is_endpoint, local_chat
-from elm_hf.utils.files import write_whole
+from elm_hf.utils.files import read_table, write_whole
 
 
 COLUMNS = ["report", "language", "translation", "translator"]

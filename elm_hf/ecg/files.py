@@ -12,7 +12,7 @@ import scipy.io
 from scipy.io.matlab import MatReadError
 
 from elm_hf.ecg.recording import Recording, RecordingError, make_recording, read_recording
-from elm_hf.modeling.ecg_utils import LARGEST_SPAN, LEADS
+from elm_hf.modeling.ecg_leads import LARGEST_SPAN, LEADS
 
 
 MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "µV": 1e-3, "V": 1e3}

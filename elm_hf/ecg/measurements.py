@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import scipy
 
-from elm_hf.modeling.ecg_utils import LEADS, fill_gaps, is_flat, place_leads, resample
+from elm_hf.modeling.ecg_leads import LEADS, is_flat, place_leads
+from elm_hf.modeling.ecg_resampling import fill_gaps, resample
 
 
 GENERAL_FEATURES = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from elm_hf.ecg.measurements import GENERAL_FEATURES
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.ecg_leads import LEADS
 
 
 # AHA/ACCF/HRS recommendations for the standardization and interpretation of the electrocardiogram, Circulation 119 (2009)

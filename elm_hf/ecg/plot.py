@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from elm_hf.modeling.ecg_leads import LEADS, SAMPLING_RATE, canonical_lead, place_leads
 from elm_hf.modeling.ecg_raster import (
     BOLD_COLOR,
     BOLD_LINE,
@@ -22,7 +23,6 @@ from elm_hf.modeling.ecg_raster import (
     THIN_COLOR,
     THIN_LINE,
 )
-from elm_hf.modeling.ecg_utils import LEADS, SAMPLING_RATE, canonical_lead, place_leads
 
 
 MAX_SECONDS = 10

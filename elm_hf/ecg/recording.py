@@ -8,17 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from elm_hf.modeling.ecg_utils import (
-    LEADS,
-    SAMPLING_RATE,
-    canonical_lead,
-    fill_gaps,
-    is_flat,
-    limb_lead_error,
-    load_ecg,
-    place_leads,
-    resample,
-)
+from elm_hf.modeling.ecg_leads import LEADS, SAMPLING_RATE, canonical_lead, is_flat, limb_lead_error, place_leads
+from elm_hf.modeling.ecg_reading import load_ecg
+from elm_hf.modeling.ecg_resampling import fill_gaps, resample
 
 
 # the Frank leads of the PTB database: known, and not among the twelve

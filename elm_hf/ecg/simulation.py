@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from elm_hf.modeling.ecg_utils import SAMPLING_RATE
+from elm_hf.modeling.ecg_leads import SAMPLING_RATE
 
 
 RHYTHMS = ("sinus rhythm", "sinus bradycardia", "sinus tachycardia", "atrial fibrillation")

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.data.messages import fill_ecgs
+from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.processing_elm import ElmSymbolProcessor
-from elm_hf.training.collator import fill_ecgs
 
 
 @torch.inference_mode()

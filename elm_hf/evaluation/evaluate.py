@@ -19,6 +19,7 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset, load_records
 from elm_hf.evaluation.ablation import CONDITIONS, SignalAblation
 from elm_hf.evaluation.attention import ecg_attention
@@ -36,7 +37,7 @@ from elm_hf.evaluation.predictions import (
 )
 from elm_hf.evaluation.questions import Asker, list_questions
 from elm_hf.evaluation.report import write_report
-from elm_hf.inference.generation import Answer, load_checkpoint
+from elm_hf.inference.generation import Answer
 from elm_hf.modeling.processing_elm import ElmSymbolProcessor
 from elm_hf.retrieval.prompts import Retrieval, RetrievalOptions, add_neighbours
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, ProcessorMixin
 
+from elm_hf.data.messages import fill_ecgs
 from elm_hf.inference.generation import log_likelihoods
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.training.collator import fill_ecgs
+from elm_hf.modeling.ecg_leads import LEADS
 
 
 WINDOW_S = 0.5

@@ -8,11 +8,11 @@ import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 
+from elm_hf.data.messages import fill_ecgs, last_text, message_text
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.predictions import Key, check_columns
 from elm_hf.inference.generation import Answer, generate_answers
-from elm_hf.modeling.processing_elm import ecg_items
-from elm_hf.training.collator import fill_ecgs
+from elm_hf.modeling.chat_rendering import ecg_items
 
 
 COLUMNS = ("conversation_id", "record_ids", "patient_ids", "messages", "question_type", "question", "answer")
@@ -55,13 +55,13 @@ def list_questions(rows: Dataset, sources: Sequence[str] | None) -> pd.DataFrame
             raise ValueError(f"conversation {row['conversation_id']} has no answer")
         patients = [f"{sources[index]}/{name}" for index, name in zip(row["ecg_index"], row["patient_ids"])]
         for turn, position in enumerate(turns):
-            truth = _words(row["messages"][position])
+            truth = message_text(row["messages"][position]).strip()
             questions.append(
                 {name: row[name] for name in names if name not in ("messages", "ecg_index")}
                 | {
                     "question_id": f"{row['conversation_id']}#{turn}",
                     "turn": turn,
-                    "question": row["question"] if len(turns) == 1 else _last_words(row["messages"][:position]),
+                    "question": row["question"] if len(turns) == 1 else last_text(row["messages"][:position], "user"),
                     "answer": [item for item in row["answer"] if item] if len(turns) == 1 else [truth],
                     "messages_answer": truth,
                     "patient_ids": patients,
@@ -190,12 +190,3 @@ def _without_ecgs(messages: Sequence[dict]) -> list[dict]:
     return [
         message | {"content": [item for item in message["content"] if item["type"] != "ecg"]} for message in messages
     ]
-
-
-def _words(message: dict) -> str:
-    return " ".join(item["text"] or "" for item in message["content"] if item["type"] == "text").strip()
-
-
-def _last_words(messages: Sequence[dict]) -> str:
-    """Of the user, before an answer."""
-    return next((_words(message) for message in reversed(messages) if message["role"] == "user"), "")

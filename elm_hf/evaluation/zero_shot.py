@@ -12,16 +12,17 @@ import torch
 from tqdm import tqdm
 from transformers import AutoFeatureExtractor, AutoTokenizer, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
 from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.messages import fill_ecgs
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.markdown import markdown_table, score_cell
 from elm_hf.evaluation.predictions import check_same_run
 from elm_hf.evaluation.scores import score_entry
 from elm_hf.evaluation.zero_shot_tasks import ZeroShotTask, load_task
-from elm_hf.inference.generation import generate_answers, load_checkpoint, log_likelihoods
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.training.collator import fill_ecgs
+from elm_hf.inference.generation import generate_answers, log_likelihoods
+from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.utils.hub import check_name
 
 

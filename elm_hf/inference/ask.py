@@ -9,8 +9,9 @@ import numpy as np
 from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.messages import fill_ecgs, message_text, prompt_of
 from elm_hf.ecg.recording import read_recording
-from elm_hf.inference.generation import answer, prompt_of
+from elm_hf.inference.generation import answer
 
 
 @dataclass
@@ -81,7 +82,10 @@ def ecg_from_dataset(
     about_it = [rows[index] for index in rows_of[record_id]]
     chosen = _of_different_types(about_it)[:number]
     prompts = [prompt_of(row["messages"]) for row in chosen]
-    truths = [_text(row["messages"][len(prompt) :]) for row, prompt in zip(chosen, prompts)]
+    truths = [
+        " ".join(message_text(message) for message in row["messages"][len(prompt) :])
+        for row, prompt in zip(chosen, prompts)
+    ]
     return EcgToAsk(record_id, chosen[0]["ecgs"][0], chosen[0]["sampling_rate"], prompts, truths)
 
 
@@ -102,23 +106,15 @@ def ask(
     Raises:
         ValueError: the ECG does not fit the model.
     """
-    # Here, since it brings elm-hf's own classes, which transformers prefers to the code of a checkpoint not loaded yet.
-    from elm_hf.training.collator import fill_ecgs
-
     conversations = [fill_ecgs(prompt, [to_ask.ecg], to_ask.sampling_rate) for prompt in to_ask.prompts]
     try:
         answers = answer(model, processor, conversations, max_new_tokens)
     except ValueError as error:
         raise ValueError(f"{to_ask.name}: {error}") from error
     return [
-        {"question": _text(prompt[-1:]), "answer": text, "truth": truth}
+        {"question": message_text(prompt[-1]), "answer": text, "truth": truth}
         for prompt, text, truth in zip(to_ask.prompts, answers, to_ask.truths)
     ]
-
-
-def _text(messages: Sequence[dict]) -> str:
-    """The words of messages."""
-    return " ".join(item["text"] for message in messages for item in message["content"] if item["type"] == "text")
 
 
 def _of_different_types(rows: list[dict]) -> list[dict]:

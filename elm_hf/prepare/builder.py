@@ -1,43 +1,26 @@
 """The base of the dataset scripts: a `datasets` builder that turns a source into records and conversations."""
 
-import csv
 import importlib
 import json
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from os import PathLike
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
-from datasets import Array2D, DatasetInfo, Features, List, SplitGenerator, Value
+from datasets import DatasetInfo, Features, SplitGenerator
 from datasets.builder import Key
 
 import elm_hf.dataset_scripts
+from elm_hf.data.layout import LISTED_FEATURES
 from elm_hf.ecg.recording import Recording, RecordingError, segments
-from elm_hf.modeling.ecg_utils import LEADS, SAMPLING_RATE
+from elm_hf.modeling.ecg_leads import SAMPLING_RATE
 
 
-OFFICIAL_SPLITS = ("train", "validation", "test")
 # conversations in memory at once
 TABLE_SIZE = 2000
-
-
-_CONVERSATION_FEATURES = {
-    "conversation_id": Value("string"),
-    "recording_ids": List(Value("string")),
-    "recording_sources": List(Value("string")),
-    "messages": List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}),
-    "question_type": Value("string"),
-    "attribute_type": Value("string"),
-    "template_id": Value("int32"),
-    "question": Value("string"),
-    "answer": List(Value("string")),
-    "stratum": Value("string"),
-    "split": Value("string"),
-}
 
 
 @dataclass
@@ -106,7 +89,7 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
         """
         The conversations: `conversation_id`, `recording_ids` in the order of the ECG placeholders, `messages`,
         `question_type`, `question`, `answer` (list), `stratum` (whose share folds keep), optionally `attribute_type`,
-        `template_id`, `split` (one of `OFFICIAL_SPLITS`) and the columns of `CONVERSATION_FEATURES`. ECGs of other datasets
+        `template_id`, `split` (one of `SPLITS`) and the columns of `CONVERSATION_FEATURES`. ECGs of other datasets
         come with `recording_sources`, the name of each one's dataset. An entry of the source that is no conversation goes
         to `leave_out` instead.
         """
@@ -156,7 +139,7 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
         return (reference for reference in self.references() if "repeated" not in reference)
 
     def _info(self) -> DatasetInfo:
-        features = Features(_CONVERSATION_FEATURES | self.CONVERSATION_FEATURES)
+        features = Features(LISTED_FEATURES | self.CONVERSATION_FEATURES)
         return DatasetInfo(self.DESCRIPTION, self.CITATION, self.HOMEPAGE, self.LICENSE, features)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[SplitGenerator]:
@@ -208,63 +191,6 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
                 "missing_leads": segment.missing_leads,
                 **metadata,
             }
-
-
-def record_features(seconds: float, sampling_rate: int) -> Features:
-    """
-    The columns of the `records` table.
-
-    Raises:
-        ValueError: the length (s) and rate (Hz) do not make whole samples.
-    """
-    samples = seconds * sampling_rate
-    if seconds <= 0 or samples < 1 or samples % 1:  # NaN and infinity have a remainder, NaN
-        raise ValueError(f"{seconds} s at {sampling_rate} Hz are not whole samples")
-    return Features(
-        {
-            "record_id": Value("string"),
-            "recording_id": Value("string"),
-            "patient_id": Value("string"),
-            "source": Value("string"),
-            "segment": Value("int32"),
-            "start_s": Value("float32"),
-            "ecg": Array2D((len(LEADS), round(samples)), "int16"),
-            "sampling_rate": Value("int32"),
-            "age": Value("int32"),
-            "sex": Value("string"),
-            "report": Value("string"),
-            "labels": List(Value("string")),
-            "missing_leads": List(Value("string")),
-        }
-    )
-
-
-def ecg_messages(num_ecgs: int, question: str, answer: str) -> list[dict]:
-    """A conversation of one question and its answer, the ECGs before the question."""
-    content = [{"type": "ecg", "text": None}] * num_ecgs + [{"type": "text", "text": question}]
-    return [
-        {"role": "user", "content": content},
-        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
-    ]
-
-
-def read_table(path: str | PathLike, columns: list[str]) -> Iterator[dict[str, str]]:
-    """
-    The rows of a CSV file, all values as text.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it cannot be read, or lacks one of `columns`.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a mark
-            rows = csv.DictReader(file, restval="")
-            missing = [name for name in columns if name not in (rows.fieldnames or [])]
-            if missing:
-                raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(rows.fieldnames or [])}")
-            yield from rows
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as a CSV file in UTF-8 ({error})") from error
 
 
 def dataset_names() -> list[str]:

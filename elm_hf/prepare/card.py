@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from elm_hf.data.ecg_table import StreamedEcgTable
+from elm_hf.data.layout import BUILD_REPORT_NAME, PICTURE_NAME
+from elm_hf.data.messages import message_text
 from elm_hf.ecg.plot import plot_ecg
 from elm_hf.prepare.builder import ElmDatasetBuilder, dataset_names, find_builder
 
 
-REPORT_NAME = "build_report.json"
-PICTURE_NAME = "ecg.png"
 MAX_EXAMPLES, MAX_EXAMPLE_LENGTH = 3, 600
 
 
@@ -46,7 +46,7 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> Datas
         name: what the dataset is loaded by in the examples.
         ids_only: folder of the files that are published in place of the build's, when signals and texts are not.
     """
-    report = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
+    report = json.loads((folder / BUILD_REPORT_NAME).read_text(encoding="utf-8"))
     records, builder, sources = report["records"], find_builder(report["dataset"]), credited(folder, report)
     licenses = sorted({source.LICENSE for source in sources})
     data = DatasetCardData(
@@ -101,8 +101,7 @@ def _examples(folder: Path) -> list[dict]:
 
 def _first_words(messages: list[dict], role: str) -> str:
     """What a role says first, as lines of a quotation."""
-    content = next(message["content"] for message in messages if message["role"] == role)
-    text = " ".join(item["text"] for item in content if item["type"] == "text")
+    text = message_text(next(message for message in messages if message["role"] == role))
     text = text if len(text) <= MAX_EXAMPLE_LENGTH else text[:MAX_EXAMPLE_LENGTH].rsplit(" ", 1)[0] + " ..."
     return "\n> ".join(text.splitlines())
 

@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Features
 
+from elm_hf.data.layout import BUILD_REPORT_NAME
 from elm_hf.data.loading import check_same_shape, load_records
-from elm_hf.modeling.ecg_utils import SAMPLING_RATE
+from elm_hf.modeling.ecg_leads import SAMPLING_RATE
 from elm_hf.prepare.builder import ElmDatasetBuilder, find_builder
 from elm_hf.prepare.card import write_card
 from elm_hf.prepare.matching import (
@@ -33,7 +34,6 @@ from elm_hf.prepare.matching import (
 )
 from elm_hf.prepare.record_files import VERSIONS, RecordFiles, build_records, plan_records
 from elm_hf.prepare.work_folder import (
-    REPORT_NAME,
     begin,
     check_output,
     clear,
@@ -105,7 +105,7 @@ def prepare_dataset(
         plan = _plan(builder, options) if reads_ecgs else {"dataset": name, "records": str(records)}
         with work_folder(output) as work, _tidied(work, keep=reads_ecgs):
             if reads_ecgs and was_published(work, plan, output):
-                return json.loads((output / REPORT_NAME).read_text(encoding="utf-8"))
+                return json.loads((output / BUILD_REPORT_NAME).read_text(encoding="utf-8"))
             check_output(output, overwrite)
             build_id = begin(work, plan, overwrite, alone=not merge)
             if reads_ecgs:
@@ -329,7 +329,7 @@ def _records_report(files: RecordFiles, keys: pa.Table, skipped: list) -> dict:
 
 
 def _write_report(folder: Path, report: dict, skipped: list, left_out: list) -> None:
-    (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / BUILD_REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     with (folder / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("recording_id", "reason", "message"), *skipped])
     with (folder / "left_out.csv").open("w", newline="", encoding="utf-8") as file:

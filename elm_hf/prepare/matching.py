@@ -11,27 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Features, List, Value
+from datasets import Features
 from datasets.exceptions import DatasetGenerationError
 
-from elm_hf.prepare.builder import OFFICIAL_SPLITS, ElmDatasetBuilder
+from elm_hf.data.layout import ECG_FEATURES, REFERENCES, SPLITS, parquet_name
+from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.folds import make_folds
-from elm_hf.prepare.record_files import file_name, new_path
+from elm_hf.prepare.record_files import new_path
 
 
 # Conversations in memory at once.
 BATCH_SIZE = 10_000
-_TEXT = Value("string")
-_ECG_FEATURES = Features(
-    {
-        "conversation_id": _TEXT,
-        "ecg_index": List(Value("int64")),
-        "record_ids": List(_TEXT),
-        "patient_ids": List(_TEXT),
-    }
-)
-# columns that the ECGs are found by, in place of which those above are published
-_REFERENCES = ["conversation_id", "recording_sources", "recording_ids"]
 
 
 def list_conversations(builder: ElmDatasetBuilder, folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
@@ -90,7 +80,7 @@ def find_ecgs(paths: list[Path], keys: pa.Table, joined: Path) -> Counter:
     """
     left_out, rows_of = Counter(), _RecordRows(keys)
     kept = Features.from_arrow_schema(pq.read_schema(paths[0]))
-    features = _ECG_FEATURES | {name: kept[name] for name in kept if name not in _REFERENCES}
+    features = ECG_FEATURES | {name: kept[name] for name in kept if name not in REFERENCES}
     schema = Features(features).arrow_schema
     with pq.ParquetWriter(joined, schema) as writer:
         for batch in _batches(paths):
@@ -131,7 +121,7 @@ class _RecordRows:
 
 def _usable(batch: pa.Table, rows_of: _RecordRows, left_out: Counter) -> tuple[list[int], list[list[int]]]:
     """The conversations of a batch that can be used, and the rows of their ECGs; the others are counted."""
-    found = rows_of.find(recording_names(*(pc.list_flatten(batch[name]) for name in _REFERENCES[1:])).combine_chunks())
+    found = rows_of.find(recording_names(*(pc.list_flatten(batch[name]) for name in REFERENCES[1:])).combine_chunks())
     picked, ecg_index, end = [], [], 0
     counts = pc.list_value_length(batch["recording_ids"]).to_pylist()
     for number, (count, num_answers) in enumerate(zip(counts, pc.list_value_length(batch["answer"]).to_pylist())):
@@ -165,8 +155,8 @@ def _with_ecgs(batch: pa.Table, ecg_index: list[list[int]], keys: pa.Table) -> p
         "record_ids": [record_id[piece] for piece in pieces],
         "patient_ids": [patient_id[piece] for piece in pieces],
     }
-    added = pa.table(added, schema=pa.schema(_ECG_FEATURES.arrow_schema, metadata=None))
-    batch = batch.drop_columns(_REFERENCES)
+    added = pa.table(added, schema=pa.schema(Features(ECG_FEATURES).arrow_schema, metadata=None))
+    batch = batch.drop_columns(REFERENCES)
     return pa.table([*added.columns, *batch.columns], names=[*added.column_names, *batch.column_names])
 
 
@@ -189,7 +179,7 @@ def split_conversations(
     patients = _patients(joined, keys)
     strata, split = (pq.read_table(joined, columns=[name])[name] for name in ("stratum", "split"))
     splits, report = {}, {}
-    official = {name: np.flatnonzero(pc.fill_null(pc.equal(split, name), False)) for name in OFFICIAL_SPLITS}
+    official = {name: np.flatnonzero(pc.fill_null(pc.equal(split, name), False)) for name in SPLITS}
     official = {name: rows for name, rows in official.items() if len(rows)}
     if official:
         owners = Counter(
@@ -236,7 +226,10 @@ def write_splits(joined: Path, splits: dict[str, dict[str, np.ndarray]], folder:
     schema = Features({name: kept[name] for name in kept if name != "split"}).arrow_schema
     with ExitStack() as stack:
         writers = [
-            (rows, stack.enter_context(pq.ParquetWriter(new_path(folder / config / file_name(split, 0, 1)), schema)))
+            (
+                rows,
+                stack.enter_context(pq.ParquetWriter(new_path(folder / config / parquet_name(split, 0, 1)), schema)),
+            )
             for config, indices in splits.items()
             for split, rows in indices.items()
             if len(rows)

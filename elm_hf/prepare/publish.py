@@ -3,22 +3,18 @@
 import json
 import re
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
-from elm_hf.prepare.card import PICTURE_NAME, REPORT_NAME, credited, dataset_card
+from elm_hf.data.layout import BUILD_REPORT_NAME, CONVERSATION_IDS, PICTURE_NAME, RECORD_IDS
+from elm_hf.prepare.card import credited, dataset_card
+from elm_hf.utils.hub import Publication, check_repo_id, publish_files
 
 
 # Licences (identifiers of the Hub) that let data be passed on; of any other, publishing signals is for the user to decide.
@@ -26,29 +22,8 @@ FREE_LICENSES = frozenset(
     {"apache-2.0", "mit", "cc0-1.0", "odbl", "odc-by", "pddl", "cc-by-3.0", "cc-by-4.0"}
     | {"cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
 )
-# What is published without signals and texts. `num_samples` is added, for a local build of another length has the same ids.
-RECORD_IDS = ["record_id", "recording_id", "patient_id", "source", "segment", "start_s", "sampling_rate"]
-CONVERSATION_IDS = ["conversation_id", "ecg_index", "record_ids", "patient_ids"]
 # Files of an earlier version that a new one does not have.
 STALE_DATA = (".parquet", ".csv", PICTURE_NAME)
-ATTEMPTS = 4
-TRANSIENT = (408, 429, 500, 502, 503, 504)
-
-
-@dataclass(frozen=True)
-class Publication:
-    """
-    What was published, or would be.
-
-    Attributes:
-        repo_id: of the repository.
-        sizes: bytes of each file, by its path in the repository.
-        url: of the commit; None if nothing was sent.
-    """
-
-    repo_id: str
-    sizes: dict[str, int]
-    url: str | None
 
 
 def publish_dataset(
@@ -90,20 +65,12 @@ def publish_dataset(
 
 
 def _read_report(folder: Path) -> dict:
-    path = folder / REPORT_NAME
+    path = folder / BUILD_REPORT_NAME
     if not path.is_file():
-        raise ValueError(f"{folder}: not a dataset that elm-hf built (no {REPORT_NAME}); build it with elm-hf prepare")
+        raise ValueError(
+            f"{folder}: not a dataset that elm-hf built (no {BUILD_REPORT_NAME}); build it with elm-hf prepare"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def check_repo_id(repo_id: str) -> None:
-    """Refuses what is not `user/name`."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"{repo_id}: not the name of a repository ({error})") from error
-    if "/" not in repo_id:
-        raise ValueError(f"{repo_id}: name the owner, too: user/{repo_id}")
 
 
 def _check_scheme(repo_id: str, report: dict) -> None:
@@ -141,7 +108,9 @@ def _dataset_files(folder: Path, repo_id: str, signals: bool) -> Iterator[dict[s
                 _write_ids(path, published / path.relative_to(folder))
         card = dataset_card(folder, repo_id, None if signals else published)
         paths = [path for path in sorted(published.rglob("*")) if path.is_file()]
-        files = {path.relative_to(published).as_posix(): path for path in paths} | {REPORT_NAME: folder / REPORT_NAME}
+        files = {path.relative_to(published).as_posix(): path for path in paths} | {
+            BUILD_REPORT_NAME: folder / BUILD_REPORT_NAME
+        }
         yield files | {"README.md": str(card).encode()}
 
 
@@ -153,67 +122,3 @@ def _write_ids(path: Path, new_path: Path) -> None:
         table = table.append_column("num_samples", pa.array([samples] * len(table), pa.int32()))
     new_path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.replace_schema_metadata(None), new_path)
-
-
-def publish_files(
-    repo_id: str,
-    repo_type: str,
-    files: dict[str, Path | bytes],
-    stale: tuple[str, ...],
-    message: str,
-    private: bool,
-    revision: str | None,
-    dry_run: bool,
-) -> Publication:
-    """
-    Publish files in one commit, tried again when the Hub is busy or the connection is lost.
-
-    Args:
-        repo_id, private, revision, dry_run: as of `publish_dataset`.
-        repo_type: "dataset" or "model".
-        files: what to publish by its path in the repository.
-        stale: endings of the names of files that are deleted in the same commit if they are not among `files`.
-        message: of the commit.
-    """
-    sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files.items()}
-    if dry_run:
-        return Publication(repo_id, sizes, None)
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            url = _commit(repo_id, repo_type, files, stale, message, private, revision)
-            return Publication(repo_id, sizes, url)
-        except (HfHubHTTPError, httpx2.TransportError) as error:
-            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-            if status is not None and status not in TRANSIENT:
-                raise
-            reason = error
-            if attempt < ATTEMPTS:
-                asked = error.response.headers.get("Retry-After", "") if status is not None else ""
-                time.sleep(float(asked) if asked.isdecimal() else 2**attempt)
-    raise ConnectionError(
-        f"{repo_id}: the Hub could not be reached or was busy, {ATTEMPTS} times ({reason}). Nothing of this version is "
-        "visible there. Run the same again later: files that arrived are not sent twice"
-    )
-
-
-def _commit(
-    repo_id: str,
-    repo_type: str,
-    files: dict[str, Path | bytes],
-    stale: tuple[str, ...],
-    message: str,
-    private: bool,
-    revision: str | None,
-) -> str:
-    """One attempt. A commit whose answer was lost is not made twice: unchanged files make none."""
-    api = HfApi()
-    api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
-    if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-        raise ValueError(f"{repo_id}: is there already and public; make it private on its page or name another")
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-    present = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)
-    operations = [CommitOperationDelete(name) for name in present if name not in files and name.endswith(stale)]
-    operations += [CommitOperationAdd(name, file) for name, file in files.items()]
-    commit = api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type, revision=revision)
-    return commit.commit_url

@@ -21,17 +21,15 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features
 from datasets.features.features import numpy_to_pyarrow_listarray
 
+from elm_hf.data.layout import RECORD_KEYS, RECORDS, parquet_name, record_features
 from elm_hf.ecg.recording import RecordingError
-from elm_hf.prepare.builder import ElmDatasetBuilder, record_features
+from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.utils.files import write_whole
 
 
 # What processes and machines share out, so that the files do not depend on how many there are.
 RECORDINGS_PER_FILE = 512
 VERSIONS = ("elm-hf", "datasets", "numpy", "scipy", "scikit-learn", "wfdb")
-
-
-KEYS = ["record_id", "recording_id", "patient_id", "source", "segment", "sampling_rate", "missing_leads"]
 
 # What is read from the disk at once, and what a process that writes keeps in memory.
 RECORDS_PER_ROW_GROUP = 64
@@ -72,7 +70,7 @@ class RecordFiles:
 
     def path(self, number: int) -> Path:
         """Where a file lies when it is whole."""
-        return self.work / "build" / "records" / file_name("train", number, self.count)
+        return self.work / "build" / RECORDS / parquet_name("train", number, self.count)
 
     def missing(self) -> list[int]:
         """The numbers of the files that are not there or are of another build."""
@@ -131,8 +129,8 @@ class RecordFiles:
     def keys(self) -> pa.Table:
         """The columns of all records that conversations are matched by."""
         if not self.count:
-            return record_features(seconds=1, sampling_rate=1).arrow_schema.empty_table().select(KEYS)
-        return pa.concat_tables(pq.read_table(self.path(number), columns=KEYS) for number in range(self.count))
+            return record_features(seconds=1, sampling_rate=1).arrow_schema.empty_table().select(RECORD_KEYS)
+        return pa.concat_tables(pq.read_table(self.path(number), columns=RECORD_KEYS) for number in range(self.count))
 
     def _finish(self, number: int, skipped: list) -> None:
         note = {"build_id": self.build_id, "num_shards": self.num_shards, "skipped": skipped}
@@ -246,11 +244,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
-
-
-def file_name(split: str, number: int, of: int) -> str:
-    """Name of a Parquet file as `datasets` writes it."""
-    return f"{split}-{number:05d}-of-{of:05d}.parquet"
 
 
 def new_path(path: Path) -> Path:

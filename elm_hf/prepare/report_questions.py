@@ -2,7 +2,7 @@
 
 import zlib
 
-from elm_hf.prepare.builder import ecg_messages
+from elm_hf.data.messages import ecg_messages
 
 
 REPORT_QUESTIONS = (

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from elm_hf.data.layout import BUILD_REPORT_NAME
 from elm_hf.utils.files import write_whole
 
 
-REPORT_NAME = "build_report.json"
 _PLAN_NAME = "plan.json"
 # Processes of a build that was killed need a moment to notice it, and hold its lock until then.
 _LOCK_TIMEOUT_S = 10
@@ -46,8 +46,8 @@ def check_output(output: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FileExistsError(f"{output}: exists; name another output, or replace it with overwrite (--overwrite)")
-    if not (output / REPORT_NAME).is_file():
-        raise FileExistsError(f"{output}: not built by elm-hf (no {REPORT_NAME}), so it is not overwritten")
+    if not (output / BUILD_REPORT_NAME).is_file():
+        raise FileExistsError(f"{output}: not built by elm-hf (no {BUILD_REPORT_NAME}), so it is not overwritten")
 
 
 def begin(work: Path, plan: dict, overwrite: bool = False, alone: bool = True) -> str:
@@ -109,7 +109,7 @@ def publish(work: Path, output: Path) -> None:
 
 def was_published(work: Path, plan: dict, output: Path) -> bool:
     """Whether a build of this plan was killed in `publish`, after the dataset had its name; tidies up if so."""
-    if _read_plan(work) != plan or (work / "build").exists() or not (output / REPORT_NAME).is_file():
+    if _read_plan(work) != plan or (work / "build").exists() or not (output / BUILD_REPORT_NAME).is_file():
         return False
     shutil.rmtree(work)
     return True

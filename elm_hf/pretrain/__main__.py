@@ -4,38 +4,31 @@ Pre-trains an ECG encoder on the records of elm-hf datasets: masked autoencoding
     accelerate launch -m elm_hf.pretrain --config recipes/pretrain_st_mem.yaml
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import (
-    AutoConfig,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
     set_seed,
 )
 from trl import TrlParser
 
-from elm_hf.checkpoints.convert_autoencoder import st_mem_feature_extractor
-from elm_hf.checkpoints.convert_merl import merl_feature_extractor
-from elm_hf.checkpoints.create import check_encoder_name
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.modeling_elm_encoder import ECG_ENCODERS  # noqa: F401 (registers the encoders)
-from elm_hf.modeling.modeling_merl import MerlForPreTraining
 from elm_hf.pretrain.data import EcgPretrainingCollator, load_pretraining_records
+from elm_hf.pretrain.encoder import _model_type, new_encoder, new_feature_extractor
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
-from elm_hf.training.arguments import errors_in_one_line
+from elm_hf.pretrain.trainer import PretrainTrainer
 from elm_hf.training.augmentation import EcgAugmentation
 from elm_hf.training.collator import AugmentationEpoch
 from elm_hf.training.costs import RunCosts
-from elm_hf.training.resume import WholeCheckpoints, checkpoint_to_continue, run_settings
+from elm_hf.training.resume import checkpoint_to_continue, run_settings
+from elm_hf.utils.errors import errors_in_one_line
 
 
 @dataclass
@@ -67,33 +60,6 @@ class PretrainArguments:
         default=None, metadata={"help": "Leave out the patients that the fold of this dataset tests on, too."}
     )
     num_plots: int = field(default=4, metadata={"help": "Reconstructions to draw beside each checkpoint."})
-
-
-class PretrainTrainer(WholeCheckpoints, Trainer):
-    """
-    Transformers' `Trainer` whose checkpoints appear whole or not at all.
-
-    Args:
-        run: settings of the run, by which its checkpoints are known.
-        text_tokenizer: of the text tower, saved with the encoder that has one.
-        plots: of masked autoencoders.
-        args, kwargs: of `Trainer`.
-    """
-
-    def __init__(
-        self,
-        *args,
-        run: dict,
-        text_tokenizer: PreTrainedTokenizerBase | None,
-        plots: ReconstructionPlots | None,
-        **kwargs,
-    ):
-        self.run = run
-        self.text_tokenizer = text_tokenizer
-        self.plots = plots
-        super().__init__(*args, **kwargs)
-        if plots is not None:
-            self.add_callback(plots)
 
 
 def build_trainer(
@@ -172,52 +138,6 @@ def train(trainer: PretrainTrainer, datasets: list[str]):
     trainer.accelerator.print(f"Saved to {args.output_dir}")
     if args.push_to_hub:
         trainer.push_to_hub(dataset=datasets)
-
-
-def new_encoder(
-    model_type: str, config_file: str | None, text_model: str, classes: list[str] | None
-) -> PreTrainedModel:
-    """
-    An encoder with random weights and the head that it is pre-trained with.
-
-    Args:
-        model_type: which encoder.
-        config_file: JSON file with fields of its configuration.
-        text_model: text tower of `"merl"`.
-        classes: names of the classes of `"ecg_resnet"`.
-    """
-    fields = {} if config_file is None else json.loads(Path(config_file).read_text(encoding="utf-8"))
-    if model_type == "merl":
-        return MerlForPreTraining.from_text_pretrained(text_model, **fields)
-    if model_type == "ecg_resnet":
-        fields |= {"id2label": dict(enumerate(classes)), "label2id": {name: n for n, name in enumerate(classes)}}
-        return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(model_type, **fields))
-    return AutoModelForPreTraining.from_config(AutoConfig.for_model(model_type, **fields))
-
-
-def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_samples: int) -> EcgFeatureExtractor:
-    """
-    The signal conventions of the encoder's paper; `ecg_resnet` reads records as they are, in millivolt.
-
-    Args:
-        model: the encoder.
-        sampling_rate, num_samples: of the records.
-    """
-    if model.config.model_type == "merl":
-        return merl_feature_extractor(model.config)
-    if model.config.model_type == "ecg_resnet":
-        return EcgFeatureExtractor(sampling_rate, num_samples, normalization="none")
-    return st_mem_feature_extractor(model.config)
-
-
-def _model_type(encoder: str) -> str:
-    if encoder in ECG_ENCODER_TYPES:
-        return encoder
-    check_encoder_name(encoder)
-    model_type = AutoConfig.from_pretrained(encoder).model_type
-    if model_type not in ECG_ENCODER_TYPES:
-        raise ValueError(f'{encoder}: a "{model_type}" is no ECG encoder; there are {", ".join(ECG_ENCODER_TYPES)}.')
-    return model_type
 
 
 if __name__ == "__main__":

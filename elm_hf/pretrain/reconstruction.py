@@ -10,8 +10,8 @@ from PIL import Image
 from transformers import PreTrainedModel, TrainerCallback
 
 from elm_hf.ecg.plot import plot_ecg
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 
 
 def plot_reconstruction(

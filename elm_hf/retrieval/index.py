@@ -1,7 +1,6 @@
 """An index of ECGs by likeness (FAISS) over the training patients of a fold, and the vectors that they are compared by."""
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -16,11 +15,12 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig
 
 from elm_hf.data.ecg_table import EcgTable
-from elm_hf.data.loading import load_elm_dataset, load_records, split_names
+from elm_hf.data.loading import load_records, patients_of
 from elm_hf.ecg.measurements import GENERAL_FEATURES, feature_matrix, measure_ecg
 from elm_hf.ecg.normal_ranges import feature_text
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.modeling.feature_extraction_elm import EcgFeatureExtractor
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
+from elm_hf.utils.files import check_free
 from elm_hf.utils.hub import check_name
 
 
@@ -142,7 +142,7 @@ class EncoderVectors:
 
 
 def _elm_encoder(checkpoint: str | PathLike):
-    from elm_hf.inference.generation import load_checkpoint
+    from elm_hf.checkpoints.load import load_checkpoint
 
     model, processor = load_checkpoint(checkpoint)
     if model.config.representation == "symbol":
@@ -219,8 +219,7 @@ def build_index(
         )
     _check_faiss()
     output = Path(output)
-    if output.is_dir() and any(output.iterdir()):
-        raise FileExistsError(f"{output}: is not empty; name another folder, or remove it")
+    check_free(output)
     encode = None if encoder is None else EncoderVectors(encoder)  # whatever is wrong with it comes out at once
     records = load_records(dataset)
     rows, left_out, has_reports = _training_records(dataset, records, fold)
@@ -278,33 +277,6 @@ def _entries(records: Dataset, rows: list[int], measured: list[dict] | None) -> 
     if measured is not None:
         texts = [feature_text(*one) for one in zip(measured, sexes, ages)]
     return Dataset.from_dict(columns | {"features": texts})
-
-
-def patients_of(dataset: str | PathLike, records: Dataset, fold: int | str, held_out: bool) -> set[tuple[str, str]]:
-    """
-    The patients, (source, patient id), of a fold's training conversations, or of all its others.
-
-    Args:
-        dataset: folder or Hub name of an elm-hf dataset.
-        records: its records.
-        fold: 1 to 5 or `"official"`.
-        held_out: those of the other splits.
-
-    Raises:
-        ValueError: a patient is on both sides.
-    """
-    owners = list(zip(records["source"], records["patient_id"]))
-    patients = defaultdict(set)
-    for split in split_names(dataset, fold):
-        rows = load_elm_dataset(dataset, fold, split).select_columns("ecg_index")
-        patients[split == "train"] |= {owners[row] for ecg_index in rows["ecg_index"] for row in ecg_index}
-    both = patients[True] & patients[False]
-    if both:
-        raise ValueError(
-            f"{dataset}: {len(both)} patients of fold {fold} are in training and in another split, such as "
-            f"{'/'.join(min(both))}: neighbours from training would be of patients that are tested on"
-        )
-    return patients[not held_out]
 
 
 def _measure(records: Dataset, rows: list[int], num_proc: int) -> list[dict[str, float]]:

@@ -10,9 +10,9 @@ import numpy as np
 from datasets import Dataset
 
 from elm_hf.data.ecg_table import EcgTable
-from elm_hf.data.loading import records_of
+from elm_hf.data.loading import patients_of, records_of
 from elm_hf.modeling.chat_rendering import with_system_prompt
-from elm_hf.retrieval.index import EcgIndex, patients_of
+from elm_hf.retrieval.index import EcgIndex
 from elm_hf.utils.source_code import source_digest
 
 

@@ -16,9 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset, List, Value
+from datasets import Dataset
 
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.data.layout import MESSAGES
+from elm_hf.data.messages import message_text
+from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.training.augmentation import sample_rng
 from elm_hf.training.collator import ElmDataCollator
@@ -30,7 +32,6 @@ LEADS_DROPPED = (4, 6)
 NO_FINDING = "none"
 _LEAD = ", lead {}: "
 _COLUMNS = ("record_id", "age", "sex", "height_cm", "weight_kg", "report", "general", "leads")
-_MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
 
 
 def alignment_messages(description: dict, feature_sentences: bool = True) -> list[dict]:
@@ -115,7 +116,7 @@ def alignment_conversations(
         for number in range(data_expansion + 1)
         for description, row in found
     ]
-    made = Dataset.from_list(rows).cast_column("messages", _MESSAGES)
+    made = Dataset.from_list(rows).cast_column("messages", MESSAGES)
     return made.with_format(conversations.format["type"], **conversations.format["format_kwargs"])
 
 
@@ -147,7 +148,11 @@ def drop_leads(
         The messages and the ECG without these leads, which are rows of NaN, and the names of the leads.
     """
     present = [lead for lead, row in zip(LEADS, ecg) if np.isfinite(row).any()]
-    turn_of = {_words(message): number for number, message in enumerate(messages) if message["role"] == "user"}
+    turn_of = {
+        message_text(message, separator=""): number
+        for number, message in enumerate(messages)
+        if message["role"] == "user"
+    }
     described = [lead for lead in present if _LEAD.format(lead) in turn_of]
     others = [lead for lead in present if lead not in described]
     number = min(rng.integers(LEADS_DROPPED[0], LEADS_DROPPED[1] + 1), len(present) - 1)
@@ -158,10 +163,6 @@ def drop_leads(
     ecg = ecg.copy()
     ecg[[LEADS.index(lead) for lead in dropped]] = np.nan
     return kept, ecg, dropped
-
-
-def _words(message: dict) -> str:
-    return "".join(item["text"] or "" for item in message["content"])
 
 
 class AlignmentCollator(ElmDataCollator):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from elm_hf.modeling.ecg_utils import LEADS, canonical_lead
+from elm_hf.modeling.ecg_leads import LEADS, canonical_lead
 
 
 # All twelve leads from the independent ones: III = II - I, aVR = -(I + II)/2, aVL = I - II/2, aVF = II - I/2.

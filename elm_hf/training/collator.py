@@ -9,8 +9,9 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from elm_hf.modeling.ecg_utils import LEADS
-from elm_hf.modeling.processing_elm import ElmProcessor, ecg_items
+from elm_hf.modeling.chat_rendering import ecg_items
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.training.arguments import LENGTH_STEP
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation, sample_rng
 from elm_hf.training.encoder_cache import EncoderFeatures
@@ -19,36 +20,6 @@ from elm_hf.utils.source_code import source_digest
 
 
 logger = logging.get_logger(__name__)
-
-
-def fill_ecgs(messages: Sequence[dict], ecgs: Sequence[np.ndarray], sampling_rate: float) -> list[dict]:
-    """
-    The messages with the k-th `{"type": "ecg"}` item holding the k-th ECG.
-
-    Args:
-        messages: a conversation as the datasets store it.
-        ecgs: its ECGs, each `(12, samples)` in mV with leads in the order of `LEADS`, as the datasets have them.
-        sampling_rate: of the ECGs, in Hz.
-
-    Raises:
-        ValueError: there are not as many ECGs as items.
-    """
-    expected = len(ecg_items(messages))
-    if expected != len(ecgs):
-        raise ValueError(f"The conversation has {expected} ECG items and {len(ecgs)} ECGs.")
-    remaining = iter(ecgs)
-    filled = []
-    for message in messages:
-        content = message["content"]
-        if not isinstance(content, str):
-            content = [
-                {"type": "ecg", "ecg": next(remaining), "sampling_rate": sampling_rate, "lead_names": list(LEADS)}
-                if item["type"] == "ecg"
-                else {"type": "text", "text": item["text"]}
-                for item in content
-            ]
-        filled.append({"role": message["role"], "content": content})
-    return filled
 
 
 class ElmDataCollator:

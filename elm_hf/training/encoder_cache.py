@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from elm_hf.data.ecg_table import EcgTable
 from elm_hf.data.loading import has_records, load_records
-from elm_hf.modeling.ecg_utils import LEADS
+from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.utils.source_code import source_digest

@@ -8,9 +8,8 @@ from httpx2 import TransportError
 from huggingface_hub import ChatCompletionOutput, ChatCompletionOutputUsage, InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 
+from elm_hf.utils.hub import PASSING
 
-# Status codes that may pass by themselves: too many requests, server errors, a gateway or model that is not ready.
-PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
 
 # Takes messages and gives the model's words, tokens read and tokens written.
 Chat = Callable[[list[dict]], tuple[str, int, int]]

@@ -1,7 +1,10 @@
 """Files and checkpoints that are whole or not there: written beside their place and renamed."""
 
+import csv
 import shutil
 import tempfile
+from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 
 
@@ -27,3 +30,31 @@ def save_whole(parts: list, output: Path):
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def read_table(path: str | PathLike, columns: list[str]) -> Iterator[dict[str, str]]:
+    """
+    The rows of a CSV file, all values as text.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read, or lacks one of `columns`.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a mark
+            rows = csv.DictReader(file, restval="")
+            missing = [name for name in columns if name not in (rows.fieldnames or [])]
+            if missing:
+                raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(rows.fieldnames or [])}")
+            yield from rows
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as a CSV file in UTF-8 ({error})") from error
+
+
+def check_free(folder: Path) -> None:
+    """
+    Raises:
+        FileExistsError: `folder` exists and is not an empty folder.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not empty; choose another folder.")

@@ -19,16 +19,9 @@ from os import PathLike
 import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 
-from .ecg_utils import (
-    LARGEST_SPAN,
-    LEADS,
-    SAMPLING_RATE,
-    fill_gaps,
-    limb_lead_error,
-    load_ecg,
-    place_leads,
-    resample,
-)
+from .ecg_leads import LARGEST_SPAN, LEADS, SAMPLING_RATE, limb_lead_error, place_leads
+from .ecg_reading import load_ecg
+from .ecg_resampling import fill_gaps, resample
 
 
 NORMALIZATIONS = ("min_max", "z_score", "none")
@@ -54,7 +47,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         min_max_epsilon (`float`, *optional*, defaults to 1e-6):
             What `"min_max"` adds to the range it divides by.
         resampling (`str`, *optional*, defaults to `"polyphase"`):
-            `"polyphase"` or `"cubic"`, as [`~ecg_utils.resample`]; `"fft"`: `scipy.signal.resample` of the whole ECG,
+            `"polyphase"` or `"cubic"`, as [`~ecg_resampling.resample`]; `"fft"`: `scipy.signal.resample` of the whole ECG,
             which published encoders were trained with (Na et al. 2024, ST-MEM).
         crop (`str`, *optional*, defaults to `"start"`):
             Which part of a longer ECG is kept: `"start"` or `"center"`.

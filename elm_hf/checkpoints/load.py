@@ -1,0 +1,106 @@
+"""Loading a checkpoint: an ELM or a LoRA adapter, with its processor."""
+
+from os import PathLike
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.utils import PROCESSOR_NAME, find_adapter_config_file
+
+from elm_hf.utils.hub import check_name
+
+
+def load_checkpoint(
+    path_or_repo: str | PathLike, trust_remote_code: bool = False, dtype: str = "auto", device: str | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """
+    Loads an ELM (a full checkpoint or a LoRA adapter) and its processor, ready to answer.
+
+    Args:
+        path_or_repo: folder or repository.
+        trust_remote_code: run the code inside the checkpoint instead of elm-hf's own. Where elm-hf's classes have been
+            imported before, transformers prefers them.
+        dtype: precision of the weights; `"auto"` is the checkpoint's.
+        device: where to put the model; a GPU if there is one.
+
+    Raises:
+        OSError: there is no such checkpoint.
+        ValueError: it is not an ELM, has no processor, or is damaged: a file cannot be read, or weights are missing.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = str(path_or_repo)
+    check_name(name)
+    if not trust_remote_code:
+        import elm_hf.modeling.modeling_elm  # they register themselves with the Auto classes
+        import elm_hf.modeling.processing_elm  # noqa: F401
+
+    options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    is_adapter = find_adapter_config_file(name) is not None
+    if not is_adapter:
+        _check_is_elm(name)
+    if Path(name).is_dir() and not (Path(name) / PROCESSOR_NAME).is_file():
+        raise ValueError(
+            f"{name}: no processor beside the model ({PROCESSOR_NAME}); save that of the checkpoint it was made from there "
+            "(processor.save_pretrained)"
+        )
+    try:
+        model = _load_adapter(name, options) if is_adapter else _load_model(name, options)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (ValueError, SafetensorError, StrictDataclassError) as error:
+        raise ValueError(f"{name}: cannot be loaded as an ELM ({error})") from error
+    if model.device.type != torch.device(device).type:  # quantised weights are where they belong, and may not be moved
+        model = model.to(device)
+    return model.eval(), processor
+
+
+def _check_is_elm(name: str):
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(name)
+    except OSError as error:
+        raise OSError(f"{name}: {error}") from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type != "elm":
+        found = "without a model_type" if model_type is None else f'of type "{model_type}"'
+        raise ValueError(f'{name}: a checkpoint {found}, not an ELM ("elm").')
+
+
+def _load_adapter(name: str, options: dict) -> PreTrainedModel:
+    from peft import AutoPeftModelForCausalLM, PeftConfig
+
+    base = PeftConfig.from_pretrained(name).base_model_name_or_path
+    try:
+        check_name(base)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{name}: an adapter whose base is not there ({error}); where the base has moved to, "
+            f"`elm-hf merge {name} OUTPUT --base FOLDER` makes a full checkpoint of both"
+        ) from error
+    return AutoPeftModelForCausalLM.from_pretrained(name, **options)
+
+
+def _load_model(name: str, options: dict) -> PreTrainedModel:
+    """The model; transformers would put random weights in the place of those that the checkpoint lacks."""
+    model, found = AutoModelForCausalLM.from_pretrained(
+        name, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if lacking:
+        raise ValueError(f"{len(lacking)} weights are missing or of another shape, such as {lacking[0]}")
+    return model
+
+
+def load_pretrained(auto_class: type, name: str | PathLike, **options):
+    """`from_pretrained` whose errors name the repository or folder."""
+    check_name(str(name), needs_owner=False)
+    try:
+        return auto_class.from_pretrained(name, **options)
+    except (ValueError, SafetensorError, StrictDataclassError) as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -1,0 +1,91 @@
+"""The text tokenizer of a new LLM: trained on the conversations of a dataset."""
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from elm_hf.checkpoints.load import load_pretrained
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.modeling.processing_elm import (
+    ECG_TOKEN,
+)
+
+
+# One token opens each role's turn and one ends it, so that little of a short conversation is not words.
+NEW_TOKENIZER_CHAT_TEMPLATE = """\
+{%- for message in messages %}
+    {{- '<|' + message['role'] + '|>' + message['content'] + eos_token }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>' }}
+{%- endif %}"""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, whole: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+    """
+    A byte-level BPE tokenizer trained on `texts`, with a chat template of its own.
+
+    Its tokens may span several words (Liu et al. 2025, SuperBPE) but no punctuation, so that the recurring phrases of a
+    narrow subject take one token each.
+
+    Args:
+        texts: what the tokenizer is trained on.
+        vocab_size: number of tokens, those of `whole` not counted.
+        whole: phrases that are one token wherever they occur.
+
+    Raises:
+        ValueError: `vocab_size` has no room for the 256 bytes and the special tokens.
+    """
+    special = ["<|end|>", "<|pad|>", ECG_TOKEN, "<|system|>", "<|user|>", "<|assistant|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    smallest = len(special) + len(alphabet)
+    if vocab_size < smallest:
+        raise ValueError(f"A byte-level vocabulary needs at least {smallest} tokens, got {vocab_size}.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\s*[^\w\s]+\s*|\s*\n\s*"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False, single_word=True) for phrase in sorted(whole)])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0], pad_token=special[1])
+    wrapped.chat_template = NEW_TOKENIZER_CHAT_TEMPLATE
+    return wrapped
+
+
+def _tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTrainedTokenizerBase:
+    if dataset is not None:
+        rows = load_elm_dataset(dataset, fold=1, split="train")
+        content = pc.struct_field(pc.list_flatten(_column(rows, "messages")), "content")
+        texts = pc.struct_field(pc.list_flatten(content), "text")  # none of an ECG
+        return train_tokenizer(texts.drop_null().to_pylist(), vocab_size, _frequent_answers(rows))
+    if name is None:
+        raise ValueError("A new LLM needs a tokenizer: --tokenizer NAME, or --tokenizer-dataset DATASET to train one.")
+    return load_pretrained(AutoTokenizer, name)
+
+
+def _frequent_answers(rows: Dataset) -> list[str]:
+    """What is, or is one item of, at least one answer in a thousand: a label's name is best one token everywhere."""
+    if "answer" not in rows.column_names:
+        return []
+    counts = pc.value_counts(pc.list_flatten(_column(rows, "answer"))).to_pylist()
+    return [item["values"] for item in counts if item["counts"] * 1000 >= len(rows)]
+
+
+def _column(rows: Dataset, name: str) -> pa.ChunkedArray:
+    """A column as Arrow has it, which costs no Python objects."""
+    return rows.select_columns(name).with_format("arrow")[:][name]

@@ -1,0 +1,67 @@
+"""Conversations as messages: the ECGs that stand in them, what is said in each turn, and what a model is asked."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from elm_hf.modeling.chat_rendering import ecg_items
+from elm_hf.modeling.ecg_leads import LEADS
+
+
+def ecg_messages(num_ecgs: int, question: str, answer: str) -> list[dict]:
+    """A conversation of one question and its answer, the ECGs before the question."""
+    content = [{"type": "ecg", "text": None}] * num_ecgs + [{"type": "text", "text": question}]
+    return [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+    ]
+
+
+def fill_ecgs(messages: Sequence[dict], ecgs: Sequence[np.ndarray], sampling_rate: float) -> list[dict]:
+    """
+    The messages with the k-th `{"type": "ecg"}` item holding the k-th ECG.
+
+    Args:
+        messages: a conversation as the datasets store it.
+        ecgs: its ECGs, each `(12, samples)` in mV with leads in the order of `LEADS`, as the datasets have them.
+        sampling_rate: of the ECGs, in Hz.
+
+    Raises:
+        ValueError: the number of ECGs differs from the number of items.
+    """
+    expected = len(ecg_items(messages))
+    if expected != len(ecgs):
+        raise ValueError(f"The conversation has {expected} ECG items and {len(ecgs)} ECGs.")
+    remaining = iter(ecgs)
+    filled = []
+    for message in messages:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [
+                {"type": "ecg", "ecg": next(remaining), "sampling_rate": sampling_rate, "lead_names": list(LEADS)}
+                if item["type"] == "ecg"
+                else {"type": "text", "text": item["text"]}
+                for item in content
+            ]
+        filled.append({"role": message["role"], "content": content})
+    return filled
+
+
+def prompt_of(messages: Iterable[dict]) -> list[dict]:
+    """A conversation up to its last user turn: what the model sees before it gives the last answer."""
+    prompt = list(messages)
+    while prompt and prompt[-1]["role"] == "assistant":
+        prompt.pop()
+    return prompt
+
+
+def message_text(message: dict, separator: str = " ") -> str:
+    """The words of one message: its text items, joined by `separator`; ECGs are left out."""
+    if isinstance(message["content"], str):
+        return message["content"]
+    return separator.join(item["text"] or "" for item in message["content"] if item["type"] == "text")
+
+
+def last_text(messages: Sequence[dict], role: str) -> str:
+    """The words of the last message of a role; empty if there is none."""
+    return next((message_text(message).strip() for message in reversed(messages) if message["role"] == role), "")

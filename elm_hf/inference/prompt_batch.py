@@ -1,0 +1,224 @@
+"""Conversations as one batch of prompts, with what they share at the front, so that it is computed once."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from transformers import (
+    DynamicCache,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+
+class PromptBatch:
+    """
+    Conversations as the model reads them, with what they share at the front, so that it is computed once.
+
+    Conversations about the same ECGs form a group. Its *prefix* is what their tokens have in common from the start: as a
+    rule the system's words, the ECGs and the first words of the user. The key-value cache of each group's prefix is
+    computed once and copied for each conversation; positions are laid out as
+
+        | padding, prefix | padding, the rest |
+
+    Where nothing is shared, or the LLM's cache cannot be (recurrent layers, or a sliding window shorter than the
+    conversations, which would count the padding), there is no prefix, and the batch is an ordinary one, padded on the left.
+
+    Args:
+        model: the ELM.
+        processor: its processor.
+        conversations: message lists whose ECG items hold their ECGs.
+        max_new_tokens: positions that will be generated.
+        answered: the conversations end with an answer, which is to be scored and never part of a prefix.
+
+    Attributes:
+        input_ids, attention_mask, answer_mask: `(conversations, length)`; the last one marks the last answer's tokens.
+        prefix_length: positions before the rest, 0 without a prefix.
+        first_answer_position: where the first token of any last answer stands.
+
+    Raises:
+        ValueError: an ECG does not fit the model, a conversation is too long for it, or the chat template refuses one.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        conversations: Sequence[list[dict]],
+        max_new_tokens: int = 0,
+        answered: bool = False,
+    ):
+        self._model, self._processor = model, processor
+        encoded = self._encode(conversations, answered)
+        real = encoded["attention_mask"] == 1
+        sequences = [ids[mask] for ids, mask in zip(encoded["input_ids"], real)]
+        self._ecgs = {name: encoded[name] for name in ("ecg_values", "ecg_lead_mask") if name in encoded}
+        self._ecg_rows = self._rows_of_ecgs(sequences)
+        answers = [np.zeros(len(ids), dtype=bool) for ids in sequences]
+        if answered:
+            answers = [_last_run(mask[keep]) for mask, keep in zip(encoded["assistant_masks"], real)]
+        limits = [int(mask.argmax()) if answered else len(mask) for mask in answers]
+        longest = max(map(len, sequences)) + max_new_tokens
+        _check_length(model, longest, max_new_tokens)
+        self._groups = self._group(sequences)
+        self._shared = np.zeros(len(sequences), dtype=int)
+        if len(set(self._groups)) < len(sequences) and _can_share_cache(model, 2 * longest):
+            self._shared = self._shared_lengths(sequences, limits)
+        self._lay_out(sequences, answers)
+
+    def inputs(self) -> dict[str, torch.Tensor | None]:
+        """What `generate` takes beside the cache: the tokens of all positions, and the ECGs that are in no prefix."""
+        rows = [
+            row
+            for rows, ids, shared in zip(self._ecg_rows, self._sequences, self._shared)
+            for row in rows[self._num_ecgs(ids[:shared]) :]
+        ]
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask} | self._take_ecgs(rows)
+
+    def shared_cache(self) -> DynamicCache | None:
+        """The keys and values of every conversation's prefix, each computed once; None without a prefix."""
+        if self.prefix_length == 0:
+            return None
+        groups, firsts, number_of = np.unique(self._groups, return_index=True, return_inverse=True)
+        ecg_rows = [
+            row
+            for first in firsts
+            for row in self._ecg_rows[first][: self._num_ecgs(self._sequences[first][: self._shared[first]])]
+        ]
+        firsts = torch.from_numpy(firsts).to(self.input_ids.device)
+        attention_mask = self.attention_mask[firsts, : self.prefix_length]
+        cache = DynamicCache(config=self._model.config.get_text_config(decoder=True))
+        self._model(
+            input_ids=self.input_ids[firsts, : self.prefix_length],
+            attention_mask=attention_mask,
+            position_ids=(attention_mask.cumsum(dim=1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **self._take_ecgs(ecg_rows),
+        )
+        cache.batch_select_indices(torch.from_numpy(number_of).to(self.input_ids.device))
+        return cache
+
+    def _encode(self, conversations: Sequence[list[dict]], answered: bool) -> dict[str, np.ndarray]:
+        try:
+            return self._processor.apply_chat_template(
+                conversations,
+                add_generation_prompt=not answered,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="np",
+                return_assistant_tokens_mask=answered,
+            )
+        except TemplateError as error:
+            raise ValueError(f"{self._model.name_or_path}: its chat template refuses: {error}") from error
+
+    def _num_ecgs(self, ids: np.ndarray) -> int:
+        """How many ECGs enter through `ecg_values` in these tokens."""
+        if not self._ecgs:
+            return 0
+        return int((ids == self._processor.ecg_token_id).sum()) // self._processor.num_ecg_tokens
+
+    def _rows_of_ecgs(self, sequences: list[np.ndarray]) -> list[list[int]]:
+        """For each conversation the rows of its ECGs in `ecg_values`; equal ECGs are one row."""
+        if not self._ecgs:
+            return [[] for _ in sequences]
+        seen, rows = {}, []
+        for one in zip(*self._ecgs.values()):
+            rows.append(seen.setdefault(b"".join(part.tobytes() for part in one), len(rows)))
+        remaining = iter(rows)
+        return [[next(remaining) for _ in range(self._num_ecgs(ids))] for ids in sequences]
+
+    def _take_ecgs(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        if not rows:
+            return {}
+        return {name: torch.from_numpy(ecgs[rows]).to(self._model.device) for name, ecgs in self._ecgs.items()}
+
+    def _group(self, sequences: list[np.ndarray]) -> list[int]:
+        """Numbers that are equal for conversations about the same ECGs."""
+        numbers, groups = {}, []
+        for ids, rows in zip(sequences, self._ecg_rows):
+            key = (*rows, ids[self._processor.is_ecg_token(ids)].tobytes())
+            groups.append(numbers.setdefault(key, len(numbers)))
+        return groups
+
+    def _shared_lengths(self, sequences: list[np.ndarray], limits: list[int]) -> np.ndarray:
+        """How many tokens of each conversation are its group's prefix; at least one token is always left."""
+        members = defaultdict(list)
+        for index, group in enumerate(self._groups):
+            members[group].append(index)
+        shared = np.zeros(len(sequences), dtype=int)
+        for rows in members.values():
+            first, limit = sequences[rows[0]], min(limits[row] for row in rows) - 1
+            same = np.logical_and.reduce([sequences[row][:limit] == first[:limit] for row in rows])
+            shared[rows] = limit if same.all() else int(same.argmin())
+        # A conversation alone shares nothing, but its prefix need not be longer than what the others share.
+        alone = np.array([len(members[group]) == 1 for group in self._groups])
+        shared[alone] = np.minimum(shared[alone], shared[~alone].max())
+        return np.array([self._whole_ecgs(ids, length) for ids, length in zip(sequences, shared)])
+
+    def _whole_ecgs(self, ids: np.ndarray, length: int) -> int:
+        """`length`, or less if it would cut an ECG in two."""
+        if not self._ecgs:
+            return int(length)
+        positions = np.flatnonzero(ids[:length] == self._processor.ecg_token_id)
+        over = len(positions) % self._processor.num_ecg_tokens
+        return int(positions[-over]) if over else int(length)
+
+    def _lay_out(self, sequences: list[np.ndarray], answers: list[np.ndarray]):
+        """Pads prefixes and rests, each on the left."""
+        self._sequences = sequences
+        self.prefix_length = int(self._shared.max())
+        length = self.prefix_length + max(len(ids) - shared for ids, shared in zip(sequences, self._shared))
+        shape = (len(sequences), length)
+        input_ids = np.zeros(shape, dtype=np.int64)
+        attention_mask, answer_mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
+        for row, (ids, is_answer, shared) in enumerate(zip(sequences, answers, self._shared)):
+            rest = slice(length - len(ids) + shared, length)
+            prefix = slice(self.prefix_length - shared, self.prefix_length)
+            # Padding with a word of the prompt, lest a repetition penalty sees a token that is not there.
+            input_ids[row] = ids[~self._processor.is_ecg_token(ids)][0]
+            input_ids[row, prefix], input_ids[row, rest] = ids[:shared], ids[shared:]
+            attention_mask[row, prefix] = attention_mask[row, rest] = 1
+            answer_mask[row, rest] = is_answer[shared:]
+        self.first_answer_position = int(answer_mask.any(axis=0).argmax())
+        self.input_ids, self.attention_mask, self.answer_mask = (
+            torch.from_numpy(array).to(self._model.device) for array in (input_ids, attention_mask, answer_mask)
+        )
+
+
+def _check_length(model: PreTrainedModel, longest: int, max_new_tokens: int):
+    """Refuses what has no position; with rotary positions, whose number is not bounded, there is a warning."""
+    config = model.config.get_text_config(decoder=True).to_dict()
+    positions = config.get("max_position_embeddings", config.get("n_positions"))
+    if positions is None or longest <= positions:
+        return
+    found = (
+        f"{model.name_or_path} reads {positions} tokens, and a conversation has {longest - max_new_tokens}, its answer up to "
+        f"{max_new_tokens}"
+    )
+    if "rope_parameters" not in config:
+        raise ValueError(f"{found}; leave the conversation out, or allow for shorter answers")
+    logger.warning_once(f"{found}: what it answers there may be worse than elsewhere")
+
+
+def _can_share_cache(model: PreTrainedModel, longest: int) -> bool:
+    """Whether the LLM's cache is keys and values of every position, none of them out of a sliding window's sight."""
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
+        return False
+    return all(layer.sliding_window > longest for layer in cache.layers if layer.is_sliding)
+
+
+def _last_run(mask: np.ndarray) -> np.ndarray:
+    """The last unbroken run of a mask `(length,)`: the last answer's tokens of all answers'."""
+    mask = mask.astype(bool)
+    after_gap = np.cumsum(~mask[::-1])[::-1]  # gaps from here to the end
+    return mask & (after_gap == after_gap[mask][-1])

@@ -1,0 +1,65 @@
+"""The encoder that is pre-trained: new weights, or a checkpoint to go on from."""
+
+import json
+from pathlib import Path
+
+from transformers import (
+    AutoConfig,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+from elm_hf.checkpoints.convert_autoencoder import st_mem_feature_extractor
+from elm_hf.checkpoints.convert_merl import merl_feature_extractor
+from elm_hf.checkpoints.create import check_encoder_name
+from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
+from elm_hf.modeling.modeling_elm_encoder import ECG_ENCODERS  # noqa: F401 (registers the encoders)
+from elm_hf.modeling.modeling_merl import MerlForPreTraining
+
+
+def new_encoder(
+    model_type: str, config_file: str | None, text_model: str, classes: list[str] | None
+) -> PreTrainedModel:
+    """
+    An encoder with random weights and the head that it is pre-trained with.
+
+    Args:
+        model_type: which encoder.
+        config_file: JSON file with fields of its configuration.
+        text_model: text tower of `"merl"`.
+        classes: names of the classes of `"ecg_resnet"`.
+    """
+    fields = {} if config_file is None else json.loads(Path(config_file).read_text(encoding="utf-8"))
+    if model_type == "merl":
+        return MerlForPreTraining.from_text_pretrained(text_model, **fields)
+    if model_type == "ecg_resnet":
+        fields |= {"id2label": dict(enumerate(classes)), "label2id": {name: n for n, name in enumerate(classes)}}
+        return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(model_type, **fields))
+    return AutoModelForPreTraining.from_config(AutoConfig.for_model(model_type, **fields))
+
+
+def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_samples: int) -> EcgFeatureExtractor:
+    """
+    The signal conventions of the encoder's paper; `ecg_resnet` reads records as they are, in millivolt.
+
+    Args:
+        model: the encoder.
+        sampling_rate, num_samples: of the records.
+    """
+    if model.config.model_type == "merl":
+        return merl_feature_extractor(model.config)
+    if model.config.model_type == "ecg_resnet":
+        return EcgFeatureExtractor(sampling_rate, num_samples, normalization="none")
+    return st_mem_feature_extractor(model.config)
+
+
+def _model_type(encoder: str) -> str:
+    if encoder in ECG_ENCODER_TYPES:
+        return encoder
+    check_encoder_name(encoder)
+    model_type = AutoConfig.from_pretrained(encoder).model_type
+    if model_type not in ECG_ENCODER_TYPES:
+        raise ValueError(f'{encoder}: a "{model_type}" is no ECG encoder; there are {", ".join(ECG_ENCODER_TYPES)}.')
+    return model_type
