@@ -45,7 +45,7 @@ LOAD_AND_ASK = """
 
 def test_a_pushed_model_answers_the_same_without_this_library(hub, tiny_elm, ecgs, tmp_path):
     hub.run_client(f"""
-        from elm_hf.inference.generation import load_checkpoint
+        from elm_hf.checkpoints.load import load_checkpoint
 
         model, processor = load_checkpoint({str(tiny_elm)!r})
         model.push_to_hub("user/elm")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -227,10 +228,11 @@ def test_a_checkpoint_loads_in_a_fresh_process_without_elm_hf(family, connector,
     names = json.loads(result.stdout.splitlines()[-1])
     assert names == ["ElmConfig", "ElmModel", "ElmForCausalLM", "ElmProcessor", "EcgFeatureExtractor"]
     outputs = torch.load(tmp_path / "outputs.pt", weights_only=True)
+    close = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-6)  # the last bits depend on threads and alignment
     with torch.no_grad():
-        assert torch.equal(outputs["logits"], model(**inputs).logits)
-        assert torch.equal(outputs["again"], model(**inputs).logits)
-        assert torch.equal(outputs["hidden"], model.model(**inputs).last_hidden_state)
+        close(outputs["logits"], model(**inputs).logits)
+        close(outputs["again"], model(**inputs).logits)
+        close(outputs["hidden"], model.model(**inputs).last_hidden_state)
 
 
 def test_a_loaded_checkpoint_can_be_saved_and_loaded_again(ecgs, tmp_path):

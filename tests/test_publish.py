@@ -227,7 +227,7 @@ def test_ids_are_joined_with_a_local_build_of_the_same(loaded, simulated_dataset
 
 
 def test_a_dry_run_lists_the_files_and_asks_nobody(simulated_dataset, monkeypatch):
-    monkeypatch.setattr("elm_hf.prepare.publish.HfApi", None)
+    monkeypatch.setattr("elm_hf.utils.hub.HfApi", None)
     publication = publish_dataset(simulated_dataset, NAME, dry_run=True)
     assert publication.url is None
     (records,) = (simulated_dataset / "records").iterdir()
