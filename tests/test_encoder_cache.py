@@ -16,7 +16,8 @@ from elm_hf.data.loading import load_elm_dataset, load_records
 from elm_hf.training import encoder_cache
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.collator import ElmDataCollator
-from elm_hf.training.encoder_cache import EncoderFeatures, cache_encoder, cache_encoders_of
+from elm_hf.training.encoder_cache import cache_encoder, cache_encoders_of
+from elm_hf.training.encoder_features import EncoderFeatures
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def evaluate(
     limits = _token_limits(max_new_tokens)
     from elm_hf.evaluation.evaluate import CONDITIONS, report_table
     from elm_hf.evaluation.evaluate import evaluate as run
-    from elm_hf.retrieval.prompts import RetrievalOptions
+    from elm_hf.retrieval.options import RetrievalOptions
 
     retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
     conditions = condition or CONDITIONS

@@ -39,7 +39,8 @@ from elm_hf.evaluation.questions import Asker, list_questions
 from elm_hf.evaluation.report import write_report
 from elm_hf.inference.generation import Answer
 from elm_hf.modeling.processing_elm import ElmSymbolProcessor
-from elm_hf.retrieval.prompts import Retrieval, RetrievalOptions, add_neighbours
+from elm_hf.retrieval.options import RetrievalOptions
+from elm_hf.retrieval.prompts import Retrieval, add_neighbours
 
 
 __all__ = ["CONDITIONS", "evaluate", "is_exact_match", "report_table"]
