@@ -14,7 +14,9 @@
 """Configuration of the lead-agnostic 1-D ResNet encoder."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
+
+from .auto_classes import register
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -71,5 +73,6 @@ class EcgResNetConfig(PreTrainedConfig):
 
 
 EcgResNetConfig.register_for_auto_class()
+register(AutoConfig, EcgResNetConfig.model_type, EcgResNetConfig)
 
 __all__ = ["EcgResNetConfig"]

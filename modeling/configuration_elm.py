@@ -13,26 +13,24 @@
 # limitations under the License.
 """Configuration of an ECG-language model."""
 
+from os import PathLike
+from pathlib import Path
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_ecg_resnet import EcgResNetConfig
-from .configuration_maefe import MlaeConfig, MtaeConfig
-from .configuration_merl import MerlConfig
-from .configuration_st_mem import StMemConfig
+from .auto_classes import register
+from .ecg_encoders import ECG_ENCODERS, find_ecg_encoder, save_encoder_code
 
 
 PROJECTORS_WITH_ENCODER = ("linear", "mlp")
 PROJECTORS_WITHOUT_ENCODER = ("linear", "patch", "conv")
 
-# The encoders of ECGs, by `model_type`; every other one is a vision encoder of transformers.
-ECG_ENCODER_TYPES = tuple(
-    config.model_type for config in (EcgResNetConfig, MerlConfig, MlaeConfig, MtaeConfig, StMemConfig)
-)
-# What may follow each representation.
+# The `model_type` of each ECG encoder. Other encoders are vision encoders of transformers.
+ECG_ENCODER_TYPES = tuple(ECG_ENCODERS)
+# The parts that fit each representation.
 COMPONENTS = {
     "signal": f"an ECG encoder ({', '.join(ECG_ENCODER_TYPES)}) or none",
     "stacked_signal": "a vision encoder (vit, clip_vision_model, siglip_vision_model, siglip2_vision_model, ...)",
@@ -92,7 +90,8 @@ class ElmConfig(PreTrainedConfig):
     model_type = "elm"
     sub_configs_defaults = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
-        "encoder_config": SubConfigSpec(config_class=AutoConfig, model_type=EcgResNetConfig.model_type, optional=True),
+        # Not `AutoConfig`, which does not know the ECG encoder of a checkpoint: see `__post_init__`.
+        "encoder_config": SubConfigSpec(config_class=PreTrainedConfig, optional=True),
     }
     keys_to_ignore_at_inference = ["past_key_values"]
 
@@ -116,6 +115,8 @@ class ElmConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
+        if isinstance(self.encoder_config, dict):
+            self.encoder_config = _build_encoder_config(self.encoder_config)
         super().__post_init__(**kwargs)
         if self.projector_type is None and self.representation != "symbol":
             self.projector_type = "patch" if self.encoder_config is None else "mlp"
@@ -183,6 +184,24 @@ class ElmConfig(PreTrainedConfig):
                 f"num_samples={self.num_samples} cannot be cut into num_ecg_tokens={self.num_ecg_tokens} equal patches."
             )
 
+    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs):
+        r"""
+        Saves the configuration, with the code that loads it and the code of the encoder.
+
+        Args:
+            save_directory (`str` or `os.PathLike`):
+                Folder of the checkpoint.
+            push_to_hub (`bool`, *optional*, defaults to `False`):
+                Whether to upload the configuration and its code, too.
+            kwargs:
+                `repo_id` (by default the name of the folder) and other arguments of
+                [`~PreTrainedConfig.push_to_hub`].
+        """
+        super().save_pretrained(save_directory)
+        save_encoder_code(self.encoder_config, save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
     @property
     def reads_pictures(self) -> bool:
         """Whether `ecg_values` are pictures `(num_ecgs, 3, height, width)`, not signals."""
@@ -194,8 +213,19 @@ class ElmConfig(PreTrainedConfig):
         return getattr(self.text_config, "word_embed_proj_dim", self.text_config.hidden_size)
 
 
+def _build_encoder_config(settings: dict) -> PreTrainedConfig:
+    """The configuration of an ECG encoder, by default of `ecg_resnet`, or of a vision encoder of transformers."""
+    model_type = settings.get("model_type", "ecg_resnet")
+    encoder_class = find_ecg_encoder(model_type)
+    if encoder_class is None and model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f'encoder_config has model_type="{model_type}", for which there is no code here; expected an ECG encoder '
+            f"({', '.join(ECG_ENCODER_TYPES)}) or a vision encoder of transformers, such as vit."
+        )
+    return (CONFIG_MAPPING[model_type] if encoder_class is None else encoder_class.config_class)(**settings)
+
+
 ElmConfig.register_for_auto_class()
-AutoConfig.register(ElmConfig.model_type, ElmConfig, exist_ok=True)
-AutoConfig.register(EcgResNetConfig.model_type, EcgResNetConfig, exist_ok=True)
+register(AutoConfig, ElmConfig.model_type, ElmConfig)
 
 __all__ = ["ElmConfig"]

@@ -19,6 +19,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .auto_classes import register
+
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 @strict
@@ -132,6 +134,6 @@ class MerlConfig(PreTrainedConfig):
 
 
 MerlConfig.register_for_auto_class()
-AutoConfig.register(MerlConfig.model_type, MerlConfig, exist_ok=True)
+register(AutoConfig, MerlConfig.model_type, MerlConfig)
 
 __all__ = ["MerlConfig"]

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
-from transformers import BatchFeature, FeatureExtractionMixin
+from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMixin
 
+from .auto_classes import register
 from .ecg_leads import LARGEST_SPAN, LEADS, SAMPLING_RATE, limb_lead_error, place_leads
 from .ecg_reading import load_ecg
 from .ecg_resampling import fill_gaps, resample
@@ -264,5 +265,7 @@ def _one_per_ecg(value, num_ecgs: int, is_list: bool, name: str) -> list:
 
 
 EcgFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+# `AutoFeatureExtractor` finds the class by the name in its JSON file.
+register(AutoFeatureExtractor, EcgFeatureExtractor, EcgFeatureExtractor)
 
 __all__ = ["EcgFeatureExtractor"]

@@ -20,6 +20,7 @@ import numpy as np
 from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
 from transformers.image_transforms import resize
 
+from .auto_classes import register
 from .ecg_leads import LEADS, SAMPLING_RATE, place_leads
 from .ecg_raster import EcgPaper, draw_ecg
 from .feature_extraction_ecg import EcgFeatureExtractor
@@ -244,5 +245,7 @@ def _input_size(settings: dict) -> dict[str, int]:
 
 
 EcgImageProcessor.register_for_auto_class("AutoImageProcessor")
+# `AutoImageProcessor` finds the class by the name in its JSON file.
+register(AutoImageProcessor, EcgImageProcessor, slow_image_processor_class=EcgImageProcessor)
 
 __all__ = ["EcgImageProcessor"]

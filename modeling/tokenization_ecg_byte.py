@@ -22,6 +22,8 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, TokenizersBackend
 from transformers.utils import logging
 
+from .auto_classes import register
+
 
 logger = logging.get_logger(__name__)
 
@@ -310,6 +312,7 @@ def _samples_per_lead(ends: np.ndarray, num_leads: int) -> int:
 
 
 EcgByteTokenizer.register_for_auto_class("AutoTokenizer")
-AutoTokenizer.register(EcgByteTokenizer, EcgByteTokenizer, exist_ok=True)  # found by name: it has no configuration
+# `AutoTokenizer` finds the class by the name in its JSON file.
+register(AutoTokenizer, EcgByteTokenizer, EcgByteTokenizer)
 
 __all__ = ["EcgByteTokenizer"]

@@ -38,7 +38,7 @@ from elm_hf.evaluation.predictions import (
 from elm_hf.evaluation.questions import Asker, list_questions
 from elm_hf.evaluation.report import write_report
 from elm_hf.inference.generation import Answer
-from elm_hf.modeling.processing_elm import ElmSymbolProcessor
+from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor
 from elm_hf.retrieval.options import RetrievalOptions
 from elm_hf.retrieval.prompts import Retrieval, add_neighbours
 
