@@ -10,6 +10,7 @@ from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.training import tokenization
+from elm_hf.training.augmentation import EcgAugmentation
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.packing import IGNORE_INDEX
 from elm_hf.training.tokenization import tokenize_conversations

@@ -322,9 +322,9 @@ def test_no_costs_of_a_run_that_has_not_ended(tmp_path):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--data_expansion", "1"], "goes with --descriptions"),
-        (["--descriptions", "d.parquet", "--data_expansion", "-1"], "takes 0 or more"),
-        (["--descriptions", "d.parquet", "--pack_by_ecg", "8"], "leave --pack_by_ecg out"),
+        (["--data_expansion", "1"], "expected 0 or more, together with --descriptions"),
+        (["--descriptions", "d.parquet", "--data_expansion", "-1"], "--data_expansion is -1; expected 0 or more"),
+        (["--descriptions", "d.parquet", "--pack_by_ecg", "8"], "leave out --pack_by_ecg"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path, more, message):

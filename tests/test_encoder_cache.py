@@ -103,7 +103,7 @@ def test_training_has_the_losses_of_the_running_encoder(elm_with_encoder, simula
 
 
 def test_an_encoder_that_learns_is_not_cached():
-    with pytest.raises(ValueError, match="it is among the parts that learn; leave it out of --trainable"):
+    with pytest.raises(ValueError, match="it is among the parts to train; leave it out of --trainable"):
         ElmScriptArguments(dataset=["d"], cache_encoder=True)
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from elm_hf.cli import data, evaluate, hub, models, recipes  # noqa: F401  (they add their subcommands)
+from elm_hf.cli import data, evaluate, hub, models, recipes, train  # noqa: F401  (they add their subcommands)
 from elm_hf.cli.app import app
 from elm_hf.utils.errors import errors_in_one_line
 

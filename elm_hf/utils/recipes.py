@@ -1,5 +1,6 @@
 """Recipes: YAML files with the settings of a training run, named without a path."""
 
+import re
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
@@ -44,11 +45,11 @@ def _folder() -> Path:
 
 
 def _first_comment(path: Path) -> str:
-    """The comment that a file opens with, up to its first full stop."""
+    """The first sentence of the comment that a file opens with."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("# "))
     text = " ".join(lines)
-    return text.split(". ")[0].rstrip(".")
+    return re.split(r"(?<!et al)\.(?:\s|$)", text)[0]
