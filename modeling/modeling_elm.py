@@ -17,13 +17,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple, torch_compilable_check
 
 from .configuration_elm import ElmConfig
+from .ecg_encoders import find_ecg_encoder
+from .generation_elm import ElmGenerationMixin
 from .modeling_elm_encoder import build_encoder, vision_inputs
 from .modeling_elm_projector import build_projector
 from .packed_attention import packed_attention_mask
@@ -207,11 +209,11 @@ class ElmModel(ElmPreTrainedModel):
             attention_mask, position_ids, past_key_values, inputs_embeds, use_cache:
                 As for the LLM.
             encoder_hidden_states (`torch.FloatTensor` of shape `(num_ecgs, tokens, hidden_size)`, *optional*):
-                What the encoder made of the ECGs, where it has run before; instead of `ecg_values`.
+                Outputs of the encoder for the ECGs, if it has run before. They replace `ecg_values`.
             sequence_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Conversations packed into a row behind one copy of their common beginning: 0 for that, 1, 2, ... for
-                what follows of each, -1 for padding. A token sees the beginning and its own conversation;
-                `position_ids` go on from the beginning's in each.
+                For rows that hold several conversations behind one copy of their shared prefix: 0 for the prefix, 1, 2,
+                ... for the rest of each conversation, -1 for padding. A token sees the prefix and its own conversation;
+                the `position_ids` of each conversation continue those of the prefix.
 
         Raises:
             `ValueError`: If placeholders and ECGs do not match, the ECGs' shape is wrong, or the attention
@@ -254,7 +256,7 @@ class ElmModel(ElmPreTrainedModel):
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
+class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
     """The ECG-language model: [`ElmModel`] and the LLM's head."""
 
     # The backbone calls its input embeddings `embed_tokens` (most), `wte` (GPT-2), `word_embeddings` (Bloom), `embed_in`
@@ -311,7 +313,8 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         if isinstance(llm, str):
             llm = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype)
         if isinstance(encoder, str):
-            encoder = AutoModel.from_pretrained(encoder, dtype=dtype)
+            model_type = PreTrainedConfig.get_config_dict(encoder)[0].get("model_type")
+            encoder = (find_ecg_encoder(model_type) or AutoModel).from_pretrained(encoder, dtype=dtype)
         num_rows = max(llm.get_input_embeddings().num_embeddings, ecg_token_id + 1)
         config = ElmConfig(
             text_config=llm.config,
@@ -386,6 +389,8 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        encoder_hidden_states: torch.FloatTensor | None = None,
+        sequence_ids: torch.LongTensor | None = None,
         **kwargs,
     ) -> ElmCausalLMOutputWithPast:
         r"""
@@ -401,8 +406,16 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
                 Token ids to learn; -100 is ignored. The shift by one happens inside.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
                 Positions from the end (or their indices) whose logits are computed; 0 computes all.
+            encoder_hidden_states (`torch.FloatTensor` of shape `(num_ecgs, tokens, hidden_size)`, *optional*):
+                Outputs of the encoder for the ECGs, if it has run before. They replace `ecg_values`.
+            sequence_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                For rows that hold several conversations behind one copy of their shared prefix, in training: see
+                [`ElmModel`].
             attention_mask, position_ids, past_key_values, inputs_embeds, use_cache:
                 As for the LLM.
+
+        Raises:
+            `ValueError`: As for [`ElmModel`].
 
         Example:
 
@@ -428,6 +441,8 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            encoder_hidden_states=encoder_hidden_states,
+            sequence_ids=sequence_ids,
             **kwargs,
         )
         positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -457,49 +472,6 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         if (softcapping := getattr(text_config, "final_logit_softcapping", None)) is not None:  # Gemma 2
             logits = torch.tanh(logits / softcapping) * softcapping
         return logits
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids,
-        inputs_embeds=None,
-        ecg_values=None,
-        ecg_lead_mask=None,
-        is_first_iteration=False,
-        **kwargs,
-    ):
-        """The ECGs enter once, with the prompt; afterwards they are in the cache (if there is one)."""
-        model_inputs = super().prepare_inputs_for_generation(
-            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
-        )
-        if is_first_iteration or not kwargs.get("use_cache", True):
-            model_inputs["ecg_values"] = ecg_values
-            model_inputs["ecg_lead_mask"] = ecg_lead_mask
-        return model_inputs
-
-    def _expand_inputs_for_generation(
-        self, expand_size=1, is_encoder_decoder=False, input_ids=None, ecg_values=None, ecg_lead_mask=None, **kwargs
-    ):
-        """Repeats each conversation `expand_size` times (beams, samples), all of its ECGs with it."""
-        if ecg_values is not None and expand_size > 1:
-            order = self._expanded_ecg_order(input_ids, kwargs.get("inputs_embeds"), expand_size)
-            ecg_values = ecg_values[order]
-            ecg_lead_mask = ecg_lead_mask[order] if ecg_lead_mask is not None else None
-        input_ids, kwargs = super()._expand_inputs_for_generation(
-            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **kwargs
-        )
-        if ecg_values is not None:
-            kwargs.update(ecg_values=ecg_values, ecg_lead_mask=ecg_lead_mask)
-        return input_ids, kwargs
-
-    def _expanded_ecg_order(
-        self, input_ids: torch.LongTensor, inputs_embeds: torch.FloatTensor | None, expand_size: int
-    ) -> torch.LongTensor:
-        """Row numbers of the ECGs when every conversation is repeated `expand_size` times in place."""
-        # Of a prompt in embeddings, `generate` makes ids without length, and reads none that are given beside it.
-        is_ecg = self.model.find_placeholders(input_ids if inputs_embeds is None else None, inputs_embeds)
-        num_ecgs = is_ecg.sum(dim=1) // self.config.num_ecg_tokens
-        ecgs_of_each = torch.arange(int(num_ecgs.sum()), device=is_ecg.device).split(num_ecgs.tolist())
-        return torch.cat([ecgs.repeat(expand_size) for ecgs in ecgs_of_each])
 
 
 ElmModel.register_for_auto_class("AutoModel")
