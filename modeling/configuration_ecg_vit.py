@@ -21,37 +21,37 @@ from transformers import PreTrainedConfig
 @strict
 class EcgVitConfig(PreTrainedConfig):
     r"""
-    Base of the configurations of masked autoencoders. The defaults are the base models' of Na et al. 2024 (Guiding
+    Base class of the configurations of masked autoencoders. The defaults are the base models' of Na et al. 2024 (Guiding
     Masked Representation Learning to Capture Spatio-Temporal Relationship of Electrocardiogram).
 
-    A subclass defines `num_patches` (patches that share a row of the position table) and `patch_dim` (values of a
-    patch). It stands in a file `configuration_x.py`, its models in `modeling_x.py`.
+    A subclass defines `num_patches` (patches with different positions) and `patch_dim` (values of a patch). It is in a
+    file `configuration_x.py`, and its models in `modeling_x.py`.
 
     Args:
         num_samples (`int`, *optional*, defaults to 2250):
-            Samples of an ECG: 9 s at 250 Hz.
+            Number of samples of an ECG: 9 s at 250 Hz.
         num_leads (`int`, *optional*, defaults to 12):
-            Leads of an ECG.
+            Number of leads of an ECG.
         hidden_size (`int`, *optional*, defaults to 768):
-            Width of the encoder's tokens; even.
+            Width of the encoder's tokens. It must be even.
         num_hidden_layers (`int`, *optional*, defaults to 12):
-            Layers of the encoder.
+            Number of layers of the encoder.
         num_attention_heads (`int`, *optional*, defaults to 12):
-            Heads of each layer, of 64 dimensions whatever `hidden_size` is.
+            Number of heads of each layer, of 64 dimensions each, whatever `hidden_size` is.
         intermediate_size (`int`, *optional*, defaults to 3072):
-            Width inside the MLPs.
+            Width of the hidden layer of the MLPs.
         decoder_hidden_size (`int`, *optional*, defaults to 256):
-            Width of the decoder's tokens; even.
+            Width of the decoder's tokens. It must be even.
         decoder_num_hidden_layers (`int`, *optional*, defaults to 4):
-            Layers of the decoder.
+            Number of layers of the decoder.
         decoder_num_attention_heads (`int`, *optional*, defaults to 4):
-            Heads of each layer of the decoder, of 64 dimensions.
+            Number of heads of each layer of the decoder, of 64 dimensions each.
         decoder_intermediate_size (`int`, *optional*, defaults to 1024):
-            Width inside the decoder's MLPs.
+            Width of the hidden layer of the decoder's MLPs.
         mask_ratio (`float`, *optional*, defaults to 0.75):
-            Share of the patches that pre-training masks.
+            Share of the patches that are masked in pre-training.
         norm_pix_loss (`bool`, *optional*, defaults to `True`):
-            Whether pre-training reconstructs standardized patches.
+            Whether the patches are standardized before pre-training reconstructs them.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of new embeddings and special tokens.
 
@@ -96,13 +96,13 @@ class EcgVitConfig(PreTrainedConfig):
 @strict
 class EcgVitTimePatchConfig(EcgVitConfig):
     r"""
-    Base of the configurations of masked autoencoders whose patches are stretches of time.
+    Base class of the configurations of masked autoencoders whose patches are stretches of time.
 
     Args:
         patch_size (`int`, *optional*, defaults to 75):
-            Samples of a patch; `num_samples` is a multiple of it.
+            Number of samples of a patch. It must divide `num_samples`.
         kwargs:
-            Fields of [`EcgVitConfig`]. Here `num_samples` is the longest ECG; `patch_size` must divide shorter ones.
+            Fields of [`EcgVitConfig`]. `num_samples` is the longest ECG; shorter ones must be multiples of `patch_size`.
 
     Raises:
         `ValueError`: If `patch_size` does not divide `num_samples`.
@@ -117,7 +117,7 @@ class EcgVitTimePatchConfig(EcgVitConfig):
 
     @property
     def num_patches(self) -> int:
-        """Patches of an ECG, or of each lead of it if a patch holds one lead."""
+        """Number of patches of an ECG, or of each of its leads if a patch holds one lead."""
         return self.num_samples // self.patch_size
 
 

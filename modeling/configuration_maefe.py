@@ -38,7 +38,7 @@ class MtaeConfig(EcgVitTimePatchConfig):
 
     @property
     def patch_dim(self) -> int:
-        """Values of a patch."""
+        """Number of values of a patch."""
         return self.num_leads * self.patch_size
 
 
@@ -60,12 +60,12 @@ class MlaeConfig(EcgVitConfig):
 
     @property
     def num_patches(self) -> int:
-        """Patches of an ECG: one per lead."""
+        """Number of patches of an ECG: one per lead."""
         return self.num_leads
 
     @property
     def patch_dim(self) -> int:
-        """Values of a lead."""
+        """Number of values of a lead."""
         return self.num_samples
 
 

@@ -39,7 +39,7 @@ class StMemConfig(EcgVitTimePatchConfig):
 
     @property
     def patch_dim(self) -> int:
-        """Values of a patch."""
+        """Number of values of a patch."""
         return self.patch_size
 
 

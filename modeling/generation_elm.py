@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Generation with an ECG-language model: the ECGs of a prompt."""
+"""Text generation with an ECG-language model."""
 
 import torch
 from transformers import GenerationMixin
@@ -56,7 +56,7 @@ class ElmGenerationMixin(GenerationMixin):
         encoder_hidden_states=None,
         **kwargs,
     ):
-        """Repeats each conversation `expand_size` times (beams, samples), all of its ECGs with it."""
+        """Repeats each conversation with its ECGs `expand_size` times, for beams or samples."""
         ecgs = {
             "ecg_values": ecg_values,
             "ecg_lead_mask": ecg_lead_mask,
@@ -74,8 +74,8 @@ class ElmGenerationMixin(GenerationMixin):
     def _expanded_ecg_order(
         self, input_ids: torch.LongTensor, inputs_embeds: torch.FloatTensor | None, expand_size: int
     ) -> torch.LongTensor:
-        """Row numbers of the ECGs when every conversation is repeated `expand_size` times in place."""
-        # Of a prompt in embeddings, `generate` makes ids without length, and reads none that are given beside it.
+        """Indices of the ECGs if every conversation is repeated `expand_size` times in place."""
+        # If the prompt is given as embeddings, `generate` does not use `input_ids`.
         is_ecg = self.model.find_placeholders(input_ids if inputs_embeds is None else None, inputs_embeds)
         num_ecgs = is_ecg.sum(dim=1) // self.config.num_ecg_tokens
         ecgs_of_each = torch.arange(int(num_ecgs.sum()), device=is_ecg.device).split(num_ecgs.tolist())

@@ -30,16 +30,16 @@ class ElmProcessor(BaseElmProcessor):
         feature_extractor ([`EcgFeatureExtractor`]):
             Prepares the ECGs.
         tokenizer (`PreTrainedTokenizerBase`):
-            The LLM's fast tokenizer. The placeholder is added to it if it is not there; a tokenizer without a chat
-            template gets a plain one, a tokenizer without a padding token pads with the end-of-text token.
+            The LLM's fast tokenizer. The placeholder is added to it if it is missing. A tokenizer without a chat
+            template gets a plain one, and a tokenizer without a padding token pads with the end-of-text token.
         num_ecg_tokens (`int`, *optional*, defaults to 1):
-            Positions of the LLM's sequence that one ECG takes: the model's `config.num_ecg_tokens`.
+            Tokens of an ECG: the model's `config.num_ecg_tokens`.
         ecg_token (`str`, *optional*, defaults to `"<|ecg|>"`):
-            The placeholder token.
+            Placeholder of an ECG.
         chat_template (`str`, *optional*):
-            A chat template to use instead of the tokenizer's own.
+            Chat template to use instead of the tokenizer's.
         system_prompt (`str`, *optional*):
-            Opens conversations that have no system message: what the model was trained with.
+            System message of conversations that have none: the one that the model was trained with.
     """
 
     def __init__(

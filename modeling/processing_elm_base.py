@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Turns conversations about ECGs into what an ELM reads: the LLM's own chat template, with ECGs in any turn."""
+"""Turns conversations about ECGs into the inputs of an ELM, with the chat template of its LLM."""
 
 import re
 from collections.abc import Sequence
@@ -34,21 +34,21 @@ ECG_TOKEN = "<|ecg|>"
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class BaseElmProcessor(ProcessorMixin):
     r"""
-    What the processors of ECG-language models share: the text. [`ElmProcessor`], [`ElmVisionProcessor`] and
-    [`ElmSymbolProcessor`] say how the model reads an ECG (`leads` and `prepare_ecgs`).
+    Base class of the processors of ECG-language models. It processes the text; its subclasses [`ElmProcessor`],
+    [`ElmVisionProcessor`] and [`ElmSymbolProcessor`] process the ECGs (`leads`, `prepare_ecgs`).
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`):
-            The LLM's fast tokenizer. The placeholder is added to it if it is not there; a tokenizer without a chat
-            template gets a plain one, a tokenizer without a padding token pads with the end-of-text token.
+            The LLM's fast tokenizer. The placeholder is added to it if it is missing. A tokenizer without a chat
+            template gets a plain one, and a tokenizer without a padding token pads with the end-of-text token.
         ecg_token (`str`):
-            The placeholder token.
+            Placeholder of an ECG.
         chat_template (`str`, *optional*):
-            A chat template to use instead of the tokenizer's own.
+            Chat template to use instead of the tokenizer's.
         system_prompt (`str`, *optional*):
-            Opens conversations that have no system message: what the model was trained with.
+            System message of conversations that have none: the one that the model was trained with.
         sub_processors:
-            The other arguments of [`ProcessorMixin`]: feature extractor, image processor or second tokenizer.
+            The other parts of the processor: feature extractor, image processor, tokenizer of ECGs.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class BaseElmProcessor(ProcessorMixin):
 
     @property
     def leads(self) -> list[str]:
-        """The model's leads: the rows of ECGs that come without names."""
+        """The leads of the model, which are the rows of ECGs without lead names."""
         raise NotImplementedError
 
     def prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
@@ -86,25 +86,43 @@ class BaseElmProcessor(ProcessorMixin):
 
         Args:
             ecgs (`list`):
-                The ECGs, as [`EcgFeatureExtractor`] takes them.
+                The ECGs: arrays of shape `(num_leads, num_samples)` in millivolt or paths of WFDB records.
             sampling_rate, lead_names:
-                Of the ECGs, as for [`EcgFeatureExtractor`].
+                As for [`EcgFeatureExtractor`].
 
         Returns:
-            The model's inputs beside the text, by name; and for each ECG the token ids that stand for it in the text,
-            each of shape `(tokens,)`.
+            `tuple[dict[str, np.ndarray], list[np.ndarray]]`: The inputs of the model for these ECGs, by name; and the
+            token ids that represent each ECG in the text, each of shape `(num_tokens,)`.
 
         Raises:
-            `ValueError`: If an ECG is unfit.
+            `ValueError`: If an ECG is not as described.
         """
         raise NotImplementedError
 
     def is_ecg_token(self, input_ids: np.ndarray) -> np.ndarray:
-        """Where token ids stand for ECGs: a boolean array of their shape."""
+        r"""
+        Finds the tokens that represent ECGs.
+
+        Args:
+            input_ids (`np.ndarray`):
+                Token ids, of any shape.
+
+        Returns:
+            `np.ndarray` of the same shape, bool.
+        """
         return input_ids == self.ecg_token_id
 
     def placeholders(self, num_ecgs: int) -> list[np.ndarray]:
-        """For each of `num_ecgs` ECGs the placeholders that stand for it in the text, of shape `(num_ecg_tokens,)`."""
+        r"""
+        The token ids that represent ECGs in the text if the model reads their values.
+
+        Args:
+            num_ecgs (`int`):
+                Number of ECGs.
+
+        Returns:
+            `list[np.ndarray]`: For each ECG `num_ecg_tokens` times the id of the placeholder.
+        """
         return [np.full(self.num_ecg_tokens, self.ecg_token_id)] * num_ecgs
 
     # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -114,35 +132,36 @@ class BaseElmProcessor(ProcessorMixin):
         ecg=None,
         sampling_rate: float | Sequence[float] | None = None,
         lead_names: Sequence | None = None,
+        *,
         padding: bool | str = True,
         padding_side: str | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
         r"""
-        Tokenizes texts in which `ecg_token` stands for an ECG; special tokens are taken as written, none are added.
-        For conversations use [`~ElmProcessor.apply_chat_template`], which also tells placeholders from a user's words.
+        Tokenizes texts with a placeholder (`ecg_token`) for each ECG. No special tokens are added. For conversations use
+        [`~ElmProcessor.apply_chat_template`], which also distinguishes placeholders from the same words in a message.
 
         Args:
             text (`str` or `list[str]`):
                 The texts.
             ecg:
-                The ECGs of all texts in order, as [`EcgFeatureExtractor`] takes them.
+                The ECGs of all texts in order, as for [`EcgFeatureExtractor`].
             sampling_rate, lead_names:
-                Of the ECGs, as for [`EcgFeatureExtractor`].
+                As for [`EcgFeatureExtractor`].
             padding (`bool` or `str`, *optional*, defaults to `True`):
-                `True` or `"longest"`: a call's texts are always padded to the longest, and never cut.
+                `True` or `"longest"`. Texts are always padded to the longest text and never truncated.
             padding_side (`str`, *optional*):
                 `"left"` or `"right"`; the tokenizer's by default.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`.
 
         Returns:
-            `input_ids` and `attention_mask` of shape `(texts, length)`; `ecg_values` and `ecg_lead_mask` if there
-            are ECGs.
+            [`BatchFeature`] with `input_ids` and `attention_mask` of shape `(num_texts, length)`, and the inputs of the
+            model for the ECGs, if there are any.
 
         Raises:
-            `ValueError`: If the number of placeholders is not the number of ECGs, an ECG is unfit, or the padding is
-                another.
+            `ValueError`: If the number of placeholders is not the number of ECGs, an ECG is not as described, or
+                `padding` has another value.
         """
         _check_lengths({"padding": padding})
         texts = [text] if isinstance(text, str) else text
@@ -157,6 +176,7 @@ class BaseElmProcessor(ProcessorMixin):
     def apply_chat_template(
         self,
         conversation: list,
+        *,
         add_generation_prompt: bool = False,
         tokenize: bool = False,
         return_dict: bool = False,
@@ -170,42 +190,50 @@ class BaseElmProcessor(ProcessorMixin):
         **template_kwargs,
     ):
         r"""
-        Renders conversations with the tokenizer's chat template, with ECGs in any turn.
+        Renders conversations with the tokenizer's chat template. There can be ECGs in any turn.
 
-        A message's `content` is a string or a list of `{"type": "text", "text": …}` and `{"type": "ecg", "ecg": …}`
-        items; `"ecg"` is an array `(leads, samples)` in millivolt or the path of a WFDB record, and arrays come with
-        `"sampling_rate"` and, unless their rows are the model's leads, `"lead_names"`. Placeholders come from items
-        only: words of a user that look like one stay words. A system message goes into the first user turn where the
-        template has no system role (Gemma 2); conversations without one are opened by `system_prompt`.
+        The `content` of a message is a string or a list of items `{"type": "text", "text": ...}` and
+        `{"type": "ecg", "ecg": ...}`. An ECG is an array of shape `(num_leads, num_samples)` in millivolt, or the path of
+        a WFDB record. Items with arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads,
+        `"lead_names"`. A placeholder in the text of a message is not taken for an ECG. If the chat template has no system
+        role (Gemma 2), the system message goes into the first user turn. Conversations without a system message get
+        `system_prompt`.
 
         Args:
             conversation (`list[dict]` or `list[list[dict]]`):
-                One conversation or several, as lists of messages.
+                One conversation or several: lists of messages.
             add_generation_prompt (`bool`, *optional*, defaults to `False`):
-                Ends with the opening of an assistant turn, and pads on the left.
-            tokenize, return_dict, return_tensors:
-                As for any processor: without `tokenize` the text is returned, without `return_dict` the ids.
+                Whether to end with the start of an assistant turn, and to pad on the left by default.
+            tokenize (`bool`, *optional*, defaults to `False`):
+                Whether to return token ids instead of text.
+            return_dict (`bool`, *optional*, defaults to `False`):
+                Whether to return a [`BatchFeature`] instead of token ids only.
+            return_tensors (`str`, *optional*):
+                `"pt"` or `"np"`.
             return_assistant_tokens_mask (`bool`, *optional*, defaults to `False`):
-                Adds `assistant_masks`: 1 on the assistant's words and the end of its turn. Needs no
-                `{% generation %}` marks in the template.
-            padding, truncation (`bool`, *optional*, default to `True` and `False`):
-                No other: conversations are padded to the longest, and never cut.
+                Whether to return `assistant_masks`: 1 on the assistant's messages and the token that ends each of them.
+                The template needs no `{% generation %}` blocks.
+            padding (`bool` or `str`, *optional*, defaults to `True`):
+                `True` or `"longest"`. Conversations are always padded to the longest conversation.
+            truncation (`bool`, *optional*, defaults to `False`):
+                `False`. Conversations are never truncated.
             padding_side (`str`, *optional*):
                 `"left"` or `"right"`.
             sampling_rate (`float`, *optional*):
-                In Hz, of arrays that do not come with their own.
+                Sampling rate in Hz of arrays whose item has none.
             processor_kwargs (`dict`, *optional*):
-                `padding`, `truncation`, `padding_side`, `sampling_rate` and `return_tensors` may also come here.
+                Another place for `padding`, `truncation`, `padding_side`, `sampling_rate` and `return_tensors`.
             template_kwargs:
-                Variables for the template. `enable_thinking` (of Qwen 3 and others) is False unless given: prompts then
-                open an answer as training texts do.
+                Variables of the chat template. `enable_thinking` (Qwen 3 and others) is `False` by default, so that
+                prompts begin an answer as in training.
 
         Returns:
-            Text (`tokenize=False`), ids, or a `BatchFeature` like that of `__call__`. Tokenized output always has a
-            batch dimension.
+            `str` or `list[str]` (`tokenize=False`), token ids, or a [`BatchFeature`] like that of `__call__`
+            (`return_dict=True`). Tokenized output always has a batch dimension.
 
         Raises:
-            `ValueError`: If a message is malformed, the template loses an ECG, or an ECG is unfit.
+            `ValueError`: If a message is malformed, the template drops an ECG, an ECG is not as described, or `padding` or
+                `truncation` have other values.
         """
         options = {"padding": padding, "truncation": truncation, "padding_side": padding_side}
         options |= {"sampling_rate": sampling_rate, "return_tensors": return_tensors} | (processor_kwargs or {})
@@ -213,7 +241,12 @@ class BaseElmProcessor(ProcessorMixin):
         is_batched = len(conversation) > 0 and isinstance(conversation[0], list | tuple)
         conversations = conversation if is_batched else [conversation]
         chats = [
-            self._render(messages, add_generation_prompt, return_assistant_tokens_mask, template_kwargs)
+            self._render(
+                messages,
+                template_kwargs,
+                add_generation_prompt=add_generation_prompt,
+                mark_answers=return_assistant_tokens_mask,
+            )
             for messages in conversations
         ]
         if not tokenize:
@@ -229,24 +262,28 @@ class BaseElmProcessor(ProcessorMixin):
             [item.get("lead_names") or list(self.leads) for item in items],
             options["padding_side"] or ("left" if add_generation_prompt else None),
             options["return_tensors"],
-            return_assistant_tokens_mask,
+            return_assistant_tokens_mask=return_assistant_tokens_mask,
         )
         return encoded if return_dict else encoded["input_ids"]
 
     def _render(
-        self, messages, add_generation_prompt: bool, mark_answers: bool, template_kwargs: dict
+        self,
+        messages: list[dict],
+        template_kwargs: dict | None = None,
+        *,
+        add_generation_prompt: bool = False,
+        mark_answers: bool = True,
     ) -> RenderedChat:
         """A conversation in the tokenizer's chat template."""
+        template_kwargs = {"enable_thinking": False} | (template_kwargs or {})
 
         def write(turns: list[dict]) -> str:
             return self.tokenizer.apply_chat_template(
-                turns,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                **{"enable_thinking": False} | template_kwargs,
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **template_kwargs
             )
 
-        return render_chat(with_system_prompt(messages, self.system_prompt), write, self.ecg_token, mark_answers)
+        messages = with_system_prompt(messages, self.system_prompt)
+        return render_chat(messages, write, self.ecg_token, mark_answers=mark_answers)
 
     def _encode(
         self,
@@ -256,6 +293,7 @@ class BaseElmProcessor(ProcessorMixin):
         lead_names,
         padding_side: str | None,
         return_tensors: str | None,
+        *,
         return_assistant_tokens_mask: bool = False,
     ) -> BatchFeature:
         ecg_data, ecg_ids = self.prepare_ecgs(ecgs, sampling_rate, lead_names) if ecgs else ({}, [])
@@ -278,14 +316,26 @@ class BaseElmProcessor(ProcessorMixin):
         return BatchFeature(data | ecg_data, tensor_type=return_tensors)
 
     def tokenize_conversation(self, messages: list[dict], ecg_ids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        r"""
+        Tokenizes a conversation without reading its ECGs.
+
+        Args:
+            messages (`list[dict]`):
+                The conversation, as for [`~ElmProcessor.apply_chat_template`].
+            ecg_ids (`list[np.ndarray]`):
+                The token ids that represent each ECG, as [`~ElmProcessor.prepare_ecgs`] returns them.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray]`: The token ids; and a mask, 1 on the assistant's messages and the token that
+            ends each of them. Both of shape `(length,)`.
+
+        Raises:
+            `ValueError`: If a message is malformed, or the template drops an ECG.
         """
-        Token ids of a conversation, with `ecg_ids` in its ECGs' places, and 1 where they are the assistant's words or end
-        its turn; both `(length,)`. The ECGs themselves are not looked at.
-        """
-        return self._tokenize(self._render(messages, False, True, {}), ecg_ids)
+        return self._tokenize(self._render(messages), ecg_ids)
 
     def _tokenize(self, chat: RenderedChat, ecg_ids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and answer mask of one conversation, both `(length,)`, with its ECGs' tokens in their places."""
+        """Token ids and answer mask of a conversation, both `(length,)`, with the tokens of its ECGs."""
         encoded = self.tokenizer(chat.text, add_special_tokens=False, return_offsets_mapping=True)
         ids = np.array(encoded["input_ids"], dtype=np.int64)
         starts, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
@@ -293,7 +343,7 @@ class BaseElmProcessor(ProcessorMixin):
 
         looks_like_ecg = ids == self.ecg_token_id
         is_ecg = looks_like_ecg & np.isin(starts, chat.ecgs)
-        # Someone may have written the placeholder as words: those become the plain tokens of these characters.
+        # A placeholder in the text of a message becomes the tokens of its characters.
         words = self.tokenizer.encode(self.ecg_token, add_special_tokens=False, split_special_tokens=True)
         remaining = iter(ecg_ids)
         pieces, lengths, start = [], np.ones(len(ids), dtype=np.int64), 0
@@ -306,9 +356,9 @@ class BaseElmProcessor(ProcessorMixin):
         return np.concatenate(pieces).astype(np.int64), np.repeat(in_answer, lengths)
 
     def _answer_mask(self, chat: RenderedChat, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """1 on the tokens of the assistant's words and on the special token that ends each of its turns."""
+        """1 on the tokens of the assistant's messages and on the special token that ends each of them."""
         mask = np.zeros(len(ids), dtype=np.int64)
-        added_tokens = self.tokenizer.added_tokens_decoder  # built anew each time it is looked at
+        added_tokens = self.tokenizer.added_tokens_decoder  # a property that builds the dictionary
         for start, end in chat.answers:
             mask[(starts < end) & (ends > start)] = 1
             for index in np.flatnonzero(starts >= end):
@@ -321,25 +371,36 @@ class BaseElmProcessor(ProcessorMixin):
 
     @property
     def end_of_turn_token_id(self) -> int | None:
-        """Id of the token that ends an assistant's turn in this chat template, `None` if it ends with plain text."""
-        chat = self._render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], False, True, {})
+        """Id of the special token that ends an assistant's turn in the chat template, or `None` if there is none."""
+        chat = self._render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
         ids, mask = self._tokenize(chat, [])
         last = int(ids[np.flatnonzero(mask)[-1]])
         return last if last in self.tokenizer.added_tokens_decoder else None
 
 
 def _check_lengths(options: dict):
-    """Raises where a call's texts are to have other lengths than the longest one's."""
+    """Raises if the options ask for another length than that of the longest text."""
     lengths = {name: options.get(name) for name in ("padding", "truncation", "pad_to_multiple_of")}
     if lengths["padding"] not in (True, "longest") or lengths["truncation"] or lengths["pad_to_multiple_of"]:
         raise ValueError(
-            "Texts are padded to the longest of a call and never cut, as an ECG's tokens would go with the words; got "
+            "Texts are padded to the longest of a call and never truncated, which could remove tokens of an ECG; got "
             f"{', '.join(f'{name}={value!r}' for name, value in lengths.items())}."
         )
 
 
 def add_ecg_token(tokenizer, ecg_token: str = ECG_TOKEN) -> int:
-    """The id of the placeholder in an LLM's tokenizer, to which it is added if it is not there."""
+    r"""
+    Adds the placeholder of ECGs to the tokenizer of an LLM, if it is missing.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`):
+            The tokenizer.
+        ecg_token (`str`, *optional*, defaults to `"<|ecg|>"`):
+            The placeholder.
+
+    Returns:
+        `int`: The id of the placeholder.
+    """
     tokenizer.add_special_tokens({"additional_special_tokens": [ecg_token]}, replace_extra_special_tokens=False)
     return tokenizer.convert_tokens_to_ids(ecg_token)
 

@@ -45,14 +45,14 @@ class ElmSymbolProcessor(BaseElmProcessor):
         ecg_token_offset (`int`, *optional*, defaults to 0):
             The model's `config.ecg_token_offset`.
         max_ecg_tokens (`int`, *optional*):
-            Largest number of tokens of one ECG. Of a longer one, the tokens that begin first are kept, so that all
-            leads are cut at the same time. No limit by default.
+            Largest number of tokens of an ECG. Of a longer ECG the tokens that start first are kept, so that all leads end
+            at the same time. No limit by default.
         ecg_token (`str`, *optional*, defaults to `"<|ecg|>"`):
-            The placeholder token.
+            Placeholder of an ECG.
         chat_template (`str`, *optional*):
-            A chat template to use instead of the tokenizer's own.
+            Chat template to use instead of the tokenizer's.
         system_prompt (`str`, *optional*):
-            Opens conversations that have no system message: what the model was trained with.
+            System message of conversations that have none: the one that the model was trained with.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ElmSymbolProcessor(BaseElmProcessor):
 
     @property
     def num_ecg_tokens(self) -> int:
-        """About how many tokens an ECG takes: `max_ecg_tokens`, or one for ten samples (Han et al. 2024)."""
+        """Approximate number of tokens of an ECG: `max_ecg_tokens`, or one per ten samples (Han et al. 2024)."""
         return self.max_ecg_tokens or len(self.leads) * self.feature_extractor.num_samples // 10
 
     @property
@@ -100,11 +100,20 @@ class ElmSymbolProcessor(BaseElmProcessor):
         return {}, [self._truncate(np.array(one)) + self.ecg_token_offset for one in tokens]
 
     def kept_tokens(self, tokens: Sequence[int]) -> np.ndarray:
-        """Positions of those tokens of an ECG, all of them given, that stand in a conversation, in order."""
+        r"""
+        Which tokens of an ECG `max_ecg_tokens` keeps.
+
+        Args:
+            tokens (`list[int]`):
+                All tokens of the ECG, as [`EcgByteTokenizer`] returns them.
+
+        Returns:
+            `np.ndarray` of shape `(num_kept,)`, int64: positions of the kept tokens in `tokens`, in order.
+        """
         if self.max_ecg_tokens is None or len(tokens) <= self.max_ecg_tokens:
             return np.arange(len(tokens))
         spans = self.ecg_tokenizer.token_spans(tokens, len(self.leads))
-        # a token that reaches into a second lead begins in the first
+        # The first span of a token is the one in which it starts; it may extend into the next lead.
         _, first = np.unique(spans[:, 0], return_index=True)
         return np.sort(np.argsort(spans[first, 2], kind="stable")[: self.max_ecg_tokens])
 
@@ -113,7 +122,7 @@ class ElmSymbolProcessor(BaseElmProcessor):
         if len(kept) < len(tokens):
             logger.warning_once(
                 f"An ECG of {len(tokens)} tokens is longer than max_ecg_tokens={self.max_ecg_tokens}: the end of every "
-                "lead is left out, and so for every such ECG."
+                "lead is dropped. This warning is shown once."
             )
         return tokens[kept]
 

@@ -29,17 +29,17 @@ class ElmVisionProcessor(BaseElmProcessor):
 
     Args:
         image_processor ([`EcgImageProcessor`]):
-            Makes the pictures that the vision encoder takes.
+            Turns ECGs into the pictures that the vision encoder reads.
         tokenizer (`PreTrainedTokenizerBase`):
             The LLM's fast tokenizer, as for [`ElmProcessor`].
         num_ecg_tokens (`int`, *optional*, defaults to 1):
-            Positions of the LLM's sequence that one ECG takes: the model's `config.num_ecg_tokens`.
+            Tokens of an ECG: the model's `config.num_ecg_tokens`.
         ecg_token (`str`, *optional*, defaults to `"<|ecg|>"`):
-            The placeholder token.
+            Placeholder of an ECG.
         chat_template (`str`, *optional*):
-            A chat template to use instead of the tokenizer's own.
+            Chat template to use instead of the tokenizer's.
         system_prompt (`str`, *optional*):
-            Opens conversations that have no system message: what the model was trained with.
+            System message of conversations that have none: the one that the model was trained with.
     """
 
     def __init__(

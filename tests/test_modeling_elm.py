@@ -406,7 +406,7 @@ def test_a_wrong_shape_is_named(shape, message):
         ),
         ({"num_ecg_tokens": 7}, "num_samples=2500 cannot be cut into num_ecg_tokens=7"),
         ({"projector_type": "linear", "num_ecg_tokens": 2}, "num_ecg_tokens=1"),
-        ({"projector_type": "conv", "projector_conv_strides": [2]}, "must name as many layers"),
+        ({"projector_type": "conv", "projector_conv_strides": [2]}, "must have the same length"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(settings, message):
