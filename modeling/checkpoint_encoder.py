@@ -11,6 +11,6 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The ECG encoder whose code is in this folder; when a checkpoint is saved, `save_encoder_code` writes the last line."""
+"""The ECG encoder whose code is in this folder. In checkpoints `save_encoder_code` writes the last line."""
 
 ENCODER_CLASS = None

@@ -62,7 +62,8 @@ class EcgResNetConfig(PreTrainedConfig):
         """Each stage needs a width and a depth. Odd kernels keep the samples centred."""
         if len(self.hidden_sizes) != len(self.depths):
             raise ValueError(
-                f"`hidden_sizes` has {len(self.hidden_sizes)} stages and `depths` has {len(self.depths)}: they must agree."
+                f"`hidden_sizes` has {len(self.hidden_sizes)} stages and `depths` has {len(self.depths)}: expected equal "
+                "numbers."
             )
         if self.stem_kernel_size % 2 == 0 or self.kernel_size % 2 == 0:
             raise ValueError(

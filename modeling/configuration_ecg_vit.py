@@ -21,8 +21,8 @@ from transformers import PreTrainedConfig
 @strict
 class EcgVitConfig(PreTrainedConfig):
     r"""
-    Base class of the configurations of masked autoencoders. The defaults are the base models' of Na et al. 2024 (Guiding
-    Masked Representation Learning to Capture Spatio-Temporal Relationship of Electrocardiogram).
+    Base class of the configurations of masked autoencoders. The defaults are the base models' of Na et al. 2024
+    (Guiding Masked Representation Learning to Capture Spatio-Temporal Relationship of Electrocardiogram).
 
     A subclass defines `num_patches` (patches with different positions) and `patch_dim` (values of a patch). It is in a
     file `configuration_x.py`, and its models in `modeling_x.py`.
@@ -102,7 +102,8 @@ class EcgVitTimePatchConfig(EcgVitConfig):
         patch_size (`int`, *optional*, defaults to 75):
             Number of samples of a patch. It must divide `num_samples`.
         kwargs:
-            Fields of [`EcgVitConfig`]. `num_samples` is the longest ECG; shorter ones must be multiples of `patch_size`.
+            Fields of [`EcgVitConfig`]. `num_samples` is the longest ECG; shorter ones must be multiples of
+            `patch_size`.
 
     Raises:
         `ValueError`: If `patch_size` does not divide `num_samples`.

@@ -53,12 +53,12 @@ class ElmConfig(PreTrainedConfig):
         representation (`str`, *optional*, defaults to `"signal"`):
             Form in which the model reads an ECG. `"signal"`: an array of shape `(num_leads, num_samples)`, for an ECG
             encoder or no encoder. `"stacked_signal"`: the signal as a picture with three equal channels, for a vision
-            encoder. `"image"`: the ECG drawn on paper, for a vision encoder. `"symbol"`: tokens of ECG-Byte (Han et al.
-            2024) among the tokens of the text.
+            encoder. `"image"`: the ECG drawn on paper, for a vision encoder. `"symbol"`: tokens of ECG-Byte (Han et
+            al. 2024) among the tokens of the text.
         projector_type (`str`, *optional*):
-            With an encoder: `"linear"` or `"mlp"` (as in LLaVA), by default `"mlp"`. Without an encoder: `"linear"` (the
-            whole ECG becomes one token), `"patch"` (a linear layer per patch of time) or `"conv"` (a small CNN per patch
-            of time), by default `"patch"`. `None` for `"symbol"`.
+            With an encoder: `"linear"` or `"mlp"` (as in LLaVA), by default `"mlp"`. Without an encoder: `"linear"`
+            (the whole ECG becomes one token), `"patch"` (a linear layer per patch of time) or `"conv"` (a small CNN
+            per patch of time), by default `"patch"`. `None` for `"symbol"`.
         projector_hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation inside the `"mlp"` projector.
         projector_conv_channels (`list[int]`, *optional*, defaults to `[64, 128]`):
@@ -87,8 +87,8 @@ class ElmConfig(PreTrainedConfig):
             Whether the LLM's head has a bias (Phi, GPT-J).
 
     Raises:
-        `ValueError`: If representation, encoder and projector do not fit together, a field that they need is missing, or
-            an ECG cannot be cut into equal patches.
+        `ValueError`: If representation, encoder and projector do not fit together, a field that they need is missing,
+            or an ECG cannot be cut into equal patches.
     """
 
     model_type = "elm"

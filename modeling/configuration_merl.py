@@ -72,8 +72,8 @@ class MerlConfig(PreTrainedConfig):
             Divisor of the cosines in the losses. It is not learned.
 
     Raises:
-        `ValueError`: If `hidden_sizes` and `depths` differ in length, `patch_size` does not divide `num_samples` (ViT), or
-            `num_pooling_heads` does not divide `projection_dim`.
+        `ValueError`: If `hidden_sizes` and `depths` differ in length, `patch_size` does not divide `num_samples`
+            (ViT), or `num_pooling_heads` does not divide `projection_dim`.
     """
 
     model_type = "merl"
@@ -119,7 +119,8 @@ class MerlConfig(PreTrainedConfig):
         """Widths and depths of stages must agree, and patches and heads must divide an ECG and its projection."""
         if len(self.hidden_sizes) != len(self.depths):
             raise ValueError(
-                f"`hidden_sizes` has {len(self.hidden_sizes)} stages and `depths` has {len(self.depths)}: they must agree."
+                f"`hidden_sizes` has {len(self.hidden_sizes)} stages and `depths` has {len(self.depths)}: expected equal "
+                "numbers."
             )
         if self.encoder_type == "vit" and self.num_samples % self.patch_size:
             raise ValueError(

@@ -72,8 +72,8 @@ def place_leads(
             Names of the leads to return, in their order. Other standard leads of the ECG are dropped.
 
     Returns:
-        `tuple[np.ndarray, list[str]]`: The ECG of shape `(len(leads), num_samples)`, float32, with rows of NaN for absent
-        leads; and the names of the absent leads.
+        `tuple[np.ndarray, list[str]]`: The ECG of shape `(len(leads), num_samples)`, float32, with rows of NaN for
+        absent leads; and the names of the absent leads.
 
     Raises:
         `ValueError`: If a lead name is unknown or occurs twice, or the number of names is not the number of rows.
@@ -100,8 +100,8 @@ def limb_lead_error(ecg: np.ndarray, leads: tuple[str, ...] | list[str] = LEADS)
     (Einthoven 1912, Goldberger 1942).
 
     A lead fails if it differs from its identity by more than 0.03 mV in more than 2 % of the samples. Quantization
-    steps (up to 0.012 mV in real records) and a short transient at the start stay below this limit. Two exchanged leads
-    or an inverted lead exceed it, unless the leads are almost equal or almost zero. NaN samples, flat leads and
+    steps (up to 0.012 mV in real records) and a short transient at the start stay below this limit. Two exchanged
+    leads or an inverted lead exceed it, unless the leads are almost equal or almost zero. NaN samples, flat leads and
     identities with an absent lead are not checked; an absent I or II is computed from III. Exchanged electrodes cannot
     be detected, because the leads of such a recording still agree.
 

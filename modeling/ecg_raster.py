@@ -58,10 +58,10 @@ class EcgPaper:
     The paper that an ECG is drawn on. Its pictures have `height` x `width` pixels, whatever the record.
 
     The record fills the width at 25 mm/s, which determines the size of a millimetre. The rows share the height, each
-    with a whole number of millimetres, so that baselines lie on grid lines (rows of less than 5 mm are not rounded). The
-    amplitude is 10 mm/mV if a row then has room for 3 mV, otherwise 5, 2.5, 1.25, ... mm/mV. It does not depend on the
-    signal, so that amplitudes can be compared between pictures. At 1024 x 768 pixels a record of 10 s has 4.0 pixels per
-    mm and 10 mm/mV in the layout "3x4", and 3.9 pixels per mm and 5 mm/mV in "12x1".
+    with a whole number of millimetres, so that baselines lie on grid lines (rows of less than 5 mm are not rounded).
+    The amplitude is 10 mm/mV if a row then has room for 3 mV, otherwise 5, 2.5, 1.25, ... mm/mV. It does not depend on
+    the signal, so that amplitudes can be compared between pictures. At 1024 x 768 pixels a record of 10 s has 4.0
+    pixels per mm and 10 mm/mV in the layout "3x4", and 3.9 pixels per mm and 5 mm/mV in "12x1".
 
     Positions are in pixels from the upper left corner; pixel k of a row or column covers k to k + 1.
 
@@ -73,8 +73,8 @@ class EcgPaper:
         width (`int`, *optional*, defaults to 1024):
             Width of the picture in pixels.
         layout (`str`, *optional*, defaults to `"3x4"`):
-            `"3x4"`: three rows of four leads that follow each other in time, above a rhythm strip; `"12x1"`: one row per
-            lead.
+            `"3x4"`: three rows of four leads that follow each other in time, above a rhythm strip; `"12x1"`: one row
+            per lead.
         rhythm_lead (`str`, *optional*, defaults to `"II"`):
             The lead of the rhythm strip.
         grid (`bool`, *optional*, defaults to `True`):
@@ -180,8 +180,9 @@ def draw_ecg(ecg: np.ndarray, sampling_rate: float, **paper) -> np.ndarray:
     than its row extends into the neighbouring rows; at the edge of the paper it is clipped. Gaps (NaN) stay blank. An
     absent lead keeps its name.
 
-    A trace is the polyline through all samples, drawn with a round pen of 0.36 mm (at least one pixel). In each quarter
-    of a pixel column it covers the interval between its extremes. The darkness of a pixel is the share that is covered.
+    A trace is the polyline through all samples, drawn with a round pen of 0.36 mm (at least one pixel). In each
+    quarter of a pixel column it covers the interval between its extremes. The darkness of a pixel is the share that is
+    covered.
 
     Args:
         ecg (`np.ndarray` of shape `(12, num_samples)`):
@@ -234,8 +235,8 @@ def _column_bounds(samples: int, columns: int) -> list[int]:
 
 def _line_extents(sheet: EcgPaper, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    The smallest and largest y of each trace in every fine column, both `(rows, COLUMNS_PER_PIXEL, width)`, for `signals`
-    `(rows, samples)` in mV. Where there is no trace, they are infinite and minus infinite.
+    The smallest and largest y of each trace in every fine column, both `(rows, COLUMNS_PER_PIXEL, width)`, for
+    `signals` `(rows, samples)` in mV. Where there is no trace, they are infinite and minus infinite.
     """
     radius = sheet.pen_radius
     y = np.float32(sheet.baselines)[:, None] - signals * np.float32(sheet.pixels_per_mv)
@@ -278,7 +279,7 @@ class _FineColumns:
     """Positions of the samples of a row relative to the fine columns, the same for all rows."""
 
     first: int
-    # For each edge of a fine column: the sample at or before it, and its position between this sample (0) and the next (1).
+    # For each edge of a fine column: the sample at or before it, and its place between that sample (0) and the next (1).
     before: np.ndarray
     fraction: np.ndarray
     # The edges between the last sample of a lead and the first sample of the next, in a row of four.

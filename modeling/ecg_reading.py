@@ -47,13 +47,13 @@ def load_ecg(path: str | PathLike) -> tuple[np.ndarray, int | float, list[str]]:
             The record, with or without `.hea`, `.dat` or `.mat`.
 
     Returns:
-        `tuple[np.ndarray, int | float, list[str]]`: The ECG of shape `(num_leads, num_samples)`, float32, in millivolt,
-        with NaN for samples that the record marks as invalid; the sampling rate in Hz; and the lead names.
+        `tuple[np.ndarray, int | float, list[str]]`: The ECG of shape `(num_leads, num_samples)`, float32, in
+        millivolt, with NaN for samples that the record marks as invalid; the sampling rate in Hz; and the lead names.
 
     Raises:
         `FileNotFoundError`: If the header or a signal file that it names is missing.
-        `ValueError`: If the header cannot be read, does not fit its signal file, has several segments, or names a file in
-            another folder, a signal without a name, or a unit other than mV, uV, µV and V.
+        `ValueError`: If the header cannot be read, does not fit its signal file, has several segments, or names a file
+            in another folder, a signal without a name, or a unit other than mV, uV, µV and V.
         `ImportError`: If the record is not in format 16 and `wfdb` is not installed.
     """
     record_path = Path(path)
@@ -118,7 +118,7 @@ def _read_format_16(
 
 
 def _compare_checksums(digital: np.ndarray, signals: list[re.Match], header_path: Path) -> None:
-    """Raises if a checksum, the 16-bit sum of a lead's samples, is wrong. It is signed or not, depending on the writer."""
+    """Raises if a checksum, the 16-bit sum of a lead's samples, is wrong. Some writers take it as signed."""
     written = [int(signal["checksum"] or 0) for signal in signals]
     if not any(written):  # some writers omit checksums or write zeros
         return

@@ -84,7 +84,7 @@ def _polyphase(signal: np.ndarray, ratio: Fraction) -> np.ndarray:
     matrix product. In single precision, rounding the result to microvolt would depend on the processor.
     """
     up, down = ratio.numerator, ratio.denominator
-    # The gain of the filter differs by up to 1e-4 between output samples: an offset of the baseline would become a ripple.
+    # The gain of the filter differs by up to 1e-4 between output samples, so an offset of the baseline would ripple.
     offset = signal.mean(axis=-1, keepdims=True, dtype=np.float64)
     if max(up, down) > _LARGEST_FACTOR:
         return _long_polyphase(signal - offset, up, down) + offset
@@ -144,7 +144,7 @@ def _cubic(signal: np.ndarray, ratio: Fraction) -> np.ndarray:
         raise ImportError("resampling an ECG needs scipy: pip install scipy") from error
     samples = signal.shape[-1]
     positions = np.arange(-(-samples * ratio.numerator // ratio.denominator)) * ratio.denominator / ratio.numerator
-    # At a higher rate the last output samples lie behind the last input sample, where a spline diverges: hold its value.
+    # At a higher rate the last output samples lie behind the last input sample, where a spline would diverge.
     return CubicSpline(np.arange(samples), signal, axis=-1)(np.minimum(positions, samples - 1))
 
 

@@ -107,8 +107,9 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
         Args:
             ecg:
-                An array of shape `(num_leads, num_samples)` in millivolt, the path of a WFDB record, or a list of these;
-                or an array of shape `(num_ecgs, num_leads, num_samples)`. A lead that is entirely NaN is absent.
+                An array of shape `(num_leads, num_samples)` in millivolt, the path of a WFDB record, or a list of
+                these; or an array of shape `(num_ecgs, num_leads, num_samples)`. A lead that is entirely NaN is
+                absent.
             sampling_rate (`float` or `list[float]`, *optional*):
                 Sampling rate of the arrays in Hz: one for all or one per ECG. Not needed for records.
             lead_names (`list[str]` or `list[list[str]]`, *optional*):
@@ -117,13 +118,13 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 `"pt"` or `"np"`.
 
         Returns:
-            [`BatchFeature`] with `ecg_values` of shape `(num_ecgs, len(leads), num_samples)`, float32, 0 for absent leads;
-            and `ecg_lead_mask` of shape `(num_ecgs, len(leads))`, `True` for present leads.
+            [`BatchFeature`] with `ecg_values` of shape `(num_ecgs, len(leads), num_samples)`, float32, 0 for absent
+            leads; and `ecg_lead_mask` of shape `(num_ecgs, len(leads))`, `True` for present leads.
 
         Raises:
-            `ValueError`: If the sampling rate is missing or not a number, the unit cannot be millivolt, the limb leads of
-                a record disagree, or leads, length or samples are not as described. The message gives the position of
-                the ECG.
+            `ValueError`: If the sampling rate is missing or not a number, the unit cannot be millivolt, the limb leads
+                of a record disagree, or leads, length or samples are not as described. The message gives the position
+                of the ECG.
             `ImportError`: If scipy is needed and not installed.
         """
         ecgs = list(ecg) if isinstance(ecg, list | tuple) or getattr(ecg, "ndim", 2) == 3 else [ecg]
@@ -152,7 +153,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
     def _prepare(
         self, ecg, sampling_rate: float | None, lead_names: Sequence[str] | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """An ECG `(leads, num_samples)` in mV at the model's rate, NaN for absent leads; which are present, `(leads,)`."""
+        """An ECG `(leads, num_samples)` in mV at the model's rate, and which leads are present, `(leads,)`."""
         if isinstance(ecg, str | PathLike):
             ecg, sampling_rate, lead_names = load_ecg(ecg)
             disagreement = limb_lead_error(place_leads(ecg, lead_names)[0])

@@ -34,12 +34,12 @@ MIN_DRAWN_SIZE = 160
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class EcgImageProcessor(BaseImageProcessor):
     r"""
-    Turns ECGs in millivolt into the `pixel_values` of a vision encoder (ViT, CLIP, SigLIP, ...), with the encoder's own
-    size and normalization: see [`~EcgImageProcessor.from_vision_encoder`].
+    Turns ECGs in millivolt into the `pixel_values` of a vision encoder (ViT, CLIP, SigLIP, ...), with the encoder's
+    own size and normalization: see [`~EcgImageProcessor.from_vision_encoder`].
 
-    `representation="image"` draws the ECG on paper (see [`EcgPaper`] for the scale), at the encoder's size if it has room
-    for the names of the leads. `representation="stacked_signal"` takes the signal as a picture of leads x samples with
-    three equal channels, from 0 at its smallest value to 255 at its largest, and resizes it (Han et al. 2025,
+    `representation="image"` draws the ECG on paper (see [`EcgPaper`] for the scale), at the encoder's size if it has
+    room for the names of the leads. `representation="stacked_signal"` takes the signal as a picture of leads x samples
+    with three equal channels, from 0 at its smallest value to 255 at its largest, and resizes it (Han et al. 2025,
     ECG-Bench); absent leads are 0.
 
     Args:
@@ -58,7 +58,8 @@ class EcgImageProcessor(BaseImageProcessor):
         num_samples (`int`, *optional*, defaults to 2500):
             Samples per lead of the model. A longer ECG is cropped at the end, a shorter one is refused.
         leads (`list[str]`, *optional*, defaults to the twelve standard leads in standard order):
-            Leads of the model: for `"image"` the leads to draw, each in its usual place; for `"stacked_signal"` the rows.
+            Leads of the model: for `"image"` the leads to draw, each in its usual place; for `"stacked_signal"` the
+            rows.
         layout (`str`, *optional*, defaults to `"3x4"`):
             `"3x4"`: three rows of four leads above a rhythm strip; `"12x1"`: one row per lead.
         rhythm_lead (`str`, *optional*, defaults to `"II"`):
@@ -117,8 +118,8 @@ class EcgImageProcessor(BaseImageProcessor):
     @classmethod
     def from_vision_encoder(cls, vision_encoder: str | PathLike | BaseImageProcessor, **kwargs) -> "EcgImageProcessor":
         r"""
-        The processor for a vision encoder, with the size, mean, standard deviation and resizing filter of the encoder's
-        own image processor. For an encoder of flexible size (SigLIP 2) the size is the largest square.
+        The processor for a vision encoder, with the size, mean, standard deviation and resizing filter of the
+        encoder's own image processor. For an encoder of flexible size (SigLIP 2) the size is the largest square.
 
         Args:
             vision_encoder (`str`, `os.PathLike` or `BaseImageProcessor`):
@@ -127,8 +128,8 @@ class EcgImageProcessor(BaseImageProcessor):
                 Other arguments of [`EcgImageProcessor`].
 
         Raises:
-            `ValueError`: If the encoder's image processor does not rescale to 0 ... 1 and normalize, or has no height and
-                width.
+            `ValueError`: If the encoder's image processor does not rescale to 0 ... 1 and normalize, or has no height
+                and width.
         """
         if isinstance(vision_encoder, str | PathLike):
             vision_encoder = AutoImageProcessor.from_pretrained(vision_encoder)
@@ -162,8 +163,9 @@ class EcgImageProcessor(BaseImageProcessor):
 
         Args:
             ecg:
-                An array of shape `(num_leads, num_samples)` in millivolt, the path of a WFDB record, or a list of these;
-                or an array of shape `(num_ecgs, num_leads, num_samples)`. A lead that is entirely NaN is absent.
+                An array of shape `(num_leads, num_samples)` in millivolt, the path of a WFDB record, or a list of
+                these; or an array of shape `(num_ecgs, num_leads, num_samples)`. A lead that is entirely NaN is
+                absent.
             sampling_rate (`float` or `list[float]`, *optional*):
                 Sampling rate of the arrays in Hz: one for all or one per ECG. Not needed for records.
             lead_names (`list[str]` or `list[list[str]]`, *optional*):

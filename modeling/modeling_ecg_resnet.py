@@ -109,10 +109,10 @@ class EcgResNetModel(EcgResNetPreTrainedModel):
                 `True` for present leads; all by default. Absent leads are not averaged.
 
         Returns:
-            [`BaseModelOutputWithPooling`] with `last_hidden_state` of shape `(batch_size, num_samples / 32, hidden_size)`,
-            the average of the leads; and `pooler_output` of shape `(batch_size, hidden_size)`, its mean over time.
-            `hidden_states` are the input of the first block and the output of each block for single leads, of shape
-            `(batch_size * num_leads, channels, tokens)`.
+            [`BaseModelOutputWithPooling`] with `last_hidden_state` of shape `(batch_size, num_samples / 32,
+            hidden_size)`, the average of the leads; and `pooler_output` of shape `(batch_size, hidden_size)`, its mean
+            over time. `hidden_states` are the input of the first block and the output of each block for single leads,
+            of shape `(batch_size * num_leads, channels, tokens)`.
 
         Raises:
             `ValueError`: If `ecg_values` has another number of dimensions.

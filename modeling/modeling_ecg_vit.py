@@ -129,8 +129,8 @@ class EcgVitLayer(GradientCheckpointingLayer):
         hidden_size (`int`, *optional*):
             Width of the tokens; `config.hidden_size` by default.
         num_attention_heads (`int`, *optional*):
-            Number of heads, of 64 dimensions each; `config.num_attention_heads` by default. Their total width may differ
-            from `hidden_size`.
+            Number of heads, of 64 dimensions each; `config.num_attention_heads` by default. Their total width may
+            differ from `hidden_size`.
         intermediate_size (`int`, *optional*):
             Width of the hidden layer of the MLP; `config.intermediate_size` by default.
     """
@@ -198,7 +198,7 @@ class EcgVitDecoder(nn.Module):
         self.head = nn.Linear(hidden_size, config.patch_dim)
 
     def forward(self, encoded: torch.Tensor, ids_restore: torch.Tensor, **kwargs) -> torch.Tensor:
-        """Encoded tokens `(..., 1 + num_kept + num_behind, hidden_size)` to patches `(..., num_patches, patch_dim)`."""
+        """Encoded tokens `(..., 1 + num_kept + num_behind, width)` to patches `(..., num_patches, patch_dim)`."""
         num_patches = ids_restore.shape[-1]
         num_kept = encoded.shape[-2] - 1 - self.num_behind
         front, kept, behind = self.embed(encoded).split([1, num_kept, self.num_behind], dim=-2)
@@ -214,8 +214,8 @@ class EcgVitDecoder(nn.Module):
 
 def sin_cos_positions(num_positions: int, hidden_size: int) -> torch.Tensor:
     r"""
-    Fixed position embeddings: sines and then cosines of geometric frequencies (Vaswani et al. 2017; in this order He et
-    al. 2022, MAE).
+    Fixed position embeddings: sines and then cosines of geometric frequencies (Vaswani et al. 2017; in this order He
+    et al. 2022, MAE).
 
     Args:
         num_positions (`int`):
@@ -266,9 +266,9 @@ def mask_tokens(
             The tokens with the smallest noise are kept. Uniform random numbers by default.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: The kept tokens of shape `(..., num_kept, hidden_size)`, in the
-        order of their noise; the mask of shape `(..., num_tokens)`, 1 for masked tokens; and the rank of each token's noise,
-        of shape `(..., num_tokens)`.
+        `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: The kept tokens of shape `(..., num_kept, hidden_size)`, in
+        the order of their noise; the mask of shape `(..., num_tokens)`, 1 for masked tokens; and the rank of each
+        token's noise, of shape `(..., num_tokens)`.
 
     Raises:
         `ValueError`: If the ratio keeps no token or all of them, or the noise has another shape.

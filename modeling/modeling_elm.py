@@ -118,14 +118,14 @@ class ElmModel(ElmPreTrainedModel):
         Encodes ECGs and projects them into the LLM's embedding space.
 
         Args:
-            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)` or `(num_ecgs, 3, height, width)`):
-                The ECGs, or pictures of them, as the processor returns them.
+            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`):
+                The ECGs as the processor returns them, or pictures of shape `(num_ecgs, 3, height, width)`.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
                 `True` for present leads; all by default. Used by encoders that support absent leads.
 
         Returns:
-            [`BaseModelOutputWithPooling`] with `last_hidden_state`, the output of the encoder (`None` without an encoder);
-            and `pooler_output` of shape `(num_ecgs, num_ecg_tokens, embedding_size)`, the projected ECGs.
+            [`BaseModelOutputWithPooling`] with `last_hidden_state`, the output of the encoder (`None` without an
+            encoder); and `pooler_output` of shape `(num_ecgs, num_ecg_tokens, embedding_size)`, the projected ECGs.
 
         Raises:
             `ValueError`: If `ecg_values` has a shape that the model does not take.
@@ -134,7 +134,7 @@ class ElmModel(ElmPreTrainedModel):
         # CODEPATH: encoder-free checkpoints feed the signal to the projector, the others the encoder's output.
         if self.encoder is None:
             return BaseModelOutputWithPooling(pooler_output=self.projector(ecg_values))
-        # CODEPATH: "image" and "stacked_signal" checkpoints have a vision encoder, "signal" checkpoints an ECG encoder.
+        # CODEPATH: "image" and "stacked_signal" checkpoints have a vision encoder, "signal" ones an ECG encoder.
         if self.config.reads_pictures:
             outputs = self.encoder(**vision_inputs(self.encoder, ecg_values), **kwargs)
         else:
@@ -148,7 +148,7 @@ class ElmModel(ElmPreTrainedModel):
             raise ValueError(
                 'This model reads ECGs as tokens in `input_ids` (representation="symbol"); drop `ecg_values`.'
             )
-        # CODEPATH: "image" and "stacked_signal" checkpoints take pictures, whose size the encoder checks, others signals.
+        # CODEPATH: "image" and "stacked_signal" checkpoints read pictures, whose size the encoder checks.
         if self.config.reads_pictures:
             if len(shape) != 4 or shape[1] != 3:
                 raise ValueError(f"`ecg_values` must have the shape (num_ecgs, 3, height, width), got {shape}.")
@@ -232,8 +232,9 @@ class ElmModel(ElmPreTrainedModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 Token ids, with `num_ecg_tokens` placeholders (`config.ecg_token_id`) for every ECG.
-            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)` or `(num_ecgs, 3, height, width)`, *optional*):
-                All ECGs of the batch, or pictures of them, in the order of their placeholders; `None` if there are none.
+            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`, *optional*):
+                All ECGs of the batch in the order of their placeholders, or pictures of shape
+                `(num_ecgs, 3, height, width)`. `None` if the batch has no ECGs.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
                 `True` for present leads.
             attention_mask, position_ids, past_key_values, inputs_embeds, use_cache:
@@ -241,13 +242,13 @@ class ElmModel(ElmPreTrainedModel):
             encoder_hidden_states (`torch.FloatTensor` of shape `(num_ecgs, tokens, hidden_size)`, *optional*):
                 Outputs of the encoder for the ECGs, if it has run before. They replace `ecg_values`.
             sequence_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                For rows that hold several conversations behind one copy of their shared prefix: 0 for the prefix, 1, 2,
-                ... for the rest of each conversation, -1 for padding. A token sees the prefix and its own conversation;
-                the `position_ids` of each conversation continue those of the prefix.
+                For rows that hold several conversations behind one copy of their shared prefix: 0 for the prefix, 1,
+                2, ... for the rest of each conversation, -1 for padding. A token sees the prefix and its own
+                conversation; the `position_ids` of each conversation continue those of the prefix.
 
         Raises:
-            `ValueError`: If both or none of `input_ids` and `inputs_embeds` are given, the number of placeholders does not
-                match the ECGs, the ECGs have another shape, or the LLM cannot mask packed conversations.
+            `ValueError`: If both or none of `input_ids` and `inputs_embeds` are given, the number of placeholders does
+                not match the ECGs, the ECGs have another shape, or the LLM cannot mask packed conversations.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either `input_ids` or `inputs_embeds`.")
@@ -290,8 +291,8 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
     """The ECG-language model: [`ElmModel`] with the language modeling head of the LLM."""
 
     # The input embeddings of the LLM are called `embed_tokens` (most), `wte` (GPT-2), `word_embeddings` (Bloom),
-    # `embed_in` (GPT-NeoX) or `decoder.embed_tokens` (OPT). PEFT does not follow patterns, which is intended: ECG tokens
-    # that it trains are inputs only, and a head wrapped for them would have no `bias`, which TRL's fused loss reads.
+    # `embed_in` (GPT-NeoX) or `decoder.embed_tokens` (OPT). PEFT does not follow patterns, which is intended: ECG
+    # tokens that it trains are inputs only, and a head wrapped for them would have no `bias`, which TRL reads.
     _tied_weights_keys = {
         "lm_head.weight": r"^model\.language_model\.(embed_tokens|wte|word_embeddings|embed_in|decoder\.embed_tokens)\.weight$"
     }
@@ -330,8 +331,8 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
             ecg_token_id (`int`):
                 Id of the placeholder token. If the embeddings have no row for it, they are resized.
             ecg_vocab_size (`int`, *optional*):
-                Number of ECG tokens of `representation="symbol"`. They become new rows of the LLM's embeddings, sampled
-                from the mean and covariance of the other rows.
+                Number of ECG tokens of `representation="symbol"`. They become new rows of the LLM's embeddings,
+                sampled from the mean and covariance of the other rows.
             dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
                 Precision in which repositories and folders are loaded.
             config_kwargs:
@@ -431,8 +432,9 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 Token ids, with `num_ecg_tokens` placeholders (`config.ecg_token_id`) for every ECG.
-            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)` or `(num_ecgs, 3, height, width)`, *optional*):
-                All ECGs of the batch, or pictures of them, in the order of their placeholders; `None` if there are none.
+            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`, *optional*):
+                All ECGs of the batch in the order of their placeholders, or pictures of shape
+                `(num_ecgs, 3, height, width)`. `None` if the batch has no ECGs.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
                 `True` for present leads.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):

@@ -25,7 +25,7 @@ from .configuration_elm import ElmConfig
 
 
 class ElmEncoderProjector(nn.Module):
-    """Pools encoder outputs to `num_ecg_tokens` and projects them: one linear layer, or two (Liu et al. 2023, LLaVA)."""
+    """Pools encoder outputs to `num_ecg_tokens` and projects them with one or two layers (Liu et al. 2023, LLaVA)."""
 
     def __init__(self, config: ElmConfig):
         super().__init__()

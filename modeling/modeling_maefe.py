@@ -156,9 +156,9 @@ class MaefeModel(MaefePreTrainedModel):
                 `True` for present leads. All must be present.
 
         Returns:
-            [`BaseModelOutputWithPooling`] with `last_hidden_state` of shape `(batch_size, 1 + num_patches, hidden_size)`,
-            the class token and the patches after the norm; and `pooler_output` of shape `(batch_size, hidden_size)`, the
-            class token after the norm, which Na et al. 2024 use downstream.
+            [`BaseModelOutputWithPooling`] with `last_hidden_state` of shape `(batch_size, 1 + num_patches,
+            hidden_size)`, the class token and the patches after the norm; and `pooler_output` of shape `(batch_size,
+            hidden_size)`, the class token after the norm, which Na et al. 2024 use downstream.
 
         Raises:
             `ValueError`: If the shape is not as described, or a lead is absent.
@@ -259,8 +259,8 @@ class MaefeForPreTraining(MaefePreTrainedModel):
             `last_hidden_state` of shape `(batch_size, 1 + num_kept, hidden_size)`.
 
         Raises:
-            `ValueError`: If a shape is not as described, a lead is absent, or `config.mask_ratio` masks no patch or all of
-                them.
+            `ValueError`: If a shape is not as described, a lead is absent, or `config.mask_ratio` masks no patch or
+                all of them.
         """
         encoder = self.base_model
         encoder.check_leads(ecg_values, ecg_lead_mask)

@@ -117,7 +117,7 @@ class MerlBottleneckBlock(GradientCheckpointingLayer):
 
 
 class MerlResNet(nn.Module):
-    """Encodes ECGs `(batch, leads, samples)` as feature maps `(batch, tokens, hidden_size)`, one token per 16 samples."""
+    """Encodes ECGs `(batch, leads, samples)` as tokens `(batch, tokens, hidden_size)`, one per 16 samples."""
 
     def __init__(self, config: MerlConfig):
         super().__init__()
@@ -227,8 +227,8 @@ class MerlPreTrainedModel(EcgVitPreTrainedModel):
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class MerlModel(MerlPreTrainedModel):
     """
-    The ECG encoder. The ResNet takes any number of samples, the ViT multiples of `patch_size` up to `num_samples` (shorter
-    ECGs use the first positions).
+    The ECG encoder. The ResNet takes any number of samples, the ViT multiples of `patch_size` up to `num_samples`
+    (shorter ECGs use the first positions).
     """
 
     # In a checkpoint of the whole contrastive model.
@@ -259,10 +259,10 @@ class MerlModel(MerlPreTrainedModel):
                 `True` for present leads. All must be present.
 
         Returns:
-            [`BaseModelOutputWithPooling`] with `last_hidden_state` of shape `(batch_size, num_tokens, hidden_size)`, the
-            feature map of the last stage (ResNet, one token per 16 samples, rounded up) or the tokens of the last layer
-            (ViT); and `pooler_output` of shape `(batch_size, hidden_size)`, its mean over time (ResNet) or the layer norm
-            of that mean (ViT). The projections read `last_hidden_state` (ResNet) or `pooler_output` (ViT).
+            [`BaseModelOutputWithPooling`] with `last_hidden_state` of shape `(batch_size, num_tokens, hidden_size)`,
+            the feature map of the last stage (ResNet, one token per 16 samples, rounded up) or the tokens of the last
+            layer (ViT); and `pooler_output` of shape `(batch_size, hidden_size)`, its mean over time (ResNet) or the
+            layer norm of that mean (ViT). The projections read `last_hidden_state` (ResNet) or `pooler_output` (ViT).
             `hidden_states` are the input of the first layer or block and the output of each of them, for a ResNet of
             shape `(batch_size, channels, tokens)`.
 
@@ -309,8 +309,8 @@ class MerlForPreTraining(MerlPreTrainedModel):
 
         Args:
             text_model (`str` or `PreTrainedModel`):
-                Repository, folder or model, in MERL `ncbi/MedCPT-Query-Encoder`. A model becomes part of the new model and
-                is not copied. The new encoder has the same precision.
+                Repository, folder or model, in MERL `ncbi/MedCPT-Query-Encoder`. A model becomes part of the new model
+                and is not copied. The new encoder has the same precision.
             config_kwargs:
                 Fields of [`MerlConfig`].
 
@@ -350,8 +350,8 @@ class MerlForPreTraining(MerlPreTrainedModel):
                 `True` for present leads. All must be present.
 
         Returns:
-            The output of the encoder, with `pooler_output` of shape `(batch_size, projection_dim)`: the projected ECGs,
-            not normalized.
+            The output of the encoder, with `pooler_output` of shape `(batch_size, projection_dim)`: the projected
+            ECGs, not normalized.
 
         Raises:
             `ValueError`: If a lead is absent, or there are no learned positions for this length.
@@ -387,7 +387,8 @@ class MerlForPreTraining(MerlPreTrainedModel):
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
-                Token ids, with the special tokens of the text tower. The reports and prompts of MERL are in lower case.
+                Token ids, with the special tokens of the text tower. The reports and prompts of MERL are in lower
+                case.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
                 0 for padding.
             token_type_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
@@ -426,11 +427,12 @@ class MerlForPreTraining(MerlPreTrainedModel):
                 One prompt per class, in lower case.
 
         Returns:
-            `torch.FloatTensor` of shape `(num_ecgs, num_classes)`: cosines. The class with the highest cosine fits best;
-            if several classes can be present, each cosine is the score of its class.
+            `torch.FloatTensor` of shape `(num_ecgs, num_classes)`: cosines. The class with the highest cosine fits
+            best; if several classes can be present, each cosine is the score of its class.
 
         Raises:
-            `ValueError`: As for [`~MerlForPreTraining.get_ecg_features`] and [`~MerlForPreTraining.get_text_features`].
+            `ValueError`: As for [`~MerlForPreTraining.get_ecg_features`] and
+                [`~MerlForPreTraining.get_text_features`].
 
         Example:
 
@@ -477,8 +479,8 @@ class MerlForPreTraining(MerlPreTrainedModel):
                 numbers of them.
 
         Raises:
-            `ValueError`: If the losses need as many reports as ECGs, a lead is absent, or there are no learned positions
-                for this length.
+            `ValueError`: If the losses need as many reports as ECGs, a lead is absent, or there are no learned
+                positions for this length.
         """
         if return_loss and len(ecg_values) != len(input_ids):
             raise ValueError(

@@ -125,8 +125,8 @@ def gather_embeds(embeds: torch.Tensor) -> torch.Tensor:
 
 def contrastive_loss(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
     r"""
-    Contrastive loss: the cross-entropy of finding the partner of each row among all rows, **summed** over both directions
-    (CLIP takes the mean).
+    Contrastive loss: the cross-entropy of finding the partner of each row among all rows, **summed** over both
+    directions (CLIP takes the mean).
 
     Args:
         first (`torch.Tensor` of shape `(batch, projection_dim)`):

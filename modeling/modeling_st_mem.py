@@ -77,8 +77,8 @@ class StMemPreTrainedModel(EcgVitPreTrainedModel):
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class StMemModel(StMemPreTrainedModel):
     """
-    The encoder (Na et al. 2024). All patches of all present leads attend to each other, so that the same weights encode
-    any subset of the leads.
+    The encoder (Na et al. 2024). All patches of all present leads attend to each other, so that the same weights
+    encode any subset of the leads.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # in a pre-training checkpoint
@@ -173,12 +173,11 @@ class StMemModel(StMemPreTrainedModel):
                 `True` for present leads; all by default. The result does not depend on absent leads.
 
         Returns:
-            [`BaseModelOutputWithPooling`] with `last_hidden_state` of shape
-            `(batch_size, num_leads * num_samples / patch_size, hidden_size)`, the patches lead after lead, each after the
-            norm (as in pre-training without a mask), 0 for absent leads; and `pooler_output` of shape
-            `(batch_size, hidden_size)`, the norm of the mean over the patches of present leads, which Na et al. 2024 use
-            downstream. The mean is taken before the norm, so it is not the mean of `last_hidden_state`. `hidden_states`
-            include the separators.
+            [`BaseModelOutputWithPooling`] with `last_hidden_state` of shape `(batch_size, num_leads * num_samples /
+            patch_size, hidden_size)`, the patches lead after lead, each after the norm (as in pre-training without a
+            mask), 0 for absent leads; and `pooler_output` of shape `(batch_size, hidden_size)`, the norm of the mean
+            over the patches of present leads, which Na et al. 2024 use downstream. The mean is taken before the norm,
+            so it is not the mean of `last_hidden_state`. `hidden_states` include the separators.
 
         Raises:
             `ValueError`: If the shapes are not as described, or an ECG has no lead.
@@ -222,17 +221,18 @@ class StMemForPreTraining(StMemPreTrainedModel):
             ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
                 The ECGs, as [`EcgFeatureExtractor`] returns them; `num_samples` must be a multiple of `patch_size`.
             ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                `True` for present leads; all by default. Absent leads are not attended to and do not count in the loss.
+                `True` for present leads; all by default. Absent leads are not attended to and do not count in the
+                loss.
             noise (`torch.FloatTensor` of shape `(batch_size, num_leads, num_patches)`, *optional*):
                 The patches with the smallest noise are kept. Random by default.
 
         Returns:
-            [`EcgMaskedAutoencoderOutput`] with `prediction` of shape `(batch_size, num_leads, num_patches, patch_size)`
-            and `last_hidden_state` of shape `(batch_size, num_leads * (num_kept + 2), hidden_size)`.
+            [`EcgMaskedAutoencoderOutput`] with `prediction` of shape `(batch_size, num_leads, num_patches,
+            patch_size)` and `last_hidden_state` of shape `(batch_size, num_leads * (num_kept + 2), hidden_size)`.
 
         Raises:
-            `ValueError`: If a shape is not as described, an ECG has no lead, or `config.mask_ratio` masks no patch or all
-                of them.
+            `ValueError`: If a shape is not as described, an ECG has no lead, or `config.mask_ratio` masks no patch or
+                all of them.
         """
         patches = self.st_mem.patchify(ecg_values, ecg_lead_mask)
         tokens = self.st_mem.embeddings(patches)

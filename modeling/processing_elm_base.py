@@ -138,8 +138,9 @@ class BaseElmProcessor(ProcessorMixin):
         return_tensors: str | None = None,
     ) -> BatchFeature:
         r"""
-        Tokenizes texts with a placeholder (`ecg_token`) for each ECG. No special tokens are added. For conversations use
-        [`~ElmProcessor.apply_chat_template`], which also distinguishes placeholders from the same words in a message.
+        Tokenizes texts with a placeholder (`ecg_token`) for each ECG. No special tokens are added. For conversations
+        use [`~ElmProcessor.apply_chat_template`], which also distinguishes placeholders from the same words in a
+        message.
 
         Args:
             text (`str` or `list[str]`):
@@ -156,8 +157,8 @@ class BaseElmProcessor(ProcessorMixin):
                 `"pt"` or `"np"`.
 
         Returns:
-            [`BatchFeature`] with `input_ids` and `attention_mask` of shape `(num_texts, length)`, and the inputs of the
-            model for the ECGs, if there are any.
+            [`BatchFeature`] with `input_ids` and `attention_mask` of shape `(num_texts, length)`, and the inputs of
+            the model for the ECGs, if there are any.
 
         Raises:
             `ValueError`: If the number of placeholders is not the number of ECGs, an ECG is not as described, or
@@ -192,12 +193,12 @@ class BaseElmProcessor(ProcessorMixin):
         r"""
         Renders conversations with the tokenizer's chat template. There can be ECGs in any turn.
 
-        The `content` of a message is a string or a list of items `{"type": "text", "text": ...}` and
-        `{"type": "ecg", "ecg": ...}`. An ECG is an array of shape `(num_leads, num_samples)` in millivolt, or the path of
-        a WFDB record. Items with arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads,
-        `"lead_names"`. A placeholder in the text of a message is not taken for an ECG. If the chat template has no system
-        role (Gemma 2), the system message goes into the first user turn. Conversations without a system message get
-        `system_prompt`.
+        The `content` of a message is a string or a list of items `{"type": "text", "text": ...}` and `{"type": "ecg",
+        "ecg": ...}`. An ECG is an array of shape `(num_leads, num_samples)` in millivolt, or the path of a WFDB
+        record. Items with arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads,
+        `"lead_names"`. A placeholder in the text of a message is not taken for an ECG. If the chat template has no
+        system role (Gemma 2), the system message goes into the first user turn. Conversations without a system message
+        get `system_prompt`.
 
         Args:
             conversation (`list[dict]` or `list[list[dict]]`):
@@ -211,8 +212,8 @@ class BaseElmProcessor(ProcessorMixin):
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`.
             return_assistant_tokens_mask (`bool`, *optional*, defaults to `False`):
-                Whether to return `assistant_masks`: 1 on the assistant's messages and the token that ends each of them.
-                The template needs no `{% generation %}` blocks.
+                Whether to return `assistant_masks`: 1 on the assistant's messages and the token that ends each of
+                them. The template needs no `{% generation %}` blocks.
             padding (`bool` or `str`, *optional*, defaults to `True`):
                 `True` or `"longest"`. Conversations are always padded to the longest conversation.
             truncation (`bool`, *optional*, defaults to `False`):
@@ -232,8 +233,8 @@ class BaseElmProcessor(ProcessorMixin):
             (`return_dict=True`). Tokenized output always has a batch dimension.
 
         Raises:
-            `ValueError`: If a message is malformed, the template drops an ECG, an ECG is not as described, or `padding` or
-                `truncation` have other values.
+            `ValueError`: If a message is malformed, the template drops an ECG, an ECG is not as described, or
+                `padding` or `truncation` have other values.
         """
         options = {"padding": padding, "truncation": truncation, "padding_side": padding_side}
         options |= {"sampling_rate": sampling_rate, "return_tensors": return_tensors} | (processor_kwargs or {})
@@ -326,8 +327,8 @@ class BaseElmProcessor(ProcessorMixin):
                 The token ids that represent each ECG, as [`~ElmProcessor.prepare_ecgs`] returns them.
 
         Returns:
-            `tuple[np.ndarray, np.ndarray]`: The token ids; and a mask, 1 on the assistant's messages and the token that
-            ends each of them. Both of shape `(length,)`.
+            `tuple[np.ndarray, np.ndarray]`: The token ids; and a mask, 1 on the assistant's messages and the token
+            that ends each of them. Both of shape `(length,)`.
 
         Raises:
             `ValueError`: If a message is malformed, or the template drops an ECG.

@@ -45,8 +45,8 @@ class ElmSymbolProcessor(BaseElmProcessor):
         ecg_token_offset (`int`, *optional*, defaults to 0):
             The model's `config.ecg_token_offset`.
         max_ecg_tokens (`int`, *optional*):
-            Largest number of tokens of an ECG. Of a longer ECG the tokens that start first are kept, so that all leads end
-            at the same time. No limit by default.
+            Largest number of tokens of an ECG. Of a longer ECG the tokens that start first are kept, so that all leads
+            end at the same time. No limit by default.
         ecg_token (`str`, *optional*, defaults to `"<|ecg|>"`):
             Placeholder of an ECG.
         chat_template (`str`, *optional*):

@@ -38,8 +38,8 @@ _EPSILON = 1e-6
 class EcgByteTokenizer(TokenizersBackend):
     r"""
     Tokenizes ECGs as in Han et al. (2024, "ECG-Byte: A Tokenizer for End-to-End Generative Electrocardiogram Language
-    Modeling"): amplitudes are scaled to 0 ... 1 and rounded down to 26 levels, which are written as the letters a ... z,
-    lead after lead. Tokens are strings of these letters, found by byte-pair encoding.
+    Modeling"): amplitudes are scaled to 0 ... 1 and rounded down to 26 levels, which are written as the letters a ...
+    z, lead after lead. Tokens are strings of these letters, found by byte-pair encoding.
 
     `tokenizer.json` holds everything except the scaling. `tokenizers.Tokenizer.from_file` can load it, too, and turns
     the text of [`~EcgByteTokenizer.ecg_to_symbols`] into the same ids.
@@ -51,19 +51,19 @@ class EcgByteTokenizer(TokenizersBackend):
         merges (`list[tuple[str, str]]`):
             Pairs of tokens to merge, in the order in which training found them.
         value_range (`tuple[float, float]`, *optional*):
-            Amplitudes in millivolt that are scaled to 0 and 1, for all ECGs. Values outside are clipped. By default the
-            minimum and maximum of each ECG, as in ECG-Bench. The absolute amplitude is then lost, and
+            Amplitudes in millivolt that are scaled to 0 and 1, for all ECGs. Values outside are clipped. By default
+            the minimum and maximum of each ECG, as in ECG-Bench. The absolute amplitude is then lost, and
             [`~EcgByteTokenizer.decode_ecg`] needs the range as an argument.
         encoding (`str`, *optional*, defaults to `"longest_match"`):
-            `"longest_match"` takes the longest matching token from the left, as in ECG-Byte. `"merge_order"` applies the
-            merges in their order, as in other byte-pair encodings. The former is faster and needs fewer tokens.
+            `"longest_match"` takes the longest matching token from the left, as in ECG-Byte. `"merge_order"` applies
+            the merges in their order, as in other byte-pair encodings. The former is faster and needs fewer tokens.
         lead_words (`bool`, *optional*, defaults to `True`):
-            Whether leads are separate words, so that no token extends from one lead into the next. `False` is needed to
-            get the ids of the reference implementation with published vocabularies.
+            Whether leads are separate words, so that no token extends from one lead into the next. `False` is needed
+            to get the ids of the reference implementation with published vocabularies.
 
     Raises:
-        `ValueError`: If vocabulary or merges are missing, the vocabulary has tokens that are not strings of the letters
-            a ... z, or an option is not one of these choices.
+        `ValueError`: If vocabulary or merges are missing, the vocabulary has tokens that are not strings of the
+            letters a ... z, or an option is not one of these choices.
     """
 
     vocab_files_names = {"tokenizer_file": "tokenizer.json"}
@@ -105,8 +105,8 @@ class EcgByteTokenizer(TokenizersBackend):
         r"""
         The text of an ECG: letters a ... z, lead after lead, with a space between leads if `lead_words`.
 
-        The index of the letter for x mV is `min(floor(26 * clip((x - low) / (high - low + 1e-6), 0, 1)), 25)`, computed
-        in the precision of `ecg` (float32 or float64).
+        The index of the letter for x mV is `min(floor(26 * clip((x - low) / (high - low + 1e-6), 0, 1)), 25)`,
+        computed in the precision of `ecg` (float32 or float64).
 
         Args:
             ecg (`np.ndarray` of shape `(num_leads, num_samples)`):
@@ -172,15 +172,15 @@ class EcgByteTokenizer(TokenizersBackend):
             num_leads (`int`, *optional*, defaults to 12):
                 Number of leads of the ECG.
             value_range (`tuple[float, float]`, *optional*):
-                Amplitudes in millivolt that were scaled to 0 and 1: minimum and maximum of the ECG if the tokenizer has
-                no `value_range`, which is the default.
+                Amplitudes in millivolt that were scaled to 0 and 1: minimum and maximum of the ECG if the tokenizer
+                has no `value_range`, which is the default.
 
         Returns:
             `np.ndarray` of shape `(num_leads, num_samples)`, float32, in millivolt.
 
         Raises:
-            `ValueError`: If an id represents no letters, the number of samples is not a multiple of `num_leads`, or the
-                range is missing.
+            `ValueError`: If an id represents no letters, the number of samples is not a multiple of `num_leads`, or
+                the range is missing.
         """
         value_range = self.value_range if value_range is None else value_range
         if value_range is None:
@@ -228,8 +228,8 @@ class EcgByteTokenizer(TokenizersBackend):
         if not is_ecg.all():
             position = int(np.argmin(is_ecg))
             raise ValueError(
-                f"Token {token_ids[position]} at position {position} represents no samples of an ECG; expected ids between "
-                f"0 and {num_tokens - 1}, of strings of the letters a ... z."
+                f"Token {token_ids[position]} at position {position} represents no samples of an ECG; expected ids "
+                f"between 0 and {num_tokens - 1}, of strings of the letters a ... z."
             )
         return token_ids, np.cumsum(self._token_lengths[token_ids])
 
@@ -246,8 +246,8 @@ class EcgByteTokenizer(TokenizersBackend):
 
 def _backend(vocab: dict[str, int], merges: list[tuple[str, str]], encoding: str) -> Tokenizer:
     """
-    The backend of the tokenizer. For the longest match its tokens are also "added tokens". `tokenizers` finds these with
-    one automaton, leftmost and longest first, before it applies byte-pair encoding.
+    The backend of the tokenizer. For the longest match its tokens are also "added tokens". `tokenizers` finds these
+    with one automaton, leftmost and longest first, before it applies byte-pair encoding.
     """
     backend = Tokenizer(BPE(vocab=vocab, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -272,8 +272,8 @@ def _check_vocabulary(vocab: dict[str, int]):
     if strange or missing:
         found = f"tokens such as {strange[0]!r}" if strange else f"no token for {', '.join(missing)}"
         raise ValueError(
-            f"This vocabulary of {len(vocab)} tokens has {found}; expected a vocabulary of ECG-Byte, with the letters a ... z "
-            "and strings of them. Is it the tokenizer of a text model?"
+            f"This vocabulary of {len(vocab)} tokens has {found}; expected a vocabulary of ECG-Byte, with the letters "
+            "a ... z and strings of them. Is it the tokenizer of a text model?"
         )
 
 
