@@ -9,8 +9,6 @@ from typing import Annotated
 import typer
 
 from elm_hf.cli.app import app
-from elm_hf.data.layout import check_dataset
-from elm_hf.utils.hub import check_name
 from elm_hf.utils.recipes import recipe_names, recipe_path, with_recipe
 
 
@@ -73,7 +71,7 @@ def _checked(command: str, arguments: Sequence[str], options: tuple) -> list[str
     printed. Torch is not imported for any of this.
     """
     parser = argparse.ArgumentParser(
-        f"elm-hf {command}", usage=f"elm-hf {command} [--config RECIPE] [OPTIONS]", allow_abbrev=False, add_help=False
+        f"elm-hf {command}", usage=f"elm-hf {command} [OPTIONS]", allow_abbrev=False, add_help=False
     )
     parser.add_argument("--config", metavar="RECIPE", help="YAML file with options, or a name of elm-hf recipes.")
     for each in options:
@@ -82,7 +80,7 @@ def _checked(command: str, arguments: Sequence[str], options: tuple) -> list[str
                 f"--{field.name}", metavar=_metavar(field), help=field.metadata["help"].replace("%", "%%")
             )
     if {"-h", "--help"} & set(arguments) or not arguments:
-        typer.echo(f"{parser.format_help()}\n{_OTHERS[command]}")
+        typer.echo(f"{parser.format_help().replace('usage:', 'Usage:', 1)}\n{_OTHERS[command]}")
         return None
     arguments = ["--help" if word == "--help-all" else word for word in with_recipe(arguments)]
     _check_names(arguments)
@@ -97,6 +95,9 @@ def _metavar(field: dataclasses.Field) -> str:
 
 def _check_names(arguments: list[str]) -> None:
     """Looks up the names of datasets and checkpoints on the command line and in the recipe; the command line wins."""
+    from elm_hf.data.layout import check_dataset
+    from elm_hf.utils.hub import check_name
+
     given = _recipe_values(arguments)
     finder = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     for name in ("dataset", "fold", "model_name_or_path", "held_out_dataset"):

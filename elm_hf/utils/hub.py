@@ -76,7 +76,7 @@ def _ask_hub(repo: str, revision: str | None, repo_type: str) -> None:
     except GatedRepoError:
         return
     except RepositoryNotFoundError as error:
-        raise FileNotFoundError(f"{repo}: no such folder, and no such {repo_type} on the Hub") from error
+        raise FileNotFoundError(f"{repo}: no such folder, and not found on the Hub") from error
     except (httpx2.ConnectError, httpx2.ConnectTimeout, OfflineModeIsEnabled) as error:
         raise FileNotFoundError(
             f"{repo}: no such folder, and the Hub cannot be reached ({type(error).__name__})"
