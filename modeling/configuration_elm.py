@@ -223,8 +223,9 @@ def _build_encoder_config(settings: dict) -> PreTrainedConfig:
     encoder_class = find_ecg_encoder(model_type)
     if encoder_class is None and model_type not in CONFIG_MAPPING:
         raise ValueError(
-            f'encoder_config has model_type="{model_type}", for which there is no code here; expected an ECG encoder '
-            f"({', '.join(ECG_ENCODER_TYPES)}) or a vision encoder of transformers, such as vit."
+            f'encoder_config: there is no code for model_type="{model_type}" here. Encoders are '
+            f"{', '.join(ECG_ENCODER_TYPES)} (the code of a checkpoint has only its own) and the vision encoders of "
+            "transformers, such as vit."
         )
     return (CONFIG_MAPPING[model_type] if encoder_class is None else encoder_class.config_class)(**settings)
 
