@@ -17,7 +17,7 @@ The ECG encoders of an ECG-language model, and how the code of one travels with 
 transformers copies the files of a model's code into a checkpoint, and fetches them from there, by reading the code:
 it follows imports of the form `from .name import ...` and no others. Here encoders are imported by name, so that a
 checkpoint does not carry all of them, and `save_encoder_code` adds the files of the encoder that the model has. In the
-checkpoint, `checkpoint_encoder.py` imports that encoder in the form that transformers follows. Loading then needs no
+checkpoint, `own_encoder.py` imports that encoder in the form that transformers follows. Loading then needs no
 code of ours: revisions, tokens, caches and local folders work as for any model with code of its own.
 """
 
@@ -29,7 +29,7 @@ from pathlib import Path
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
-from .checkpoint_encoder import ENCODER_CLASS
+from .own_encoder import ENCODER_CLASS
 
 
 # Module and class of each encoder, by `model_type`.
@@ -100,7 +100,7 @@ def save_encoder_code(config: PreTrainedConfig | None, folder: str | PathLike):
     if encoder_class is not None:
         custom_object_save(encoder_class, folder)
         line = f"from .{encoder_class.__module__.split('.')[-1]} import {encoder_class.__name__} as ENCODER_CLASS"
-    path = Path(folder) / "checkpoint_encoder.py"
+    path = Path(folder) / "own_encoder.py"
     source = Path(__file__).with_name(path.name).read_text(encoding="utf-8")
     path.write_text("\n".join([*source.splitlines()[:-1], line, ""]), encoding="utf-8")
 

@@ -18,7 +18,7 @@ from elm_hf.modeling import ecg_encoders
 from elm_hf.modeling.configuration_elm import ElmConfig
 
 
-CONFIGURATION = {"auto_classes", "checkpoint_encoder", "configuration_elm", "ecg_encoders"}
+CONFIGURATION = {"auto_classes", "own_encoder", "configuration_elm", "ecg_encoders"}
 MODEL = CONFIGURATION | {
     "generation_elm",
     "modeling_elm",
@@ -81,11 +81,11 @@ def test_the_code_of_a_checkpoint_is_this_librarys_but_for_the_import_of_the_enc
     own = code_of(Path(modeling.__file__).parent)
     for name in ("signal-patch", "signal-st_mem-linear"):
         saved = code_of(checkpoints / name)
-        link = saved.pop("checkpoint_encoder").splitlines()
+        link = saved.pop("own_encoder").splitlines()
         assert saved == {module: own[module] for module in saved}
-        assert link[:-1] == own["checkpoint_encoder"].splitlines()[:-1]
+        assert link[:-1] == own["own_encoder"].splitlines()[:-1]
     assert link[-1] == "from .modeling_st_mem import StMemModel as ENCODER_CLASS"
-    assert code_of(checkpoints / "signal-patch")["checkpoint_encoder"] == own["checkpoint_encoder"]
+    assert code_of(checkpoints / "signal-patch")["own_encoder"] == own["own_encoder"]
 
 
 def test_each_encoder_is_found_by_the_type_of_its_configuration():
@@ -204,7 +204,7 @@ def test_a_checkpoint_that_is_saved_again_carries_the_same_code(name, checkpoint
 def test_an_encoder_of_another_checkpoint_brings_its_code(saved_again):
     code = code_of(saved_again / "composed")
     assert code.keys() == MODEL | MAEFE
-    assert code["checkpoint_encoder"].endswith("from .modeling_maefe import MlaeModel as ENCODER_CLASS\n")
+    assert code["own_encoder"].endswith("from .modeling_maefe import MlaeModel as ENCODER_CLASS\n")
     assert code_of(saved_again / "composed-free").keys() == MODEL
     model = import_module("elm_hf.modeling.modeling_elm").ElmForCausalLM.from_pretrained(saved_again / "composed")
     assert type(model.model.encoder).__name__ == "MlaeModel"
