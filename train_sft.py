@@ -104,7 +104,7 @@ def build_trainer(
         if quantization is None and not shards_weights():  # quantized ones are where they run
             model.to(training_args.device)
         if runs_before_sharding(model):
-            check_packing(model, behind_beginning=script_args.pack_by_ecg > 1)
+            check_packing(model, behind_prefix=script_args.pack_by_ecg > 1)
 
     # Data as the model reads them
     encoder_features = None

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jinja2 import TemplateError
-from transformers import (
-    DynamicCache,
-    PreTrainedModel,
-    ProcessorMixin,
-)
+from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import logging
+
+from elm_hf.utils.shared_prefix import shared_prefix_length, whole_ecgs
 
 
 logger = logging.get_logger(__name__)
@@ -78,7 +76,7 @@ class PromptBatch:
         rows = [
             row
             for rows, ids, shared in zip(self._ecg_rows, self._sequences, self._shared)
-            for row in rows[self._num_ecgs(ids[:shared]) :]
+            for row in rows[int(self._count_ecgs(ids[:shared])) :]
         ]
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask} | self._take_ecgs(rows)
 
@@ -90,7 +88,7 @@ class PromptBatch:
         ecg_rows = [
             row
             for first in firsts
-            for row in self._ecg_rows[first][: self._num_ecgs(self._sequences[first][: self._shared[first]])]
+            for row in self._ecg_rows[first][: int(self._count_ecgs(self._sequences[first][: self._shared[first]]))]
         ]
         firsts = torch.from_numpy(firsts).to(self.input_ids.device)
         attention_mask = self.attention_mask[firsts, : self.prefix_length]
@@ -120,11 +118,11 @@ class PromptBatch:
         except TemplateError as error:
             raise ValueError(f"{self._model.name_or_path}: its chat template refuses: {error}") from error
 
-    def _num_ecgs(self, ids: np.ndarray) -> int:
-        """How many ECGs enter through `ecg_values` in these tokens."""
+    def _count_ecgs(self, ids: np.ndarray) -> float:
+        """Number of ECGs, whole or in part, that enter through `ecg_values` in these tokens."""
         if not self._ecgs:
             return 0
-        return int((ids == self._processor.ecg_token_id).sum()) // self._processor.num_ecg_tokens
+        return (ids == self._processor.ecg_token_id).sum() / self._processor.num_ecg_tokens
 
     def _rows_of_ecgs(self, sequences: list[np.ndarray]) -> list[list[int]]:
         """For each conversation the rows of its ECGs in `ecg_values`; equal ECGs are one row."""
@@ -134,7 +132,7 @@ class PromptBatch:
         for one in zip(*self._ecgs.values()):
             rows.append(seen.setdefault(b"".join(part.tobytes() for part in one), len(rows)))
         remaining = iter(rows)
-        return [[next(remaining) for _ in range(self._num_ecgs(ids))] for ids in sequences]
+        return [[next(remaining) for _ in range(int(self._count_ecgs(ids)))] for ids in sequences]
 
     def _take_ecgs(self, rows: list[int]) -> dict[str, torch.Tensor]:
         if not rows:
@@ -156,21 +154,14 @@ class PromptBatch:
             members[group].append(index)
         shared = np.zeros(len(sequences), dtype=int)
         for rows in members.values():
-            first, limit = sequences[rows[0]], min(limits[row] for row in rows) - 1
-            same = np.logical_and.reduce([sequences[row][:limit] == first[:limit] for row in rows])
-            shared[rows] = limit if same.all() else int(same.argmin())
+            longest = min(limits[row] for row in rows) - 1
+            shared[rows] = shared_prefix_length([sequences[row] for row in rows], longest, self._count_ecgs)
         # A conversation alone shares nothing, but its prefix need not be longer than what the others share.
         alone = np.array([len(members[group]) == 1 for group in self._groups])
         shared[alone] = np.minimum(shared[alone], shared[~alone].max())
-        return np.array([self._whole_ecgs(ids, length) for ids, length in zip(sequences, shared)])
-
-    def _whole_ecgs(self, ids: np.ndarray, length: int) -> int:
-        """`length`, or less if it would cut an ECG in two."""
-        if not self._ecgs:
-            return int(length)
-        positions = np.flatnonzero(ids[:length] == self._processor.ecg_token_id)
-        over = len(positions) % self._processor.num_ecg_tokens
-        return int(positions[-over]) if over else int(length)
+        for row in np.flatnonzero(alone):
+            shared[row] = whole_ecgs(sequences[row], shared[row], self._count_ecgs)
+        return shared
 
     def _lay_out(self, sequences: list[np.ndarray], answers: list[np.ndarray]):
         """Pads prefixes and rests, each on the left."""

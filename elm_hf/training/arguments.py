@@ -31,7 +31,7 @@ class ElmScriptArguments:
         dataset: Folders or Hub names of datasets in the layout of elm-hf; several are mixed.
         dataset_probabilities: How often to draw from each dataset; one after the other by default.
         merge_questions: Join up to so many conversations about the same ECGs into one, turn after turn.
-        pack_by_ecg: Put up to so many conversations about the same ECGs behind one copy of their common beginning; the
+        pack_by_ecg: Largest number of conversations about the same ECGs that share one copy of their prefix; the
             loss is that of each alone.
         cache_encoder: Run the frozen encoder once and read its features from then on.
         fold: Fold to train on: 1 to 5, or "official".
@@ -60,7 +60,7 @@ class ElmScriptArguments:
     )
     pack_by_ecg: int = field(
         default=1,
-        metadata={"help": "Put up to so many conversations about the same ECGs behind one copy of their beginning."},
+        metadata={"help": "Largest number of conversations about the same ECGs that share one copy of their prefix."},
     )
     cache_encoder: bool = field(
         default=False, metadata={"help": "Run the frozen encoder once and read its features from then on."}

@@ -15,7 +15,7 @@ from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.training.arguments import LENGTH_STEP
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation, sample_rng
 from elm_hf.training.encoder_cache import EncoderFeatures
-from elm_hf.training.packing import IGNORE_INDEX, pack_behind_beginnings, pack_without_padding, pad
+from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix, pack_without_padding, pad
 from elm_hf.utils.source_code import source_digest
 
 
@@ -100,7 +100,7 @@ class ElmDataCollator:
         pad_token_id = self.processor.tokenizer.pad_token_id
         if not any("conversations" in row for row in rows):
             return pad([pack[0] for pack in sequences], pad_token_id) | ecg_data
-        batch, ecg_order = pack_behind_beginnings(sequences, pad_token_id, self._count_ecgs)
+        batch, ecg_order = pack_behind_prefix(sequences, pad_token_id, self._count_ecgs)
         return batch | {name: values[ecg_order] for name, values in ecg_data.items()}
 
     def _flat_ecg(self) -> tuple[dict[str, torch.Tensor], list[np.ndarray]]:
