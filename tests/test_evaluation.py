@@ -20,11 +20,14 @@ from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs
-from elm_hf.evaluation.ablation import CONDITIONS, SignalAblation, noise_like
+from elm_hf.evaluation.ablation import SignalAblation, noise_like
+from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.evaluate import evaluate
+from elm_hf.evaluation.fingerprints import fingerprint_of_questions
+from elm_hf.evaluation.names import CONDITIONS
 from elm_hf.evaluation.occlusion import occlude
-from elm_hf.evaluation.predictions import ReportFolder, fingerprint_of_questions
-from elm_hf.evaluation.questions import Asker, list_questions
+from elm_hf.evaluation.questions import list_questions
+from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.inference.generation import Answer, generate_answers, log_likelihoods
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.training.collator import ElmDataCollator

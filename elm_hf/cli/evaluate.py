@@ -64,8 +64,9 @@ def evaluate(
 ):
     """Score a model's answers with the true ECG, and with other signals or none in its place; write a report."""
     limits = _token_limits(max_new_tokens)
-    from elm_hf.evaluation.evaluate import CONDITIONS, report_table
     from elm_hf.evaluation.evaluate import evaluate as run
+    from elm_hf.evaluation.markdown import report_table
+    from elm_hf.evaluation.names import CONDITIONS
     from elm_hf.retrieval.prompts import RetrievalOptions
 
     retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
@@ -79,20 +80,20 @@ def evaluate(
         dataset,
         fold,
         split,
-        output,
-        limit,
-        batch_size,
-        limits,
-        conditions,
-        occlusions,
-        records,
-        seed,
-        quiet,
-        retrieval,
-        judge,
-        judge_model,
-        bert_score,
-        _system_prompt(system_prompt_file),
+        output=output,
+        limit=limit,
+        batch_size=batch_size,
+        max_new_tokens=limits,
+        conditions=conditions,
+        num_occlusions=occlusions,
+        records=records,
+        seed=seed,
+        quiet=quiet,
+        retrieval=retrieval,
+        judge=judge,
+        judge_model=judge_model,
+        bert_score=bert_score,
+        system_prompt=_system_prompt(system_prompt_file),
     )
     if report is None:  # the first of the processes prints
         return

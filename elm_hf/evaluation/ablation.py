@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import Dataset
 
-
-CONDITIONS = ("ecg", "zeros", "noise", "shuffled", "none")
+from elm_hf.evaluation.names import CONDITIONS
 
 
 def noise_like(ecg: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -11,8 +11,8 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from elm_hf.evaluation.predictions import fingerprint_of_weights
 from elm_hf.utils.hub import check_name
+from elm_hf.utils.weights import fingerprint_of_weights
 
 
 # The layers of the two RoBERTa models that the authors chose, by number of layers. Of other encoders it is about three
@@ -67,7 +67,7 @@ class BertScorer:
             "model": name,
             "layer": own.get(layers, ceil(0.75 * layers)),
             "layers": layers,
-            "weights": fingerprint_of_weights(self._model),
+            "weights": fingerprint_of_weights(self._model.state_dict(), sampled=True),
             "transformers": version("transformers"),
         }
 

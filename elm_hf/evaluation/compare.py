@@ -1,6 +1,5 @@
 """Two evaluations of the same questions against each other, and the mean of several seeds or folds."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from elm_hf.evaluation.intervals import PatientBootstrap, difference_interval, mean_interval, paired_permutation_test
-from elm_hf.evaluation.markdown import METRIC_NAMES, markdown_table
-from elm_hf.evaluation.predictions import TABLE_FILE
-from elm_hf.evaluation.scores import LEAST_PATIENTS, LEAST_RESAMPLES, PRIMARY, SUMMED, Questions
+from elm_hf.evaluation.markdown import markdown_table
+from elm_hf.evaluation.names import PREDICTIONS_NAME
+from elm_hf.evaluation.scores import LEAST_PATIENTS, LEAST_RESAMPLES, SUMMED, Questions
+from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, read_report
 
 
-REPORT_FILE = "report.json"
 SAME_OF_RUNS = ("dataset", "split", "limit", "max_new_tokens", "retrieval")
 # Columns of predictions, and what they are of questions that two evaluations share.
 SAME_OF_QUESTIONS = {"messages_answer": "the true answers to", "question": "the words of", "record_ids": "the ECGs of"}
@@ -64,9 +63,11 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict:
 
 def _read_predictions(folder: Path) -> pd.DataFrame:
     """Answers with the ECG by question."""
-    file = Path(folder) / TABLE_FILE
+    file = Path(folder) / PREDICTIONS_NAME
     if not file.exists():
-        raise ValueError(f"{folder}: no {TABLE_FILE}; give folders of finished evaluations (elm-hf evaluate --output)")
+        raise ValueError(
+            f"{folder}: no {PREDICTIONS_NAME}; give folders of finished evaluations (elm-hf evaluate --output)"
+        )
     predictions = pd.read_parquet(file)
     with_ecg = predictions[predictions["condition"] == "ecg"]
     if with_ecg.empty:
@@ -79,7 +80,7 @@ def _compared_groups(questions: Questions, seed: int) -> dict[str, dict]:
     values = {name: questions.values(name) for name in ("first", "second")}
     bootstrap = PatientBootstrap(table["patient_ids"].tolist(), seed=seed)
     groups = {}
-    for kind, metric in PRIMARY.items():
+    for kind, metric in METRIC_OF_KIND.items():
         rows = np.flatnonzero(table["kind"] == kind)
         if not len(rows):
             continue
@@ -160,7 +161,7 @@ def aggregate(folders: Sequence[Path]) -> dict:
     Raises:
         ValueError: fewer than two runs, one of them twice, or runs of different datasets or settings.
     """
-    reports = [_read_report(folder) for folder in folders]
+    reports = [read_report(folder) for folder in folders]
     _check_one_experiment(folders, reports)
     by_fold = defaultdict(list)
     for report in reports:
@@ -175,7 +176,7 @@ def aggregate(folders: Sequence[Path]) -> dict:
     conditions = [name for name in reports[0]["conditions"] if all(name in report["conditions"] for report in reports)]
     scores = {}
     for name in names:
-        metric = PRIMARY[reports[0]["scores"][name]["kind"]]
+        metric = METRIC_OF_KIND[reports[0]["scores"][name]["kind"]]
         scores[name] = {
             condition: {"metric": metric}
             | _mean([[r["scores"][name]["conditions"][condition][metric]["score"] for r in group] for group in groups])
@@ -195,15 +196,6 @@ def _mean(scores: list[list[float]]) -> dict:
     runs = [float(np.mean(group)) for group in scores]
     low, high = mean_interval(runs)
     return {"mean": float(np.mean(runs)), "sd": float(np.std(runs, ddof=1)), "low": low, "high": high, "runs": runs}
-
-
-def _read_report(folder: Path) -> dict:
-    file = Path(folder) / REPORT_FILE
-    if not file.exists():
-        raise ValueError(
-            f"{folder}: no {REPORT_FILE}; give folders of finished evaluations (elm-hf evaluate --output)"
-        )
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _check_one_experiment(folders: Sequence[Path], reports: list[dict]) -> None:

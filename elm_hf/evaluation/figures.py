@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from elm_hf.evaluation.markdown import CONDITION_NAMES, METRIC_NAMES
-from elm_hf.evaluation.scores import BLIND, PRIMARY
+from elm_hf.evaluation.names import BLIND, CONDITION_NAMES
+from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
 # Okabe & Ito (2008): colours that the colour-blind can tell apart.
@@ -49,7 +49,7 @@ def scores_figure(report: dict) -> Figure:
     figure = Figure(figsize=(8, 1.2 + 0.38 * len(groups)), layout="constrained")
     axes = figure.subplots()
     for height, (_, scores) in enumerate(reversed(groups)):
-        metric = PRIMARY[scores["kind"]]
+        metric = METRIC_OF_KIND[scores["kind"]]
         entries = {name: metrics[metric] for name, metrics in scores["conditions"].items()}
         controls = [e["score"] for name, e in entries.items() if name not in ("ecg", BLIND)]
         marks = [("best without the ECG", max(controls, default=None), "|", CONTROL_COLOR, 15)]
@@ -81,7 +81,7 @@ def _point(axes: Axes, entry: dict, height: float) -> None:
 
 
 def _score_axis(axis, report: dict) -> None:
-    metrics = {METRIC_NAMES[PRIMARY[scores["kind"]]] for scores in report["scores"].values()}
+    metrics = {METRIC_NAMES[METRIC_OF_KIND[scores["kind"]]] for scores in report["scores"].values()}
     axis.set_label_text(" or ".join(sorted(metrics)))
 
 
@@ -90,7 +90,7 @@ def ablation_figure(report: dict) -> Figure:
     groups = [(name, scores) for name, scores in report["scores"].items() if name.startswith("all")]
     figure = Figure(figsize=(7, 3.9 * len(groups)), layout="constrained")
     for axes, (name, scores) in zip(np.ravel(figure.subplots(len(groups))), groups):
-        metric = PRIMARY[scores["kind"]]
+        metric = METRIC_OF_KIND[scores["kind"]]
         entries = [scores["conditions"][condition][metric] for condition in report["conditions"]]
         heights = np.array([entry["score"] for entry in entries])
         ends = np.array(

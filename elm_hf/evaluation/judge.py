@@ -14,6 +14,7 @@ from sklearn.metrics import cohen_kappa_score
 from tqdm import tqdm
 
 from elm_hf.evaluation.metrics import is_exact_match
+from elm_hf.evaluation.names import JUDGEMENTS_NAME
 from elm_hf.utils.chat_models import Chat, PassingError, endpoint_chat, is_endpoint, local_chat, writable
 
 
@@ -34,7 +35,6 @@ JSON_REMINDER = (
 )
 MAX_TOKENS = 200
 MAX_ATTEMPTS = 5
-JUDGEMENTS_FILE = "judgements.jsonl"
 
 
 @dataclass
@@ -101,7 +101,7 @@ def judge_predictions(
     keys = [_key(name, *one) for one in zip(rows["question"], truths, rows["prediction"])]
     prompts = {key: _messages(*one) for key, *one in zip(keys, rows["question"], truths, rows["prediction"])}
     to_judge = {key for key, answer in zip(keys, rows["prediction"]) if answer.strip()}
-    path = None if folder is None else Path(folder) / JUDGEMENTS_FILE
+    path = None if folder is None else Path(folder) / JUDGEMENTS_NAME
     known = _read(path, to_judge)
     missing = sorted(to_judge - known.keys())
     if missing:

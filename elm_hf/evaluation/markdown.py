@@ -2,31 +2,11 @@
 
 import json
 
-from elm_hf.evaluation.scores import BLIND, PRIMARY
+from elm_hf.evaluation.names import CONDITION_NAMES
+from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
 NO_EVIDENCE = "No evidence that this model's answers depend on the ECG"
-CONDITION_NAMES = {
-    "ecg": "with ECG",
-    "zeros": "ECG zeroed",
-    "noise": "noise",
-    "shuffled": "another patient's",
-    "none": "no ECG",
-    BLIND: "blind majority",
-}
-METRIC_NAMES = {
-    "exact_match": "exact match",
-    "token_f1": "token F1",
-    "rouge_l": "ROUGE-L",
-    "bleu_1": "BLEU-1",
-    "bleu_4": "BLEU-4",
-    "meteor": "METEOR",
-    "meteor_no_synonyms": "METEOR without synonyms",
-    "bert_score": "BERTScore",
-    "statement_precision": "statement precision",
-    "statement_recall": "statement recall",
-    "statement_f1": "statement F1",
-}
 
 
 def report_table(report: dict, column: str = "scores") -> str:
@@ -42,7 +22,7 @@ def report_table(report: dict, column: str = "scores") -> str:
     head = ["question type" if column == "scores" else "attribute type", "answers", "patients", *names]
     rows = []
     for group, scores in report[column].items():
-        metric = PRIMARY[scores["kind"]]
+        metric = METRIC_OF_KIND[scores["kind"]]
         cells = [score_cell(scores["conditions"][name][metric], name == "ecg") for name in conditions]
         rows.append([group, str(scores["answers"]), str(scores["patients"]), *cells])
     return markdown_table(head, rows)

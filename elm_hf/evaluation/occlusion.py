@@ -1,18 +1,22 @@
 """Occlusion: how much less probable an answer becomes when a lead, or a stretch of time, is hidden from the model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.data.messages import fill_ecgs
-from elm_hf.inference.generation import log_likelihoods
+from elm_hf.evaluation.attention import ecg_attention
+from elm_hf.evaluation.predictions import Key
+from elm_hf.inference.generation import Answer, log_likelihoods
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.processing_elm import ElmSymbolProcessor
 
 
 WINDOW_S = 0.5
-OCCLUSION_FILE = "occlusion.npz"
 
 
 def flattened(ecg: np.ndarray, leads: slice, samples: slice) -> np.ndarray:
@@ -69,6 +73,55 @@ def occlude(
         "window_effect": effects[len(ecg) :],
         "windows_s": np.stack([starts, np.minimum(starts + step, length)], axis=1) / sampling_rate,
     }
+
+
+def choose_answers(questions: pd.DataFrame, answers: Mapping[Key, Answer], number: int) -> pd.DataFrame:
+    """
+    Up to `number` questions about one ECG each, drawn evenly, no ECG twice, with the model's answer in `prediction`; an
+    empty answer is not chosen.
+
+    Args:
+        questions: of [`list_questions`].
+        answers: to them, under the condition `ecg`.
+        number: largest number of questions.
+    """
+    answered = questions.assign(prediction=[answers[name, "ecg"].text for name in questions["question_id"]])
+    fit = answered[answered["record_ids"].map(len).eq(1) & answered["prediction"].ne("")]
+    fit = fit[~fit["record_ids"].map(tuple).duplicated()]
+    return fit.iloc[np.unique(np.linspace(0, len(fit) - 1, min(number, len(fit))).astype(int))]
+
+
+def occlude_answers(
+    file: Path,
+    rows: Dataset,
+    questions: pd.DataFrame,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    batch_size: int = 32,
+) -> None:
+    """
+    Finds on which leads and times a model's own answers depend, and writes `occlusion.npz`; nothing without questions.
+
+    Args:
+        file: to write.
+        rows: the conversations, with their ECGs.
+        questions: of [`choose_answers`].
+        model, processor: of the checkpoint that answered.
+        batch_size: number of ECGs in a batch.
+    """
+    found = []
+    for question in questions.itertuples():
+        row = rows[question.row]
+        ecg, sampling_rate = row["ecgs"][0], row["sampling_rate"]
+        answered = (row["messages"][: question.position], ecg, sampling_rate, question.prediction)
+        effects = occlude(model, processor, *answered, batch_size=batch_size)
+        if isinstance(processor, ElmSymbolProcessor):
+            effects["attention"] = ecg_attention(model, processor, *answered)
+        names = {"question_id": question.question_id, "record_id": question.record_ids[0]}
+        words = {"question": question.question, "prediction": question.prediction}
+        found.append(effects | names | words | {"ecg": ecg})
+    if found:
+        save_occlusions(file, found, sampling_rate)
 
 
 def save_occlusions(file: Path, occlusions: Sequence[dict], sampling_rate: float):

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from elm_hf.ecg.plot import plot_ecg
-from elm_hf.evaluation.scores import PRIMARY, SUMMED, Questions, answer_values
+from elm_hf.evaluation.scores import SUMMED, Questions, answer_values
+from elm_hf.utils.reports import METRIC_OF_KIND
 
 
 NUM_EXAMPLES = 2  # of each kind
@@ -56,7 +57,7 @@ def choose_examples(questions: Questions, seed: int = 0) -> list[tuple[str, int,
     answered = zip(questions.answers["ecg"], table["answer"], table["truth"], table["kind"])
     scores = np.array(
         [
-            answer_values(prediction, tuple(items), truth, kind)[SUMMED.index(PRIMARY[kind])]
+            answer_values(prediction, tuple(items), truth, kind)[SUMMED.index(METRIC_OF_KIND[kind])]
             for prediction, items, truth, kind in answered
         ]
     )

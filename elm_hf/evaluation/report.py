@@ -5,25 +5,22 @@ from collections import Counter
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES
 from elm_hf.evaluation.markdown import NO_EVIDENCE, report_markdown
 from elm_hf.evaluation.metrics import answer_items, statements
-from elm_hf.evaluation.occlusion import OCCLUSION_FILE
+from elm_hf.evaluation.names import BLIND, FIGURES_NAME, KIND_NAMES, OCCLUSION_NAME, REPORT_TEXT_NAME
 from elm_hf.evaluation.pictures import EcgsOf, draw_examples, draw_occlusions
-from elm_hf.evaluation.scores import (
-    BLIND,
-    PRIMARY,
-    SINGLE_TYPES,
-    Questions,
-    ScoreBook,
-    blind_answers,
-    signal_reliance,
-)
+from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers, signal_reliance
+from elm_hf.utils.reports import METRIC_OF_KIND, REPORT_NAME
+
+
+if TYPE_CHECKING:  # it needs torch
+    from elm_hf.evaluation.bert_score import BertScorer
 
 
 SCHEMA = 1
@@ -32,7 +29,6 @@ MOST_CLASSES = 12
 MOST_STATEMENTS = 10
 NO_STATEMENTS = {"yes", "no", "not sure"}
 OTHER, EMPTY = "(other)", "(empty)"
-KIND_NAMES = {"short": "short answers", "text": "free text"}
 
 
 def write_report(
@@ -42,7 +38,7 @@ def write_report(
     training_rows: pd.DataFrame | None = None,
     seed: int = 0,
     ecgs_of: EcgsOf | None = None,
-    bert_scorer: BertScorer | None = None,
+    bert_scorer: "BertScorer | None" = None,
 ) -> dict:
     """
     Scores predictions and writes `report.json`, `report.md` and `figures/`.
@@ -69,14 +65,14 @@ def write_report(
     questions = Questions(predictions)
     report = build_report(questions, run, training_rows, seed, bert_scorer)
     _draw(folder, report, questions, ecgs_of, seed)
-    (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    (folder / "report.md").write_text(report_markdown(report), encoding="utf-8")
+    (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / REPORT_TEXT_NAME).write_text(report_markdown(report), encoding="utf-8")
     return report
 
 
 def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | None, seed: int) -> None:
     """Draws what there is to draw, and enters the files into the report."""
-    figures = folder / "figures"
+    figures = folder / FIGURES_NAME
     figures.mkdir(exist_ok=True)
     report |= {"figures": {}, "examples": []}
     if find_spec("matplotlib") is None:
@@ -84,14 +80,14 @@ def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | No
     else:
         from elm_hf.evaluation.figures import draw_charts
 
-        report["figures"] = {name: f"figures/{file}" for name, file in draw_charts(figures, report).items()}
-    if (folder / OCCLUSION_FILE).exists():
-        names = draw_occlusions(folder / OCCLUSION_FILE, figures)
-        report["figures"] |= {Path(name).stem: f"figures/{name}" for name in names}
+        report["figures"] = {name: f"{FIGURES_NAME}/{file}" for name, file in draw_charts(figures, report).items()}
+    if (folder / OCCLUSION_NAME).exists():
+        names = draw_occlusions(folder / OCCLUSION_NAME, figures)
+        report["figures"] |= {Path(name).stem: f"{FIGURES_NAME}/{name}" for name in names}
     if ecgs_of is not None and "ecg" in questions.answers:
         report["examples"] = draw_examples(figures, questions, ecgs_of, seed)
         for example in report["examples"]:
-            example["pictures"] = [f"figures/{name}" for name in example["pictures"]]
+            example["pictures"] = [f"{FIGURES_NAME}/{name}" for name in example["pictures"]]
 
 
 def build_report(
@@ -99,7 +95,7 @@ def build_report(
     run: dict,
     training_rows: pd.DataFrame | None,
     seed: int,
-    bert_scorer: BertScorer | None = None,
+    bert_scorer: "BertScorer | None" = None,
 ) -> dict:
     """The report without its figures."""
     notes = []
@@ -113,7 +109,7 @@ def build_report(
     if bert_scorer is not None and not bert_scorer.summary["pairs"]:
         notes.append("no BERTScore: no true answer is free text of four words or more")
     table = questions.table
-    rows_of_kind = {kind: np.flatnonzero(table["kind"] == kind) for kind in PRIMARY}
+    rows_of_kind = {kind: np.flatnonzero(table["kind"] == kind) for kind in METRIC_OF_KIND}
     rows_of_kind = {kind: rows for kind, rows in rows_of_kind.items() if len(rows)}
     return {
         "schema": SCHEMA,

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.intervals import (
     CONFIDENCE,
     PatientBootstrap,
@@ -16,12 +16,16 @@ from elm_hf.evaluation.intervals import (
     percentile_interval,
 )
 from elm_hf.evaluation.metrics import answer_items, is_exact_match, statement_counts, token_f1
+from elm_hf.evaluation.names import BLIND
+from elm_hf.utils.reports import METRIC_OF_KIND
 
 
-BLIND = "blind"  # the condition of the majority baseline, which never saw an ECG nor a model
+if TYPE_CHECKING:  # it needs torch
+    from elm_hf.evaluation.bert_score import BertScorer
+
+
 UNTYPED = "(no type)"
 FREE_TEXT_WORDS = 5
-PRIMARY = {"short": "exact_match", "text": "rouge_l"}
 # Of fewer patients (or answers, if each is about two patients) not even differences that all point one way are significant:
 # 1 / 2^5 > 0.025.
 LEAST_PATIENTS = 6
@@ -179,7 +183,7 @@ class ScoreBook:
         bert_scorer: adds BERTScore to the scores of free text.
     """
 
-    def __init__(self, questions: Questions, num_resamples: int, seed: int, bert_scorer: BertScorer | None = None):
+    def __init__(self, questions: Questions, num_resamples: int, seed: int, bert_scorer: "BertScorer | None" = None):
         check_text_metrics(questions.table["kind"].tolist())
         self.questions = questions
         self.conditions = list(questions.answers)
@@ -189,7 +193,7 @@ class ScoreBook:
             self._add_bert_scores(bert_scorer)
         self.bootstrap = PatientBootstrap(questions.table["patient_ids"].tolist(), num_resamples, seed)
 
-    def _add_bert_scores(self, bert_scorer: BertScorer) -> None:
+    def _add_bert_scores(self, bert_scorer: "BertScorer") -> None:
         """BERTScore of all answers that are compared with four words or more, whatever the condition, at once."""
         rows = np.flatnonzero(self.values[self.conditions[0]][:, SUMMED.index("long")])
         truths = self.questions.table["truth"].iloc[rows].tolist()
@@ -227,7 +231,7 @@ class ScoreBook:
     def average(self, groups: Sequence[np.ndarray]) -> dict:
         """The mean over groups of questions of one kind; each group counts the same, however many questions it has."""
         kind = self.questions.table["kind"].iloc[groups[0][0]]
-        metric = PRIMARY[kind]
+        metric = METRIC_OF_KIND[kind]
         samples = [self.samples(rows) for rows in groups]
         rows = np.concatenate(groups)
         num_patients = self.bootstrap.count_patients(rows)
@@ -303,7 +307,7 @@ def signal_reliance(book: ScoreBook, rows: np.ndarray) -> dict:
     with the error divided among them (an intersection-union test, Berger 1982): the ECG counts as read only if the score
     with it beats every control.
     """
-    metric = PRIMARY[book.questions.table["kind"].iloc[rows[0]]]
+    metric = METRIC_OF_KIND[book.questions.table["kind"].iloc[rows[0]]]
     controls = [name for name in book.conditions if name not in ("ecg", BLIND)]
     entry = {"metric": metric, "answers": len(rows), "score": None, "low": None, "high": None}
     if "ecg" not in book.conditions or not controls:

@@ -18,7 +18,8 @@ from elm_hf.data.loading import load_elm_dataset, load_records
 from elm_hf.data.messages import fill_ecgs
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.markdown import markdown_table, score_cell
-from elm_hf.evaluation.predictions import check_same_run
+from elm_hf.evaluation.names import ZERO_SHOT_NAME, ZERO_SHOT_TEXT_NAME
+from elm_hf.evaluation.report_folder import check_same_run
 from elm_hf.evaluation.scores import score_entry
 from elm_hf.evaluation.zero_shot_tasks import ZeroShotTask, load_task
 from elm_hf.inference.generation import generate_answers, log_likelihoods
@@ -29,7 +30,6 @@ from elm_hf.utils.hub import check_name
 LONGEST_ANSWER = 16
 ECGS_AT_ONCE = 8
 NO_CHOICE = "(no choice)"
-FILE = "zero_shot.json"
 
 
 def zero_shot(
@@ -75,8 +75,10 @@ def zero_shot(
     loaded = [load_task(task) for task in tasks]
     run = {"checkpoint": str(checkpoint), "dataset": str(dataset), "fold": str(fold), "split": split, "limit": limit}
     run |= {"tasks": [task.name for task in loaded], "seed": seed}
-    if output is not None and (Path(output) / FILE).exists():
-        check_same_run(Path(output), json.loads((Path(output) / FILE).read_text(encoding="utf-8"))["run"], run)
+    if output is not None and (Path(output) / ZERO_SHOT_NAME).exists():
+        check_same_run(
+            Path(output), json.loads((Path(output) / ZERO_SHOT_NAME).read_text(encoding="utf-8"))["run"], run
+        )
     ecgs = LabelledEcgs(dataset, fold, split, records, limit)
     is_merl = _is_merl(checkpoint)
     for task in loaded:  # all of them before the first, which may take long
@@ -371,5 +373,5 @@ def _write(folder: Path, report: dict) -> None:
                 file = f"confusion_{name}_{way}.png"
                 confusion_figure(found[way]["confusion"], f"{name}, by {way}").savefig(folder / file, dpi=DPI)
                 text += f"\n![{name}, by {way}]({file})\n"
-    (folder / FILE).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    (folder / "zero_shot.md").write_text(text, encoding="utf-8")
+    (folder / ZERO_SHOT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / ZERO_SHOT_TEXT_NAME).write_text(text, encoding="utf-8")
