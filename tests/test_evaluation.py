@@ -383,6 +383,12 @@ def test_an_answer_cut_within_a_letter_is_asked_again(tmp_path):
     assert folder.read() == dict(answers)
 
 
+def test_the_folder_of_a_training_checkpoint_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"dataset": ["d"], "fold": "1", "seed": 0}))
+    with pytest.raises(ValueError, match="holds the run.json of something else; choose another folder"):
+        ReportFolder(tmp_path, {"questions": "a", "seed": 0})
+
+
 def test_two_processes_share_the_questions(reader, steps, report, tmp_path):
     options = ("--dataset", steps, "--output", tmp_path / "two", "--occlusions", 0, "--max-new-tokens", 4)
     done = subprocess.run(command(reader, *options, launch=True), capture_output=True, text=True)
