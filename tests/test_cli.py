@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 import elm_hf
 from elm_hf import cli
+from elm_hf.checkpoints.convert import CONVERTERS
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.ecg.plot import plot_ecg
 from elm_hf.ecg.simulation import draw_findings, simulate_ecg
@@ -202,6 +203,11 @@ print(json.dumps([commands, [name for name in {HEAVY} if name in sys.modules]]))
     assert {"ask", "create", "evaluate", "plot", "prepare"} <= set(commands)
     assert imported == []
     assert all(f"Usage: elm-hf {command} [OPTIONS]" in done.stdout for command in commands)
+
+
+def test_help_lists_every_format_that_can_be_converted(run):
+    shown = run("convert", "--help").out
+    assert all(kind in shown for kind in CONVERTERS)
 
 
 def test_public_names_are_there_when_asked_for():
