@@ -1,4 +1,4 @@
-"""Two evaluations of the same questions against each other, and the mean of several seeds or folds."""
+"""Comparing two evaluations of the same questions, and averaging several seeds or folds."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, read_report
 
 
 SAME_OF_RUNS = ("dataset", "split", "limit", "max_new_tokens", "retrieval")
-# Columns of predictions, and what they are of questions that two evaluations share.
+# Columns that two evaluations of the same questions share, and how errors call them.
 SAME_OF_QUESTIONS = {"messages_answer": "the true answers to", "question": "the words of", "record_ids": "the ECGs of"}
 
 
@@ -25,7 +25,7 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict:
 
     Args:
         first, second: folders of `elm-hf evaluate`.
-        seed: of the bootstrap and the permutations.
+        seed: random seed for the bootstrap and the permutations.
 
     Returns:
         `reports`, `shared` questions and those `only_in_first` and `only_in_second`, and `scores`: for all answers, their
@@ -34,7 +34,7 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict:
         permutation of patients; not corrected for the number of types).
 
     Raises:
-        ValueError: a folder is no finished evaluation, or the questions of the two are not the same.
+        ValueError: a folder has no finished evaluation, or the two have different questions.
     """
     runs = [_read_predictions(folder) for folder in (first, second)]
     shared = runs[0].index.intersection(runs[1].index)
@@ -62,7 +62,7 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict:
 
 
 def _read_predictions(folder: Path) -> pd.DataFrame:
-    """Answers with the ECG by question."""
+    """The answers given with the ECG, by question."""
     file = Path(folder) / PREDICTIONS_NAME
     if not file.exists():
         raise ValueError(
@@ -103,7 +103,7 @@ def _compared(
     patients: pd.Series,
     seed: int,
 ) -> dict:
-    """Both scores and their difference; `scores (questions, 2)`, `counted (questions, types)` is 1 where a type is."""
+    """Both scores and their difference; `scores (questions, 2)`, `counted (questions, types)` is 1 for a question's type."""
     inside = counted.any(axis=1)
     scores, counted, rows = scores[inside], counted[inside], rows[inside]
     columns = np.concatenate([counted * scores[:, :1], counted * scores[:, 1:], counted], axis=1)
@@ -148,8 +148,8 @@ def aggregate(folders: Sequence[Path]) -> dict:
     """
     The mean of several seeds, or folds, of one experiment.
 
-    Where there are several folds, the seeds of each are averaged first and the folds are the runs; else the seeds are.
-    Training sets of folds overlap, so that an interval over folds is rather too narrow (Bengio & Grandvalet 2004).
+    With several folds, the seeds of each fold are averaged first and the folds are the runs; otherwise the seeds are.
+    Training sets of folds overlap, so that an interval over folds tends to be too narrow (Bengio & Grandvalet 2004).
 
     Args:
         folders: of `elm-hf evaluate`, with the same dataset, split and settings.
@@ -159,7 +159,8 @@ def aggregate(folders: Sequence[Path]) -> dict:
         `metric`, `mean`, `sd` between runs, `low` and `high` (95 %, Student) and `runs` with the score of each.
 
     Raises:
-        ValueError: fewer than two runs, one of them twice, or runs of different datasets or settings.
+        FileNotFoundError: a folder has no report.
+        ValueError: fewer than two runs, the same run twice, or runs with different datasets or settings.
     """
     reports = [read_report(folder) for folder in folders]
     _check_one_experiment(folders, reports)
@@ -200,7 +201,7 @@ def _mean(scores: list[list[float]]) -> dict:
 
 def _check_one_experiment(folders: Sequence[Path], reports: list[dict]) -> None:
     if len(reports) < 2:
-        raise ValueError(f"{len(reports)} report; it takes two or more to say how much they vary")
+        raise ValueError(f"{len(reports)} report; two or more are needed to say how much they vary")
     runs = [report["run"] for report in reports]
     for name in SAME_OF_RUNS:
         values = {str(run.get(name)) for run in runs}
@@ -212,7 +213,7 @@ def _check_one_experiment(folders: Sequence[Path], reports: list[dict]) -> None:
     changed = [fold for fold, found in questions.items() if len(found) > 1]
     if changed:
         raise ValueError(
-            f"the reports of fold {changed[0]} are of different questions: the dataset has changed meanwhile"
+            f"the reports of fold {changed[0]} are of different questions: the dataset has changed between them"
         )
     identities = [(run.get("weights"), run["fold"]) for run in runs]
     for number, identity in enumerate(identities):

@@ -187,7 +187,7 @@ def _what_is_asked(
 ) -> _Asked:
     try:
         rows = load_elm_dataset(dataset, fold=fold, split=split, records=records)
-    except ValueError as error:  # of an empty split, `datasets` does not say whose it is
+    except ValueError as error:  # the error of `datasets` about an empty split does not name it
         raise ValueError(f"fold {fold}, {split}, of {dataset} cannot be evaluated: {error}") from error
     if limit is not None and limit < len(rows):
         rows = rows.select(np.linspace(0, len(rows) - 1, limit).astype(int))

@@ -18,7 +18,7 @@ DPI = 110
 LONGEST_LABEL = 32
 LONGEST_TYPE = 60
 LONGEST_FILE = 80
-AS_IT_IS = {"parse_math": False}  # a dollar sign in a question type or an answer begins no formula
+AS_IT_IS = {"parse_math": False}  # a dollar sign in a question type or an answer does not start a formula
 
 
 def draw_charts(folder: Path, report: dict) -> dict[str, str]:
@@ -44,7 +44,7 @@ def draw_charts(folder: Path, report: dict) -> dict[str, str]:
 
 
 def scores_figure(report: dict) -> Figure:
-    """A point with its interval for each group of questions, beside what the blind baseline and the best control reach."""
+    """A point with its interval for each group of questions, next to the blind baseline and the best control."""
     groups = list(report["scores"].items())
     figure = Figure(figsize=(8, 1.2 + 0.38 * len(groups)), layout="constrained")
     axes = figure.subplots()
@@ -74,7 +74,7 @@ def scores_figure(report: dict) -> Figure:
 
 def _point(axes: Axes, entry: dict, height: float) -> None:
     low, high = (entry[end] if entry[end] is not None else entry["score"] for end in ("low", "high"))
-    # Of a percentile interval the score may just be outside.
+    # The score may lie just outside a percentile interval.
     reach = [[max(entry["score"] - low, 0)], [max(high - entry["score"], 0)]]
     style = {"fmt": "o", "color": COLORS["ecg"], "markersize": 6, "capsize": 3, "linewidth": 1.5}
     axes.errorbar(entry["score"], height, xerr=reach, label="with ECG, 95 % interval", **style)

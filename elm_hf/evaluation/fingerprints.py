@@ -1,4 +1,4 @@
-"""What an evaluation is known by, beside the weights of the model: how it is asked, and which questions."""
+"""Fingerprints by which an evaluation is recognised: of the processor, and of the questions."""
 
 import hashlib
 import json

@@ -20,7 +20,7 @@ WINDOW_S = 0.5
 
 
 def flattened(ecg: np.ndarray, leads: slice, samples: slice) -> np.ndarray:
-    """An ECG `(leads, samples)` with part of it at each lead's median, which is close to its baseline."""
+    """A copy of an ECG `(leads, samples)` with a part set to each lead's median, which is close to its baseline."""
     hidden = ecg.copy()
     hidden[leads, samples] = np.median(ecg, axis=1, keepdims=True)[leads]
     return hidden
@@ -45,14 +45,14 @@ def occlude(
         messages: a conversation that ends with a question, with one `{"type": "ecg"}` item.
         ecg: `(12, samples)` in mV; leads that are absent (NaN) stay so and have no effect.
         sampling_rate: in Hz.
-        answer: whose probability is looked at.
+        answer: text whose probability is compared.
         window_s: length of a stretch, in seconds; the last one may be shorter.
-        batch_size: ECGs at once.
+        batch_size: number of ECGs in a batch.
 
     Returns:
         `lead_effect (12,)` and `window_effect (windows,)`: natural logarithm of the answer's probability with the whole
-        ECG less that with the part hidden; above 0 where the part speaks for the answer. `log_likelihood ()` with the
-        whole ECG. `windows_s (windows, 2)`: begin and end of each stretch.
+        ECG, minus that with the part hidden; above 0 where the part supports the answer. `log_likelihood ()` with the
+        whole ECG. `windows_s (windows, 2)`: start and end of each stretch.
     """
     length = ecg.shape[1]
     step = round(window_s * sampling_rate)
@@ -103,7 +103,7 @@ def occlude_answers(
     Finds on which leads and times a model's own answers depend, and writes `occlusion.npz`; nothing without questions.
 
     Args:
-        file: to write.
+        file: file to write.
         rows: the conversations, with their ECGs.
         questions: of [`choose_answers`].
         model, processor: of the checkpoint that answered.
@@ -129,8 +129,8 @@ def save_occlusions(file: Path, occlusions: Sequence[dict], sampling_rate: float
     Writes `occlusion.npz` (`numpy.load` reads it without pickle).
 
     Args:
-        file: to write.
-        occlusions: of each question what [`occlude`] returns, and its `question_id`, `record_id`, `question`,
+        file: file to write.
+        occlusions: for each question, what [`occlude`] returns, and its `question_id`, `record_id`, `question`,
             `prediction` and `ecg`.
         sampling_rate: in Hz.
 

@@ -1,4 +1,4 @@
-"""What recipes cost and scored, side by side."""
+"""A table of what recipes cost and how they scored."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -11,11 +11,11 @@ from elm_hf.utils.reports import REPORT_NAME, read_report
 
 def costs_table(recipes: Mapping[str, Sequence[str | PathLike]]) -> str:
     """
-    Recipes side by side as a Markdown table: the sums over their runs and, where the last run's folder holds `report/` of
-    `elm-hf evaluate`, the scores. The first recipe is what the others are compared with.
+    Recipes as a Markdown table: their costs, summed over their runs, and their scores, where the folder of the last run has
+    the `report/` of `elm-hf evaluate`. The others are compared with the first recipe.
 
     Args:
-        recipes: name to the output folders of its runs in order.
+        recipes: for each recipe, the output folders of its runs in order.
 
     Raises:
         FileNotFoundError: a run has not ended.

@@ -1,4 +1,4 @@
-"""The report of an evaluation: report.json, report.md and figures, from the table of predictions alone."""
+"""The report of an evaluation: `report.json`, `report.md` and figures, made from the table of predictions."""
 
 import json
 from collections import Counter
@@ -44,17 +44,17 @@ def write_report(
     Scores predictions and writes `report.json`, `report.md` and `figures/`.
 
     Args:
-        folder: where to write. An `occlusion.npz` in it is drawn.
+        folder: where to write. If it has an `occlusion.npz`, that is drawn.
         predictions: a row per question and condition, with the columns of docs/evaluation.md.
-        run: what was evaluated, as it shall stand in the report: `checkpoint`, `dataset`, `fold`, `split`, ...
+        run: what was evaluated, for the report: `checkpoint`, `dataset`, `fold`, `split`, ...
         training_rows: `question_type`, `template_id`, `question` and `answer` of the training patients' questions, for
-            the blind majority baseline; without them there is none.
-        seed: of the bootstrap and of choosing examples.
+            the blind majority baseline, which is omitted without them.
+        seed: random seed for the bootstrap and the choice of examples.
         ecgs_of: gives the ECGs of a question by its id, and their sampling rate; without it no examples are drawn.
         bert_scorer: adds BERTScore to the scores of free text.
 
     Returns:
-        The report, as in report.json; its schema is in docs/evaluation.md.
+        The report, as in `report.json`; docs/evaluation.md has its schema.
 
     Raises:
         ValueError: no question with a true answer, or conditions that do not have the same questions.
@@ -71,7 +71,7 @@ def write_report(
 
 
 def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | None, seed: int) -> None:
-    """Draws what there is to draw, and enters the files into the report."""
+    """Draws the figures and lists them in the report."""
     figures = folder / FIGURES_NAME
     figures.mkdir(exist_ok=True)
     report |= {"figures": {}, "examples": []}
@@ -130,7 +130,7 @@ def build_report(
 
 
 def _counts(questions: Questions) -> dict[str, dict]:
-    """Per condition: answers, those that are empty (and wrong), those that were cut at their longest length."""
+    """For each condition: the number of answers, of empty ones, and of those that were cut at the longest length."""
     return {
         name: {"answers": len(answers), "empty": sum(not answer.strip() for answer in answers)}
         | ({"unfinished": questions.unfinished[name]} if name != BLIND else {})
@@ -183,7 +183,7 @@ def _reliance(book: ScoreBook, rows: np.ndarray) -> dict:
 
 
 def _confusions(questions: Questions, rows: np.ndarray) -> dict[str, dict]:
-    """Per type of short answers: how often each true answer (rows) got each predicted one (columns), with the ECG."""
+    """For each type of short answers: how often each true answer (rows) got each prediction (columns), with the ECG."""
     if "ecg" not in questions.answers:
         return {}
     answers = questions.answers["ecg"]
@@ -207,8 +207,8 @@ def _class(answer: str) -> str:
 
 def _statements(questions: Questions) -> dict:
     """
-    Which statements of the true answers were missed most often, and which were made without being true. Questions that are
-    answered with yes or no are left out.
+    The statements of true answers that were missed most often, and those that were made most often without being true.
+    Questions that are answered with yes or no do not count.
     """
     pairs = zip(questions.answers.get("ecg", []), questions.table["truth"])
     pairs = [(statements(prediction), statements(truth)) for prediction, truth in pairs]

@@ -1,4 +1,4 @@
-"""The file in which a training run says what it cost. Reading it needs no torch."""
+"""`costs.json`, the costs of a training run. It is read without torch; `elm_hf.training.costs` writes it."""
 
 import json
 from os import PathLike
@@ -10,10 +10,10 @@ COSTS_NAME = "costs.json"
 
 def read_costs(folder: str | PathLike) -> dict:
     """
-    What a run cost: `steps`, `samples`, `tokens` (of text and ECGs, padding left out; None for encoders), `seconds`.
+    The costs of a run: `steps`, `samples`, `tokens` (of text and ECGs, without padding; None for encoders), `seconds`.
 
     Raises:
-        FileNotFoundError: the folder is of no run that ended.
+        FileNotFoundError: the folder is not that of a run that has ended.
     """
     path = Path(folder) / COSTS_NAME
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""A frozen encoder runs once: what it makes of each record is kept beside the records and read in training."""
+"""Running a frozen encoder once: its features of each record are kept next to the records and read in training."""
 
 import hashlib
 import json
@@ -23,12 +23,12 @@ from elm_hf.utils.weights import fingerprint_of_weights
 
 
 BATCH_SIZE = 32
-OF_TEXT = ("tokenizer", "system_prompt")  # parts of a processor that have nothing to do with ECGs
+OF_TEXT = ("tokenizer", "system_prompt")  # parts of a processor that do not concern ECGs
 
 
 class EncoderFeatures:
     """
-    What an encoder made of the records of one or several datasets, memory-mapped, so that worker processes share it.
+    An encoder's features of the records of one or several datasets, memory-mapped, so that worker processes share them.
 
     Args:
         paths: files that [`cache_encoder`] wrote, in the order in which [`load_elm_dataset`] was given their datasets.
@@ -90,7 +90,7 @@ def cache_encoder(path: str, model: ElmForCausalLM, processor: ElmProcessor, sho
         ValueError: the model has no encoder.
     """
     if model.model.encoder is None:
-        raise ValueError("--cache_encoder keeps what an encoder makes of the ECGs; this model has none.")
+        raise ValueError("--cache_encoder keeps the features of an encoder, and this model has none.")
     records = load_records(path)
     file = _folder(path) / f"{_key(model, processor, records)}.npy"
     if file.is_file():
@@ -118,13 +118,13 @@ def _encode(ecgs: list[np.ndarray], rate: float, model: ElmForCausalLM, processo
     prepared, _ = processor.prepare_ecgs(ecgs, [rate] * len(ecgs), [list(LEADS)] * len(ecgs))
     inputs = {name: torch.from_numpy(values).to(model.device) for name, values in prepared.items()}
     encoded = model.get_ecg_features(**inputs, return_dict=True).last_hidden_state
-    # The projector begins with this; to pool what has been pooled changes nothing.
+    # The projector pools first as well; pooling twice changes nothing.
     pooled = F.adaptive_avg_pool1d(encoded.transpose(1, 2), model.config.num_ecg_tokens).transpose(1, 2)
     return (pooled.view(torch.int16) if pooled.dtype == torch.bfloat16 else pooled).cpu().contiguous().numpy()
 
 
 def _as_bfloat16(features: torch.Tensor) -> torch.Tensor:
-    """NumPy has no bfloat16: its bits are kept as integers."""
+    """Tensors of bfloat16 are kept as integers of the same bits, since NumPy has no bfloat16."""
     return features.view(torch.bfloat16) if features.dtype == torch.int16 else features
 
 
@@ -136,7 +136,7 @@ def _folder(path: str) -> Path:
 
 
 def _key(model: ElmForCausalLM, processor: ElmProcessor, records: Dataset) -> str:
-    """What the features depend on, as 16 hexadecimal digits."""
+    """16 hexadecimal digits of all that the features depend on."""
     settings = {
         "encoder": model.config.encoder_config.to_diff_dict(),
         "prepared": {key: value for key, value in processor.to_dict().items() if key not in OF_TEXT},

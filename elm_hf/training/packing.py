@@ -20,9 +20,9 @@ Tokenized = tuple[np.ndarray, np.ndarray]
 def pad(sequences: Sequence[Tokenized], pad_token_id: int) -> dict[str, torch.Tensor]:
     """`input_ids`, `attention_mask` and `labels`, each `(sequences, length of the longest)`, padded on the right."""
     return {
-        "input_ids": _rows([ids for ids, _ in sequences], pad_token_id),
-        "attention_mask": _rows([np.ones(len(ids), np.int64) for ids, _ in sequences], 0),
-        "labels": _rows([labels for _, labels in sequences], IGNORE_INDEX),
+        "input_ids": _filled_rows([ids for ids, _ in sequences], pad_token_id),
+        "attention_mask": _filled_rows([np.ones(len(ids), np.int64) for ids, _ in sequences], 0),
+        "labels": _filled_rows([labels for _, labels in sequences], IGNORE_INDEX),
     }
 
 
@@ -83,7 +83,7 @@ def pack_behind_prefix(
             columns[name].append(np.concatenate(values))
         columns["sequence_ids"].append(np.repeat([part[3] for part in parts], [len(part[0]) for part in parts]))
     fill = {"input_ids": pad_token_id, "labels": IGNORE_INDEX, "position_ids": 0, "sequence_ids": -1}
-    batch = {name: _rows(columns[name], value) for name, value in fill.items()}
+    batch = {name: _filled_rows(columns[name], value) for name, value in fill.items()}
     batch["attention_mask"] = (batch["sequence_ids"] >= 0).long()
     return batch, np.concatenate(ecg_order)
 
@@ -97,7 +97,7 @@ def prefix_length(pack: Sequence[Tokenized], count_ecgs: CountEcgs) -> int:
     return shared_prefix_length([ids for ids, _ in pack], first_learnt - 1, count_ecgs)
 
 
-def _rows(values: Sequence[np.ndarray], fill: int) -> torch.Tensor:
+def _filled_rows(values: Sequence[np.ndarray], fill: int) -> torch.Tensor:
     """Rows of different lengths, filled up to the longest."""
     rows = np.full((len(values), max(len(row) for row in values)), fill, dtype=np.int64)
     for row, its_values in zip(rows, values):
