@@ -247,6 +247,14 @@ def test_free_text_has_text_metrics_where_they_are_defined(tmp_path):
     assert report["signal_reliance"]["text"]["metric"] == "rouge_l"
 
 
+def test_equally_frequent_statements_come_in_alphabetical_order(tmp_path):
+    """In every process: a set of texts has another order in each."""
+    truth, said = ["lvh", "afib", "lad", "rbbb", "pvc"], "vt, sr, svt, pac, wpw"
+    report = write_report(tmp_path, pd.DataFrame([question_row("c", "ecg", "query", truth, said, ["s/1"])]), RUN)
+    found = {key: [row["statement"] for row in report["statements"][key]] for key in ("most_missed", "most_extra")}
+    assert found == {"most_missed": sorted(truth), "most_extra": sorted(said.split(", "))}
+
+
 def test_files_hold_no_nan_and_all_figures_are_there(reader):
     _, report, folder = reader
     text = (folder / "report.json").read_text()

@@ -217,9 +217,10 @@ def _statements(questions: Questions) -> dict:
         return {}
     stated, missed, extra = Counter(), Counter(), Counter()
     for predicted, true in pairs:
+        # Sorted, since the order of a set is another one in every process, and `most_common` keeps it among equals.
         stated.update(true)
-        missed.update(true - predicted)
-        extra.update(predicted - true)
+        missed.update(sorted(true - predicted))
+        extra.update(sorted(predicted - true))
     num = len(pairs)
     return {
         "answers": num,
