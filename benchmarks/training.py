@@ -18,8 +18,9 @@ from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare.dataset import prepare_dataset
-from elm_hf.training.collator import ElmDataCollator, tokenize_conversations
+from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.packing import IGNORE_INDEX, pack_by_ecg
+from elm_hf.training.tokenization import tokenize_conversations
 
 
 LLM = {
@@ -78,7 +79,7 @@ def reference_batch(rows: list[dict], pad_token_id: int) -> dict[str, torch.Tens
 def benchmark_data_path(folder: Path, processor) -> None:
     dataset = load_elm_dataset(folder / "data")
     collator = ElmDataCollator(processor)
-    tokenized = tokenize_conversations(dataset, collator)
+    tokenized = tokenize_conversations(dataset, collator.tokenize)
     packs = pack_by_ecg(tokenized, QUESTIONS)
     single = [row for row in range(len(dataset)) if len(dataset[row]["ecg_index"]) == 1][:512]
     order = np.random.default_rng(0).permutation(single).tolist()

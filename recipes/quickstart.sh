@@ -14,8 +14,8 @@ run elm-hf prepare simulated_qa --num-recordings 2000 --output outputs/quickstar
 run elm-hf create outputs/quickstart/elm --config recipes/quickstart_elm.json --normalization none \
     --vocab-size 768 --tokenizer-dataset outputs/quickstart/data
 wait "$reports"
-run accelerate launch train_sft.py --config recipes/quickstart_align.yaml
-run accelerate launch train_sft.py --config recipes/quickstart.yaml
+run accelerate launch -m elm_hf.training.sft --config recipes/quickstart_align.yaml
+run accelerate launch -m elm_hf.training.sft --config recipes/quickstart.yaml
 run elm-hf ask outputs/quickstart/trained --dataset outputs/quickstart/data --trust-remote-code \
     --plot outputs/quickstart/ecg.png > outputs/quickstart/answers.txt & # meanwhile
 answers=$!

@@ -9,8 +9,11 @@ from elm_hf.data.messages import fill_ecgs
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.processing_elm import ElmProcessor
-from elm_hf.training import collator as collator_module
-from elm_hf.training.collator import IGNORE_INDEX, ElmDataCollator, tokenize_conversations
+from elm_hf.training import tokenization
+from elm_hf.training.augmentation import EcgAugmentation
+from elm_hf.training.collator import ElmDataCollator
+from elm_hf.training.packing import IGNORE_INDEX
+from elm_hf.training.tokenization import tokenize_conversations
 
 
 def tiny_processor(family: str) -> ElmProcessor:
@@ -64,7 +67,8 @@ def test_rows_tokenized_once_make_the_same_batch(padding_free, simulated_dataset
     collator = ElmDataCollator(tiny_processor("llama"), padding_free=padding_free)
     dataset = load_elm_dataset(simulated_dataset)
     read, once = (
-        collator(rows.__getitems__([0, 3, 1])) for rows in (dataset, tokenize_conversations(dataset, collator))
+        collator(rows.__getitems__([0, 3, 1]))
+        for rows in (dataset, tokenize_conversations(dataset, collator.tokenize))
     )
     assert read.keys() == once.keys()
     for name, values in read.items():
@@ -75,10 +79,12 @@ def test_rows_tokenized_once_make_the_same_batch(padding_free, simulated_dataset
 def test_rows_that_other_code_tokenized_are_not_reused(simulated_dataset, monkeypatch):
     collator = ElmDataCollator(tiny_processor("llama"))
     dataset = load_elm_dataset(simulated_dataset)
-    before, again = (tokenize_conversations(dataset, collator)._fingerprint for _ in range(2))
+    before, again = (tokenize_conversations(dataset, collator.tokenize)._fingerprint for _ in range(2))
     assert before == again
-    monkeypatch.setattr(collator_module, "source_digest", lambda module: "of changed code")
-    assert tokenize_conversations(dataset, collator)._fingerprint != before
+    other_draws = ElmDataCollator(tiny_processor("llama"), augmentation=EcgAugmentation(noise=0.1), seed=1)
+    assert tokenize_conversations(dataset, other_draws.tokenize)._fingerprint == before  # they are not tokenized
+    monkeypatch.setattr(tokenization, "source_digest", lambda module: "of changed code")
+    assert tokenize_conversations(dataset, collator.tokenize)._fingerprint != before
 
 
 @pytest.mark.parametrize("leads", [["I", "II", "III", "aVR", "aVF", "aVL", *LEADS[6:]], ["V5", "II"]])

@@ -12,10 +12,9 @@ import pytest
 import torch
 from test_training import changed_weights, losses
 from transformers import TrainerCallback
-from trl import TrlParser
 
-import train_sft
 from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.training import sft
 from elm_hf.training.resume import last_checkpoint
 
 
@@ -38,7 +37,7 @@ def command(tiny_elm, small_dataset):
             *("--learning_rate", "1e-2", "--logging_steps", "1", "--save_steps", "3", "--save_total_limit", "1"),
             *("--noise", "0.05", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true", *more),
         ]
-        return TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments)
+        return sft.parse(arguments)
 
     return of
 
@@ -46,7 +45,7 @@ def command(tiny_elm, small_dataset):
 @pytest.fixture(scope="module")
 def uninterrupted(command, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted") / "out"
-    train_sft.main(*command(folder))
+    sft.train(sft.build_trainer(*command(folder)))
     return folder
 
 
@@ -75,13 +74,13 @@ class KillInStep(TrainerCallback):
 
 def train_and_be_killed(arguments: tuple, where: str):
     """The run dies in the middle of its eighth step, or when half of its checkpoint of step 9 is written."""
-    trainer = train_sft.build_trainer(*arguments)
+    trainer = sft.build_trainer(*arguments)
     if where == "step":
         trainer.add_callback(KillInStep())
     else:
         save_rng_state = trainer._save_rng_state  # comes after weights and optimizer
         trainer._save_rng_state = lambda folder: kill() if folder.endswith("-9") else save_rng_state(folder)
-    train_sft.train(trainer)
+    sft.train(trainer)
 
 
 @pytest.mark.parametrize("where, continued", [("step", "checkpoint-6"), ("checkpoint", "checkpoint-6")])
@@ -100,9 +99,9 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(where, continued, command, u
     if where == "checkpoint":
         assert (half_written / "model.safetensors").is_file()
         with pytest.raises(ValueError, match=r"checkpoint-9: no whole checkpoint.*the last whole one.*checkpoint-6"):
-            train_sft.main(*command(tmp_path / "out", "--resume_from_checkpoint", str(half_written)))
+            sft.train(sft.build_trainer(*command(tmp_path / "out", "--resume_from_checkpoint", str(half_written))))
 
-    train_sft.main(*command(tmp_path / "out"))
+    sft.train(sft.build_trainer(*command(tmp_path / "out")))
     assert f"Continuing from {tmp_path / 'out' / continued}\n" in capfd.readouterr().out
     checkpoints = [path.name for path in (tmp_path / "out").glob("checkpoint-*")]
     assert checkpoints == [path.name for path in uninterrupted.glob("checkpoint-*")]
@@ -114,12 +113,12 @@ def test_two_deterministic_runs_have_the_same_bits(command, tmp_path, determinis
     adapters = []
     for name in ("first", "second"):
         options = ("--deterministic", "--use_peft", "--lora_r", "4", "--lora_dropout", "0.1", "--max_steps", "2")
-        train_sft.main(*command(tmp_path / name, *options))
+        sft.train(sft.build_trainer(*command(tmp_path / name, *options)))
         adapters.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
     assert adapters[0] == adapters[1]
     assert torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
-    assert "every GPU kernel waits for the one before" in caplog.text
+    assert "GPU kernels run one after the other" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -135,7 +134,7 @@ def test_two_deterministic_runs_have_the_same_bits(command, tmp_path, determinis
 def test_a_folder_of_another_run_is_refused(more, message, command, uninterrupted):
     before = sorted(uninterrupted.rglob("*"))
     with pytest.raises(ValueError, match=f"checkpoint-10 is of another run: {message}.* another --output_dir"):
-        train_sft.build_trainer(*command(uninterrupted, *more))
+        sft.build_trainer(*command(uninterrupted, *more))
     assert sorted(uninterrupted.rglob("*")) == before
 
 
@@ -143,16 +142,16 @@ def test_a_system_prompt_of_other_words_makes_another_run(command, tmp_path):
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("You read ECGs.")
     one = command(tmp_path / "out", "--system_prompt_file", str(prompt), "--max_steps", "1")
-    train_sft.main(*one)
+    sft.train(sft.build_trainer(*one))
     prompt.write_text("Be short.")
     with pytest.raises(ValueError, match="system_prompt 'You read ECGs.' there, 'Be short.' here"):
-        train_sft.build_trainer(*one)
+        sft.build_trainer(*one)
 
 
 def test_a_run_that_had_its_last_step_takes_no_more(command, uninterrupted, tmp_path):
     """Killed after its last checkpoint, before the model was saved."""
     shutil.copytree(uninterrupted / "checkpoint-10", tmp_path / "out" / "checkpoint-10")
-    train_sft.main(*command(tmp_path / "out"))
+    sft.train(sft.build_trainer(*command(tmp_path / "out")))
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-10"]
     assert not changed_weights(tmp_path / "out", uninterrupted)
 
@@ -160,16 +159,16 @@ def test_a_run_that_had_its_last_step_takes_no_more(command, uninterrupted, tmp_
 def test_a_named_checkpoint_of_another_run_is_refused_but_a_longer_run_goes_on(command, uninterrupted, tmp_path):
     checkpoint = str(uninterrupted / "checkpoint-10")
     with pytest.raises(ValueError, match="seed 42 there, 7 here"):
-        train_sft.build_trainer(*command(tmp_path, "--resume_from_checkpoint", checkpoint, "--seed", "7"))
-    trainer = train_sft.build_trainer(
+        sft.build_trainer(*command(tmp_path, "--resume_from_checkpoint", checkpoint, "--seed", "7"))
+    trainer = sft.build_trainer(
         *command(tmp_path / "longer", "--resume_from_checkpoint", checkpoint, "--max_steps", "11")
     )
-    train_sft.train(trainer)
+    sft.train(trainer)
     assert trainer.state.global_step == 11
 
 
 def test_a_run_begins_anew_where_that_is_asked_for(command, uninterrupted, tmp_path):
     (tmp_path / "checkpoint-5").mkdir()
     (tmp_path / "checkpoint-5" / "run.json").write_text(json.dumps({"seed": 7}))
-    trainer = train_sft.build_trainer(*command(tmp_path, "--resume_from_checkpoint", "false"))
+    trainer = sft.build_trainer(*command(tmp_path, "--resume_from_checkpoint", "false"))
     assert trainer.args.resume_from_checkpoint is None

@@ -18,14 +18,15 @@ from tiny_models import LLM_FAMILIES, tiny_llm
 from transformers import AutoConfig
 from trl import ModelConfig, SFTConfig, TrlParser
 
-import train_sft
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare.dataset import prepare_dataset
-from elm_hf.training.collator import ElmDataCollator, tokenize_conversations
+from elm_hf.training import sft
+from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.parallelism import tensor_parallelism
+from elm_hf.training.tokenization import tokenize_conversations
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +64,7 @@ def arguments(tiny_elm, simulated_dataset, dialogues):
 def alone(arguments, tmp_path_factory) -> Path:
     """What one process trains."""
     folder = tmp_path_factory.mktemp("alone") / "out"
-    train_sft.main(*TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments(folder, 1)))
+    sft.train(sft.build_trainer(*sft.parse(arguments(folder, 1))))
     return folder
 
 
@@ -101,7 +102,7 @@ def test_ddp_trains_what_one_process_trains(arguments, alone, tmp_path):
     # One process goes on from where two were.
     checkpoint = tmp_path / "out" / f"checkpoint-{STEPS // 2}"
     more = ("--resume_from_checkpoint", str(checkpoint))
-    train_sft.main(*TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments(tmp_path / "resumed", 1, *more)))
+    sft.train(sft.build_trainer(*sft.parse(arguments(tmp_path / "resumed", 1, *more))))
     check_same(tmp_path / "resumed", alone)
 
 
@@ -160,7 +161,7 @@ def test_zero_trains_what_one_process_trains(stage, arguments, alone, simulated_
 )
 def test_options_train_what_one_process_trains(recipe, options, arguments, tmp_path, monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    train_sft.main(*TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments(tmp_path / "alone", 1, *options)))
+    sft.train(sft.build_trainer(*sft.parse(arguments(tmp_path / "alone", 1, *options))))
     launch(recipe, 2, ROOT / "tests" / "sharded_on_cpu.py", arguments(tmp_path / "out", 2, *options))
     check_same(tmp_path / "out", tmp_path / "alone")
 
@@ -228,7 +229,7 @@ def test_a_batch_without_ecgs_runs_the_projector_and_learns_nothing_from_it(tiny
     for padding_free in (False, True):
         for ecg_in_every_batch in (False, True):
             collator = ElmDataCollator(processor, padding_free=padding_free, ecg_in_every_batch=ecg_in_every_batch)
-            batch = collator([tokenize_conversations(dataset, collator)[index] for index in range(3)])
+            batch = collator([tokenize_conversations(dataset, collator.tokenize)[index] for index in range(3)])
             assert ("ecg_values" in batch) == ecg_in_every_batch
             model.zero_grad()
             loss = model(**batch, num_items_in_batch=(batch["labels"][:, 1:] != -100).sum()).loss
@@ -285,4 +286,4 @@ def test_the_slurm_script_starts_every_node_with_its_rank(tmp_path):
     assert len(lines) == 2
     for rank, line in enumerate(lines):
         assert expected.format(rank) in line
-        assert line.endswith("<train_sft.py> <--config> <my recipe.yaml> <--seed> <1> ")
+        assert line.endswith("<-m> <elm_hf.training.sft> <--config> <my recipe.yaml> <--seed> <1> ")

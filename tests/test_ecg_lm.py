@@ -12,10 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 from transformers import AutoProcessor
-from trl import TrlParser
 from typer.testing import CliRunner
 
-import train_sft
 from elm_hf.cli import app
 from elm_hf.data.loading import load_elm_dataset, load_records
 from elm_hf.descriptions.describe import describe_records
@@ -23,6 +21,7 @@ from elm_hf.descriptions.ptb_xl_plus import read_12sl_features
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain.data import load_pretraining_records
+from elm_hf.training import sft
 from elm_hf.training.alignment import AlignmentCollator, alignment_conversations, alignment_messages, drop_leads
 from elm_hf.training.cost_file import read_costs
 from elm_hf.training.costs import RunCosts
@@ -294,7 +293,7 @@ def arguments(model: Path, dataset: Path, output: Path, *more: str) -> list[str]
 
 def test_training_records_its_costs(tiny_elm, simulated_dataset, descriptions, tmp_path):
     given = arguments(tiny_elm, simulated_dataset, tmp_path / "out", "--descriptions", str(descriptions))
-    train_sft.main(*TrlParser(train_sft.ARGUMENTS).parse_args_and_config([*given, "--trainable", "projector"]))
+    sft.train(sft.build_trainer(*sft.parse([*given, "--trainable", "projector"])))
     rows = alignment_conversations(load_elm_dataset(simulated_dataset), descriptions)
     collator = AlignmentCollator(AutoProcessor.from_pretrained(tiny_elm, trust_remote_code=True))
     found = read_costs(tmp_path / "out")
@@ -324,14 +323,14 @@ def test_no_costs_of_a_run_that_has_not_ended(tmp_path):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--data_expansion", "1"], "goes with --descriptions"),
-        (["--descriptions", "d.parquet", "--data_expansion", "-1"], "takes 0 or more"),
-        (["--descriptions", "d.parquet", "--pack_by_ecg", "8"], "leave --pack_by_ecg out"),
+        (["--data_expansion", "1"], "expected 0 or more, together with --descriptions"),
+        (["--descriptions", "d.parquet", "--data_expansion", "-1"], "--data_expansion is -1; expected 0 or more"),
+        (["--descriptions", "d.parquet", "--pack_by_ecg", "8"], "leave out --pack_by_ecg"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path, more, message):
     with pytest.raises(ValueError, match=message):
-        TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments(tmp_path, tmp_path, tmp_path / "out", *more))
+        sft.parse(arguments(tmp_path, tmp_path, tmp_path / "out", *more))
 
 
 def recipe(name: str, folder: Path, *options: str) -> subprocess.CompletedProcess:
@@ -375,7 +374,7 @@ def test_the_comparison_ends_with_its_table(tmp_path):
     )
     assert f"| {read_costs(tmp_path / 'patch/trained')['tokens']:,} |" in table[2]
     again = recipe("comparison", tmp_path, "--smoke", "patch")
-    assert "train_sft.py" not in again.stdout and table[2] in again.stdout
+    assert "elm_hf.training.sft" not in again.stdout and table[2] in again.stdout
 
 
 @pytest.mark.parametrize(

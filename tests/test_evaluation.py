@@ -202,7 +202,8 @@ def test_shuffling_needs_another_patient(steps):
 
 
 @pytest.mark.parametrize(
-    "conditions, message", [(("ecg", "flat"), "unknown condition flat; there are ecg"), (("zeros",), '"ecg" is missing')]
+    "conditions, message",
+    [(("ecg", "flat"), "unknown condition flat; there are ecg"), (("zeros",), '"ecg" is missing')],
 )
 def test_wrong_conditions_are_named(conditions, message, steps):
     with pytest.raises(ValueError, match=message):

@@ -14,8 +14,9 @@ from elm_hf.data.loading import load_elm_dataset
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor
+from elm_hf.training.checks import check_packing
 from elm_hf.training.collator import ElmDataCollator
-from elm_hf.training.packing import IGNORE_INDEX, check_packing, pack_by_ecg, prefix_length
+from elm_hf.training.packing import IGNORE_INDEX, pack_by_ecg, prefix_length
 
 
 QUESTIONS = [

@@ -23,7 +23,7 @@ import elm_hf.cli
 import elm_hf.prepare.matching
 import elm_hf.prepare.record_files
 import elm_hf.prepare.work_folder
-from elm_hf.data.layout import record_features
+from elm_hf.data.columns import record_features
 from elm_hf.dataset_scripts.simulated_qa import SimulatedQa
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.prepare.dataset import prepare_dataset, prepare_shard

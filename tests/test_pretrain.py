@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import tiny_tokenizer
-from transformers import AutoModel, BertConfig, BertModel, TrainingArguments
-from trl import TrlParser
+from transformers import AutoModel, BertConfig, BertModel
 
 from elm_hf.data.loading import load_elm_dataset, load_records
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
@@ -69,8 +68,8 @@ def run(dataset: Path, output: Path, encoder: str, text_model: Path, *more: str)
         config = output.parent / f"{encoder}.json"
         config.write_text(json.dumps(ENCODERS[encoder]))
         arguments += ["--encoder_config", str(config)]
-    parser = TrlParser((pretrain.PretrainArguments, TrainingArguments, EcgAugmentation))
-    pretrain.main(*parser.parse_args_and_config(arguments))
+    parsed = pretrain.parse(arguments)
+    pretrain.train(pretrain.build_trainer(*parsed), parsed[0].dataset)
     return output
 
 
@@ -173,11 +172,8 @@ def test_records_too_short_for_the_encoder_are_refused_before_training(text_mode
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").glob("pretrain_*.yaml")))
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "recipes").glob("pretrain_*.yaml")))
 def test_recipes_are_understood(recipe):
-    parser = TrlParser((pretrain.PretrainArguments, TrainingArguments, EcgAugmentation))
-    script_args, training_args, _ = parser.parse_args_and_config(
-        ["--config", str(ROOT / "recipes" / recipe), "--use_cpu"]
-    )
+    script_args, training_args, _ = pretrain.parse(["--config", recipe, "--use_cpu"])
     assert script_args.encoder in ECG_ENCODER_TYPES
     assert training_args.learning_rate > 0 and training_args.num_train_epochs >= 20

@@ -9,14 +9,14 @@ from conftest import TINY_LLM
 from peft import AutoPeftModelForCausalLM
 from test_training import some_logits
 from transformers import BitsAndBytesConfig
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig
 
-import train_sft
 from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.merge import merge_adapter
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.training import sft
 from elm_hf.training.parts import quantization_config
 
 
@@ -65,13 +65,13 @@ def test_an_elm_quantized_as_a_whole_still_reads_the_ecg(bits, elm_with_encoder)
 def test_the_llm_alone_is_quantized_and_learns_through_adapters(bits, elm_with_encoder, simulated_dataset, tmp_path):
     options = (f"--load_in_{bits}", "--use_peft", "--lora_r", "4", "--trainable", "projector", "llm")
     command = arguments(elm_with_encoder, simulated_dataset, tmp_path / "adapter", *options)
-    trainer = train_sft.build_trainer(*TrlParser(train_sft.ARGUMENTS).parse_args_and_config(command))
+    trainer = sft.build_trainer(*sft.parse(command))
     elm = trainer.model.get_base_model()
     quantized = {name for name, module in elm.named_modules() if isinstance(module, QUANTIZED[bits])}
     assert len(quantized) == 2 * 7 and all(".language_model.layers." in name for name in quantized)
     for part in (elm.model.encoder, elm.model.projector, elm.lm_head):
         assert {p.dtype for p in part.parameters()} == {torch.bfloat16}
-    train_sft.train(trainer)
+    sft.train(trainer)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert sum(losses[-3:]) < sum(losses[:3])
 
@@ -104,7 +104,7 @@ def test_a_quantized_checkpoint_comes_back_and_is_no_base_to_merge_into(elm_with
     command = arguments(
         tmp_path / "quantized", simulated_dataset, tmp_path / "adapter", "--use_peft", "--max_steps", "1"
     )
-    train_sft.main(*TrlParser(train_sft.ARGUMENTS).parse_args_and_config([*command, "--trainable", "llm"]))
+    sft.train(sft.build_trainer(*sft.parse([*command, "--trainable", "llm"])))
     with pytest.raises(ValueError, match="quantized: quantized, and adapters cannot be merged.*--base"):
         merge_adapter(tmp_path / "adapter", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()

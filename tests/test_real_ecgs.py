@@ -9,20 +9,19 @@ import pytest
 import torch
 import wfdb
 from safetensors.torch import load_file
-from trl import TrlParser
 
-import train_sft
 from elm_hf.checkpoints.create import create_elm
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.training import sft
 
 
 def train(model: Path, dataset: Path, output: Path) -> Path:
     arguments = ["--model_name_or_path", str(model), "--dataset", str(dataset), "--output_dir", str(output)]
     arguments += ["--max_steps", "4", "--per_device_train_batch_size", "2", "--learning_rate", "1e-3"]
     arguments += ["--report_to", "none", "--use_cpu", "--save_strategy", "no", "--disable_tqdm", "true"]
-    train_sft.main(*TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments))
+    sft.train(sft.build_trainer(*sft.parse(arguments)))
     return output
 
 

@@ -9,17 +9,17 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
-from trl import TrlParser
 from typer.testing import CliRunner
 
-import train_sft
 from elm_hf.cli import app
 from elm_hf.data.loading import load_elm_dataset, load_records
 from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.inference.generation import generate_answers
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.retrieval.index import EcgIndex, EncoderVectors, build_index
-from elm_hf.retrieval.prompts import Retrieval, RetrievalOptions, add_neighbours
+from elm_hf.retrieval.options import RetrievalOptions
+from elm_hf.retrieval.prompts import Retrieval, add_neighbours
+from elm_hf.training import sft
 from elm_hf.training.arguments import ElmScriptArguments
 
 
@@ -296,7 +296,7 @@ def test_training_reads_neighbours_and_learns_none_of_their_words(dataset, index
         arguments = ["--model_name_or_path", str(tiny_elm), "--dataset", str(dataset), "--output_dir", str(tmp_path)]
         arguments += ["--fold", fold, "--rag_index", str(index), "--rag_k", "2", "--max_steps", "2", "--use_cpu"]
         arguments += ["--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true"]
-        return train_sft.build_trainer(*TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments))
+        return sft.build_trainer(*sft.parse(arguments))
 
     ready = trainer("1")
     decode = ready.processing_class.tokenizer.decode

@@ -12,9 +12,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
-from trl import TrlParser
 
-import train_sft
 from elm_hf.checkpoints.card import model_card, read_training
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.merge import merge_adapter
@@ -23,6 +21,7 @@ from elm_hf.data.messages import fill_ecgs
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.training import sft
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.utils.files import save_whole
 
@@ -39,12 +38,12 @@ def arguments(model: Path, dataset: Path, output: Path, *more: str) -> list[str]
 
 
 def parsed(*args) -> tuple:
-    return TrlParser(train_sft.ARGUMENTS).parse_args_and_config(arguments(*args))
+    return sft.parse(arguments(*args))
 
 
 def train(*args) -> Path:
     """Runs the script's `main` in this process."""
-    train_sft.main(*parsed(*args))
+    sft.train(sft.build_trainer(*parsed(*args)))
     return Path(args[2])
 
 
@@ -158,7 +157,7 @@ def test_an_adapter_without_its_base_is_told(tiny_elm, simulated_dataset, tmp_pa
     shutil.copytree(tiny_elm, tmp_path / "base")
     adapter = train(tmp_path / "base", simulated_dataset, tmp_path / "adapter", "--use_peft", "--max_steps", "1")
     with pytest.raises(ValueError, match="--model_name_or_path .*adapter is an adapter; .*elm-hf merge"):
-        train_sft.build_trainer(*parsed(adapter, simulated_dataset, tmp_path / "more"))
+        sft.build_trainer(*parsed(adapter, simulated_dataset, tmp_path / "more"))
     shutil.rmtree(tmp_path / "base")
     with pytest.raises(FileNotFoundError, match="adapter: its base is not there .*base: no such folder.*--base"):
         merge_adapter(adapter, tmp_path / "merged")
@@ -190,7 +189,7 @@ def test_ecgs_too_short_for_the_model_are_refused_before_its_weights_are_read(ti
     shutil.copytree(tiny_elm, tmp_path / "elm")
     (tmp_path / "elm" / "model.safetensors").write_text("broken")
     with pytest.raises(ValueError, match="--dataset does not fit the model: .* is 1 s long, the model reads 2 s"):
-        train_sft.build_trainer(*parsed(tmp_path / "elm", tmp_path / "short", tmp_path / "out"))
+        sft.build_trainer(*parsed(tmp_path / "elm", tmp_path / "short", tmp_path / "out"))
 
 
 def test_batches_without_padding_have_the_losses_of_padded_ones(tiny_elm, simulated_dataset, tmp_path):
@@ -244,7 +243,7 @@ def test_wrong_input_ends_the_script_with_one_line(tmp_path):
     )
     assert result.returncode == 1
     (line,) = [line for line in result.stderr.splitlines() if "learning_rat" in line]
-    assert line.startswith("train_sft.py: Unknown arguments from config file: ['--learning_rat'")
+    assert line.startswith("elm-hf train: Unknown arguments from config file: ['--learning_rat'")
     assert "Traceback" not in result.stderr
 
 

@@ -67,7 +67,7 @@ def evaluate(
     from elm_hf.evaluation.evaluate import evaluate as run
     from elm_hf.evaluation.markdown import report_table
     from elm_hf.evaluation.names import CONDITIONS, REPORT_TEXT_NAME
-    from elm_hf.retrieval.prompts import RetrievalOptions
+    from elm_hf.retrieval.options import RetrievalOptions
 
     retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
     conditions = condition or CONDITIONS

@@ -212,7 +212,7 @@ def split_names(path_or_repo: str | PathLike, fold: int | str) -> list[str]:
         ValueError: it is not an elm-hf dataset, or has no such fold.
     """
     name, revision = _name_and_revision(path_or_repo)
-    check_name(name)
+    check_name(name, repo_type="dataset")
     _check_has(name, revision, fold_config(fold))
     return datasets.get_dataset_split_names(name, fold_config(fold), revision=revision)
 
@@ -283,7 +283,7 @@ def _load(path: str | PathLike, config: str, split: str, streaming: bool = False
 def _name_and_revision(path: str | PathLike) -> tuple[str, str | None]:
     """What `datasets` loads by: of folders the absolute path, since it names its cache after the last part."""
     name, revision = (str(Path(path).resolve()), None) if Path(path).is_dir() else split_revision(str(path))
-    check_name(name)
+    check_name(name, repo_type="dataset")
     return name, revision
 
 

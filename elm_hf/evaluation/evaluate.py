@@ -29,7 +29,8 @@ from elm_hf.evaluation.predictions import prediction_table
 from elm_hf.evaluation.questions import list_questions
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
-from elm_hf.retrieval.prompts import Retrieval, RetrievalOptions, add_neighbours
+from elm_hf.retrieval.options import RetrievalOptions
+from elm_hf.retrieval.prompts import Retrieval, add_neighbours
 from elm_hf.utils.weights import fingerprint_of_weights
 
 

@@ -14,7 +14,7 @@ from datasets import DatasetInfo, Features, SplitGenerator
 from datasets.builder import Key
 
 import elm_hf.dataset_scripts
-from elm_hf.data.layout import LISTED_FEATURES
+from elm_hf.data.columns import LISTED_FEATURES
 from elm_hf.ecg.recording import Recording, RecordingError, segments
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE
 

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from datasets import Features
 from datasets.exceptions import DatasetGenerationError
 
-from elm_hf.data.layout import ECG_FEATURES, REFERENCES, SPLITS, parquet_name
+from elm_hf.data.columns import ECG_FEATURES, REFERENCES
+from elm_hf.data.layout import SPLITS, parquet_name
 from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.folds import make_folds
 from elm_hf.prepare.record_files import new_path

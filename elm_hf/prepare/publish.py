@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 
-from elm_hf.data.layout import BUILD_REPORT_NAME, CONVERSATION_IDS, PICTURE_NAME, RECORD_IDS
+from elm_hf.data.columns import CONVERSATION_IDS, RECORD_IDS
+from elm_hf.data.layout import BUILD_REPORT_NAME, PICTURE_NAME
 from elm_hf.prepare.card import credited, dataset_card
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
 

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features
 from datasets.features.features import numpy_to_pyarrow_listarray
 
-from elm_hf.data.layout import RECORD_KEYS, RECORDS, parquet_name, record_features
+from elm_hf.data.columns import RECORD_KEYS, record_features
+from elm_hf.data.layout import RECORDS, parquet_name
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.utils.files import write_whole

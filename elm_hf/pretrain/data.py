@@ -108,7 +108,7 @@ class EcgPretrainingCollator:
         feature_extractor: prepares the ECGs.
         tokenizer: of the text tower, where reports are the target.
         augmentation: changes the ECGs that are learnt from.
-        seed: of the cuts and changes. They depend on it, the record and the `epoch` (see [`AugmentationEpoch`]) alone.
+        seed: of the cuts and changes. They depend on it, the record and the `epoch` (see [`FollowEpoch`]) alone.
     """
 
     def __init__(

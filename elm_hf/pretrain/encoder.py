@@ -7,7 +7,9 @@ from transformers import (
     AutoConfig,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from elm_hf.checkpoints.convert_autoencoder import st_mem_feature_extractor
@@ -17,6 +19,31 @@ from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.modeling_elm_encoder import ECG_ENCODERS  # noqa: F401 (registers the encoders)
 from elm_hf.modeling.modeling_merl import MerlForPreTraining
+from elm_hf.pretrain.arguments import PretrainArguments
+
+
+def load_encoder_to_train(
+    arguments: PretrainArguments, classes: list[str] | None, record: dict
+) -> tuple[PreTrainedModel, EcgFeatureExtractor, PreTrainedTokenizerBase | None]:
+    """
+    The encoder with its pre-training head, its feature extractor and, of one with a text tower, the tokenizer.
+
+    Args:
+        arguments: name the encoder.
+        classes: names of the classes of `"ecg_resnet"`.
+        record: one of those to train on; all have its sampling rate and length.
+    """
+    name, model_type = arguments.encoder, encoder_type(arguments.encoder)
+    if name == model_type:
+        model = new_encoder(model_type, arguments.encoder_config, arguments.text_model, classes)
+        feature_extractor = new_feature_extractor(model, record["sampling_rate"], record["ecg"].shape[1])
+        text_model = arguments.text_model
+    else:
+        auto_class = AutoModelForSequenceClassification if model_type == "ecg_resnet" else AutoModelForPreTraining
+        model = auto_class.from_pretrained(name)
+        feature_extractor = EcgFeatureExtractor.from_pretrained(name)
+        text_model = name
+    return model, feature_extractor, AutoTokenizer.from_pretrained(text_model) if model_type == "merl" else None
 
 
 def new_encoder(
@@ -55,7 +82,14 @@ def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_sample
     return st_mem_feature_extractor(model.config)
 
 
-def _model_type(encoder: str) -> str:
+def encoder_type(encoder: str) -> str:
+    """
+    The `model_type` of an encoder that is named by it, or of a checkpoint.
+
+    Raises:
+        FileNotFoundError: neither a type nor a checkpoint.
+        ValueError: a checkpoint of something else.
+    """
     if encoder in ECG_ENCODER_TYPES:
         return encoder
     check_encoder_name(encoder)

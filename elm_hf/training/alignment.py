@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 
-from elm_hf.data.layout import MESSAGES
+from elm_hf.data.columns import MESSAGES
 from elm_hf.data.messages import message_text
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.processing_elm import ElmProcessor

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from elm_hf.modeling.ecg_leads import LEADS, canonical_lead
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 # All twelve leads from the independent ones: III = II - I, aVR = -(I + II)/2, aVL = I - II/2, aVF = II - I/2.
@@ -19,9 +22,6 @@ LEADS_FROM_INDEPENDENT[6:, 2:] = np.eye(6)
 # In Hz.
 WANDER_FREQUENCIES = (0.05, 0.5)
 WANDER_WAVES = 3
-
-# The plane of colours (chroma) in which the hue is an angle: YIQ.
-YIQ_FROM_RGB = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -143,11 +143,11 @@ class EcgImageAugmentation:
 
     def __call__(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: "torch.Tensor",
         rngs: Sequence[np.random.Generator],
         image_mean: Sequence[float],
         image_std: Sequence[float],
-    ) -> torch.Tensor:
+    ) -> "torch.Tensor":
         """
         Args:
             pixel_values: normalized pictures `(num_ecgs, 3, height, width)`, as `EcgImageProcessor` gives them; they
@@ -158,18 +158,22 @@ class EcgImageAugmentation:
         Returns:
             The changed pictures, normalized, of the same shape.
         """
+        import torch  # here, so that the options of training can be listed without it
+
         mean, std = (torch.tensor(values).view(3, 1, 1).to(pixel_values) for values in (image_mean, image_std))
         changed = [self.change(picture * std + mean, rng) for picture, rng in zip(pixel_values, rngs, strict=True)]
         return (torch.stack(changed) - mean) / std
 
-    def change(self, picture: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    def change(self, picture: "torch.Tensor", rng: np.random.Generator) -> "torch.Tensor":
         """The changed picture `(3, height, width)` of one of values from 0 to 1."""
+        from elm_hf.training.picture_changes import blur, rotate, turn_hue
+
         if self.rotation:
-            picture = _rotate(picture, rng.uniform(-self.rotation, self.rotation))
+            picture = rotate(picture, rng.uniform(-self.rotation, self.rotation))
         if self.blur:
-            picture = _blur(picture, rng.uniform(0, self.blur))
+            picture = blur(picture, rng.uniform(0, self.blur))
         if self.hue:
-            picture = _turn_hue(picture, rng.uniform(-self.hue, self.hue))
+            picture = turn_hue(picture, rng.uniform(-self.hue, self.hue))
         if self.brightness:
             picture = picture * (1 + rng.uniform(-self.brightness, self.brightness))
         return picture.clamp(0, 1)
@@ -181,32 +185,3 @@ def _check_strengths(augmentation: EcgAugmentation | EcgImageAugmentation, below
         if not strength >= 0 or (each.name in below_one and strength >= 1):
             limit = "0 or more and below 1" if each.name in below_one else "0 (off) or more"
             raise ValueError(f"{each.name} is {strength}; expected {limit}")
-
-
-def _rotate(picture: torch.Tensor, degrees: float) -> torch.Tensor:
-    """Counter-clockwise about the middle, bilinear, of `(3, height, width)`."""
-    height, width = picture.shape[1:]
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    # affine_grid counts both directions from -1 to 1, whatever the sides of the picture.
-    turn = torch.tensor([[cos, -sin * height / width, 0], [sin * width / height, cos, 0]]).to(picture)
-    grid = F.affine_grid(turn[None], (1, 3, height, width), align_corners=False)
-    return F.grid_sample(picture[None], grid, padding_mode="border", align_corners=False)[0]
-
-
-def _blur(picture: torch.Tensor, deviation: float) -> torch.Tensor:
-    """Gaussian blur of `(3, height, width)`, cut off at three standard deviations; the border is continued outwards."""
-    reach = int(np.ceil(3 * deviation))
-    if reach == 0:
-        return picture
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / deviation) ** 2).to(picture)
-    weights = (weights / weights.sum()).expand(3, 1, 1, -1)
-    padded = F.pad(picture[None], (reach, reach, reach, reach), mode="replicate")
-    return F.conv2d(F.conv2d(padded, weights, groups=3), weights.transpose(2, 3), groups=3)[0]
-
-
-def _turn_hue(picture: torch.Tensor, turns: float) -> torch.Tensor:
-    """Every colour of `(3, height, width)` turned about the grey axis, as bright as before."""
-    cos, sin = np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)
-    turn = torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]], dtype=torch.float32)
-    matrix = torch.linalg.inv(YIQ_FROM_RGB) @ turn @ YIQ_FROM_RGB
-    return torch.einsum("ij,jhw->ihw", matrix.to(picture), picture)

@@ -1,41 +1,31 @@
 """Turns rows of conversations into training batches: labels on the assistant's words, padded to the longest."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from datasets import Dataset
-from transformers import TrainerCallback
-from transformers.utils import logging
+from transformers import ProcessorMixin
 
-from elm_hf.modeling.chat_rendering import ecg_items
 from elm_hf.modeling.ecg_leads import LEADS
-from elm_hf.modeling.processing_elm import ElmProcessor
-from elm_hf.training.arguments import LENGTH_STEP
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation, sample_rng
-from elm_hf.training.encoder_cache import EncoderFeatures
+from elm_hf.training.encoder_features import EncoderFeatures
 from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix, pack_without_padding, pad
-from elm_hf.utils.source_code import source_digest
-
-
-logger = logging.get_logger(__name__)
+from elm_hf.training.tokenization import ConversationTokenizer
 
 
 class ElmDataCollator:
     """
     Collates rows of [`load_elm_dataset`], or packs of them ([`pack_by_ecg`]), for `SFTTrainer`.
 
-    Labels are the assistant's words and the token that ends its turn; everything else is -100. A conversation longer
-    than `max_length` loses its oldest text first, and words of its last answer only when nothing else is left; its
-    ECGs are never cut.
+    Labels and `max_length` are explained at [`ConversationTokenizer`].
 
     Args:
         processor: the ELM's processor.
         max_length: tokens a conversation may take; None for no limit.
         augmentation: changes each ECG at random; for training only.
         image_augmentation: the same for the pictures that a vision encoder reads.
-        seed: of the changes. They depend on it, the conversation and the `epoch` (see [`AugmentationEpoch`]) alone, not on
+        seed: of the changes. They depend on it, the conversation and the `epoch` (see [`FollowEpoch`]) alone, not on
             the worker or the order.
         padding_free: one conversation after the other in a single row instead of padding; the attention keeps them apart
             by `position_ids`, flash attention by `cu_seq_lens`.
@@ -47,7 +37,7 @@ class ElmDataCollator:
 
     def __init__(
         self,
-        processor: ElmProcessor,
+        processor: ProcessorMixin,
         max_length: int | None = None,
         augmentation: EcgAugmentation | None = None,
         image_augmentation: EcgImageAugmentation | None = None,
@@ -57,7 +47,7 @@ class ElmDataCollator:
         ecg_in_every_batch: bool = False,
     ):
         self.processor = processor
-        self.max_length = max_length
+        self.tokenize = ConversationTokenizer(processor, max_length)
         self.augmentation = augmentation
         self.image_augmentation = image_augmentation
         self.seed = seed
@@ -143,121 +133,3 @@ class ElmDataCollator:
         if "input_ids" in row:
             return row["input_ids"], row["labels"]
         return self.tokenize(row["messages"], ecg_ids, name)
-
-    def tokenize(self, messages: list[dict], ecg_ids: list[np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
-        """
-        Token ids and labels, both `(length,)`, of a conversation of that name.
-
-        Args:
-            messages: as the datasets store them.
-            ecg_ids: the token ids that stand for each of its ECGs.
-            name: for errors.
-
-        Raises:
-            ValueError: it has no assistant's turn, its ECGs alone fill `max_length`, or there are more or fewer of them.
-        """
-        expected = len(ecg_items(messages))
-        if expected != len(ecg_ids):
-            raise ValueError(f"The conversation has {expected} ECG items and {len(ecg_ids)} ECGs.")
-        ids, answer = self.processor.tokenize_conversation(messages, ecg_ids)
-        try:
-            kept = self._kept_positions(ids, answer)
-        except ValueError as error:
-            raise ValueError(f"Conversation {name}: {error}") from error
-        return ids[kept], np.where(answer, ids, IGNORE_INDEX)[kept]
-
-    def _kept_positions(self, ids: np.ndarray, answer: np.ndarray) -> np.ndarray:
-        """Positions of a conversation `(length,)` that fit into `max_length`, in order."""
-        in_answer = np.flatnonzero(answer)
-        if len(in_answer) == 0:
-            raise ValueError("it has no assistant's turn to learn from.")
-        excess = 0 if self.max_length is None else len(ids) - self.max_length
-        if excess <= 0:
-            return np.arange(len(ids))
-        logger.warning_once(
-            f"A conversation of {len(ids)} tokens is longer than max_length={self.max_length}: its oldest text is left "
-            "out, and so for every such conversation."
-        )
-        is_ecg = self.processor.is_ecg_token(ids)
-        if is_ecg.sum() >= self.max_length:
-            raise ValueError(f"its ECGs take {is_ecg.sum()} tokens, max_length={self.max_length} leaves no answer.")
-        last_start = in_answer[np.flatnonzero(np.diff(in_answer, prepend=-2) > 1)[-1]]
-        positions = np.arange(len(ids))
-        text = positions[~is_ecg]
-        is_opening = (text == 0) & (ids[text] == self.processor.tokenizer.bos_token_id)
-        after = text[text > in_answer[-1]]
-        before = text[(text < last_start) & ~is_opening]
-        of_last_answer = text[(text > last_start) & (text <= in_answer[-1])][::-1]
-        order = np.concatenate([after, before, text[is_opening & (text < last_start)], of_last_answer])
-        return np.setdiff1d(positions, order[:excess])
-
-
-def tokenize_conversations(dataset: Dataset, collator: ElmDataCollator, num_proc: int | None = None) -> Dataset:
-    """
-    Tokenizes conversations once instead of every time they are read.
-
-    Args:
-        dataset: of [`load_elm_dataset`]; not for a model that reads ECGs as symbols, whose text depends on them.
-        collator: will read the rows.
-        num_proc: processes to share the work.
-
-    Returns:
-        The dataset with `input_ids` and `labels`, arrays of int32; `length` (see [`add_lengths`]); and, of its own columns,
-        those that training reads: which conversation it is and which ECGs it is about.
-
-    Raises:
-        ValueError: as [`ElmDataCollator.tokenize`].
-    """
-    tokenized = dataset.with_format(None).map(
-        _TokenizeRow(collator),
-        input_columns=["messages", "conversation_id"],
-        remove_columns=[name for name in dataset.column_names if name not in ("conversation_id", "ecg_index")],
-        num_proc=num_proc,
-        desc="Tokenizing conversations",
-    )
-    return tokenized.with_transform(_ReadTokens(dataset.format["format_kwargs"].get("transform")))
-
-
-class _ReadTokens:
-    """Makes arrays of the bytes that tokens are kept as: a list takes many times as long to read."""
-
-    def __init__(self, transform: Callable[[dict], dict] | None):
-        """`transform` is the dataset's own."""
-        self.transform = transform
-
-    def __call__(self, batch: dict) -> dict:
-        names = batch.keys() & {"input_ids", "labels"}
-        batch |= {name: [np.frombuffer(tokens, np.int32) for tokens in batch[name]] for name in names}
-        return batch if self.transform is None else self.transform(batch)
-
-
-class _TokenizeRow:
-    """An object and not a closure, so that worker processes can have it; `datasets` keeps results by its attributes."""
-
-    def __init__(self, collator: ElmDataCollator):
-        self.collator = collator
-        self.code = source_digest(__name__)
-
-    def __call__(self, messages: list[dict], name: str) -> dict:
-        ecg_ids = self.collator.processor.placeholders(len(ecg_items(messages)))
-        ids, labels = self.collator.tokenize(messages, ecg_ids, name)
-        return {
-            "input_ids": ids.astype(np.int32).tobytes(),
-            "labels": labels.astype(np.int32).tobytes(),
-            "length": -(-len(ids) // LENGTH_STEP) * LENGTH_STEP,
-        }
-
-
-class AugmentationEpoch(TrainerCallback):
-    """
-    Tells a collator which epoch it is, so that each one changes the same ECG in another way.
-
-    Args:
-        collator: has an attribute `epoch`.
-    """
-
-    def __init__(self, collator):
-        self.collator = collator
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.collator.epoch = int(state.epoch)

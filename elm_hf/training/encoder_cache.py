@@ -18,47 +18,13 @@ from elm_hf.data.loading import has_records, load_records
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor
+from elm_hf.training.encoder_features import EncoderFeatures
 from elm_hf.utils.source_code import source_digest
 from elm_hf.utils.weights import fingerprint_of_weights
 
 
 BATCH_SIZE = 32
 OF_TEXT = ("tokenizer", "system_prompt")  # parts of a processor that do not concern ECGs
-
-
-class EncoderFeatures:
-    """
-    An encoder's features of the records of one or several datasets, memory-mapped, so that worker processes share them.
-
-    Args:
-        paths: files that [`cache_encoder`] wrote, in the order in which [`load_elm_dataset`] was given their datasets.
-    """
-
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = list(paths)
-        self._open()
-
-    def _open(self):
-        self._files = [np.load(path, mmap_mode="r", allow_pickle=False) for path in self.paths]
-        self._starts = np.cumsum([0] + [len(file) for file in self._files])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
-        """The features `(len(rows), tokens, hidden_size)` of these rows of the joined records."""
-        numbers = np.searchsorted(self._starts, rows, side="right") - 1
-        features = np.stack(
-            [self._files[number][row - self._starts[number]] for number, row in zip(numbers, rows, strict=True)]
-        )
-        return _as_bfloat16(torch.from_numpy(features))
-
-    def __getstate__(self) -> dict:
-        return {"paths": self.paths}
-
-    def __setstate__(self, state: dict):
-        self.paths = state["paths"]
-        self._open()
 
 
 def cache_encoders_of(
@@ -121,11 +87,6 @@ def _encode(ecgs: list[np.ndarray], rate: float, model: ElmForCausalLM, processo
     # The projector pools first as well; pooling twice changes nothing.
     pooled = F.adaptive_avg_pool1d(encoded.transpose(1, 2), model.config.num_ecg_tokens).transpose(1, 2)
     return (pooled.view(torch.int16) if pooled.dtype == torch.bfloat16 else pooled).cpu().contiguous().numpy()
-
-
-def _as_bfloat16(features: torch.Tensor) -> torch.Tensor:
-    """Tensors of bfloat16 are kept as integers of the same bits, since NumPy has no bfloat16."""
-    return features.view(torch.bfloat16) if features.dtype == torch.int16 else features
 
 
 def _folder(path: str) -> Path:

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.utils.shared_prefix import CountEcgs, shared_prefix_length
 
 
@@ -145,43 +144,3 @@ class _Packs:
         if "rows" not in batch:
             return batch
         return batch | {"conversations": [self.dataset.__getitems__(rows) for rows in batch["rows"]]}
-
-
-@torch.no_grad()
-def check_packing(model: ElmForCausalLM, behind_prefix: bool) -> None:
-    """
-    Refuses an LLM that does not keep packed conversations apart, such as a recurrent one.
-
-    Args:
-        model: the ELM, as it will be trained.
-        behind_prefix: whether conversations are packed by [`pack_by_ecg`]; otherwise they are padding-free.
-
-    Raises:
-        ValueError: the logits of packed conversations are not those of each alone.
-    """
-    was_training = model.training
-    model.eval()
-    ids = np.arange(3, 15) % model.config.text_config.vocab_size
-    sequences = [(each, each.copy()) for each in (np.r_[ids[:4], ids[4:7]], np.r_[ids[:4], ids[7:12]])]
-    for _, labels in sequences:
-        labels[:5] = IGNORE_INDEX
-    if behind_prefix:
-        batch, _ = pack_behind_prefix([sequences], 0, lambda ids: 0)
-        last = [6, 11]
-    else:
-        batch, last = pack_without_padding(sequences), [6, 15]
-    batch = {
-        name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
-    }
-    batch.pop("labels")
-    packed = model(**batch, use_cache=False).logits[0, last].float()
-    alone = [model(input_ids=batch["input_ids"].new_tensor(each[None])).logits[0, -1].float() for each, _ in sequences]
-    model.train(was_training)
-    expected = torch.stack(alone)
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.05  # half precision alone makes some percent
-    if (packed - expected).abs().mean() > tolerance * expected.std():
-        raise ValueError(
-            f'The "{model.config.text_config.model_type}" LLM does not keep conversations apart that are packed into one '
-            f"row ({model.config.text_config._attn_implementation} attention): "
-            f"train without {'--pack_by_ecg' if behind_prefix else '--padding_free'}."
-        )

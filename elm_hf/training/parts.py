@@ -4,12 +4,44 @@ from peft import LoraConfig
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.training.arguments import PARTS, ElmScriptArguments
+from elm_hf.training.checks import check_packing
+from elm_hf.training.parallelism import runs_before_sharding, shards_weights, tensor_parallelism
 
 
-PARTS = ("encoder", "projector", "llm", "ecg_tokens")
+def load_model(
+    script_args: ElmScriptArguments, training_args: SFTConfig, model_args: ModelConfig
+) -> tuple[ElmForCausalLM, dict[str, int], LoraConfig | None]:
+    """
+    The ELM to train, its parts frozen or not.
+
+    Returns:
+        The model; the number of learning parameters of each part; PEFT's configuration, None without `--use_peft`.
+
+    Raises:
+        OSError: there is no such checkpoint.
+        ValueError: options do not fit the model, or its LLM does not keep packed conversations apart.
+    """
+    quantization = quantization_config(model_args)
+    model = ElmForCausalLM.from_pretrained(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+        quantization_config=quantization,
+        distributed_config=tensor_parallelism(model_args, training_args),
+    )
+    learning = set_trainable(model, script_args.trainable)
+    peft_config = lora_config(model, model_args, script_args.trainable)
+    if script_args.pack_by_ecg > 1 or training_args.padding_free:
+        if quantization is None and not shards_weights():  # quantized weights are where they run
+            model.to(training_args.device)
+        if runs_before_sharding(model):
+            check_packing(model, behind_prefix=script_args.pack_by_ecg > 1)
+    return model, learning, peft_config
 
 
 def quantization_config(model_args: ModelConfig) -> BitsAndBytesConfig | None:

@@ -4,44 +4,17 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule
 from transformers import SchedulerType
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
 from elm_hf.checkpoints.card import TRAINING_NAME, model_card, parts_of
 from elm_hf.training.arguments import ElmScriptArguments
-from elm_hf.training.collator import AugmentationEpoch
+from elm_hf.training.epochs import EpochSampler, FollowEpoch
 from elm_hf.training.resume import WholeCheckpoints
 from elm_hf.utils.hub import split_revision
-
-
-class EpochSampler(LengthGroupedSampler):
-    """
-    Batches of conversations of similar length, in an order that depends on the seed and the epoch alone, so that a resumed
-    run and one of more processes go on with the same batches.
-
-    Args:
-        batch_size: conversations of one optimizer step, of all processes together.
-        lengths: of each conversation.
-        seed: of the order; `epoch`, an attribute, is added to it.
-    """
-
-    def __init__(self, batch_size: int, lengths: list[int], seed: int):
-        super().__init__(batch_size, lengths=lengths)
-        self.seed = seed
-        self.epoch = 0
-
-    def __iter__(self):
-        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return super().__iter__()
-
-
-class SamplerEpoch(AugmentationEpoch):
-    """Tells an [`EpochSampler`] which epoch it is; accelerate does not when several processes resume within one."""
 
 
 class ElmTrainer(WholeCheckpoints, SFTTrainer):
@@ -65,12 +38,14 @@ class ElmTrainer(WholeCheckpoints, SFTTrainer):
         self.learning = learning
         self.run = run
         super().__init__(*args, **kwargs)
+        self.follow_epoch = FollowEpoch(self.data_collator)
+        self.add_callback(self.follow_epoch)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         dataset = train_dataset or self.train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         sampler = EpochSampler(self.run["samples_per_step"], list(dataset["length"]), seed)
-        self.add_callback(SamplerEpoch(sampler))
+        self.follow_epoch.followers.append(sampler)
         return sampler
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):

@@ -1,16 +1,27 @@
 """Names of models and datasets (folders, or repositories on the Hub), and publishing files in one commit."""
 
+import os
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
 
 ATTEMPTS = 4
+# Seconds that the Hub has to say whether a repository exists.
+PATIENCE_S = 4
 # HTTP codes of errors that may pass by themselves: timeouts, conflicts, too many requests, a server that is not ready.
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
 
@@ -21,26 +32,57 @@ def split_revision(name: str) -> tuple[str, str | None]:
     return repo, revision or None
 
 
-def check_name(name: str, needs_owner: bool = True) -> None:
+def check_name(name: str, needs_owner: bool = True, repo_type: str = "model") -> None:
     """
-    Refuses at once what is no folder and cannot be a repository, such as a mistyped path, before anything asks the Hub.
+    Refuses a name that is neither a folder nor a repository, before the libraries that load it are imported.
+
+    A repository is looked for in the local caches first. The Hub is asked once and given a few seconds, since loading from
+    a Hub that cannot be reached tries again for a minute.
 
     Args:
-        name: folder or repository.
-        needs_owner: whether a repository's name has two parts, `owner/name`, as all but the oldest have.
+        name: folder or repository, `owner/name` or `owner/name@revision`.
+        needs_owner: whether a repository's name must have two parts, as all but the oldest have.
+        repo_type: `"model"` or `"dataset"`.
 
     Raises:
-        FileNotFoundError: it is neither.
+        FileNotFoundError: it is neither, or it is in no cache and the Hub cannot be reached.
     """
     if Path(name).is_dir():
         return
+    repo, revision = split_revision(name)
     try:
-        validate_repo_id(name)
-        is_repository = "/" in name or not needs_owner
+        validate_repo_id(repo)
+        is_repository = "/" in repo or not needs_owner
     except HFValidationError:
         is_repository = False
     if not is_repository:
         raise FileNotFoundError(f"{name}: no such folder, and not the name of a repository on the Hub (owner/name)")
+    if not _is_cached(repo, repo_type):
+        _ask_hub(repo, revision, repo_type)
+
+
+def _is_cached(repo: str, repo_type: str) -> bool:
+    of_datasets = Path(os.environ.get("HF_DATASETS_CACHE", Path(constants.HF_HOME) / "datasets"))
+    folders = [Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=repo_type)]
+    folders += [of_datasets / repo.replace("/", "___")] if repo_type == "dataset" else []
+    return any(folder.is_dir() for folder in folders)
+
+
+@lru_cache
+def _ask_hub(repo: str, revision: str | None, repo_type: str) -> None:
+    """Raises where there is no such repository or no Hub; whatever else is wrong is found, and told, when it is loaded."""
+    try:
+        HfApi().repo_info(repo, repo_type=repo_type, revision=revision, timeout=PATIENCE_S)
+    except GatedRepoError:
+        return
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(f"{repo}: no such folder, and not found on the Hub") from error
+    except (httpx2.ConnectError, httpx2.ConnectTimeout, OfflineModeIsEnabled) as error:
+        raise FileNotFoundError(
+            f"{repo}: no such folder, and the Hub cannot be reached ({type(error).__name__})"
+        ) from error
+    except (httpx2.HTTPError, HfHubHTTPError):
+        return
 
 
 @dataclass(frozen=True)

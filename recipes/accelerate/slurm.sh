@@ -10,14 +10,14 @@
 #SBATCH --requeue
 #SBATCH --signal=TERM@120
 set -eu
-recipe=${1:?usage: sbatch recipes/accelerate/slurm.sh RECIPE.yaml [OPTIONS OF train_sft.py]}
+recipe=${1:?usage: sbatch recipes/accelerate/slurm.sh RECIPE.yaml [OPTIONS OF elm-hf train]}
 shift
 gpus_per_node=${GPUS_PER_NODE:-8}
 main_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
 # SLURM_NODEID is each node's own: it is expanded there, not here.
 srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch \
-    --config_file recipes/accelerate/fsdp2_multi_node.yaml \
+    --config_file "$(elm-hf recipes accelerate/fsdp2_multi_node)" \
     --num_machines "$SLURM_NNODES" --num_processes "$(("$SLURM_NNODES" * '"$gpus_per_node"'))" \
     --machine_rank "$SLURM_NODEID" --main_process_ip '"$main_node"' --main_process_port "${PORT:-29500}" \
-    train_sft.py --config "$@"' bash "$recipe" "$@"
+    -m elm_hf.training.sft --config "$@"' bash "$recipe" "$@"

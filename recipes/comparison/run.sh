@@ -39,7 +39,7 @@ fi
 train() {
     result=$1 checkpoint=$2 config=$3
     shift 3
-    make "$result/costs.json" accelerate launch train_sft.py --config "$here/$config.yaml" \
+    make "$result/costs.json" accelerate launch -m elm_hf.training.sft --config "$here/$config.yaml" \
         --model_name_or_path "$checkpoint" --dataset $data --output_dir "$result" "$@" $tiny
 }
 

@@ -57,11 +57,11 @@ else
 fi
 # 2-4. Alignment on descriptions, expanded by leaving out leads. The ECG is one token.
 make $out/elm elm-hf create $out/elm $llm --encoder $encoder --normalization none --num-ecg-tokens 1
-make $out/aligned/costs.json accelerate launch train_sft.py --config $recipe/2_alignment.yaml \
+make $out/aligned/costs.json accelerate launch -m elm_hf.training.sft --config $recipe/2_alignment.yaml \
     --model_name_or_path $out/elm --dataset $data/ecg_qa --fold $fold --descriptions $data/ecg_lm.parquet \
     --feature_sentences $feature_sentences --data_expansion $data_expansion --output_dir $out/aligned $align_options
 # 5. Questions and conversation.
-make $out/trained/costs.json accelerate launch train_sft.py --config $recipe/5_finetuning.yaml \
+make $out/trained/costs.json accelerate launch -m elm_hf.training.sft --config $recipe/5_finetuning.yaml \
     --model_name_or_path $out/aligned --dataset $data/ecg_qa $data/health_care_magic --fold $fold \
     --output_dir $out/trained $tune_options
 # 6. Evaluation, beside the paper.

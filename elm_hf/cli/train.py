@@ -1,0 +1,127 @@
+"""Subcommands that train: `train`, `pretrain`, and the `recipes` that they take."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elm_hf.cli.app import app
+from elm_hf.utils.recipes import recipe_names, recipe_path, with_recipe
+
+
+# The options are those of dataclasses, so they are parsed by TRL and not by typer.
+_TRAINING = {"add_help_option": False, "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}}
+_OTHERS = {
+    "train": "All fields of TRL's SFTConfig (with transformers' TrainingArguments) and ModelConfig are options, too: --help-all "
+    "lists them, huggingface.co/docs/trl/sft_trainer explains them.",
+    "pretrain": "All fields of transformers' TrainingArguments are options, too: --help-all lists them, "
+    "huggingface.co/docs/transformers/main_classes/trainer explains them.",
+}
+
+
+@app.command(**_TRAINING)
+def train(context: typer.Context):
+    """Fine-tune an ECG-language model with TRL's SFTTrainer (--help lists the options)."""
+    from elm_hf.training.arguments import ElmScriptArguments
+    from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
+
+    options = (ElmScriptArguments, EcgAugmentation, EcgImageAugmentation)
+    arguments = _checked("train", context.args, options)
+    if arguments is None:
+        return
+    from elm_hf.training.sft import main
+
+    main(arguments)
+
+
+@app.command(**_TRAINING)
+def pretrain(context: typer.Context):
+    """Pre-train an ECG encoder (--help lists the options)."""
+    from elm_hf.pretrain.arguments import PretrainArguments
+    from elm_hf.training.augmentation import EcgAugmentation
+
+    arguments = _checked("pretrain", context.args, (PretrainArguments, EcgAugmentation))
+    if arguments is None:
+        return
+    from elm_hf.pretrain.__main__ import main
+
+    main(arguments)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Recipe whose path to print. All are listed by default.")] = None,
+):
+    """List the recipes that --config of train and pretrain takes by name, or print the path of one."""
+    if name is not None:
+        typer.echo(recipe_path(name))
+        return
+    names = recipe_names()
+    width = max(map(len, names))
+    for each, says in names.items():
+        typer.echo(f"{each:{width}}  {says}")
+
+
+def _checked(command: str, arguments: Sequence[str], options: tuple) -> list[str] | None:
+    """
+    The arguments with the path of their recipe, their datasets and checkpoint looked up; None if help was asked for and
+    printed. Torch is not imported for any of this.
+    """
+    parser = argparse.ArgumentParser(
+        f"elm-hf {command}", usage=f"elm-hf {command} [OPTIONS]", allow_abbrev=False, add_help=False
+    )
+    parser.add_argument("--config", metavar="RECIPE", help="YAML file with options, or a name of elm-hf recipes.")
+    for each in options:
+        for field in dataclasses.fields(each):
+            parser.add_argument(
+                f"--{field.name}", metavar=_metavar(field), help=field.metadata["help"].replace("%", "%%")
+            )
+    if {"-h", "--help"} & set(arguments) or not arguments:
+        typer.echo(f"{parser.format_help().replace('usage:', 'Usage:', 1)}\n{_OTHERS[command]}")
+        return None
+    arguments = ["--help" if word == "--help-all" else word for word in with_recipe(arguments)]
+    _check_names(arguments)
+    return arguments
+
+
+def _metavar(field: dataclasses.Field) -> str:
+    kind = str(getattr(field.type, "__name__", field.type)).removesuffix(" | None")
+    words = {"bool": "BOOL", "int": "NUMBER", "float": "NUMBER", "str": "TEXT"}
+    return next((shown for word, shown in words.items() if word in kind), "TEXT") + (" ..." if "list" in kind else "")
+
+
+def _check_names(arguments: list[str]) -> None:
+    """Looks up the names of datasets and checkpoints on the command line and in the recipe; the command line wins."""
+    from elm_hf.data.layout import check_dataset
+    from elm_hf.utils.hub import check_name
+
+    given = _recipe_values(arguments)
+    finder = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    for name in ("dataset", "fold", "model_name_or_path", "held_out_dataset"):
+        finder.add_argument(f"--{name}", nargs="+" if name == "dataset" else None)
+    found, _ = finder.parse_known_args(arguments)
+    given |= {name: value for name, value in vars(found).items() if value is not None}
+    datasets = given.get("dataset") or []
+    datasets = [datasets] if isinstance(datasets, str) else [*datasets]
+    for path in datasets + [each for each in [given.get("held_out_dataset")] if each]:
+        check_dataset(str(path), given.get("fold"))
+    if given.get("model_name_or_path"):
+        check_name(str(given["model_name_or_path"]))
+
+
+def _recipe_values(arguments: list[str]) -> dict:
+    if "--config" not in arguments[:-1]:
+        return {}
+    import yaml
+
+    path = Path(arguments[arguments.index("--config") + 1])
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a recipe is a table of options, one `name: value` a line")
+    return values

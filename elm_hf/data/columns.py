@@ -1,0 +1,83 @@
+"""The columns of a dataset's tables: of its records, and of its conversations as they are listed and published."""
+
+from datasets import Array2D, Features, List, Value
+
+from elm_hf.modeling.ecg_leads import LEADS
+
+
+_TEXT = Value("string")
+
+
+MESSAGES = List({"role": _TEXT, "content": List({"type": _TEXT, "text": _TEXT})})
+
+
+# A conversation as a builder lists it.
+LISTED_FEATURES = {
+    "conversation_id": _TEXT,
+    "recording_ids": List(_TEXT),
+    "recording_sources": List(_TEXT),
+    "messages": MESSAGES,
+    "question_type": _TEXT,
+    "attribute_type": _TEXT,
+    "template_id": Value("int32"),
+    "question": _TEXT,
+    "answer": List(_TEXT),
+    "stratum": _TEXT,
+    "split": _TEXT,
+}
+
+
+# How a published conversation names its ECGs, in place of the columns by which they were found.
+ECG_FEATURES = {
+    "conversation_id": _TEXT,
+    "ecg_index": List(Value("int64")),
+    "record_ids": List(_TEXT),
+    "patient_ids": List(_TEXT),
+}
+
+
+REFERENCES = ["conversation_id", "recording_sources", "recording_ids"]
+
+
+# Columns that conversations are matched by.
+RECORD_KEYS = ["record_id", "recording_id", "patient_id", "source", "segment", "sampling_rate", "missing_leads"]
+
+
+# What is published without signals and texts; `num_samples` is added, since builds of another length have the same ids.
+RECORD_IDS = ["record_id", "recording_id", "patient_id", "source", "segment", "start_s", "sampling_rate"]
+
+
+CONVERSATION_IDS = list(ECG_FEATURES)
+
+
+def record_features(seconds: float, sampling_rate: int) -> Features:
+    """
+    The columns of the `records` table.
+
+    Args:
+        seconds: length of a record.
+        sampling_rate: in Hz.
+
+    Raises:
+        ValueError: length and rate do not make whole samples.
+    """
+    samples = seconds * sampling_rate
+    if seconds <= 0 or samples < 1 or samples % 1:  # NaN and infinity have a remainder, NaN
+        raise ValueError(f"{seconds} s at {sampling_rate} Hz are not whole samples")
+    return Features(
+        {
+            "record_id": _TEXT,
+            "recording_id": _TEXT,
+            "patient_id": _TEXT,
+            "source": _TEXT,
+            "segment": Value("int32"),
+            "start_s": Value("float32"),
+            "ecg": Array2D((len(LEADS), round(samples)), "int16"),
+            "sampling_rate": Value("int32"),
+            "age": Value("int32"),
+            "sex": _TEXT,
+            "report": _TEXT,
+            "labels": List(_TEXT),
+            "missing_leads": List(_TEXT),
+        }
+    )

@@ -1,0 +1,135 @@
+"""Checks before training: options that exclude each other, the checkpoint's name, and whether the ECGs fit the model."""
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import ProcessorMixin
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.utils import find_adapter_config_file
+from trl import ModelConfig, SFTConfig
+
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.training.arguments import ElmScriptArguments
+from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
+from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix, pack_without_padding
+from elm_hf.utils.hub import check_name
+
+
+def check_arguments(
+    script_args: ElmScriptArguments,
+    training_args: SFTConfig,
+    model_args: ModelConfig,
+    augmentation: EcgAugmentation,
+    image_augmentation: EcgImageAugmentation,
+) -> None:
+    """
+    Refuses options that exclude each other or need a GPU that is not there, before anything is loaded.
+
+    Raises:
+        ValueError: names the options.
+    """
+    if script_args.pack_by_ecg > 1 and training_args.padding_free:
+        raise ValueError(
+            "--pack_by_ecg and --padding_free both lay out a batch; choose --pack_by_ecg for many questions about each ECG "
+            "(sdpa), --padding_free for flash attention."
+        )
+    if training_args.packing:
+        raise ValueError("--packing cuts conversations and their ECGs; use --padding_free or --pack_by_ecg.")
+    if script_args.cache_encoder and (augmentation, image_augmentation) != (EcgAugmentation(), EcgImageAugmentation()):
+        raise ValueError(
+            "--cache_encoder reads every ECG as it is; augmentation would change it: leave one of them out."
+        )
+    if script_args.cache_encoder and script_args.data_expansion:
+        raise ValueError(
+            "--cache_encoder reads every ECG whole, --data_expansion leaves leads out: leave one of them out."
+        )
+    if script_args.cache_encoder and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "--cache_encoder runs the encoder before training, and ZeRO-3 has taken it apart then: use "
+            "recipes/accelerate/fsdp2.yaml or zero2.yaml."
+        )
+    quantized = model_args.load_in_4bit or model_args.load_in_8bit
+    if quantized and not model_args.use_peft:
+        raise ValueError("--load_in_4bit and --load_in_8bit freeze the LLM's weights; add --use_peft for it to learn.")
+    needs_gpu = {
+        f"--attn_implementation {model_args.attn_implementation}": "flash" in (model_args.attn_implementation or ""),
+        "--fp16": training_args.fp16,
+        "--use_liger_kernel": training_args.use_liger_kernel,
+    }
+    for option, chosen in needs_gpu.items():
+        if chosen and not torch.cuda.is_available():
+            raise ValueError(f"{option} needs a GPU, and torch finds none; leave it out.")
+
+
+def check_model(model_args: ModelConfig) -> None:
+    """
+    Refuses, before anything is loaded, a mistyped name, and an adapter, of which transformers would train all and save a part.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and no repository can have this name.
+        ValueError: it is an adapter.
+    """
+    name = model_args.model_name_or_path
+    check_name(name)
+    if find_adapter_config_file(name, revision=model_args.model_revision) is not None:
+        raise ValueError(
+            f"--model_name_or_path {name} is an adapter; make a full checkpoint of it (elm-hf merge {name} FOLDER) and train that."
+        )
+
+
+def check_ecgs(dataset: Dataset, processor: ProcessorMixin) -> None:
+    """
+    Refuses ECGs that the model does not read, by the first of them: all of a dataset have one length and rate.
+
+    Raises:
+        ValueError: the ECG is shorter than the model's, or lacks its leads.
+    """
+    first = next((row for row, ecgs in enumerate(dataset["ecg_index"]) if len(ecgs)), None)
+    if first is None:
+        return
+    row = dataset[first]
+    try:
+        processor.prepare_ecgs(row["ecgs"][:1], [row["sampling_rate"]], [list(LEADS)])
+    except ValueError as error:
+        raise ValueError(f"--dataset does not fit the model: {row['conversation_id']}: {error}") from error
+
+
+@torch.no_grad()
+def check_packing(model: ElmForCausalLM, behind_prefix: bool) -> None:
+    """
+    Refuses an LLM that does not keep packed conversations apart, such as a recurrent one.
+
+    Args:
+        model: the ELM, as it will be trained.
+        behind_prefix: whether conversations are packed by [`pack_by_ecg`]; otherwise they are padding-free.
+
+    Raises:
+        ValueError: the logits of packed conversations are not those of each alone.
+    """
+    was_training = model.training
+    model.eval()
+    ids = np.arange(3, 15) % model.config.text_config.vocab_size
+    sequences = [(each, each.copy()) for each in (np.r_[ids[:4], ids[4:7]], np.r_[ids[:4], ids[7:12]])]
+    for _, labels in sequences:
+        labels[:5] = IGNORE_INDEX
+    if behind_prefix:
+        batch, _ = pack_behind_prefix([sequences], 0, lambda ids: 0)
+        last = [6, 11]
+    else:
+        batch, last = pack_without_padding(sequences), [6, 15]
+    batch = {
+        name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
+    }
+    batch.pop("labels")
+    packed = model(**batch, use_cache=False).logits[0, last].float()
+    alone = [model(input_ids=batch["input_ids"].new_tensor(each[None])).logits[0, -1].float() for each, _ in sequences]
+    model.train(was_training)
+    expected = torch.stack(alone)
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.05  # half precision alone makes some percent
+    if (packed - expected).abs().mean() > tolerance * expected.std():
+        raise ValueError(
+            f'The "{model.config.text_config.model_type}" LLM does not keep conversations apart that are packed into one '
+            f"row ({model.config.text_config._attn_implementation} attention): "
+            f"train without {'--pack_by_ecg' if behind_prefix else '--padding_free'}."
+        )

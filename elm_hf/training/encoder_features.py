@@ -1,0 +1,47 @@
+"""An encoder's features of the records of datasets, read from files that worker processes share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+class EncoderFeatures:
+    """
+    An encoder's features of the records of one or several datasets, memory-mapped, so that worker processes share them.
+
+    Args:
+        paths: files that [`cache_encoder`] wrote, in the order in which [`load_elm_dataset`] was given their datasets.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
+        self._open()
+
+    def _open(self):
+        self._files = [np.load(path, mmap_mode="r", allow_pickle=False) for path in self.paths]
+        self._starts = np.cumsum([0] + [len(file) for file in self._files])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
+        """The features `(len(rows), tokens, hidden_size)` of these rows of the joined records."""
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        features = np.stack(
+            [self._files[number][row - self._starts[number]] for number, row in zip(numbers, rows, strict=True)]
+        )
+        return _as_bfloat16(torch.from_numpy(features))
+
+    def __getstate__(self) -> dict:
+        return {"paths": self.paths}
+
+    def __setstate__(self, state: dict):
+        self.paths = state["paths"]
+        self._open()
+
+
+def _as_bfloat16(features: torch.Tensor) -> torch.Tensor:
+    """NumPy has no bfloat16: its bits are kept as integers."""
+    return features.view(torch.bfloat16) if features.dtype == torch.int16 else features

@@ -1,0 +1,99 @@
+"""The rows that training reads: conversations of the datasets, tokenized or packed, and the collator that batches them."""
+
+from datasets import Dataset
+from transformers import ProcessorMixin
+from trl import SFTConfig
+
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.modeling.modeling_elm import ElmForCausalLM
+from elm_hf.retrieval.prompts import Retrieval, add_neighbours
+from elm_hf.training.alignment import AlignmentCollator, alignment_conversations
+from elm_hf.training.arguments import ElmScriptArguments
+from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
+from elm_hf.training.checks import check_ecgs
+from elm_hf.training.collator import ElmDataCollator
+from elm_hf.training.encoder_cache import cache_encoders_of
+from elm_hf.training.encoder_features import EncoderFeatures
+from elm_hf.training.packing import pack_by_ecg
+from elm_hf.training.tokenization import add_lengths, tokenize_conversations
+
+
+def load_training_data(
+    script_args: ElmScriptArguments, training_args: SFTConfig, processor: ProcessorMixin
+) -> Dataset:
+    """
+    The conversations to train on, or descriptions in their place, with similar ECGs in their prompts if asked for.
+
+    Raises:
+        FileNotFoundError: there is no such dataset, table of descriptions or index.
+        ValueError: the fold is missing, the ECGs do not fit the model, or no conversation is left.
+    """
+    dataset = load_elm_dataset(
+        script_args.dataset,
+        fold=script_args.fold,
+        split="train",
+        probabilities=script_args.dataset_probabilities,
+        merge_questions=script_args.merge_questions,
+        seed=training_args.seed,
+        question_types=script_args.question_types,
+    )
+    check_ecgs(dataset, processor)
+    if script_args.descriptions is not None:
+        return alignment_conversations(
+            dataset, script_args.descriptions, script_args.feature_sentences, script_args.data_expansion
+        )
+    if script_args.retrieval is not None:
+        with training_args.main_process_first(desc="finding similar ECGs"):
+            found = Retrieval(script_args.retrieval, script_args.dataset, script_args.fold, dataset["ecg_index"])
+            return add_neighbours(dataset, found, processor.system_prompt, training_args.dataset_num_proc)
+    return dataset
+
+
+def prepare_rows(
+    dataset: Dataset,
+    script_args: ElmScriptArguments,
+    training_args: SFTConfig,
+    model: ElmForCausalLM,
+    processor: ProcessorMixin,
+    augmentation: EcgAugmentation,
+    image_augmentation: EcgImageAugmentation,
+) -> tuple[Dataset, ElmDataCollator]:
+    """
+    The rows as the trainer reads them, tokenized where the text does not depend on the ECG and packed if asked for, and
+    their collator.
+
+    Args:
+        dataset: of [`load_training_data`].
+        script_args, training_args, augmentation, image_augmentation: the arguments of the run.
+        model: the ELM, whose encoder is run for `--cache_encoder`.
+        processor: the ELM's processor.
+    """
+    collator_class = ElmDataCollator if script_args.descriptions is None else AlignmentCollator
+    collator = collator_class(
+        processor,
+        training_args.max_length,
+        augmentation if augmentation != EcgAugmentation() else None,
+        image_augmentation if image_augmentation != EcgImageAugmentation() else None,
+        training_args.seed,
+        training_args.padding_free,
+        _encoder_features(script_args, training_args, model, processor) if script_args.cache_encoder else None,
+        ecg_in_every_batch=model.config.representation != "symbol",
+    )
+    if model.config.representation == "symbol" or script_args.descriptions is not None:  # text depends on the ECG
+        dataset = add_lengths(dataset, processor.num_ecg_tokens)
+    else:
+        with training_args.main_process_first(desc="tokenizing"):
+            dataset = tokenize_conversations(dataset, collator.tokenize, training_args.dataset_num_proc)
+    if script_args.pack_by_ecg > 1:
+        dataset = pack_by_ecg(dataset, script_args.pack_by_ecg, training_args.seed)
+    return dataset, collator
+
+
+def _encoder_features(
+    script_args: ElmScriptArguments, training_args: SFTConfig, model: ElmForCausalLM, processor: ProcessorMixin
+) -> EncoderFeatures:
+    for part in (model.model.encoder, model.model.projector):  # the LLM may be too large for one GPU
+        if part is not None:
+            part.to(training_args.device)
+    with training_args.main_process_first(desc="running the encoder"):
+        return cache_encoders_of(script_args.dataset, model, processor, not training_args.disable_tqdm)

@@ -1,0 +1,137 @@
+"""
+Fine-tunes an ELM with TRL's `SFTTrainer`.
+
+    accelerate launch -m elm_hf.training.sft --config quickstart
+
+Alignment, the projector alone:
+
+    accelerate launch -m elm_hf.training.sft --model_name_or_path my-elm --dataset my-dataset --output_dir aligned \
+        --trainable projector
+
+LoRA in the LLM with the projector still learning, two processes:
+
+    accelerate launch --num_processes 2 -m elm_hf.training.sft --model_name_or_path aligned --dataset my-dataset \
+        --output_dir adapter --trainable projector llm --use_peft
+"""
+
+from collections.abc import Sequence
+
+from transformers import AutoProcessor, enable_full_determinism, set_seed
+from transformers.utils import logging
+from trl import ModelConfig, SFTConfig, TrlParser
+
+import elm_hf.modeling.processing_elm  # noqa: F401 (registers the processors)
+from elm_hf.training.arguments import ElmScriptArguments
+from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
+from elm_hf.training.checks import check_arguments, check_model
+from elm_hf.training.costs import RunCosts
+from elm_hf.training.parts import load_model
+from elm_hf.training.resume import checkpoint_to_continue, run_settings
+from elm_hf.training.rows import load_training_data, prepare_rows
+from elm_hf.training.trainer import ElmTrainer
+from elm_hf.utils.errors import errors_in_one_line
+from elm_hf.utils.recipes import with_recipe
+
+
+logger = logging.get_logger(__name__)
+
+ARGUMENTS = (ElmScriptArguments, SFTConfig, ModelConfig, EcgAugmentation, EcgImageAugmentation)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Trains, saves, and pushes if asked to.
+
+    Args:
+        arguments: of the command line; those of this process by default.
+    """
+    with errors_in_one_line("elm-hf train"):
+        trainer = build_trainer(*parse(arguments))
+    train(trainer)
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple:
+    """The arguments as instances of `ARGUMENTS`; `--config` takes a YAML file or the name of a recipe."""
+    return TrlParser(ARGUMENTS).parse_args_and_config(with_recipe(arguments))
+
+
+def build_trainer(
+    script_args: ElmScriptArguments,
+    training_args: SFTConfig,
+    model_args: ModelConfig,
+    augmentation: EcgAugmentation,
+    image_augmentation: EcgImageAugmentation,
+) -> ElmTrainer:
+    """The trainer of a run, ready to train or to go on from its last checkpoint."""
+    check_arguments(script_args, training_args, model_args, augmentation, image_augmentation)
+    run = run_settings(training_args, script_args, model_args, augmentation, image_augmentation)
+    run["system_prompt"] = script_args.system_prompt  # the file's words, which may change
+    training_args.resume_from_checkpoint = checkpoint_to_continue(
+        training_args.resume_from_checkpoint, training_args.output_dir, run
+    )
+    check_model(model_args)
+    set_seed(training_args.seed)  # new adapters are drawn before the trainer sets it
+    if script_args.deterministic:
+        make_deterministic(training_args)
+
+    processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+    if script_args.system_prompt is not None:
+        processor.system_prompt = script_args.system_prompt or None
+    conversations = load_training_data(script_args, training_args, processor)  # checked before weights are read
+    model, learning, peft_config = load_model(script_args, training_args, model_args)
+    rows, collator = prepare_rows(
+        conversations, script_args, training_args, model, processor, augmentation, image_augmentation
+    )
+
+    training_args.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator does it, ECGs included
+    training_args.padding_free = False  # the collator does this, too
+    training_args.remove_unused_columns = False
+    training_args.include_num_input_tokens_seen = "non_padding"  # for the costs
+    training_args.train_sampling_strategy = "group_by_length"
+    trainer = ElmTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=rows,
+        data_collator=collator,
+        processing_class=processor,
+        peft_config=peft_config,
+        callbacks=[RunCosts(len(conversations))],
+        script_args=script_args,
+        base_model=model_args.model_name_or_path,
+        learning=[part for part, number in learning.items() if number],
+        run=run,
+    )
+    trainer.accelerator.print(f"Learning parameters: {learning}, {len(rows)} rows")
+    return trainer
+
+
+def train(trainer: ElmTrainer) -> None:
+    """Trains, saves the model with its card, and pushes it if asked to."""
+    args = trainer.args
+    if args.resume_from_checkpoint is not None:
+        trainer.accelerator.print(f"Continuing from {args.resume_from_checkpoint}")
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model(args.output_dir)
+    trainer.create_model_card()
+    trainer.accelerator.print(f"Saved to {args.output_dir}")
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    trainer.end()
+
+
+def make_deterministic(training_args: SFTConfig) -> None:
+    """
+    Sets all seeds, lets cuDNN and cuBLAS choose deterministic algorithms, and warns about the costs. Must run before
+    anything is computed on a GPU, since cuBLAS reads its setting once.
+    """
+    training_args.full_determinism = True
+    enable_full_determinism(training_args.seed)
+    logger.warning(
+        "--deterministic: GPU kernels run one after the other, and slower deterministic ones replace those that add in any "
+        "order; an operation without a deterministic kernel raises an error that names it. Two runs are equal bit for bit "
+        "on the same machine with the same libraries and number of processes."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Conversations as token ids and labels: labels cover the assistant's words, and what is too long loses its oldest text."""
+
+from collections.abc import Callable
+
+import numpy as np
+from datasets import Dataset
+from transformers import ProcessorMixin
+from transformers.utils import logging
+
+from elm_hf.modeling.chat_rendering import ecg_items
+from elm_hf.training.packing import IGNORE_INDEX
+from elm_hf.utils.source_code import source_digest
+
+
+logger = logging.get_logger(__name__)
+
+LENGTH_STEP = 64
+
+
+class ConversationTokenizer:
+    """
+    Turns a conversation into token ids and labels.
+
+    Labels are the assistant's words and the token that ends its turn; everything else is -100. A conversation longer
+    than `max_length` loses its oldest text first, and words of its last answer only when nothing else is left; its
+    ECGs are never cut.
+
+    Args:
+        processor: the ELM's processor.
+        max_length: tokens a conversation may take; None for no limit.
+    """
+
+    def __init__(self, processor: ProcessorMixin, max_length: int | None = None):
+        self.processor = processor
+        self.max_length = max_length
+
+    def __call__(self, messages: list[dict], ecg_ids: list[np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Token ids and labels, both `(length,)`, of a conversation.
+
+        Args:
+            messages: as the datasets store them.
+            ecg_ids: the token ids that stand for each of its ECGs.
+            name: what errors call the conversation.
+
+        Raises:
+            ValueError: it has no assistant turn, its ECGs alone fill `max_length`, or the number of `ecg_ids` is wrong.
+        """
+        expected = len(ecg_items(messages))
+        if expected != len(ecg_ids):
+            raise ValueError(f"The conversation has {expected} ECG items and {len(ecg_ids)} ECGs.")
+        ids, answer = self.processor.tokenize_conversation(messages, ecg_ids)
+        try:
+            kept = self._kept_positions(ids, answer)
+        except ValueError as error:
+            raise ValueError(f"Conversation {name}: {error}") from error
+        return ids[kept], np.where(answer, ids, IGNORE_INDEX)[kept]
+
+    def _kept_positions(self, ids: np.ndarray, answer: np.ndarray) -> np.ndarray:
+        """Positions of a conversation `(length,)` that fit into `max_length`, in order."""
+        in_answer = np.flatnonzero(answer)
+        if len(in_answer) == 0:
+            raise ValueError("it has no assistant's turn to learn from.")
+        excess = 0 if self.max_length is None else len(ids) - self.max_length
+        if excess <= 0:
+            return np.arange(len(ids))
+        logger.warning_once(
+            f"A conversation of {len(ids)} tokens is longer than max_length={self.max_length}: its oldest text is left "
+            "out, and so for every such conversation."
+        )
+        is_ecg = self.processor.is_ecg_token(ids)
+        if is_ecg.sum() >= self.max_length:
+            raise ValueError(f"its ECGs take {is_ecg.sum()} tokens, max_length={self.max_length} leaves no answer.")
+        last_start = in_answer[np.flatnonzero(np.diff(in_answer, prepend=-2) > 1)[-1]]
+        positions = np.arange(len(ids))
+        text = positions[~is_ecg]
+        is_opening = (text == 0) & (ids[text] == self.processor.tokenizer.bos_token_id)
+        after = text[text > in_answer[-1]]
+        before = text[(text < last_start) & ~is_opening]
+        of_last_answer = text[(text > last_start) & (text <= in_answer[-1])][::-1]
+        order = np.concatenate([after, before, text[is_opening & (text < last_start)], of_last_answer])
+        return np.setdiff1d(positions, order[:excess])
+
+
+def tokenize_conversations(dataset: Dataset, tokenize: ConversationTokenizer, num_proc: int | None = None) -> Dataset:
+    """
+    Tokenizes conversations once instead of every time they are read.
+
+    Args:
+        dataset: of [`load_elm_dataset`]; not for a model that reads ECGs as symbols, whose text depends on them.
+        tokenize: the collator's `tokenize`.
+        num_proc: number of processes.
+
+    Returns:
+        The dataset with `input_ids` and `labels`, arrays of int32; `length` (see [`rounded_length`]); and those of its own
+        columns that training reads: the name of the conversation and its ECGs.
+
+    Raises:
+        ValueError: as [`ConversationTokenizer`].
+    """
+    tokenized = dataset.with_format(None).map(
+        _TokenizeRow(tokenize),
+        input_columns=["messages", "conversation_id"],
+        remove_columns=[name for name in dataset.column_names if name not in ("conversation_id", "ecg_index")],
+        num_proc=num_proc,
+        desc="Tokenizing conversations",
+    )
+    return tokenized.with_transform(_TokensFromBytes(dataset.format["format_kwargs"].get("transform")))
+
+
+def add_lengths(dataset: Dataset, num_ecg_tokens: int) -> Dataset:
+    """
+    Adds the column `length`, estimated before tokenizing: four characters of text count as a token.
+
+    Args:
+        dataset: conversations as `load_elm_dataset` gives them.
+        num_ecg_tokens: positions that one ECG takes.
+    """
+
+    def length(messages: list[dict]) -> int:
+        items = [item for message in messages for item in message["content"]]
+        tokens = sum(num_ecg_tokens if item["type"] == "ecg" else len(item["text"]) // 4 for item in items)
+        return rounded_length(tokens)
+
+    return dataset.add_column("length", [length(messages) for messages in dataset["messages"]])
+
+
+def rounded_length(tokens: int) -> int:
+    """
+    A length by which the trainer groups its batches, rounded up to `LENGTH_STEP`. Exact lengths would fill a batch with
+    one template's questions, since those are equally long, and the loss would jump from batch to batch.
+    """
+    return -(-tokens // LENGTH_STEP) * LENGTH_STEP
+
+
+class _TokenizeRow:
+    """An object and not a closure, so that it can be pickled; `datasets` names cached results by its attributes."""
+
+    def __init__(self, tokenize: ConversationTokenizer):
+        self.tokenize = tokenize
+        self.code = source_digest(__name__)
+
+    def __call__(self, messages: list[dict], name: str) -> dict:
+        ecg_ids = self.tokenize.processor.placeholders(len(ecg_items(messages)))
+        ids, labels = self.tokenize(messages, ecg_ids, name)
+        return {
+            "input_ids": ids.astype(np.int32).tobytes(),
+            "labels": labels.astype(np.int32).tobytes(),
+            "length": rounded_length(len(ids)),
+        }
+
+
+class _TokensFromBytes:
+    """Makes arrays of the bytes that tokens are stored as: lists take many times as long to read."""
+
+    def __init__(self, transform: Callable[[dict], dict] | None):
+        """`transform` is the dataset's own."""
+        self.transform = transform
+
+    def __call__(self, batch: dict) -> dict:
+        names = batch.keys() & {"input_ids", "labels"}
+        batch |= {name: [np.frombuffer(tokens, np.int32) for tokens in batch[name]] for name in names}
+        return batch if self.transform is None else self.transform(batch)
