@@ -299,6 +299,23 @@ def test_an_output_folder_that_is_in_use_is_left_alone(command, message, tmp_pat
 # naming and reading datasets
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", ".", "--dataset", "misspelt"],
+        ["zero-shot", "misspelt", "--dataset", "."],
+        ["ask", "misspelt", "--dataset", "."],
+        ["index", "misspelt", "--output", "index"],
+    ],
+)
+def test_a_misspelt_name_is_refused_without_the_libraries_that_load_it(arguments):
+    code = f"import sys; from elm_hf.cli import main; sys.argv = ['elm-hf', *{arguments}]\n"
+    code += f"try: main()\nfinally: print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "[]\n")
+    assert done.stderr.startswith("elm-hf: misspelt: no such folder, and not the name of a repository on the Hub")
+
+
 @pytest.mark.parametrize("name", ["no/such/folder", "./folder", "../folder", "/no/such", "folder"])
 def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(name, message, tiny_elm, records, monkeypatch):
     looked_for = []

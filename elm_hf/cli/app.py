@@ -28,6 +28,16 @@ SystemPromptFile = Annotated[
 ]
 
 
+def check_names(checkpoint: str | None = None, dataset: str | None = None) -> None:
+    """Refuses names that are neither a folder nor a repository, before torch is imported."""
+    from elm_hf.utils.hub import check_name
+
+    if checkpoint is not None:
+        check_name(checkpoint)
+    if dataset is not None:
+        check_name(dataset, repo_type="dataset")
+
+
 def read_system_prompt(path: Path | None) -> str | None:
     """The text of a `--system-prompt-file`; None without a file."""
     return None if path is None else path.read_text(encoding="utf-8").strip()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import Fold, Split, SystemPromptFile, app, read_system_prompt
+from elm_hf.cli.app import Fold, Split, SystemPromptFile, app, check_names, read_system_prompt
 
 
 @app.command()
@@ -35,6 +35,7 @@ def ask(
     if (ecg is None) == bool(question):
         raise ValueError("A --question goes with --ecg, and --ecg needs one; a --dataset brings its own.")
     _check_png(plot)
+    check_names(checkpoint, dataset)
     from elm_hf.checkpoints.load import load_checkpoint
     from elm_hf.ecg.plot import plot_ecg
     from elm_hf.inference.ask import ask as ask_about

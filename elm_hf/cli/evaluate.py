@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import Fold, Quiet, Records, Split, SystemPromptFile, app, read_system_prompt
+from elm_hf.cli.app import Fold, Quiet, Records, Split, SystemPromptFile, app, check_names, read_system_prompt
 
 
 @app.command()
@@ -64,6 +64,7 @@ def evaluate(
 ):
     """Score a model's answers with the true ECG, and with other signals or none in its place; write a report."""
     token_limits = _token_limits(max_new_tokens)
+    check_names(checkpoint, dataset)
     from elm_hf.evaluation.evaluate import evaluate as run
     from elm_hf.evaluation.markdown import report_table
     from elm_hf.evaluation.names import CONDITIONS, REPORT_TEXT_NAME
@@ -170,6 +171,7 @@ def zero_shot(
     quiet: Quiet = False,
 ):
     """Classify ECGs without training: options A, B, C, ... for an ECG-language model, AUROC of prompts for MERL."""
+    check_names(checkpoint, dataset)
     from elm_hf.evaluation.zero_shot import zero_shot as run
     from elm_hf.evaluation.zero_shot import zero_shot_table
     from elm_hf.evaluation.zero_shot_tasks import TASKS

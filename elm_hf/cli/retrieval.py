@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import Fold, app
+from elm_hf.cli.app import Fold, app, check_names
 
 
 @app.command()
@@ -21,6 +21,7 @@ def index(
     num_proc: Annotated[int, typer.Option(min=1, help="Number of processes that measure features.")] = 1,
 ):
     """Index the ECGs of a fold's training patients by similarity, for retrieval-augmented prompts."""
+    check_names(dataset=dataset)
     from elm_hf.retrieval.index import build_index
 
     made = build_index(
