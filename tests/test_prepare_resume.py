@@ -338,7 +338,7 @@ def test_merging_too_early_leaves_the_shards_alone(tmp_path):
         (["--shard", "4/3"], "there is no shard (--shard) 4/3; shards count from 1/3"),
         (["--shard", "0/3"], "there is no shard (--shard) 0/3"),
         (["--shard", "three"], "--shard 'three' is not of the form 3/64"),
-        (["--shard", "1/3", "--merge"], "--shard reads recordings and does nothing else"),
+        (["--shard", "1/3", "--merge"], "--shard only reads recordings; omit --merge"),
     ],
 )
 def test_a_wrong_shard_is_one_clear_error(options, expected, tmp_path, capsys, monkeypatch):
