@@ -137,7 +137,7 @@ BAD_RECORDS = {
     "array.npy": "array.npy: not a WFDB record; elm-hf prepare ecgfolder makes a dataset of such files",
     "lead": 'lead: lead "V7" is not one of I, II',
     "truncated": "truncated.dat has 5000 bytes, expected 120000 for 12 leads of 5000 samples",
-    "header": "header.hea: no readable WFDB header",
+    "header": "header.hea: the WFDB header cannot be read",
     "signal": "signal.dat: no such file, but ",
     "swapped": "swapped: III is not II - I",
 }
