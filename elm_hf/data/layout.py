@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import yaml
+
 from elm_hf.utils.hub import check_name
 
 
@@ -41,9 +43,22 @@ def check_dataset(path: str, fold: int | str | None = None) -> None:
     folder = Path(path)
     if not folder.is_dir():
         return
-    configs = sorted(each.name for each in folder.iterdir() if each.is_dir())
+    configs = _configs_of(folder)
     folds = [name for name in configs if name == OFFICIAL or name.removeprefix("fold").isdecimal()]
     if not folds and RECORDS not in configs:
-        raise ValueError(f"{path}: not an elm-hf dataset (no folder {RECORDS}, no folds)")
+        raise ValueError(
+            f"{path}: not an elm-hf dataset (no configuration `{RECORDS}`; found {', '.join(configs) or 'none'})"
+        )
     if fold is not None and fold_config(fold) not in folds:
         raise ValueError(f"{path}: no {fold_config(fold)!r}; there are {', '.join(folds) or 'no folds'}")
+
+
+def _configs_of(folder: Path) -> list[str]:
+    """The configurations that the card of a folder names; without a card, its sub-folders."""
+    card = folder / "README.md"
+    header = card.read_text(encoding="utf-8").split("---")[1:2] if card.is_file() else []
+    try:
+        configs = (yaml.safe_load(header[0]) or {}).get("configs") if header else None
+        return sorted(config["config_name"] for config in configs)
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError):
+        return sorted(each.name for each in folder.iterdir() if each.is_dir())

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -13,10 +12,10 @@ import pyarrow as pa
 from datasets import DatasetInfo, Features, SplitGenerator
 from datasets.builder import Key
 
-import elm_hf.dataset_scripts
 from elm_hf.data.columns import LISTED_FEATURES
 from elm_hf.ecg.recording import Recording, RecordingError, segments
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE
+from elm_hf.prepare.names import check_dataset_name
 
 
 # conversations in memory at once
@@ -193,11 +192,6 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             }
 
 
-def dataset_names() -> list[str]:
-    """The datasets that `prepare_dataset` can build: the scripts in `elm_hf.dataset_scripts`."""
-    return sorted(module.name for module in pkgutil.iter_modules(elm_hf.dataset_scripts.__path__))
-
-
 def find_builder(name: str) -> type[ElmDatasetBuilder]:
     """
     The builder of a dataset, by the name of its script.
@@ -205,8 +199,7 @@ def find_builder(name: str) -> type[ElmDatasetBuilder]:
     Raises:
         ValueError: there is no such script.
     """
-    if name not in dataset_names():
-        raise ValueError(f"unknown dataset {name!r}; there are {', '.join(dataset_names())}")
+    check_dataset_name(name)
     module = importlib.import_module(f"elm_hf.dataset_scripts.{name}")
     (builder,) = (
         item

@@ -12,7 +12,8 @@ from elm_hf.data.ecg_table import StreamedEcgTable
 from elm_hf.data.layout import BUILD_REPORT_NAME, PICTURE_NAME
 from elm_hf.data.messages import message_text
 from elm_hf.ecg.plot import plot_ecg
-from elm_hf.prepare.builder import ElmDatasetBuilder, dataset_names, find_builder
+from elm_hf.prepare.builder import ElmDatasetBuilder, find_builder
+from elm_hf.prepare.names import dataset_names
 
 
 MAX_EXAMPLES, MAX_EXAMPLE_LENGTH = 3, 600
