@@ -188,7 +188,7 @@ def test_a_new_version_on_a_branch_deletes_what_it_does_not_have(hub, loaded, si
 
 @pytest.mark.parametrize("repo_id", ["user/down-500-250-500", "user/cut-250-500"])
 def test_a_hub_that_stays_down_shows_nothing_of_the_dataset(hub, more_published, repo_id):
-    assert "Nothing of this version is visible there. Run the same again later" in more_published[repo_id]
+    assert "No file of this version is visible on the Hub. Repeat the command later" in more_published[repo_id]
     assert files_of(hub, repo_id) == set()
 
 
@@ -204,7 +204,7 @@ def test_a_private_dataset_is_for_its_owner(hub, more_published, loaded, simulat
             from elm_hf import load_elm_dataset
             load_elm_dataset("user/secret-250-500")
         """)
-    assert more_published["again"].startswith(f"{NAME}: is there already and public")
+    assert more_published["again"].startswith(f"{NAME}: already exists and is public")
 
 
 def test_without_signals_only_ids_and_folds_are_published(hub, more_published, loaded):
@@ -240,7 +240,7 @@ def test_a_dry_run_lists_the_files_and_asks_nobody(simulated_dataset, monkeypatc
     {
         "user/simulated": "here 250-500; such as user/simulated-250-500",
         "user/code15-500-5000": "such as user/code15-250-500",
-        "simulated-250-500": "name the owner, too: user/simulated-250-500",
+        "simulated-250-500": "the owner is missing; use user/simulated-250-500",
         "user/a b-250-500": "not the name of a repository",
     }.items(),
 )
