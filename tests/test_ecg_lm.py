@@ -246,7 +246,7 @@ def test_reports_in_other_languages_require_a_choice_by_the_user(ptb_xl, tmp_pat
 def test_questions_of_some_types(simulated_dataset):
     rows = load_elm_dataset(simulated_dataset, question_types=["single-verify", "single-query"])
     assert set(rows["question_type"]) == {"single-verify", "single-query"} and rows[0]["ecgs"][0].shape == (12, 500)
-    with pytest.raises(ValueError, match="no conversation is of the types verify; there are .*single-choose"):
+    with pytest.raises(ValueError, match="no conversation has question_type verify; found .*single-choose"):
         load_elm_dataset(simulated_dataset, question_types=["verify"])
 
 
