@@ -31,17 +31,18 @@ COLUMNS = ["exam_id", "age", "is_male", *ABNORMALITIES, "patient_id", "normal_ec
 
 class Code15(ElmDatasetBuilder):
     """
-    The exams in exams.csv, with their tracings from the HDF5 files (parts). Zeros before and after a tracing are removed.
+    The exams in exams.csv, with their tracings from the HDF5 files (parts). Zeros before and after a tracing are
+    removed.
 
     The last row of a part (exam 0) is not an exam, and exams.csv does not refer to it.
     """
 
     PRETTY_NAME = "CODE-15%"
     DESCRIPTION = (
-        "CODE-15%: ECGs of 7.3 or 10.24 s at 400 Hz from the Telehealth Network of Minas Gerais, recorded 2010-2016. The "
-        "zero padding of the shorter ECGs is removed, so they are too short for records of 10 s. Column `labels`: the "
-        'abnormalities that are present, out of six, or "normal ECG". Conversations ask for the labels. An ECG without any '
-        "label is not in a conversation, because its findings are unknown. Strata are the labels."
+        "CODE-15%: ECGs of 7.3 or 10.24 s at 400 Hz from the Telehealth Network of Minas Gerais, recorded 2010-2016. "
+        "The zero padding of the shorter ECGs is removed, so they are too short for records of 10 s. Column `labels`: "
+        'the abnormalities that are present, out of six, or "normal ECG". Conversations ask for the labels. An ECG '
+        "without any label is not in a conversation, because its findings are unknown. Strata are the labels."
     )
     HOMEPAGE = "https://zenodo.org/records/4916206"
     LICENSE = "cc-by-4.0"

@@ -23,10 +23,9 @@ class Cpsc(ElmDatasetBuilder):
     DESCRIPTION = (
         "The China Physiological Signal Challenge 2018 and its unused records (CPSC-Extra) as published in the "
         "PhysioNet/CinC Challenges: ECGs of 6 to 144 s at 500 Hz from 11 hospitals, cut into records of equal length. "
-        "Column `labels`: the names of the SNOMED CT codes of the whole recording. **The source has no patient ids**: each "
-        "recording counts as a separate patient, so a patient with several recordings may be in train and in test of a "
-        "fold. "
-        "Conversations ask for the list of findings. Strata are the groups of findings."
+        "Column `labels`: the names of the SNOMED CT codes of the whole recording. **The source has no patient ids**: "
+        "each recording counts as a separate patient, so a patient with several recordings may be in train and in "
+        "test of a fold. Conversations ask for the list of findings. Strata are the groups of findings."
     )
     HOMEPAGE = "https://physionet.org/content/challenge-2021/1.0.3/"
     LICENSE = "cc-by-4.0"

@@ -16,10 +16,10 @@ class Csn(ElmDatasetBuilder):
 
     PRETTY_NAME = "CSN"
     DESCRIPTION = (
-        "Chapman-Shaoxing-Ningbo, release 1.0.0: ECGs of 10 s recorded at 500 Hz in Shaoxing People's Hospital and Ningbo "
-        "First Hospital. Column `labels`: the names of the SNOMED CT codes, which do not depend on the acronyms of the "
-        "source. The source describes one ECG per patient, so each recording counts as a separate patient. Conversations "
-        "ask for the list of findings. Strata are the groups of findings."
+        "Chapman-Shaoxing-Ningbo, release 1.0.0: ECGs of 10 s recorded at 500 Hz in Shaoxing People's Hospital and "
+        "Ningbo First Hospital. Column `labels`: the names of the SNOMED CT codes, which do not depend on the "
+        "acronyms of the source. The source describes one ECG per patient, so each recording counts as a separate "
+        "patient. Conversations ask for the list of findings. Strata are the groups of findings."
     )
     HOMEPAGE = "https://physionet.org/content/ecg-arrhythmia/1.0.0/"
     LICENSE = "cc-by-4.0"

@@ -14,15 +14,15 @@ TESTS = (
 
 class EcgBenchPulse(InstructBuilder):
     """
-    The source contains the tests as JSON (`cpsc-test.json`) or as on the Hub (`cpsc-test/*.parquet`). All tests that exist
-    are built. Entries of `mmmu-ecg` are excluded: their images are from textbooks, so there is no ECG.
+    The source contains the tests as JSON (`cpsc-test.json`) or as on the Hub (`cpsc-test/*.parquet`). All tests that
+    exist are built. Entries of `mmmu-ecg` are excluded: their images are from textbooks, so there is no ECG.
     """
 
     PRETTY_NAME = "ECGBench"
     DESCRIPTION = (
-        "The benchmark of PULSE: abnormality detection and reports on PTB-XL, CODE-15, CPSC 2018, CSN and Georgia, and "
-        "questions of ECG-QA. `question_type` is the name of the test. Strata are the test and the answer. The whole dataset "
-        "is a test set (configuration `official`, split `test`); the folds are for training on it."
+        "The benchmark of PULSE: abnormality detection and reports on PTB-XL, CODE-15, CPSC 2018, CSN and Georgia, "
+        "and questions of ECG-QA. `question_type` is the name of the test. Strata are the test and the answer. The "
+        "whole dataset is a test set (configuration `official`, split `test`); the folds are for training on it."
     )
     HOMEPAGE = "https://huggingface.co/datasets/PULSE-ECG/ECGBench"
     LICENSE = EcgInstructPulse.LICENSE
@@ -38,13 +38,13 @@ class EcgBenchPulse(InstructBuilder):
         ]
         if not found:
             raise FileNotFoundError(
-                f"{folder}: contains no test; expected {TESTS[0]}.json, {TESTS[0]}/*.parquet, or files of another test "
-                f"({', '.join(TESTS[1:])}); source (--source) must be the folder of {self.PRETTY_NAME}"
+                f"{folder}: contains no test; expected {TESTS[0]}.json, {TESTS[0]}/*.parquet, or files of another "
+                f"test ({', '.join(TESTS[1:])}); source (--source) must be the folder of {self.PRETTY_NAME}"
             )
         return found
 
     def make_conversation(self, entry: dict, name: str) -> dict:
-        """Make a conversation as for other instruction files. In files from the Hub, the image path is `image_path`."""
+        """Make a conversation as in the base class. In files from the Hub, the image path is `image_path`."""
         entry = entry | {"image": entry.get("image_path", entry.get("image"))}
         conversation = super().make_conversation(entry, name)
         (answer,) = conversation["answer"]

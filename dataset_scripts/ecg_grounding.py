@@ -8,9 +8,9 @@ class EcgGrounding(InstructBuilder):
 
     PRETTY_NAME = "ECG-Grounding"
     DESCRIPTION = (
-        "The instruction data of GEM: interpretations of ECGs with the measurements that support them, and questions of "
-        "PULSE. Strata are the dataset of the ECG, the kind of the question, and the answer if it is yes or no. The "
-        "official split is that of the published files."
+        "The instruction data of GEM: interpretations of ECGs with the measurements that support them, and questions "
+        "of PULSE. Strata are the dataset of the ECG, the kind of the question, and the answer if it is yes or no. "
+        "The official split is that of the published files."
     )
     HOMEPAGE = "https://huggingface.co/datasets/LANSG/ECG-Grounding"
     LICENSE = "unknown"

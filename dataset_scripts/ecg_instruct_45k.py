@@ -9,8 +9,9 @@ class EcgInstruct_45k(InstructBuilder):
 
     PRETTY_NAME = "ECG-Instruct-45k"
     DESCRIPTION = (
-        "The instruction data of ECG-Chat: questions and dialogues of several turns about ECGs of MIMIC-IV-ECG. `question` "
-        "and `answer` are those of the last turn. Strata are the kind of the question, and the answer if it is yes or no."
+        "The instruction data of ECG-Chat: questions and dialogues of several turns about ECGs of MIMIC-IV-ECG. "
+        "`question` and `answer` are those of the last turn. Strata are the kind of the question, and the answer if "
+        "it is yes or no."
     )
     HOMEPAGE = pretrain_mimic.PretrainMimic.HOMEPAGE
     LICENSE = pretrain_mimic.PretrainMimic.LICENSE

@@ -8,10 +8,10 @@ class EcgInstructPulse(InstructBuilder):
 
     PRETTY_NAME = "ECGInstruct"
     DESCRIPTION = (
-        "The instruction data of PULSE: questions about feature recognition, rhythm, morphology and reports, for ECGs of "
-        "PTB-XL, MIMIC-IV-ECG, CODE-15 and CSN. The original questions are about images of ECGs; here, the word image and "
-        "the image placeholders are replaced by ECG. Strata are the dataset of the ECG, the kind of the question, and the "
-        "answer if it is yes or no."
+        "The instruction data of PULSE: questions about feature recognition, rhythm, morphology and reports, for ECGs "
+        "of PTB-XL, MIMIC-IV-ECG, CODE-15 and CSN. The original questions are about images of ECGs; here, the word "
+        "image and the image placeholders are replaced by ECG. Strata are the dataset of the ECG, the kind of the "
+        "question, and the answer if it is yes or no."
     )
     HOMEPAGE = "https://huggingface.co/datasets/PULSE-ECG/ECGInstruct"
     LICENSE = "unknown"

@@ -1,4 +1,4 @@
-"""ECG-QA (Oh et al. 2023): questions about one or two ECGs of PTB-XL or MIMIC-IV-ECG, matched with existing records."""
+"""ECG-QA (Oh et al. 2023): questions about one or two ECGs of PTB-XL or MIMIC-IV-ECG."""
 
 from collections.abc import Iterator
 
@@ -17,15 +17,16 @@ FIRST_MIMIC_STUDY = 40_000_000
 
 class EcgQa(ElmDatasetBuilder):
     """
-    The source is a folder of ECG-QA, such as `ecgqa/ptbxl`, of which the paraphrased questions are used. For the original
-    templates, pass their folder as the source: `ecgqa/ptbxl/template`.
+    The source is a folder of ECG-QA, such as `ecgqa/ptbxl`, of which the paraphrased questions are used. For the
+    original templates, pass their folder as the source: `ecgqa/ptbxl/template`.
     """
 
     PRETTY_NAME = "ECG-QA"
     DESCRIPTION = (
-        "ECG-QA: questions that verify, choose or query findings of an ECG, and that compare two ECGs (the k-th ECG of a "
-        "conversation is the k-th ECG of the question). Multiple answers are joined with commas in the order of the source. "
-        "Strata are the question type and the first answer in alphabetical order. The official split is that of ECG-QA."
+        "ECG-QA: questions that verify, choose or query findings of an ECG, and that compare two ECGs (the k-th ECG "
+        "of a conversation is the k-th ECG of the question). Multiple answers are joined with commas in the order of "
+        "the source. Strata are the question type and the first answer in alphabetical order. The official split is "
+        "that of ECG-QA."
     )
     HOMEPAGE = "https://github.com/Jwoo5/ecg-qa"
     LICENSE = "cc-by-4.0"
@@ -49,7 +50,8 @@ class EcgQa(ElmDatasetBuilder):
             folder = folder / "paraphrased"
         if not any((folder / name).is_dir() for name in FOLDER_OF_SPLIT.values()):
             raise FileNotFoundError(
-                f"{folder}: no folder train, valid or test; source (--source) must be a folder of ECG-QA, such as ecgqa/ptbxl"
+                f"{folder}: no folder train, valid or test; source (--source) must be a folder of ECG-QA, such as "
+                "ecgqa/ptbxl"
             )
         for split, name in FOLDER_OF_SPLIT.items():
             seen = set()

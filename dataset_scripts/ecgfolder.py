@@ -44,8 +44,8 @@ REPORT_QUESTION = "Write the report of {}."
 
 class Ecgfolder(ElmDatasetBuilder):
     """
-    A row of the metadata is a conversation about the ECG in `file_name`, or about several ECGs if `file_name` is a list. The
-    conversation is given by `messages`, by `question` and `answer`, or by `report`. See docs/own_data.md.
+    A row of the metadata is a conversation about the ECG in `file_name`, or about several ECGs if `file_name` is a
+    list. The conversation is given by `messages`, by `question` and `answer`, or by `report`. See docs/own_data.md.
     """
 
     PRETTY_NAME = "ECG folder"
@@ -56,7 +56,7 @@ class Ecgfolder(ElmDatasetBuilder):
 
     def list_recordings(self) -> Iterator[dict]:
         """List each file of the metadata once."""
-        recordings, said_in = {}, {}
+        recordings, first_row = {}, {}
         for where, row in self._rows(lambda reason, message: None):
             try:
                 files = _file_names(row, self.source_folder())
@@ -67,20 +67,20 @@ class Ecgfolder(ElmDatasetBuilder):
                 known = recordings.setdefault(name, dict.fromkeys(reference))
                 for field, value in reference.items():
                     if known[field] is None and value is not None:
-                        known[field], said_in[name, field] = value, where
+                        known[field], first_row[name, field] = value, where
                     elif field in SIGNAL_FIELDS and value not in (None, known[field]):
                         raise ValueError(
-                            f"{where}: {field} {value!r} for {name}, but {said_in[name, field]} has {known[field]!r}; use "
-                            "the same value in all rows of a file, or set it once"
+                            f"{where}: {field} {value!r} for {name}, but {first_row[name, field]} has "
+                            f"{known[field]!r}; use the same value in all rows of a file, or set it once"
                         )
-                said_in.setdefault(name, where)
+                first_row.setdefault(name, where)
         _check_spelling([known["patient_id"] for known in recordings.values()])
         for name, known in recordings.items():
             if known["patient_id"] is None and not self.config.one_patient_per_file:
                 raise ValueError(
-                    f"{said_in[name]}: no patient_id for {name}. Without it, ECGs of the same patient can be in train and in "
-                    "test. Fill the column patient_id, or set one_patient_per_file (--one-patient-per-file) if every file "
-                    "is of a different patient"
+                    f"{first_row[name]}: no patient_id for {name}. Without it, ECGs of the same patient can be in "
+                    "train and in test. Fill the column patient_id, or set one_patient_per_file "
+                    "(--one-patient-per-file) if every file is of a different patient"
                 )
             known["patient_id"] = known["patient_id"] or name
         _check_copies(self.source_folder(), recordings.values())
@@ -119,8 +119,8 @@ class Ecgfolder(ElmDatasetBuilder):
         found = [folder / name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()]
         if len(found) != 1:
             raise FileNotFoundError(
-                f"{folder}: contains {'both' if found else 'neither'} metadata.csv {'and' if found else 'nor'} metadata.jsonl; "
-                "source (--source) must be a folder with one of them"
+                f"{folder}: contains {'both' if found else 'neither'} metadata.csv {'and' if found else 'nor'} "
+                "metadata.jsonl; source (--source) must be a folder with one of them"
             )
         (path,) = found
         if path.suffix == ".csv":
@@ -174,7 +174,7 @@ def _patient_id(where: str, value) -> str | None:
 
 
 def _check_spelling(patients: Iterable[str | None]) -> None:
-    """Raise an error if ids differ only in case, spaces, leading zeros, `.0` or Unicode form, as changed by programs."""
+    """Raise an error if ids differ only in case, spaces, leading zeros, `.0` or Unicode form."""
     known = {}
     for patient in sorted({patient for patient in patients if patient is not None}):
         plain = unicodedata.normalize("NFKC", patient).casefold()
@@ -183,9 +183,9 @@ def _check_spelling(patients: Iterable[str | None]) -> None:
         other = known.setdefault(plain, patient)
         if other != patient:
             raise ValueError(
-                f"patient_id {other!r} and {patient!r}: if they are the same patient, the patient can be in train and in "
-                "test. Use one spelling for each patient; ids of different patients must differ in more than case, spaces "
-                "or zeros"
+                f"patient_id {other!r} and {patient!r}: if they are the same patient, the patient can be in train and "
+                "in test. Use one spelling for each patient; ids of different patients must differ in more than case, "
+                "spaces or zeros"
             )
 
 
@@ -203,9 +203,9 @@ def _check_copies(folder: Path, recordings: Iterable[dict]) -> None:
         for other, known in candidates if size else []:
             if known["patient_id"] != recording["patient_id"] and filecmp.cmp(path, other, shallow=False):
                 raise ValueError(
-                    f"{known['recording_id']} and {recording['recording_id']} are the same recording with two patients, "
-                    f"{known['patient_id']!r} and {recording['patient_id']!r}, so it can be in train and in test; use one "
-                    "file, or the same patient for both"
+                    f"{known['recording_id']} and {recording['recording_id']} are the same recording with two "
+                    f"patients, {known['patient_id']!r} and {recording['patient_id']!r}, so it can be in train and in "
+                    "test; use one file, or the same patient for both"
                 )
         candidates.append((path, recording))
 

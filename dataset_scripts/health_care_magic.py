@@ -14,9 +14,9 @@ class HealthCareMagic(ElmDatasetBuilder):
 
     PRETTY_NAME = "HealthCareMagic-100k"
     DESCRIPTION = (
-        "Questions of patients and answers of doctors from an online service, without ECGs. Mixed into the training data, they "
-        "preserve the medical dialogue skills of an ELM. The instruction is the system message. The patients are unknown, so "
-        "every dialogue counts as a separate patient."
+        "Questions of patients and answers of doctors from an online service, without ECGs. Mixed into the training "
+        "data, they preserve the medical dialogue skills of an ELM. The instruction is the system message. The "
+        "patients are unknown, so every dialogue counts as a separate patient."
     )
     HOMEPAGE = "https://github.com/Kent0n-Li/ChatDoctor"
     LICENSE = "unknown"
@@ -31,13 +31,13 @@ class HealthCareMagic(ElmDatasetBuilder):
     HAS_ECGS = False
 
     def list_conversations(self) -> Iterator[dict]:
-        """List a conversation for each entry. The texts are not changed, except that surrounding spaces are removed."""
+        """List a conversation for each entry. Only surrounding spaces of the texts are removed."""
         folder = self.source_folder()
         paths = sorted(folder.rglob("HealthCareMagic-100k.json")) or sorted(folder.rglob("*.parquet"))
         if not paths:
             raise FileNotFoundError(
-                f"{folder}: contains neither HealthCareMagic-100k.json nor a Parquet file; source (--source) must be the "
-                f"folder of {self.PRETTY_NAME}"
+                f"{folder}: contains neither HealthCareMagic-100k.json nor a Parquet file; source (--source) must be "
+                f"the folder of {self.PRETTY_NAME}"
             )
         for file_number, path in enumerate(paths):
             for number, entry in read_entries(path, self.leave_out):

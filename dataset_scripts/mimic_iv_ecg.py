@@ -20,18 +20,19 @@ SUMMARIES = ("otherwise normal ecg", "abnormal ecg", "borderline ecg", "normal e
 
 class MimicIvEcg(ElmDatasetBuilder):
     """
-    The studies in record_list.csv, each with its row of machine_measurements.csv. The id of a recording is its study_id.
+    The studies in record_list.csv, each with its row of machine_measurements.csv. The id of a recording is its
+    study_id.
 
     Both tables are read in parallel. If they are in the same order, the memory does not depend on their length.
     """
 
     PRETTY_NAME = "MIMIC-IV-ECG"
     DESCRIPTION = (
-        "MIMIC-IV-ECG 1.0: ECGs of 10 s at 500 Hz from Beth Israel Deaconess Medical Center, recorded 2008-2019. Column "
-        "`report`: the statements printed by the electrocardiograph, joined with semicolons and not confirmed by a "
-        "physician. The source does not contain age and sex. Conversations ask for the report and have the measurements of "
-        "the electrocardiograph as columns (times in ms, axes in degrees; null if not measured). Strata are the rhythm and "
-        "the summary of the electrocardiograph (normal, borderline, abnormal)."
+        "MIMIC-IV-ECG 1.0: ECGs of 10 s at 500 Hz from Beth Israel Deaconess Medical Center, recorded 2008-2019. "
+        "Column `report`: the statements printed by the electrocardiograph, joined with semicolons and not confirmed "
+        "by a physician. The source does not contain age and sex. Conversations ask for the report and have the "
+        "measurements of the electrocardiograph as columns (times in ms, axes in degrees; null if not measured). "
+        "Strata are the rhythm and the summary of the electrocardiograph (normal, borderline, abnormal)."
     )
     HOMEPAGE = "https://physionet.org/content/mimic-iv-ecg/1.0/"
     LICENSE = "odbl"

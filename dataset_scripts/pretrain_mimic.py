@@ -8,8 +8,8 @@ class PretrainMimic(InstructBuilder):
 
     PRETTY_NAME = "ECG-Chat pre-training"
     DESCRIPTION = (
-        "The alignment data of ECG-Chat: a request for the report of an ECG of MIMIC-IV-ECG, and the report. Exact repetitions "
-        "of an entry are excluded. Strata are the kind of the question, and the answer if it is yes or no."
+        "The alignment data of ECG-Chat: a request for the report of an ECG of MIMIC-IV-ECG, and the report. Exact "
+        "repetitions of an entry are excluded. Strata are the kind of the question, and the answer if it is yes or no."
     )
     HOMEPAGE = "https://github.com/YubaoZhao/ECG-Chat"
     LICENSE = "unknown"

@@ -21,10 +21,11 @@ class PtbXl(ElmDatasetBuilder):
 
     PRETTY_NAME = "PTB-XL"
     DESCRIPTION = (
-        "PTB-XL 1.0.3: ECGs of 10 s from the Physikalisch-Technische Bundesanstalt, recorded 1989-1996, with reports in "
-        "German or English and SCP-ECG statements (column `labels`: the descriptions of all listed statements, regardless of "
-        "their likelihood). An `age` of 90 means 90 or older. Conversations ask for the report of an ECG. Strata are the "
-        "diagnostic superclasses of its statements. The official split is `strat_fold` 1-8, 9 and 10."
+        "PTB-XL 1.0.3: ECGs of 10 s from the Physikalisch-Technische Bundesanstalt, recorded 1989-1996, with reports "
+        "in German or English and SCP-ECG statements (column `labels`: the descriptions of all listed statements, "
+        "regardless of their likelihood). An `age` of 90 means 90 or older. Conversations ask for the report of an "
+        "ECG. Strata are the diagnostic superclasses of its statements. The official split is `strat_fold` 1-8, 9 and "
+        "10."
     )
     HOMEPAGE = "https://physionet.org/content/ptb-xl/1.0.3/"
     LICENSE = "cc-by-4.0"
@@ -85,7 +86,7 @@ def _age(row: dict) -> int | None:
 
 
 def _scp_codes(row: dict) -> list[str]:
-    """The statements of a row. A likelihood of 0.0 means that the likelihood is unknown, so all statements are used."""
+    """The statements of a row. A likelihood of 0.0 means that it is unknown, so all statements are used."""
     try:
         codes = ast.literal_eval(row["scp_codes"])
     except (ValueError, SyntaxError) as error:

@@ -21,19 +21,20 @@ QUESTIONS_PER_PAIR = 1
 RECORDINGS_PER_CROSS_QUESTION = 8
 # Minimum length of a recording, as for real recordings. Shorter records are cut from it.
 SECONDS = 10
-# The purpose of a random generator is the second part of its seed, so that results do not depend on the order of drawing.
+# The purpose of a random generator is the second part of its seed, so that results do not depend on the order of
+# drawing.
 PATIENT, SIGNAL, SINGLE, CONSECUTIVE, CROSS = range(5)
 
 
 class SimulatedQa(ElmDatasetBuilder):
-    """Patients with one to three ECGs; questions about single ECGs, consecutive ECGs, and ECGs of different patients."""
+    """Patients with one to three ECGs; questions about single ECGs, consecutive ECGs, and pairs of patients."""
 
     PRETTY_NAME = "Simulated ECG questions and answers"
     DESCRIPTION = (
-        "Simulated ECGs (a moving dipole of Gaussian waves, projected with Dower's matrix; no patient data) with known "
-        "findings, and questions similar to ECG-QA whose answers follow from the findings. The questions verify, choose or "
-        "query findings of an ECG, or compare two ECGs of one patient or of two patients. Strata are the question type and "
-        "the first answer."
+        "Simulated ECGs (a moving dipole of Gaussian waves, projected with Dower's matrix; no patient data) with "
+        "known findings, and questions similar to ECG-QA whose answers follow from the findings. The questions "
+        "verify, choose or query findings of an ECG, or compare two ECGs of one patient or of two patients. Strata "
+        "are the question type and the first answer."
     )
     HOMEPAGE = ""
     LICENSE = "apache-2.0"

@@ -47,7 +47,7 @@ MEANT = {
 
 @pytest.fixture(scope="module")
 def records(shared_data, tmp_path_factory) -> dict[str, Path]:
-    """Records of 5 s of each base dataset: 438277 and similar ones have 7.3 s, 49990027 has a gap in its first half."""
+    """Records of 5 s of each base dataset. 438277 has 7.3 s; 49990027 has a gap in its first half."""
     folder = tmp_path_factory.mktemp("records")
     for name in ("ptb_xl", "mimic_iv_ecg", "code15"):
         prepare_dataset(name, folder / name, shared_data / name, seconds=5, max_skipped=0.5, num_folds=2)
@@ -388,7 +388,7 @@ def test_the_original_report_test_refers_to_ecgs_of_ptb_xl(records, shared_data,
 
 
 def test_the_benchmark_in_the_format_of_the_hub(records, tmp_path):
-    """Parquet files with images and an answer as single characters. The tests of Georgia and textbooks are excluded."""
+    """Parquet files with images and an answer as characters. Georgia and textbook tests are excluded."""
     tests = {
         "ecgqa-test": entry(answer=list("sinus rhythm"), image="test_images/06002_hr-0.png"),
         "code15-test": entry(answer=["NORM"], image="test_images/358121-0.png"),

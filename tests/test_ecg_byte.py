@@ -128,7 +128,7 @@ def published(smooth_ecgs, tmp_path_factory) -> tuple[Path, list[tuple[str, str]
 
 @pytest.fixture(scope="module")
 def records_without_v6(tmp_path_factory) -> tuple[Path, np.ndarray]:
-    """A dataset of three ECGs around 1 mV whose V6 is missing and stored as zeros, and its other eleven leads in mV."""
+    """A dataset of three ECGs around 1 mV with missing V6 (stored as zeros), and the other leads in mV."""
     ecgs = np.random.default_rng(0).integers(900, 1100, (3, 12, 120)).astype(np.int16)
     ecgs[:, 11] = 0
     features = datasets.Features(
@@ -141,7 +141,8 @@ def records_without_v6(tmp_path_factory) -> tuple[Path, np.ndarray]:
     (folder / "records").mkdir(parents=True)
     datasets.Dataset.from_dict(rows, features).to_parquet(folder / "records" / "train.parquet")
     (folder / "README.md").write_text(
-        "---\nconfigs:\n- config_name: records\n  data_files:\n  - split: train\n    path: records/train.parquet\n---\n"
+        "---\nconfigs:\n- config_name: records\n  data_files:\n  - split: train\n    path: "
+        "records/train.parquet\n---\n"
     )
     return folder, ecgs[:, :11].astype(np.float32) / 1000
 

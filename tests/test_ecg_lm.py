@@ -62,9 +62,9 @@ def ptb_xl(shared_data, tmp_path_factory) -> Path:
 
 def test_the_text_is_the_template():
     assert words(alignment_messages(description())) == (
-        "This person is a 60-year-old male with a height of 170 cm and a weight of 70 kg. The ECG signal is <ecg>. The ECG "
-        "report indicates Sinus bradycardia. The anomalies in general: bradycardia (48 beats per minute), left axis deviation "
-        "(-40 degrees), lead II: ST elevation (0.12 mV), lead V1: ST elevation (0.12 mV)"
+        "This person is a 60-year-old male with a height of 170 cm and a weight of 70 kg. The ECG signal is <ecg>. "
+        "The ECG report indicates Sinus bradycardia. The anomalies in general: bradycardia (48 beats per minute), "
+        "left axis deviation (-40 degrees), lead II: ST elevation (0.12 mV), lead V1: ST elevation (0.12 mV)"
     )
 
 

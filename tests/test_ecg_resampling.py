@@ -27,7 +27,7 @@ def test_a_240_hz_tone_is_not_aliased_to_10_hz():
 
 
 def test_cubic_is_the_published_method_with_aliasing():
-    """A spline through a 240 Hz tone, sampled at every second sample, is the tone -sin(2 pi 10 t) at full amplitude."""
+    """A spline through a 240 Hz tone, at every second sample, is the tone -sin(2 pi 10 t) at full amplitude."""
     aliased = resample(tone(240, 500, 5000), 500, 250, method="cubic")
     np.testing.assert_allclose(aliased, -tone(10, 250, 2500), atol=1e-5)
 

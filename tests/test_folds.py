@@ -107,7 +107,7 @@ def deviations(strata: np.ndarray, patients: list, folds: list) -> list[dict[str
 
 
 def test_folds_of_a_dataset_like_ecg_qa_are_stratified():
-    """A tenth of the size of ECG-QA: seven question types, a hundred answers, a third of the questions across patients."""
+    """A tenth of ECG-QA: seven question types, a hundred answers, a third of the questions across patients."""
     patients, strata = ecg_qa_like(0.1)
     folds = make_folds(patients, strata)
     found = deviations(np.array(strata), patients, folds)

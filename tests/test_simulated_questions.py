@@ -199,8 +199,8 @@ def test_comparison_queries_list_the_changes():
         47: {("left axis deviation",)},
         49: {("sinus rhythm", "wide qrs")},
     }
-    # The findings that are gone (first degree AV block, right axis deviation, static noise) are more than two, so there
-    # is no such question.
+    # The findings that are gone (first degree AV block, right axis deviation, static noise) are more than two, so
+    # there is no such question.
     rows = many(comparison_questions, second, replace(first, noise="none"))
     assert answers_by_template(rows)[47] == {("first degree av block", "right axis deviation")}
 

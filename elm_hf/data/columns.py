@@ -1,4 +1,4 @@
-"""The columns of the tables of a dataset: records, conversations as listed by a builder, and published conversations."""
+"""The columns of the tables of a dataset: records, listed conversations, and published conversations."""
 
 from datasets import Array2D, Features, List, Value
 
@@ -43,8 +43,8 @@ REFERENCES = ["conversation_id", "recording_sources", "recording_ids"]
 RECORD_KEYS = ["record_id", "recording_id", "patient_id", "source", "segment", "sampling_rate", "missing_leads"]
 
 
-# Columns of the records in a dataset published without signals and texts. `num_samples` is added to these, because builds
-# with another record length have the same ids.
+# Columns of the records in a dataset published without signals and texts. `num_samples` is added to these, because
+# builds with another record length have the same ids.
 RECORD_IDS = ["record_id", "recording_id", "patient_id", "source", "segment", "start_s", "sampling_rate"]
 
 

@@ -23,8 +23,8 @@ COLUMNS = ["ecg", "missing_leads"]
 
 class EcgTable(Sequence):
     """
-    The ECGs of a memory-mapped table of records. Each ECG is an array `(12, samples)`, float32 in millivolt, with leads in
-    the order of `LEADS`. Missing leads are rows of NaN.
+    The ECGs of a memory-mapped table of records. Each ECG is an array `(12, samples)`, float32 in millivolt, with
+    leads in the order of `LEADS`. Missing leads are rows of NaN.
 
     Pickling stores the memory map and not its content, so that worker processes share the table.
     """
@@ -48,8 +48,8 @@ class EcgTable(Sequence):
     @cached_property
     def _blocks(self) -> tuple[list[np.ndarray], list[int]]:
         """
-        Views of the memory map, `(rows, 12, samples)`, and the row number at which each starts. Reading a row through the
-        columns of the table takes several times as long.
+        Views of the memory map, `(rows, 12, samples)`, and the row number at which each starts. Reading a row through
+        the columns of the table takes several times as long.
         """
         blocks = [_signals(chunk.storage) for chunk in self._records.data.column("ecg").chunks if len(chunk)]
         return blocks, list(accumulate(map(len, blocks[:-1]), initial=0))
@@ -64,8 +64,9 @@ class EcgTable(Sequence):
 
 class StreamedEcgTable(Sequence):
     """
-    The ECGs of Parquet files that are read on demand, from the Hub or from disk. Access to a row fetches its row group; the
-    most recent row groups are cached, so that sequential access reads each row once. ECGs are as in [`EcgTable`].
+    The ECGs of Parquet files that are read on demand, from the Hub or from disk. Access to a row fetches its row
+    group; the most recent row groups are cached, so that sequential access reads each row once. ECGs are as in
+    [`EcgTable`].
     """
 
     def __init__(self):
@@ -73,7 +74,7 @@ class StreamedEcgTable(Sequence):
         self._starts = np.zeros(1, dtype=np.int64)
 
     def add_files(self, urls: Sequence[str]) -> None:
-        """Append the rows of Parquet files, given by paths or URLs for fsspec. This reads only the footers of the files."""
+        """Append the rows of Parquet files (paths or URLs for fsspec). Only the footers of the files are read."""
         with ThreadPoolExecutor(16) as pool:
             sizes = list(pool.map(_row_group_sizes, urls))
         self._groups += [(url, group) for url, of_file in zip(urls, sizes) for group in range(len(of_file))]
@@ -93,7 +94,7 @@ class StreamedEcgTable(Sequence):
 
 
 class EcgSequence(Sequence):
-    """The ECGs of a conversation. They are read from the table on access only, so that other columns can be read fast."""
+    """The ECGs of a conversation. They are read from the table on access, which keeps other columns fast."""
 
     def __init__(self, table: EcgTable | StreamedEcgTable | None, rows: list[int]):
         self._table = table
@@ -135,7 +136,7 @@ def _row_group_sizes(url: str) -> list[int]:
 
 @lru_cache(ROW_GROUPS_KEPT)
 def _row_group(url: str, number: int) -> tuple[np.ndarray, pa.ChunkedArray]:
-    """Signals `(rows, 12, samples)`, int16, and missing leads of a row group. The cache is per process and not pickled."""
+    """Signals `(rows, 12, samples)`, int16, and missing leads of a row group. Each process has its own cache."""
     with fsspec.open(url) as file:
         table = pq.ParquetFile(file).read_row_group(number, columns=COLUMNS)
     ecgs = table.column("ecg").combine_chunks()

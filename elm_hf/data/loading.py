@@ -33,35 +33,35 @@ def load_elm_dataset(
     """
     Load the conversations of a split of a fold, with their ECGs.
 
-    In addition to the columns of the fold, each row has the columns `ecgs` and `sampling_rate`. `ecgs` is a sequence of
-    arrays `(12, samples)`, float32 in millivolt, in the order of the ECG placeholders; missing leads are NaN.
-    `sampling_rate` is in Hz. The signals stay in a memory-mapped table that is shared by all worker processes. They are
-    read on access to an item of `ecgs` only; access to text columns (`dataset["messages"]`) does not read signals.
+    In addition to the columns of the fold, each row has the columns `ecgs` and `sampling_rate`. `ecgs` is a sequence
+    of arrays `(12, samples)`, float32 in millivolt, in the order of the ECG placeholders; missing leads are NaN.
+    `sampling_rate` is in Hz. The signals stay in a memory-mapped table that is shared by all worker processes. They
+    are read on access to an item of `ecgs` only; access to text columns (`dataset["messages"]`) does not read signals.
 
     Args:
-        path_or_repo: folder built by `prepare_dataset`, or dataset on the Hub: `user/name`, or `user/name@revision` for a
-            branch, tag or commit. Several datasets are mixed.
+        path_or_repo: folder built by `prepare_dataset`, or dataset on the Hub: `user/name`, or `user/name@revision`
+            for a branch, tag or commit. Several datasets are mixed.
         fold: 1 to 5, or `"official"` for the split of the dataset authors.
         split: `"train"` or `"test"`; an official split may also have `"validation"`.
-        probabilities: probability of drawing from each of several datasets (`datasets.interleave_datasets`, which stops
-            when the first dataset is exhausted). By default, the datasets are concatenated.
-        merge_questions: maximum number of conversations with the same ECGs and the same `question_type` that are merged
-            into one, as consecutive turns in random order, so that the model reads the ECGs once for all of them (Liu et
-            al. 2024, LLaVA-1.5). Use it for training only: later turns contain the answers of earlier turns. Merged rows
-            have the columns `conversation_id`, `ecg_index`, `record_ids` and `messages`.
+        probabilities: probability of drawing from each of several datasets (`datasets.interleave_datasets`, which
+            stops when the first dataset is exhausted). By default, the datasets are concatenated.
+        merge_questions: maximum number of conversations with the same ECGs and the same `question_type` that are
+            merged into one, as consecutive turns in random order, so that the model reads the ECGs once for all of
+            them (Liu et al. 2024, LLaVA-1.5). Use it for training only: later turns contain the answers of earlier
+            turns. Merged rows have the columns `conversation_id`, `ecg_index`, `record_ids` and `messages`.
         seed: random seed for drawing and merging.
-        records: folder built by `prepare_dataset` from the same source, for a dataset that was published without signals.
-            The folds are read from `path_or_repo`, the ECGs and texts from this folder. For several datasets, give a list
-            with None for each dataset that includes its signals.
+        records: folder built by `prepare_dataset` from the same source, for a dataset that was published without
+            signals. The folds are read from `path_or_repo`, the ECGs and texts from this folder. For several datasets,
+            give a list with None for each dataset that includes its signals.
         streaming: read the dataset from its location without downloading it first. Rows are in order
             (`datasets.IterableDataset`), and ECGs are fetched on access.
         question_types: load conversations of these types only. Defaults to all types.
 
     Raises:
         FileNotFoundError: there is no such folder or dataset.
-        ValueError: the dataset is not an elm-hf dataset or has no such fold or split, one of its files is damaged, it was
-            published without signals and `records` is missing or incomplete, it has no conversation of `question_types`,
-            or datasets to be mixed differ in record length or sampling rate.
+        ValueError: the dataset is not an elm-hf dataset or has no such fold or split, one of its files is damaged, it
+            was published without signals and `records` is missing or incomplete, it has no conversation of
+            `question_types`, or datasets to be mixed differ in record length or sampling rate.
     """
     paths = [path_or_repo] if isinstance(path_or_repo, str | PathLike) else list(path_or_repo)
     local = [records] * len(paths) if records is None or isinstance(records, str | PathLike) else list(records)
@@ -78,10 +78,10 @@ def load_elm_dataset(
     if streaming:
         return _stream(paths, fold, split, probabilities, seed)
     conversations = [_load_conversations(path, fold, split) for path in paths]
-    tables = [records_of(path, of_path) for path, of_path in zip(paths, local)]
+    tables = [records_of(path, local_path) for path, local_path in zip(paths, local)]
     conversations = [
-        rows if of_path is None else _join_local_build(rows, path, of_path, table)
-        for rows, path, of_path, table in zip(conversations, paths, local, tables)
+        rows if local_path is None else _join_local_build(rows, path, local_path, table)
+        for rows, path, local_path, table in zip(conversations, paths, local, tables)
     ]
     if question_types is not None:
         conversations = [_select_types(rows, path, set(question_types)) for rows, path in zip(conversations, paths)]
@@ -120,8 +120,8 @@ def _join_local_build(
     conversations: Dataset, path: str | PathLike, local: str | PathLike, records: Dataset | None
 ) -> Dataset:
     """
-    Join a dataset that was published without signals with a local build: `ecg_index` refers to the records of the local
-    build, and the unpublished columns are taken from its conversations.
+    Join a dataset that was published without signals with a local build: `ecg_index` refers to the records of the
+    local build, and the unpublished columns are taken from its conversations.
     """
     if records is not None:
         _check_same_records(path, local, records)
@@ -142,7 +142,8 @@ def _check_same_records(path: str | PathLike, local: str | PathLike, records: Da
     wanted = (published.get("num_samples", found[0]), published["sampling_rate"])
     if found != wanted:
         raise ValueError(
-            f"{local}: records of {found[0]} samples at {found[1]} Hz; {path} requires {wanted[0]} samples at {wanted[1]} Hz"
+            f"{local}: records of {found[0]} samples at {found[1]} Hz; {path} requires {wanted[0]} samples at "
+            f"{wanted[1]} Hz"
         )
 
 
@@ -163,8 +164,8 @@ def _check_all_there(wanted: set[str], found: dict[str, int], what: str, path, l
     missing = sorted(wanted - found.keys())
     if missing:
         raise ValueError(
-            f"{local}: {len(missing)} of the {len(wanted)} {what} of {path} are missing, such as {missing[0]}; build it with "
-            "the options on the dataset card"
+            f"{local}: {len(missing)} of the {len(wanted)} {what} of {path} are missing, such as {missing[0]}; build "
+            "it with the options on the dataset card"
         )
 
 
@@ -191,8 +192,8 @@ def _stream(paths: list, fold: int | str, split: str, probabilities: list[float]
 
 def load_records(path_or_repo: str | PathLike) -> Dataset:
     """
-    Load the records of a dataset. The column `ecg` is `(12, samples)`, int16 in microvolt; the leads in `missing_leads` are
-    rows of zeros.
+    Load the records of a dataset. The column `ecg` is `(12, samples)`, int16 in microvolt; the leads in
+    `missing_leads` are rows of zeros.
 
     Args:
         path_or_repo: folder, `user/name` or `user/name@revision`.
@@ -227,13 +228,13 @@ def split_names(path_or_repo: str | PathLike, fold: int | str) -> list[str]:
 def _check_has_signals(path: str | PathLike, records: Dataset | IterableDataset) -> None:
     if "ecg" not in records.features:
         raise ValueError(
-            f"{path}: published without signals; build the dataset from its source (elm-hf prepare) and pass the folder as "
-            "records"
+            f"{path}: published without signals; build the dataset from its source (elm-hf prepare) and pass the "
+            "folder as records"
         )
 
 
 class _AddEcgs:
-    """Adds the ECGs to a batch of conversations. It is a class, because a closure cannot be sent to worker processes."""
+    """Adds the ECGs to a batch of conversations. Unlike a closure, it can be sent to worker processes."""
 
     def __init__(self, tables: list[Dataset | None]):
         """`tables` are the records of each dataset, None for a text-only dataset."""
@@ -288,7 +289,7 @@ def _load(path: str | PathLike, config: str, split: str, streaming: bool = False
 
 
 def _name_and_revision(path: str | PathLike) -> tuple[str, str | None]:
-    """Name and revision for `datasets`. A folder is given by its absolute path, because its last part names the cache."""
+    """Name and revision for `datasets`. Folders have an absolute path, whose last part names the cache."""
     name, revision = (str(Path(path).resolve()), None) if Path(path).is_dir() else split_revision(str(path))
     check_name(name, repo_type="dataset")
     return name, revision
@@ -354,7 +355,8 @@ def _select_types(rows: Dataset, path: str | PathLike, types: set[str]) -> Datas
     kept = [row for row, name in enumerate(found) if name in types]
     if not kept:
         raise ValueError(
-            f"{path}: no conversation has question_type {', '.join(sorted(types))}; found {', '.join(sorted(set(found)))}"
+            f"{path}: no conversation has question_type {', '.join(sorted(types))}; found "
+            f"{', '.join(sorted(set(found)))}"
         )
     return rows.select(kept)
 

@@ -29,8 +29,8 @@ def read_ecg_file(
     Read an ECG from a file.
 
     The formats are WFDB (the path may end in `.hea` or `.dat`, in `.mat` if a header is beside it, or have no suffix),
-    `.npy`, `.csv` with the lead names as header, and MATLAB `.mat` up to version 7 with one array. An array has the shape
-    `(leads, samples)` or `(samples, leads)`.
+    `.npy`, `.csv` with the lead names as header, and MATLAB `.mat` up to version 7 with one array. An array has the
+    shape `(leads, samples)` or `(samples, leads)`.
 
     Args:
         path: path of the file.
@@ -42,8 +42,8 @@ def read_ecg_file(
         The recording with its leads placed by name.
 
     Raises:
-        RecordingError: the recording cannot be used. The reason is one of those of `read_recording`, or "missing file",
-            "unreadable file", "no sampling rate", "unknown units", "leads do not fit" or "absurd amplitude".
+        RecordingError: the recording cannot be used. The reason is one of those of `read_recording`, or "missing
+            file", "unreadable file", "no sampling rate", "unknown units", "leads do not fit" or "absurd amplitude".
     """
     path = Path(path)
     if _is_wfdb(path):
@@ -125,8 +125,8 @@ def _read_mat(path: Path, num_leads: int) -> np.ndarray:
         found = ", ".join(f"{name} {np.shape(value)}" for name, value in variables.items()) or "nothing"
         raise RecordingError(
             "leads do not fit",
-            f"{path}: expected one array of numbers with {num_leads} rows or columns, found {found}; list its leads in "
-            "the order of the array, or store one array per file",
+            f"{path}: expected one array of numbers with {num_leads} rows or columns, found {found}; list its leads "
+            "in the order of the array, or store one array per file",
         )
     return _leads_first(fitting[0], num_leads, str(path))
 
@@ -152,6 +152,6 @@ def _check_amplitude(recording: Recording, units: str) -> None:
     if not SMALLEST_SPAN <= span <= LARGEST_SPAN:
         raise RecordingError(
             "absurd amplitude",
-            f"{recording.name}: its leads span {span:.3g} mV with the units {units}; ECGs span 0.2 to 5 mV. Check the units "
-            "(mV, uV or V) and whether the file contains an ECG",
+            f"{recording.name}: its leads span {span:.3g} mV with the units {units}; ECGs span 0.2 to 5 mV. Check the "
+            "units (mV, uV or V) and whether the file contains an ECG",
         )

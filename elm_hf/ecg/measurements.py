@@ -25,9 +25,9 @@ GENERAL_FEATURES = (
     "sokolow_mv",  # S in V1 + the larger R of V5 and V6 (Sokolow and Lyon 1949)
     "cornell_mv",  # R in aVL + S in V3 (Casale et al. 1987)
 )
-# Amplitudes relative to the level just before QRS. Q is the initial negative wave of QRS (0 if QRS starts with a positive
-# wave), R the maximum and S the minimum of QRS; Q, R and S are given as positive numbers. ST is the level 40 ms after
-# the end of QRS.
+# Amplitudes relative to the level just before QRS. Q is the initial negative wave of QRS (0 if QRS starts with a
+# positive wave), R the maximum and S the minimum of QRS; Q, R and S are given as positive numbers. ST is the level 40
+# ms after the end of QRS.
 LEAD_FEATURES = ("q_ms", "q_mv", "r_mv", "s_mv", "st_mv", "t_mv")
 FEATURES = (*GENERAL_FEATURES, *(f"{name}_{lead}" for name in LEAD_FEATURES for lead in LEADS))
 
@@ -46,11 +46,11 @@ def measure_ecg(ecg: np.ndarray, sampling_rate: float, lead_names: Sequence[str]
     beats, PR in atrial fibrillation, and amplitudes of a lead that is absent, flat or interrupted.
 
     QRS complexes are detected with NeuroKit2 (Makowski et al. 2021) in the root mean square of all leads. Beats are
-    aligned, atypical beats are dropped, and the median beat of each lead is taken. QRS starts and ends where the spatial
-    velocity of the median beat leaves and reaches the level of the adjacent segments. P starts and ends, and T ends,
-    where the tangent at the steepest slope meets the baseline (Lepeschkin and Surawicz 1952), in the first principal
-    component over the leads. (NeuroKit2's own delineation of single beats had errors of 50 to 150 ms in QRS and PR on
-    simulated ECGs.)
+    aligned, atypical beats are dropped, and the median beat of each lead is taken. QRS starts and ends where the
+    spatial velocity of the median beat leaves and reaches the level of the adjacent segments. P starts and ends, and T
+    ends, where the tangent at the steepest slope meets the baseline (Lepeschkin and Surawicz 1952), in the first
+    principal component over the leads. (NeuroKit2's own delineation of single beats had errors of 50 to 150 ms in QRS
+    and PR on simulated ECGs.)
 
     Args:
         ecg: array `(len(lead_names), samples)` in mV, NaN where invalid.
@@ -58,8 +58,8 @@ def measure_ecg(ecg: np.ndarray, sampling_rate: float, lead_names: Sequence[str]
         lead_names: name of each row.
 
     Returns:
-        A value for each of `FEATURES`: `_ms` in milliseconds, `_mv` in millivolt, `_deg` in degrees, `heart_rate` in beats
-        per minute.
+        A value for each of `FEATURES`: `_ms` in milliseconds, `_mv` in millivolt, `_deg` in degrees, `heart_rate` in
+        beats per minute.
 
     Raises:
         ImportError: NeuroKit2 is not installed.
@@ -157,7 +157,7 @@ def _median(beats: np.ndarray) -> np.ndarray:
 
 
 def _qrs_bounds(beat: np.ndarray) -> tuple[int | None, int | None]:
-    """First and last sample of QRS in a beat `(leads, samples)`, from the spatial velocity; None if the beat is flat."""
+    """First and last sample of QRS in a beat `(leads, samples)`, by spatial velocity; None if it is flat."""
     centre = round(_BEFORE_S * _RATE)
     velocity = scipy.signal.savgol_filter(np.nan_to_num(beat), 9, 2, deriv=1, axis=1)
     speed = np.sqrt(np.sum(velocity**2, axis=0))
@@ -183,7 +183,7 @@ def _level(beat: np.ndarray, start: int) -> np.ndarray:
 
 
 def _component(beat: np.ndarray) -> np.ndarray:
-    """First principal component over the leads of a part of a beat, `(samples,)`, with its larger deflection positive."""
+    """First principal component over the leads, `(samples,)`, with its larger deflection positive."""
     weights = np.linalg.svd(beat, full_matrices=False)[0][:, 0]
     component = weights @ beat
     return component * np.sign(component[np.argmax(np.abs(component))])
@@ -241,7 +241,7 @@ def _p_wave(beats: np.ndarray, beat: np.ndarray, start: int, t_end: int | None, 
 
 
 def _is_shared(stretches: np.ndarray) -> bool:
-    """Whether the median of the even beats resembles the median of the odd beats; `stretches` is `(beats, leads, samples)`."""
+    """Whether the medians of the even and of the odd beats `(beats, leads, samples)` are similar."""
     halves = [_smooth(np.median(stretches[half::2], axis=0)) for half in (0, 1)]
     even, odd = (half - half.mean(axis=1, keepdims=True) for half in halves)
     return bool(np.sum(even * odd) > 0.6 * np.linalg.norm(even) * np.linalg.norm(odd))
@@ -275,7 +275,7 @@ def _amplitudes(beat: np.ndarray, start: int, end: int, t_end: int | None, leads
 
 
 def _q_wave(qrs: np.ndarray) -> tuple[float, float]:
-    """Duration in ms and depth in mV of the initial negative wave of QRS; both are 0 if QRS starts with a positive wave."""
+    """Duration in ms and depth in mV of the initial negative wave of QRS; 0 if QRS starts positive."""
     beyond = np.flatnonzero(np.abs(qrs) > max(0.03, 0.05 * np.abs(qrs).max()))
     if not beyond.size or qrs[beyond[0]] > 0:
         return 0.0, 0.0
@@ -300,8 +300,8 @@ def _axis_and_voltages(features: dict[str, float], beat: np.ndarray, start: int,
 
 def feature_matrix(measured: Sequence[Mapping[str, float]]) -> np.ndarray:
     """
-    Return the features of several ECGs as a matrix `(ECGs, columns)` for comparisons. The axis is given by its cosine and
-    sine, because 179 and -179 degrees are neighbours. A missing feature is NaN.
+    Return the features of several ECGs as a matrix `(ECGs, columns)` for comparisons. The axis is given by its cosine
+    and sine, because 179 and -179 degrees are neighbours. A missing feature is NaN.
 
     Args:
         measured: features of each ECG as returned by `measure_ecg`.

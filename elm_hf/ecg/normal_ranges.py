@@ -12,7 +12,8 @@ from elm_hf.ecg.measurements import GENERAL_FEATURES
 from elm_hf.modeling.ecg_leads import LEADS
 
 
-# AHA/ACCF/HRS recommendations for the standardization and interpretation of the electrocardiogram, Circulation 119 (2009)
+# AHA/ACCF/HRS recommendations for the standardization and interpretation of the electrocardiogram, Circulation 119
+# (2009)
 CONDUCTION = "AHA/ACCF/HRS 2009, part III (Surawicz et al., e235)"
 REPOLARIZATION = "AHA/ACCF/HRS 2009, part IV (Rautaharju et al., e241)"
 HYPERTROPHY = "AHA/ACCF/HRS 2009, part V (Hancock et al., e251)"
@@ -33,8 +34,8 @@ class Rule:
         source: guideline that defines the limit.
         below, above: the finding is present if the value is less than `below` or greater than `above`.
         leads: leads that the rule applies to.
-        sex: `"female"` or `"male"` if the limit applies to this sex only. If the sex of a patient is unknown, the limits of
-            both sexes must be exceeded.
+        sex: `"female"` or `"male"` if the limit applies to this sex only. If the sex of a patient is unknown, the
+            limits of both sexes must be exceeded.
         ages: ages in years that the limit applies to; the upper bound is excluded.
     """
 
@@ -52,8 +53,8 @@ _V2_V3 = ("V2", "V3")
 _NOT_V2_V3 = ("I", "II", "III", "aVL", "aVF", "V1", "V4", "V5", "V6")
 _Q_LEADS = ("I", "II", "aVL", "aVF", "V4", "V5", "V6")
 
-# Limits for adults. Where a guideline includes the limit itself ("at least 120 ms"), it is shifted slightly, because the
-# rules exclude it and measurements have steps of 2 ms.
+# Limits for adults. Where a guideline includes the limit itself ("at least 120 ms"), it is shifted slightly, because
+# the rules exclude it and measurements have steps of 2 ms.
 RULES = (
     Rule("bradycardia", "heart_rate", BRADYCARDIA, below=60),
     Rule("tachycardia", "heart_rate", TACHYCARDIA, above=100),
@@ -120,9 +121,9 @@ def describe_features(
     for place in described:
         rules = [rule for rule in RULES if (place in rule.leads if place != "general" else not rule.leads)]
         for finding in dict.fromkeys(rule.finding for rule in rules):
-            of_it = [rule for rule in rules if rule.finding == finding and _holds_for(rule, sex, age)]
-            name = of_it[0].feature if place == "general" else f"{of_it[0].feature}_{place}"
-            if all(_is_outside(rule, features, place) for rule in of_it):
+            applicable = [rule for rule in rules if rule.finding == finding and _holds_for(rule, sex, age)]
+            name = applicable[0].feature if place == "general" else f"{applicable[0].feature}_{place}"
+            if all(_is_outside(rule, features, place) for rule in applicable):
                 described[place].append(f"{finding} ({_number(name, features[name])})")
     return described
 

@@ -63,13 +63,13 @@ def plot_ecg(
 ) -> Image.Image:
     """Draw an ECG as on a printout: three rows of four leads above a rhythm strip, on millimetre paper.
 
-    The four columns are consecutive in time. Each shows a quarter of the record (2.5 s of a 10 s record, 1.25 s of a 5 s
-    record, 0.5 s of a 2 s record); the rhythm strip shows the whole record. If a record is longer than 10 s, the first
-    10 s are drawn and the line below the paper says so.
+    The four columns are consecutive in time. Each shows a quarter of the record (2.5 s of a 10 s record, 1.25 s of a 5
+    s record, 0.5 s of a 2 s record); the rhythm strip shows the whole record. If a record is longer than 10 s, the
+    first 10 s are drawn and the line below the paper says so.
 
     The median of each lead is subtracted, so that a lead with a constant offset stays in its row. A deflection higher
-    than its row overlaps the neighbouring rows and is clipped to the edge of the paper. Gaps (NaN) are left blank. A lead
-    without valid samples in its column is labelled "no signal".
+    than its row overlaps the neighbouring rows and is clipped to the edge of the paper. Gaps (NaN) are left blank. A
+    lead without valid samples in its column is labelled "no signal".
 
     Args:
         ecg: float array `(leads, samples)` in millivolt. A missing lead is a row of NaN; a row of zeros is drawn as a
@@ -90,8 +90,8 @@ def plot_ecg(
         The RGB image. Saved with `dpi=(25.4 * pixels_per_mm,) * 2`, it prints at true scale.
 
     Raises:
-        ValueError: `ecg` is not a float array `(leads, samples)`, a lead is unknown or repeated, `heat` does not have the
-            shape of `ecg`, or `sampling_rate` or `pixels_per_mm` is out of range.
+        ValueError: `ecg` is not a float array `(leads, samples)`, a lead is unknown or repeated, `heat` does not have
+            the shape of `ecg`, or `sampling_rate` or `pixels_per_mm` is out of range.
     """
     ecg = np.asarray(ecg)
     _check(ecg, sampling_rate, pixels_per_mm)
@@ -153,7 +153,7 @@ def _draw_heat(paper: "_Paper", heats: np.ndarray, mm_per_sample: float, start: 
 def _draw_row(
     paper: "_Paper", names: Sequence[str], signals: np.ndarray, mm_per_sample: float, start: float, baseline: float
 ) -> None:
-    """Label and draw the leads of a row side by side; lead k of `signals` `(leads, samples)` shows its k-th equal part."""
+    """Label and draw the leads of a row side by side. Lead k of `signals` `(leads, samples)` shows its k-th equal part."""
     samples = np.arange(signals.shape[1])
     x = start + samples * mm_per_sample
     column_of_sample = samples * len(names) // len(samples)

@@ -46,8 +46,8 @@ class Recording:
     One ECG as acquired.
 
     Attributes:
-        ecg: array `(12, samples)`, float32 in mV, in the order of `LEADS`. Invalid samples are NaN; a missing lead is a
-            row of NaN.
+        ecg: array `(12, samples)`, float32 in mV, in the order of `LEADS`. Invalid samples are NaN; a missing lead is
+            a row of NaN.
         sampling_rate: sampling rate in Hz.
         missing_leads: leads that the source does not contain, or that are invalid or flat throughout.
         name: name of the recording in error messages, such as its path.
@@ -82,7 +82,8 @@ def path_within(folder: Path, name: str) -> Path:
     Return the path of a file that is listed in a table of the source, and check that it is inside the source folder.
 
     Raises:
-        RecordingError: the path is outside the folder ("path outside the source"), or `name` is empty ("missing file").
+        RecordingError: the path is outside the folder ("path outside the source"), or `name` is empty ("missing
+            file").
     """
     if not name:
         raise RecordingError("missing file", f"{folder}: the table lists no file for this recording")
@@ -100,8 +101,8 @@ def read_recording(path: str | PathLike) -> Recording:
         path: path of the record, with or without the suffix `.hea`, `.dat` or `.mat`.
 
     Raises:
-        RecordingError: the record cannot be used. The reason is "missing file", "unreadable header", or one of those of
-            `make_recording`.
+        RecordingError: the record cannot be used. The reason is "missing file", "unreadable header", or one of those
+            of `make_recording`.
     """
     try:
         ecg, sampling_rate, lead_names = load_ecg(path)
@@ -187,7 +188,8 @@ def segments(recording: Recording, seconds: float, sampling_rate: int | float = 
     if samples / recording.sampling_rate <= seconds - 1 / sampling_rate:
         raise RecordingError(
             "too short",
-            f"{recording.name}: {samples / recording.sampling_rate:g} s long, shorter than one segment of {seconds:g} s",
+            f"{recording.name}: {samples / recording.sampling_rate:g} s long, shorter than one segment of {seconds:g} "
+            "s",
         )
     ecg = fill_gaps(_without_overflow(recording.ecg), recording.sampling_rate)
     resampled = _without_overflow(resample(ecg, recording.sampling_rate, sampling_rate))

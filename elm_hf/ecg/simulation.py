@@ -50,9 +50,9 @@ _AXIS_DEG = dict(zip(AXES, [(0, 70), (-65, -42), (103, 123)]))
 _QTC_MS = (380, 430)
 _ST_MV = (0.3, 0.5)
 
-# QRS loops as (Q, R, S) vectors: a normal loop, a loop that ends upward as in left anterior fascicular block, and a loop
-# that ends to the right as in left posterior fascicular block. Each is rotated to the exact axis and scaled to the exact
-# voltage.
+# QRS loops as (Q, R, S) vectors: a normal loop, a loop that ends upward as in left anterior fascicular block, and a
+# loop that ends to the right as in left posterior fascicular block. Each is rotated to the exact axis and scaled to
+# the exact voltage.
 _QRS_LOOPS = {
     "normal heart axis": [(-0.12, -0.08, -0.28), (1.0, 0.85, 0.35), (-0.15, -0.15, 0.55)],
     "left axis deviation": [(-0.05, 0.30, -0.28), (1.0, -0.35, 0.30), (0.0, -0.45, 0.45)],
@@ -67,13 +67,13 @@ _QRS_SHAPES = np.exp(-0.5 * ((np.linspace(0, 1, 41) - _QRS_CENTRES[:, None]) / _
 _P_VECTORS = np.array([(0.09, 0.10, -0.07), (0.10, 0.09, 0.06)])
 _P_CENTRES_S = np.array([0.035, 0.067])
 _P_WIDTH_S = 0.016
-# The T wave: centres and widths as fractions of the time from the J point to the end of T. It rises more slowly than it
-# falls.
+# The T wave: centres and widths as fractions of the time from the J point to the end of T. It rises more slowly than
+# it falls.
 _T_VECTORS = np.array([(0.10, 0.085, -0.05), (0.23, 0.20, -0.12)])
 _T_CENTRES = np.array([0.56, 0.71])
 _T_WIDTHS = np.array([0.15, 0.13])
-# The ST segment: two Gaussians after the J point whose sum is constant from J + 10 ms to J + 110 ms, 1.36 at J + 60 ms.
-# The vector of a territory gives its leads (V2 to V4; II, III, aVF; I, aVL, V5, V6) a mean of 1.
+# The ST segment: two Gaussians after the J point whose sum is constant from J + 10 ms to J + 110 ms, 1.36 at J + 60
+# ms. The vector of a territory gives its leads (V2 to V4; II, III, aVF; I, aVL, V5, V6) a mean of 1.
 _ST_CENTRES_S = np.array([0.03, 0.10])
 _ST_WIDTH_S = 0.04
 _ST_PLATEAU = 1.36
@@ -156,7 +156,7 @@ class Findings:
 
 
 def draw_findings(rng: np.random.Generator) -> Findings:
-    """Draws the findings of an ECG of a new patient: all rhythms with equal probability, other findings in 20 to 40 %."""
+    """Draws the findings of a new patient: all rhythms with equal probability, other findings in 20 to 40 %."""
     return _measure(int(rng.integers(2**31)), _draw_classes(rng), rng)
 
 
@@ -228,8 +228,9 @@ def simulate_ecg(
 ) -> np.ndarray:
     """Simulates one 12-lead ECG with the given findings.
 
-    Gaussian P, Q, R, S and T waves of a heart vector (see McSharry et al. 2003 and Sameni et al. 2007) are projected to I, II, V1 ... V6 with Dower's matrix. Noise is added to these eight leads; III, aVR, aVL and aVF are
-    computed from I and II, so that the limb-lead identities also hold with noise.
+    Gaussian P, Q, R, S and T waves of a heart vector (see McSharry et al. 2003 and Sameni et al. 2007) are projected
+    to I, II, V1 ... V6 with Dower's matrix. Noise is added to these eight leads; III, aVR, aVL and aVF are computed
+    from I and II, so that the limb-lead identities also hold with noise.
 
     Args:
         findings: Findings of the ECG.
@@ -280,7 +281,7 @@ def _qrs_onsets(findings: Findings, rng: np.random.Generator, seconds: float) ->
 
 
 def _waves(findings: Findings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The waves of a beat: centres and widths in seconds after the QRS onset `(waves,)`, heart vectors `(waves, 3)`."""
+    """The waves of a beat: centres and widths in seconds after the QRS onset `(waves,)`, vectors `(waves, 3)`."""
     patient = np.random.default_rng(findings.patient)
     p_gain, t_gain = patient.uniform(1.25, 1.55), patient.uniform(0.8, 1.3)
     turn = patient.normal(0, 0.04, (5, 3))
@@ -347,7 +348,7 @@ def _fibrillation(rng: np.random.Generator, samples: int, sampling_rate: int) ->
 
 
 def _noise(kind: str, rng: np.random.Generator, samples: int, sampling_rate: int) -> np.ndarray:
-    """White or muscle noise (differenced white noise) and baseline wander in I, II, V1 ... V6: `(8, samples)` millivolt."""
+    """White noise or muscle noise (differenced), and baseline wander in I, II, V1 ... V6: `(8, samples)` millivolt."""
     white = rng.standard_normal((8, samples + 1), dtype=np.float32)
     if kind == "static noise":
         noise = rng.uniform(0.09, 0.12) * (0.8 * white[:, 1:] - 0.6 * white[:, :-1])

@@ -48,12 +48,12 @@ class ElmDatasetConfig(datasets.BuilderConfig):
 
 class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
     """
-    Builder of a dataset. A dataset script overrides `list_recordings` and `read_recording`, `list_conversations`, or all
-    three.
+    Builder of a dataset. A dataset script overrides `list_recordings` and `read_recording`, `list_conversations`, or
+    all three.
 
-    `datasets` builds the conversations, and `elm_hf.prepare.record_files` the records. Records are built in any order, by
-    several processes or machines, and again after an interruption. `list_recordings` must therefore always return the same
-    references in the same order.
+    `datasets` builds the conversations, and `elm_hf.prepare.record_files` the records. Records are built in any order,
+    by several processes or machines, and again after an interruption. `list_recordings` must therefore always return
+    the same references in the same order.
     """
 
     BUILDER_CONFIG_CLASS = ElmDatasetConfig
@@ -71,11 +71,12 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
 
     def list_recordings(self) -> Iterator[dict]:
         """
-        List references to the recordings without reading signals: `recording_id` and `patient_id` (as in the source) and
-        everything else that `read_recording` requires.
+        List references to the recordings without reading signals: `recording_id` and `patient_id` (as in the source)
+        and everything else that `read_recording` requires.
         """
         raise ValueError(
-            f"{self.name} refers to the ECGs of another dataset: build that dataset first and pass it as records (--records)"
+            f"{self.name} refers to the ECGs of another dataset: build that dataset first and pass it as records "
+            "(--records)"
         )
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
@@ -90,11 +91,11 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
 
     def list_conversations(self) -> Iterator[dict]:
         """
-        List the conversations with the columns `conversation_id`, `recording_ids` (in the order of the ECG placeholders),
-        `messages`, `question_type`, `question`, `answer` (list), `stratum` (for stratified folds) and, optionally,
-        `attribute_type`, `template_id`, `split` (one of `SPLITS`) and the columns of `CONVERSATION_FEATURES`. If ECGs are
-        from other datasets, `recording_sources` has the name of the dataset of each ECG. Call `leave_out` for each entry of
-        the source that cannot be used.
+        List the conversations with the columns `conversation_id`, `recording_ids` (in the order of the ECG
+        placeholders), `messages`, `question_type`, `question`, `answer` (list), `stratum` (for stratified folds) and,
+        optionally, `attribute_type`, `template_id`, `split` (one of `SPLITS`) and the columns of
+        `CONVERSATION_FEATURES`. If ECGs are from other datasets, `recording_sources` has the name of the dataset of
+        each ECG. Call `leave_out` for each entry of the source that cannot be used.
         """
         raise NotImplementedError
 
@@ -131,8 +132,8 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
 
     def references(self) -> Iterator[dict]:
         """
-        List all recordings, or the first `num_recordings`. A recording with a repeated id is marked as `repeated`, so that
-        it is skipped later.
+        List all recordings, or the first `num_recordings`. A recording with a repeated id is marked as `repeated`, so
+        that it is skipped later.
         """
         seen = set()
         for reference in islice(self.list_recordings(), self.config.num_recordings):
@@ -201,7 +202,7 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
 
 
 def dataset_names() -> list[str]:
-    """Return the names of the datasets that `prepare_dataset` can build, which are the scripts in `elm_hf.dataset_scripts`."""
+    """Return the names of the datasets that `prepare_dataset` can build: the scripts in `elm_hf.dataset_scripts`."""
     return sorted(module.name for module in pkgutil.iter_modules(elm_hf.dataset_scripts.__path__))
 
 

@@ -75,7 +75,7 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> Datas
 
 
 def credited(folder: Path, report: dict) -> list[type[ElmDatasetBuilder]]:
-    """Return the scripts of the datasets used in a build: first that of the conversations, then those of the records."""
+    """Return the scripts of the datasets in a build: first that of the conversations, then those of the records."""
     columns = [pq.read_table(path, columns=["source"])["source"] for path in (folder / "records").glob("*.parquet")]
     sources = {source for column in columns for source in column.unique().to_pylist()} - {report["dataset"]}
     return [find_builder(name) for name in (report["dataset"], *sorted(sources)) if name in dataset_names()]
@@ -121,8 +121,8 @@ def _configs(folder: Path) -> list[dict]:
 
 def _fingerprint(folder: Path) -> str:
     """
-    A digest of the files of a configuration. The cache of `datasets` for a local folder depends on the folder name and the
-    YAML header only. Without the digest, it would continue to load an earlier build of the same name.
+    A digest of the files of a configuration. The cache of `datasets` for a local folder depends on the folder name and
+    the YAML header only. Without the digest, it would continue to load an earlier build of the same name.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):

@@ -61,8 +61,8 @@ def prepare_dataset(
     merge: bool = False,
 ) -> dict:
     """
-    Build a dataset in the Hub layout: `records`, `fold1` ... `fold5`, `official` if the source has an official split, a
-    card, `build_report.json`, `skipped.csv` and `left_out.csv`. The result does not depend on `num_proc`.
+    Build a dataset in the Hub layout: `records`, `fold1` ... `fold5`, `official` if the source has an official split,
+    a card, `build_report.json`, `skipped.csv` and `left_out.csv`. The result does not depend on `num_proc`.
 
     The dataset is built in the working folder `OUTPUT.building`, which is renamed when the build is complete. After an
     interruption, the same call continues the build and gives the same dataset, byte for byte.
@@ -71,8 +71,8 @@ def prepare_dataset(
         name: name of a script in `elm_hf.dataset_scripts`.
         output: folder of the dataset to build.
         source: folder of the source as downloaded.
-        records: one or several elm-hf datasets (folders or Hub names) with the ECGs of the conversations. The ECGs in use
-            are copied; `seconds`, `sampling_rate` and `num_recordings` are ignored.
+        records: one or several elm-hf datasets (folders or Hub names) with the ECGs of the conversations. The ECGs in
+            use are copied; `seconds`, `sampling_rate` and `num_recordings` are ignored.
         seconds: length of a record in seconds.
         sampling_rate: sampling rate of the records in Hz.
         num_recordings: maximum number of recordings; for a simulated dataset, the number of recordings to simulate.
@@ -88,8 +88,8 @@ def prepare_dataset(
         The build report, as in `build_report.json`.
 
     Raises:
-        ValueError: the name is unknown, too many recordings are skipped, there is nothing to build, there are fewer patients
-            than folds, there is an unfinished build with other options, or shards are missing.
+        ValueError: the name is unknown, too many recordings are skipped, there is nothing to build, there are fewer
+            patients than folds, there is an unfinished build with other options, or shards are missing.
         FileNotFoundError: the source or a part of it is missing.
         FileExistsError: `output` exists and is not empty.
         BlockingIOError: another process is building the same dataset.
@@ -109,7 +109,7 @@ def prepare_dataset(
             if reads_ecgs and was_published(work, plan, output):
                 return json.loads((output / BUILD_REPORT_NAME).read_text(encoding="utf-8"))
             check_output(output, overwrite)
-            build_id = begin(work, plan, overwrite, alone=not merge)
+            build_id = begin(work, plan, overwrite, exclusive=not merge)
             if reads_ecgs:
                 files = RecordFiles(work, plan["recordings"], build_id)
                 if merge:
@@ -149,9 +149,9 @@ def prepare_shard(
     """
     Read the recordings of a shard of a dataset. `prepare_dataset(..., merge=True)` joins all shards.
 
-    The record files are written to `OUTPUT.building`. Several shards can be built there at the same time. If machines do not
-    share a file system, copy their folders into one. Shard k has the files k - 1, k - 1 + num_shards, ...; the recordings in
-    a file do not depend on `num_shards`.
+    The record files are written to `OUTPUT.building`. Several shards can be built there at the same time. If machines
+    do not share a file system, copy their folders into one. Shard k has the files k - 1, k - 1 + num_shards, ...; the
+    recordings in a file do not depend on `num_shards`.
 
     Args:
         name, output, source, seconds, sampling_rate, num_recordings, num_proc, seed, one_patient_per_file: see
@@ -163,7 +163,8 @@ def prepare_shard(
         `files`, the number of files of the shard, and `built`, the number of files that were built by this call.
 
     Raises:
-        ValueError: there is no such shard, there is nothing to build, or there is an unfinished build with other options.
+        ValueError: there is no such shard, there is nothing to build, or there is an unfinished build with other
+            options.
         FileNotFoundError: the source or a part of it is missing.
         FileExistsError: `output` exists and is not empty.
         BlockingIOError: another process is building the same shard.
@@ -179,7 +180,7 @@ def prepare_shard(
     with _builder(name, options) as builder:
         plan = _plan(builder, options)
         with work_folder(output, f"shard-{shard}-of-{num_shards}") as work:
-            build_id = begin(work, plan, alone=False)
+            build_id = begin(work, plan, exclusive=False)
             files = RecordFiles(work, plan["recordings"], build_id, num_shards)
             numbers = range(shard - 1, files.count, num_shards)
             return {"files": len(numbers), "built": build_records(builder, files, numbers, num_proc)}
@@ -252,8 +253,8 @@ def _copy_records(
     found = np.flatnonzero(pc.is_in(names, asked))
     if not len(found):
         raise ValueError(
-            f"none of the {len(asked)} ECGs of the conversations (such as {pc.min(asked)}) is among the {len(names)} records "
-            f"(such as {names[0]}); pass the records of the dataset that the conversations refer to"
+            f"none of the {len(asked)} ECGs of the conversations (such as {pc.min(asked)}) is among the {len(names)} "
+            f"records (such as {names[0]}); pass the records of the dataset that the conversations refer to"
         )
     files = RecordFiles(work, len(found), build_id)
     for number in datasets.utils.tqdm(range(files.count), desc="Copying records", unit=" files"):
@@ -269,7 +270,7 @@ def _finish(
     unusable: list[tuple[str, str]],
     settings: dict,
 ) -> dict:
-    """Write the splits, the report, the lists of skipped recordings and excluded entries, and the card."""
+    """Write the splits, the build report, the lists of skipped and excluded data, and the card. Returns the report."""
     build, joined = files.work / "build", files.work / "conversations.parquet"
     skipped, keys = files.skipped(), files.keys()
     _check_skipped(name, skipped, keys, settings["max_skipped"], files.work)
@@ -309,8 +310,8 @@ def _check_skipped(name: str, skipped: list, keys: pa.Table, max_skipped: float,
         shutil.rmtree(work / "build" / "records")
         remedy = "there is nothing to build"
     raise ValueError(
-        f"{name}: {num_skipped} of {num_used + num_skipped} recordings cannot be used, over the limit of {max_skipped:g}: "
-        f"{_counts(reasons)}; first error: {skipped[0][2]}; {remedy}"
+        f"{name}: {num_skipped} of {num_used + num_skipped} recordings cannot be used, over the limit of "
+        f"{max_skipped:g}: {_counts(reasons)}; first error: {skipped[0][2]}; {remedy}"
     )
 
 

@@ -17,14 +17,14 @@ TOLERANCE, MAX_PASSES = 0.05, 8
 @dataclass(frozen=True)
 class Fold:
     """
-    A fold.
+    The train set and the test set of a fold.
 
     Attributes:
         train, test: row numbers of the conversations in the train and in the test set, in increasing order, int64.
         num_left_out: number of conversations that are in neither set, because they compare patients of both sets.
         test_patients: patients of the test set, sorted.
-        largest_deviation: largest relative deviation of the share of a stratum in this test set from its share in all test
-            sets. Only strata with at least `MIN_PATIENTS` patients in their tested conversations are considered.
+        largest_deviation: largest relative deviation of the share of a stratum in this test set from its share in all
+            test sets. Only strata with at least `MIN_PATIENTS` patients in their tested conversations are considered.
         deviating_stratum: stratum with the largest deviation; None if no stratum has `MIN_PATIENTS` patients.
     """
 
@@ -42,17 +42,18 @@ def make_folds(
     """
     Assign patients to folds, so that every stratum has about the same share in each test set.
 
-    A conversation is in the test set of a fold if all its patients are in this fold, in the train set if none of them is,
-    and excluded from the fold otherwise. Comparisons of different patients are therefore rarer in every test set than in
-    the whole dataset, however the patients are assigned, and shares are compared with those in all test sets together. The
-    patients are assigned by `StratifiedGroupKFold`. Then single patients are moved as long as this makes the shares in the
-    test sets more similar. The result depends on the conversations and the seed.
+    A conversation is in the test set of a fold if all its patients are in this fold, in the train set if none of them
+    is, and excluded from the fold otherwise. Comparisons of different patients are therefore rarer in every test set
+    than in the whole dataset, however the patients are assigned, and shares are compared with those in all test sets
+    together. The patients are assigned by `StratifiedGroupKFold`. Then single patients are moved as long as this makes
+    the shares in the test sets more similar. The result depends on the conversations and the seed, but not on the
+    order of the conversations.
 
     Args:
-        patients: for each conversation, the keys of the patients of its ECGs. Keys must be sortable and unique over all
-            sources, for example `(source, patient_id)`.
-        strata: stratum of each conversation. Strata with fewer than `num_folds` patients are pooled, because they cannot be
-            in every fold.
+        patients: for each conversation, the keys of the patients of its ECGs. Keys must be sortable and unique over
+            all sources, for example `(source, patient_id)`.
+        strata: stratum of each conversation. Strata with fewer than `num_folds` patients are pooled, because they
+            cannot be in every fold.
         num_folds: number of folds, at least 2.
         seed: random seed for the assignment of patients.
 
@@ -132,9 +133,9 @@ class _Balance:
     """
     Moves patients between folds, one at a time, to balance the test sets.
 
-    The objective is a sum over all folds and all strata with at least `MIN_PATIENTS` patients. It sums the squared relative
-    difference between the number of tested conversations in the fold and the mean over the folds. The patients themselves
-    form an additional stratum, so that the folds have similar numbers of patients.
+    The objective is a sum over all folds and all strata with at least `MIN_PATIENTS` patients. It sums the squared
+    relative difference between the number of tested conversations in the fold and the mean over the folds. The
+    patients themselves form an additional stratum, so that the folds have similar numbers of patients.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class _Balance:
         self.weight = np.where(owners >= MIN_PATIENTS, 1 / np.maximum(self.mean, 1) ** 2, 0)
 
     def _move(self, patient: int) -> bool:
-        """Move a patient to the fold that minimizes the objective. Returns False if the patient is already in this fold."""
+        """Move a patient to the fold that minimizes the objective. Returns False if it is the current fold."""
         rows, old = self.rows_of[patient], self.fold_of[patient]
         stratum, inside, size = self.stratum[rows], self.inside[rows], self.size[rows, None]
         leave = np.bincount(stratum[inside[:, old] == size[:, 0]], minlength=self.num_strata)
@@ -212,7 +213,7 @@ def _sides(
 
 
 def _deviations(stratum: np.ndarray, conversation: np.ndarray, patient: np.ndarray, tests: list) -> np.ndarray:
-    """The deviation of each stratum in each fold (see `Fold`); -1 for strata with fewer than `MIN_PATIENTS` patients."""
+    """The deviation of each stratum in each fold (see `Fold`); -1 if it has fewer than `MIN_PATIENTS` patients."""
     num_strata = int(stratum.max()) + 1
     counts = np.stack([np.bincount(stratum[test], minlength=num_strata) for test in tests])
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -61,13 +61,13 @@ class EntryError(ValueError):
 
 def read_entries(path: Path, leave_out: Callable[[str, str], None]) -> Iterator[tuple[int, dict]]:
     """
-    Yield the entries of a JSON list, a JSON Lines file or a Parquet file, with their numbers starting at 0. The file is
-    not read into memory as a whole.
+    Yield the entries of a JSON list, a JSON Lines file or a Parquet file, with their numbers starting at 0. The file
+    is not read into memory as a whole.
 
     Args:
         path: path with the suffix `.json`, `.jsonl` or `.parquet`.
-        leave_out: function that is called with a reason and a message for each entry that is not an object, and if the file
-            cannot be read or is damaged. The entries end at the damaged position.
+        leave_out: function that is called with a reason and a message for each entry that is not an object, and if the
+            file cannot be read or is damaged. The entries end at the damaged position.
     """
     number = -1
     try:
@@ -141,7 +141,8 @@ def _parquet_rows(path: Path) -> Iterator[dict]:
 
 def read_turns(entry: dict) -> list[tuple[str, str]]:
     """
-    Return the turns of an entry as (role, text): an optional system message, then alternating user and assistant turns.
+    Return the turns of an entry as (role, text): an optional system message, then alternating user and assistant
+    turns.
 
     The field `conversations` (or `conversation`) is a list of objects with `from` and `value`. A value may be a list:
     `ecgqa-test` of ECGBench stores the characters of an answer, other files store several answers.
@@ -190,8 +191,8 @@ def check_order(roles: list[str]) -> None:
 
 def to_messages(turns: list[tuple[str, str]], num_ecgs: int) -> list[dict]:
     """
-    Convert turns to messages. Each placeholder `<image>` or `<ecg>` in a user turn becomes an ECG item. If there are no
-    placeholders, the ECG items are at the start of the first user turn.
+    Convert turns to messages. Each placeholder `<image>` or `<ecg>` in a user turn becomes an ECG item. If there are
+    no placeholders, the ECG items are at the start of the first user turn.
 
     Raises:
         EntryError: the number of placeholders differs from the number of ECGs, or a turn has no text.
@@ -241,8 +242,8 @@ def find_recording(path: str) -> tuple[str, str]:
     """
     Return the dataset and the recording id for the path of an image or a signal in a published file.
 
-    MIMIC-IV-ECG is recognized by its patient and study folders, PTB-XL by `_hr` or `_lr` after the number, CSN, CPSC and
-    Georgia by the letters of their record names, and CODE-15 by the name of a folder.
+    MIMIC-IV-ECG is recognized by its patient and study folders, PTB-XL by `_hr` or `_lr` after the number, CSN, CPSC
+    and Georgia by the letters of their record names, and CODE-15 by the name of a folder.
 
     Raises:
         EntryError: the path belongs to none of these datasets.
@@ -276,7 +277,7 @@ def _words(message: dict) -> str:
 
 
 class InstructBuilder(ElmDatasetBuilder):
-    """Base class for published instruction files about ECGs of other datasets. A script sets `FILES` and `ECG_FIELD`."""
+    """Base class for instruction files about ECGs of other datasets. A script sets `FILES` and `ECG_FIELD`."""
 
     CONVERSATION_FEATURES = {"source_id": Value("string")}
     # file names of the source, with the split of each

@@ -111,7 +111,7 @@ class _RecordRows:
         self._starts = np.searchsorted(recording, np.arange(len(names.dictionary) + 1))
 
     def find(self, names: pa.Array) -> list[dict[int, int]]:
-        """Return the segments of each recording and their rows; an empty dict if the recording is not in the records."""
+        """Return the segments of each recording and their rows; empty if the recording is not in the records."""
         numbers = pc.fill_null(pc.index_in(names, self._names), -1).to_numpy()
         starts, ends = self._starts[numbers], np.where(numbers < 0, 0, self._starts[numbers + 1])
         return [
@@ -223,7 +223,7 @@ def _patients(joined: Path, keys: pa.Table) -> list[list[tuple[str, str]]]:
 
 
 def write_splits(joined: Path, splits: dict[str, dict[str, np.ndarray]], folder: Path) -> None:
-    """Write every split that has rows. `datasets` cannot load an empty split, which can occur in very small datasets."""
+    """Write every split that has rows. Empty splits of very small datasets cannot be loaded by `datasets`."""
     kept = Features.from_arrow_schema(pq.read_schema(joined))
     schema = Features({name: kept[name] for name in kept if name != "split"}).arrow_schema
     with ExitStack() as stack:

@@ -41,17 +41,17 @@ def publish_dataset(
 
     Args:
         folder: folder of the build.
-        repo_id: repository to publish to, `user/NAME-RATE-SAMPLES`, such as `user/ecg-qa-ptbxl-250-2500` for records of 10 s
-            at 250 Hz.
+        repo_id: repository to publish to, `user/NAME-RATE-SAMPLES`, such as `user/ecg-qa-ptbxl-250-2500` for records
+            of 10 s at 250 Hz.
         private: make the repository private.
         revision: branch to publish to. It is created if it does not exist. Defaults to the main branch.
-        signals: True publishes everything. False publishes ids and folds only, without signals, texts and patient data. By
-            default, everything is published if the licences of all sources clearly permit redistribution.
+        signals: True publishes everything. False publishes ids and folds only, without signals, texts and patient
+            data. By default, everything is published if the licences of all sources clearly permit redistribution.
         dry_run: return the list of files without publishing them.
 
     Raises:
-        ValueError: `folder` is not a build, the name does not follow the scheme, a licence requires that `signals` is set,
-            or the repository is public, but `private` is True.
+        ValueError: `folder` is not a build, the name does not follow the scheme, a licence requires that `signals` is
+            set, or the repository is public, but `private` is True.
         ConnectionError: the Hub could not be reached or was busy in every attempt. No uploaded file is visible.
         HfHubHTTPError: the Hub rejected the request.
     """
@@ -84,8 +84,8 @@ def _check_scheme(repo_id: str, report: dict) -> None:
     if not repo_id.endswith(ending):
         stem = re.sub(r"(-\d+){2}$", "", repo_id)
         raise ValueError(
-            f"{repo_id}: the name of a dataset must end in sampling rate and samples of a record, here {ending[1:]}; use "
-            f"{stem}{ending}"
+            f"{repo_id}: the name of a dataset must end in sampling rate and samples of a record, here {ending[1:]}; "
+            f"use {stem}{ending}"
         )
 
 
@@ -101,7 +101,7 @@ def _check_licenses(folder: Path, report: dict) -> None:
 
 @contextmanager
 def _dataset_files(folder: Path, repo_id: str, signals: bool) -> Iterator[dict[str, Path | bytes]]:
-    """The files to publish, by their path in the repository. Files with ids only are temporary files of this context."""
+    """The files to publish, by their path in the repository. Files with ids only are temporary."""
     with tempfile.TemporaryDirectory() as ids_only:
         if signals:
             published = folder

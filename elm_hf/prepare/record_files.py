@@ -232,8 +232,8 @@ def _run(function: Callable, tasks: Iterator[tuple], num_proc: int) -> Iterator:
             yield from (future.result() for future in as_completed(running))
     except BrokenProcessPool as error:
         raise ChildProcessError(
-            "a process that reads recordings was terminated, possibly because of insufficient memory; finished files are "
-            "kept: repeat the command, with fewer processes (--num-proc) if memory was insufficient"
+            "a process that reads recordings was terminated, possibly because of insufficient memory; finished files "
+            "are kept: repeat the command, with fewer processes (--num-proc) if memory was insufficient"
         ) from error
 
 

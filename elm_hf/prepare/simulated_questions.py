@@ -1,8 +1,8 @@
 """Questions and true answers about simulated ECGs, with the question types and field names of ECG-QA (Oh et al. 2023).
 
-The answer to a question follows from the findings of the ECG. Questions are chosen such that their possible answers have
-similar frequencies, so that a model that ignores the signal gains little from the wording. This works less well if there
-are many questions about an ECG.
+The answer to a question follows from the findings of the ECG. Questions are chosen such that their possible answers
+have similar frequencies, so that a model that ignores the signal gains little from the wording. This works less well
+if there are many questions about an ECG.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _ATTRIBUTE_TYPE = (
 # Labels of verify questions. Sinus rhythms differ in the rate only, which is the subject of a query.
 _VERIFIED = {label: share for label, share in _SHARE.items() if not label.startswith("sinus")}
 
-# Wordings by template_id. Ids are never reused. The id of a comparison of two patients is the id of the same comparison
-# for one patient plus 30.
+# Wordings by template_id. Ids are never reused. The id of a comparison of two patients is the id of the same
+# comparison for one patient plus 30.
 _VERIFY = {
     "scp_code": (1, "Does this ECG show {}?"),
     "heart_axis": (2, "Is there {}?"),
@@ -210,7 +210,8 @@ def _compare_query(first: Findings, second: Findings, rng: np.random.Generator) 
         if subject in after
     }
     answers |= {name: labels for name, labels in _relations(first, second).items() if len(labels) <= _MAX_ITEMS}
-    # Most ECGs agree in most findings. This reduces the share of the answer "none" from three quarters to about a quarter.
+    # Most ECGs agree in most findings. This reduces the share of the answer "none" from three quarters to about a
+    # quarter.
     found = [subject for subject in _COMPARE_QUERY if answers.get(subject)]
     subject = _pick(
         found if found and rng.random() < 0.7 else [name for name in _COMPARE_QUERY if name in answers], rng

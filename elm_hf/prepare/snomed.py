@@ -97,9 +97,9 @@ def snomed_name(code: str) -> str:
     """
     Return the name of a SNOMED CT code. The name of an unknown code is its number.
 
-    The table contains the codes of the PhysioNet/CinC Challenge 2021 (Reyna et al. 2021) and of the CSN database. Names do
-    not depend on the source: 164931005 is ST elevation, although the table of CSN calls it "ST tilt up", and three codes
-    are premature ventricular beats.
+    The table contains the codes of the PhysioNet/CinC Challenge 2021 (Reyna et al. 2021) and of the CSN database.
+    Names do not depend on the source: 164931005 is ST elevation, although the table of CSN calls it "ST tilt up", and
+    three codes are premature ventricular beats.
     """
     return _table()[code]["name"] if code in _table() else f"SNOMED CT {code}"
 

@@ -54,7 +54,7 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{output}: not built by elm-hf (no {BUILD_REPORT_NAME}), so it is not overwritten")
 
 
-def begin(work: Path, plan: dict, overwrite: bool = False, alone: bool = True) -> str:
+def begin(work: Path, plan: dict, overwrite: bool = False, exclusive: bool = True) -> str:
     """
     Begin a build, or continue an unfinished build with the same plan.
 
@@ -62,7 +62,7 @@ def begin(work: Path, plan: dict, overwrite: bool = False, alone: bool = True) -
         work: working folder.
         plan: everything that the files of the build depend on, as JSON data.
         overwrite: replace an unfinished build with another plan.
-        alone: no other process uses the folder, so that the files of another plan can be removed.
+        exclusive: no other process uses the folder, so that the files of another plan can be removed.
 
     Returns:
         The build id, a digest of the plan that identifies its files.
@@ -78,7 +78,7 @@ def begin(work: Path, plan: dict, overwrite: bool = False, alone: bool = True) -
             "original command, delete the folder, or replace the build with overwrite (--overwrite)"
         )
     if found != plan:
-        if alone:
+        if exclusive:
             clear(work)
         write_whole(work / _PLAN_NAME, json.dumps(plan, indent=2))
     (work / "build").mkdir(exist_ok=True)
@@ -112,7 +112,7 @@ def publish(work: Path, output: Path) -> None:
 
 
 def was_published(work: Path, plan: dict, output: Path) -> bool:
-    """Return whether a build with this plan was killed in `publish` after moving the dataset; if so, finish the cleanup."""
+    """Return whether a build was killed in `publish` after moving the dataset; if so, finish the cleanup."""
     if _read_plan(work) != plan or (work / "build").exists() or not (output / BUILD_REPORT_NAME).is_file():
         return False
     shutil.rmtree(work)

@@ -11,7 +11,8 @@ from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 from elm_hf.utils.hub import PASSING
 
 
-# A function that takes messages and returns the text of the answer, the number of prompt tokens and of generated tokens.
+# A function that takes messages and returns the text of the answer, the number of prompt tokens and of generated
+# tokens.
 Chat = Callable[[list[dict]], tuple[str, int, int]]
 
 
@@ -42,11 +43,12 @@ def endpoint_chat(url: str, model: str | None, max_tokens: int, role: str) -> Ch
         url: URL of the endpoint, such as `http://localhost:8000/v1`.
         model: name of the model, if the endpoint serves several models.
         max_tokens: maximum number of generated tokens.
-        role: task of the model, such as `"judge"`. It is used in error messages and in the name of the environment variable
-            that contains the API key, such as `ELM_HF_JUDGE_API_KEY`.
+        role: task of the model, such as `"judge"`. It is used in error messages and in the name of the environment
+            variable that contains the API key, such as `ELM_HF_JUDGE_API_KEY`.
 
     Returns:
-        A function that raises [`PassingError`] on a transient error and ValueError if the endpoint rejects the request.
+        A function that raises [`PassingError`] on a transient error and ValueError if the endpoint rejects the
+        request.
     """
     key = f"ELM_HF_{role.upper()}_API_KEY"
     client = InferenceClient(base_url=url, api_key=os.environ.get(key, "none"), timeout=120)
@@ -62,8 +64,8 @@ def endpoint_chat(url: str, model: str | None, max_tokens: int, role: str) -> Ch
             status = error.response.status_code
             if status not in PASSING:
                 raise ValueError(
-                    f"the {role} at {url} rejects the request (HTTP {status}: {error.response.text[:200]}); check its URL, "
-                    f"its model (--{role}-model) and its API key ({key})"
+                    f"the {role} at {url} rejects the request (HTTP {status}: {error.response.text[:200]}); check its "
+                    f"URL, its model (--{role}-model) and its API key ({key})"
                 ) from error
             raise PassingError(f"HTTP {status}", _retry_after(error.response.headers)) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:

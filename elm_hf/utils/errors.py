@@ -20,7 +20,7 @@ def errors_in_one_line(program: str) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """Return the message of an error as one line. For errors of the operating system, the line starts with the file."""
+    """Return the message of an error as one line. An operating system error starts with the file name."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

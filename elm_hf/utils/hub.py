@@ -45,8 +45,8 @@ def check_name(name: str, needs_owner: bool = True, repo_type: str = "model") ->
         repo_type: `"model"` or `"dataset"`.
 
     Raises:
-        FileNotFoundError: the name is neither a folder nor a repository, or the repository is not in a local cache and the
-            Hub cannot be reached.
+        FileNotFoundError: the name is neither a folder nor a repository, or the repository is not in a local cache and
+            the Hub cannot be reached.
     """
     if Path(name).is_dir():
         return
@@ -71,7 +71,7 @@ def _is_cached(repo: str, repo_type: str) -> bool:
 
 @lru_cache
 def _ask_hub(repo: str, revision: str | None, repo_type: str) -> None:
-    """Raise an error if the repository does not exist or the Hub cannot be reached. Loading reports all other errors."""
+    """Raise an error if the repository does not exist or the Hub cannot be reached. Ignore all other errors."""
     try:
         HfApi().repo_info(repo, repo_type=repo_type, revision=revision, timeout=TIMEOUT_S)
     except GatedRepoError:
@@ -156,8 +156,8 @@ def publish_files(
                 asked = error.response.headers.get("Retry-After", "") if status is not None else ""
                 time.sleep(float(asked) if asked.isdecimal() else 2**attempt)
     raise ConnectionError(
-        f"{repo_id}: the Hub could not be reached or was busy in {ATTEMPTS} attempts ({reason}). No file of this version is "
-        "visible on the Hub. Repeat the command later; uploaded files are not sent again"
+        f"{repo_id}: the Hub could not be reached or was busy in {ATTEMPTS} attempts ({reason}). No file of this "
+        "version is visible on the Hub. Repeat the command later; uploaded files are not sent again"
     )
 
 
@@ -170,7 +170,7 @@ def _commit(
     private: bool,
     revision: str | None,
 ) -> str:
-    """One attempt. If only the response to a commit was lost, the next attempt finds unchanged files and adds no commit."""
+    """One attempt. If only the response was lost, the next attempt finds unchanged files and adds no commit."""
     api = HfApi()
     api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
