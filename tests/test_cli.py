@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 import elm_hf
 from elm_hf import cli
+from elm_hf.checkpoints.convert import CONVERTERS
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.ecg.plot import plot_ecg
 from elm_hf.ecg.simulation import draw_findings, simulate_ecg
@@ -204,6 +205,11 @@ print(json.dumps([commands, [name for name in {HEAVY} if name in sys.modules]]))
     assert all(f"Usage: elm-hf {command} [OPTIONS]" in done.stdout for command in commands)
 
 
+def test_help_lists_every_format_that_can_be_converted(run):
+    shown = run("convert", "--help").out
+    assert all(kind in shown for kind in CONVERTERS)
+
+
 def test_public_names_are_there_when_asked_for():
     for name in elm_hf.__all__:
         assert getattr(elm_hf, name) is not None
@@ -291,6 +297,23 @@ def test_an_output_folder_that_is_in_use_is_left_alone(command, message, tmp_pat
 
 
 # naming and reading datasets
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", ".", "--dataset", "misspelt"],
+        ["zero-shot", "misspelt", "--dataset", "."],
+        ["ask", "misspelt", "--dataset", "."],
+        ["index", "misspelt", "--output", "index"],
+    ],
+)
+def test_a_misspelt_name_is_refused_without_the_libraries_that_load_it(arguments):
+    code = f"import sys; from elm_hf.cli import main; sys.argv = ['elm-hf', *{arguments}]\n"
+    code += f"try: main()\nfinally: print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "[]\n")
+    assert done.stderr.startswith("elm-hf: misspelt: no such folder, and not the name of a repository on the Hub")
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "./folder", "../folder", "/no/such", "folder"])

@@ -23,7 +23,8 @@ from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain.data import load_pretraining_records
 from elm_hf.training import sft
 from elm_hf.training.alignment import AlignmentCollator, alignment_conversations, alignment_messages, drop_leads
-from elm_hf.training.costs import RunCosts, read_costs
+from elm_hf.training.cost_file import read_costs
+from elm_hf.training.costs import RunCosts
 
 
 ROOT = Path(__file__).resolve().parents[1]

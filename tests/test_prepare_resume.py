@@ -338,7 +338,7 @@ def test_merging_without_shards_is_refused(tmp_path):
         (["--shard", "4/3"], "there is no shard (--shard) 4/3; shards are numbered from 1/3 to 3/3"),
         (["--shard", "0/3"], "there is no shard (--shard) 0/3"),
         (["--shard", "three"], "--shard 'three' is not of the form 3/64"),
-        (["--shard", "1/3", "--merge"], "--shard reads recordings and does nothing else"),
+        (["--shard", "1/3", "--merge"], "--shard only reads recordings; omit --merge"),
     ],
 )
 def test_an_invalid_shard_is_refused_in_one_line(options, expected, tmp_path, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""A frozen encoder runs once: what it makes of each record is kept beside the records and read in training."""
+"""Running a frozen encoder once: its features of each record are kept next to the records and read in training."""
 
 import hashlib
 import json
@@ -20,10 +20,11 @@ from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.training.encoder_features import EncoderFeatures
 from elm_hf.utils.source_code import source_digest
+from elm_hf.utils.weights import fingerprint_of_weights
 
 
 BATCH_SIZE = 32
-OF_TEXT = ("tokenizer", "system_prompt")  # parts of a processor that have nothing to do with ECGs
+OF_TEXT = ("tokenizer", "system_prompt")  # parts of a processor that do not concern ECGs
 
 
 def cache_encoders_of(
@@ -55,7 +56,7 @@ def cache_encoder(path: str, model: ElmForCausalLM, processor: ElmProcessor, sho
         ValueError: the model has no encoder.
     """
     if model.model.encoder is None:
-        raise ValueError("--cache_encoder keeps what an encoder makes of the ECGs; this model has none.")
+        raise ValueError("--cache_encoder keeps the features of an encoder, and this model has none.")
     records = load_records(path)
     file = _folder(path) / f"{_key(model, processor, records)}.npy"
     if file.is_file():
@@ -83,7 +84,7 @@ def _encode(ecgs: list[np.ndarray], rate: float, model: ElmForCausalLM, processo
     prepared, _ = processor.prepare_ecgs(ecgs, [rate] * len(ecgs), [list(LEADS)] * len(ecgs))
     inputs = {name: torch.from_numpy(values).to(model.device) for name, values in prepared.items()}
     encoded = model.get_ecg_features(**inputs, return_dict=True).last_hidden_state
-    # The projector begins with this; to pool what has been pooled changes nothing.
+    # The projector pools first as well; pooling twice changes nothing.
     pooled = F.adaptive_avg_pool1d(encoded.transpose(1, 2), model.config.num_ecg_tokens).transpose(1, 2)
     return (pooled.view(torch.int16) if pooled.dtype == torch.bfloat16 else pooled).cpu().contiguous().numpy()
 
@@ -96,7 +97,7 @@ def _folder(path: str) -> Path:
 
 
 def _key(model: ElmForCausalLM, processor: ElmProcessor, records: Dataset) -> str:
-    """What the features depend on, as 16 hexadecimal digits."""
+    """16 hexadecimal digits of all that the features depend on."""
     settings = {
         "encoder": model.config.encoder_config.to_diff_dict(),
         "prepared": {key: value for key, value in processor.to_dict().items() if key not in OF_TEXT},
@@ -104,9 +105,6 @@ def _key(model: ElmForCausalLM, processor: ElmProcessor, records: Dataset) -> st
         "num_ecg_tokens": model.config.num_ecg_tokens,
         "records": records._fingerprint,
         "code": source_digest(__name__),
+        "weights": fingerprint_of_weights(model.model.encoder.state_dict(), sampled=False),
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, weight in sorted(model.model.encoder.state_dict().items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if weight.ndim else b"")
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]

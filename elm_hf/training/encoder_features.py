@@ -1,4 +1,4 @@
-"""What an encoder made of the records of datasets, read from files that worker processes share."""
+"""An encoder's features of the records of datasets, read from files that worker processes share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 class EncoderFeatures:
     """
-    What an encoder made of the records of one or several datasets, memory-mapped, so that worker processes share it.
+    An encoder's features of the records of one or several datasets, memory-mapped, so that worker processes share them.
 
     Args:
         paths: files that [`cache_encoder`] wrote, in the order in which [`load_elm_dataset`] was given their datasets.
