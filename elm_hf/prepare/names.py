@@ -16,4 +16,4 @@ def check_dataset_name(name: str) -> None:
         ValueError: there is no script of this name.
     """
     if name not in dataset_names():
-        raise ValueError(f"unknown dataset {name!r}; there are {', '.join(dataset_names())}")
+        raise ValueError(f"unknown dataset {name!r}; available: {', '.join(dataset_names())}")
