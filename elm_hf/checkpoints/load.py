@@ -16,6 +16,7 @@ from transformers import (
 from transformers.utils import PROCESSOR_NAME, find_adapter_config_file
 
 from elm_hf.utils.hub import check_name
+from elm_hf.utils.registration import register_modeling_classes
 
 
 def load_checkpoint(
@@ -26,8 +27,8 @@ def load_checkpoint(
 
     Args:
         path_or_repo: folder or repository.
-        trust_remote_code: run the code inside the checkpoint instead of elm-hf's own. Where elm-hf's classes have been
-            imported before, transformers prefers them.
+        trust_remote_code: run the code inside the checkpoint instead of elm-hf's own. If elm-hf's classes have been
+            imported before in this process, transformers prefers them.
         dtype: precision of the weights; `"auto"` is the checkpoint's.
         device: where to put the model; a GPU if there is one.
 
@@ -39,9 +40,7 @@ def load_checkpoint(
     name = str(path_or_repo)
     check_name(name)
     if not trust_remote_code:
-        import elm_hf.modeling.modeling_elm  # they register themselves with the Auto classes
-        import elm_hf.modeling.processing_elm  # noqa: F401
-
+        register_modeling_classes()
     options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     is_adapter = find_adapter_config_file(name) is not None
     if not is_adapter:
