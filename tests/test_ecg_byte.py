@@ -1,4 +1,4 @@
-"""ECG-Byte: ECGs as letters and tokens, checked against the method written out in plain Python and published counts."""
+"""ECG-Byte: ECGs as letters and tokens, compared with a plain Python implementation and with published counts."""
 
 import json
 import math
@@ -32,7 +32,7 @@ NUM_MERGES = 150
 
 
 def letters_of(ecg: np.ndarray, low: float, high: float) -> str:
-    """Sample by sample."""
+    """The letters of an ECG, computed sample by sample."""
     text = ""
     for value in np.asarray(ecg, dtype=np.float64).ravel():
         scaled = min(max((value - low) / (high - low + 1e-6), 0.0), 1.0)
@@ -53,7 +53,7 @@ def join_pair(tokens: list[str], left: str, right: str) -> list[str]:
 
 
 def train_bpe(text: str, num_merges: int) -> list[tuple[str, str]]:
-    """The most frequent pair of the whole text is joined, again and again."""
+    """Merge the most frequent pair of the text `num_merges` times."""
     tokens, merges = list(text), []
     for _ in range(num_merges):
         counts = Counter(zip(tokens, tokens[1:]))
@@ -71,7 +71,7 @@ def in_merge_order(text: str, merges: list[tuple[str, str]]) -> list[str]:
 
 
 def by_longest_match(text: str, vocabulary: set[str]) -> list[str]:
-    """Walks a trie from each position and takes the last token on the way."""
+    """Take the longest token at each position, found with a trie."""
     trie: dict = {}
     for token in vocabulary:
         node = trie
@@ -93,7 +93,7 @@ def by_longest_match(text: str, vocabulary: set[str]) -> list[str]:
 
 
 def write_pickle(path: Path, merges: list[tuple[str, str]]) -> dict[str, int]:
-    """A file in the published form; returns the ids."""
+    """Write a file in the published format; returns the ids."""
     strings = [chr(byte) if byte < 128 else f"<{byte}>" for byte in range(256)] + [a + b for a, b in merges]
     published = [(list((a + b).encode()), 256 + number) for number, (a, b) in enumerate(merges)]
     path.write_bytes(pickle.dumps((dict(enumerate(strings)), published)))
@@ -101,7 +101,7 @@ def write_pickle(path: Path, merges: list[tuple[str, str]]) -> dict[str, int]:
 
 
 def levels(text: str) -> np.ndarray:
-    """The ECG of a text, one lead per word, on a range of 0 to 26 mV."""
+    """The ECG of a text, one lead per word, for a range of 0 to 26 mV."""
     return np.array([[LETTERS.index(letter) + 0.5 for letter in lead] for lead in text.split()])
 
 
@@ -112,14 +112,14 @@ def letter_tokenizer(*merges: tuple[str, str], **options) -> EcgByteTokenizer:
 
 @pytest.fixture(scope="module")
 def smooth_ecgs() -> np.ndarray:
-    """Four 12-lead ECGs of 150 samples in mV, whose neighbouring samples are alike, as in ECGs."""
+    """Four 12-lead ECGs of 150 samples in mV with correlated neighbouring samples."""
     steps = np.random.default_rng(1).normal(0, 0.05, (4, 12, 150))
     return np.cumsum(steps, axis=-1).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def published(smooth_ecgs, tmp_path_factory) -> tuple[Path, list[tuple[str, str]], dict[str, int]]:
-    """A file in the published form, the merges that made it, and its ids."""
+    """A file in the published format, its merges and its ids."""
     text = "".join(letters_of(ecg, ecg.min(), ecg.max()) for ecg in smooth_ecgs)
     merges = train_bpe(text, NUM_MERGES)
     path = tmp_path_factory.mktemp("published") / "tokenizer.pkl"
@@ -128,7 +128,7 @@ def published(smooth_ecgs, tmp_path_factory) -> tuple[Path, list[tuple[str, str]
 
 @pytest.fixture(scope="module")
 def records_without_v6(tmp_path_factory) -> tuple[Path, np.ndarray]:
-    """A dataset of three ECGs around 1 mV whose V6 is missing and stored as zeros, and its other eleven leads in mV."""
+    """A dataset of three ECGs around 1 mV with missing V6 (stored as zeros), and the other leads in mV."""
     ecgs = np.random.default_rng(0).integers(900, 1100, (3, 12, 120)).astype(np.int16)
     ecgs[:, 11] = 0
     features = datasets.Features(
@@ -141,14 +141,15 @@ def records_without_v6(tmp_path_factory) -> tuple[Path, np.ndarray]:
     (folder / "records").mkdir(parents=True)
     datasets.Dataset.from_dict(rows, features).to_parquet(folder / "records" / "train.parquet")
     (folder / "README.md").write_text(
-        "---\nconfigs:\n- config_name: records\n  data_files:\n  - split: train\n    path: records/train.parquet\n---\n"
+        "---\nconfigs:\n- config_name: records\n  data_files:\n  - split: train\n    path: "
+        "records/train.parquet\n---\n"
     )
     return folder, ecgs[:, :11].astype(np.float32) / 1000
 
 
 @pytest.fixture(scope="module")
 def trained(simulated_dataset, tmp_path_factory) -> tuple[Path, dict]:
-    """A tokenizer trained on 30 of 200 records, on one thread, and what its training reported."""
+    """A tokenizer trained on 30 of 200 records on one thread, and its training report."""
     folder = tmp_path_factory.mktemp("trained") / "ecg_byte"
     before, os.environ["TOKENIZERS_PARALLELISM"] = os.environ.get("TOKENIZERS_PARALLELISM"), "false"
     report = train_ecg_byte_tokenizer(simulated_dataset, 300, folder, num_records=30)
@@ -173,7 +174,7 @@ def test_letters_of_each_ecgs_own_range():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_letters_are_those_of_the_formula_sample_by_sample(smooth_ecgs, dtype):
+def test_letters_equal_the_formula(smooth_ecgs, dtype):
     ecg = smooth_ecgs[0].astype(dtype)
     tokenizer = letter_tokenizer(value_range=(-0.3, 0.4))
     assert tokenizer.ecg_to_symbols(ecg).replace(" ", "") == letters_of(ecg, -0.3, 0.4)
@@ -183,13 +184,13 @@ def test_a_flat_ecg_has_the_lowest_letter_of_its_own_range():
     assert letter_tokenizer(value_range=None).ecg_to_symbols(np.ones((2, 3))) == "aaa aaa"
 
 
-def test_a_flat_ecg_comes_back():
+def test_a_flat_ecg_is_decoded():
     tokenizer = letter_tokenizer(value_range=None)
     decoded = tokenizer.decode_ecg(tokenizer.encode_ecg(np.full((2, 3), 0.7)), 2, (0.7, 0.7))
     np.testing.assert_allclose(decoded, np.full((2, 3), 0.7), atol=1e-6)
 
 
-def test_samples_outside_the_range_are_counted_and_said_once(caplog):
+def test_samples_outside_the_range_are_counted_and_reported_once(caplog):
     tokenizer = letter_tokenizer(value_range=(-1, 1))
     ecg = np.array([[-2, 0, 1.5, 0.5]])
     tokenizer.encode_ecg([ecg, ecg])
@@ -200,7 +201,7 @@ def test_samples_outside_the_range_are_counted_and_said_once(caplog):
 # Encoding
 
 
-def test_tokens_do_not_reach_into_the_next_lead():
+def test_tokens_do_not_extend_into_the_next_lead():
     tokenizer = letter_tokenizer(("a", "a"), ("aa", "aa"))
     tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode_ecg(levels("aaa aaa")))
     assert tokens == ["aa", "a", "aa", "a"]
@@ -211,7 +212,7 @@ def test_a_single_string_has_tokens_across_leads():
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode_ecg(levels("aaa aaa"))) == ["aaaa", "aa"]
 
 
-def test_longest_match_and_merge_order_differ_as_defined():
+def test_longest_match_and_merge_order_give_different_tokens():
     merges = [("b", "c"), ("a", "b")]
     greedy, ordered = (letter_tokenizer(*merges, encoding=name) for name in ("longest_match", "merge_order"))
     assert greedy.convert_ids_to_tokens(greedy.encode_ecg(levels("abc"))) == ["ab", "c"]
@@ -225,16 +226,16 @@ def test_a_batch_has_the_ids_of_its_ecgs(trained, smooth_ecgs):
     assert tokenizer.encode_ecg(list(smooth_ecgs)) == alone
 
 
-def test_truncated_text_leaves_ecgs_whole(smooth_ecgs):
+def test_truncation_does_not_cut_ecgs(smooth_ecgs):
     tokenizer = letter_tokenizer()
     assert len(tokenizer("abcd", truncation=True, max_length=2)["input_ids"]) == 2
     assert len(tokenizer.encode_ecg(smooth_ecgs[0])) == 12 * 150
 
 
-# Back to a waveform
+# Decoding
 
 
-def test_a_waveform_comes_back_within_half_a_level(trained, smooth_ecgs):
+def test_a_waveform_is_decoded_to_half_a_level(trained, smooth_ecgs):
     tokenizer = EcgByteTokenizer.from_pretrained(trained[0])
     low, high = tokenizer.value_range
     ecg = np.clip(smooth_ecgs[0], low, high)
@@ -243,13 +244,13 @@ def test_a_waveform_comes_back_within_half_a_level(trained, smooth_ecgs):
     assert np.abs(decoded - ecg).max() <= (high - low) / 52 + 1e-5
 
 
-def test_every_sample_is_the_middle_of_its_level():
+def test_every_decoded_sample_is_the_middle_of_its_level():
     tokenizer = letter_tokenizer(("a", "z"), value_range=None)
     ids = tokenizer.convert_tokens_to_ids(["az", "b", "c"])
     np.testing.assert_allclose(tokenizer.decode_ecg(ids, 2, (-13, 13)), [[-12.5, 12.5], [-11.5, -10.5]], atol=1e-5)
 
 
-def test_an_own_range_has_to_be_given_to_decode():
+def test_decoding_with_a_range_per_ecg_requires_the_range():
     with pytest.raises(ValueError, match="give its minimum and maximum"):
         letter_tokenizer(value_range=None).decode_ecg([0, 1], num_leads=1)
 
@@ -260,7 +261,7 @@ def test_ids_without_samples_are_refused(ids):
         letter_tokenizer().decode_ecg(ids, num_leads=1)
 
 
-def test_samples_that_are_no_whole_leads_are_refused():
+def test_an_incomplete_lead_is_refused():
     with pytest.raises(ValueError, match="5 samples, which are not 2 leads"):
         letter_tokenizer().decode_ecg([0] * 5, num_leads=2)
 
@@ -272,7 +273,7 @@ def test_spans_give_lead_and_samples_of_each_token():
     assert tokenizer.token_spans(ids, num_leads=2).tolist() == [
         [0, 0, 0, 2],
         [1, 0, 2, 3],
-        [2, 0, 3, 4],  # reaches into both leads
+        [2, 0, 3, 4],  # covers samples of both leads
         [2, 1, 0, 1],
         [3, 1, 1, 2],
         [4, 1, 2, 3],
@@ -280,7 +281,7 @@ def test_spans_give_lead_and_samples_of_each_token():
     ]
 
 
-# Saved and loaded
+# Saving and loading
 
 
 def test_the_plain_tokenizers_library_gives_the_same_ids(trained, smooth_ecgs, tmp_path):
@@ -327,7 +328,7 @@ def test_it_loads_in_a_fresh_process_without_elm_hf(trained, smooth_ecgs, tmp_pa
 # Training
 
 
-def test_no_token_of_a_trained_vocabulary_is_missing_or_odd(trained):
+def test_a_trained_vocabulary_has_consecutive_ids_and_letters_only(trained):
     tokenizer = EcgByteTokenizer.from_pretrained(trained[0])
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     assert tokens[:26] == list(LETTERS) and len(tokens) == 26 + 300
@@ -372,7 +373,7 @@ def test_the_range_is_that_of_the_present_leads(records_without_v6, tmp_path):
     folder, ecgs = records_without_v6
     report = train_ecg_byte_tokenizer(folder, 5, tmp_path / "tokenizer")
     present = np.sort(ecgs.ravel())
-    place = 0.01 * (len(present) - 1)  # of the first percentile, between two values
+    place = 0.01 * (len(present) - 1)  # position of the first percentile, between two values
     first = np.interp(place, np.arange(len(present)), present)
     last = np.interp(len(present) - 1 - place, np.arange(len(present)), present)
     assert report["value_range"] == pytest.approx((first - 0.5, last + 0.5), abs=1e-3)
@@ -404,13 +405,13 @@ def test_compression_and_error_are_those_of_the_method(records_without_v6, tmp_p
 
 
 def test_clipped_samples_are_reported(trained):
-    """The range leaves out at most a hundredth at each end."""
+    """At most 1 % of the samples are outside the range at each end."""
     folder, report = trained
     assert 0 < report["clipped"] < 0.02
     assert f"| samples clipped | {100 * report['clipped']:.3f} % |" in (folder / "README.md").read_text()
 
 
-def test_more_merges_than_the_records_hold_leave_nothing_behind(simulated_dataset, tmp_path):
+def test_too_many_merges_are_refused_and_write_nothing(simulated_dataset, tmp_path):
     with pytest.raises(ValueError, match=r"1 records hold \d+ merges, 1000000 are asked for"):
         train_ecg_byte_tokenizer(simulated_dataset, 1_000_000, tmp_path / "out", num_records=1)
     assert list(tmp_path.iterdir()) == []
@@ -444,7 +445,7 @@ def test_an_imported_tokenizer_has_the_published_ids(published, smooth_ecgs, enc
         assert tokenizer.encode_ecg(ecg) == [ids[token] for token in tokens]
 
 
-# specs of the published tokenizer_1000_25: tokens of 12 x 2500 samples, by longest match and in merge order
+# Token counts of the published tokenizer_1000_25 for 12 x 2500 samples, by longest match and in merge order
 PUBLISHED_COUNTS = {6000: (2792, 2859), 6001: (2919, 3001), 6002: (1543, 1602)}
 PUBLISHED_COUNTS |= {6003: (3759, 3819), 6004: (2350, 2362), 6005: (3841, 3951)}
 
@@ -475,7 +476,7 @@ def test_a_pickle_that_imports_is_refused_and_nothing_runs(tmp_path):
     with pytest.raises(ValueError, match=r"refused, nothing was executed: it wants to import (posix|nt)\.system"):
         convert_checkpoint("ecg_byte", path, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [path]
-    pickle.loads(path.read_bytes())  # it would have run
+    pickle.loads(path.read_bytes())  # shows that the command would run
     assert trace.exists()
 
 
@@ -513,7 +514,7 @@ def test_a_damaged_pickle_is_refused(published, tmp_path):
         read_ecg_byte_pickle(damaged)
 
 
-# Bad input
+# Invalid input
 
 
 def test_the_tokenizer_of_a_text_model_is_refused(tmp_path):
@@ -531,7 +532,7 @@ def test_a_vocabulary_without_a_letter_is_refused():
     ("options", "message"),
     [({"encoding": "greedy"}, '"greedy"; expected longest_match or merge_order'), ({"value_range": (1, 1)}, "1 to 1")],
 )
-def test_options_that_are_none_are_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         letter_tokenizer(**options)
 
@@ -546,6 +547,6 @@ def test_options_that_are_none_are_refused(options, message):
         (np.zeros((12, 5), dtype=np.int16), "ECG 2 of 2: .* got int16. Divide integer microvolt by 1000"),
     ],
 )
-def test_unfit_ecgs_are_refused(ecg, message):
+def test_invalid_ecgs_are_refused(ecg, message):
     with pytest.raises(ValueError, match=message):
         letter_tokenizer().encode_ecg([np.ones((12, 5)), ecg])

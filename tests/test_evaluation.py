@@ -467,7 +467,7 @@ def test_a_model_that_computes_nan_does_not_answer(reader, steps, tmp_path):
 
 
 def test_what_cannot_be_evaluated_is_named(reader, steps, tmp_path):
-    with pytest.raises(ValueError, match="no 'fold3'; there are fold1, fold2"):
+    with pytest.raises(ValueError, match="no 'fold3'; available: fold1, fold2"):
         evaluate(reader, steps, fold=3)
     with pytest.raises(ValueError, match="fold 2, test, of .*steps cannot be evaluated: .* no data"):
         evaluate(reader, steps, fold=2)

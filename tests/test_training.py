@@ -214,7 +214,7 @@ def test_questions_of_one_ecg_are_packed(tiny_elm, simulated_dataset, tmp_path):
         (["--trainable", "decoder"], "--trainable takes some of encoder, projector, llm, ecg_tokens; got decoder"),
         (["--use_peft", "--trainable", "projector"], 'without "llm"'),
         (["--use_peft", "--lora_target_modules", "query"], "no linear layer named query; it has down_proj"),
-        (["--fold", "9"], "no 'fold9'; there are fold1"),
+        (["--fold", "9"], "no 'fold9'; available: fold1"),
         (["--pack_by_ecg", "0"], "--pack_by_ecg is 0; expected 1"),
         (["--pack_by_ecg", "4", "--padding_free"], "choose --pack_by_ecg for many questions"),
         (["--packing"], "use --padding_free or --pack_by_ecg"),

@@ -147,7 +147,9 @@ def test_what_a_killed_run_has_is_not_asked_again(ptb_xl, endpoint, tmp_path):
 def test_an_endpoint_that_refuses_ends_it_and_loses_nothing(ptb_xl, endpoint, tmp_path):
     output = tmp_path / "translations.csv"
     endpoint.scripts = {GERMAN: [401]}
-    with pytest.raises(ValueError, match=r"the translator at .* refuses \(HTTP 401.*ELM_HF_TRANSLATOR_API_KEY"):
+    with pytest.raises(
+        ValueError, match=r"the translator at .* rejects the request \(HTTP 401.*ELM_HF_TRANSLATOR_API_KEY"
+    ):
         translate(ptb_xl, output, endpoint, num_workers=1)
     assert translate(ptb_xl, output, endpoint)["failures"] == {}
     assert len(read_translations(output)) == 2

@@ -65,6 +65,13 @@ def create(
     seed: Annotated[int, typer.Option(min=0, help="Random seed for new weights.")] = 0,
 ):
     """Compose a new ECG-language model from an LLM, a projector and, optionally, an ECG encoder."""
+    from elm_hf.utils.files import check_free
+    from elm_hf.utils.hub import check_name
+
+    check_free(output)
+    for name in (llm, tokenizer, ecg_tokenizer):
+        if name is not None:
+            check_name(name, needs_owner=False)
     from elm_hf.checkpoints.create import create_elm
 
     model = create_elm(

@@ -2,21 +2,17 @@
 
 import sys
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Annotated
 
 import typer
 
-import elm_hf.dataset_scripts
 from elm_hf.cli.app import Quiet, app
-
-
-DATASETS = ", ".join(sorted(module.name for module in iter_modules(elm_hf.dataset_scripts.__path__)))
+from elm_hf.prepare.names import check_dataset_name, dataset_names
 
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help=f"Dataset: {DATASETS}.")],
+    name: Annotated[str, typer.Argument(help=f"Dataset: {', '.join(dataset_names())}.")],
     output: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
     source: Annotated[Path | None, typer.Option(help="Folder of the source, as downloaded.")] = None,
     records: Annotated[
@@ -56,6 +52,7 @@ def prepare(
 
     The same command resumes a build that was interrupted.
     """
+    check_dataset_name(name)
     import datasets
 
     from elm_hf.prepare.dataset import build_summary, prepare_dataset, prepare_shard

@@ -1,13 +1,13 @@
-"""The report of an evaluation, for all who read it: its file, and the metrics that it is summed up by."""
+"""Reading the report of an evaluation, and the metrics that summarize it."""
 
 import json
 from os import PathLike
 from pathlib import Path
 
 
-# They stand here and not in the room of evaluation, since the cards of checkpoints and recipes read reports as well.
+# Defined here and not in `elm_hf.evaluation`, because the cards of checkpoints and the recipes also read reports.
 REPORT_NAME = "report.json"
-# The metric of each kind of answers that stands in tables and cards (docs/evaluation.md).
+# The metric of each kind of answers in tables and cards (docs/evaluation.md).
 METRIC_OF_KIND = {"short": "exact_match", "text": "rouge_l"}
 METRIC_NAMES = {
     "exact_match": "exact match",
@@ -26,13 +26,13 @@ METRIC_NAMES = {
 
 def read_report(path: str | PathLike) -> dict:
     """
-    The report of `elm-hf evaluate` (docs/evaluation.md has its schema).
+    Read a report of `elm-hf evaluate`. Its schema is in docs/evaluation.md.
 
     Args:
-        path: `report.json`, or the folder that holds it.
+        path: `report.json`, or the folder that contains it.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         ValueError: the file is not a report.
     """
     path = Path(path) / REPORT_NAME if Path(path).is_dir() else Path(path)

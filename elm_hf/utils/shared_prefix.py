@@ -1,21 +1,21 @@
-"""The longest prefix that token sequences share and that cuts no ECG in two."""
+"""The longest common prefix of token sequences that does not cut an ECG."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 
-# Number of ECGs whose tokens stand in an array of token ids; with a fraction where an ECG is there in part.
+# A function that returns the number of ECGs in an array of token ids. It is not an integer if an ECG is incomplete.
 CountEcgs = Callable[[np.ndarray], float]
 
 
 def shared_prefix_length(sequences: Sequence[np.ndarray], longest: int, count_ecgs: CountEcgs) -> int:
     """
-    Number of tokens that all sequences begin with and that hold whole ECGs only.
+    Return the length of the longest common prefix of all sequences that contains complete ECGs only.
 
     Args:
         sequences: token ids, each `(length,)`.
-        longest: largest number of tokens that the prefix may have; none where it is below 0.
+        longest: maximum length of the prefix; a negative value counts as 0.
         count_ecgs: see [`CountEcgs`].
     """
     longest = max(0, min([longest, *map(len, sequences)]))
@@ -25,7 +25,7 @@ def shared_prefix_length(sequences: Sequence[np.ndarray], longest: int, count_ec
 
 
 def whole_ecgs(ids: np.ndarray, length: int, count_ecgs: CountEcgs) -> int:
-    """`length`, or less where a prefix of that length of the token ids `(n,)` would cut an ECG in two."""
+    """Reduce `length` until the prefix of this length of the token ids `(n,)` does not cut an ECG."""
     while count_ecgs(ids[:length]) % 1:
         length -= 1
     return int(length)

@@ -1,4 +1,4 @@
-"""A fingerprint of a model's weights, which tells them from others in the same place."""
+"""A fingerprint of the weights of a model, which detects that a checkpoint has changed."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ SAMPLES_PER_WEIGHT = 1024
 
 def fingerprint_of_weights(weights: Mapping[str, torch.Tensor], *, sampled: bool) -> str:
     """
-    16 hexadecimal digits that differ where weights differ.
+    Return a fingerprint of weights (16 hexadecimal digits).
 
     Args:
-        weights: of `model.state_dict()`.
-        sampled: read about 1,024 evenly spaced values of each weight instead of all. Training moves every weight, so that
-            this tells two checkpoints apart, in a moment even for an LLM. What is kept for exactly these weights, such as
-            the features of an encoder, needs all of them.
+        weights: the weights, as returned by `model.state_dict()`.
+        sampled: read about 1,024 evenly spaced values of each weight instead of all values. This is fast even for an
+            LLM, and it is sufficient to distinguish checkpoints, because training changes all weights. A cache that
+            depends on the exact weights, such as encoder features, requires all values.
     """
     digest = hashlib.sha256()
     for name, weight in sorted(weights.items()):
