@@ -411,7 +411,7 @@ def test_clipped_samples_are_reported(trained):
 
 
 def test_more_merges_than_the_records_hold_leave_nothing_behind(simulated_dataset, tmp_path):
-    with pytest.raises(ValueError, match=r"1 records hold \d+ merges, 1000000 are asked for"):
+    with pytest.raises(ValueError, match=r"1 records give only \d+ of 1000000 merges"):
         train_ecg_byte_tokenizer(simulated_dataset, 1_000_000, tmp_path / "out", num_records=1)
     assert list(tmp_path.iterdir()) == []
 
@@ -497,7 +497,7 @@ def rewritten(path: Path, change) -> Path:
         (lambda vocab, merges: (vocab | {9999: "xyz"}, merges), "has more than 406 ids"),
         (
             lambda vocab, merges: ({i: s for i, s in vocab.items() if i < 256} | {256: "abc"}, [([97, 98, 99], 256)]),
-            r"merge 0 makes 'abc', of which the merges before it leave 3 tokens \(a, b, c\); expected two",
+            r"merge 0 gives 'abc', which the merges before it split into 3 tokens \(a, b, c\); expected two",
         ),
     ],
 )

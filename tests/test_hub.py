@@ -87,7 +87,7 @@ def test_a_pushed_adapter_loads_onto_the_base_that_it_names(hub, tiny_elm):
         try:
             publish_model("adapter", "user/adapter")
         except ValueError as error:
-            assert "adapter: an adapter of {tiny_elm}, a folder of this machine" in str(error), error
+            assert "adapter: an adapter of {tiny_elm}, a local folder that others cannot load" in str(error), error
         publish_model("adapter", "user/adapter", base="user/base")
         ids = torch.arange(4)[None]
         again, _ = load_checkpoint("user/adapter")

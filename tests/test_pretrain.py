@@ -161,7 +161,7 @@ def test_records_are_classed_by_the_one_superclass_of_their_reports(reports):
 def test_an_encoder_that_is_none_is_refused(reports, text_model, tmp_path):
     with pytest.raises(ValueError, match='"bert" is no ECG encoder'):
         run(reports, tmp_path / "out", str(text_model), text_model)
-    with pytest.raises(FileNotFoundError, match="st_men: no such folder.*nor one of our encoders: .*st_mem"):
+    with pytest.raises(FileNotFoundError, match="st_men: no such folder.*Types of new encoders: .*st_mem"):
         run(reports, tmp_path / "out", "st_men", text_model)
 
 

@@ -303,5 +303,5 @@ def test_a_folder_without_a_model_and_a_report_of_something_else(tiny_elm, tmp_p
         publish_model(tiny_elm, "user/elm", [tmp_path], dry_run=True)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         publish_model(tiny_elm, "user/elm", [tmp_path / "nowhere.json"], dry_run=True)
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint"):
         publish_model(tmp_path, "user/elm", dry_run=True)

@@ -105,7 +105,7 @@ def test_a_quantized_checkpoint_comes_back_and_is_no_base_to_merge_into(elm_with
         tmp_path / "quantized", simulated_dataset, tmp_path / "adapter", "--use_peft", "--max_steps", "1"
     )
     sft.train(sft.build_trainer(*sft.parse([*command, "--trainable", "llm"])))
-    with pytest.raises(ValueError, match="quantized: quantized, and adapters cannot be merged.*--base"):
+    with pytest.raises(ValueError, match="quantized: is quantized, and merging into quantized weights.*--base"):
         merge_adapter(tmp_path / "adapter", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
     merge_adapter(tmp_path / "adapter", tmp_path / "merged", base=elm_with_encoder)

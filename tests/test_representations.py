@@ -157,5 +157,5 @@ def test_augmentation_differs_by_epoch_and_not_by_worker(tiny_elm, simulated_dat
 
 
 def test_symbols_need_their_tokenizer(create):
-    with pytest.raises(ValueError, match="--ecg-tokenizer goes with"):
+    with pytest.raises(ValueError, match="--ecg-tokenizer and --representation symbol must be used together"):
         create("wrong", representation="symbol")

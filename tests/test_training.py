@@ -159,10 +159,12 @@ def test_an_adapter_without_its_base_is_told(tiny_elm, simulated_dataset, tmp_pa
     with pytest.raises(ValueError, match="--model_name_or_path .*adapter is an adapter; .*elm-hf merge"):
         sft.build_trainer(*parsed(adapter, simulated_dataset, tmp_path / "more"))
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(FileNotFoundError, match="adapter: its base is not there .*base: no such folder.*--base"):
+    with pytest.raises(
+        FileNotFoundError, match="adapter: its base model was not found .*base: no such folder.*--base"
+    ):
         merge_adapter(adapter, tmp_path / "merged")
     with pytest.raises(
-        FileNotFoundError, match="adapter: an adapter whose base is not there .*base: no such folder.*--base"
+        FileNotFoundError, match="adapter: the base model of this adapter was not found .*base: no such folder.*--base"
     ):
         load_checkpoint(adapter)
     merge_adapter(adapter, tmp_path / "merged", base=tiny_elm)
@@ -179,7 +181,7 @@ def test_an_adapter_without_its_base_is_told(tiny_elm, simulated_dataset, tmp_pa
 
 
 def test_a_full_checkpoint_is_not_merged(tiny_elm, tmp_path):
-    with pytest.raises(ValueError, match="elm: no adapter .adapter_config.json is missing.*needs no merging"):
+    with pytest.raises(ValueError, match="elm: not an adapter .adapter_config.json is missing.*need no merging"):
         merge_adapter(tiny_elm, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
