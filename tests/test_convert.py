@@ -1,4 +1,4 @@
-"""`elm-hf convert` on published files of the masked autoencoders: converted checkpoints, and files that are refused."""
+"""`elm-hf convert` on published files of masked autoencoders: converted checkpoints, and files that are refused."""
 
 import json
 import os

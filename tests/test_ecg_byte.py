@@ -1,4 +1,4 @@
-"""ECG-Byte: ECGs as letters and tokens, checked against the method written out in plain Python and published counts."""
+"""ECG-Byte: letters, tokens and training, compared with a plain Python implementation and with published counts."""
 
 import json
 import math
@@ -28,11 +28,11 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NUM_MERGES = 150
 
 
-# The method in plain Python: letters, training, both encodings.
+# The method in plain Python: letters, training and both encodings.
 
 
 def letters_of(ecg: np.ndarray, low: float, high: float) -> str:
-    """Sample by sample."""
+    """The letters of an ECG, sample by sample."""
     text = ""
     for value in np.asarray(ecg, dtype=np.float64).ravel():
         scaled = min(max((value - low) / (high - low + 1e-6), 0.0), 1.0)
@@ -53,7 +53,7 @@ def join_pair(tokens: list[str], left: str, right: str) -> list[str]:
 
 
 def train_bpe(text: str, num_merges: int) -> list[tuple[str, str]]:
-    """The most frequent pair of the whole text is joined, again and again."""
+    """Repeatedly joins the most frequent pair of the whole text."""
     tokens, merges = list(text), []
     for _ in range(num_merges):
         counts = Counter(zip(tokens, tokens[1:]))
@@ -71,7 +71,7 @@ def in_merge_order(text: str, merges: list[tuple[str, str]]) -> list[str]:
 
 
 def by_longest_match(text: str, vocabulary: set[str]) -> list[str]:
-    """Walks a trie from each position and takes the last token on the way."""
+    """Follows a trie from each position and takes the longest token."""
     trie: dict = {}
     for token in vocabulary:
         node = trie
@@ -93,7 +93,7 @@ def by_longest_match(text: str, vocabulary: set[str]) -> list[str]:
 
 
 def write_pickle(path: Path, merges: list[tuple[str, str]]) -> dict[str, int]:
-    """A file in the published form; returns the ids."""
+    """Writes a file in the published format and returns the ids."""
     strings = [chr(byte) if byte < 128 else f"<{byte}>" for byte in range(256)] + [a + b for a, b in merges]
     published = [(list((a + b).encode()), 256 + number) for number, (a, b) in enumerate(merges)]
     path.write_bytes(pickle.dumps((dict(enumerate(strings)), published)))
@@ -101,7 +101,7 @@ def write_pickle(path: Path, merges: list[tuple[str, str]]) -> dict[str, int]:
 
 
 def levels(text: str) -> np.ndarray:
-    """The ECG of a text, one lead per word, on a range of 0 to 26 mV."""
+    """The ECG of a text with one word per lead, for a range of 0 to 26 mV."""
     return np.array([[LETTERS.index(letter) + 0.5 for letter in lead] for lead in text.split()])
 
 
@@ -112,14 +112,14 @@ def letter_tokenizer(*merges: tuple[str, str], **options) -> EcgByteTokenizer:
 
 @pytest.fixture(scope="module")
 def smooth_ecgs() -> np.ndarray:
-    """Four 12-lead ECGs of 150 samples in mV, whose neighbouring samples are alike, as in ECGs."""
+    """Four 12-lead signals of 150 samples in mV, whose neighbouring samples are similar, as in ECGs."""
     steps = np.random.default_rng(1).normal(0, 0.05, (4, 12, 150))
     return np.cumsum(steps, axis=-1).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def published(smooth_ecgs, tmp_path_factory) -> tuple[Path, list[tuple[str, str]], dict[str, int]]:
-    """A file in the published form, the merges that made it, and its ids."""
+    """A file in the published format, its merges and its ids."""
     text = "".join(letters_of(ecg, ecg.min(), ecg.max()) for ecg in smooth_ecgs)
     merges = train_bpe(text, NUM_MERGES)
     path = tmp_path_factory.mktemp("published") / "tokenizer.pkl"
@@ -128,7 +128,7 @@ def published(smooth_ecgs, tmp_path_factory) -> tuple[Path, list[tuple[str, str]
 
 @pytest.fixture(scope="module")
 def records_without_v6(tmp_path_factory) -> tuple[Path, np.ndarray]:
-    """A dataset of three ECGs around 1 mV whose V6 is missing and stored as zeros, and its other eleven leads in mV."""
+    """A dataset of three ECGs of about 1 mV without V6, which is stored as zeros; and the other leads in mV."""
     ecgs = np.random.default_rng(0).integers(900, 1100, (3, 12, 120)).astype(np.int16)
     ecgs[:, 11] = 0
     features = datasets.Features(
@@ -148,7 +148,7 @@ def records_without_v6(tmp_path_factory) -> tuple[Path, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def trained(simulated_dataset, tmp_path_factory) -> tuple[Path, dict]:
-    """A tokenizer trained on 30 of 200 records, on one thread, and what its training reported."""
+    """A tokenizer trained on 30 of 200 records with one thread, and the figures of its card."""
     folder = tmp_path_factory.mktemp("trained") / "ecg_byte"
     before, os.environ["TOKENIZERS_PARALLELISM"] = os.environ.get("TOKENIZERS_PARALLELISM"), "false"
     report = train_ecg_byte_tokenizer(simulated_dataset, 300, folder, num_records=30)
@@ -161,7 +161,7 @@ def trained(simulated_dataset, tmp_path_factory) -> tuple[Path, dict]:
 # Letters
 
 
-def test_letters_of_a_stored_range():
+def test_letters_of_a_fixed_range():
     tokenizer = letter_tokenizer(value_range=(-1, 1))
     ecg = np.array([[-1, -0.97, 0, 0.01, 1], [-5, -0.90, 0.96, 0.99, 3]])
     assert tokenizer.ecg_to_symbols(ecg) == "aamnz abzzz"
@@ -173,7 +173,7 @@ def test_letters_of_each_ecgs_own_range():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_letters_are_those_of_the_formula_sample_by_sample(smooth_ecgs, dtype):
+def test_letters_equal_those_of_the_formula_for_each_sample(smooth_ecgs, dtype):
     ecg = smooth_ecgs[0].astype(dtype)
     tokenizer = letter_tokenizer(value_range=(-0.3, 0.4))
     assert tokenizer.ecg_to_symbols(ecg).replace(" ", "") == letters_of(ecg, -0.3, 0.4)
@@ -183,13 +183,13 @@ def test_a_flat_ecg_has_the_lowest_letter_of_its_own_range():
     assert letter_tokenizer(value_range=None).ecg_to_symbols(np.ones((2, 3))) == "aaa aaa"
 
 
-def test_a_flat_ecg_comes_back():
+def test_a_flat_ecg_is_decoded():
     tokenizer = letter_tokenizer(value_range=None)
     decoded = tokenizer.decode_ecg(tokenizer.encode_ecg(np.full((2, 3), 0.7)), 2, (0.7, 0.7))
     np.testing.assert_allclose(decoded, np.full((2, 3), 0.7), atol=1e-6)
 
 
-def test_samples_outside_the_range_are_counted_and_said_once(caplog):
+def test_samples_outside_the_range_are_counted_with_one_warning(caplog):
     tokenizer = letter_tokenizer(value_range=(-1, 1))
     ecg = np.array([[-2, 0, 1.5, 0.5]])
     tokenizer.encode_ecg([ecg, ecg])
@@ -200,13 +200,13 @@ def test_samples_outside_the_range_are_counted_and_said_once(caplog):
 # Encoding
 
 
-def test_tokens_do_not_reach_into_the_next_lead():
+def test_tokens_do_not_span_two_leads():
     tokenizer = letter_tokenizer(("a", "a"), ("aa", "aa"))
     tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode_ecg(levels("aaa aaa")))
     assert tokens == ["aa", "a", "aa", "a"]
 
 
-def test_a_single_string_has_tokens_across_leads():
+def test_tokens_span_leads_if_the_ecg_is_a_single_string():
     tokenizer = letter_tokenizer(("a", "a"), ("aa", "aa"), lead_words=False)
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode_ecg(levels("aaa aaa"))) == ["aaaa", "aa"]
 
@@ -218,23 +218,23 @@ def test_longest_match_and_merge_order_differ_as_defined():
     assert ordered.convert_ids_to_tokens(ordered.encode_ecg(levels("abc"))) == ["a", "bc"]
 
 
-def test_a_batch_has_the_ids_of_its_ecgs(trained, smooth_ecgs):
+def test_a_batch_has_the_ids_of_separate_ecgs(trained, smooth_ecgs):
     tokenizer = EcgByteTokenizer.from_pretrained(trained[0])
     alone = [tokenizer.encode_ecg(ecg) for ecg in smooth_ecgs]
     assert tokenizer.encode_ecg(smooth_ecgs) == alone
     assert tokenizer.encode_ecg(list(smooth_ecgs)) == alone
 
 
-def test_truncated_text_leaves_ecgs_whole(smooth_ecgs):
+def test_truncation_of_text_does_not_truncate_ecgs(smooth_ecgs):
     tokenizer = letter_tokenizer()
     assert len(tokenizer("abcd", truncation=True, max_length=2)["input_ids"]) == 2
     assert len(tokenizer.encode_ecg(smooth_ecgs[0])) == 12 * 150
 
 
-# Back to a waveform
+# Decoding
 
 
-def test_a_waveform_comes_back_within_half_a_level(trained, smooth_ecgs):
+def test_a_decoded_waveform_differs_by_at_most_half_a_level(trained, smooth_ecgs):
     tokenizer = EcgByteTokenizer.from_pretrained(trained[0])
     low, high = tokenizer.value_range
     ecg = np.clip(smooth_ecgs[0], low, high)
@@ -243,13 +243,13 @@ def test_a_waveform_comes_back_within_half_a_level(trained, smooth_ecgs):
     assert np.abs(decoded - ecg).max() <= (high - low) / 52 + 1e-5
 
 
-def test_every_sample_is_the_middle_of_its_level():
+def test_every_decoded_sample_is_the_middle_of_its_level():
     tokenizer = letter_tokenizer(("a", "z"), value_range=None)
     ids = tokenizer.convert_tokens_to_ids(["az", "b", "c"])
     np.testing.assert_allclose(tokenizer.decode_ecg(ids, 2, (-13, 13)), [[-12.5, 12.5], [-11.5, -10.5]], atol=1e-5)
 
 
-def test_an_own_range_has_to_be_given_to_decode():
+def test_decoding_without_a_fixed_range_needs_the_range_of_the_ecg():
     with pytest.raises(ValueError, match="give its minimum and maximum"):
         letter_tokenizer(value_range=None).decode_ecg([0, 1], num_leads=1)
 
@@ -260,19 +260,19 @@ def test_ids_without_samples_are_refused(ids):
         letter_tokenizer().decode_ecg(ids, num_leads=1)
 
 
-def test_samples_that_are_no_whole_leads_are_refused():
+def test_samples_that_do_not_fill_the_leads_are_refused():
     with pytest.raises(ValueError, match="5 samples, which are not 2 leads"):
         letter_tokenizer().decode_ecg([0] * 5, num_leads=2)
 
 
-def test_spans_give_lead_and_samples_of_each_token():
+def test_token_spans_give_the_lead_and_the_samples_of_each_token():
     tokenizer = letter_tokenizer(("a", "a"), ("b", "a"), lead_words=False)
     ids = tokenizer.encode_ecg(levels("aaab abbb"))
     assert tokenizer.convert_ids_to_tokens(ids) == ["aa", "a", "ba", "b", "b", "b"]
     assert tokenizer.token_spans(ids, num_leads=2).tolist() == [
         [0, 0, 0, 2],
         [1, 0, 2, 3],
-        [2, 0, 3, 4],  # reaches into both leads
+        [2, 0, 3, 4],  # spans two leads
         [2, 1, 0, 1],
         [3, 1, 1, 2],
         [4, 1, 2, 3],
@@ -280,10 +280,10 @@ def test_spans_give_lead_and_samples_of_each_token():
     ]
 
 
-# Saved and loaded
+# Saving and loading
 
 
-def test_the_plain_tokenizers_library_gives_the_same_ids(trained, smooth_ecgs, tmp_path):
+def test_the_tokenizers_library_gives_the_same_ids(trained, smooth_ecgs, tmp_path):
     for encoding in ("longest_match", "merge_order"):
         tokenizer = EcgByteTokenizer.from_pretrained(trained[0], encoding=encoding)
         tokenizer.save_pretrained(tmp_path / encoding)
@@ -327,14 +327,14 @@ def test_it_loads_in_a_fresh_process_without_elm_hf(trained, smooth_ecgs, tmp_pa
 # Training
 
 
-def test_no_token_of_a_trained_vocabulary_is_missing_or_odd(trained):
+def test_a_trained_vocabulary_has_the_letters_and_one_token_per_merge(trained):
     tokenizer = EcgByteTokenizer.from_pretrained(trained[0])
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     assert tokens[:26] == list(LETTERS) and len(tokens) == 26 + 300
     assert all(re.fullmatch("[a-z]{2,}", token) for token in tokens[26:])
 
 
-def test_ids_of_a_trained_vocabulary_are_those_of_the_method(trained, simulated_dataset):
+def test_tokens_of_a_trained_vocabulary_equal_those_of_the_plain_method(trained, simulated_dataset):
     ecg = np.array(load_records(simulated_dataset)[0]["ecg"], dtype=np.float32) / 1000
     greedy, ordered = (
         EcgByteTokenizer.from_pretrained(trained[0], encoding=name) for name in ("longest_match", "merge_order")
@@ -368,7 +368,7 @@ def test_the_command_gives_the_same_vocabulary_on_four_threads(trained, simulate
         assert (tmp_path / "ecg_byte" / name).read_bytes() == (trained[0] / name).read_bytes()
 
 
-def test_the_range_is_that_of_the_present_leads(records_without_v6, tmp_path):
+def test_the_range_ignores_missing_leads(records_without_v6, tmp_path):
     folder, ecgs = records_without_v6
     report = train_ecg_byte_tokenizer(folder, 5, tmp_path / "tokenizer")
     present = np.sort(ecgs.ravel())
@@ -378,7 +378,7 @@ def test_the_range_is_that_of_the_present_leads(records_without_v6, tmp_path):
     assert report["value_range"] == pytest.approx((first - 0.5, last + 0.5), abs=1e-3)
 
 
-def test_the_card_reports_what_was_measured_on_other_records(trained):
+def test_the_figures_of_the_card_are_measured_on_other_records(trained):
     folder, report = trained
     assert report["num_measured"] == 170 and not report["measured_on_training"]
     card = (folder / "README.md").read_text()
@@ -387,7 +387,7 @@ def test_the_card_reports_what_was_measured_on_other_records(trained):
     assert f"| {report['rmse_uv']:.1f} µV |" in card and f"| {report['max_uv']:.0f} µV |" in card
 
 
-def test_compression_and_error_are_those_of_the_method(records_without_v6, tmp_path):
+def test_compression_and_error_equal_those_of_the_plain_method(records_without_v6, tmp_path):
     folder, ecgs = records_without_v6
     report = train_ecg_byte_tokenizer(folder, 20, tmp_path / "tokenizer")
     plain = Tokenizer.from_file(str(tmp_path / "tokenizer" / "tokenizer.json"))
@@ -404,13 +404,13 @@ def test_compression_and_error_are_those_of_the_method(records_without_v6, tmp_p
 
 
 def test_clipped_samples_are_reported(trained):
-    """The range leaves out at most a hundredth at each end."""
+    """At most 1 % of the samples are outside the range at each end."""
     folder, report = trained
     assert 0 < report["clipped"] < 0.02
     assert f"| samples clipped | {100 * report['clipped']:.3f} % |" in (folder / "README.md").read_text()
 
 
-def test_more_merges_than_the_records_hold_leave_nothing_behind(simulated_dataset, tmp_path):
+def test_too_many_merges_are_refused_and_leave_no_files(simulated_dataset, tmp_path):
     with pytest.raises(ValueError, match=r"1 records give only \d+ of 1000000 merges"):
         train_ecg_byte_tokenizer(simulated_dataset, 1_000_000, tmp_path / "out", num_records=1)
     assert list(tmp_path.iterdir()) == []
@@ -444,7 +444,7 @@ def test_an_imported_tokenizer_has_the_published_ids(published, smooth_ecgs, enc
         assert tokenizer.encode_ecg(ecg) == [ids[token] for token in tokens]
 
 
-# specs of the published tokenizer_1000_25: tokens of 12 x 2500 samples, by longest match and in merge order
+# Counts of the published tokenizer_1000_25: tokens of 12 x 2500 samples, by longest match and in merge order.
 PUBLISHED_COUNTS = {6000: (2792, 2859), 6001: (2919, 3001), 6002: (1543, 1602)}
 PUBLISHED_COUNTS |= {6003: (3759, 3819), 6004: (2350, 2362), 6005: (3841, 3951)}
 
@@ -469,13 +469,13 @@ class Malicious:
         return os.system, (self.command,)
 
 
-def test_a_pickle_that_imports_is_refused_and_nothing_runs(tmp_path):
+def test_a_pickle_that_imports_is_refused_and_not_executed(tmp_path):
     path, trace = tmp_path / "tokenizer.pkl", tmp_path / "trace"
     path.write_bytes(pickle.dumps(({0: "a"}, [Malicious(f"touch {trace}")])))
     with pytest.raises(ValueError, match=r"refused, nothing was executed: it wants to import (posix|nt)\.system"):
         convert_checkpoint("ecg_byte", path, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [path]
-    pickle.loads(path.read_bytes())  # it would have run
+    pickle.loads(path.read_bytes())  # the pickle does run its command if it is loaded
     assert trace.exists()
 
 
@@ -531,7 +531,7 @@ def test_a_vocabulary_without_a_letter_is_refused():
     ("options", "message"),
     [({"encoding": "greedy"}, '"greedy"; expected longest_match or merge_order'), ({"value_range": (1, 1)}, "1 to 1")],
 )
-def test_options_that_are_none_are_refused(options, message):
+def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         letter_tokenizer(**options)
 
@@ -546,6 +546,6 @@ def test_options_that_are_none_are_refused(options, message):
         (np.zeros((12, 5), dtype=np.int16), "ECG 2 of 2: .* got int16. Divide integer microvolt by 1000"),
     ],
 )
-def test_unfit_ecgs_are_refused(ecg, message):
+def test_invalid_ecgs_are_refused(ecg, message):
     with pytest.raises(ValueError, match=message):
         letter_tokenizer().encode_ecg([np.ones((12, 5)), ecg])

@@ -1,4 +1,4 @@
-"""ECG-LM's recipe: descriptions of ECGs, the text they are aligned on, leads that are left out, costs, the recipe itself."""
+"""ECG-LM's recipe: descriptions of ECGs, the text of alignment, data expansion, costs, and the recipe itself."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ PERSON = {"age": 60, "sex": "male", "height_cm": 170.0, "weight_kg": 70.4}
 
 
 def description(**changes) -> dict:
-    """Of an ECG with two findings in general, one each in II and V1."""
+    """The description of an ECG with two general findings and one each in II and V1."""
     leads = [["ST elevation (0.12 mV)"] if lead in ("II", "V1") else [] for lead in LEADS]
     general = ["bradycardia (48 beats per minute)", "left axis deviation (-40 degrees)"]
     return PERSON | {"report": "Sinus bradycardia.", "general": general, "leads": leads} | changes
@@ -78,27 +78,27 @@ def test_the_text_is_the_template():
         ({"general": [], "leads": [[]] * 12}, "The anomalies in general: none"),
     ],
 )
-def test_what_is_not_known_is_not_said(changes, text):
+def test_unknown_facts_are_not_mentioned(changes, text):
     assert text in words(alignment_messages(description(**changes)))
 
 
-def test_the_loss_is_on_the_report_and_the_descriptions_alone(tiny_elm, ecgs):
+def test_only_the_report_and_the_findings_have_labels(tiny_elm, ecgs):
     processor = AutoProcessor.from_pretrained(tiny_elm, trust_remote_code=True)
     template = processor.tokenizer.chat_template
     row = {"messages": alignment_messages(description()), "ecgs": [ecgs[0]], "sampling_rate": 250, "expansion": 0}
     batch = AlignmentCollator(processor)([row])
     ids, labels = batch["input_ids"][0], batch["labels"][0]
-    learnt = processor.tokenizer.decode(ids[labels != -100])
+    labelled = processor.tokenizer.decode(ids[labels != -100])
     expected = words(row["messages"], "assistant")
-    assert learnt.replace(" ", "") == expected.replace(" ", "")
+    assert labelled.replace(" ", "") == expected.replace(" ", "")
     text = processor.tokenizer.decode(ids, skip_special_tokens=True)
     assert text.endswith("lead V1: ST elevation (0.12 mV).") and "assistant" not in text
     assert processor.tokenizer.chat_template == template
 
 
-def test_leads_are_left_out_described_ones_first_but_never_all(ecgs):
-    told = ["I", "III", "aVL", "V2", "V3", "V4", "V5", "V6"]
-    cases = {0: [], 1: ["V3"], 3: ["I", "V1", "V6"], 8: told, 12: list(LEADS)}
+def test_described_leads_are_left_out_first_but_never_all(ecgs):
+    eight = ["I", "III", "aVL", "V2", "V3", "V4", "V5", "V6"]
+    cases = {0: [], 1: ["V3"], 3: ["I", "V1", "V6"], 8: eight, 12: list(LEADS)}
     for number, named in cases.items():
         messages = alignment_messages(description(leads=[["x"] if lead in named else [] for lead in LEADS]))
         counts = set()
@@ -114,14 +114,14 @@ def test_leads_are_left_out_described_ones_first_but_never_all(ecgs):
     assert np.isfinite(ecgs[0]).all()
 
 
-def test_a_lead_that_the_record_lacks_is_not_left_out_again(ecgs):
+def test_missing_leads_do_not_count_as_left_out(ecgs):
     ecg = ecgs[0].copy()
     ecg[6:] = np.nan
     _, left, dropped = drop_leads(alignment_messages(description()), ecg, np.random.default_rng(0))
     assert len(dropped) in (4, 5) and np.isfinite(left[:6]).any()
 
 
-def test_other_leads_are_left_out_in_each_epoch_and_the_same_again(simulated_dataset, descriptions, tiny_elm):
+def test_the_leads_left_out_depend_on_the_epoch_and_are_reproducible(simulated_dataset, descriptions, tiny_elm):
     rows = alignment_conversations(load_elm_dataset(simulated_dataset), descriptions, data_expansion=1)
     whole, expanded = (rows.filter(lambda row, n=n: row["expansion"] == n, load_from_cache_file=False) for n in (0, 1))
     collator = AlignmentCollator(AutoProcessor.from_pretrained(tiny_elm, trust_remote_code=True), seed=3)
@@ -134,7 +134,7 @@ def test_other_leads_are_left_out_in_each_epoch_and_the_same_again(simulated_dat
     assert collator([whole[n] for n in range(6)])["ecg_lead_mask"].all()
 
 
-def test_alignment_learns_from_the_training_ecgs_of_the_fold(simulated_dataset, descriptions):
+def test_alignment_uses_only_the_training_ecgs_of_the_fold(simulated_dataset, descriptions):
     for fold in (1, 4):
         train, test = (load_elm_dataset(simulated_dataset, fold, split) for split in ("train", "test"))
         rows = alignment_conversations(train, descriptions, data_expansion=2)
@@ -147,7 +147,7 @@ def test_alignment_learns_from_the_training_ecgs_of_the_fold(simulated_dataset, 
     assert np.allclose(rows[0]["ecgs"][0], np.array(record["ecg"]) / 1000)
 
 
-def test_without_feature_sentences_the_report_alone_is_learnt(simulated_dataset, descriptions):
+def test_without_feature_sentences_only_the_report_is_used(simulated_dataset, descriptions):
     rows = alignment_conversations(load_elm_dataset(simulated_dataset), descriptions, feature_sentences=False)
     assert all(len(messages) == 2 and "anomalies" not in words(messages) for messages in rows["messages"])
 
@@ -163,13 +163,13 @@ def test_descriptions_of_other_records_are_refused(simulated_dataset, descriptio
 
 def test_other_files_than_descriptions_are_refused(simulated_dataset, descriptions, tmp_path):
     conversations = load_elm_dataset(simulated_dataset)
-    with pytest.raises(FileNotFoundError, match="none.parquet: no such file; --descriptions is the table"):
+    with pytest.raises(FileNotFoundError, match="none.parquet: no such file; --descriptions takes the table"):
         alignment_conversations(conversations, tmp_path / "none.parquet")
     (tmp_path / "table.csv").write_text("record_id,report\n")
-    with pytest.raises(ValueError, match="table.csv: not the Parquet file of elm-hf describe"):
+    with pytest.raises(ValueError, match="table.csv: not a Parquet file of elm-hf describe"):
         alignment_conversations(conversations, tmp_path / "table.csv")
     pq.write_table(pq.read_table(descriptions).drop_columns(["general"]), tmp_path / "other.parquet")
-    with pytest.raises(ValueError, match="other.parquet: not the table of elm-hf describe .no general"):
+    with pytest.raises(ValueError, match="other.parquet: not a table of elm-hf describe .missing columns: general"):
         alignment_conversations(conversations, tmp_path / "other.parquet")
 
 
@@ -222,7 +222,7 @@ def test_ptb_xl_is_described(ptb_xl, shared_data, tmp_path):
     assert languages["ptb_xl-6000-0"] == languages["ptb_xl-6004-0"] == "en"
 
 
-def test_reports_in_other_languages_are_the_users_choice(ptb_xl, tmp_path):
+def test_reports_in_other_languages_are_omitted_kept_or_translated(ptb_xl, tmp_path):
     out = tmp_path / "out.parquet"
     with pytest.raises(
         ValueError, match=r"2 of \d reports are not in English: translate them .* or choose --reports english"
@@ -243,14 +243,14 @@ def test_reports_in_other_languages_are_the_users_choice(ptb_xl, tmp_path):
     ]
 
 
-def test_questions_of_some_types(simulated_dataset):
+def test_conversations_are_selected_by_question_type(simulated_dataset):
     rows = load_elm_dataset(simulated_dataset, question_types=["single-verify", "single-query"])
     assert set(rows["question_type"]) == {"single-verify", "single-query"} and rows[0]["ecgs"][0].shape == (12, 500)
     with pytest.raises(ValueError, match="no conversation is of the types verify; there are .*single-choose"):
         load_elm_dataset(simulated_dataset, question_types=["verify"])
 
 
-def test_an_encoder_learns_from_no_patient_that_the_questions_test(tmp_path):
+def test_an_encoder_is_not_pretrained_on_test_patients_of_the_questions(tmp_path):
     for name, seed in (("classes", 0), ("questions", 7)):
         prepare_dataset("simulated_reports", tmp_path / name, seconds=2, num_recordings=30)
         if seed:  # the same patients, in other folds
@@ -260,14 +260,14 @@ def test_an_encoder_learns_from_no_patient_that_the_questions_test(tmp_path):
     paths = [tmp_path / "classes"]
     found = load_pretraining_records(paths, 1, "class", tmp_path / "questions")
     owner = load_records(tmp_path / "classes")["patient_id"]
-    learnt = {owner[row] for row in found.train["row"]}
+    trained = {owner[row] for row in found.train["row"]}
     tested = {
         owner[row]
         for name in ("classes", "questions")
         for rows in load_elm_dataset(tmp_path / name, 1, "test")["ecg_index"]
         for row in rows
     }
-    assert learnt and not learnt & tested and learnt | tested == set(owner)
+    assert trained and not trained & tested and trained | tested == set(owner)
     assert len(found.train) < len(load_pretraining_records(paths, 1, "class").train)
     with pytest.raises(ValueError, match="name the fold"):
         load_pretraining_records(paths, None, None, tmp_path / "questions")
@@ -313,7 +313,7 @@ def test_the_time_before_an_interruption_counts():
     assert after.num_samples == 100 and 50 <= after.seconds_before < 51
 
 
-def test_no_costs_of_a_run_that_has_not_ended(tmp_path):
+def test_costs_of_a_run_that_has_not_ended_are_refused(tmp_path):
     failed = CliRunner().invoke(app, ["costs", f"one={tmp_path}"])
     assert isinstance(failed.exception, FileNotFoundError)
     assert "expected the output folder of a training run that has ended" in str(failed.exception)
@@ -327,13 +327,13 @@ def test_no_costs_of_a_run_that_has_not_ended(tmp_path):
         (["--descriptions", "d.parquet", "--pack_by_ecg", "8"], "leave out --pack_by_ecg"),
     ],
 )
-def test_options_that_do_not_go_together(tmp_path, more, message):
+def test_options_that_exclude_each_other_are_refused(tmp_path, more, message):
     with pytest.raises(ValueError, match=message):
         sft.parse(arguments(tmp_path, tmp_path, tmp_path / "out", *more))
 
 
 def recipe(name: str, folder: Path, *options: str) -> subprocess.CompletedProcess:
-    """Runs `run.sh` of a recipe, which writes into `folder`."""
+    """Runs `run.sh` of a recipe with the output folder `folder`."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = ["sh", str(ROOT / "recipes" / name / "run.sh"), *options]
     environment = os.environ | {"PATH": path, "SMOKE_OUTPUT": str(folder)}
@@ -348,8 +348,8 @@ def test_the_recipe_runs_from_the_first_phase_to_the_last(tmp_path):
     before, aligned, trained = (
         load_file(tmp_path / name / "model.safetensors") for name in ("elm", "aligned", "trained")
     )
-    learnt = {name.split(".")[1] for name in before if not before[name].equal(aligned[name])}
-    assert learnt == {"encoder", "projector"}
+    changed = {name.split(".")[1] for name in before if not before[name].equal(aligned[name])}
+    assert changed == {"encoder", "projector"}
     assert any(not aligned[name].equal(trained[name]) for name in aligned if "language_model" in name)
     encoder = load_file(tmp_path / "encoder" / "model.safetensors")
     pretrained = {name.removeprefix("ecg_resnet."): value for name, value in encoder.items() if "ecg_resnet" in name}
@@ -364,7 +364,7 @@ def test_the_recipe_runs_from_the_first_phase_to_the_last(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_comparison_ends_with_its_table(tmp_path):
+def test_the_comparison_prints_its_table(tmp_path):
     ran = recipe("comparison", tmp_path, "--smoke", "patch")
     assert ran.returncode == 0, ran.stderr[-3000:]
     table = [line for line in ran.stdout.splitlines() if line.startswith("|")][-3:]
@@ -380,8 +380,8 @@ def test_the_comparison_ends_with_its_table(tmp_path):
     "name, options, message",
     [("ecg_lm", ["--smok"], "unknown option --smok"), ("comparison", ["--smoke", "pach"], "unknown recipe pach")],
 )
-def test_recipes_refuse_what_they_do_not_know(tmp_path, name, options, message):
+def test_recipes_refuse_unknown_options(tmp_path, name, options, message):
     if name == "comparison":
-        (tmp_path / "data").mkdir()  # nothing is to be made
+        (tmp_path / "data").mkdir()  # so that the dataset is not built
     ran = recipe(name, tmp_path, *options)
     assert ran.returncode == 2 and message in ran.stderr

@@ -294,7 +294,7 @@ print(json.dumps([model.num_parameters(), results, card.text]))
     assert f"| parameters | {loaded[0]:,} |" in loaded[2]
     assert "| all | 40 | Exact match | 0.750 [0.610, 0.860] | 0.250 |" in loaded[2]
     assert "This model's answers depend on the ECG" in loaded[2]
-    assert "no medical device" in loaded[2] and 'repo = "user/elm"' in loaded[2]
+    assert "not a medical device" in loaded[2] and 'repo = "user/elm"' in loaded[2]
 
 
 def test_a_folder_without_a_model_and_a_report_of_something_else(tiny_elm, tmp_path):

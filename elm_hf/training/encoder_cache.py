@@ -1,4 +1,4 @@
-"""A frozen encoder runs once: what it makes of each record is kept beside the records and read in training."""
+"""Running a frozen encoder once: its features of each record are kept next to the records and read in training."""
 
 import hashlib
 import json
@@ -23,39 +23,39 @@ from elm_hf.utils.source_code import source_digest
 
 
 BATCH_SIZE = 32
-OF_TEXT = ("tokenizer", "system_prompt")  # parts of a processor that have nothing to do with ECGs
+OF_TEXT = ("tokenizer", "system_prompt")  # parts of a processor that do not concern ECGs
 
 
 def cache_encoders_of(
     paths: Sequence[str], model: ElmForCausalLM, processor: ElmProcessor, show_progress: bool = False
 ) -> EncoderFeatures:
-    """The features of all datasets that are about ECGs; see [`cache_encoder`]."""
+    """The features of all datasets that have ECGs; see [`cache_encoder`]."""
     files = [cache_encoder(path, model, processor, show_progress) for path in paths if has_records(path)]
     return EncoderFeatures(files)
 
 
 def cache_encoder(path: str, model: ElmForCausalLM, processor: ElmProcessor, show_progress: bool = False) -> Path:
     """
-    Runs the model's encoder over all records of a dataset, unless that has been done before.
+    Runs the model's encoder over all records of a dataset, unless their features are cached already.
 
-    The features are pooled to the `num_ecg_tokens` that the projector reads and kept in the encoder's precision, in
-    `DATASET.encoder_features` beside a folder, or in the cache of `datasets` for a repository. The name of the file is a
-    hash of the encoder's weights, its configuration, how ECGs are prepared for it, and the records.
+    The features are pooled to the `num_ecg_tokens` that the projector reads and stored in the encoder's precision: in
+    `DATASET.encoder_features` next to a folder, or in the cache of `datasets` for a repository. The name of the file
+    is a hash of the encoder's weights and configuration, of the preprocessing, and of the records.
 
     Args:
         path: folder or repository of an elm-hf dataset.
-        model: its encoder is put into evaluation mode.
-        processor: the model's.
-        show_progress: draw a progress bar.
+        model: the ELM, whose encoder is set to evaluation mode.
+        processor: the ELM's processor.
+        show_progress: show a progress bar.
 
     Returns:
-        The file, an array `(records, num_ecg_tokens, hidden_size)`; bfloat16 is written as the int16 of the same bits.
+        Path of an array `(records, num_ecg_tokens, hidden_size)`; bfloat16 is stored as int16 with the same bits.
 
     Raises:
         ValueError: the model has no encoder.
     """
     if model.model.encoder is None:
-        raise ValueError("--cache_encoder keeps what an encoder makes of the ECGs; this model has none.")
+        raise ValueError("--cache_encoder keeps the features of an encoder, and this model has none.")
     records = load_records(path)
     file = _folder(path) / f"{_key(model, processor, records)}.npy"
     if file.is_file():
@@ -83,7 +83,7 @@ def _encode(ecgs: list[np.ndarray], rate: float, model: ElmForCausalLM, processo
     prepared, _ = processor.prepare_ecgs(ecgs, [rate] * len(ecgs), [list(LEADS)] * len(ecgs))
     inputs = {name: torch.from_numpy(values).to(model.device) for name, values in prepared.items()}
     encoded = model.get_ecg_features(**inputs, return_dict=True).last_hidden_state
-    # The projector begins with this; to pool what has been pooled changes nothing.
+    # The projector pools first as well; pooling twice changes nothing.
     pooled = F.adaptive_avg_pool1d(encoded.transpose(1, 2), model.config.num_ecg_tokens).transpose(1, 2)
     return (pooled.view(torch.int16) if pooled.dtype == torch.bfloat16 else pooled).cpu().contiguous().numpy()
 
@@ -96,7 +96,7 @@ def _folder(path: str) -> Path:
 
 
 def _key(model: ElmForCausalLM, processor: ElmProcessor, records: Dataset) -> str:
-    """What the features depend on, as 16 hexadecimal digits."""
+    """16 hexadecimal digits of all that the features depend on."""
     settings = {
         "encoder": model.config.encoder_config.to_diff_dict(),
         "prepared": {key: value for key, value in processor.to_dict().items() if key not in OF_TEXT},
