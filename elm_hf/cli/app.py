@@ -13,8 +13,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Plain lines instead of progress bars.")]
-Fold = Annotated[str, typer.Option(help='1 to 5, or "official" for the split of the dataset\'s authors.')]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print plain lines instead of progress bars.")]
+Fold = Annotated[str, typer.Option(help='Fold: 1 to 5, or "official" for the split of the dataset\'s authors.')]
 Split = Annotated[str, typer.Option(help="Split of the fold.")]
 
 
@@ -30,4 +30,4 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ):
-    """ECG-language models: build datasets, create models, evaluate them and ask them about ECGs."""
+    """ECG-language models: build datasets, create, train and evaluate models, and ask them about ECGs."""

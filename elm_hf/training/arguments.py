@@ -58,7 +58,7 @@ class ElmScriptArguments:
     )
     feature_sentences: bool = _argument("Include the findings in the descriptions, not only the report.", True)
     data_expansion: int = _argument(
-        "Number of extra copies of each described ECG. Each copy lacks other leads in each epoch.", 0
+        "Number of extra copies of each described ECG. Each copy omits 4 to 6 leads, drawn in each epoch.", 0
     )
     rag_index: str | None = _argument(
         "Folder written by elm-hf index. Adds similar ECGs of other patients to the prompts."
