@@ -14,7 +14,9 @@ class PretrainArguments:
     texts.
     """
 
-    dataset: list[str] = field(metadata={"help": "Datasets whose records are used for training: folders or Hub names."})
+    dataset: list[str] = field(
+        metadata={"help": "Datasets whose records are used for training: folders or Hub names."}
+    )
     encoder: str = field(
         metadata={
             "help": "Type of a new encoder (ecg_resnet, merl, mlae, mtae, st_mem), or a checkpoint to continue from."
