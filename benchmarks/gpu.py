@@ -21,7 +21,7 @@ from trl import ModelConfig
 from trl.trainer.utils import add_fused_lm_head
 
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.training.packing import IGNORE_INDEX, pack_behind_beginnings
+from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix
 from elm_hf.training.parts import lora_config, quantization_config, set_trainable
 
 
@@ -135,7 +135,7 @@ def batch_of(measurement: Measurement, device: str) -> dict[str, torch.Tensor]:
         labels = np.where(np.arange(len(ids)) >= len(ids) - ANSWER, ids, IGNORE_INDEX)
         pack.append((ids, labels))
     packs = [pack] * measurement.packs
-    batch, _ = pack_behind_beginnings(packs, 0, lambda ids: (ids == ECG_TOKEN_ID).sum() / ECG_TOKENS)
+    batch, _ = pack_behind_prefix(packs, 0, lambda ids: (ids == ECG_TOKEN_ID).sum() / ECG_TOKENS)
     batch["ecg_values"] = torch.randn(measurement.packs, 12, 2500)
     return {name: values.to(device) for name, values in batch.items()}
 

@@ -1,4 +1,4 @@
-"""CODE-15% (Ribeiro et al. 2021): 345,779 exams of 233,770 patients in Brazil, with six abnormalities labelled."""
+"""CODE-15% (Ribeiro et al. 2021): 345,779 exams of 233,770 patients in Brazil, labelled with six abnormalities."""
 
 import os
 import re
@@ -31,17 +31,18 @@ COLUMNS = ["exam_id", "age", "is_male", *ABNORMALITIES, "patient_id", "normal_ec
 
 class Code15(ElmDatasetBuilder):
     """
-    The exams of exams.csv, part by part; their tracings, without the zeros around them, from the parts' HDF5 files.
+    The exams in exams.csv, with their tracings from the HDF5 files (parts). Zeros before and after a tracing are
+    removed.
 
-    A part's last row, of exam 0, is no exam: nothing in exams.csv refers to it.
+    The last row of a part (exam 0) is not an exam, and exams.csv does not refer to it.
     """
 
     PRETTY_NAME = "CODE-15%"
     DESCRIPTION = (
-        "CODE-15%: ECGs of 7.3 or 10.24 s at 400 Hz from the Telehealth Network of Minas Gerais, recorded 2010-2016. The "
-        "zeros that pad the shorter ones are removed, so that those are too short for records of 10 s. Column `labels`: "
-        'those of six abnormalities that are present, or "normal ECG". Conversations ask for them; an ECG that has none of '
-        "the six and is not labelled normal is in no conversation, as nothing is known of it. Strata are the labels."
+        "CODE-15%: ECGs of 7.3 or 10.24 s at 400 Hz from the Telehealth Network of Minas Gerais, recorded 2010-2016. "
+        "The zero padding of the shorter ECGs is removed, so they are too short for records of 10 s. Column `labels`: "
+        'the abnormalities that are present, out of six, or "normal ECG". Conversations ask for the labels. An ECG '
+        "without any label is not in a conversation, because its findings are unknown. Strata are the labels."
     )
     HOMEPAGE = "https://zenodo.org/records/4916206"
     LICENSE = "cc-by-4.0"
@@ -56,7 +57,7 @@ class Code15(ElmDatasetBuilder):
 }"""
 
     def list_recordings(self) -> Iterator[dict]:
-        """The rows of exams.csv, sorted by part: a process reads one part after the other."""
+        """List the rows of exams.csv, sorted by part, so that a process reads one part after the other."""
         table = self.source_folder("exams.csv") / "exams.csv"
         rows = (tuple(row[name] for name in COLUMNS) for row in read_table(table, COLUMNS))
         for values in sorted(rows, key=lambda row: (_number(row[-1]), row[-1])):
@@ -64,7 +65,7 @@ class Code15(ElmDatasetBuilder):
             yield row | {"recording_id": row["exam_id"], "labels": _labels(row)}
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
-        """The tracing of an exam, its age, sex and labels."""
+        """Read the tracing of an exam, with age, sex and labels."""
         path = path_within(self.source_folder(), reference["trace_file"])
         age, sex = reference["age"], {"true": "male", "false": "female"}.get(reference["is_male"].lower())
         if age and not re.fullmatch(r"\d{1,3}(\.\d+)?", age):
@@ -77,19 +78,19 @@ class Code15(ElmDatasetBuilder):
         present = np.flatnonzero(tracing.any(axis=1))
         if not present.size:
             raise RecordingError("no usable lead", f"{name}: all samples are zero")
-        # shorter tracings are padded on both sides
+        # shorter tracings are padded with zeros on both sides
         signal = tracing[present[0] : present[-1] + 1]
         return make_recording(signal.T, SAMPLING_RATE, LEADS, name), metadata
 
     def list_conversations(self) -> Iterator[dict]:
-        """One conversation for each exam, which asks for its findings."""
+        """List a conversation for each exam, which asks for its findings."""
         for row in self.distinct_references():
             stratum = "+".join(row["labels"]) or "none"
             yield findings_conversation(self.name, row["recording_id"], row["labels"], stratum=stratum)
 
 
 def _number(file_name: str) -> int:
-    """exams_part2.hdf5 comes before exams_part10.hdf5."""
+    """The number of a part: exams_part2.hdf5 is before exams_part10.hdf5."""
     return int((re.findall(r"\d+", file_name) or ["0"])[0][:9])
 
 
@@ -99,12 +100,12 @@ def _labels(row: dict) -> list[str]:
 
 
 def _tracing(path: Path, exam_id: str) -> np.ndarray:
-    """The tracing `(samples, 12)` of an exam, float32 in mV; one row is read, never the file."""
+    """Read the tracing `(samples, 12)` of an exam, float32 in mV. Only one row of the file is read."""
     tracings, rows = _open_part(path, os.getpid())
     row = rows.get(exam_id)
     if row is None:
         raise RecordingError(
-            "missing exam", f"{path}: no exam {exam_id} (or it is there twice), but exams.csv names it"
+            "missing exam", f"{path}: exam {exam_id} is missing or repeated, but exams.csv refers to it"
         )
     try:
         return tracings[row]
@@ -114,14 +115,16 @@ def _tracing(path: Path, exam_id: str) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _open_part(path: Path, process: int) -> tuple[h5py.Dataset, dict[str, int]]:
-    """The tracings of a part, and the row of each exam; opened once, and by each process for itself."""
+    """The tracings of a part and the row of each exam. Each process opens a part once."""
     if not path.is_file():
-        raise RecordingError("missing file", f"{path}: no such file, but exams.csv names it")
+        raise RecordingError("missing file", f"{path}: no such file, but exams.csv refers to it")
     try:
         file = h5py.File(path, "r")
         names, tracings = file["exam_id"][:], file["tracings"]
     except (OSError, KeyError) as error:
-        raise RecordingError("unreadable file", f"{path}: cut short, or not as in CODE-15% ({error})") from error
+        raise RecordingError(
+            "unreadable file", f"{path}: truncated, or not in the format of CODE-15% ({error})"
+        ) from error
     if tracings.ndim != 3 or tracings.shape[2] != len(LEADS) or len(names) != len(tracings):
         raise RecordingError(
             "unreadable file",

@@ -1,4 +1,4 @@
-"""CPSC 2018 and its extra records (Liu et al. 2018) in the form of the PhysioNet/CinC Challenges 2020 and 2021."""
+"""CPSC 2018 and its extra records (Liu et al. 2018) in the format of the PhysioNet/CinC Challenges 2020 and 2021."""
 
 import re
 from collections.abc import Iterator
@@ -8,24 +8,24 @@ from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.snomed import list_findings, read_labelled_recording
 
 
-# A0001 ... of cpsc_2018, Q0001 ... of cpsc_2018_extra; the Challenges' other sources may lie beside them
+# A0001 ... of cpsc_2018, Q0001 ... of cpsc_2018_extra; other sources of the Challenges may be in the same folder
 RECORD_NAME = re.compile(r"[AQ]\d{4}")
 
 
 class Cpsc(ElmDatasetBuilder):
     """
-    Every header named as a CPSC record, in whatever folders (`cpsc_2018/g1` ... `g7`, `cpsc_2018_extra/g1` ...) it lies.
+    All headers with the name of a CPSC record, in any folder (`cpsc_2018/g1` ... `g7`, `cpsc_2018_extra/g1` ...).
 
-    The source says nothing of patients: each recording counts as its own, which cannot be checked.
+    The source has no patient ids. Each recording counts as a separate patient, which cannot be verified.
     """
 
     PRETTY_NAME = "CPSC 2018"
     DESCRIPTION = (
         "The China Physiological Signal Challenge 2018 and its unused records (CPSC-Extra) as published in the "
         "PhysioNet/CinC Challenges: ECGs of 6 to 144 s at 500 Hz from 11 hospitals, cut into records of equal length. "
-        "Column `labels`: the SNOMED CT codes of the whole recording, in words. **The source has no patient ids**: each "
-        "recording counts as a patient of its own, so a patient who was recorded twice may be on both sides of a fold. "
-        "Conversations ask for the list of findings; strata are the groups of findings."
+        "Column `labels`: the names of the SNOMED CT codes of the whole recording. **The source has no patient ids**: "
+        "each recording counts as a separate patient, so a patient with several recordings may be in train and in "
+        "test of a fold. Conversations ask for the list of findings. Strata are the groups of findings."
     )
     HOMEPAGE = "https://physionet.org/content/challenge-2021/1.0.3/"
     LICENSE = "cc-by-4.0"
@@ -41,16 +41,16 @@ class Cpsc(ElmDatasetBuilder):
 }"""
 
     def list_recordings(self) -> Iterator[dict]:
-        """The headers, by name."""
+        """List the headers, sorted by name."""
         folder = self.source_folder()
         paths = (path for path in folder.rglob("*.hea") if RECORD_NAME.fullmatch(path.stem))
         for path in sorted(paths, key=lambda path: (path.stem, path)):
             yield {"recording_id": path.stem, "patient_id": path.stem, "path": str(path.relative_to(folder))}
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
-        """A record, and the age, sex and labels of its header."""
+        """Read a record, with age, sex and labels from its header."""
         return read_labelled_recording(self.source_folder() / reference["path"])
 
     def list_conversations(self) -> Iterator[dict]:
-        """One conversation for each record, which asks for its findings."""
+        """List a conversation for each record, which asks for its findings."""
         return list_findings(self)

@@ -1,4 +1,4 @@
-"""PULSE's benchmark (Liu et al. 2024): nine tests about ECGs of PTB-XL, CODE-15, CPSC, CSN and Georgia."""
+"""ECGBench, the benchmark of PULSE (Liu et al. 2024): tests about ECGs of PTB-XL, CODE-15, CPSC, CSN and Georgia."""
 
 from pathlib import Path
 
@@ -14,22 +14,22 @@ TESTS = (
 
 class EcgBenchPulse(InstructBuilder):
     """
-    The source holds the tests as JSON (`cpsc-test.json`) or as on the Hub (`cpsc-test/*.parquet`); those that are there
-    are built. Entries of `mmmu-ecg`, whose pictures come from text books, have no ECG and are left out.
+    The source contains the tests as JSON (`cpsc-test.json`) or as on the Hub (`cpsc-test/*.parquet`). All tests that
+    exist are built. Entries of `mmmu-ecg` are excluded: their images are from textbooks, so there is no ECG.
     """
 
     PRETTY_NAME = "ECGBench"
     DESCRIPTION = (
-        "PULSE's benchmark: abnormality detection and reports on PTB-XL, CODE-15, CPSC 2018, CSN and Georgia, and questions "
-        "of ECG-QA. `question_type` is the test, which is the stratum with the answer. All of it is a test set (`official`, "
-        "`test`); the folds serve those who train on it."
+        "The benchmark of PULSE: abnormality detection and reports on PTB-XL, CODE-15, CPSC 2018, CSN and Georgia, "
+        "and questions of ECG-QA. `question_type` is the name of the test. Strata are the test and the answer. The "
+        "whole dataset is a test set (configuration `official`, split `test`); the folds are for training on it."
     )
     HOMEPAGE = "https://huggingface.co/datasets/PULSE-ECG/ECGBench"
     LICENSE = EcgInstructPulse.LICENSE
     CITATION = EcgInstructPulse.CITATION
 
     def source_files(self) -> list[tuple[str, Path, str]]:
-        """The files of each test that is there."""
+        """List the existing files of each test."""
         folder = self.source_folder()
         found = [
             (test, path, "test")
@@ -38,13 +38,13 @@ class EcgBenchPulse(InstructBuilder):
         ]
         if not found:
             raise FileNotFoundError(
-                f"{folder}: no {TESTS[0]}.json or {TESTS[0]}/*.parquet, nor another test ({', '.join(TESTS[1:])}); source "
-                f"(--source) is to be the folder of {self.PRETTY_NAME}"
+                f"{folder}: contains no test; expected {TESTS[0]}.json, {TESTS[0]}/*.parquet, or files of another "
+                f"test ({', '.join(TESTS[1:])}); source (--source) must be the folder of {self.PRETTY_NAME}"
             )
         return found
 
     def make_conversation(self, entry: dict, name: str) -> dict:
-        """As of any other instruction file; the files from the Hub call the picture's path `image_path`."""
+        """Make a conversation as in the base class. In files from the Hub, the image path is `image_path`."""
         entry = entry | {"image": entry.get("image_path", entry.get("image"))}
         conversation = super().make_conversation(entry, name)
         (answer,) = conversation["answer"]

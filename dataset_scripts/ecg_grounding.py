@@ -1,16 +1,16 @@
-"""GEM's grounded interpretations (Lan et al. 2025) of ECGs of MIMIC-IV-ECG, PTB-XL and CODE-15."""
+"""ECG-Grounding, the grounded interpretations of GEM (Lan et al. 2025) of ECGs of MIMIC-IV-ECG, PTB-XL and CODE-15."""
 
 from elm_hf.prepare.instruct import InstructBuilder
 
 
 class EcgGrounding(InstructBuilder):
-    """Entries of the training files, of which one is part of the other, and of the test files, those that are there."""
+    """Entries of all training and test files that exist. One of the training files is part of the other."""
 
     PRETTY_NAME = "ECG-Grounding"
     DESCRIPTION = (
-        "GEM's instruction data: interpretations of ECGs that name the measurements they rest on, and questions of PULSE. "
-        "Strata are the dataset of the ECG, the kind of the question, and the answer where it is yes or no. The official "
-        "split is that of the published files."
+        "The instruction data of GEM: interpretations of ECGs with the measurements that support them, and questions "
+        "of PULSE. Strata are the dataset of the ECG, the kind of the question, and the answer if it is yes or no. "
+        "The official split is that of the published files."
     )
     HOMEPAGE = "https://huggingface.co/datasets/LANSG/ECG-Grounding"
     LICENSE = "unknown"

@@ -1,17 +1,17 @@
-"""PULSE's instructions (Liu et al. 2024): over a million entries about ECGs of PTB-XL, MIMIC-IV-ECG and CODE-15."""
+"""ECGInstruct of PULSE (Liu et al. 2024): over a million entries about ECGs of PTB-XL, MIMIC-IV-ECG and CODE-15."""
 
 from elm_hf.prepare.instruct import InstructBuilder
 
 
 class EcgInstructPulse(InstructBuilder):
-    """Entries of `ECGInstruct.json`, whose pictures stand for the recordings that they were drawn from."""
+    """Entries of `ECGInstruct.json`. Their image paths refer to the recordings."""
 
     PRETTY_NAME = "ECGInstruct"
     DESCRIPTION = (
-        "PULSE's instruction data: feature recognition, rhythm, morphology and reports, as questions about pictures of ECGs "
-        "of PTB-XL, MIMIC-IV-ECG, CODE-15 and CSN; here about the ECGs themselves, so that the words image and picture's "
-        "placeholder became ECG. Strata are the dataset of the ECG, the kind of the question, and the answer where it is "
-        "yes or no."
+        "The instruction data of PULSE: questions about feature recognition, rhythm, morphology and reports, for ECGs "
+        "of PTB-XL, MIMIC-IV-ECG, CODE-15 and CSN. The original questions are about images of ECGs; here, the word "
+        "image and the image placeholders are replaced by ECG. Strata are the dataset of the ECG, the kind of the "
+        "question, and the answer if it is yes or no."
     )
     HOMEPAGE = "https://huggingface.co/datasets/PULSE-ECG/ECGInstruct"
     LICENSE = "unknown"

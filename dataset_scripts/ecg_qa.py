@@ -1,4 +1,4 @@
-"""ECG-QA (Oh et al. 2023): questions about one ECG or two of PTB-XL or MIMIC-IV-ECG, mapped on records built before."""
+"""ECG-QA (Oh et al. 2023): questions about one or two ECGs of PTB-XL or MIMIC-IV-ECG."""
 
 from collections.abc import Iterator
 
@@ -11,21 +11,22 @@ from elm_hf.prepare.instruct import read_entries
 
 FOLDER_OF_SPLIT = {"train": "train", "validation": "valid", "test": "test"}
 NUMBERS = ["template_id", "question_id", "sample_id"]
-# `ecg_id` is a study of MIMIC-IV-ECG, numbered from here, or an ECG of PTB-XL, of which there are 21,837
+# `ecg_id` is a study of MIMIC-IV-ECG (from this number on) or an ECG of PTB-XL (up to 21,837)
 FIRST_MIMIC_STUDY = 40_000_000
 
 
 class EcgQa(ElmDatasetBuilder):
     """
-    The source is one of ECG-QA's folders, such as `ecgqa/ptbxl`; the paraphrased questions are taken. For the templates
-    they come from, name the folder of one wording as the source: `ecgqa/ptbxl/template`.
+    The source is a folder of ECG-QA, such as `ecgqa/ptbxl`, of which the paraphrased questions are used. For the
+    original templates, pass their folder as the source: `ecgqa/ptbxl/template`.
     """
 
     PRETTY_NAME = "ECG-QA"
     DESCRIPTION = (
-        "ECG-QA: questions to verify, choose or query findings of an ECG, and to compare two ECGs (the k-th ECG of a "
-        "conversation is the k-th of the question). Several answers are joined with commas in the order of the source. "
-        "Strata are the question type and the first answer in alphabetical order. The official split is ECG-QA's own."
+        "ECG-QA: questions that verify, choose or query findings of an ECG, and that compare two ECGs (the k-th ECG "
+        "of a conversation is the k-th ECG of the question). Multiple answers are joined with commas in the order of "
+        "the source. Strata are the question type and the first answer in alphabetical order. The official split is "
+        "that of ECG-QA."
     )
     HOMEPAGE = "https://github.com/Jwoo5/ecg-qa"
     LICENSE = "cc-by-4.0"
@@ -43,13 +44,14 @@ class EcgQa(ElmDatasetBuilder):
     }
 
     def list_conversations(self) -> Iterator[dict]:
-        """One conversation for each entry of the source's JSON files; entries that are damaged are left out."""
+        """List a conversation for each entry of the JSON files. Damaged entries are excluded."""
         folder = self.source_folder()
         if (folder / "paraphrased").is_dir():
             folder = folder / "paraphrased"
         if not any((folder / name).is_dir() for name in FOLDER_OF_SPLIT.values()):
             raise FileNotFoundError(
-                f"{folder}: no folder train, valid or test; source (--source) is to be a folder of ECG-QA, such as ecgqa/ptbxl"
+                f"{folder}: no folder train, valid or test; source (--source) must be a folder of ECG-QA, such as "
+                "ecgqa/ptbxl"
             )
         for split, name in FOLDER_OF_SPLIT.items():
             seen = set()
@@ -58,10 +60,12 @@ class EcgQa(ElmDatasetBuilder):
                     try:
                         conversation = _conversation(entry, split)
                     except (KeyError, TypeError, ValueError) as error:
-                        self.leave_out("damaged entry", f"{path}: entry {number} is not as in ECG-QA ({error!r})")
+                        self.leave_out(
+                            "damaged entry", f"{path}: entry {number} is not in the format of ECG-QA ({error!r})"
+                        )
                         continue
                     if entry["sample_id"] in seen:
-                        repeated = f"{path}: entry {number} has sample_id {entry['sample_id']}, as an earlier one"
+                        repeated = f"{path}: entry {number} repeats sample_id {entry['sample_id']} of an earlier entry"
                         self.leave_out("repeated id", repeated)
                         continue
                     seen.add(entry["sample_id"])
@@ -71,11 +75,11 @@ class EcgQa(ElmDatasetBuilder):
 def _conversation(entry: dict, split: str) -> dict:
     question, answers, ecg_ids = entry["question"], entry["answer"], entry["ecg_id"]
     if not isinstance(question, str) or not isinstance(answers, list):
-        raise TypeError("question is to be text and answer a list")
+        raise TypeError("question must be text and answer must be a list")
     if not all(isinstance(item, str) for item in answers):
-        raise TypeError("the items of answer are to be text")
+        raise TypeError("the items of answer must be text")
     if len(ecg_ids) not in (1, 2):
-        raise ValueError(f"{len(ecg_ids)} ECGs, not one or two")
+        raise ValueError(f"{len(ecg_ids)} ECGs, expected one or two")
     return {
         # sample_id counts from 0 in each split
         "conversation_id": f"ecg_qa-{split}-{entry['sample_id']}",

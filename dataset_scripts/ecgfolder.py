@@ -1,4 +1,4 @@
-"""Your own ECGs: a folder of files beside `metadata.csv` or `metadata.jsonl`, as `datasets` reads images and audio."""
+"""A folder of ECG files with `metadata.csv` or `metadata.jsonl`, similar to the folders of images in `datasets`."""
 
 import filecmp
 import hashlib
@@ -18,7 +18,7 @@ from elm_hf.prepare.instruct import EntryError, check_order, place_ecgs, read_en
 from elm_hf.utils.files import read_table
 
 
-# what is said of a file, and must be the same wherever it is said
+# properties of a file, which must be the same in all its rows
 SIGNAL_FIELDS = ("patient_id", "sampling_rate", "leads", "units")
 PATIENT_FIELDS = ("age", "sex", "labels")
 COLUMNS = (
@@ -32,20 +32,20 @@ COLUMNS = (
     *SIGNAL_FIELDS,
     *PATIENT_FIELDS,
 )
-# how tables write that there is none
+# values for a missing patient id
 NO_PATIENT = ("", "nan", "na", "n/a", "<na>", "none", "null", "unknown", "?", "-")
-# bytes of a file that are compared first, to find those that may be equal
-PIECE = 4096
-# bytes of a file's name, `.hea` not counted
-LONGEST_NAME = 251
+# number of bytes that are compared first, to find candidates for equal files
+SAMPLE_SIZE = 4096
+# maximum number of bytes of a file name, without `.hea`
+MAX_NAME_SIZE = 251
 SEX = {"m": "male", "male": "male", "f": "female", "female": "female"}
 REPORT_QUESTION = "Write the report of {}."
 
 
 class Ecgfolder(ElmDatasetBuilder):
     """
-    One row of the metadata is one conversation about the ECG `file_name`, or about several where that is a list:
-    `messages`, or `question` and `answer`, or `report`. See docs/own_data.md.
+    A row of the metadata is a conversation about the ECG in `file_name`, or about several ECGs if `file_name` is a
+    list. The conversation is given by `messages`, by `question` and `answer`, or by `report`. See docs/own_data.md.
     """
 
     PRETTY_NAME = "ECG folder"
@@ -55,53 +55,53 @@ class Ecgfolder(ElmDatasetBuilder):
     CITATION = ""
 
     def list_recordings(self) -> Iterator[dict]:
-        """Every file that is named, once."""
-        recordings, said_in = {}, {}
+        """List each file of the metadata once."""
+        recordings, first_row = {}, {}
         for where, row in self._rows(lambda reason, message: None):
             try:
                 files = _file_names(row, self.source_folder())
             except EntryError:
-                continue  # told with the conversations
+                continue  # reported by `list_conversations`
             for reference in self._references(where, row, files):
                 name = reference["recording_id"]
                 known = recordings.setdefault(name, dict.fromkeys(reference))
                 for field, value in reference.items():
                     if known[field] is None and value is not None:
-                        known[field], said_in[name, field] = value, where
+                        known[field], first_row[name, field] = value, where
                     elif field in SIGNAL_FIELDS and value not in (None, known[field]):
                         raise ValueError(
-                            f"{where}: {field} {value!r} for {name}, for which {said_in[name, field]} has "
-                            f"{known[field]!r}; say the same, or say it once"
+                            f"{where}: {field} {value!r} for {name}, but {first_row[name, field]} has "
+                            f"{known[field]!r}; use the same value in all rows of a file, or set it once"
                         )
-                said_in.setdefault(name, where)
+                first_row.setdefault(name, where)
         _check_spelling([known["patient_id"] for known in recordings.values()])
         for name, known in recordings.items():
             if known["patient_id"] is None and not self.config.one_patient_per_file:
                 raise ValueError(
-                    f"{said_in[name]}: no patient_id for {name}. Without it ECGs of one patient would be in training and "
-                    "in test. Name the patients in the column patient_id, or say one_patient_per_file "
-                    "(--one-patient-per-file) if no two files are of one patient"
+                    f"{first_row[name]}: no patient_id for {name}. Without it, ECGs of the same patient can be in "
+                    "train and in test. Fill the column patient_id, or set one_patient_per_file "
+                    "(--one-patient-per-file) if every file is of a different patient"
                 )
             known["patient_id"] = known["patient_id"] or name
         _check_copies(self.source_folder(), recordings.values())
         yield from recordings.values()
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
-        """The ECG of a file and what the metadata say of its patient."""
+        """Read the ECG of a file, with the metadata of its patient."""
         if not _is_within(self.source_folder(), self.source_folder() / reference["recording_id"]):
             raise RecordingError(
                 "path outside the folder",
-                f"{reference['recording_id']}: is outside of the folder, so it is not opened",
+                f"{reference['recording_id']}: is outside the folder, so it is not read",
             )
         metadata = {"age": _age(reference), "sex": _sex(reference), "report": reference["report"]}
         metadata["labels"] = _list(reference["labels"], ";") or []
         rate = _number(reference, "sampling_rate")
-        # the path as named, not resolved: messages are published, and where the folder lies is nobody's business
+        # do not resolve the path: error messages are published and must not contain the location of the folder
         path = self.source_folder() / reference["recording_id"]
         return read_ecg_file(path, rate, _list(reference["leads"], ","), reference["units"]), metadata
 
     def list_conversations(self) -> Iterator[dict]:
-        """One conversation for each row."""
+        """List a conversation for each row."""
         for number, (where, row) in enumerate(self._rows(self.leave_out)):
             try:
                 files = _file_names(row, self.source_folder())
@@ -114,13 +114,13 @@ class Ecgfolder(ElmDatasetBuilder):
                 self.leave_out(error.reason, f"{where}: {error}")
 
     def _rows(self, leave_out: Callable[[str, str], None]) -> Iterator[tuple[str, dict]]:
-        """The rows of the metadata and where each stands; what is empty is None."""
+        """Yield the rows of the metadata with their positions. Empty values are None."""
         folder = self.source_folder()
         found = [folder / name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()]
         if len(found) != 1:
             raise FileNotFoundError(
-                f"{folder}: {'both' if found else 'neither'} metadata.csv {'and' if found else 'nor'} metadata.jsonl in it; "
-                "source (--source) is to be a folder with one of them"
+                f"{folder}: contains {'both' if found else 'neither'} metadata.csv {'and' if found else 'nor'} "
+                "metadata.jsonl; source (--source) must be a folder with one of them"
             )
         (path,) = found
         if path.suffix == ".csv":
@@ -131,7 +131,7 @@ class Ecgfolder(ElmDatasetBuilder):
             where = f"{path}: row {number + 1}"
             _check_columns(where, row)
             if None in row:
-                reason = f"{len(row[None])} cells more than columns; put text with commas in double quotes"
+                reason = f"{len(row[None])} more cells than columns; put text that contains commas in double quotes"
                 leave_out("damaged entry", f"{where}: {reason}")
                 continue
             yield where, {key: None if value == "" else value for key, value in row.items()}
@@ -145,7 +145,9 @@ class Ecgfolder(ElmDatasetBuilder):
                 raise ValueError(f"{where}: patient_id {patients!r} cannot be read as JSON ({error})") from error
         patients = patients if isinstance(patients, list) else [patients] * len(files)
         if len(patients) != len(files):
-            raise ValueError(f"{where}: {len(patients)} patient_id for {len(files)} files; give one, or one for each")
+            raise ValueError(
+                f"{where}: {len(patients)} patient_id for {len(files)} files; give one, or one for each file"
+            )
         for name, patient in zip(files, patients):
             yield {
                 "recording_id": name,
@@ -156,15 +158,15 @@ class Ecgfolder(ElmDatasetBuilder):
 
 
 def _check_columns(where: str, row: dict) -> None:
-    """A column that is not found for its spelling would be as good as empty, and patients be taken for unknown."""
+    """Raise an error for a misspelt column, which would otherwise be ignored, so that patients would be unknown."""
     for name in row:
         plain = "_".join("".join(filter(str.isprintable, name or "")).lower().split())
         if plain in COLUMNS and name != plain:
-            raise ValueError(f"{where}: the column {name!r} is to be written {plain!r}")
+            raise ValueError(f"{where}: rename the column {name!r} to {plain!r}")
 
 
 def _patient_id(where: str, value) -> str | None:
-    """The name of a patient, without blanks at its ends; None where there is none."""
+    """The id of a patient, without surrounding spaces; None if it is missing."""
     if isinstance(value, bool) or not isinstance(value, str | int | float | None):
         raise ValueError(f"{where}: patient_id {value!r}, expected text or a number")
     name = "" if value is None else str(value).strip()
@@ -172,7 +174,7 @@ def _patient_id(where: str, value) -> str | None:
 
 
 def _check_spelling(patients: Iterable[str | None]) -> None:
-    """Refuse ids that differ as tables and programs change them: in case, blanks, leading zeros, `.0`, composed letters."""
+    """Raise an error if ids differ only in case, spaces, leading zeros, `.0` or Unicode form."""
     known = {}
     for patient in sorted({patient for patient in patients if patient is not None}):
         plain = unicodedata.normalize("NFKC", patient).casefold()
@@ -181,34 +183,35 @@ def _check_spelling(patients: Iterable[str | None]) -> None:
         other = known.setdefault(plain, patient)
         if other != patient:
             raise ValueError(
-                f"patient_id {other!r} and {patient!r}: if they are one patient, he could be in training and in test. "
-                "Write each patient in one way, and two patients so that more than case, blanks or zeros tells them apart"
+                f"patient_id {other!r} and {patient!r}: if they are the same patient, the patient can be in train and "
+                "in test. Use one spelling for each patient; ids of different patients must differ in more than case, "
+                "spaces or zeros"
             )
 
 
 def _check_copies(folder: Path, recordings: Iterable[dict]) -> None:
-    """Refuse the same signal file, or a copy of it, under two patients."""
+    """Raise an error if a signal file, or a copy of it, belongs to two patients."""
     alike = {}
     for recording in recordings:
         path = _signal_file(folder / recording["recording_id"])
         if not os.path.isfile(path) or not os.access(path, os.R_OK) or not _is_within(folder, path):
-            continue  # told where it is read
+            continue  # reported when it is read
         size = path.stat().st_size
         with path.open("rb") as file:
-            file.seek(size // 2)  # files often begin with the same header
-            candidates = alike.setdefault((size, hashlib.sha256(file.read(PIECE)).digest()), [])
+            file.seek(size // 2)  # files often start with the same header
+            candidates = alike.setdefault((size, hashlib.sha256(file.read(SAMPLE_SIZE)).digest()), [])
         for other, known in candidates if size else []:
             if known["patient_id"] != recording["patient_id"] and filecmp.cmp(path, other, shallow=False):
                 raise ValueError(
-                    f"{known['recording_id']} and {recording['recording_id']} are the same recording under two patients, "
-                    f"{known['patient_id']!r} and {recording['patient_id']!r}, so that it could be in training and in "
-                    "test; name one file, or one patient for both"
+                    f"{known['recording_id']} and {recording['recording_id']} are the same recording with two "
+                    f"patients, {known['patient_id']!r} and {recording['patient_id']!r}, so it can be in train and in "
+                    "test; use one file, or the same patient for both"
                 )
         candidates.append((path, recording))
 
 
 def _signal_file(path: Path) -> Path:
-    """The file that holds the samples: of a WFDB record, the first that its header names."""
+    """The file that contains the samples. For a WFDB record, it is the first signal file of the header."""
     header = path.with_name(f"{path.name}.hea")
     if not os.path.isfile(header):
         return path
@@ -217,12 +220,12 @@ def _signal_file(path: Path) -> Path:
 
 
 def _is_within(folder: Path, path: Path) -> bool:
-    """Whether the path leads, links followed, to something in the folder."""
+    """Whether a path, after following links, is inside the folder."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _file_names(row: dict, folder: Path) -> list[str]:
-    """The files of a row; of a WFDB record, whichever of its files is named, the record."""
+    """The files of a row. Any file of a WFDB record is replaced by the path of the record."""
     names = row.get("file_name")
     if isinstance(names, str):
         names = _json(row, "file_name") if names.startswith("[") else [names]
@@ -230,8 +233,8 @@ def _file_names(row: dict, folder: Path) -> list[str]:
         raise EntryError("damaged entry", f"file_name {names!r}, expected the name of a file or a list of names")
     paths = [PurePosixPath(name) for name in names]
     parts = [part.encode("utf-8", "surrogatepass") for path in paths for part in path.parts]
-    if any(len(part) > LONGEST_NAME or b"\0" in part for part in parts):
-        raise EntryError("damaged entry", f"file_name {names!r} can be no name of a file")
+    if any(len(part) > MAX_NAME_SIZE or b"\0" in part for part in parts):
+        raise EntryError("damaged entry", f"file_name {names!r} is not a valid file name")
     return [str(path.with_suffix("") if _is_of_record(folder, path) else path) for path in paths]
 
 
@@ -243,7 +246,7 @@ def _is_of_record(folder: Path, path: PurePosixPath) -> bool:
 
 
 def _conversation(row: dict, num_ecgs: int) -> dict:
-    """The messages of a row and the columns that go with them."""
+    """The messages of a row and the columns that depend on them."""
     if row.get("messages") is not None:
         messages, kind = _messages(row, num_ecgs), "conversation"
         question, answers = _words(messages[-2]), [_words(messages[-1])]
@@ -258,7 +261,9 @@ def _conversation(row: dict, num_ecgs: int) -> dict:
         answers, kind = [_text(row, "report")], "report"
         messages = ecg_messages(num_ecgs, question, answers[0])
     else:
-        raise EntryError("nothing said", "neither messages, nor question and answer, nor report")
+        raise EntryError(
+            "nothing said", "no messages, no question and answer, and no report; fill one of these columns"
+        )
     if row.get("split") not in (None, *SPLITS):
         raise EntryError("damaged entry", f"split {row['split']!r}, expected one of {', '.join(SPLITS)}")
     kind = str(row.get("question_type") or kind)
@@ -274,10 +279,10 @@ def _conversation(row: dict, num_ecgs: int) -> dict:
 
 
 def _messages(row: dict, num_ecgs: int) -> list[dict]:
-    """The messages as stored: their content a list of text and ECG items, text taken as it is."""
+    """The messages in the stored format: their content is a list of text and ECG items. The text is not changed."""
     given = _json(row, "messages") if isinstance(row["messages"], str) else row["messages"]
     if not isinstance(given, list) or not all(isinstance(message, dict) for message in given):
-        raise EntryError("damaged entry", "messages is no list of role and content")
+        raise EntryError("damaged entry", "messages is not a list of objects with role and content")
     messages = [{"role": str(message.get("role")), "content": _content(message)} for message in given]
     check_order([message["role"] for message in messages])
     if not all(_words(message) for message in messages if message["role"] == "assistant"):
@@ -297,7 +302,8 @@ def _content(message: dict) -> list[dict]:
             items.append({"type": "text", "text": item["text"]})
         else:
             raise EntryError(
-                "damaged entry", f"content {item!r}, expected text, or items of type text and (of a user) ecg"
+                "damaged entry",
+                f"content {item!r}, expected text, or a list of text items and, in user turns, ecg items",
             )
     return items
 
@@ -321,7 +327,7 @@ def _json(row: dict, field: str):
 
 
 def _list(value, separator: str) -> list[str] | None:
-    """A list as it is, or the parts of a text."""
+    """The items of a list, or the parts of a text."""
     if isinstance(value, str):
         value = value.split(separator)
     return value and [str(item).strip() for item in value]

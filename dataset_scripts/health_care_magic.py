@@ -1,4 +1,4 @@
-"""HealthCareMagic-100k (Li et al. 2023, ChatDoctor): patients' questions and doctors' answers, without ECGs."""
+"""HealthCareMagic-100k (Li et al. 2023, ChatDoctor): questions of patients and answers of doctors, without ECGs."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,13 @@ FIELDS = ("instruction", "input", "output")
 
 
 class HealthCareMagic(ElmDatasetBuilder):
-    """The source is the folder of `HealthCareMagic-100k.json`, or of the Parquet files of a copy on the Hub."""
+    """The source is the folder with `HealthCareMagic-100k.json`, or with the Parquet files of a copy on the Hub."""
 
     PRETTY_NAME = "HealthCareMagic-100k"
     DESCRIPTION = (
-        "Questions of patients and answers of doctors from an online service, without ECGs: to keep an ELM's bedside manner. "
-        "The instruction is the system message. Nothing is known of who asks, so every dialogue is a patient of its own."
+        "Questions of patients and answers of doctors from an online service, without ECGs. Mixed into the training "
+        "data, they preserve the medical dialogue skills of an ELM. The instruction is the system message. The "
+        "patients are unknown, so every dialogue counts as a separate patient."
     )
     HOMEPAGE = "https://github.com/Kent0n-Li/ChatDoctor"
     LICENSE = "unknown"
@@ -30,22 +31,22 @@ class HealthCareMagic(ElmDatasetBuilder):
     HAS_ECGS = False
 
     def list_conversations(self) -> Iterator[dict]:
-        """One dialogue for each entry; the words are left as they are."""
+        """List a conversation for each entry. Only surrounding spaces of the texts are removed."""
         folder = self.source_folder()
         paths = sorted(folder.rglob("HealthCareMagic-100k.json")) or sorted(folder.rglob("*.parquet"))
         if not paths:
             raise FileNotFoundError(
-                f"{folder}: neither HealthCareMagic-100k.json nor a Parquet file in it; source (--source) is to be the "
-                f"folder of {self.PRETTY_NAME}"
+                f"{folder}: contains neither HealthCareMagic-100k.json nor a Parquet file; source (--source) must be "
+                f"the folder of {self.PRETTY_NAME}"
             )
         for file_number, path in enumerate(paths):
             for number, entry in read_entries(path, self.leave_out):
                 instruction, question, answer = (entry.get(field) or "" for field in FIELDS)
                 if not all(isinstance(text, str) for text in (instruction, question, answer)):
-                    self.leave_out("damaged entry", f"{path}: entry {number} holds other things than text")
+                    self.leave_out("damaged entry", f"{path}: entry {number} contains a value that is not text")
                     continue
                 if not question.strip() or not answer.strip():
-                    self.leave_out("no answer", f"{path}: entry {number} has no words in input or in output")
+                    self.leave_out("no answer", f"{path}: entry {number} has no text in input or in output")
                     continue
                 turns = [("system", instruction), ("user", question), ("assistant", answer)]
                 yield {
@@ -60,5 +61,5 @@ class HealthCareMagic(ElmDatasetBuilder):
                     "question": question.strip(),
                     "answer": [answer.strip()],
                     "stratum": "dialogue",
-                    "split": "train",  # as published: all of it is to train on
+                    "split": "train",  # the published file is a training set
                 }

@@ -1,4 +1,4 @@
-"""MIMIC-IV-ECG (Gow et al. 2023): 800,035 ECGs of 161,352 patients with the statements of the cardiograph."""
+"""MIMIC-IV-ECG (Gow et al. 2023): 800,035 ECGs of 161,352 patients with the statements of the electrocardiograph."""
 
 from collections.abc import Iterator
 
@@ -13,25 +13,26 @@ from elm_hf.utils.files import read_table
 STATEMENTS = [f"report_{number}" for number in range(18)]
 MEASUREMENTS = ["rr_interval", "p_onset", "p_end", "qrs_onset", "qrs_end", "t_end", "p_axis", "qrs_axis", "t_axis"]
 NOT_MEASURED = 29999
-# Strata: the first of these words in the statements, then the cardiograph's summary.
+# Strata: the first of these words in the statements, and the summary of the electrocardiograph.
 RHYTHMS = ("pace", "atrial fibrillation", "atrial flutter", "sinus tachycardia", "sinus bradycardia", "sinus")
 SUMMARIES = ("otherwise normal ecg", "abnormal ecg", "borderline ecg", "normal ecg")
 
 
 class MimicIvEcg(ElmDatasetBuilder):
     """
-    The studies of record_list.csv, each with its row of machine_measurements.csv; a recording is named by its study_id.
+    The studies in record_list.csv, each with its row of machine_measurements.csv. The id of a recording is its
+    study_id.
 
-    Both tables are read side by side, so that memory does not grow with them as long as they are in the same order.
+    Both tables are read in parallel. If they are in the same order, the memory does not depend on their length.
     """
 
     PRETTY_NAME = "MIMIC-IV-ECG"
     DESCRIPTION = (
-        "MIMIC-IV-ECG 1.0: ECGs of 10 s at 500 Hz from Beth Israel Deaconess Medical Center, recorded 2008-2019. Column "
-        "`report`: the statements that the cardiograph printed, joined with semicolons; no physician confirmed them. Age "
-        "and sex are not in the source. Conversations ask for that report and have the cardiograph's measurements as "
-        "columns (times in ms, axes in degrees; null where not measured); strata are the rhythm and the cardiograph's "
-        "summary (normal, borderline, abnormal)."
+        "MIMIC-IV-ECG 1.0: ECGs of 10 s at 500 Hz from Beth Israel Deaconess Medical Center, recorded 2008-2019. "
+        "Column `report`: the statements printed by the electrocardiograph, joined with semicolons and not confirmed "
+        "by a physician. The source does not contain age and sex. Conversations ask for the report and have the "
+        "measurements of the electrocardiograph as columns (times in ms, axes in degrees; null if not measured). "
+        "Strata are the rhythm and the summary of the electrocardiograph (normal, borderline, abnormal)."
     )
     HOMEPAGE = "https://physionet.org/content/mimic-iv-ecg/1.0/"
     LICENSE = "odbl"
@@ -45,7 +46,7 @@ class MimicIvEcg(ElmDatasetBuilder):
     CONVERSATION_FEATURES = {name: Value("float32") for name in MEASUREMENTS}
 
     def list_recordings(self) -> Iterator[dict]:
-        """The rows of record_list.csv with their statements and measurements."""
+        """List the rows of record_list.csv with their statements and measurements."""
         folder = self.source_folder("record_list.csv", "machine_measurements.csv")
         records = read_table(folder / "record_list.csv", ["subject_id", "study_id", "path"])
         columns = ["study_id", *STATEMENTS, *MEASUREMENTS]
@@ -63,24 +64,24 @@ class MimicIvEcg(ElmDatasetBuilder):
                 "recording_id": study,
                 "patient_id": record["subject_id"],
                 "path": record["path"],
-                # the statements may have gaps between them
+                # there may be empty columns between the statements
                 "statements": [value.strip() for value in values[: len(STATEMENTS)] if value.strip()],
                 "measurements": values[len(STATEMENTS) :],
             }
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
-        """The record of a row and its report."""
+        """Read the record of a row, with its report."""
         if f"p{reference['patient_id']}" not in reference["path"].split("/"):
             raise RecordingError(
                 "unreadable metadata",
-                f"record_list.csv, study_id {reference['recording_id']}: path {reference['path']} is not of subject_id "
-                f"{reference['patient_id']}",
+                f"record_list.csv, study_id {reference['recording_id']}: path {reference['path']} does not belong to "
+                f"subject_id {reference['patient_id']}",
             )
         recording = read_recording(path_within(self.source_folder(), reference["path"]))
         return recording, {"report": "; ".join(reference["statements"]) or None}
 
     def list_conversations(self) -> Iterator[dict]:
-        """One conversation for each row, which asks for its report."""
+        """List a conversation for each row, which asks for its report."""
         for reference in self.distinct_references():
             report = "; ".join(reference["statements"])
             measured = {name: _measured(value) for name, value in zip(MEASUREMENTS, reference["measurements"])}
@@ -89,7 +90,7 @@ class MimicIvEcg(ElmDatasetBuilder):
 
 
 def _measured(value: str) -> float | None:
-    """A measurement; the cardiograph writes 29999 for what it could not measure."""
+    """A measurement, or None. The electrocardiograph writes 29999 if it could not measure a value."""
     try:
         number = float(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""ECG-Chat's first stage (Zhao et al. 2024): reports of MIMIC-IV-ECG, asked for in many words."""
+"""Alignment data of ECG-Chat (Zhao et al. 2024): requests in many wordings for the reports of MIMIC-IV-ECG."""
 
 from elm_hf.prepare.instruct import InstructBuilder
 
@@ -8,8 +8,8 @@ class PretrainMimic(InstructBuilder):
 
     PRETTY_NAME = "ECG-Chat pre-training"
     DESCRIPTION = (
-        "ECG-Chat's alignment data: a request for the report of an ECG of MIMIC-IV-ECG, and the report. Entries that repeat "
-        "another one word by word are left out. Strata are what is asked for."
+        "The alignment data of ECG-Chat: a request for the report of an ECG of MIMIC-IV-ECG, and the report. Exact "
+        "repetitions of an entry are excluded. Strata are the kind of the question, and the answer if it is yes or no."
     )
     HOMEPAGE = "https://github.com/YubaoZhao/ECG-Chat"
     LICENSE = "unknown"

@@ -17,14 +17,15 @@ SPLIT_OF_FOLD = {"9": "validation", "10": "test"} | {str(fold): "train" for fold
 
 
 class PtbXl(ElmDatasetBuilder):
-    """Records from `records500` (500 Hz); one conversation for each, whose answer is the record's own report."""
+    """The records in `records500` (500 Hz). Each has one conversation, whose answer is the report."""
 
     PRETTY_NAME = "PTB-XL"
     DESCRIPTION = (
-        "PTB-XL 1.0.3: ECGs of 10 s from the Physikalisch-Technische Bundesanstalt, recorded 1989-1996, with reports in "
-        "German or English and SCP-ECG statements (column `labels`: every statement listed, in words, whatever its likelihood). "
-        "An `age` of 90 means 90 or older. Conversations ask for the report of an ECG; strata are the diagnostic "
-        "superclasses of its statements. The official split is `strat_fold` 1-8, 9 and 10."
+        "PTB-XL 1.0.3: ECGs of 10 s from the Physikalisch-Technische Bundesanstalt, recorded 1989-1996, with reports "
+        "in German or English and SCP-ECG statements (column `labels`: the descriptions of all listed statements, "
+        "regardless of their likelihood). An `age` of 90 means 90 or older. Conversations ask for the report of an "
+        "ECG. Strata are the diagnostic superclasses of its statements. The official split is `strat_fold` 1-8, 9 and "
+        "10."
     )
     HOMEPAGE = "https://physionet.org/content/ptb-xl/1.0.3/"
     LICENSE = "cc-by-4.0"
@@ -39,13 +40,13 @@ class PtbXl(ElmDatasetBuilder):
 }"""
 
     def list_recordings(self) -> Iterator[dict]:
-        """The rows of ptbxl_database.csv."""
+        """List the rows of ptbxl_database.csv."""
         for row in read_table(self.source_folder("ptbxl_database.csv") / "ptbxl_database.csv", COLUMNS):
-            # the table writes whole numbers as floats; patient 5028.0 is patient 5028
+            # the table contains integers as floats: patient 5028.0 is patient 5028
             yield row | {"recording_id": row["ecg_id"], "patient_id": row["patient_id"].removesuffix(".0")}
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
-        """The 500 Hz signal of a row, its age, sex, report and SCP-ECG statements."""
+        """Read the 500 Hz signal of a row, with age, sex, report and SCP-ECG statements."""
         description_of = _statements(self.source_folder("scp_statements.csv") / "scp_statements.csv", "description")
         metadata = {
             "age": _age(reference),
@@ -56,7 +57,7 @@ class PtbXl(ElmDatasetBuilder):
         return read_recording(path_within(self.source_folder(), reference["filename_hr"])), metadata
 
     def list_conversations(self) -> Iterator[dict]:
-        """One conversation for each row, which asks for its report."""
+        """List a conversation for each row, which asks for its report."""
         superclass_of = _statements(
             self.source_folder("scp_statements.csv") / "scp_statements.csv", "diagnostic_class"
         )
@@ -64,7 +65,7 @@ class PtbXl(ElmDatasetBuilder):
             try:
                 superclasses = {superclass_of[code] for code in _scp_codes(row) if code in superclass_of}
             except RecordingError:
-                superclasses = set()  # the recording will be skipped and this conversation left out with it
+                superclasses = set()  # the recording is skipped later, and this conversation is excluded
             yield report_conversation(
                 self.name,
                 row["recording_id"],
@@ -75,7 +76,7 @@ class PtbXl(ElmDatasetBuilder):
 
 
 def _age(row: dict) -> int | None:
-    """Whole years. The table has 300 for patients over 89, to protect them; 90 stands for that here."""
+    """Age in whole years. Patients over 89 have age 300 in the table, for privacy; it is replaced by 90."""
     if not row["age"]:
         return None
     try:
@@ -85,7 +86,7 @@ def _age(row: dict) -> int | None:
 
 
 def _scp_codes(row: dict) -> list[str]:
-    """The statements of a row; a likelihood of 0.0 means that none was given, so the statement counts."""
+    """The statements of a row. A likelihood of 0.0 means that it is unknown, so all statements are used."""
     try:
         codes = ast.literal_eval(row["scp_codes"])
     except (ValueError, SyntaxError) as error:
@@ -102,5 +103,5 @@ def _unreadable(row: dict, column: str) -> RecordingError:
 
 @cache
 def _statements(path: Path, column: str) -> dict[str, str]:
-    """What a column of scp_statements.csv says of each SCP-ECG statement, where it says something."""
+    """The non-empty values of a column of scp_statements.csv, by SCP-ECG statement."""
     return {row[""]: row[column].strip() for row in read_table(path, ["", column]) if row[column].strip()}

@@ -1,4 +1,4 @@
-"""Simulated ECGs with questions in the manner of ECG-QA, whose answers follow from what was simulated."""
+"""Simulated ECGs with questions similar to ECG-QA. The answers follow from the simulated findings."""
 
 from collections.abc import Iterator
 from itertools import count, islice, pairwise
@@ -17,22 +17,24 @@ NUM_RECORDINGS = 2000
 MAX_ECGS_PER_PATIENT = 3
 QUESTIONS_PER_ECG = 16
 QUESTIONS_PER_PAIR = 1
-# One question across patients for so many recordings: each fold has to leave out those that its cut goes through.
+# Recordings per question across patients. There are few, because folds exclude comparisons of train and test patients.
 RECORDINGS_PER_CROSS_QUESTION = 8
-# Recordings are at least this long, like real ones; shorter records are cut from them.
+# Minimum length of a recording, as for real recordings. Shorter records are cut from it.
 SECONDS = 10
-# What a generator is for, as the second part of its seed: nothing depends on the order in which things are drawn.
+# The purpose of a random generator is the second part of its seed, so that results do not depend on the order of
+# drawing.
 PATIENT, SIGNAL, SINGLE, CONSECUTIVE, CROSS = range(5)
 
 
 class SimulatedQa(ElmDatasetBuilder):
-    """Patients with one to three ECGs; questions about each, about its change since the one before, across patients."""
+    """Patients with one to three ECGs; questions about single ECGs, consecutive ECGs, and pairs of patients."""
 
     PRETTY_NAME = "Simulated ECG questions and answers"
     DESCRIPTION = (
-        "Simulated ECGs (a moving dipole of Gaussian waves, projected with Dower's matrix; nobody's data) with known "
-        "findings, and questions in the manner of ECG-QA whose answers follow from them: verify, choose and query about "
-        "one ECG, and comparisons of two of one patient or of two. Strata are the question type and the first answer."
+        "Simulated ECGs (a moving dipole of Gaussian waves, projected with Dower's matrix; no patient data) with "
+        "known findings, and questions similar to ECG-QA whose answers follow from the findings. The questions "
+        "verify, choose or query findings of an ECG, or compare two ECGs of one patient or of two patients. Strata "
+        "are the question type and the first answer."
     )
     HOMEPAGE = ""
     LICENSE = "apache-2.0"
@@ -45,11 +47,11 @@ class SimulatedQa(ElmDatasetBuilder):
   year = {1980}
 }"""
 
-    # The purposes of another simulated dataset begin elsewhere, so that it has other patients.
+    # Offset of the purposes. Another simulated dataset has another offset and therefore other patients.
     FIRST_PURPOSE = 0
 
     def list_recordings(self) -> Iterator[dict]:
-        """What each ECG shows, without its signal; `num_recordings` of them, 2000 unless said otherwise."""
+        """List the findings of each ECG, without its signal; `num_recordings` ECGs, by default 2000."""
         wanted = self.config.num_recordings
         return islice(self._all_recordings(), NUM_RECORDINGS if wanted is None else wanted)
 
@@ -70,7 +72,7 @@ class SimulatedQa(ElmDatasetBuilder):
                 }
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
-        """The simulated signal; its labels are the findings, its report a sentence of them."""
+        """Simulate the signal. The labels are the findings, and the report is a sentence with the findings."""
         name, findings = reference["recording_id"], reference["findings"]
         rate, seconds = self.config.sampling_rate, max(SECONDS, self.config.seconds)
         ecg = simulate_ecg(findings, self._rng(SIGNAL, int(name)), seconds, rate)
@@ -83,7 +85,7 @@ class SimulatedQa(ElmDatasetBuilder):
         return make_recording(ecg, rate, LEADS, name), metadata
 
     def list_conversations(self) -> Iterator[dict]:
-        """Questions about single ECGs, then about consecutive ECGs of a patient, then across patients."""
+        """List questions about single ECGs, then about consecutive ECGs of a patient, then across patients."""
         recordings = list(self.list_recordings())
         for number, recording in enumerate(recordings):
             rng = self._rng(SINGLE, number)

@@ -1,4 +1,4 @@
-"""Simulated ECGs with their reports: what a model is aligned on before it learns to answer questions."""
+"""Simulated ECGs with reports, for aligning a model before it learns to answer questions."""
 
 from collections.abc import Iterator
 
@@ -10,17 +10,18 @@ QUESTION = "List the findings of this ECG."
 
 
 class SimulatedReports(SimulatedQa):
-    """The ECGs of `simulated_qa`'s simulator, of other patients than its own; one conversation for each."""
+    """ECGs simulated as in `simulated_qa`, but of other patients, with one conversation for each ECG."""
 
     PRETTY_NAME = "Simulated ECG reports"
     DESCRIPTION = (
-        "Simulated ECGs (a moving dipole of Gaussian waves, projected with Dower's matrix; nobody's data), each with a "
-        "report that lists its findings. No patient of `simulated_qa` is among them. Strata are the rhythms."
+        "Simulated ECGs (a moving dipole of Gaussian waves, projected with Dower's matrix; no patient data), each "
+        "with a report that lists its findings. The patients differ from those of `simulated_qa`. Strata are the "
+        "rhythms."
     )
     FIRST_PURPOSE = 100
 
     def list_conversations(self) -> Iterator[dict]:
-        """One conversation for each ECG, which asks for everything that it shows."""
+        """List a conversation for each ECG, which asks for all findings."""
         for recording in self.list_recordings():
             present = recording["findings"].labels
             yield {

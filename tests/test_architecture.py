@@ -63,6 +63,13 @@ def test_the_collator_reaches_few_modules():
     assert len(ours) <= 9, sorted(ours)
 
 
+def test_the_questions_of_an_evaluation_reach_few_modules_and_none_of_training():
+    loaded = loaded_by("elm_hf.evaluation.questions")
+    ours = {name for name in loaded if name.startswith("elm_hf.") and name.count(".") > 1}
+    assert len(ours) <= 6 and not any(name.startswith("elm_hf.training") for name in ours), sorted(ours)
+    assert "torch" not in loaded
+
+
 @pytest.mark.parametrize("module", ["elm_hf.cli", "elm_hf.training.arguments", "elm_hf.pretrain.arguments"])
 def test_options_are_listed_without_large_libraries(module):
     assert loaded_by(module).isdisjoint({"torch", "transformers", "trl", "datasets", "pandas", "scipy"})

@@ -117,7 +117,7 @@ def test_the_layer_is_the_one_that_the_authors_chose(kind, num_layers, layer, en
     [
         ("everything", "no such folder, and not the name of a repository"),
         ("model.safetensors", "model.safetensors"),
-        ("tokenizer.json", "no vocabulary of a tokenizer is beside the model"),
+        ("tokenizer.json", "the folder of the model has no tokenizer with a vocabulary"),
         ("encoder", "weights are missing, such as encoder.layer.0"),
         ("vocabulary", "its tokenizer has 22 tokens, the model 20"),
     ],

@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 import elm_hf
 from elm_hf import cli
+from elm_hf.checkpoints.convert import CONVERTERS
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.ecg.plot import plot_ecg
 from elm_hf.ecg.simulation import draw_findings, simulate_ecg
@@ -133,7 +134,7 @@ def records(ecg, tmp_path) -> Path:
 
 BAD_RECORDS = {
     "nowhere": "nowhere.hea: no such file",
-    "array.npy": "array.npy: not a WFDB record; elm-hf prepare ecgfolder makes a dataset of such files",
+    "array.npy": "array.npy: not a WFDB record; use elm-hf prepare ecgfolder to build a dataset of such files",
     "lead": 'lead: lead "V7" is not one of I, II',
     "truncated": "truncated.dat has 5000 bytes, expected 120000 for 12 leads of 5000 samples",
     "header": "header.hea: no readable WFDB header",
@@ -204,6 +205,11 @@ print(json.dumps([commands, [name for name in {HEAVY} if name in sys.modules]]))
     assert all(f"Usage: elm-hf {command} [OPTIONS]" in done.stdout for command in commands)
 
 
+def test_help_lists_every_format_that_can_be_converted(run):
+    shown = run("convert", "--help").out
+    assert all(kind in shown for kind in CONVERTERS)
+
+
 def test_public_names_are_there_when_asked_for():
     for name in elm_hf.__all__:
         assert getattr(elm_hf, name) is not None
@@ -236,15 +242,15 @@ def test_a_wrong_option_is_named(run, arguments):
 
 
 def test_an_unknown_dataset_lists_what_there_is(message):
-    assert message("prepare", "ptbxl", "--output", "data").startswith("unknown dataset 'ptbxl'; there are code15, ")
+    assert message("prepare", "ptbxl", "--output", "data").startswith("unknown dataset 'ptbxl'; available: code15, ")
 
 
 def test_a_source_that_is_not_there(message):
-    assert "ptb_xl is built from its source: name the folder as source (--source)" in message(
+    assert "ptb_xl is built from its source: pass the source folder as source (--source)" in message(
         "prepare", "ptb_xl", "--output", "data"
     )
     assert message("prepare", "ptb_xl", "--output", "data", "--source", "nowhere").startswith(
-        "nowhere: not found; source (--source) is to be the folder of PTB-XL"
+        "nowhere: not found; source (--source) must be the folder of PTB-XL"
     )
 
 
@@ -258,10 +264,10 @@ def test_a_table_that_is_no_text(message, tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--seconds", "0.001"], "0.001 s at 250 Hz are not whole samples"),
-        (["--seconds", "inf"], "inf s at 250 Hz are not whole samples"),
-        (["--num-recordings", "3"], "5 folds need at least 5 patients, and the conversations are about 2; "),
-        (["--num-folds", "0"], "num_folds (--num-folds) 0 leaves no split at all"),
+        (["--seconds", "0.001"], "0.001 s at 250 Hz is not a whole number of samples"),
+        (["--seconds", "inf"], "inf s at 250 Hz is not a whole number of samples"),
+        (["--num-recordings", "3"], "5 folds require at least 5 patients, but the conversations have 2; "),
+        (["--num-folds", "0"], "num_folds (--num-folds) is 0, but the source has no official split"),
     ],
 )
 def test_a_dataset_that_cannot_be_built(message, options, expected):
@@ -272,7 +278,7 @@ def test_what_is_too_much_for_max_skipped_names_the_option(message, shared_data)
     """The eight rows of the collection's table name one file that is not there."""
     found = message("prepare", "ptb_xl", "--source", shared_data / "ptb_xl", "--output", "data")
     assert "1 of 8 recordings cannot be used" in found
-    assert "allow it with max_skipped (--max-skipped) 0.13" in found and found.endswith("where the others are kept")
+    assert "allow it with max_skipped (--max-skipped) 0.13" in found and found.endswith("data.building")
 
 
 @pytest.mark.parametrize("command", ["prepare", "create"])
@@ -291,6 +297,23 @@ def test_an_output_folder_that_is_in_use_is_left_alone(command, message, tmp_pat
 
 
 # naming and reading datasets
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", ".", "--dataset", "misspelt"],
+        ["zero-shot", "misspelt", "--dataset", "."],
+        ["ask", "misspelt", "--dataset", "."],
+        ["index", "misspelt", "--output", "index"],
+    ],
+)
+def test_a_misspelt_name_is_refused_without_the_libraries_that_load_it(arguments):
+    code = f"import sys; from elm_hf.cli import main; sys.argv = ['elm-hf', *{arguments}]\n"
+    code += f"try: main()\nfinally: print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "[]\n")
+    assert done.stderr.startswith("elm-hf: misspelt: no such folder, and not the name of a repository on the Hub")
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "./folder", "../folder", "/no/such", "folder"])
@@ -313,8 +336,8 @@ def test_a_folder_that_is_no_dataset(message, tiny_elm):
 
 def test_an_unknown_fold_split_or_record_is_named(message, tiny_elm, simulated_dataset):
     asked = ["ask", tiny_elm, "--dataset", simulated_dataset]
-    assert "no 'fold6'; there are fold1, fold2, fold3, fold4, fold5" in message(*asked, "--fold", 6)
-    assert "fold1 has no split 'validation'; there are train, test" in message(*asked, "--split", "validation")
+    assert "no 'fold6'; available: fold1, fold2, fold3, fold4, fold5" in message(*asked, "--fold", 6)
+    assert "fold1 has no split 'validation'; available: train, test" in message(*asked, "--split", "validation")
     found = message(*asked, "--record-id", "simulated_qa-x")
     assert str(simulated_dataset) in found and 'no questions about an ECG "simulated_qa-x"' in found
 

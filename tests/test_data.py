@@ -1,4 +1,4 @@
-"""Loading built datasets: with plain `datasets`, and joined with their ECGs by `load_elm_dataset`."""
+"""Loading built datasets with `datasets` and, joined with their ECGs, with `load_elm_dataset`."""
 
 import os
 import pickle
@@ -57,7 +57,7 @@ def test_batches_are_joined_like_rows(built):
 
 
 def test_missing_leads_are_nan(built, tmp_path):
-    """The table has zeros and says so; joined, the lead is absent and not flat."""
+    """Missing leads are zeros in the table, but NaN in the joined ECG."""
     edited = Path(shutil.copytree(built, tmp_path / "edited"))
     records = datasets.load_dataset(str(built), "records", split="train")
     features = records.features
@@ -82,7 +82,7 @@ def test_columns_are_read_without_the_signals(built, monkeypatch):
 
 def test_worker_processes_read_the_same_ecgs(built):
     rows = load_elm_dataset(built)
-    assert len(pickle.dumps(rows)) < 100_000  # the map of the table, not the table
+    assert len(pickle.dumps(rows)) < 100_000  # the memory map, not its content
     loader = DataLoader(
         rows, batch_size=8, num_workers=2, collate_fn=lambda batch: [list(row["ecgs"]) for row in batch]
     )
@@ -94,7 +94,7 @@ def test_worker_processes_read_the_same_ecgs(built):
     np.testing.assert_array_equal(revived[4]["ecgs"][0], rows[4]["ecgs"][0])
 
 
-def test_datasets_are_put_together_with_their_own_ecgs(built, other):
+def test_concatenated_datasets_keep_their_ecgs(built, other):
     signals = {path: in_millivolt(path) for path in (built, other)}
     rows = load_elm_dataset([built, other], split="test")
     first = len(load_elm_dataset(built, split="test"))
@@ -123,7 +123,7 @@ def test_datasets_are_mixed_by_probability(built, other):
     assert list(again["conversation_id"]) == list(rows["conversation_id"])
 
 
-def test_streamed_rows_are_those_of_the_memory_map(built, other):
+def test_streamed_rows_equal_those_of_the_memory_map(built, other):
     rows, streamed = load_elm_dataset(built, fold=3), load_elm_dataset(built, fold=3, streaming=True)
     assert isinstance(streamed, datasets.IterableDataset)
     for row, of_stream in zip(rows, streamed, strict=True):
@@ -147,12 +147,12 @@ def test_streams_are_shuffled_and_read_by_workers(built):
     assert order != list(rows)[:40]
 
 
-def test_questions_are_not_merged_in_a_stream(built):
-    with pytest.raises(ValueError, match="questions are chosen and merged .* without it only"):
+def test_merging_questions_is_refused_for_a_stream(built):
+    with pytest.raises(ValueError, match="cannot be combined with question_types, merge_questions or records"):
         load_elm_dataset(built, merge_questions=2, streaming=True)
 
 
-def test_ecgs_of_different_length_are_not_mixed(built, tmp_path):
+def test_mixing_ecgs_of_different_length_is_refused(built, tmp_path):
     prepare_dataset("simulated_qa", tmp_path / "short", num_recordings=20, seconds=5)
     with pytest.raises(ValueError, match=r"\(12, 2500\) at 250 Hz; .*short: \(12, 1250\) at 250 Hz"):
         load_elm_dataset([built, tmp_path / "short"])
@@ -161,20 +161,20 @@ def test_ecgs_of_different_length_are_not_mixed(built, tmp_path):
 def test_each_dataset_needs_a_probability(built, other):
     with pytest.raises(ValueError, match="1 probabilities for 2 datasets"):
         load_elm_dataset([built, other], probabilities=[1.0])
-    with pytest.raises(ValueError, match=r"each dataset sum to 1; got \[0.9, 0.3\]"):
+    with pytest.raises(ValueError, match=r"must sum to 1; got \[0.9, 0.3\]"):
         load_elm_dataset([built, other], probabilities=[0.9, 0.3])
 
 
-def test_an_unknown_fold_or_split_lists_what_there_is(built):
-    with pytest.raises(ValueError, match="no 'fold6'; there are fold1, fold2, fold3, fold4, fold5$"):
+def test_the_error_for_an_unknown_fold_or_split_lists_the_available_ones(built):
+    with pytest.raises(ValueError, match="no 'fold6'; available: fold1, fold2, fold3, fold4, fold5$"):
         load_elm_dataset(built, fold=6)
-    with pytest.raises(ValueError, match="no 'official'; there are fold1"):
+    with pytest.raises(ValueError, match="no 'official'; available: fold1"):
         load_elm_dataset(built, fold="official")
-    with pytest.raises(ValueError, match="fold1 has no split 'validation'; there are train, test"):
+    with pytest.raises(ValueError, match="fold1 has no split 'validation'; available: train, test"):
         load_elm_dataset(built, split="validation")
 
 
-def test_a_folder_that_is_no_elm_hf_dataset(tmp_path):
+def test_a_folder_without_an_elm_hf_dataset_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not an elm-hf dataset .*found none"):
         load_elm_dataset(tmp_path)
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")
@@ -182,13 +182,13 @@ def test_a_folder_that_is_no_elm_hf_dataset(tmp_path):
         load_elm_dataset(tmp_path)
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         load_elm_dataset(tmp_path / "nowhere")
 
 
-def test_the_card_loads_the_dataset(built):
-    """Its snippets run as they stand; the first without elm-hf."""
+def test_the_code_of_the_card_loads_the_dataset(built):
+    """The code runs unchanged, the first example without elm-hf."""
     plain, joined = re.findall(r"```python\n(.*?)```", (built / "README.md").read_text(), re.DOTALL)
     check = "assert ecgs[0].shape == (12, 2500) and abs(ecgs[0][1] - ecgs[0][0] - ecgs[0][2]).max() < 0.002\n"
     without = "import sys\nsys.modules['elm_hf'] = None\n"
@@ -197,7 +197,7 @@ def test_the_card_loads_the_dataset(built):
         subprocess.run([sys.executable, "-c", code], cwd=built.parent, env=home, check=True)
 
 
-def test_the_card_gives_the_numbers_of_the_build(built):
+def test_the_card_contains_the_numbers_of_the_build(built):
     card = (built / "README.md").read_text()
     folds = [datasets.load_dataset(str(built), f"fold{number}") for number in range(1, 6)]
     for number, fold in enumerate(folds, 1):
@@ -205,7 +205,7 @@ def test_the_card_gives_the_numbers_of_the_build(built):
     assert "| recordings | 30 |" in card
 
 
-def test_merged_questions_are_of_one_type_about_the_same_ecgs(built):
+def test_merged_questions_have_the_same_type_and_ecgs(built):
     single = load_elm_dataset(built).with_format(None)
     merged = load_elm_dataset(built, merge_questions=3).with_format(None)
     by_id = {row["conversation_id"]: row for row in single}

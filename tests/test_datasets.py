@@ -1,4 +1,4 @@
-"""Building datasets: real ECGs and their tables come out as they went in, bad ones are left out and listed."""
+"""Building datasets: ECGs and tables of the source are preserved, bad recordings are skipped and listed."""
 
 import csv
 import filecmp
@@ -19,7 +19,7 @@ from elm_hf.prepare.dataset import prepare_dataset
 
 
 FOLDS = [f"fold{number}" for number in range(1, 6)]
-# one row of the collection's table names a file that is not there: 1 of 8
+# the file of one of the 8 rows of the table is missing
 MISSING_FILE = {"max_skipped": 0.125}
 
 
@@ -86,8 +86,8 @@ def entries(folder: Path) -> list[dict]:
 # signals and tables
 
 
-def test_records_hold_the_signals_of_the_source(ptb_xl, shared_data):
-    """Against wfdb's reading and another anti-aliasing filter (away from the ends, where filters differ)."""
+def test_records_contain_the_signals_of_the_source(ptb_xl, shared_data):
+    """Compared with wfdb and another anti-aliasing filter, except at the ends, where the filters differ."""
     records = load(ptb_xl, "records").with_format("numpy")
     assert records.features["ecg"] == datasets.Array2D((12, 2500), "int16")
     assert list(records["recording_id"]) == [str(number) for number in range(6000, 6007)]
@@ -98,7 +98,7 @@ def test_records_hold_the_signals_of_the_source(ptb_xl, shared_data):
         np.testing.assert_allclose(record["ecg"][:, 50:-50], expected[:, 50:-50], atol=8)
 
 
-def test_records_hold_the_table_of_the_source(ptb_xl, shared_data):
+def test_records_contain_the_table_of_the_source(ptb_xl, shared_data):
     table = {row["ecg_id"]: row for row in read_table(shared_data / "ptb_xl")}
     for record in load(ptb_xl, "records").remove_columns("ecg"):
         row = table[record["recording_id"]]
@@ -120,7 +120,7 @@ def test_ages_over_89_are_90(source, tmp_path):
     assert load(tmp_path / "built", "records")["age"][:3] == [90, None, 29]
 
 
-def test_reports_are_asked_for_and_answered(ptb_xl, shared_data):
+def test_conversations_ask_for_reports(ptb_xl, shared_data):
     table = {row["ecg_id"]: row for row in read_table(shared_data / "ptb_xl")}
     rows = [row for split in ("train", "test") for row in load(ptb_xl, "official", split)]
     assert len(rows) == 7
@@ -132,7 +132,7 @@ def test_reports_are_asked_for_and_answered(ptb_xl, shared_data):
         assert (user["role"], assistant["role"]) == ("user", "assistant")
 
 
-def test_the_official_split_is_that_of_the_table(source, tmp_path):
+def test_the_official_split_is_read_from_the_table(source, tmp_path):
     edit_table(source, "6001", strat_fold="9", patient_id="2482")  # a validation ECG of a patient of the test set
     prepare_dataset("ptb_xl", tmp_path / "built", source=source, **MISSING_FILE)
     expected = {"train": ["6002", "6003", "6005", "6006"], "validation": ["6001"], "test": ["6000", "6004"]}
@@ -178,7 +178,7 @@ def test_a_flat_lead_is_listed_and_counted(source, tmp_path):
 # conversations about existing records
 
 
-def test_a_comparison_names_its_ecgs_in_the_order_of_the_question(ecg_qa, shared_data):
+def test_the_ecgs_of_a_comparison_are_in_the_order_of_the_question(ecg_qa, shared_data):
     source = entries(shared_data / "ecg_qa" / "ptbxl_mini" / "paraphrased")
     expected = Counter((entry["question"], tuple(map(str, entry["ecg_id"]))) for entry in source)
     records = load(ecg_qa, "records")
@@ -200,11 +200,11 @@ def test_answers_are_joined_in_the_order_of_the_source(ecg_qa):
     assert (row["template_id"], row["question_type"]) == (68, "comparison_irrelevant-query")
 
 
-def test_reused_records_are_those_of_the_dataset(ecg_qa, ptb_xl):
+def test_copied_records_equal_those_of_the_dataset(ecg_qa, ptb_xl):
     assert load(ecg_qa, "records")[:] == load(ptb_xl, "records")[:]
 
 
-def test_the_one_genuine_question_that_has_its_ecg(ptb_xl, shared_data, tmp_path):
+def test_the_only_original_question_whose_ecg_is_available(ptb_xl, shared_data, tmp_path):
     source = shared_data / "ecg_qa" / "ptbxl"
     prepare_dataset("ecg_qa", tmp_path / "built", source=source, records=ptb_xl, num_folds=0)
     (row,) = load(tmp_path / "built", "official")
@@ -218,20 +218,22 @@ def test_the_one_genuine_question_that_has_its_ecg(ptb_xl, shared_data, tmp_path
 
 
 def test_one_patient_is_too_few_for_folds(ptb_xl, shared_data, tmp_path):
-    with pytest.raises(ValueError, match=r"5 folds need at least 5 patients.* about 1; .*fewer folds \(--num-folds\)"):
+    with pytest.raises(
+        ValueError, match=r"5 folds require at least 5 patients.* have 1; .*fewer folds \(--num-folds\)"
+    ):
         prepare_dataset("ecg_qa", tmp_path / "built", source=shared_data / "ecg_qa" / "ptbxl", records=ptb_xl)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_templates_are_a_source_of_their_own(ptb_xl, shared_data, tmp_path):
+def test_the_templates_can_be_used_as_the_source(ptb_xl, shared_data, tmp_path):
     source = shared_data / "ecg_qa" / "ptbxl" / "template"
     prepare_dataset("ecg_qa", tmp_path / "built", source=source, records=ptb_xl, num_folds=0)
     (expected,) = (entry["question"] for entry in entries(source) if entry["ecg_id"] == [6002])
     assert load(tmp_path / "built", "official")["question"][:] == [expected]
 
 
-def test_a_comparison_is_made_of_the_segments_that_both_ecgs_have(source, shared_data, tmp_path):
-    """6005 is cut to 6 s: with 6006 it shares three segments of 2 s, alone it has three, 6006 has five."""
+def test_a_comparison_uses_the_segments_that_both_ecgs_have(source, shared_data, tmp_path):
+    """6005 is cut to 6 s and has three segments of 2 s; 6006 has five; they share three."""
     path = source / "records500" / "06000" / "06005_hr"
     record = wfdb.rdrecord(path, sampto=3000)
     wfdb.wrsamp(path.name, 500, record.units, record.sig_name, record.p_signal, fmt=["16"] * 12, write_dir=path.parent)
@@ -251,20 +253,20 @@ def test_a_comparison_is_made_of_the_segments_that_both_ecgs_have(source, shared
             assert repeats[f"ecg_qa-test-{entry['sample_id']}"] == expected
 
 
-def test_questions_need_records(shared_data, tmp_path):
-    with pytest.raises(ValueError, match=r"ecg_qa asks about the ECGs of another dataset.*records \(--records\)"):
+def test_questions_require_records(shared_data, tmp_path):
+    with pytest.raises(ValueError, match=r"ecg_qa refers to the ECGs of another dataset.*records \(--records\)"):
         prepare_dataset("ecg_qa", tmp_path / "built", source=shared_data / "ecg_qa" / "ptbxl_mini")
 
 
 def test_records_of_another_dataset(simulated, shared_data, tmp_path):
-    with pytest.raises(ValueError, match="none of the 7 ECGs asked about .*6000.* is among the 30 records"):
+    with pytest.raises(ValueError, match="none of the 7 ECGs of the conversations .*6000.* is among the 30 records"):
         prepare_dataset("ecg_qa", tmp_path / "built", source=shared_data / "ecg_qa" / "ptbxl_mini", records=simulated)
 
 
-def test_damaged_json_is_named(ptb_xl, tmp_path):
+def test_the_error_for_damaged_json_gives_the_file(ptb_xl, tmp_path):
     (tmp_path / "source" / "train").mkdir(parents=True)
     (tmp_path / "source" / "train" / "0.json").write_text('[{"question": "?", "ecg_id": [6000]}]')
-    with pytest.raises(ValueError, match=r"0\.json: entry 0 is not as in ECG-QA \(KeyError\('answer'\)\)"):
+    with pytest.raises(ValueError, match=r"0\.json: entry 0 is not in the format of ECG-QA \(KeyError\('answer'\)\)"):
         prepare_dataset("ecg_qa", tmp_path / "built", source=tmp_path / "source", records=ptb_xl)
     (tmp_path / "source" / "train" / "0.json").write_text('[{"question": ')
     with pytest.raises(ValueError, match=r"0\.json: cannot be read as JSON"):
@@ -275,7 +277,7 @@ def test_damaged_json_is_named(ptb_xl, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ptb_xl", "ecg_qa", "simulated"])
-def test_published_folds_keep_patients_apart(name, request):
+def test_published_folds_have_disjoint_patients(name, request):
     path = request.getfixturevalue(name)
     records = load(path, "records").remove_columns("ecg")
     patient_of = {row["record_id"]: row["patient_id"] for row in records}
@@ -300,7 +302,7 @@ def test_published_folds_keep_patients_apart(name, request):
 # the simulated dataset
 
 
-def test_simulated_comparisons_know_whose_ecgs_they_are_about(simulated):
+def test_simulated_comparisons_have_the_patients_of_their_ecgs(simulated):
     kinds = Counter()
     for row in [row for fold in FOLDS for row in load(simulated, fold, "test")]:
         kind = row["question_type"].split("-")[0]
@@ -311,7 +313,7 @@ def test_simulated_comparisons_know_whose_ecgs_they_are_about(simulated):
     assert kinds["single"] == QUESTIONS_PER_ECG * 30 and kinds["comparison_consecutive"] > 10
 
 
-def test_the_seed_decides_what_is_simulated(simulated, tmp_path):
+def test_the_seed_determines_the_simulated_ecgs(simulated, tmp_path):
     prepare_dataset("simulated_qa", tmp_path / "again" / simulated.name, num_recordings=30)
     prepare_dataset("simulated_qa", tmp_path / "other", num_recordings=30, seed=1)
     assert same_files(simulated, tmp_path / "again" / simulated.name)
@@ -319,7 +321,7 @@ def test_the_seed_decides_what_is_simulated(simulated, tmp_path):
     assert (first != other).mean() > 0.9
 
 
-def test_simulated_recordings_do_not_depend_on_how_many_there_are(simulated, tmp_path):
+def test_simulated_recordings_do_not_depend_on_their_number(simulated, tmp_path):
     prepare_dataset("simulated_qa", tmp_path / "fewer", num_recordings=20)
     assert load(tmp_path / "fewer", "records")[:] == load(simulated, "records")[:20]
 
@@ -330,7 +332,7 @@ def same_files(first: Path, second: Path) -> bool:
     return filecmp.cmpfiles(first, second, names, shallow=False)[0] == names
 
 
-def test_the_number_of_processes_changes_nothing(source, tmp_path, monkeypatch):
+def test_the_result_does_not_depend_on_the_number_of_processes(source, tmp_path, monkeypatch):
     monkeypatch.setattr(elm_hf.prepare.record_files, "RECORDINGS_PER_FILE", 2)
     builds = [tmp_path / str(num_proc) / "built" for num_proc in (1, 2, 3)]
     for num_proc, output in enumerate(builds, 1):
@@ -343,7 +345,7 @@ def test_the_number_of_processes_changes_nothing(source, tmp_path, monkeypatch):
 
 
 def damage(source: Path) -> None:
-    """A signal cut short, an unknown lead, two limb leads exchanged."""
+    """Truncate a signal, rename a lead and exchange two limb leads."""
     folder = source / "records500" / "06000"
     data = (folder / "06000_hr.dat").read_bytes()
     (folder / "06000_hr.dat").write_bytes(data[: len(data) // 2])
@@ -370,7 +372,7 @@ def test_bad_recordings_are_skipped_counted_and_listed(source, tmp_path):
     assert report(tmp_path / "built")["conversations"] == {"built": 3, "left_out": {"ECG not among the records": 5}}
 
 
-def test_the_list_names_files_from_where_the_source_begins(ptb_xl):
+def test_paths_in_the_list_of_skipped_recordings_are_relative_to_the_source(ptb_xl):
     (line,) = (ptb_xl / "skipped.csv").read_text().splitlines()[1:]
     assert line.startswith("1,missing file,records500/00000/00001_hr.hea: no such file")
 
@@ -383,7 +385,7 @@ def test_too_many_bad_recordings_stop_the_build_and_leave_no_output(source, tmp_
     assert "unknown lead (1)" in str(caught.value) and "allow it with max_skipped (--max-skipped) 0.5" in str(
         caught.value
     )
-    assert f"or mend the source and delete {tmp_path / 'built.building'}" in str(caught.value)
+    assert f"or repair the source and delete the working folder {tmp_path / 'built.building'}" in str(caught.value)
     assert not (tmp_path / "built").exists()
     prepare_dataset("ptb_xl", tmp_path / "built", source=source, max_skipped=0.5, num_folds=0)
     assert len(skipped(tmp_path / "built")) == 4 and not (tmp_path / "built.building").exists()
@@ -395,52 +397,52 @@ def test_a_recording_without_patient_id_is_skipped(source, tmp_path):
     assert skipped(tmp_path / "built")["6006"] == "no patient id"
 
 
-def test_nothing_usable_is_an_error_whatever_is_allowed(source, tmp_path):
+def test_a_source_without_usable_recordings_is_always_an_error(source, tmp_path):
     shutil.rmtree(source / "records500")
-    with pytest.raises(ValueError, match="8 of 8 recordings cannot be used.*missing file.*nothing is left to build"):
+    with pytest.raises(ValueError, match="8 of 8 recordings cannot be used.*missing file.*there is nothing to build"):
         prepare_dataset("ptb_xl", tmp_path / "built", source=source, max_skipped=1)
 
 
-def test_a_missing_column_is_named(source, tmp_path):
+def test_the_error_for_a_missing_column_names_it(source, tmp_path):
     path = source / "ptbxl_database.csv"
     path.write_text(path.read_text().replace("patient_id", "patient", 1))
     with pytest.raises(ValueError, match=r"ptbxl_database\.csv: no column patient_id; found ecg_id, patient, age"):
         prepare_dataset("ptb_xl", tmp_path / "built", source=source)
 
 
-def test_a_recording_listed_twice(source, tmp_path):
+def test_a_repeated_recording_is_skipped(source, tmp_path):
     edit_table(source, "6001", ecg_id="6000")
     prepare_dataset("ptb_xl", tmp_path / "built", source=source, max_skipped=0.25)
     assert skipped(tmp_path / "built") == {"1": "missing file", "6000": "repeated recording"}
     rows = load(tmp_path / "built", "records")
     assert rows["recording_id"][:] == ["6000", "6002", "6003", "6004", "6005", "6006"]
-    assert rows[0]["age"] == 59  # of the row that came first
+    assert rows[0]["age"] == 59  # the age in the first row
     assert report(tmp_path / "built")["conversations"] == {"built": 6, "left_out": {"ECG not among the records": 1}}
 
 
 def test_a_missing_source(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"nowhere: not found; source \(--source\) is to be the folder of PTB-XL"
+        FileNotFoundError, match=r"nowhere: not found; source \(--source\) must be the folder of PTB-XL"
     ):
         prepare_dataset("ptb_xl", tmp_path / "built", source=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"name the folder as source \(--source\)"):
+    with pytest.raises(ValueError, match=r"pass the source folder as source \(--source\)"):
         prepare_dataset("ptb_xl", tmp_path / "built")
 
 
 def test_an_unknown_dataset(tmp_path):
-    with pytest.raises(ValueError, match="unknown dataset 'ptbxl'; there are .*ecg_qa, .*ptb_xl, .*simulated_qa"):
+    with pytest.raises(ValueError, match="unknown dataset 'ptbxl'; available: .*ecg_qa, .*ptb_xl, .*simulated_qa"):
         prepare_dataset("ptbxl", tmp_path / "built")
 
 
-def test_segments_of_half_a_sample(tmp_path):
-    with pytest.raises(ValueError, match="0.001 s at 250 Hz are not whole samples"):
+def test_segments_of_a_fraction_of_a_sample(tmp_path):
+    with pytest.raises(ValueError, match="0.001 s at 250 Hz is not a whole number of samples"):
         prepare_dataset("simulated_qa", tmp_path / "built", seconds=0.001, num_recordings=20)
 
 
 # the output folder
 
 
-def test_an_existing_output_is_refused_and_left_alone(tmp_path):
+def test_an_existing_output_is_refused_and_not_changed(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     for overwrite in (False, True):
@@ -449,7 +451,7 @@ def test_an_existing_output_is_refused_and_left_alone(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
 
 
-def test_an_earlier_build_is_overwritten_when_asked(tmp_path):
+def test_an_earlier_build_is_overwritten_on_request(tmp_path):
     prepare_dataset("simulated_qa", tmp_path / "built", num_recordings=20)
     before = load(tmp_path / "built", "records")
     prepare_dataset("simulated_qa", tmp_path / "built", num_recordings=20, seed=1, overwrite=True)

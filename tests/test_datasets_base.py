@@ -1,4 +1,4 @@
-"""MIMIC-IV-ECG, CODE-15%, CPSC and CSN: each source's traps on its sample, and damaged copies of it."""
+"""MIMIC-IV-ECG, CODE-15%, CPSC and CSN: the peculiarities of each source on a sample, and damaged copies of it."""
 
 import csv
 import shutil
@@ -22,7 +22,7 @@ LEAD = {lead: row for row, lead in enumerate(LEADS)}
 
 @pytest.fixture
 def source(request, shared_data, tmp_path) -> Path:
-    """A copy of the sample named by the test, which it may damage."""
+    """A copy of the sample of a dataset, which the test may damage."""
     return Path(shutil.copytree(shared_data / request.param, tmp_path / "source" / request.param))
 
 
@@ -43,7 +43,7 @@ def read(name: str, source: Path, recording_id: str):
 
 
 def build(name: str, source: Path, **options) -> tuple[dict, dict[str, dict], dict[str, str]]:
-    """The build report, the records by name, and why recordings were skipped."""
+    """Returns the build report, the records by id, and the reasons for skipped recordings."""
     output = source.parent.parent / "built"
     report = prepare_dataset(name, output, source=source, **({"num_folds": 2, "max_skipped": 0.3} | options))
     rows = datasets.load_dataset(str(output), "records", split="train").with_format("numpy")
@@ -76,7 +76,7 @@ def test_mimic_is_built_with_its_gaps(source):
     report, rows, skipped = build("mimic_iv_ecg", source, seconds=2)
     assert skipped == {}
     assert report["records"]["patients"] == 4 and report["records"]["recordings"] == 6
-    # 0.4 s of every lead are missing from 2.4 s: the second piece of 2 s has no lead; V4 to V6 lack the fourth
+    # 0.4 s of every lead are missing from 2.4 s: the second segment of 2 s has no lead; the fourth has no V4 to V6
     found = {name.split("-")[2]: list(row["missing_leads"]) for name, row in rows.items() if "49990027" in name}
     assert found == {"0": [], "2": [], "3": ["V4", "V5", "V6"], "4": []}
     assert {tuple(row["missing_leads"]) for name, row in rows.items() if "49990063" in name} == {("V6",)}
@@ -84,7 +84,7 @@ def test_mimic_is_built_with_its_gaps(source):
 
 
 @of("mimic_iv_ecg")
-def test_mimic_leads_come_by_name_from_a_file_with_avf_before_avl(source):
+def test_mimic_leads_are_placed_by_name_from_a_file_with_avf_before_avl(source):
     recording, _ = read("mimic_iv_ecg", source, "49990042")
     path = source / "files/p1199/p11990002/s49990042/49990042.dat"
     raw = np.fromfile(path, "<i2").reshape(5000, 12).T / 200
@@ -115,7 +115,7 @@ def test_mimic_tables_may_be_in_different_order_and_a_study_without_statements_h
     before = conversations("mimic_iv_ecg", source)
     path = source / "machine_measurements.csv"
     header, *lines = path.read_text().splitlines()
-    path.write_text("\n".join([header, *lines[:0:-1]]) + "\n")  # turned round, without 49990011
+    path.write_text("\n".join([header, *lines[:0:-1]]) + "\n")  # in reverse order, without 49990011
     after = conversations("mimic_iv_ecg", source)
     assert after.pop("49990011")["answer"] == []
     assert read("mimic_iv_ecg", source, "49990011")[1] == {"report": None}
@@ -128,21 +128,21 @@ def test_a_mimic_path_of_another_subject_or_outside_the_source_is_not_read(sourc
     table = source / "record_list.csv"
     edit(table, "p10990001/s49990011", "p10990002/s49990011")
     reason, message = reason_of("mimic_iv_ecg", source, "49990011")
-    assert reason == "unreadable metadata" and "is not of subject_id 10990001" in message
+    assert reason == "unreadable metadata" and "does not belong to subject_id 10990001" in message
     shutil.copytree(source / "files", source.parent / "files")
     edit(table, "files/p1099/p10990001/s49990027", "../files/p1099/p10990001/s49990027")
     assert reason_of("mimic_iv_ecg", source, "49990027")[0] == "path outside the source"
 
 
 @pytest.mark.parametrize("name", ["../outside.hea", "a/../../outside", "/etc/passwd"])
-def test_paths_that_climb_out_of_the_source(tmp_path, name):
-    with pytest.raises(RecordingError, match="leads out of .*, so it is not read"):
+def test_paths_outside_the_source_are_refused(tmp_path, name):
+    with pytest.raises(RecordingError, match="is outside .*, so it is not read"):
         path_within(tmp_path / "source", name)
     assert path_within(tmp_path / "source", "a/../b.dat") == tmp_path / "source" / "b.dat"
 
 
 @of("mimic_iv_ecg")
-def test_a_missing_mimic_column_is_named(source):
+def test_the_error_for_a_missing_mimic_column_names_it(source):
     edit(source / "machine_measurements.csv", "report_17", "report_18")
     with pytest.raises(
         ValueError, match=r"machine_measurements\.csv: no column report_17; found subject_id, study_id"
@@ -156,7 +156,7 @@ def test_a_missing_mimic_column_is_named(source):
 @of("code15")
 def test_code15_is_built_without_the_row_of_zeros(source):
     report, rows, skipped = build("code15", source)
-    # the four exams of 7.3 s are too short for 10 s, which is no fault of theirs
+    # the four exams of 7.3 s are too short for 10 s, which does not count towards max_skipped
     assert skipped == dict.fromkeys(["438277", "358121", "795649", "1238362"], "too short")
     assert list(rows) == ["code15-2969044-0", "code15-1594286-0", "code15-975093-0"]
     assert report["records"]["patients"] == 3
@@ -192,7 +192,7 @@ def test_code15_labels_and_sex(source):
 
 
 @of("code15")
-def test_code15_normal_is_a_label_and_nothing_known_is_no_answer(source):
+def test_code15_normal_is_a_label_and_unknown_findings_are_no_answer(source):
     edit(source / "exams.csv", "True,False,False,False,False,False,185323,,,False", "False," * 6 + "185323,,,True")
     edit(source / "exams.csv", "44.204422,False,True", "44.204422,False,False")
     rows = conversations("code15", source)
@@ -204,7 +204,7 @@ def test_code15_damage_is_reported_and_the_rest_is_built(source):
     path = source / "exams_part0.hdf5"  # exam 795649
     path.write_bytes(path.read_bytes()[:200_000])
     (source / "exams_part5.hdf5").unlink()  # 1238362
-    with h5py.File(source / "exams_part12.hdf5", "r+") as file:  # 358121 or 2969044 is gone, another there twice
+    with h5py.File(source / "exams_part12.hdf5", "r+") as file:  # 358121 or 2969044 is lost, another exam is repeated
         first, second = file["exam_id"][:2].tolist()
         file["exam_id"][2] = first
         file["tracings"][1] = 0
@@ -221,11 +221,11 @@ def test_code15_damage_is_reported_and_the_rest_is_built(source):
         str(lost): "missing exam",
     }
     assert {name.split("-")[1] for name in rows} == {"438277", str(kept)}
-    assert "exams_part0.hdf5: cut short" in reason_of("code15", source, "795649")[1]
+    assert "exams_part0.hdf5: truncated" in reason_of("code15", source, "795649")[1]
 
 
 @of("code15")
-def test_a_file_of_other_arrays_is_not_a_part(source):
+def test_a_file_with_other_arrays_is_refused(source):
     for content in ({"exam_id": np.arange(3)}, {"exam_id": np.arange(3), "tracings": np.zeros((2, 4096, 12))}):
         (source / "exams_part0.hdf5").unlink()
         with h5py.File(source / "exams_part0.hdf5", "w") as file:
@@ -236,7 +236,7 @@ def test_a_file_of_other_arrays_is_not_a_part(source):
 
 @of("code15")
 def test_a_part_is_opened_once_and_read_row_by_row(source, monkeypatch):
-    """A part of 20,000 exams is 3.9 GB: of this one of 3,000, a thirtieth of its size, one row is in memory at a time."""
+    """Only one row is in memory at a time. A real part of 20,000 exams has 3.9 GB; this one has 3,000 exams."""
     with h5py.File(source / "exams_part11.hdf5", "r+") as file:
         tracing = file["tracings"][0]
         del file["tracings"], file["exam_id"]
@@ -274,7 +274,7 @@ def test_cpsc_is_segmented_and_each_recording_is_a_patient(source):
 
 
 @of("cpsc")
-def test_cpsc_records_are_found_in_all_folders_and_others_left_alone(source):
+def test_cpsc_records_are_found_in_all_folders_and_others_are_ignored(source):
     folder = source / "cpsc_2018/g1"
     (source / "cpsc_2018/g2").mkdir()
     (source / "cpsc_2018_extra/g4").mkdir(parents=True)
@@ -296,14 +296,14 @@ def test_cpsc_records_are_found_in_all_folders_and_others_left_alone(source):
 
 
 @of("csn")
-def test_csn_is_built_with_its_flat_leads_and_labels_in_words(source):
+def test_csn_is_built_with_flat_leads_and_label_names(source):
     report, rows, skipped = build("csn", source)
     assert skipped == {} and report["records"]["patients"] == report["records"]["records"] == 14
     missing = {name: list(row["missing_leads"]) for name, row in rows.items() if len(row["missing_leads"])}
     assert missing == {"csn-JS20004-0": ["V2", "V4", "V6"], "csn-JS20008-0": ["V2", "V4", "V6"]}
     row = rows["csn-JS20004-0"]
     assert (row["age"], row["sex"]) == (89, "male")
-    # of the four codes 284470004, 427084000, 55827005 and 427172004 the source's table has two
+    # two of the four codes 284470004, 427084000, 55827005 and 427172004 are in the table of the source
     labels = ["premature atrial beats", "sinus tachycardia", "left ventricular high voltage"]
     assert list(row["labels"]) == [*labels, "premature ventricular beats"]
     assert rows["csn-JS20008-0"]["age"] == 5
@@ -316,7 +316,7 @@ def test_csn_is_built_with_its_flat_leads_and_labels_in_words(source):
 @of("csn")
 def test_damaged_csn_records_are_reported_and_the_rest_is_built(source):
     folder = source / "WFDBRecords/20/206"
-    edit(folder / "JS20000.hea", "5000\n", "5000 ")  # as in JS23074: the record line runs into the first signal's
+    edit(folder / "JS20000.hea", "5000\n", "5000 ")  # as in JS23074: no line break after the record line
     edit(folder / "JS20001.hea", "5000\n", "5000")
     data = (folder / "JS20002.mat").read_bytes()
     (folder / "JS20002.mat").write_bytes(data[:-2])
@@ -325,7 +325,7 @@ def test_damaged_csn_records_are_reported_and_the_rest_is_built(source):
     edit(folder / "JS20006.hea", "JS20006.mat", "../JS20006.mat")
     (folder / "JS20007.hea").write_bytes(b"")
     (source / "WFDBRecords/21").mkdir()
-    for ending in ("hea", "mat"):  # the same name once more
+    for ending in ("hea", "mat"):  # a second record with the same name
         shutil.copy(folder / f"JS20008.{ending}", source / f"WFDBRecords/21/JS20008.{ending}")
     _, rows, skipped = build("csn", source, max_skipped=0.6)
     assert skipped == {
@@ -351,7 +351,7 @@ def test_unknown_age_sex_and_codes(source):
     assert conversations("csn", source)["JS20009"]["answer"] == []
 
 
-def test_comments_are_read_with_and_without_a_space(tmp_path):
+def test_header_comments_are_read_with_and_without_a_space(tmp_path):
     (tmp_path / "a.hea").write_text("a 1 500 10\n# Age: 61.0 \n#Sex:  M\r\n# Dx: 426783006,164889003\n")
     comments = HeaderComments(61, "male", ["426783006", "164889003"])
     assert read_header_comments(tmp_path / "a.hea") == comments
@@ -362,13 +362,13 @@ def test_comments_are_read_with_and_without_a_space(tmp_path):
 # SNOMED CT
 
 
-def test_every_code_of_csns_own_table_has_one_name(shared_data):
+def test_every_code_in_the_table_of_csn_has_one_name(shared_data):
     with (shared_data / "csn/ConditionNames_SNOMED-CT.csv").open(newline="") as file:
         names = {row["AcronymName"]: snomed_name(row["Snomed_CT"].strip()) for row in csv.DictReader(file)}
     assert not [name for name in names.values() if "SNOMED" in name or ", " in name]
     assert len({names[acronym] for acronym in ("MI", "MIBW", "MIFW", "MILW", "MISW")}) == 1
     assert names["WAVN"] == names["SAAWR"] == "wandering atrial pacemaker"
-    # what the table calls "ST tilt up" is the ST elevation of CPSC
+    # "ST tilt up" in the table is the ST elevation of CPSC
     assert (names["STTU"], names["STE"]) == ("ST elevation", "abnormal ST interval")
 
 
@@ -398,7 +398,7 @@ def test_a_ptb_xl_path_outside_the_source_is_not_read(source):
 
 
 @of("ptb_xl")
-def test_a_statement_that_no_table_explains_keeps_its_code(source):
+def test_an_unknown_statement_keeps_its_code(source):
     edit(source / "ptbxl_database.csv", "'NT_': 0.0", "'XYZ_': 0.0")
     _, metadata = read("ptb_xl", source, "6000")
     assert metadata["labels"] == ["normal ECG", "XYZ_", "sinus rhythm"]

@@ -1,4 +1,4 @@
-"""Conversation datasets: every entry finds the ECG that its source means, says what it said, and is counted where it cannot."""
+"""Conversation datasets: entries are matched with their ECGs, texts are preserved, excluded entries are counted."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ from elm_hf.prepare.instruct import (
 from elm_hf.training.collator import ElmDataCollator
 
 
-# which ECG each path of the collection's made files means, as its README says
+# the ECG of each path in the test files, according to their README
 MEANT = {
     "files/p1099/p10990001/s49990011/49990011": ("mimic_iv_ecg", "49990011"),
     "mimic_v4/p1099/p10990001/s49990011/49990011-0.png": ("mimic_iv_ecg", "49990011"),
@@ -47,7 +47,7 @@ MEANT = {
 
 @pytest.fixture(scope="module")
 def records(shared_data, tmp_path_factory) -> dict[str, Path]:
-    """Records of 5 s of each base dataset: 438277 and its like are 7.3 s long, 49990027 has a gap in its first half."""
+    """Records of 5 s of each base dataset. 438277 has 7.3 s; 49990027 has a gap in its first half."""
     folder = tmp_path_factory.mktemp("records")
     for name in ("ptb_xl", "mimic_iv_ecg", "code15"):
         prepare_dataset(name, folder / name, shared_data / name, seconds=5, max_skipped=0.5, num_folds=2)
@@ -69,7 +69,7 @@ def left_out(path: Path) -> list[tuple[str, str]]:
 
 
 def rows(path: Path) -> list[dict]:
-    """All conversations, in the order of the source; of those with two segments the first."""
+    """All conversations in the order of the source; only the first segment of those with two segments."""
     found = [row for fold in ("fold1", "fold2") for row in datasets.load_dataset(str(path), fold, split="test")]
     first = {row["conversation_id"].rsplit("-", 1)[0]: row for row in sorted(found, key=_place, reverse=True)}
     return sorted(first.values(), key=_place)
@@ -92,7 +92,7 @@ def words(message: dict) -> str:
 
 
 def write(path: Path, *entries) -> Path:
-    """The folder of a JSON file with these entries."""
+    """Write entries to a JSON file and return its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(entries), encoding="utf-8")
     return path.parent
@@ -107,15 +107,15 @@ def entry(image: str = "ptb-xl/06000_hr-0.png", question: str = "<image>\nNormal
 
 
 @pytest.mark.parametrize("path", MEANT)
-def test_paths_of_published_files_mean_recordings(path):
+def test_paths_of_published_files_give_recordings(path):
     assert find_recording(path) == MEANT[path]
 
 
 @pytest.mark.parametrize(
     "path", ["mmmu/figure_12.png", "438277-0.png", "mimic_v4/p1099/p10990001/s49990011/49990012-0.png"]
 )
-def test_paths_that_mean_no_recording(path):
-    with pytest.raises(EntryError, match="is in no dataset that elm-hf knows"):
+def test_unknown_paths_are_refused(path):
+    with pytest.raises(EntryError, match="does not belong to a dataset that elm-hf supports"):
         find_recording(path)
 
 
@@ -134,11 +134,11 @@ def test_paths_that_mean_no_recording(path):
         ),
     ],
 )
-def test_words_about_pictures_become_words_about_ecgs(text, expected):
+def test_text_about_images_becomes_text_about_ecgs(text, expected):
     assert ecg_wording(text) == expected
 
 
-def test_placeholders_become_ecg_items_where_they_stand():
+def test_placeholders_become_ecg_items_at_their_positions():
     ecg, before = {"type": "ecg", "text": None}, {"type": "text", "text": "Is it normal?"}
     answer = {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]}
     for text, content in {
@@ -153,13 +153,13 @@ def test_placeholders_become_ecg_items_where_they_stand():
     turns = [("user", "<ecg> One."), ("assistant", "Yes."), ("user", "And <ecg>?"), ("assistant", "No, <image>.")]
     contents = [[item["text"] for item in message["content"]] for message in to_messages(turns, 2)]
     assert contents == [[None, "One."], ["Yes."], ["And", None, "?"], ["No,", "."]]
-    with pytest.raises(EntryError, match="a turn of the assistant has no words"):
+    with pytest.raises(EntryError, match="a turn of the assistant has no text"):
         to_messages([("user", "<ecg> One."), ("assistant", "<ecg>")], 1)
     with pytest.raises(EntryError, match="2 placeholders for 1 ECGs"):
         to_messages(turns, 1)
 
 
-def test_turns_are_read_under_every_name():
+def test_all_names_of_roles_and_fields_are_read():
     expected = [("user", "a?"), ("assistant", "b, c")]
     for names, key in ((("human", "gpt"), "conversations"), (("user", "assistant"), "conversation")):
         turns = [{"from": name, "value": value} for name, value in zip(names, (["a", "?"], ["b,", " ", "c"]))]
@@ -177,14 +177,14 @@ def test_turns_are_read_under_every_name():
     "turns, reason, message",
     [
         (None, "damaged entry", "no list of turns in conversations"),
-        ([], "turns out of order", "nobody"),
-        (["user"], "turns out of order", "from user, expected"),
-        (["assistant", "user"], "turns out of order", "from assistant, user, expected"),
-        (["user", "user", "assistant"], "turns out of order", "from user, user, assistant"),
+        ([], "turns out of order", "turns missing; expected alternating"),
+        (["user"], "turns out of order", "turns user; expected"),
+        (["assistant", "user"], "turns out of order", "turns assistant, user; expected"),
+        (["user", "user", "assistant"], "turns out of order", "turns user, user, assistant;"),
         (["user", "bot"], "damaged entry", "a turn from 'bot'"),
     ],
 )
-def test_turns_out_of_order_are_no_conversation(turns, reason, message):
+def test_turns_out_of_order_are_refused(turns, reason, message):
     turns = turns and [{"from": name, "value": "x"} for name in turns]
     with pytest.raises(EntryError, match=message) as caught:
         read_turns({"conversations": turns})
@@ -206,13 +206,13 @@ def test_kinds_of_questions():
 # files
 
 
-def test_entries_are_read_whatever_the_size_of_the_pieces(tmp_path, monkeypatch):
+def test_entries_are_read_in_blocks_of_any_size(tmp_path, monkeypatch):
     expected = [{"id": str(number), "text": 'a "quoted" ] , { é\n' * number} for number in range(30)]
     (tmp_path / "a.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False), encoding="utf-8-sig")
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(entry) for entry in expected))
     pq.write_table(pa.Table.from_pylist(expected), tmp_path / "a.parquet")
     for size in (1, 7, 100, 2**20):
-        monkeypatch.setattr("elm_hf.prepare.instruct._READ", size)
+        monkeypatch.setattr("elm_hf.prepare.instruct._READ_SIZE", size)
         for name in ("a.json", "a.jsonl", "a.parquet"):
             assert list(read_entries(tmp_path / name, print)) == list(enumerate(expected))
 
@@ -220,14 +220,14 @@ def test_entries_are_read_whatever_the_size_of_the_pieces(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     "text, entries, message",
     [
-        ('[{"a": 1}, {"a": 2}, {"a": ', 2, "as JSON after 2 entries .the list breaks off"),
+        ('[{"a": 1}, {"a": 2}, {"a": ', 2, "as JSON after 2 entries .the list is truncated"),
         ('{"a": 1}', 0, "expected a list of entries, found"),
-        ("", 0, "the list breaks off"),
+        ("", 0, "the list is truncated"),
         ('[{"a": 1}, 7]', 1, "entry 1 is a int, expected an object with fields"),
         ('[{"a": 1} {"a": 2}, nonsense, {"a": 3}]', 2, "as JSON after 2 entries"),
     ],
 )
-def test_a_damaged_file_gives_what_comes_before_the_damage(text, entries, message, tmp_path):
+def test_entries_before_the_damage_of_a_file_are_read(text, entries, message, tmp_path):
     (tmp_path / "a.json").write_text(text)
     told = []
     assert len(list(read_entries(tmp_path / "a.json", lambda *words: told.append(words)))) == entries
@@ -235,7 +235,7 @@ def test_a_damaged_file_gives_what_comes_before_the_damage(text, entries, messag
     assert re.search(message, told[0][1])
 
 
-# the published sets
+# published datasets
 
 
 def test_ecg_chat_dialogues_keep_all_their_turns(records, shared_data, tmp_path):
@@ -258,16 +258,16 @@ def test_ecg_chat_dialogues_keep_all_their_turns(records, shared_data, tmp_path)
     }
 
 
-def test_ecg_chat_reports_that_repeat_others_are_left_out(records, shared_data, tmp_path):
-    """Entry 6 says the same of the same ECG as entry 2; entry 7 has the id of entry 4 and asks otherwise."""
+def test_repeated_ecg_chat_reports_are_excluded(records, shared_data, tmp_path):
+    """Entry 6 repeats entry 2; entry 7 has the same id as entry 4, but another question."""
     path = build("pretrain_mimic", shared_data / "instruct" / "ecg_chat", tmp_path / "built", records["mimic_iv_ecg"])
     assert [row["source_id"][-2:] for row in rows(path)] == ["11", "27", "35", "42", "58", "63", "58"]
     assert left_out(path) == [("repeated", "pretrain_mimic.json: entry 6 is the same as an earlier one")]
-    # the first half of 49990027 has a gap in all leads, so that the conversation is about the second
+    # the first half of 49990027 has a gap in all leads, so the conversation is about the second half
     assert rows(path)[1]["record_ids"] == ["mimic_iv_ecg-49990027-1"]
 
 
-def test_pulse_asks_about_ecgs_of_three_datasets(records, shared_data, tmp_path):
+def test_pulse_refers_to_ecgs_of_three_datasets(records, shared_data, tmp_path):
     path = build("ecg_instruct_pulse", shared_data / "instruct" / "pulse", tmp_path / "built", *records.values())
     assert [found[0][0] for found in asked(path)] == ["mimic_iv_ecg"] * 3 + ["ptb_xl"] * 3 + ["code15"] * 2
     assert [found[0][1] for found in asked(path)] == [
@@ -277,20 +277,20 @@ def test_pulse_asks_about_ecgs_of_three_datasets(records, shared_data, tmp_path)
     assert texts[:2] == ["What is the heart rhythm in this ECG?", "The ECG shows sinus tachycardia."]
     assert not any("image" in text for text in texts)
     assert rows(path)[1]["stratum"] == "mimic_iv_ecg: verify: yes"
-    # patients of one number in two datasets are two
+    # patients with the same id in two datasets are different
     assert report(path)["records"]["patients"] == len(
         {(row["source"], row["patient_id"]) for row in load_records(path).remove_columns("ecg")}
     )
 
 
-def test_a_dataset_that_is_not_there_is_left_out_and_counted(records, shared_data, tmp_path):
+def test_conversations_about_a_missing_dataset_are_excluded_and_counted(records, shared_data, tmp_path):
     source = shared_data / "instruct" / "pulse"
     path = build("ecg_instruct_pulse", source, tmp_path / "built", records["ptb_xl"], records["mimic_iv_ecg"])
     assert len(rows(path)) == 6
     assert report(path)["conversations"]["left_out"] == {"ECG not among the records": 2}
 
 
-def test_grounding_says_which_ecg_in_another_field(records, shared_data, tmp_path):
+def test_grounding_has_the_ecg_in_another_field(records, shared_data, tmp_path):
     source = tmp_path / "source"
     (source / "ecg_jsons").mkdir(parents=True)
     text = (shared_data / "instruct" / "gem" / "ECG_Grounding_30k.json").read_text()
@@ -329,7 +329,7 @@ def test_ecg_qa_of_mimic(records, shared_data, tmp_path):
     assert set(test["question_type"]) == {"comparison_irrelevant-query"}
 
 
-def test_all_seven_kinds_of_ecg_qa(records, shared_data, tmp_path):
+def test_all_question_types_of_ecg_qa(records, shared_data, tmp_path):
     source = shared_data / "ecg_qa" / "ptbxl_mini"
     path = build("ecg_qa", source, tmp_path / "built", records["ptb_xl"], num_folds=0)
     for row in datasets.load_dataset(str(path), "official", split="test"):
@@ -337,13 +337,13 @@ def test_all_seven_kinds_of_ecg_qa(records, shared_data, tmp_path):
         assert row["question_type"].startswith("single") == (len(row["ecg_index"]) == 1)
 
 
-def test_damaged_entries_of_ecg_qa_are_told_and_the_rest_is_built(records, shared_data, tmp_path):
+def test_damaged_entries_of_ecg_qa_are_listed_and_the_rest_is_built(records, shared_data, tmp_path):
     original = json.loads(
         next((shared_data / "ecg_qa" / "ptbxl_mini" / "paraphrased" / "train").glob("*.json")).read_text()
     )
     good, *others = original[:6]
     bad = [
-        good,  # its id twice
+        good,  # a repeated id
         others[0] | {"ecg_id": [6000, 6001, 6002]},
         others[1] | {"answer": "no"},
         {key: value for key, value in others[2].items() if key != "question"},
@@ -363,8 +363,8 @@ def test_damaged_entries_of_ecg_qa_are_told_and_the_rest_is_built(records, share
 # ECGBench
 
 
-def test_the_genuine_report_test_names_ecgs_of_ptb_xl(records, shared_data, tmp_path):
-    """Its 40 entries, without a placeholder and under other names, once as they are and once about ECGs that are here."""
+def test_the_original_report_test_refers_to_ecgs_of_ptb_xl(records, shared_data, tmp_path):
+    """Its 40 entries have no placeholder and other field names; they are built unchanged and with available ECGs."""
     source = shared_data / "instruct" / "pulse"
     with pytest.raises(ValueError, match=r"none of the 40 .*such as ptb_xl \d+"):
         build("ecg_bench_pulse", source, tmp_path / "built", records["ptb_xl"])
@@ -376,7 +376,7 @@ def test_the_genuine_report_test_names_ecgs_of_ptb_xl(records, shared_data, tmp_
     write(tmp_path / "source" / "ptb_report_generation_test.json", *here)
     path = build("ecg_bench_pulse", tmp_path / "source", tmp_path / "built", records["ptb_xl"])
     found = rows(path)
-    # one of the reports is now said twice of one ECG
+    # one ECG now has the same report twice
     expected = dict.fromkeys(
         (str(6000 + number % 7), entry["conversation"][1]["value"]) for number, entry in enumerate(original)
     )
@@ -387,8 +387,8 @@ def test_the_genuine_report_test_names_ecgs_of_ptb_xl(records, shared_data, tmp_
     assert len(datasets.load_dataset(str(path), "official", split="test")) == 78  # two segments each
 
 
-def test_the_benchmark_as_it_is_on_the_hub(records, tmp_path):
-    """Parquet with pictures; an answer in single characters; a test of Georgia and one of text books, left out."""
+def test_the_benchmark_in_the_format_of_the_hub(records, tmp_path):
+    """Parquet files with images and an answer as characters. Georgia and textbook tests are excluded."""
     tests = {
         "ecgqa-test": entry(answer=list("sinus rhythm"), image="test_images/06002_hr-0.png"),
         "code15-test": entry(answer=["NORM"], image="test_images/358121-0.png"),
@@ -410,20 +410,23 @@ def test_the_benchmark_as_it_is_on_the_hub(records, tmp_path):
 
 def test_no_file_of_the_source(records, tmp_path):
     (tmp_path / "source").mkdir()
-    for name, message in (("ecg_bench_pulse", "no arena.json"), ("ecg_grounding", "none of ECG_Grounding_30k.json, ")):
+    for name, message in (
+        ("ecg_bench_pulse", "contains no test; expected arena.json"),
+        ("ecg_grounding", "contains none of ECG_Grounding_30k.json, "),
+    ):
         with pytest.raises(FileNotFoundError, match=message):
             build(name, tmp_path / "source", tmp_path / "built", records["ptb_xl"])
 
 
-def test_nothing_usable_is_an_error_with_the_first_reason(records, tmp_path):
+def test_the_error_without_usable_entries_gives_the_first_reason(records, tmp_path):
     source = write(tmp_path / "source" / "ECGInstruct.json", entry(answer=" "))
     with pytest.raises(ValueError, match=r"no conversations in .*ECGInstruct.json: entry 0: an answer is empty"):
         build("ecg_instruct_pulse", source, tmp_path / "built", records["ptb_xl"])
 
 
-def test_records_of_two_lengths_do_not_mix(records, shared_data, tmp_path):
+def test_records_of_two_lengths_are_refused(records, shared_data, tmp_path):
     prepare_dataset("code15", tmp_path / "code15", shared_data / "code15", seconds=2, max_skipped=0.5, num_folds=2)
-    with pytest.raises(ValueError, match="must have ECGs of one shape and sampling rate"):
+    with pytest.raises(ValueError, match="must have the same ECG shape and sampling rate"):
         build(
             "ecg_instruct_pulse",
             shared_data / "instruct" / "pulse",
@@ -433,7 +436,7 @@ def test_records_of_two_lengths_do_not_mix(records, shared_data, tmp_path):
         )
 
 
-# words alone
+# text-only datasets
 
 
 @pytest.fixture(scope="module")
@@ -456,7 +459,7 @@ def dialogues(tmp_path_factory) -> Path:
     return build("health_care_magic", folder / "source", folder / "built")
 
 
-def test_dialogues_without_ecgs_are_a_dataset(dialogues):
+def test_a_text_only_dataset_is_built(dialogues):
     train, test = (load_elm_dataset(dialogues, fold=1, split=split) for split in ("train", "test"))
     assert len(train) == len(test) == 5 and not {*train["conversation_id"]} & {*test["conversation_id"]}
     row = min([*train, *test], key=lambda row: row["question"])
@@ -467,14 +470,14 @@ def test_dialogues_without_ecgs_are_a_dataset(dialogues):
     ]
     assert list(row["ecgs"]) == row["ecg_index"] == []
     assert left_out(dialogues) == [
-        ("no answer", "HealthCareMagic-100k.json: entry 10 has no words in input or in output"),
-        ("damaged entry", "HealthCareMagic-100k.json: entry 11 holds other things than text"),
+        ("no answer", "HealthCareMagic-100k.json: entry 10 has no text in input or in output"),
+        ("damaged entry", "HealthCareMagic-100k.json: entry 11 contains a value that is not text"),
     ]
-    with pytest.raises(ValueError, match="holds conversations in words alone"):
+    with pytest.raises(ValueError, match="is a text-only dataset"):
         load_records(dialogues)
 
 
-def test_dialogues_mix_with_conversations_about_ecgs(dialogues, simulated_dataset):
+def test_dialogues_are_mixed_with_conversations_about_ecgs(dialogues, simulated_dataset):
     paths = [dialogues, simulated_dataset]
     alone = load_elm_dataset(simulated_dataset)[0]
     mixed = load_elm_dataset(paths)
@@ -482,12 +485,12 @@ def test_dialogues_mix_with_conversations_about_ecgs(dialogues, simulated_datase
     assert mixed[5]["ecgs"][0].tolist() == alone["ecgs"][0].tolist()
     drawn = load_elm_dataset(paths, probabilities=[0.5, 0.5], seed=1)
     assert {len(row["ecgs"]) > 0 for row in drawn} == {True, False}
-    # dialogues of different people are not joined into one
+    # dialogues of different people are not merged
     assert len(load_elm_dataset(dialogues, merge_questions=4)) == 5
 
 
-def test_dialogues_and_ecgs_are_one_batch(dialogues, simulated_dataset, tiny_elm):
-    """The dialogue is tokenised with its words alone, and its answer is learnt."""
+def test_a_batch_can_contain_dialogues_and_ecgs(dialogues, simulated_dataset, tiny_elm):
+    """The dialogue is tokenized without an ECG, and its answer has labels."""
     processor = ElmProcessor.from_pretrained(tiny_elm)
     mixed = load_elm_dataset([dialogues, simulated_dataset])
     batch = ElmDataCollator(processor)([mixed[0], mixed[5]])
@@ -496,7 +499,7 @@ def test_dialogues_and_ecgs_are_one_batch(dialogues, simulated_dataset, tiny_elm
     assert all((labels != -100).any() for labels in batch["labels"])
 
 
-def test_dialogues_take_no_records(records, tmp_path):
+def test_a_text_only_dataset_refuses_records(records, tmp_path):
     source = write(tmp_path / "source" / "HealthCareMagic-100k.json", {"instruction": "", "input": "?", "output": "!"})
-    with pytest.raises(ValueError, match=r"health_care_magic is about no ECGs: leave records \(--records\) away"):
+    with pytest.raises(ValueError, match=r"health_care_magic is a text-only dataset: omit records \(--records\)"):
         build("health_care_magic", source, tmp_path / "built", records["ptb_xl"])

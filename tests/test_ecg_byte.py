@@ -1,4 +1,4 @@
-"""ECG-Byte: letters, tokens and training, compared with a plain Python implementation and with published counts."""
+"""ECG-Byte: ECGs as letters and tokens, compared with a plain Python implementation and with published counts."""
 
 import json
 import math
@@ -32,7 +32,7 @@ NUM_MERGES = 150
 
 
 def letters_of(ecg: np.ndarray, low: float, high: float) -> str:
-    """The letters of an ECG, sample by sample."""
+    """The letters of an ECG, computed sample by sample."""
     text = ""
     for value in np.asarray(ecg, dtype=np.float64).ravel():
         scaled = min(max((value - low) / (high - low + 1e-6), 0.0), 1.0)
@@ -53,7 +53,7 @@ def join_pair(tokens: list[str], left: str, right: str) -> list[str]:
 
 
 def train_bpe(text: str, num_merges: int) -> list[tuple[str, str]]:
-    """Repeatedly joins the most frequent pair of the whole text."""
+    """Merge the most frequent pair of the text `num_merges` times."""
     tokens, merges = list(text), []
     for _ in range(num_merges):
         counts = Counter(zip(tokens, tokens[1:]))
@@ -71,7 +71,7 @@ def in_merge_order(text: str, merges: list[tuple[str, str]]) -> list[str]:
 
 
 def by_longest_match(text: str, vocabulary: set[str]) -> list[str]:
-    """Follows a trie from each position and takes the longest token."""
+    """Take the longest token at each position, found with a trie."""
     trie: dict = {}
     for token in vocabulary:
         node = trie
@@ -93,7 +93,7 @@ def by_longest_match(text: str, vocabulary: set[str]) -> list[str]:
 
 
 def write_pickle(path: Path, merges: list[tuple[str, str]]) -> dict[str, int]:
-    """Writes a file in the published format and returns the ids."""
+    """Write a file in the published format; returns the ids."""
     strings = [chr(byte) if byte < 128 else f"<{byte}>" for byte in range(256)] + [a + b for a, b in merges]
     published = [(list((a + b).encode()), 256 + number) for number, (a, b) in enumerate(merges)]
     path.write_bytes(pickle.dumps((dict(enumerate(strings)), published)))
@@ -101,7 +101,7 @@ def write_pickle(path: Path, merges: list[tuple[str, str]]) -> dict[str, int]:
 
 
 def levels(text: str) -> np.ndarray:
-    """The ECG of a text with one word per lead, for a range of 0 to 26 mV."""
+    """The ECG of a text, one lead per word, for a range of 0 to 26 mV."""
     return np.array([[LETTERS.index(letter) + 0.5 for letter in lead] for lead in text.split()])
 
 
@@ -112,7 +112,7 @@ def letter_tokenizer(*merges: tuple[str, str], **options) -> EcgByteTokenizer:
 
 @pytest.fixture(scope="module")
 def smooth_ecgs() -> np.ndarray:
-    """Four 12-lead signals of 150 samples in mV, whose neighbouring samples are similar, as in ECGs."""
+    """Four 12-lead ECGs of 150 samples in mV with correlated neighbouring samples."""
     steps = np.random.default_rng(1).normal(0, 0.05, (4, 12, 150))
     return np.cumsum(steps, axis=-1).astype(np.float32)
 
@@ -128,7 +128,7 @@ def published(smooth_ecgs, tmp_path_factory) -> tuple[Path, list[tuple[str, str]
 
 @pytest.fixture(scope="module")
 def records_without_v6(tmp_path_factory) -> tuple[Path, np.ndarray]:
-    """A dataset of three ECGs of about 1 mV without V6, which is stored as zeros; and the other leads in mV."""
+    """A dataset of three ECGs around 1 mV with missing V6 (stored as zeros), and the other leads in mV."""
     ecgs = np.random.default_rng(0).integers(900, 1100, (3, 12, 120)).astype(np.int16)
     ecgs[:, 11] = 0
     features = datasets.Features(
@@ -141,14 +141,15 @@ def records_without_v6(tmp_path_factory) -> tuple[Path, np.ndarray]:
     (folder / "records").mkdir(parents=True)
     datasets.Dataset.from_dict(rows, features).to_parquet(folder / "records" / "train.parquet")
     (folder / "README.md").write_text(
-        "---\nconfigs:\n- config_name: records\n  data_files:\n  - split: train\n    path: records/train.parquet\n---\n"
+        "---\nconfigs:\n- config_name: records\n  data_files:\n  - split: train\n    path: "
+        "records/train.parquet\n---\n"
     )
     return folder, ecgs[:, :11].astype(np.float32) / 1000
 
 
 @pytest.fixture(scope="module")
 def trained(simulated_dataset, tmp_path_factory) -> tuple[Path, dict]:
-    """A tokenizer trained on 30 of 200 records with one thread, and the figures of its card."""
+    """A tokenizer trained on 30 of 200 records on one thread, and its training report."""
     folder = tmp_path_factory.mktemp("trained") / "ecg_byte"
     before, os.environ["TOKENIZERS_PARALLELISM"] = os.environ.get("TOKENIZERS_PARALLELISM"), "false"
     report = train_ecg_byte_tokenizer(simulated_dataset, 300, folder, num_records=30)
@@ -173,7 +174,7 @@ def test_letters_of_each_ecgs_own_range():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_letters_equal_those_of_the_formula_for_each_sample(smooth_ecgs, dtype):
+def test_letters_equal_the_formula(smooth_ecgs, dtype):
     ecg = smooth_ecgs[0].astype(dtype)
     tokenizer = letter_tokenizer(value_range=(-0.3, 0.4))
     assert tokenizer.ecg_to_symbols(ecg).replace(" ", "") == letters_of(ecg, -0.3, 0.4)
@@ -189,7 +190,7 @@ def test_a_flat_ecg_is_decoded():
     np.testing.assert_allclose(decoded, np.full((2, 3), 0.7), atol=1e-6)
 
 
-def test_samples_outside_the_range_are_counted_with_one_warning(caplog):
+def test_samples_outside_the_range_are_counted_and_reported_once(caplog):
     tokenizer = letter_tokenizer(value_range=(-1, 1))
     ecg = np.array([[-2, 0, 1.5, 0.5]])
     tokenizer.encode_ecg([ecg, ecg])
@@ -200,7 +201,7 @@ def test_samples_outside_the_range_are_counted_with_one_warning(caplog):
 # Encoding
 
 
-def test_tokens_do_not_span_two_leads():
+def test_tokens_do_not_extend_into_the_next_lead():
     tokenizer = letter_tokenizer(("a", "a"), ("aa", "aa"))
     tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode_ecg(levels("aaa aaa")))
     assert tokens == ["aa", "a", "aa", "a"]
@@ -211,7 +212,7 @@ def test_tokens_span_leads_if_the_ecg_is_a_single_string():
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode_ecg(levels("aaa aaa"))) == ["aaaa", "aa"]
 
 
-def test_longest_match_and_merge_order_differ_as_defined():
+def test_longest_match_and_merge_order_give_different_tokens():
     merges = [("b", "c"), ("a", "b")]
     greedy, ordered = (letter_tokenizer(*merges, encoding=name) for name in ("longest_match", "merge_order"))
     assert greedy.convert_ids_to_tokens(greedy.encode_ecg(levels("abc"))) == ["ab", "c"]
@@ -225,7 +226,7 @@ def test_a_batch_has_the_ids_of_separate_ecgs(trained, smooth_ecgs):
     assert tokenizer.encode_ecg(list(smooth_ecgs)) == alone
 
 
-def test_truncation_of_text_does_not_truncate_ecgs(smooth_ecgs):
+def test_truncation_does_not_cut_ecgs(smooth_ecgs):
     tokenizer = letter_tokenizer()
     assert len(tokenizer("abcd", truncation=True, max_length=2)["input_ids"]) == 2
     assert len(tokenizer.encode_ecg(smooth_ecgs[0])) == 12 * 150
@@ -234,7 +235,7 @@ def test_truncation_of_text_does_not_truncate_ecgs(smooth_ecgs):
 # Decoding
 
 
-def test_a_decoded_waveform_differs_by_at_most_half_a_level(trained, smooth_ecgs):
+def test_a_waveform_is_decoded_to_half_a_level(trained, smooth_ecgs):
     tokenizer = EcgByteTokenizer.from_pretrained(trained[0])
     low, high = tokenizer.value_range
     ecg = np.clip(smooth_ecgs[0], low, high)
@@ -249,7 +250,7 @@ def test_every_decoded_sample_is_the_middle_of_its_level():
     np.testing.assert_allclose(tokenizer.decode_ecg(ids, 2, (-13, 13)), [[-12.5, 12.5], [-11.5, -10.5]], atol=1e-5)
 
 
-def test_decoding_without_a_fixed_range_needs_the_range_of_the_ecg():
+def test_decoding_with_a_range_per_ecg_requires_the_range():
     with pytest.raises(ValueError, match="give its minimum and maximum"):
         letter_tokenizer(value_range=None).decode_ecg([0, 1], num_leads=1)
 
@@ -260,7 +261,7 @@ def test_ids_without_samples_are_refused(ids):
         letter_tokenizer().decode_ecg(ids, num_leads=1)
 
 
-def test_samples_that_do_not_fill_the_leads_are_refused():
+def test_an_incomplete_lead_is_refused():
     with pytest.raises(ValueError, match="5 samples, which are not 2 leads"):
         letter_tokenizer().decode_ecg([0] * 5, num_leads=2)
 
@@ -272,7 +273,7 @@ def test_token_spans_give_the_lead_and_the_samples_of_each_token():
     assert tokenizer.token_spans(ids, num_leads=2).tolist() == [
         [0, 0, 0, 2],
         [1, 0, 2, 3],
-        [2, 0, 3, 4],  # spans two leads
+        [2, 0, 3, 4],  # covers samples of both leads
         [2, 1, 0, 1],
         [3, 1, 1, 2],
         [4, 1, 2, 3],
@@ -327,7 +328,7 @@ def test_it_loads_in_a_fresh_process_without_elm_hf(trained, smooth_ecgs, tmp_pa
 # Training
 
 
-def test_a_trained_vocabulary_has_the_letters_and_one_token_per_merge(trained):
+def test_a_trained_vocabulary_has_consecutive_ids_and_letters_only(trained):
     tokenizer = EcgByteTokenizer.from_pretrained(trained[0])
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     assert tokens[:26] == list(LETTERS) and len(tokens) == 26 + 300
@@ -372,7 +373,7 @@ def test_the_range_ignores_missing_leads(records_without_v6, tmp_path):
     folder, ecgs = records_without_v6
     report = train_ecg_byte_tokenizer(folder, 5, tmp_path / "tokenizer")
     present = np.sort(ecgs.ravel())
-    place = 0.01 * (len(present) - 1)  # of the first percentile, between two values
+    place = 0.01 * (len(present) - 1)  # position of the first percentile, between two values
     first = np.interp(place, np.arange(len(present)), present)
     last = np.interp(len(present) - 1 - place, np.arange(len(present)), present)
     assert report["value_range"] == pytest.approx((first - 0.5, last + 0.5), abs=1e-3)
@@ -410,7 +411,7 @@ def test_clipped_samples_are_reported(trained):
     assert f"| samples clipped | {100 * report['clipped']:.3f} % |" in (folder / "README.md").read_text()
 
 
-def test_too_many_merges_are_refused_and_leave_no_files(simulated_dataset, tmp_path):
+def test_too_many_merges_are_refused_and_write_nothing(simulated_dataset, tmp_path):
     with pytest.raises(ValueError, match=r"1 records give only \d+ of 1000000 merges"):
         train_ecg_byte_tokenizer(simulated_dataset, 1_000_000, tmp_path / "out", num_records=1)
     assert list(tmp_path.iterdir()) == []
@@ -444,7 +445,7 @@ def test_an_imported_tokenizer_has_the_published_ids(published, smooth_ecgs, enc
         assert tokenizer.encode_ecg(ecg) == [ids[token] for token in tokens]
 
 
-# Counts of the published tokenizer_1000_25: tokens of 12 x 2500 samples, by longest match and in merge order.
+# Token counts of the published tokenizer_1000_25 for 12 x 2500 samples, by longest match and in merge order
 PUBLISHED_COUNTS = {6000: (2792, 2859), 6001: (2919, 3001), 6002: (1543, 1602)}
 PUBLISHED_COUNTS |= {6003: (3759, 3819), 6004: (2350, 2362), 6005: (3841, 3951)}
 
@@ -475,7 +476,7 @@ def test_a_pickle_that_imports_is_refused_and_not_executed(tmp_path):
     with pytest.raises(ValueError, match=r"refused, nothing was executed: it wants to import (posix|nt)\.system"):
         convert_checkpoint("ecg_byte", path, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [path]
-    pickle.loads(path.read_bytes())  # the pickle does run its command if it is loaded
+    pickle.loads(path.read_bytes())  # shows that the command would run
     assert trace.exists()
 
 
@@ -513,7 +514,7 @@ def test_a_damaged_pickle_is_refused(published, tmp_path):
         read_ecg_byte_pickle(damaged)
 
 
-# Bad input
+# Invalid input
 
 
 def test_the_tokenizer_of_a_text_model_is_refused(tmp_path):
@@ -531,7 +532,7 @@ def test_a_vocabulary_without_a_letter_is_refused():
     ("options", "message"),
     [({"encoding": "greedy"}, '"greedy"; expected longest_match or merge_order'), ({"value_range": (1, 1)}, "1 to 1")],
 )
-def test_wrong_options_are_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         letter_tokenizer(**options)
 

@@ -1,4 +1,4 @@
-"""Lead names and order, and the check that limb leads agree."""
+"""Lead names, lead order, and the consistency check of the limb leads."""
 
 from itertools import combinations
 
@@ -13,7 +13,7 @@ LIMB_LEADS = LEADS[:6]
 
 
 def einthoven(samples: int = 1000) -> np.ndarray:
-    """Twelve smooth leads (12, samples) that keep the limb-lead identities, with aVR, aVL, aVF far from each other."""
+    """Twelve smooth leads (12, samples) that obey the limb-lead identities, with very different aVR, aVL and aVF."""
     time = np.arange(samples) / 250
     right, left, foot = -0.3 * np.sin(7 * time), 0.5 * np.cos(11 * time), 0.9 * np.sin(5 * time + 1)
     center = (right + left + foot) / 3
@@ -26,7 +26,7 @@ def einthoven(samples: int = 1000) -> np.ndarray:
 @pytest.mark.parametrize(
     "name, lead", [("AVR", "aVR"), ("avl", "aVL"), ("ii", "II"), ("v6", "V6"), ("DI", "I"), ("DIII", "III")]
 )
-def test_lead_names_of_every_source_have_one_spelling(name, lead):
+def test_lead_names_of_every_source_map_to_one_spelling(name, lead):
     assert canonical_lead(name) == lead
 
 
@@ -43,12 +43,12 @@ def test_leads_are_placed_by_name_and_absent_ones_are_nan():
     assert np.isnan(np.delete(placed, [1, 3, 11], axis=0)).all()
 
 
-def test_a_selection_of_leads_leaves_the_others_out():
+def test_leads_that_are_not_selected_are_dropped():
     placed, missing = place_leads(np.array([[1.0], [2.0], [3.0]]), ["I", "II", "V1"], leads=("V1", "I"))
     assert placed.tolist() == [[3.0], [1.0]] and missing == []
 
 
-def test_repeated_and_uncounted_lead_names_are_refused():
+def test_repeated_and_too_few_lead_names_are_refused():
     with pytest.raises(ValueError, match='lead "aVR" stands in the ECG twice, in rows 0 and 1'):
         place_leads(np.zeros((2, 5)), ["aVR", "AVR"])
     with pytest.raises(ValueError, match=r"shape \(3, 5\) needs one lead name per row, got 2"):
@@ -63,7 +63,7 @@ def test_limb_leads_made_from_electrodes_agree():
 
 
 def test_limb_leads_of_every_real_ecg_agree(real_ecgs):
-    """CODE-15 438277 and 358121 do so although their first samples deviate by up to 0.6 mV."""
+    """The first samples of CODE-15 438277 and 358121 deviate by up to 0.6 mV, which is tolerated."""
     errors = {name: limb_lead_error(ecg) for name, (ecg, _) in real_ecgs.items()}
     assert {name: error for name, error in errors.items() if error} == {}
     start = real_ecgs["code15/438277"][0][:, :7]
@@ -78,7 +78,7 @@ def test_limb_leads_agree_in_every_resampled_two_second_piece(real_ecgs):
 
 
 @pytest.mark.parametrize("first, second", list(combinations(range(6), 2)))
-def test_any_two_exchanged_limb_leads_are_seen_in_every_real_ecg(real_ecgs, first, second):
+def test_any_two_exchanged_limb_leads_are_detected_in_every_real_ecg(real_ecgs, first, second):
     for name, (ecg, _) in real_ecgs.items():
         exchanged = ecg.copy()
         exchanged[[first, second]] = ecg[[second, first]]
@@ -86,14 +86,14 @@ def test_any_two_exchanged_limb_leads_are_seen_in_every_real_ecg(real_ecgs, firs
 
 
 @pytest.mark.parametrize("lead", range(6))
-def test_any_inverted_limb_lead_is_seen_in_every_real_ecg(real_ecgs, lead):
+def test_any_inverted_limb_lead_is_detected_in_every_real_ecg(real_ecgs, lead):
     for name, (ecg, _) in real_ecgs.items():
         inverted = ecg.copy()
         inverted[lead] *= -1
         assert limb_lead_error(inverted), (name, LEADS[lead])
 
 
-def test_the_sentence_names_the_leads_that_fail_and_by_how_much():
+def test_the_message_names_the_inconsistent_leads_and_their_errors():
     ecg = einthoven()
     exchanged = ecg[[0, 1, 2, 4, 3, 5, *range(6, 12)]]
     sentence = limb_lead_error(exchanged)
@@ -105,7 +105,7 @@ def test_the_sentence_names_the_leads_that_fail_and_by_how_much():
     assert "III" not in sentence and "aVF" not in sentence
 
 
-def test_nan_samples_and_flat_leads_do_not_count_as_disagreement():
+def test_nan_samples_and_flat_leads_are_consistent():
     ecg = einthoven()
     ecg[1, 100:300] = np.nan
     ecg[5] = 0
@@ -113,8 +113,8 @@ def test_nan_samples_and_flat_leads_do_not_count_as_disagreement():
 
 
 @pytest.mark.parametrize("absent", LIMB_LEADS)
-def test_exchanged_augmented_leads_are_seen_with_any_one_lead_absent(absent):
-    """With I or II absent the other one and III still tell."""
+def test_exchanged_augmented_leads_are_detected_with_any_one_lead_absent(absent):
+    """If I or II is absent, the other one and III are sufficient."""
     ecg = einthoven()
     first, second = [lead for lead in (3, 4, 5) if LEADS[lead] != absent][:2]
     ecg[LEADS.index(absent)] = np.nan
@@ -123,5 +123,5 @@ def test_exchanged_augmented_leads_are_seen_with_any_one_lead_absent(absent):
     assert limb_lead_error(ecg)
 
 
-def test_leads_that_imply_nothing_about_each_other_pass():
+def test_unrelated_leads_are_consistent():
     assert limb_lead_error(np.random.default_rng(0).normal(size=(3, 100)), ["I", "II", "V1"]) is None

@@ -1,4 +1,4 @@
-"""ECG-LM's recipe: descriptions of ECGs, the text of alignment, data expansion, costs, and the recipe itself."""
+"""The ECG-LM recipe: descriptions of ECGs, alignment text, dropped leads, costs, and the recipe itself."""
 
 import csv
 import json
@@ -23,7 +23,8 @@ from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain.data import load_pretraining_records
 from elm_hf.training import sft
 from elm_hf.training.alignment import AlignmentCollator, alignment_conversations, alignment_messages, drop_leads
-from elm_hf.training.costs import RunCosts, read_costs
+from elm_hf.training.cost_file import read_costs
+from elm_hf.training.costs import RunCosts
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +32,7 @@ PERSON = {"age": 60, "sex": "male", "height_cm": 170.0, "weight_kg": 70.4}
 
 
 def description(**changes) -> dict:
-    """The description of an ECG with two general findings and one each in II and V1."""
+    """Description of an ECG with two general findings and one finding each in II and V1."""
     leads = [["ST elevation (0.12 mV)"] if lead in ("II", "V1") else [] for lead in LEADS]
     general = ["bradycardia (48 beats per minute)", "left axis deviation (-40 degrees)"]
     return PERSON | {"report": "Sinus bradycardia.", "general": general, "leads": leads} | changes
@@ -62,9 +63,9 @@ def ptb_xl(shared_data, tmp_path_factory) -> Path:
 
 def test_the_text_is_the_template():
     assert words(alignment_messages(description())) == (
-        "This person is a 60-year-old male with a height of 170 cm and a weight of 70 kg. The ECG signal is <ecg>. The ECG "
-        "report indicates Sinus bradycardia. The anomalies in general: bradycardia (48 beats per minute), left axis deviation "
-        "(-40 degrees), lead II: ST elevation (0.12 mV), lead V1: ST elevation (0.12 mV)"
+        "This person is a 60-year-old male with a height of 170 cm and a weight of 70 kg. The ECG signal is <ecg>. "
+        "The ECG report indicates Sinus bradycardia. The anomalies in general: bradycardia (48 beats per minute), "
+        "left axis deviation (-40 degrees), lead II: ST elevation (0.12 mV), lead V1: ST elevation (0.12 mV)"
     )
 
 
@@ -78,11 +79,11 @@ def test_the_text_is_the_template():
         ({"general": [], "leads": [[]] * 12}, "The anomalies in general: none"),
     ],
 )
-def test_unknown_facts_are_not_mentioned(changes, text):
+def test_unknown_values_are_omitted(changes, text):
     assert text in words(alignment_messages(description(**changes)))
 
 
-def test_only_the_report_and_the_findings_have_labels(tiny_elm, ecgs):
+def test_the_loss_covers_the_report_and_the_descriptions_only(tiny_elm, ecgs):
     processor = AutoProcessor.from_pretrained(tiny_elm, trust_remote_code=True)
     template = processor.tokenizer.chat_template
     row = {"messages": alignment_messages(description()), "ecgs": [ecgs[0]], "sampling_rate": 250, "expansion": 0}
@@ -96,9 +97,9 @@ def test_only_the_report_and_the_findings_have_labels(tiny_elm, ecgs):
     assert processor.tokenizer.chat_template == template
 
 
-def test_described_leads_are_left_out_first_but_never_all(ecgs):
-    eight = ["I", "III", "aVL", "V2", "V3", "V4", "V5", "V6"]
-    cases = {0: [], 1: ["V3"], 3: ["I", "V1", "V6"], 8: eight, 12: list(LEADS)}
+def test_leads_are_dropped_described_ones_first_but_never_all(ecgs):
+    told = ["I", "III", "aVL", "V2", "V3", "V4", "V5", "V6"]
+    cases = {0: [], 1: ["V3"], 3: ["I", "V1", "V6"], 8: told, 12: list(LEADS)}
     for number, named in cases.items():
         messages = alignment_messages(description(leads=[["x"] if lead in named else [] for lead in LEADS]))
         counts = set()
@@ -114,14 +115,14 @@ def test_described_leads_are_left_out_first_but_never_all(ecgs):
     assert np.isfinite(ecgs[0]).all()
 
 
-def test_missing_leads_do_not_count_as_left_out(ecgs):
+def test_a_missing_lead_is_not_dropped_again(ecgs):
     ecg = ecgs[0].copy()
     ecg[6:] = np.nan
     _, left, dropped = drop_leads(alignment_messages(description()), ecg, np.random.default_rng(0))
     assert len(dropped) in (4, 5) and np.isfinite(left[:6]).any()
 
 
-def test_the_leads_left_out_depend_on_the_epoch_and_are_reproducible(simulated_dataset, descriptions, tiny_elm):
+def test_dropped_leads_differ_between_epochs_and_are_reproducible(simulated_dataset, descriptions, tiny_elm):
     rows = alignment_conversations(load_elm_dataset(simulated_dataset), descriptions, data_expansion=1)
     whole, expanded = (rows.filter(lambda row, n=n: row["expansion"] == n, load_from_cache_file=False) for n in (0, 1))
     collator = AlignmentCollator(AutoProcessor.from_pretrained(tiny_elm, trust_remote_code=True), seed=3)
@@ -147,7 +148,7 @@ def test_alignment_uses_only_the_training_ecgs_of_the_fold(simulated_dataset, de
     assert np.allclose(rows[0]["ecgs"][0], np.array(record["ecg"]) / 1000)
 
 
-def test_without_feature_sentences_only_the_report_is_used(simulated_dataset, descriptions):
+def test_without_feature_sentences_only_the_report_is_learnt(simulated_dataset, descriptions):
     rows = alignment_conversations(load_elm_dataset(simulated_dataset), descriptions, feature_sentences=False)
     assert all(len(messages) == 2 and "anomalies" not in words(messages) for messages in rows["messages"])
 
@@ -222,7 +223,7 @@ def test_ptb_xl_is_described(ptb_xl, shared_data, tmp_path):
     assert languages["ptb_xl-6000-0"] == languages["ptb_xl-6004-0"] == "en"
 
 
-def test_reports_in_other_languages_are_omitted_kept_or_translated(ptb_xl, tmp_path):
+def test_reports_in_other_languages_require_a_choice_by_the_user(ptb_xl, tmp_path):
     out = tmp_path / "out.parquet"
     with pytest.raises(
         ValueError, match=r"2 of \d reports are not in English: translate them .* or choose --reports english"
@@ -246,14 +247,14 @@ def test_reports_in_other_languages_are_omitted_kept_or_translated(ptb_xl, tmp_p
 def test_conversations_are_selected_by_question_type(simulated_dataset):
     rows = load_elm_dataset(simulated_dataset, question_types=["single-verify", "single-query"])
     assert set(rows["question_type"]) == {"single-verify", "single-query"} and rows[0]["ecgs"][0].shape == (12, 500)
-    with pytest.raises(ValueError, match="no conversation is of the types verify; there are .*single-choose"):
+    with pytest.raises(ValueError, match="no conversation has question_type verify; found .*single-choose"):
         load_elm_dataset(simulated_dataset, question_types=["verify"])
 
 
-def test_an_encoder_is_not_pretrained_on_test_patients_of_the_questions(tmp_path):
+def test_the_encoder_is_not_trained_on_patients_of_the_test_questions(tmp_path):
     for name, seed in (("classes", 0), ("questions", 7)):
         prepare_dataset("simulated_reports", tmp_path / name, seconds=2, num_recordings=30)
-        if seed:  # the same patients, in other folds
+        if seed:  # the same patients in different folds
             prepare_dataset(
                 "simulated_reports", tmp_path / name, seconds=2, num_recordings=30, num_folds=3, overwrite=True
             )
@@ -305,7 +306,7 @@ def test_training_records_its_costs(tiny_elm, simulated_dataset, descriptions, t
     assert one[3] == f"{len(rows):,}" and two[3] == f"{2 * len(rows):,}" and two[5:7] == ["2.00", "2.00"]
 
 
-def test_the_time_before_an_interruption_counts():
+def test_the_time_before_an_interruption_is_included():
     before = RunCosts(100)
     before.seconds_before = 50.0
     before.on_train_begin(None, None, None)
@@ -313,7 +314,7 @@ def test_the_time_before_an_interruption_counts():
     assert after.num_samples == 100 and 50 <= after.seconds_before < 51
 
 
-def test_costs_of_a_run_that_has_not_ended_are_refused(tmp_path):
+def test_costs_of_an_unfinished_run_are_refused(tmp_path):
     failed = CliRunner().invoke(app, ["costs", f"one={tmp_path}"])
     assert isinstance(failed.exception, FileNotFoundError)
     assert "expected the output folder of a training run that has ended" in str(failed.exception)
@@ -327,7 +328,7 @@ def test_costs_of_a_run_that_has_not_ended_are_refused(tmp_path):
         (["--descriptions", "d.parquet", "--pack_by_ecg", "8"], "leave out --pack_by_ecg"),
     ],
 )
-def test_options_that_exclude_each_other_are_refused(tmp_path, more, message):
+def test_conflicting_options_are_refused(tmp_path, more, message):
     with pytest.raises(ValueError, match=message):
         sft.parse(arguments(tmp_path, tmp_path, tmp_path / "out", *more))
 
@@ -341,7 +342,7 @@ def recipe(name: str, folder: Path, *options: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)  # five minutes on a quiet machine; eleven processes, each of which imports torch
+@pytest.mark.timeout(1500)  # eleven processes that import torch: five minutes on an idle machine
 def test_the_recipe_runs_from_the_first_phase_to_the_last(tmp_path):
     ran = recipe("ecg_lm", tmp_path, "--smoke")
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -382,6 +383,6 @@ def test_the_comparison_prints_its_table(tmp_path):
 )
 def test_recipes_refuse_unknown_options(tmp_path, name, options, message):
     if name == "comparison":
-        (tmp_path / "data").mkdir()  # so that the dataset is not built
+        (tmp_path / "data").mkdir()  # so that the recipe does not build a dataset
     ran = recipe(name, tmp_path, *options)
     assert ran.returncode == 2 and message in ran.stderr

@@ -39,9 +39,9 @@ def test_invalid_samples_of_a_mimic_layout_are_nan(shared_data):
         assert np.flatnonzero(np.isnan(ecg[row])).tolist() == expected
 
 
-@pytest.mark.parametrize("ending", ["", ".hea", ".mat"])
-def test_a_record_is_found_with_and_without_its_ending(shared_data, ending):
-    assert load_ecg(str(shared_data / "cpsc/cpsc_2018/g1/A1983") + ending)[0].shape == (12, 7500)
+@pytest.mark.parametrize("suffix", ["", ".hea", ".mat"])
+def test_a_record_is_found_with_and_without_its_suffix(shared_data, suffix):
+    assert load_ecg(str(shared_data / "cpsc/cpsc_2018/g1/A1983") + suffix)[0].shape == (12, 7500)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def record(tmp_path) -> Path:
     return tmp_path / "small.hea"
 
 
-def test_every_real_record_is_read_as_wfdb_reads_it(shared_data):
+def test_every_real_record_is_read_as_by_wfdb(shared_data):
     paths = sorted(shared_data.rglob("*.hea"))
     assert len(paths) == 35
     for path in paths:
@@ -70,15 +70,15 @@ def test_every_real_record_is_read_as_wfdb_reads_it(shared_data):
         "16{offset} 200/mV 16 0 0 {checksum} 0",
         "16{offset} 1000.0(-50)/uV 16 7 0 {checksum} 0",
         "16x1{offset} 1e3(12)/V 12 0 0 {checksum} 0",
-        "16{offset} 40.5 12 100 0 {checksum} 0",  # the zero of the converter is the baseline, millivolt the unit
-        "16{offset} 0 0 0 0 0 0",  # no gain: 200 per millivolt; no checksums
+        "16{offset} 40.5 12 100 0 {checksum} 0",  # by default, the baseline is the ADC zero and the unit is millivolt
+        "16{offset} 0 0 0 0 0 0",  # without gain, the default is 200 per millivolt; without checksums
         "16:3{offset} 200/mV 16 0 0 {checksum} 0",
         "16x2{offset} 200/mV 16 0 0 {checksum} 0",
         "61{offset} 200/mV 16 0 0 {checksum} 0",
     ],
 )
-def test_every_field_of_a_header_is_read_as_wfdb_reads_it(tmp_path, fields, offset):
-    """40 samples of a longer file, some of them invalid."""
+def test_every_field_of_a_header_is_read_as_by_wfdb(tmp_path, fields, offset):
+    """The header covers 40 samples of a longer file, some of them invalid."""
     digital = np.random.default_rng(0).integers(-3000, 3000, (100, 3)).astype("<i2")
     digital[[20, 21, 30], [0, 0, 2]] = -32768
     (tmp_path / "made.dat").write_bytes(bytes(offset) + digital.tobytes())
@@ -96,7 +96,7 @@ def test_every_field_of_a_header_is_read_as_wfdb_reads_it(tmp_path, fields, offs
 
 
 def test_a_header_of_the_2021_challenge_that_wfdb_refuses_is_read(shared_data, tmp_path):
-    """There the record is named as its signal file, and a date in words stands before the time."""
+    """The record has the name of its signal file, and the date before the time has the month as a word."""
     source = shared_data / "cpsc/cpsc_2018/g1/A1980"
     header = source.with_suffix(".hea").read_text()
     (tmp_path / "A1980.hea").write_text(
@@ -108,7 +108,7 @@ def test_a_header_of_the_2021_challenge_that_wfdb_refuses_is_read(shared_data, t
     np.testing.assert_array_equal(load_ecg(tmp_path / "A1980")[0], load_ecg(source)[0])
 
 
-def test_a_damaged_sample_is_noticed_and_checksums_may_be_signed_or_not(record):
+def test_a_damaged_sample_is_detected_and_checksums_may_be_signed_or_unsigned(record):
     header = record.read_text()
     checksum = int(header.splitlines()[1].split()[6])
     for written in (checksum - 65536, checksum + 65536):
@@ -121,7 +121,7 @@ def test_a_damaged_sample_is_noticed_and_checksums_may_be_signed_or_not(record):
         load_ecg(record)
 
 
-def test_a_signal_file_cut_short_is_named_with_both_sizes(record):
+def test_the_error_for_a_truncated_signal_file_gives_both_sizes(record):
     path = record.with_suffix(".dat")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(
@@ -131,13 +131,13 @@ def test_a_signal_file_cut_short_is_named_with_both_sizes(record):
 
 
 @pytest.mark.parametrize("name", ["../small.dat", "/etc/passwd", "..\\small.dat"])
-def test_a_header_cannot_name_a_file_elsewhere(record, name):
+def test_a_header_cannot_refer_to_a_file_in_another_folder(record, name):
     record.write_text(record.read_text().replace("small.dat", name))
     with pytest.raises(ValueError, match="is in another folder, expected beside it"):
         load_ecg(record)
 
 
-def test_leads_beyond_the_twelve_are_returned_as_they_are(record):
+def test_leads_other_than_the_twelve_are_returned_unchanged(record):
     ecg, sampling_rate, lead_names = load_ecg(record)
     assert lead_names == ["I", "II", "vx"] and sampling_rate == 100
     np.testing.assert_allclose(ecg[:, 1], [0.003, 0.004, 0.005])
@@ -146,13 +146,13 @@ def test_leads_beyond_the_twelve_are_returned_as_they_are(record):
 @pytest.mark.parametrize("unit, millivolt", [("uV", 1e-3), ("V", 1e3), ("µV", 1e-3), ("μV", 1e-3)])
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 def test_every_voltage_unit_becomes_millivolt(record, unit, millivolt, encoding):
-    """wfdb itself reads µV as V: the two spellings of the micro sign are U+00B5 and U+03BC."""
+    """wfdb reads µV as V. The two characters for the micro sign are U+00B5 and U+03BC."""
     header = record.read_text().replace("/mV", f"/{unit}")
     record.write_bytes(header.encode(encoding if unit != "μV" else "utf-8"))
     np.testing.assert_allclose(load_ecg(record)[0][2, 10], 0.032 * millivolt, rtol=1e-6)
 
 
-def test_a_unit_that_is_no_voltage_is_refused_by_name(record):
+def test_a_unit_that_is_not_a_voltage_is_refused(record):
     record.write_text(record.read_text().replace("/mV 16 0 2", "/mmHg 16 0 2"))
     with pytest.raises(ValueError, match=r'small\.hea: lead "vx" is in "mmHg", expected mV, uV, µV or V'):
         load_ecg(record)
@@ -185,13 +185,13 @@ def test_a_damaged_sampling_rate_is_refused(record, rate):
     }.items(),
     ids=lambda item: item[0],
 )
-def test_a_damaged_header_is_named(record, damage):
+def test_the_error_for_a_damaged_header_gives_its_path(record, damage):
     record.write_text(damage[1](record.read_text()))
     with pytest.raises(ValueError, match=r"small\.hea: "):
         load_ecg(record)
 
 
-def test_a_missing_header_or_signal_file_is_named(record):
+def test_the_error_for_a_missing_header_or_signal_file_gives_its_path(record):
     with pytest.raises(FileNotFoundError, match=r"other\.hea: no such file"):
         load_ecg(record.with_name("other"))
     record.with_suffix(".dat").unlink()
@@ -203,8 +203,8 @@ def test_a_missing_header_or_signal_file_is_named(record):
 
 
 @pytest.mark.parametrize("module", [ecg_leads, ecg_reading, ecg_resampling])
-def test_the_file_alone_needs_only_numpy(module):
-    """It travels inside checkpoints: a machine without scipy and wfdb can still import it."""
+def test_the_module_can_be_imported_with_numpy_only(module):
+    """It is part of checkpoints and must also be importable without scipy and wfdb."""
     code = (
         "import sys, importlib.util as u; sys.modules.update(dict.fromkeys(['scipy', 'wfdb', 'torch', 'elm_hf']))\n"
         f"spec = u.spec_from_file_location('alone', {module.__file__!r})\n"
@@ -214,7 +214,7 @@ def test_the_file_alone_needs_only_numpy(module):
     assert done.stdout.strip() == module.__doc__.strip(), done.stderr
 
 
-def test_without_scipy_or_wfdb_the_error_says_what_to_install(monkeypatch, tmp_path):
+def test_the_error_without_scipy_or_wfdb_says_what_to_install(monkeypatch, tmp_path):
     names = {"sig_name": ["I"], "units": ["mV"], "adc_gain": [200.0], "baseline": [0]}
     wfdb.wrsamp("made", 100, p_signal=np.zeros((100, 1)), fmt=["212"], write_dir=str(tmp_path), **names)
     monkeypatch.setitem(sys.modules, "scipy.signal", None)

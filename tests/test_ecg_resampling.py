@@ -1,4 +1,4 @@
-"""Resampling of ECGs, and gaps in them."""
+"""Resampling of ECGs and filling of gaps."""
 
 import numpy as np
 import pytest
@@ -21,28 +21,28 @@ def test_a_10_hz_sine_keeps_amplitude_and_time(sampling_rate, samples):
     assert np.abs(resampled - analytic)[:, 25:-25].max() < 1e-4  # a shift by half a sample would be 0.12
 
 
-def test_a_240_hz_tone_does_not_fold_down_to_10_hz():
+def test_a_240_hz_tone_is_not_aliased_to_10_hz():
     resampled = resample(tone(240, 500, 5000), 500, 250)
     assert np.abs(resampled[:, 50:-50]).max() < 1e-3  # -60 dB
 
 
-def test_cubic_is_the_published_one_that_folds():
-    """A spline through a 240 Hz tone, read at every second sample, is the 10 Hz tone -sin(2 pi 10 t) without any loss."""
-    folded = resample(tone(240, 500, 5000), 500, 250, method="cubic")
-    np.testing.assert_allclose(folded, -tone(10, 250, 2500), atol=1e-5)
+def test_cubic_is_the_published_method_with_aliasing():
+    """A spline through a 240 Hz tone, at every second sample, is the tone -sin(2 pi 10 t) at full amplitude."""
+    aliased = resample(tone(240, 500, 5000), 500, 250, method="cubic")
+    np.testing.assert_allclose(aliased, -tone(10, 250, 2500), atol=1e-5)
 
 
-def test_cubic_reads_the_spline_at_k_over_rate():
+def test_cubic_evaluates_the_spline_at_k_over_rate():
     time = np.arange(400) / 400
     cubic = lambda t: 3 * t**3 - 2 * t**2 + t  # noqa: E731
     resampled = resample(cubic(time)[None], 400, 250, method="cubic")
     np.testing.assert_allclose(resampled[0], cubic(np.arange(250) / 250), atol=1e-6)
 
 
-def test_cubic_holds_the_last_sample_where_the_input_ends():
+def test_cubic_repeats_the_last_sample_after_the_end_of_the_input():
     resampled = resample(np.array([[0, 0, 0, 5.0]]), 100, 250, method="cubic")
     assert resampled.shape == (1, 10)
-    assert resampled[0, 8:].tolist() == [5, 5]  # at 32 and 36 ms, the last input sample at 30 ms
+    assert resampled[0, 8:].tolist() == [5, 5]  # at 32 and 36 ms; the last input sample is at 30 ms
 
 
 @pytest.mark.parametrize("method", ["polyphase", "cubic"])
@@ -76,14 +76,14 @@ def test_a_gap_does_not_spread_over_the_lead():
     resampled = resample(gap, 500, 250)
     assert np.flatnonzero(np.isnan(resampled[0])).tolist() == list(range(500, 750))
     assert not np.isnan(resampled[1]).any()
-    away = np.r_[0:480, 770:2500]  # the low-pass looks 20 input samples to either side
+    away = np.r_[0:480, 770:2500]  # the low-pass uses 20 input samples on either side
     np.testing.assert_allclose(resampled[0, away], resample(signal, 500, 250)[0, away], atol=1e-5)
 
 
-def test_a_sample_beside_an_invalid_one_is_invalid_at_a_higher_rate():
+def test_a_sample_next_to_an_invalid_one_is_invalid_at_a_higher_rate():
     signal = np.zeros((1, 10))
     signal[0, 4] = np.nan
-    resampled = resample(signal, 100, 200)  # samples 7, 8, 9 lie at 3.5, 4 and 4.5
+    resampled = resample(signal, 100, 200)  # samples 7, 8, 9 are at 3.5, 4 and 4.5
     assert np.flatnonzero(np.isnan(resampled[0])).tolist() == [7, 8, 9]
 
 
@@ -99,7 +99,7 @@ def test_the_same_rate_gives_an_equal_copy():
     assert not np.shares_memory(same, signal)
 
 
-def test_resampling_refuses_what_it_cannot_do():
+def test_invalid_arguments_of_resampling_are_refused():
     with pytest.raises(ValueError, match="sampling rate 0 Hz"):
         resample(np.zeros((1, 10)), 0, 250)
     with pytest.raises(ValueError, match=r"shape \(12, 1\) cannot be resampled"):
@@ -111,7 +111,7 @@ def test_resampling_refuses_what_it_cannot_do():
 # gaps
 
 
-def test_short_gaps_are_interpolated_and_long_ones_stay():
+def test_short_gaps_are_interpolated_and_long_gaps_are_kept():
     ramp = np.arange(1000, dtype=np.float32) / 100
     ecg = np.stack([ramp, ramp])
     ecg[0, 100:150] = np.nan  # 0.1 s at 500 Hz
@@ -120,7 +120,7 @@ def test_short_gaps_are_interpolated_and_long_ones_stay():
     assert np.flatnonzero(np.isnan(filled[0])).tolist() == list(range(300, 351))
     np.testing.assert_allclose(filled[0, 90:160], ramp[90:160], atol=1e-5)
     np.testing.assert_array_equal(filled[1], ramp)
-    assert np.isnan(ecg[0, 100])  # the input is left alone
+    assert np.isnan(ecg[0, 100])  # the input is not changed
 
 
 def test_a_short_gap_at_an_end_takes_the_nearest_sample_and_a_missing_lead_stays_missing():
@@ -131,7 +131,7 @@ def test_a_short_gap_at_an_end_takes_the_nearest_sample_and_a_missing_lead_stays
 
 @pytest.mark.parametrize("rates", [(500, 250), (400, 250), (360, 250), (250, 500), (257, 250), (100, 250)])
 @pytest.mark.parametrize("samples", [7, 30, 4999])
-def test_resampling_equals_scipys_polyphase_filter(rates, samples):
+def test_resampling_equals_the_polyphase_filter_of_scipy(rates, samples):
     signal = np.cumsum(np.random.default_rng(0).normal(0, 0.05, (2, samples)), axis=1).astype(np.float32)
     offset = signal.mean(axis=1, keepdims=True, dtype=np.float64)
     common = np.gcd(*rates)
@@ -142,6 +142,6 @@ def test_resampling_equals_scipys_polyphase_filter(rates, samples):
 
 
 @pytest.mark.parametrize("rate", [0, -250, 1e-5, 1e9, np.nan, np.inf])
-def test_a_rate_that_no_ecg_has_is_refused(rate):
+def test_an_absurd_sampling_rate_is_refused(rate):
     with pytest.raises(ValueError, match="not a number from 1 to 100,000"):
         resample(np.zeros((2, 100), np.float32), rate, 250)

@@ -1,4 +1,4 @@
-"""Own data: a folder of ECG files of every kind beside its metadata becomes a dataset; what is wrong with it is named."""
+"""A folder of ECG files with metadata: all file formats, forms of conversations, and errors."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ RATE = 250
 
 
 def ecg(number: int = 0, seconds: float = 2) -> np.ndarray:
-    """An ECG `(12, samples)` in mV; in whole microvolt and with limb leads that agree, so that nothing is rounded."""
+    """An ECG `(12, samples)` in mV, in whole microvolt and with consistent limb leads, so that it is not rounded."""
     rng = np.random.default_rng(number)
     signal = np.rint(simulate_ecg(draw_findings(rng), rng, seconds=seconds, sampling_rate=RATE) * 500) * 2 / 1000
     i, ii = signal[:2]
@@ -45,20 +45,20 @@ def write_wfdb(folder: Path, name: str, signal: np.ndarray) -> None:
 
 
 def describe(folder: Path, *rows: dict) -> Path:
-    """The folder with `metadata.jsonl` of these rows."""
+    """Write rows to `metadata.jsonl` and return the folder."""
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
 def build(source: Path, **options) -> Path:
-    """The dataset built from the folder, with 2 folds of records of 2 s."""
+    """Build the dataset of a folder, by default with 2 folds and records of 2 s."""
     output = source.parent / f"{source.name}_built"
     prepare_dataset("ecgfolder", output, source=source, **{"seconds": 2, "num_folds": 2, "overwrite": True} | options)
     return output
 
 
 def conversations(path: Path) -> list[dict]:
-    """All conversations of a dataset, in the order of the source."""
+    """All conversations of a dataset in the order of the source."""
     rows = [row for fold in ("fold1", "fold2") for row in datasets.load_dataset(str(path), fold, split="test")]
     return sorted(rows, key=lambda row: row["conversation_id"])
 
@@ -91,7 +91,7 @@ def row(name: str = "a.npy", **fields) -> dict:
 
 
 def test_the_documented_example_runs(tmp_path, monkeypatch):
-    """Its metadata, command and code, word for word, on three files as it describes them."""
+    """Runs the documented metadata, command and code unchanged on three files."""
     text = (Path(__file__).parents[1] / "docs" / "own_data.md").read_text(encoding="utf-8")
     metadata, command, code = (re.search(rf"```{form}\n(.*?)```", text, re.S)[1] for form in ("csv", "bash", "python"))
     folder = tmp_path / "my_ecgs"
@@ -119,11 +119,11 @@ def test_the_documented_example_runs(tmp_path, monkeypatch):
     np.testing.assert_array_equal(records.with_format("numpy")[2]["ecg"], np.rint(signals[2][:, :2500] * 1000))
 
 
-# kinds of files
+# file formats
 
 
-def test_every_kind_of_file_holds_the_same_ecg(tmp_path):
-    """Written in six ways: in rows, in columns, in microvolt, with leads shuffled by name, as WFDB and as MATLAB."""
+def test_every_file_format_gives_the_same_ecg(tmp_path):
+    """The formats include leads in rows and in columns, microvolt, shuffled leads, WFDB and MATLAB."""
     signal, order = ecg(), [7, 3, 0, 11, 4, 1, 9, 2, 5, 10, 6, 8]
     names = [LEADS[lead].upper() for lead in order]
     np.save(tmp_path / "rows.npy", signal)
@@ -144,14 +144,14 @@ def test_every_kind_of_file_holds_the_same_ecg(tmp_path):
         assert (recording.sampling_rate, recording.missing_leads) == (RATE, ())
 
 
-def test_a_genuine_matlab_record_is_wfdb_because_of_its_header(shared_data):
+def test_a_real_matlab_file_with_a_header_is_read_as_wfdb(shared_data):
     path = shared_data / "cpsc" / "cpsc_2018" / "g1" / "A1980.mat"
     expected = wfdb.rdrecord(str(path.with_suffix(""))).p_signal.T
     np.testing.assert_allclose(read_ecg_file(path).ecg, expected, atol=1e-4)
 
 
-def test_a_genuine_matlab_record_without_its_header_is_an_array(shared_data, tmp_path):
-    """Whole numbers of 1/1000 mV, read by wfdb with the header and here by units."""
+def test_a_real_matlab_file_without_its_header_is_read_as_an_array(shared_data, tmp_path):
+    """The file contains integers in microvolt. The expected signal is read by wfdb with the header."""
     path = shared_data / "cpsc" / "cpsc_2018" / "g1" / "A1980.mat"
     shutil.copy(path, tmp_path)
     found = read_ecg_file(tmp_path / "A1980.mat", 500, units="uV").ecg
@@ -170,7 +170,7 @@ def test_absent_leads_and_empty_cells_are_missing(tmp_path):
 
 
 class Trap:
-    """Would create a file if it were ever unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -189,17 +189,22 @@ class Trap:
         ("broken.mat", {}, "unreadable file", "cannot be read"),
         ("two.mat", {}, "leads do not fit", r"found a \(12, 500\), b \(12, 500\)"),
         ("good.npy", {"leads": ["I", "II"]}, "leads do not fit", r"shape \(12, 500\), expected 2 rows or columns"),
-        ("good.npy", {"units": "volts"}, "unknown units", 'units "volts", expected one of mV, uV and V'),
+        ("good.npy", {"units": "volts"}, "unknown units", 'units "volts", expected one of mV, uV or V'),
         ("good.npy", {"units": "V"}, "absurd amplitude", "span .* mV with the units V"),
         ("good.npy", {"units": "uV"}, "absurd amplitude", "span .* mV with the units uV"),
-        ("good.npy", {"sampling_rate": None}, "no sampling rate", "a .npy file needs one, in Hz"),
+        ("good.npy", {"sampling_rate": None}, "no sampling rate", "a .npy file requires one, in Hz"),
         ("good.npy", {"leads": [LEADS[1], LEADS[0], *LEADS[2:]]}, "limb leads disagree", "two leads may be exchanged"),
-        ("record", {"sampling_rate": 500}, "sampling rate disagrees", "250 Hz by its header, 500 Hz was named"),
+        (
+            "record",
+            {"sampling_rate": 500},
+            "sampling rate disagrees",
+            "of 250 Hz, but sampling_rate is 500 Hz; correct",
+        ),
         ("absent.npy", {}, "missing file", "no such file"),
         ("ecg.xml", {}, "unreadable file", "expected .npy, .csv, .mat or a WFDB record"),
     ],
 )
-def test_a_bad_file_is_named_with_the_reason(name, options, reason, message, tmp_path):
+def test_the_error_for_a_bad_file_gives_path_and_reason(name, options, reason, message, tmp_path):
     signal = ecg()
     np.save(tmp_path / "good.npy", signal)
     np.save(tmp_path / "pickled.npy", np.array([[Trap(tmp_path / "trapped")] * 500] * 12), allow_pickle=True)
@@ -245,7 +250,7 @@ def test_the_three_forms_of_a_conversation(folder):
     assert (question["question_type"], question["answer"]) == ("question", ["sinus rhythm", "left axis"])
     assert (report["question"], report["answer"]) == ("Write the report of this ECG.", ["Sinus rhythm. Normal ECG."])
     assert (report["stratum"], report["patient_ids"]) == ("report: SR", ["7"])
-    # words of one's own data are words, whatever they look like
+    # text of own data is not changed, even if it looks like a placeholder
     assert dialogue["messages"][1]["content"] == [
         {"type": "text", "text": "Look: <image>"},
         {"type": "ecg", "text": None},
@@ -266,7 +271,7 @@ def test_a_list_of_files_is_a_conversation_about_several_ecgs(folder):
     describe(folder, row(), row("b.npy"), row(["b.npy", "a.npy"], patient_id=["b", "a"], question="Which is faster?"))
     path = build(folder)
     rows = [row for split in ("train", "test") for row in load_elm_dataset(path, fold=1, split=split)]
-    assert len(rows) == 2  # the comparison of two patients is cut by a fold of one patient each
+    assert len(rows) == 2  # the comparison is excluded, because its patients are in different folds
     describe(
         folder,
         row(patient_id="p"),
@@ -280,13 +285,13 @@ def test_a_list_of_files_is_a_conversation_about_several_ecgs(folder):
         np.testing.assert_allclose(found, ecg(number), atol=1e-5)
 
 
-def test_csv_metadata_says_the_same_as_json_lines(folder):
+def test_csv_metadata_and_json_lines_give_the_same_dataset(folder):
     rows = [row(labels=["SR", "LAD"], age=61, sex="F"), row(["b.npy", "a.npy"], patient_id=["b", "a"])]
     expected = build(describe(folder, *rows))
     other = Path(shutil.copytree(folder, folder.parent / "table"))
     (other / "metadata.jsonl").unlink()
     (other / "metadata.csv").write_text(
-        "\ufefffile_name,patient_id,sampling_rate,question,answer,labels,age,sex\n"  # as spreadsheets write it
+        "\ufefffile_name,patient_id,sampling_rate,question,answer,labels,age,sex\n"  # with a byte order mark
         "a.npy,a,250,Normal?,yes,SR;LAD,61,female\n"
         "b.npy,b,250,Normal?,yes,,,\n"
     )
@@ -299,7 +304,7 @@ def test_csv_metadata_says_the_same_as_json_lines(folder):
     )
 
 
-def test_missing_patient_ids_are_refused_unless_files_are_patients(folder):
+def test_missing_patient_ids_are_refused_by_default(folder):
     describe(folder, row(patient_id=None), row("b.npy", patient_id=None))
     with pytest.raises(
         ValueError, match=r"row 1: no patient_id for a.npy.*one_patient_per_file \(--one-patient-per-file\)"
@@ -308,14 +313,14 @@ def test_missing_patient_ids_are_refused_unless_files_are_patients(folder):
     assert load_records(build(folder, one_patient_per_file=True))["patient_id"][:] == ["a.npy", "b.npy"]
 
 
-def test_one_file_cannot_be_of_two_patients(folder):
+def test_a_file_of_two_patients_is_refused(folder):
     describe(folder, row(), row(patient_id="other"))
-    with pytest.raises(ValueError, match="row 2: patient_id 'other' for a.npy, for which .* row 1 has 'a'"):
+    with pytest.raises(ValueError, match="row 2: patient_id 'other' for a.npy, but .* row 1 has 'a'; use"):
         build(folder)
 
 
-def test_what_is_known_of_a_file_need_be_said_once(folder):
-    """In any of its rows: not only the first."""
+def test_the_properties_of_a_file_need_to_be_given_once(folder):
+    """They can be in any of its rows."""
     bare = {"file_name": "a.npy", "question": "Fast?", "answer": "no"}
     path = build(describe(folder, bare, row(), bare, row("b.npy")))
     assert [record["patient_id"] for record in load_records(path)] == ["a", "b"]
@@ -323,7 +328,7 @@ def test_what_is_known_of_a_file_need_be_said_once(folder):
 
 
 def test_patients_of_several_ecgs_in_a_table_are_a_json_list(folder):
-    """Text of its own would make each pair a patient, and the same patient be in training and in test."""
+    """If the list were read as text, each pair would be a patient, and a patient could be in train and in test."""
     for number, name in enumerate("cd", 2):
         np.save(folder / f"{name}.npy", ecg(number))
     (folder / "metadata.csv").write_text(
@@ -343,12 +348,12 @@ def test_patients_of_several_ecgs_in_a_table_are_a_json_list(folder):
     [("P1", "p1"), ("P 1", "P1"), (1, "01"), (1, 1.0), ("5028", "5028.0"), ("P01", "P001"), ("M\u00fc", "Mu\u0308"),
      ("a\u200b", "a"), ("a\nb", "ab")],
 )  # fmt: skip
-def test_patients_who_differ_in_spelling_alone_are_refused(folder, one, other):
-    with pytest.raises(ValueError, match=r"patient_id '.*' and '.*': if they are one patient"):
+def test_patient_ids_that_differ_in_spelling_only_are_refused(folder, one, other):
+    with pytest.raises(ValueError, match=r"patient_id '.*' and '.*': if they are the same patient"):
         build(describe(folder, row(patient_id=one), row("b.npy", patient_id=other)))
 
 
-def test_ids_that_differ_in_more_than_spelling_are_two_patients(folder):
+def test_patient_ids_that_differ_in_more_than_spelling_are_kept(folder):
     np.save(folder / "c.npy", ecg(2))
     ids = ["1,0\u00e9\n2", "10", 1.5]
     rows = [row(name, patient_id=patient) for name, patient in zip(("a.npy", "b.npy", "c.npy"), ids)]
@@ -358,40 +363,40 @@ def test_ids_that_differ_in_more_than_spelling_are_two_patients(folder):
 
 
 @pytest.mark.parametrize("empty", ["", "  ", "NaN", float("nan"), "null", [None], [""]])
-def test_what_tables_write_for_nothing_is_no_patient(folder, empty):
+def test_values_for_missing_data_are_not_patients(folder, empty):
     with pytest.raises(ValueError, match="row 2: no patient_id for b.npy"):
         build(describe(folder, row(), row("b.npy", patient_id=empty)))
 
 
 @pytest.mark.parametrize("wrong", [True, {"id": 1}, [["a"]]])
-def test_a_patient_that_is_neither_text_nor_number_is_refused(folder, wrong):
+def test_a_patient_id_that_is_neither_text_nor_number_is_refused(folder, wrong):
     with pytest.raises(ValueError, match="row 2: patient_id .*, expected text or a number"):
         build(describe(folder, row(), row("b.npy", patient_id=wrong)))
 
 
 @pytest.mark.parametrize("column", ["Patient_ID", " patient_id", "patient id"])
 def test_a_misspelt_column_is_refused(folder, column):
-    """With one_patient_per_file its patients would be taken for unknown, and each file for a patient."""
+    """With one_patient_per_file, its patients would be unknown and each file would be a separate patient."""
     (folder / "metadata.csv").write_text(
         f"{column},file_name,sampling_rate,question,answer\nP1,a.npy,250,?,yes\nP1,b.npy,250,?,no\n"
     )
-    with pytest.raises(ValueError, match="row 1: the column '.*' is to be written 'patient_id'"):
+    with pytest.raises(ValueError, match="row 1: rename the column '.*' to 'patient_id'"):
         build(folder, one_patient_per_file=True)
 
 
-def test_a_row_of_more_cells_than_columns_is_left_out(folder):
-    """An unquoted comma would cut an answer, or move what follows it to the next column."""
+def test_a_row_with_more_cells_than_columns_is_excluded(folder):
+    """An unquoted comma would truncate an answer or move the rest of it to the next column."""
     header = "file_name,patient_id,sampling_rate,question,answer\n"
     rows = "a.npy,a,250,?,yes\nb.npy,b,250,?,no\nb.npy,b,250,What is it?,sinus rhythm, left axis\n"
     (folder / "metadata.csv").write_text(header + rows)
     path = build(folder)
     (found,) = left_out(path)
-    assert found["reason"] == "damaged entry" and "metadata.csv: row 3: 1 cells more than columns" in found["message"]
+    assert found["reason"] == "damaged entry" and "metadata.csv: row 3: 1 more cells than columns" in found["message"]
     assert len(conversations(path)) == 2
 
 
 @pytest.mark.parametrize("how", ["copy", "symbolic link", "hard link", "other path", "header"])
-def test_a_recording_under_two_names_cannot_be_of_two_patients(folder, how):
+def test_a_recording_with_two_names_and_two_patients_is_refused(folder, how):
     (folder / "sub").mkdir()
     name, other = "a.npy", "other.npy"
     if how == "copy":
@@ -402,21 +407,21 @@ def test_a_recording_under_two_names_cannot_be_of_two_patients(folder, how):
         (folder / other).hardlink_to(folder / name)
     elif how == "other path":
         other = "sub/../a.npy"
-    else:  # renamed by hand, as happens: the header still names the first signal file
+    else:  # a manually copied header, which still refers to the first signal file
         write_wfdb(folder, "w", ecg(5))
         name, other = "w.hea", "copy.hea"
         shutil.copy(folder / name, folder / other)
     rows = row("b.npy"), row(name, patient_id="P1"), row(other, patient_id="P2")
-    with pytest.raises(ValueError, match="are the same recording under two patients, 'P1' and 'P2'"):
+    with pytest.raises(ValueError, match="are the same recording with two patients, 'P1' and 'P2'"):
         build(describe(folder, *rows))
-    with pytest.raises(ValueError, match="are the same recording under two patients"):
+    with pytest.raises(ValueError, match="are the same recording with two patients"):
         build(describe(folder, *({**each, "patient_id": None} for each in rows)), one_patient_per_file=True)
     if how != "header":
         built = build(describe(folder, *({**each, "patient_id": each["patient_id"][0]} for each in rows)))
         assert load_records(built)["patient_id"][:] == ["b", "P", "P"]
 
 
-def test_every_file_of_a_record_is_the_record(folder):
+def test_every_file_of_a_record_refers_to_the_record(folder):
     signal = ecg(5)
     scipy.io.savemat(folder / "j.mat", {"val": np.rint(signal * 1000).astype("<i2")}, format="4")
     lines = [f"j.mat 16+24 1000/mV 16 0 0 0 0 {lead}\n" for lead in LEADS]
@@ -427,7 +432,7 @@ def test_every_file_of_a_record_is_the_record(folder):
     assert len(conversations(path)) == 4
 
 
-def test_links_in_a_circle_and_impossible_names_are_left_out(folder):
+def test_circular_links_and_invalid_names_are_skipped(folder):
     (folder / "loop.npy").symlink_to("loop.npy")
     names = ["loop.npy", "x" * 300 + ".npy", "x" * 252, "z\0.npy"]
     rows = [row(name, patient_id=str(number)) for number, name in enumerate(names)]
@@ -437,7 +442,7 @@ def test_links_in_a_circle_and_impossible_names_are_left_out(folder):
 
 
 @pytest.mark.parametrize("name", ["../secret.npy", "/etc/hostname.npy", "link.npy"])
-def test_paths_that_climb_out_of_the_folder_are_refused(folder, name):
+def test_paths_outside_the_folder_are_refused(folder, name):
     np.save(folder.parent / "secret.npy", ecg())
     (folder / "link.npy").symlink_to(folder.parent / "secret.npy")
     path = build(describe(folder, row(), row("b.npy"), row(name, patient_id="c")), max_skipped=0.5)
@@ -446,7 +451,7 @@ def test_paths_that_climb_out_of_the_folder_are_refused(folder, name):
     assert len(load_records(path)) == 2
 
 
-def test_rows_that_make_no_conversation_are_left_out_with_the_reason(folder):
+def test_unusable_rows_are_excluded_with_the_reason(folder):
     bad = [
         row(answer=""),
         row(question=None, answer=None),
@@ -474,7 +479,7 @@ def test_rows_that_make_no_conversation_are_left_out_with_the_reason(folder):
     assert len(conversations(path)) == 2
 
 
-def test_unreadable_ages_are_told(folder):
+def test_unreadable_ages_are_reported(folder):
     path = build(describe(folder, row(), row("b.npy"), row("c.npy", age="old")), max_skipped=0.5)
     assert left_out(path, "skipped.csv")[0]["message"] == "c.npy: age 'old', expected a number"
 

@@ -4,6 +4,7 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY_LLM
@@ -18,6 +19,7 @@ from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.encoder_cache import cache_encoder, cache_encoders_of
 from elm_hf.training.encoder_features import EncoderFeatures
+from elm_hf.utils.weights import fingerprint_of_weights
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +122,23 @@ def test_augmented_ecgs_are_not_cached(elm_with_encoder, simulated_dataset, tmp_
 def test_a_model_without_an_encoder_is_refused(tiny_elm, simulated_dataset, tmp_path):
     with pytest.raises(ValueError, match="this model has none"):
         train(tiny_elm, simulated_dataset, tmp_path / "out", "--cache_encoder", "--trainable", "projector")
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_trained_weights_have_another_fingerprint(sampled):
+    weights = {
+        "a": torch.arange(10_000.0).reshape(100, 100),
+        "steps": torch.tensor(3),
+        "half": torch.ones(5).bfloat16(),
+    }
+    fingerprint = fingerprint_of_weights(weights, sampled=sampled)
+    assert fingerprint == fingerprint_of_weights(dict(reversed(weights.items())), sampled=sampled)
+    changes = [{"a": weights["a"] + 1e-3}, {"steps": torch.tensor(4)}, {"a": weights["a"].T}, {"half": torch.ones(5)}]
+    assert fingerprint not in {fingerprint_of_weights(weights | change, sampled=sampled) for change in changes}
+
+
+def test_a_single_changed_value_shows_where_all_are_read():
+    weights = torch.zeros(4096)
+    changed = torch.from_numpy(np.eye(1, 4096, 1, dtype=np.float32)[0])  # sampled are values 0, 4, 8, ...
+    full, sampled = ([fingerprint_of_weights({"a": w}, sampled=s) for w in (weights, changed)] for s in (False, True))
+    assert full[0] != full[1] and sampled[0] == sampled[1]

@@ -20,11 +20,14 @@ from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs
-from elm_hf.evaluation.ablation import CONDITIONS, SignalAblation, noise_like
+from elm_hf.evaluation.ablation import SignalAblation, noise_like
+from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.evaluate import evaluate
+from elm_hf.evaluation.fingerprints import fingerprint_of_questions
+from elm_hf.evaluation.names import CONDITIONS
 from elm_hf.evaluation.occlusion import occlude
-from elm_hf.evaluation.predictions import ReportFolder, fingerprint_of_questions
-from elm_hf.evaluation.questions import Asker, list_questions
+from elm_hf.evaluation.questions import list_questions
+from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.inference.generation import Answer, generate_answers, log_likelihoods
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.training.collator import ElmDataCollator
@@ -199,7 +202,8 @@ def test_shuffling_needs_another_patient(steps):
 
 
 @pytest.mark.parametrize(
-    "conditions, message", [(("ecg", "flat"), "no condition flat; there are ecg"), (("zeros",), '"ecg" is missing')]
+    "conditions, message",
+    [(("ecg", "flat"), "unknown condition flat; there are ecg"), (("zeros",), '"ecg" is missing')],
 )
 def test_wrong_conditions_are_named(conditions, message, steps):
     with pytest.raises(ValueError, match=message):
@@ -380,6 +384,12 @@ def test_an_answer_cut_within_a_letter_is_asked_again(tmp_path):
     assert folder.read() == dict(answers)
 
 
+def test_the_folder_of_a_training_checkpoint_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"dataset": ["d"], "fold": "1", "seed": 0}))
+    with pytest.raises(ValueError, match="holds the run.json of something else; choose another folder"):
+        ReportFolder(tmp_path, {"questions": "a", "seed": 0})
+
+
 def test_two_processes_share_the_questions(reader, steps, report, tmp_path):
     options = ("--dataset", steps, "--output", tmp_path / "two", "--occlusions", 0, "--max-new-tokens", 4)
     done = subprocess.run(command(reader, *options, launch=True), capture_output=True, text=True)
@@ -457,7 +467,7 @@ def test_a_model_that_computes_nan_does_not_answer(reader, steps, tmp_path):
 
 
 def test_what_cannot_be_evaluated_is_named(reader, steps, tmp_path):
-    with pytest.raises(ValueError, match="no 'fold3'; there are fold1, fold2"):
+    with pytest.raises(ValueError, match="no 'fold3'; available: fold1, fold2"):
         evaluate(reader, steps, fold=3)
     with pytest.raises(ValueError, match="fold 2, test, of .*steps cannot be evaluated: .* no data"):
         evaluate(reader, steps, fold=2)

@@ -1,4 +1,4 @@
-"""ECG features: measured on simulated ECGs of known truth and on real ones, and put into words by guideline."""
+"""ECG features: measured on simulated ECGs with known values and on real ECGs, and described by guideline."""
 
 import warnings
 from dataclasses import replace
@@ -13,7 +13,7 @@ from elm_hf.ecg.simulation import Findings, draw_findings, simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
 
 
-pytest.importorskip("neurokit2", reason='measuring ECGs needs the extra "features"')
+pytest.importorskip("neurokit2", reason='measuring ECGs requires the extra "features"')
 
 NORMAL = Findings(7, "sinus rhythm", 72, 150, 90, 400, "none", 0.0, 2.0, 45, "none")
 TERRITORIES = {"anterior": ("V2", "V3", "V4"), "inferior": ("II", "III", "aVF"), "lateral": ("I", "aVL", "V5", "V6")}
@@ -24,13 +24,13 @@ def simulated(findings: Findings, seconds: float = 10, sampling_rate: int = 250)
 
 
 def qt_ms(findings: Findings) -> float:
-    """The truth: Bazett's formula turned round, longer by what QRS is wider than 90 ms."""
+    """The true QT interval: the inverse of Bazett's formula, plus the excess of the QRS duration over 90 ms."""
     return findings.qtc_ms * np.sqrt(60 / findings.heart_rate) + findings.qrs_ms - 90
 
 
 @pytest.fixture(scope="module")
 def measured() -> list[tuple[Findings, dict[str, float]]]:
-    """Sixty ECGs of all rhythms and noises, no warning among them."""
+    """Sixty ECGs with all rhythms and kinds of noise, measured without a warning."""
     rng = np.random.default_rng(11)
     drawn = [draw_findings(rng) for _ in range(60)]
     with warnings.catch_warnings():
@@ -42,7 +42,7 @@ def error_quantiles(errors, *quantiles: float) -> np.ndarray:
     return np.quantile([abs(error) for error in errors], quantiles)
 
 
-def test_simulated_ecgs_measure_what_they_were_made_with(measured):
+def test_measurements_of_simulated_ecgs_are_close_to_the_true_values(measured):
     rate = [found["heart_rate"] - true.heart_rate for true, found in measured]
     qrs = [found["qrs_ms"] - true.qrs_ms for true, found in measured]
     qt = [found["qt_ms"] - qt_ms(true) for true, found in measured]
@@ -67,13 +67,13 @@ def test_pr_is_measured_in_sinus_rhythm_and_missing_in_atrial_fibrillation(measu
     assert np.quantile(variation["fibrillation"], 0.1) > np.quantile(variation["sinus"], 0.9)
 
 
-def test_st_elevation_stands_in_the_leads_of_its_territory(measured):
+def test_st_elevation_is_measured_in_the_leads_of_its_territory(measured):
     elevated = [(true, found) for true, found in measured if true.territory != "none"]
     level = [np.mean([found[f"st_mv_{lead}"] for lead in TERRITORIES[true.territory]]) for true, found in elevated]
     assert (error_quantiles([a - true.st_mv for a, (true, _) in zip(level, elevated)], 0.5, 0.9) < (0.04, 0.09)).all()
 
 
-def test_limb_lead_identities_hold_for_the_levels():
+def test_limb_lead_identities_hold_for_st_levels():
     found = measure_ecg(simulated(replace(NORMAL, territory="inferior", st_mv=0.4)), 250)
     st = {lead: found[f"st_mv_{lead}"] for lead in LEADS}
     assert st["III"] == pytest.approx(st["II"] - st["I"], abs=0.005)
@@ -93,7 +93,7 @@ def test_leads_are_found_by_name():
     assert measure_ecg(ecg[order], 250, [LEADS[row].upper() for row in order]) == measure_ecg(ecg, 250)
 
 
-def test_what_cannot_be_measured_is_missing():
+def test_features_that_cannot_be_measured_are_nan():
     ecg = simulated(NORMAL)
     whole = measure_ecg(ecg, 250)
     assert tuple(whole) == FEATURES
@@ -119,7 +119,7 @@ def test_what_cannot_be_measured_is_missing():
     ],
     ids=["flat", "missing", "ramp", "ten samples", "single steps", "a second of noise"],
 )
-def test_no_ecg_is_no_crash(ecg):
+def test_features_of_a_signal_without_beats_are_nan(ecg):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = measure_ecg(ecg.astype(np.float32), 250)
@@ -127,13 +127,13 @@ def test_no_ecg_is_no_crash(ecg):
     assert np.isnan(found["qrs_ms"])
 
 
-def test_short_records_give_what_their_beats_show():
+def test_short_records_can_be_measured():
     found = measure_ecg(simulated(NORMAL, seconds=2.5), 250)
     assert found["heart_rate"] == pytest.approx(72, abs=2)
     assert found["qrs_ms"] == pytest.approx(90, abs=20)
 
 
-def test_an_extrasystole_leaves_the_intervals_alone():
+def test_an_extrasystole_does_not_change_the_intervals():
     ecg = simulated(NORMAL)
     wide = simulated(replace(NORMAL, qrs_ms=170, axis_deg=-60, sokolow_mv=4.5))
     mixed = ecg.copy()
@@ -143,7 +143,7 @@ def test_an_extrasystole_leaves_the_intervals_alone():
     assert after["st_mv_V5"] == pytest.approx(before["st_mv_V5"], abs=0.03)
 
 
-# Diagnoses of the sources: CPSC 2018's headers (SNOMED CT), PTB-XL's reports.
+# Diagnoses from the sources: headers of CPSC 2018 (SNOMED CT), reports of PTB-XL.
 @pytest.mark.parametrize(
     "pattern, name, low, high",
     [
@@ -158,12 +158,12 @@ def test_an_extrasystole_leaves_the_intervals_alone():
         ("ptb_xl/**/06004_hr.hea", "axis_deg", -30, 90),
     ],
 )
-def test_real_ecgs_measure_as_their_diagnoses_say(shared_data, pattern, name, low, high):
+def test_measurements_of_real_ecgs_agree_with_their_diagnoses(shared_data, pattern, name, low, high):
     recording = read_recording(next(shared_data.glob(pattern)))
     assert low <= measure_ecg(recording.ecg, recording.sampling_rate)[name] <= high
 
 
-def test_words_follow_the_guidelines():
+def test_descriptions_follow_the_guidelines():
     normal = {"heart_rate": 72, "pr_ms": 150, "qrs_ms": 90, "qt_ms": 380, "qtc_ms": 416, "axis_deg": 45}
     assert not any(describe_features(normal).values())
     assert "Outside the normal range: nothing." in feature_text(normal)
@@ -182,7 +182,7 @@ def test_words_follow_the_guidelines():
     assert text.endswith("lead II: ST elevation (0.10 mV); lead V5: T wave inversion (-0.30 mV).")
 
 
-def test_limits_of_one_sex_and_age():
+def test_limits_depend_on_sex_and_age():
     qtc = {"qtc_ms": 455.0}
     assert describe_features(qtc, "male")["general"] == ["prolonged QT interval (455 ms)"]
     assert describe_features(qtc, "female")["general"] == describe_features(qtc)["general"] == []
@@ -190,11 +190,11 @@ def test_limits_of_one_sex_and_age():
     found = {who: bool(describe_features(st, *who)["V3"]) for who in [("male", 39), ("male", 40), ("female", 30)]}
     assert found == {("male", 39): False, ("male", 40): True, ("female", 30): True}
     assert not describe_features(st)["V3"] and describe_features({"st_mv_V3": 0.25})["V3"]
-    with pytest.raises(ValueError, match='sex "F" is not "female", "male" or None'):
+    with pytest.raises(ValueError, match='sex is "F"; expected "female", "male" or None'):
         describe_features(st, "F")
 
 
-def test_q_waves_count_when_they_are_wide_and_deep():
+def test_q_waves_are_abnormal_if_they_are_wide_and_deep():
     assert describe_features({"q_ms_II": 40, "q_mv_II": 0.2})["II"] == ["wide and deep Q wave (40 ms)"]
     assert describe_features({"q_ms_II": 40, "q_mv_II": 0.05})["II"] == []
     assert describe_features({"q_ms_V2": 24, "q_mv_V2": 0.05})["V2"] == ["wide Q wave (24 ms)"]
@@ -208,11 +208,11 @@ def test_every_rule_names_a_feature_and_its_source():
         assert any(year in rule.source for year in ("2009", "2015", "2018"))
 
 
-def test_nothing_measured_is_said_so():
+def test_the_text_says_that_nothing_could_be_measured():
     assert feature_text(dict.fromkeys(FEATURES, np.nan)) == "Measurements: none possible."
 
 
-def test_the_matrix_has_angles_as_points_of_a_circle():
+def test_the_matrix_has_the_cosine_and_sine_of_the_axis():
     rows = feature_matrix([{"axis_deg": 179.0, "heart_rate": 60.0}, {"axis_deg": -179.0, "heart_rate": 70.0}])
     assert rows.shape[0] == 2 and np.isnan(rows).any()
     difference = rows[0] - rows[1]

@@ -1,4 +1,4 @@
-"""Folds: a partition of the patients, nobody on both sides, strata kept."""
+"""Folds: the test sets partition the patients, train and test patients are disjoint, folds are stratified."""
 
 import ast
 import csv
@@ -14,7 +14,7 @@ from elm_hf.prepare.folds import make_folds
 
 
 def random_conversations(num_rows: int = 400, num_patients: int = 60) -> tuple[list[list[str]], list[str]]:
-    """Two thirds of the rows about one patient, a third comparing two."""
+    """Two thirds of the rows are about one patient, a third compares two patients."""
     rng = np.random.default_rng(0)
     names = [f"p{number:03d}" for number in range(num_patients)]
     patients = [list(rng.choice(names, 1 + (row % 3 == 0), replace=False)) for row in range(num_rows)]
@@ -33,7 +33,7 @@ def test_test_sets_partition_the_patients():
     assert sorted(tested) == sorted({patient for row in patients for patient in row})
 
 
-def test_no_patient_is_on_both_sides_of_a_fold():
+def test_no_patient_is_in_train_and_in_test():
     patients, strata = random_conversations()
     for fold in make_folds(patients, strata):
         train = {patient for row in fold.train for patient in patients[row]}
@@ -41,7 +41,7 @@ def test_no_patient_is_on_both_sides_of_a_fold():
         assert train and test and not train & test
 
 
-def test_a_comparison_across_the_cut_is_left_out_and_counted():
+def test_a_comparison_of_train_and_test_patients_is_excluded_and_counted():
     patients, strata = random_conversations()
     for fold in make_folds(patients, strata):
         tested = set(fold.test_patients)
@@ -51,7 +51,7 @@ def test_a_comparison_across_the_cut_is_left_out_and_counted():
         assert fold.num_left_out == sum(0 < count < len(patients[row]) for row, count in enumerate(inside)) > 0
 
 
-def test_a_comparison_of_one_patient_with_himself_is_never_left_out():
+def test_a_comparison_of_two_ecgs_of_one_patient_is_never_excluded():
     folds = make_folds([[f"p{number}", f"p{number}"] for number in range(20)], ["x"] * 20)
     assert [fold.num_left_out for fold in folds] == [0] * 5
 
@@ -65,13 +65,13 @@ def test_folds_do_not_depend_on_the_order_of_rows():
         assert sorted(order[other.test]) == list(fold.test)
 
 
-def test_the_seed_decides():
+def test_the_seed_determines_the_folds():
     patients, strata = random_conversations()
     first, again, other = (make_folds(patients, strata, seed=seed)[0].test_patients for seed in (0, 0, 1))
     assert first == again != other
 
 
-def test_patients_with_the_same_id_in_two_sources_are_two():
+def test_patients_with_the_same_id_in_two_sources_are_different():
     rows = [[("ptb_xl", str(number))] for number in range(3)] + [[("code15", str(number))] for number in range(3)]
     assert sum(len(fold.test_patients) for fold in make_folds(rows, ["x"] * 6)) == 6
 
@@ -85,18 +85,18 @@ def test_rare_strata_are_pooled_without_a_warning():
 
 def test_fewer_patients_than_folds():
     with pytest.raises(
-        ValueError, match=r"at least 5 patients, and the conversations are about 4.*fewer folds \(--num-folds\)"
+        ValueError, match=r"at least 5 patients, but the conversations have 4.*fewer folds \(--num-folds\)"
     ):
         make_folds([[f"p{number}"] for number in range(4)] * 3, ["x"] * 12)
 
 
 def test_a_conversation_without_patients():
-    with pytest.raises(ValueError, match="conversation 2 names no patient"):
+    with pytest.raises(ValueError, match="conversation 2 has no patient"):
         make_folds([["a"], ["b"], []], ["x"] * 3, num_folds=2)
 
 
 def deviations(strata: np.ndarray, patients: list, folds: list) -> list[dict[str, float]]:
-    """For each fold, how far the share of each stratum of 50 tested patients or more is from that in all tests."""
+    """Relative deviation of the share of each stratum with at least 50 tested patients, for each fold."""
     tested = np.concatenate([fold.test for fold in folds])
     patients_of = defaultdict(set)
     for row in tested:
@@ -106,8 +106,8 @@ def deviations(strata: np.ndarray, patients: list, folds: list) -> list[dict[str
     return [{name: abs(np.mean(strata[fold.test] == name) / overall[name] - 1) for name in common} for fold in folds]
 
 
-def test_questions_like_those_of_ecg_qa_keep_their_shares():
-    """A tenth of ECG-QA: seven question types, a hundred answers, a third of all questions across patients."""
+def test_folds_of_a_dataset_like_ecg_qa_are_stratified():
+    """A tenth of ECG-QA: seven question types, a hundred answers, a third of the questions across patients."""
     patients, strata = ecg_qa_like(0.1)
     folds = make_folds(patients, strata)
     found = deviations(np.array(strata), patients, folds)
@@ -120,8 +120,8 @@ def test_questions_like_those_of_ecg_qa_keep_their_shares():
     assert max(sizes) / min(sizes) < 1.05
 
 
-def test_shares_that_cannot_be_kept_are_numbers_and_no_error():
-    """A patient with half of all questions is in one test only; strata of few patients are not judged."""
+def test_large_deviations_are_reported_and_not_an_error():
+    """A patient with half of all questions is in one test set only; strata with few patients are not considered."""
     patients = [["heavy"]] * 60 + [[f"p{number:02d}"] for number in range(60)]
     folds = make_folds(patients, ["asked"] * 60 + ["asked", "told"] * 30)
     assert [fold.deviating_stratum for fold in folds] == [None] * 5
@@ -130,7 +130,7 @@ def test_shares_that_cannot_be_kept_are_numbers_and_no_error():
 
 
 def test_all_of_ptb_xl(ptb_xl_labels):
-    """18,869 patients in superclass combinations: each combination of 50 patients or more keeps its share to 10 %."""
+    """The shares of all combinations of superclasses with at least 50 patients deviate by at most 10 %."""
     strata = np.array(["+".join(sorted(ast.literal_eval(row["super_class"]))) for row in ptb_xl_labels])
     patients = np.array([row["patient_id"] for row in ptb_xl_labels])
     folds = make_folds([[patient] for patient in patients], list(strata))

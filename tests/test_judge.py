@@ -173,7 +173,7 @@ def test_verdicts_are_kept_and_only_failures_asked_again(endpoint, tmp_path):
 @pytest.mark.parametrize("status", [400, 401, 404])
 def test_an_endpoint_that_refuses_ends_it_at_once(endpoint, status):
     endpoint.scripts = {"Rhythm?": [(status, {})] * 50}
-    with pytest.raises(ValueError, match=rf"refuses \(HTTP {status}: .*the server says no.*--judge-model"):
+    with pytest.raises(ValueError, match=rf"rejects the request \(HTTP {status}: .*the server says no.*--judge-model"):
         judge(endpoint, predictions(("Rhythm?", ["x"], "y")))
     assert len(endpoint.requests) == 1
 

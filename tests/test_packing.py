@@ -16,7 +16,7 @@ from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.training.checks import check_packing
 from elm_hf.training.collator import ElmDataCollator
-from elm_hf.training.packing import IGNORE_INDEX, common_beginning, pack_by_ecg
+from elm_hf.training.packing import IGNORE_INDEX, pack_by_ecg, prefix_length
 
 
 QUESTIONS = [
@@ -109,7 +109,7 @@ def test_conversations_without_padding_learn_as_each_alone(family, ecgs):
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma2"])
-@pytest.mark.parametrize("packing", ["behind_beginning", "padding_free"])
+@pytest.mark.parametrize("packing", ["behind_prefix", "padding_free"])
 def test_a_sliding_window_counts_positions_of_each_conversation(family, packing, ecgs):
     model, processor = elm_and_processor(
         family, sliding_window=12, layer_types=["sliding_attention", "full_attention"], use_sliding_window=True
@@ -132,19 +132,19 @@ def test_ecgs_that_come_after_the_words_are_read_with_each_conversation(ecgs):
     assert_same(model, [packed], [collator([one]) for one in rows])
 
 
-def test_no_beginning_is_shared_where_an_answer_would_follow_it_at_once():
+def test_no_prefix_is_shared_where_an_answer_would_follow_it_at_once():
     labels = np.array([-100, -100, 7, 8])
     same = np.array([5, 6, 7, 8])
-    assert common_beginning([(same, labels), (same, labels)], lambda ids: 0) == 1
+    assert prefix_length([(same, labels), (same, labels)], lambda ids: 0) == 1
     other = np.array([5, 9, 7, 8])
-    assert common_beginning([(same, labels), (other, labels)], lambda ids: 0) == 1
-    assert common_beginning([(same, labels), (np.array([4, 6, 7, 8]), labels)], lambda ids: 0) == 0
+    assert prefix_length([(same, labels), (other, labels)], lambda ids: 0) == 1
+    assert prefix_length([(same, labels), (np.array([4, 6, 7, 8]), labels)], lambda ids: 0) == 0
 
 
 def test_an_ecg_is_not_cut_in_two():
     ids, labels = np.array([1, 9, 9, 9, 9, 4]), np.array([-100] * 5 + [4])
     halves = lambda ids: (ids == 9).sum() / 2  # noqa: E731
-    assert common_beginning([(ids, labels), (ids, labels)], halves) == 3
+    assert prefix_length([(ids, labels), (ids, labels)], halves) == 3
 
 
 def test_packs_hold_the_questions_of_one_ecg(simulated_dataset):
@@ -161,22 +161,22 @@ def test_packs_hold_the_questions_of_one_ecg(simulated_dataset):
     assert sorted(names) == sorted(dataset.with_format(None)["conversation_id"]) and 1 < max(sizes) <= 4
 
 
-@pytest.mark.parametrize("behind_beginning", [True, False])
-def test_llms_that_keep_conversations_apart_pass_the_check(behind_beginning):
+@pytest.mark.parametrize("behind_prefix", [True, False])
+def test_llms_that_keep_conversations_apart_pass_the_check(behind_prefix):
     for family in ("llama", "gemma2"):
-        check_packing(elm_and_processor(family)[0], behind_beginning)
+        check_packing(elm_and_processor(family)[0], behind_prefix)
 
 
 def test_llms_that_mix_packed_conversations_are_refused():
     with pytest.raises(ValueError, match='"opt" LLM does not keep conversations apart.*without --padding_free'):
-        check_packing(elm_and_processor("opt")[0], behind_beginning=False)
+        check_packing(elm_and_processor("opt")[0], behind_prefix=False)
 
 
 def test_layers_that_take_no_mask_are_named():
     model, _ = elm_and_processor("qwen2")
     model.model.language_model.config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(ValueError, match="layers of linear_attention"):
-        check_packing(model, behind_beginning=True)
+        check_packing(model, behind_prefix=True)
 
 
 def test_packed_conversations_without_positions_are_refused():
@@ -185,11 +185,11 @@ def test_packed_conversations_without_positions_are_refused():
         elm(input_ids=torch.arange(4)[None], sequence_ids=torch.tensor([[0, 0, 1, 2]]))
 
 
-def test_flash_attention_is_refused_behind_a_beginning():
+def test_flash_attention_is_refused_behind_a_prefix():
     model, _ = elm_and_processor("qwen2")
     model.model.language_model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match='"flash_attention_2" does not take; set attn_implementation to sdpa'):
-        check_packing(model, behind_beginning=True)
+        check_packing(model, behind_prefix=True)
 
 
 def varlen_attention(

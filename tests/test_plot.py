@@ -1,4 +1,4 @@
-"""ECG paper: distances, positions and amplitudes are read back from the pixels of the picture."""
+"""ECG drawings: the tests read distances, positions and amplitudes from the pixels of the image."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ PLACES = {  # row and column of the standard layout
 
 
 class Reader:
-    """Reads a picture: where the paper is, and how black each of its pixels is (0 to 1; the grid is not)."""
+    """Finds the paper in an image and how black each of its pixels is (0 to 1; 0 for the grid)."""
 
     def __init__(self, picture: Image.Image):
         pixels = np.asarray(picture)
@@ -29,11 +29,11 @@ class Reader:
         columns = np.flatnonzero(colored[rows].mean(axis=0) > 0.9)
         self.box = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
         self.paper = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(float)
-        # The lines are red and the separators and remarks are grey, so that black alone is dark in the red channel.
+        # The grid is red and the separators and remarks are grey, so only black is dark in the red channel.
         self.black = np.clip((100 - self.paper[:, :, 0]) / 80, 0, 1)
 
     def height_at(self, x: float, baseline: float, reach: float = 9.5 * PIXELS_PER_MM) -> float:
-        """Height in pixels above `baseline` of the line's middle in pixel column `x`."""
+        """Height of the middle of the line above `baseline` in pixel column `x`, in pixels."""
         y = np.arange(round(baseline - reach), round(baseline + reach))
         weights = self.black[y, round(x)]
         return baseline - (weights * y).sum() / weights.sum()
@@ -41,7 +41,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def geometry() -> tuple[float, np.ndarray]:
-    """Where traces begin (x) and the baselines of the four rows (y), read from the picture of an ECG that is 0 mV."""
+    """Start of the traces (x) and baselines of the four rows (y), read from the drawing of an ECG of 0 mV."""
     black = Reader(plot_ecg(zeros(), calibration=False)).black
     baselines = np.array([rows.mean() for rows in runs(black.mean(axis=1) > 0.5)])
     start = np.flatnonzero(black[round(baselines[0])] > 0.5)[0]
@@ -63,7 +63,7 @@ def pulse(ecg: np.ndarray, lead: str, start: float, seconds: float, millivolt: f
 
 
 def waves(sampling_rate: int) -> np.ndarray:
-    """A smooth 10 s ECG-like signal, different in each lead: sharp positive and broad waves twice a second."""
+    """A smooth 10 s ECG-like signal, different in each lead: a sharp and a broad positive wave every 0.8 s."""
     t = np.arange(10 * sampling_rate) / sampling_rate
     phase = (t[None, :] + np.arange(12)[:, None] * 0.03) % 0.8 - 0.4
     ecg = np.exp(-((phase / 0.02) ** 2)) + 0.2 * np.exp(-(((phase - 0.2) / 0.05) ** 2))
@@ -99,7 +99,7 @@ def test_pulse_of_1_mv_and_400_ms_is_10_mm_high_and_10_mm_wide_at_its_time(geome
     assert edges == pytest.approx([start + 6.0 * SECOND, start + 6.4 * SECOND], abs=1)
 
 
-def test_sine_is_read_back_from_the_rhythm_strip(geometry):
+def test_rhythm_strip_shows_a_sine(geometry):
     start, baselines = geometry
     t = np.arange(2500) / 250
     ecg = zeros()
@@ -111,7 +111,7 @@ def test_sine_is_read_back_from_the_rhythm_strip(geometry):
     np.testing.assert_allclose(heights, expected, atol=1)
 
 
-def test_every_lead_is_in_its_place_of_the_layout(geometry):
+def test_every_lead_has_its_position_in_the_layout(geometry):
     start, baselines = geometry
     ecg = zeros()
     for index, lead in enumerate(LEADS):
@@ -131,7 +131,7 @@ def test_leads_are_placed_by_name():
     assert shuffled.tobytes() == plot_ecg(ecg).tobytes()
 
 
-def test_short_record_has_columns_of_a_quarter_of_it(geometry):
+def test_each_column_shows_a_quarter_of_a_short_record(geometry):
     start, baselines = geometry
     ecg = zeros(5)
     for lead in LEADS:
@@ -198,7 +198,7 @@ def test_huge_deflections_stay_on_the_paper():
     assert changed.min(axis=0)[1] >= left and changed.max(axis=0)[1] < right
 
 
-def test_deflection_beyond_the_paper_runs_along_its_edge(geometry):
+def test_deflection_beyond_the_paper_is_clipped_to_its_edge(geometry):
     start, _ = geometry
     ecg = zeros()
     pulse(ecg, "I", 1.0, 0.4, 100)
@@ -252,17 +252,17 @@ def test_text_beyond_ascii_is_spelled_in_ascii():
         ({"pixels_per_mm": 0.5}, "pixels_per_mm is 0.5"),
     ],
 )
-def test_wrong_input_is_named(arguments, message):
+def test_the_error_for_wrong_input_names_it(arguments, message):
     with pytest.raises(ValueError, match=message):
         plot_ecg(**{"ecg": zeros(), **arguments})
 
 
-def test_highest_peak_of_a_real_record_is_where_the_file_has_it(shared_data, geometry):
+def test_highest_peak_of_a_real_record_has_the_position_of_the_file(shared_data, geometry):
     start, baselines = geometry
     record = wfdb.rdrecord(str(shared_data / "ptb_xl/records500/06000/06000_hr"))
     reader = Reader(plot_ecg(record.p_signal.T, record.fs, record.sig_name, calibration=False))
     signal = record.p_signal[:, record.sig_name.index("II")]
-    peak = 500 + signal[500:].argmax()  # past the lead's name
+    peak = 500 + signal[500:].argmax()  # after the label of the lead
     strip = reader.black[round(baselines[3] - 14.5 * PIXELS_PER_MM) :, round(start + SECOND) :]
     y, x = (axis[0] for axis in np.nonzero(strip > 0.5))
     pen = 0.18 * PIXELS_PER_MM

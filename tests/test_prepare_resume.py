@@ -1,4 +1,4 @@
-"""Builds that are killed, divided into shards or run twice at once end in the same dataset, byte for byte."""
+"""Builds that are killed or divided into shards give the same dataset, byte for byte."""
 
 import filecmp
 import json
@@ -31,10 +31,10 @@ from elm_hf.prepare.record_files import RecordFiles
 
 
 ROOT = Path(__file__).resolve().parents[1]
-# 41 recordings in files of 4: eleven files, the last of one recording
+# 41 recordings in files of 4: eleven files, the last one with one recording
 OPTIONS = {"name": "simulated_reports", "num_recordings": 41, "seconds": 2}
 COMMAND = ["prepare", "simulated_reports", "--num-recordings", "41", "--seconds", "2"]
-# the `elm-hf` command, with files of 4 recordings so that there are several
+# the `elm-hf` command, with 4 recordings per file, so that there are several files
 MAIN = "import elm_hf.prepare.record_files; elm_hf.prepare.record_files.RECORDINGS_PER_FILE = 4; from elm_hf.cli import main; main()"
 FORK = multiprocessing.get_context("fork")
 
@@ -46,7 +46,7 @@ def small_files(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def unusable_recordings(monkeypatch):
-    """Recordings 5 and 30 cannot be used, so that there is a list of what is skipped."""
+    """Make recordings 5 and 30 unusable, so that the list of skipped recordings is not empty."""
     read = SimulatedQa.read_recording
 
     def read_or_refuse(self, reference: dict):
@@ -59,7 +59,7 @@ def unusable_recordings(monkeypatch):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> Path:
-    """The dataset as it is to be, by one process; of the same name as those it is compared with."""
+    """The expected dataset, built by one process, with the same folder name as the datasets it is compared with."""
     output = tmp_path_factory.mktemp("uninterrupted") / "built"
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(elm_hf.prepare.record_files, "RECORDINGS_PER_FILE", 4)
@@ -85,33 +85,33 @@ def record_files(output: Path) -> list[Path]:
 
 def kill_when(moment: Callable[[], bool], build: Callable, **options) -> None:
     """
-    Run a build in a process of its own and kill it, without warning, at a moment that is looked out for before each
-    recording is read and each file of a fold is begun: however busy the machine is, it is not missed.
+    Run a build in a child process and kill it (SIGKILL) when `moment()` is true. The moment is checked before each
+    recording is read and before each file of a fold is written, so it is not missed on a busy machine.
     """
     process = FORK.Process(target=_build_until, args=(moment, build, options))
     process.start()
     process.join()
-    assert process.exitcode == -signal.SIGKILL, "the build was over before its moment"
+    assert process.exitcode == -signal.SIGKILL, "the build was finished before it could be killed"
 
 
 def _build_until(moment: Callable[[], bool], build: Callable, options: dict) -> None:
     building, read, new_path = os.getpid(), SimulatedQa.read_recording, elm_hf.prepare.matching.new_path
 
-    def kill_or(go_on: Callable, *arguments):
+    def kill_or(function: Callable, *arguments):
         if moment():
             os.kill(building, signal.SIGKILL)
-            time.sleep(60)  # a process that reads recordings ends soon after
-        return go_on(*arguments)
+            time.sleep(60)  # a reading process terminates shortly after its parent
+        return function(*arguments)
 
     SimulatedQa.read_recording = lambda self, reference: kill_or(read, self, reference)
     elm_hf.prepare.matching.new_path = lambda path: kill_or(new_path, path)
     build(**options)
 
 
-# killed
+# killed builds
 
 
-def test_the_dataset_has_what_the_others_are_compared_by(uninterrupted):
+def test_the_expected_dataset_has_several_files_and_skipped_recordings(uninterrupted):
     assert len(list((uninterrupted / "records").iterdir())) == 11
     assert (uninterrupted / "skipped.csv").read_text().splitlines()[1:] == [
         "000005,no usable lead,000005: every lead is missing",
@@ -120,8 +120,8 @@ def test_the_dataset_has_what_the_others_are_compared_by(uninterrupted):
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])
-def test_a_build_killed_again_and_again_goes_on(num_proc, uninterrupted, tmp_path):
-    """In the middle of a file, between files, and while what belongs to the folds is written."""
+def test_a_build_that_is_killed_repeatedly_continues(num_proc, uninterrupted, tmp_path):
+    """It is killed within a file, between files, and while the folds are written."""
     output = tmp_path / "built"
     work = tmp_path / "built.building"
     moments = [
@@ -137,7 +137,7 @@ def test_a_build_killed_again_and_again_goes_on(num_proc, uninterrupted, tmp_pat
     assert_same(output, uninterrupted)
 
 
-def test_whole_files_are_not_built_again(uninterrupted, tmp_path):
+def test_complete_files_are_not_built_again(uninterrupted, tmp_path):
     output = tmp_path / "built"
     kill_when(lambda: len(record_files(output)) >= 5, prepare_dataset, output=output, **OPTIONS)
     before = {path.name: path.stat().st_mtime_ns for path in record_files(output)}
@@ -148,7 +148,7 @@ def test_whole_files_are_not_built_again(uninterrupted, tmp_path):
 
 
 def test_the_command_is_killed_with_its_processes(uninterrupted, tmp_path):
-    """The real command, by the real signal; the processes that read recordings do not outlive it."""
+    """Kills the real command. Its reading processes must terminate with it."""
     output = tmp_path / "built"
     command = [
         sys.executable,
@@ -164,18 +164,18 @@ def test_the_command_is_killed_with_its_processes(uninterrupted, tmp_path):
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not record_files(output):
-        assert process.poll() is None, "the build was over before its moment"
+        assert process.poll() is None, "the build was finished before it could be killed"
         time.sleep(0.002)
     process.kill()
     process.wait()
     with FileLock(output.with_name("built.building") / "build.lock", timeout=10):
-        pass  # its processes had inherited the lock
+        pass  # the child processes had inherited the lock
     finished = subprocess.run(command, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert len(files_of(output / "records")) == 11 and not output.with_name("built.building").exists()
 
 
-def test_killed_between_its_name_and_tidying_up(uninterrupted, tmp_path, monkeypatch):
+def test_a_build_killed_during_the_final_cleanup(uninterrupted, tmp_path, monkeypatch):
     output = tmp_path / "built"
     with monkeypatch.context() as context:
         context.setattr(elm_hf.prepare.work_folder.shutil, "rmtree", lambda path: os.kill(os.getpid(), signal.SIGKILL))
@@ -188,7 +188,7 @@ def test_killed_between_its_name_and_tidying_up(uninterrupted, tmp_path, monkeyp
     assert_same(output, uninterrupted)
 
 
-def test_an_earlier_build_stays_until_its_replacement_is_finished(uninterrupted, tmp_path):
+def test_an_earlier_build_is_kept_until_its_replacement_is_finished(uninterrupted, tmp_path):
     output = tmp_path / "built"
     prepare_dataset(output=output, **OPTIONS | {"num_recordings": 40})
     before = (output / "README.md").read_text()
@@ -199,7 +199,7 @@ def test_an_earlier_build_stays_until_its_replacement_is_finished(uninterrupted,
     assert_same(output, uninterrupted)
 
 
-def test_a_reading_process_that_is_killed_is_an_error_and_nothing_is_lost(uninterrupted, tmp_path, monkeypatch):
+def test_a_killed_reading_process_is_an_error_and_files_are_kept(uninterrupted, tmp_path, monkeypatch):
     read = SimulatedQa.read_recording
 
     def read_or_die(self, reference: dict):
@@ -210,15 +210,15 @@ def test_a_reading_process_that_is_killed_is_an_error_and_nothing_is_lost(uninte
     output = tmp_path / "built"
     with monkeypatch.context() as context:
         context.setattr(SimulatedQa, "read_recording", read_or_die)
-        with pytest.raises(ChildProcessError, match=r"ended from outside.*start again, with fewer processes"):
+        with pytest.raises(ChildProcessError, match=r"was terminated.*repeat the command, with fewer processes"):
             prepare_dataset(output=output, num_proc=2, **OPTIONS)
     assert record_files(output)
     prepare_dataset(output=output, num_proc=2, **OPTIONS)
     assert_same(output, uninterrupted)
 
 
-def test_an_error_that_is_no_fault_of_a_recording_loses_nothing(uninterrupted, tmp_path, monkeypatch):
-    """A disk that is full, say."""
+def test_files_are_kept_after_an_error_of_the_system(uninterrupted, tmp_path, monkeypatch):
+    """For example, if the disk is full."""
     read = SimulatedQa.read_recording
 
     def read_or_fail(self, reference: dict):
@@ -236,16 +236,16 @@ def test_an_error_that_is_no_fault_of_a_recording_loses_nothing(uninterrupted, t
     assert_same(output, uninterrupted)
 
 
-# what may not go on
+# builds that must not continue
 
 
-def test_an_unfinished_build_of_other_options_is_refused_or_replaced(uninterrupted, tmp_path):
+def test_an_unfinished_build_with_other_options_is_refused_or_replaced(uninterrupted, tmp_path):
     output = tmp_path / "built"
     other = OPTIONS | {"seed": 1}
     kill_when(lambda: len(record_files(output)) >= 3, prepare_dataset, output=output, **other)
     kept = len(record_files(output))
     with pytest.raises(
-        ValueError, match=r"built\.building: holds an unfinished build .*\(seed 1, now 0\).*--overwrite"
+        ValueError, match=r"built\.building: contains a different unfinished build \(seed 1, now 0\).*--overwrite"
     ):
         prepare_dataset(output=output, **OPTIONS)
     assert len(record_files(output)) == kept
@@ -253,8 +253,8 @@ def test_an_unfinished_build_of_other_options_is_refused_or_replaced(uninterrupt
     assert_same(output, uninterrupted)
 
 
-def test_options_of_what_comes_after_the_records_may_change(tmp_path):
-    """So that a limit that was too strict, or too few patients for folds, costs nothing."""
+def test_options_of_the_steps_after_the_records_may_change(tmp_path):
+    """The records are kept if `max_skipped` was too small or if there are too few patients for the folds."""
     output = tmp_path / "built"
     with pytest.raises(ValueError, match="2 of 41 recordings cannot be used, over the limit of 0.01"):
         prepare_dataset(output=output, max_skipped=0.01, **OPTIONS)
@@ -263,14 +263,14 @@ def test_options_of_what_comes_after_the_records_may_change(tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in (output / "records").iterdir()} == before
 
 
-def test_a_source_that_has_changed_is_noticed(tmp_path, monkeypatch):
+def test_a_changed_source_is_detected(tmp_path, monkeypatch):
     output = tmp_path / "built"
     kill_when(lambda: len(record_files(output)) >= 3, prepare_dataset, output=output, **OPTIONS)
     references = SimulatedQa.list_recordings
     monkeypatch.setattr(
         SimulatedQa, "list_recordings", lambda self: ({**row, "age": row["age"] + 1} for row in references(self))
     )
-    with pytest.raises(ValueError, match="unfinished build of something else .contents of the source [0-9a-f]+, now"):
+    with pytest.raises(ValueError, match="different unfinished build .contents of the source [0-9a-f]+, now"):
         prepare_dataset(output=output, **OPTIONS)
 
 
@@ -279,7 +279,7 @@ def test_two_builds_of_one_output_at_once(tmp_path, monkeypatch):
     (tmp_path / "built.building").mkdir()
     with (
         FileLock(tmp_path / "built.building" / "build.lock"),
-        pytest.raises(BlockingIOError, match=r"built\.building: another process is building there"),
+        pytest.raises(BlockingIOError, match=r"built\.building: another process is building in this folder"),
     ):
         prepare_dataset(output=tmp_path / "built", **OPTIONS)
 
@@ -287,12 +287,12 @@ def test_two_builds_of_one_output_at_once(tmp_path, monkeypatch):
 # shards
 
 
-def test_shards_make_the_same_dataset(uninterrupted, tmp_path):
+def test_shards_give_the_same_dataset(uninterrupted, tmp_path):
     output = tmp_path / "built"
     assert prepare_shard(output=output, shard=3, num_shards=3, **OPTIONS) == {"files": 3, "built": 3}
     assert prepare_shard(output=output, shard=1, num_shards=3, num_proc=2, **OPTIONS) == {"files": 4, "built": 4}
     assert prepare_shard(output=output, shard=1, num_shards=3, **OPTIONS) == {"files": 4, "built": 0}
-    with pytest.raises(ValueError, match=r"4 of 11 record files are not there; build shard 2/3 first \(--shard 2/3\)"):
+    with pytest.raises(ValueError, match=r"4 of 11 record files are missing; build shard 2/3 first \(--shard 2/3\)"):
         prepare_dataset(output=output, merge=True, **OPTIONS)
     kill_when(lambda: len(record_files(output)) >= 9, prepare_shard, output=output, shard=2, num_shards=3, **OPTIONS)
     prepare_shard(output=output, shard=2, num_shards=3, **OPTIONS)
@@ -300,8 +300,8 @@ def test_shards_make_the_same_dataset(uninterrupted, tmp_path):
     assert_same(output, uninterrupted)
 
 
-def test_shards_of_machines_that_share_no_disk(uninterrupted, tmp_path):
-    """Each in a folder of its own; the working folders are copied into one."""
+def test_shards_of_machines_without_a_shared_disk(uninterrupted, tmp_path):
+    """Each shard is built in a separate folder; the working folders are copied into one."""
     output = tmp_path / "all" / "built"
     for shard in (1, 2):
         there = tmp_path / f"machine{shard}" / "built"
@@ -311,23 +311,23 @@ def test_shards_of_machines_that_share_no_disk(uninterrupted, tmp_path):
     assert_same(output, uninterrupted)
 
 
-def test_a_shard_of_other_options_is_not_merged(tmp_path):
-    """Copied over the others, its files have their names; what they were made with tells them apart."""
+def test_a_shard_with_other_options_is_not_merged(tmp_path):
+    """Its files have the same names as those of the other shards, but another build id."""
     output = tmp_path / "all" / "built"
     prepare_shard(output=output, shard=1, num_shards=2, **OPTIONS)
-    with pytest.raises(ValueError, match=r"unfinished build of something else \(seconds 2.0, now 5.0\)"):
+    with pytest.raises(ValueError, match=r"different unfinished build \(seconds 2.0, now 5.0\)"):
         prepare_shard(output=output, shard=2, num_shards=2, **OPTIONS | {"seconds": 5})
     there = tmp_path / "machine2" / "built"
     prepare_shard(output=there, shard=2, num_shards=2, **OPTIONS | {"seconds": 1})
     (there.with_name("built.building") / "plan.json").unlink()
     shutil.copytree(there.with_name("built.building"), output.with_name("built.building"), dirs_exist_ok=True)
-    with pytest.raises(ValueError, match="5 of 11 record files are not there; build shard 2/2 first"):
+    with pytest.raises(ValueError, match="5 of 11 record files are missing; build shard 2/2 first"):
         prepare_dataset(output=output, merge=True, **OPTIONS)
 
 
-def test_merging_too_early_leaves_the_shards_alone(tmp_path):
+def test_merging_without_shards_is_refused(tmp_path):
     output = tmp_path / "built"
-    with pytest.raises(ValueError, match="11 of 11 record files are not there"):
+    with pytest.raises(ValueError, match="11 of 11 record files are missing"):
         prepare_dataset(output=output, merge=True, **OPTIONS)
     assert list(tmp_path.iterdir()) == []
 
@@ -335,13 +335,13 @@ def test_merging_too_early_leaves_the_shards_alone(tmp_path):
 @pytest.mark.parametrize(
     "options, expected",
     [
-        (["--shard", "4/3"], "there is no shard (--shard) 4/3; shards count from 1/3"),
+        (["--shard", "4/3"], "there is no shard (--shard) 4/3; shards are numbered from 1/3 to 3/3"),
         (["--shard", "0/3"], "there is no shard (--shard) 0/3"),
         (["--shard", "three"], "--shard 'three' is not of the form 3/64"),
-        (["--shard", "1/3", "--merge"], "--shard reads recordings and does nothing else"),
+        (["--shard", "1/3", "--merge"], "--shard only reads recordings; omit --merge"),
     ],
 )
-def test_a_wrong_shard_is_one_clear_error(options, expected, tmp_path, capsys, monkeypatch):
+def test_an_invalid_shard_is_refused_in_one_line(options, expected, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["elm-hf", *COMMAND, "--output", str(tmp_path / "built"), *options])
     with pytest.raises(SystemExit) as caught:
         elm_hf.cli.main()
@@ -352,23 +352,23 @@ def test_a_wrong_shard_is_one_clear_error(options, expected, tmp_path, capsys, m
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_ray_job_of_the_documentation(tmp_path, monkeypatch):
-    """As docs/scale.md has it, on a cluster that Ray starts on this machine."""
+    """Runs the code of docs/scale.md on a cluster that Ray starts on this machine."""
     pytest.importorskip("ray", reason="Ray is not installed (extra `scale`)")
-    monkeypatch.undo()  # its workers read as the library does, in files of 512
+    monkeypatch.undo()  # its workers use the default of 512 recordings per file
     (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
     options = {"name": "simulated_reports", "num_recordings": 520, "seconds": 2}
     prepare_dataset(output=tmp_path / "alone" / "built", **options)
     options["output"] = str(tmp_path / "ray" / "built")
     script = re.sub(r"DATASET = .*", f"DATASET = {options}", script).replace("NUM_SHARDS = 64", "NUM_SHARDS = 2")
-    # a busy machine takes its time to start a cluster
+    # a busy machine needs more time to start a cluster
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "200"}
     finished = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert_same(tmp_path / "ray" / "built", tmp_path / "alone" / "built")
 
 
-def test_records_are_copied_out_of_a_table_of_any_size(tmp_path):
-    """76,800 ECGs have more samples than a 32-bit offset counts; one in memory stands for all of them."""
+def test_records_are_copied_from_a_table_of_any_size(tmp_path):
+    """76,800 ECGs have more samples than a 32-bit offset can address. They share the memory of 256 ECGs."""
     features = record_features(10, 250)
     ecg = np.random.default_rng(0).integers(-999, 999, (12, 2500)).astype(np.int16)
     row = {"record_id": "a", "ecg": ecg, "labels": [], "missing_leads": []}

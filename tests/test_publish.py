@@ -1,4 +1,4 @@
-"""Publishing: what arrives on the Hub, under which name, with which card, and what a failure leaves behind."""
+"""Publishing: files, names and cards on the Hub, and the behaviour after a failure."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from elm_hf.prepare.publish import publish_dataset
 
 
 NAME = "user/simulated-250-500"
-# Clients do not wait for a server that is told to fail.
+# Clients do not wait between attempts.
 IMPATIENT = "import time\ntime.sleep = lambda seconds: None\n"
 REPORT = {
     "run": {"checkpoint": "elm", "dataset": NAME, "fold": "1", "split": "test"},
@@ -48,12 +48,12 @@ def hub() -> Iterator[HubServer]:
 
 
 def report_of(hub: HubServer, code: str) -> dict:
-    """Run a client; the last line it prints is its report, as JSON."""
+    """Run client code whose last line of output is a report as JSON."""
     return json.loads(hub.run_client("import json\n" + code).splitlines()[-1])
 
 
 def command(*arguments: object) -> str:
-    """Code of a client that runs `elm-hf`."""
+    """Client code that runs `elm-hf`."""
     arguments = ["elm-hf", *map(str, arguments)]
     return IMPATIENT + f"import sys\nfrom elm_hf.cli import main\nsys.argv = {arguments!r}\nmain()"
 
@@ -70,7 +70,7 @@ def snippets(hub: HubServer, repo_id: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def published(hub: HubServer, simulated_dataset: Path) -> str:
-    """The output of a publication during which the Hub was busy, broke down and was cut off."""
+    """The output of a publication with a busy Hub, server errors and lost connections."""
     hub.fail("POST .*/preupload/.*", 429, 1)
     hub.fail("PUT /lfs/.*", "cut", 1)
     hub.fail("POST .*/commit/.*", 500, 1)
@@ -80,7 +80,7 @@ def published(hub: HubServer, simulated_dataset: Path) -> str:
 
 @pytest.fixture(scope="module")
 def more_published(hub, published, simulated_dataset, tmp_path_factory) -> dict[str, str | None]:
-    """What became of further publications: None or the error, by repository (and `again`: the same as private)."""
+    """The results of further publications by repository (`again` is the first one as private): None or the error."""
     smaller = Path(shutil.copytree(simulated_dataset, tmp_path_factory.mktemp("smaller") / "smaller"))
     shutil.rmtree(smaller / "fold5")
     hub.fail(".*user/down-500-250-500/commit/.*", 500, 100)
@@ -113,7 +113,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def loaded(hub, more_published, simulated_dataset, tmp_path_factory) -> dict:
-    """What one client loaded from the published datasets, by the snippets of their cards and by revision."""
+    """The data that a client loads from the published datasets, with the code of their cards and by revision."""
     builds = tmp_path_factory.mktemp("builds")
     prepare_dataset("simulated_qa", builds / "fewer", seconds=2, num_recordings=20)
     prepare_dataset("simulated_qa", builds / "longer", seconds=5, num_recordings=40)
@@ -156,43 +156,43 @@ print(json.dumps(found))
     )
 
 
-def test_a_busy_hub_is_asked_again_and_gets_one_commit(hub, published, simulated_dataset):
+def test_publishing_to_a_busy_hub_is_retried_and_makes_one_commit(hub, published, simulated_dataset):
     local = {path.relative_to(simulated_dataset).as_posix() for path in simulated_dataset.rglob("*") if path.is_file()}
     assert files_of(hub, NAME) == local
     assert published.startswith(f"{NAME}: {len(local)} files, ")
     refused = [request for request in hub.requests if request.endswith((" 429", " 500"))]
     assert any("/preupload/" in request for request in refused) and any("/commit/" in request for request in refused)
     commits = [request for request in hub.requests if f"{NAME}/commit/main" in request]
-    # refused once; then made, though its answer was lost, and not made again
+    # one failed commit, then a successful one whose response was lost, and no further commit
     assert [request.split()[-1] for request in commits] == ["500", "200"]
 
 
 @pytest.mark.parametrize("how", ["plain", "joined", "streamed"])
 def test_the_published_card_loads_the_dataset(loaded, simulated_dataset, how):
-    """Its snippets run as they stand, the first without elm-hf; the stream has the rows of the memory map."""
+    """Its code runs unchanged, the first example without elm-hf; the stream has the same rows."""
     row = load_elm_dataset(simulated_dataset)[0]
     conversation_id, ecg = loaded[how]
     assert conversation_id == row["conversation_id"]
     np.testing.assert_allclose(ecg, row["ecgs"][0][:, :5], atol=1e-6)
 
 
-def test_a_new_version_on_a_branch_deletes_what_it_does_not_have(hub, loaded, simulated_dataset):
+def test_a_new_version_on_a_branch_deletes_obsolete_files(hub, loaded, simulated_dataset):
     def of_fold_5(branch: str) -> set[str]:
         return {name for name in files_of(hub, NAME, branch=branch) if name.startswith("fold5/")}
 
     assert of_fold_5("main") and not of_fold_5("four-folds")
-    assert loaded["no fold5"].endswith("there are fold1, fold2, fold3, fold4")
+    assert loaded["no fold5"].endswith("available: fold1, fold2, fold3, fold4")
     assert loaded["fold4"] == [len(load_elm_dataset(simulated_dataset, fold=fold)) for fold in (4, 5)]
     assert loaded["by revision"] == loaded["fold4"][0]
 
 
 @pytest.mark.parametrize("repo_id", ["user/down-500-250-500", "user/cut-250-500"])
-def test_a_hub_that_stays_down_shows_nothing_of_the_dataset(hub, more_published, repo_id):
-    assert "Nothing of this version is visible there. Run the same again later" in more_published[repo_id]
+def test_after_a_failed_publication_no_file_is_visible(hub, more_published, repo_id):
+    assert "No file of this version is visible on the Hub. Repeat the command later" in more_published[repo_id]
     assert files_of(hub, repo_id) == set()
 
 
-def test_a_private_dataset_is_for_its_owner(hub, more_published, loaded, simulated_dataset):
+def test_a_private_dataset_is_visible_to_its_owner_only(hub, more_published, loaded, simulated_dataset):
     assert hub.repos["datasets", "user/secret-250-500"].private
     assert loaded["mine"] == len(load_elm_dataset(simulated_dataset))
     with pytest.raises(
@@ -204,7 +204,7 @@ def test_a_private_dataset_is_for_its_owner(hub, more_published, loaded, simulat
             from elm_hf import load_elm_dataset
             load_elm_dataset("user/secret-250-500")
         """)
-    assert more_published["again"].startswith(f"{NAME}: is there already and public")
+    assert more_published["again"].startswith(f"{NAME}: already exists and is public")
 
 
 def test_without_signals_only_ids_and_folds_are_published(hub, more_published, loaded):
@@ -214,7 +214,7 @@ def test_without_signals_only_ids_and_folds_are_published(hub, more_published, l
     assert {"ecg.png", "skipped.csv", "left_out.csv"}.isdisjoint(files_of(hub, "user/ids-250-500"))
 
 
-def test_ids_are_joined_with_a_local_build_of_the_same(loaded, simulated_dataset):
+def test_ids_are_joined_with_a_local_build(loaded, simulated_dataset):
     local = load_elm_dataset(simulated_dataset)
     assert len(loaded["by ids"]) == len(local)
     for (conversation_id, messages, ecg), row in zip(loaded["by ids"], local):
@@ -222,11 +222,11 @@ def test_ids_are_joined_with_a_local_build_of_the_same(loaded, simulated_dataset
         np.testing.assert_array_equal(np.array(ecg, np.float32), row["ecgs"][0][:, :5])
     without, fewer, longer = loaded["refused"]
     assert "published without signals; build the dataset from its source" in without
-    assert re.search(r"fewer: lacks \d+ of the \d+ records that user/ids-250-500 names", fewer)
-    assert "longer: records of 1250 samples at 250 Hz; user/ids-250-500 is about 500 samples at 250 Hz" in longer
+    assert re.search(r"fewer: \d+ of the \d+ records of user/ids-250-500 are missing", fewer)
+    assert "longer: records of 1250 samples at 250 Hz; user/ids-250-500 requires 500 samples at 250 Hz" in longer
 
 
-def test_a_dry_run_lists_the_files_and_asks_nobody(simulated_dataset, monkeypatch):
+def test_a_dry_run_lists_the_files_without_requests(simulated_dataset, monkeypatch):
     monkeypatch.setattr("elm_hf.utils.hub.HfApi", None)
     publication = publish_dataset(simulated_dataset, NAME, dry_run=True)
     assert publication.url is None
@@ -238,9 +238,9 @@ def test_a_dry_run_lists_the_files_and_asks_nobody(simulated_dataset, monkeypatc
 @pytest.mark.parametrize(
     ("repo_id", "message"),
     {
-        "user/simulated": "here 250-500; such as user/simulated-250-500",
-        "user/code15-500-5000": "such as user/code15-250-500",
-        "simulated-250-500": "name the owner, too: user/simulated-250-500",
+        "user/simulated": "here 250-500; use user/simulated-250-500",
+        "user/code15-500-5000": "use user/code15-250-500",
+        "simulated-250-500": "the owner is missing; use user/simulated-250-500",
         "user/a b-250-500": "not the name of a repository",
     }.items(),
 )
@@ -249,8 +249,8 @@ def test_names_follow_the_scheme(simulated_dataset, repo_id, message):
         publish_dataset(simulated_dataset, repo_id, dry_run=True)
 
 
-def test_signals_of_unclear_licence_are_an_explicit_choice(simulated_dataset, tmp_path):
-    """ECG-QA is free to pass on, GEM's instructions carry no licence."""
+def test_signals_with_an_unclear_licence_require_an_explicit_choice(simulated_dataset, tmp_path):
+    """The simulated ECGs may be redistributed, but the instruction data of GEM have no licence."""
     unclear = Path(shutil.copytree(simulated_dataset, tmp_path / "unclear"))
     report = json.loads((unclear / "build_report.json").read_text())
     (unclear / "build_report.json").write_text(json.dumps(report | {"dataset": "ecg_grounding"}))
@@ -260,8 +260,8 @@ def test_signals_of_unclear_licence_are_an_explicit_choice(simulated_dataset, tm
     assert "ecg.png" not in publish_dataset(unclear, NAME, signals=False, dry_run=True).sizes
 
 
-def test_what_is_no_build_is_not_published(tmp_path):
-    with pytest.raises(ValueError, match="not a dataset that elm-hf built"):
+def test_a_folder_without_a_build_is_not_published(tmp_path):
+    with pytest.raises(ValueError, match="not a dataset built by elm-hf"):
         publish_dataset(tmp_path, NAME)
 
 
@@ -297,7 +297,7 @@ print(json.dumps([model.num_parameters(), results, card.text]))
     assert "not a medical device" in loaded[2] and 'repo = "user/elm"' in loaded[2]
 
 
-def test_a_folder_without_a_model_and_a_report_of_something_else(tiny_elm, tmp_path):
+def test_a_folder_without_a_model_or_with_another_report_is_refused(tiny_elm, tmp_path):
     (tmp_path / "report.json").write_text('{"accuracy": 1}')
     with pytest.raises(ValueError, match="report.json: not a report of elm-hf evaluate"):
         publish_model(tiny_elm, "user/elm", [tmp_path], dry_run=True)

@@ -1,4 +1,4 @@
-"""From WFDB records, real ones and ones written here, to segments of int16 microvolt at 250 Hz."""
+"""From WFDB records (real ones and ones written by the tests) to segments of int16 microvolt at 250 Hz."""
 
 import pickle
 from pathlib import Path
@@ -12,7 +12,7 @@ from elm_hf.modeling.ecg_leads import LEADS
 
 
 def smooth_ecg(seconds: float = 10, sampling_rate: float = 500) -> np.ndarray:
-    """Twelve slow leads (12, samples) in mV that keep the limb-lead identities: below 5 Hz, no two alike."""
+    """Twelve different leads (12, samples) in mV below 5 Hz that obey the limb-lead identities."""
     time = np.arange(round(seconds * sampling_rate)) / sampling_rate
     first, second = np.sin(7 * time), 1.2 * np.cos(5 * time)
     limbs = [first, second, second - first, -(first + second) / 2, first - second / 2, second - first / 2]
@@ -20,7 +20,7 @@ def smooth_ecg(seconds: float = 10, sampling_rate: float = 500) -> np.ndarray:
 
 
 def write_record(folder: Path, ecg: np.ndarray, lead_names=LEADS, unit="mV", sampling_rate=500, gain=1000.0) -> Path:
-    """A WFDB record of `ecg` (leads, samples), NaN written as invalid; returns its path without ending."""
+    """Write `ecg` (leads, samples) as a WFDB record, NaN as invalid samples; returns its path without suffix."""
     count = len(lead_names)
     wfdb.wrsamp(
         "made",
@@ -73,7 +73,7 @@ def test_a_record_in_microvolt_gives_the_same_segment(tmp_path):
     assert np.abs(segment.ecg - 1000 * smooth_ecg(10, 250)).max() <= 2
 
 
-def test_the_frank_leads_are_left_out(tmp_path):
+def test_the_frank_leads_are_dropped(tmp_path):
     path = write_record(tmp_path, np.vstack([smooth_ecg(), np.ones((3, 5000))]), [*LEADS, "vx", "vy", "vz"])
     segment = only_segment(path)
     assert segment.ecg.shape == (12, 2500) and segment.missing_leads == ()
@@ -92,7 +92,7 @@ def test_an_array_makes_the_same_recording_as_its_file(tmp_path):
 @pytest.mark.parametrize(
     "seconds, starts", [(2, [0, 2, 4, 6, 8, 10]), (5, [0, 5]), (10, [0]), (0.5, np.arange(26) / 2)]
 )
-def test_a_recording_is_cut_without_overlap_and_its_rest_is_dropped(tmp_path, seconds, starts):
+def test_a_recording_is_cut_without_overlap_and_the_remainder_is_dropped(tmp_path, seconds, starts):
     recording = read_recording(write_record(tmp_path, smooth_ecg(13.3)))
     found = segments(recording, seconds)
     assert [segment.start_s for segment in found] == list(starts)
@@ -103,14 +103,14 @@ def test_a_recording_is_cut_without_overlap_and_its_rest_is_dropped(tmp_path, se
         assert np.abs(segment.ecg - whole[:, start : start + round(seconds * 250)]).max() <= 2
 
 
-def test_a_length_that_makes_no_whole_samples_is_refused():
+def test_a_length_that_is_not_a_whole_number_of_samples_is_refused():
     recording = make_recording(smooth_ecg(), 500, LEADS)
     for seconds in (0, 0.001, -2, 1.0021):
         with pytest.raises(ValueError, match="not a positive whole number of samples"):
             segments(recording, seconds)
 
 
-def test_a_recording_shorter_than_a_segment_says_both_lengths(tmp_path):
+def test_the_error_for_a_short_recording_gives_both_lengths(tmp_path):
     reason, message = reason_of(write_record(tmp_path, smooth_ecg(6)))
     assert reason == "too short"
     assert "made: 6 s long, shorter than one segment of 10 s" in message
@@ -168,13 +168,13 @@ def test_a_lead_that_is_flat_in_one_segment_is_missing_there(tmp_path):
     assert [segment.missing_leads for segment in segments(recording, 2)] == [(), (), ("V2",), (), ()]
 
 
-def test_leads_the_file_lacks_are_missing(tmp_path):
+def test_leads_that_are_not_in_the_file_are_missing(tmp_path):
     segment = only_segment(write_record(tmp_path, smooth_ecg()[[1, 8]], ["II", "V3"]))
     assert segment.missing_leads == tuple(lead for lead in LEADS if lead not in ("II", "V3"))
     assert not segment.ecg[[0, 2, 3]].any() and segment.ecg[[1, 8]].any(axis=1).all()
 
 
-def test_values_that_int16_microvolt_cannot_hold_are_invalid_and_never_wrap():
+def test_values_that_int16_microvolt_cannot_represent_are_invalid():
     ecg = smooth_ecg()
     ecg[6, 1000:1010] = 40  # 20 ms: a short gap
     ecg[7, 1000:1100] = -40  # 0.2 s: a long one
@@ -184,14 +184,14 @@ def test_values_that_int16_microvolt_cannot_hold_are_invalid_and_never_wrap():
     assert np.abs(segment.ecg[6] - 1000 * smooth_ecg(10, 250)[6]).max() <= 5
 
 
-def test_a_segment_without_any_lead_is_left_out_and_the_others_keep_their_place():
+def test_a_segment_without_a_valid_lead_is_dropped_and_the_others_keep_their_index():
     ecg = smooth_ecg()
     ecg[:, 1200:1400] = np.nan
     found = segments(make_recording(ecg, 500, LEADS), 2)
     assert [(segment.index, segment.start_s) for segment in found] == [(0, 0), (2, 4), (3, 6), (4, 8)]
 
 
-def test_a_recording_without_any_usable_lead_is_refused(tmp_path):
+def test_a_recording_without_a_usable_lead_is_refused(tmp_path):
     reason, message = reason_of(write_record(tmp_path, np.full((12, 5000), 0.5)))
     assert reason == "no usable lead" and "made: every lead is missing" in message
 
@@ -208,7 +208,7 @@ def test_exchanged_limb_leads_are_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("rate", [1e-5, 2, 49, 20_001, 1e9, float("nan")])
 def test_an_absurd_sampling_rate_is_refused(rate):
-    """The time between samples taken for the rate would stretch an ECG; others end in a division by zero or the memory."""
+    """A sampling interval used as the rate would stretch the ECG; other values would exhaust the memory."""
     with pytest.raises(RecordingError, match="ecg7: a sampling rate of .* Hz, expected 50 to 20000 Hz") as caught:
         make_recording(np.zeros((12, 500)), rate, LEADS, name="ecg7")
     assert caught.value.reason == "absurd sampling rate"
@@ -224,26 +224,26 @@ def test_a_repeated_lead_is_refused_by_name(tmp_path):
     assert reason == "repeated lead" and 'made: lead "V1" stands in the ECG twice' in message
 
 
-def test_a_missing_signal_file_is_named(tmp_path):
+def test_the_error_for_a_missing_signal_file_gives_its_path(tmp_path):
     path = write_record(tmp_path, smooth_ecg())
     path.with_suffix(".dat").unlink()
     reason, message = reason_of(path)
     assert reason == "missing file" and "made.dat: no such file" in message
 
 
-def test_a_garbage_header_is_named(tmp_path):
+def test_the_error_for_an_invalid_header_gives_its_path(tmp_path):
     path = write_record(tmp_path, smooth_ecg())
     path.with_suffix(".hea").write_bytes(bytes(range(1, 256)))
     reason, message = reason_of(path)
     assert reason == "unreadable header" and "made.hea: " in message
 
 
-def test_names_must_match_rows():
+def test_the_number_of_lead_names_must_match_the_rows():
     with pytest.raises(ValueError, match=r"exam 7: 12 lead names for an ECG of shape \(3, 100\)"):
         make_recording(np.zeros((3, 100)), 500, LEADS, name="exam 7")
 
 
-def test_an_error_keeps_its_reason_on_the_way_from_a_worker():
+def test_a_pickled_error_keeps_its_reason():
     error = pickle.loads(pickle.dumps(RecordingError("too short", "x: 2 s long")))
     assert (error.reason, str(error)) == ("too short", "x: 2 s long")
 
@@ -263,15 +263,15 @@ def test_every_real_record_is_read(shared_data):
 
 
 def test_a_ptb_xl_segment_holds_the_file_at_250_hz(shared_data):
-    """Against the .dat decoded by hand: the parts of the spectrum below 90 Hz are the same."""
+    """The spectrum below 90 Hz equals that of the .dat file decoded by hand."""
     path = shared_data / "ptb_xl/records500/06000/06000_hr"
     by_hand = np.fromfile(path.with_suffix(".dat"), dtype="<i2").reshape(5000, 12).T
     after, before = np.fft.rfft(only_segment(path).ecg), np.fft.rfft(by_hand)
     assert np.abs(after[:, 1:900] / 2500 - before[:, 1:900] / 5000).max() < 0.3  # microvolt, leads reach 1000
 
 
-def test_mimic_rows_are_exchanged_into_the_standard_order(shared_data):
-    """The layout has aVF before aVL, in 200 units per mV."""
+def test_mimic_leads_are_in_the_standard_order(shared_data):
+    """The files have aVF before aVL and 200 units per mV."""
     path = shared_data / "mimic_iv_ecg/files/p1099/p10990001/s49990011/49990011"
     raw = np.fromfile(path.with_suffix(".dat"), dtype="<i2").reshape(5000, 12).T / 200
     ecg = read_recording(path).ecg
@@ -281,8 +281,8 @@ def test_mimic_rows_are_exchanged_into_the_standard_order(shared_data):
     np.testing.assert_allclose(ecg[LEADS.index("aVF")], (raw[1] + raw[2]) / 2, atol=0.0051)
 
 
-def test_the_gaps_of_a_mimic_recording_cost_only_their_segments(shared_data):
-    """0.4 s in all leads from 2.4 s, 1 s in V4 to V6 from 6 s."""
+def test_the_gaps_of_a_mimic_recording_affect_only_their_segments(shared_data):
+    """The gaps are 0.4 s in all leads from 2.4 s and 1 s in V4 to V6 from 6 s."""
     recording = read_recording(shared_data / "mimic_iv_ecg/files/p1099/p10990001/s49990027/49990027")
     found = {segment.index: segment.missing_leads for segment in segments(recording, 2)}
     assert found == {0: (), 2: (), 3: ("V4", "V5", "V6"), 4: ()}
@@ -300,5 +300,5 @@ def test_a_100_hz_record_gives_a_full_segment(shared_data):
     segment = only_segment(shared_data / "ptb_xl/records100/00000/00001_lr.hea")
     raw = np.fromfile(shared_data / "ptb_xl/records100/00000/00001_lr.dat", dtype="<i2").reshape(1000, 12).T
     assert segment.ecg.shape == (12, 2500)
-    # every fifth output sample lies on every second input sample; the low-pass at 50 Hz leaves it nearly alone
+    # every fifth output sample coincides with every second input sample; the low-pass at 50 Hz hardly changes it
     assert np.sqrt(np.mean((segment.ecg[:, ::5] - raw[:, ::2]) ** 2.0)) < 0.05 * raw.std()

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from elm_hf.evaluation.occlusion import save_occlusions
 from elm_hf.evaluation.pictures import occlusion_picture
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.scores import Questions, ScoreBook, blind_answers, signal_reliance
+from elm_hf.training.cost_file import COSTS_NAME
 
 
 pytest.importorskip("sacrebleu", reason="needs the extra `eval`")
@@ -247,6 +250,14 @@ def test_free_text_has_text_metrics_where_they_are_defined(tmp_path):
     assert report["signal_reliance"]["text"]["metric"] == "rouge_l"
 
 
+def test_equally_frequent_statements_come_in_alphabetical_order(tmp_path):
+    """In every process: a set of texts has another order in each."""
+    truth, said = ["lvh", "afib", "lad", "rbbb", "pvc"], "vt, sr, svt, pac, wpw"
+    report = write_report(tmp_path, pd.DataFrame([question_row("c", "ecg", "query", truth, said, ["s/1"])]), RUN)
+    found = {key: [row["statement"] for row in report["statements"][key]] for key in ("most_missed", "most_extra")}
+    assert found == {"most_missed": sorted(truth), "most_extra": sorted(said.split(", "))}
+
+
 def test_files_hold_no_nan_and_all_figures_are_there(reader):
     _, report, folder = reader
     text = (folder / "report.json").read_text()
@@ -375,6 +386,33 @@ def test_aggregate_averages_seeds_then_folds(tmp_path):
         (tmp_path / "d" / "report.json").write_text(json.dumps(report))
         with pytest.raises(ValueError, match=message):
             aggregate([folders[0], tmp_path / "d"])
+
+
+def test_reports_are_read_and_tables_printed_without_torch(tmp_path):
+    for name, accuracy in (("one", 0.9), ("two", 0.6)):
+        predictions = predictions_of({"ecg": accuracy, "none": 0.5}, num_patients=8)
+        write_report(tmp_path / name / "report", predictions, RUN | {"weights": name})
+        predictions.to_parquet(tmp_path / name / "report" / "predictions.parquet")
+        (tmp_path / name / COSTS_NAME).write_text(json.dumps({"seconds": 10.0, "samples": 8, "tokens": 99}))
+    code = """
+import sys
+from elm_hf.evaluation import card, figures, pictures, report
+from elm_hf.evaluation.compare import aggregate, aggregate_table, compare, comparison_table
+from elm_hf.evaluation.markdown import report_markdown, report_table
+from elm_hf.evaluation.recipe_costs import costs_table
+from elm_hf.utils.reports import read_report
+read = read_report("one/report")
+folders = ["one/report", "two/report"]
+print(report_table(read), report_markdown(read), comparison_table(compare(*folders)), aggregate_table(aggregate(folders)))
+print(costs_table({"first": ["one"], "second": ["two"]}))
+print(*({"torch", "trl", "peft", "accelerate", "transformers"} & set(sys.modules)) or ["nothing large"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stdout.count("| single-verify |") == 4 and "| second | 1 | 10 | 8 | 99 | 1.00 | 1.00 | 0." in done.stdout
+    )
+    assert done.stdout.splitlines()[-1] == "nothing large"
 
 
 def test_the_card_takes_the_results(reader, tiny_elm, tmp_path):

@@ -276,7 +276,7 @@ def test_an_evaluation_asks_with_neighbours(dataset, index, tiny_elm, tmp_path, 
         asked.extend(conversations)
         return generate_answers(model, processor, conversations, max_new_tokens)
 
-    monkeypatch.setattr("elm_hf.evaluation.questions.generate_answers", listen)
+    monkeypatch.setattr("elm_hf.evaluation.asker.generate_answers", listen)
     options = RetrievalOptions(str(index), k=1, location="system")
     settings = {"limit": 4, "max_new_tokens": 2, "conditions": ("ecg", "none"), "num_occlusions": 0, "quiet": True}
     report = evaluate(tiny_elm, dataset, output=tmp_path / "report", retrieval=options, **settings)

@@ -1,4 +1,4 @@
-"""The simulated ECG shows what its findings say, measured on the signal as a reader would measure it."""
+"""The simulated ECG shows its findings, as measured on the signal."""
 
 from collections import Counter
 from dataclasses import replace
@@ -32,16 +32,16 @@ def rng(seed=0):
 
 
 def r_peaks(ecg, sampling_rate):
-    """Sample numbers of the QRS complexes: peaks of the summed squared slope of all leads, over 100 ms."""
+    """Sample numbers of the QRS complexes: peaks of the squared slope, summed over all leads and 100 ms."""
     lag, width = round(0.012 * sampling_rate), round(0.1 * sampling_rate)
     energy = np.convolve(np.square(ecg[:, lag:] - ecg[:, :-lag]).sum(0), np.ones(width), "same")
     return find_peaks(energy, height=0.3 * np.quantile(energy, 0.98), distance=round(0.25 * sampling_rate))[0]
 
 
 class Beat:
-    """The average beat of 15 s at 1000 Hz, so that a sample is a millisecond, in millivolt above the level before P.
+    """The average beat of 15 s at 1000 Hz (one sample per millisecond), in millivolt above the level before P.
 
-    The QRS complex is where the leads together exceed 3 % of their peak.
+    The QRS complex is where the root sum of squares over the leads exceeds 3 % of its peak.
     """
 
     def __init__(self, findings, seed=0):
@@ -65,7 +65,7 @@ class Beat:
 
 
 def similar_findings(number=24, **changes):
-    """Drawn findings of different patients with the given ones put in, in regular rhythm and without noise."""
+    """Drawn findings of different patients with the given changes, in regular rhythm and without noise by default."""
     generator = rng(11)
     changes = {"rhythm": "sinus rhythm", "pr_ms": 170.0, "noise": "none"} | changes
     return [replace(draw_findings(generator), **changes) for _ in range(number)]
@@ -133,7 +133,7 @@ def test_atrial_fibrillation_is_irregular_and_sinus_rhythm_regular():
     assert min(variation["atrial fibrillation"]) > 0.1 and max(variation["sinus rhythm"]) < 0.05
 
 
-def test_p_wave_is_there_in_sinus_rhythm_and_not_in_atrial_fibrillation():
+def test_p_wave_is_present_in_sinus_rhythm_and_absent_in_atrial_fibrillation():
     sinus = Beat(NORMAL)
     fibrillation = Beat(replace(NORMAL, rhythm="atrial fibrillation", pr_ms=None))
     before_qrs = slice(sinus.onset - 160, sinus.onset)
@@ -191,7 +191,7 @@ def test_axis_from_net_areas_is_the_labelled_one_and_polarities_agree():
         qrs = dict(zip(LEADS, Beat(findings).qrs))
         axis = np.rad2deg(np.arctan2(2 / np.sqrt(3) * qrs["aVF"].sum(), qrs["I"].sum()))
         assert axis == pytest.approx(findings.axis_deg, abs=10)
-        # The bedside rule: right axis when I is mainly negative, left when I is not and II is.
+        # The quick rule: right axis if I is mainly negative, left axis if I is mainly positive and II mainly negative.
         net = {lead: qrs[lead].max() + qrs[lead].min() for lead in ("I", "II")}
         rule = (
             "right axis deviation" if net["I"] < 0 else "left axis deviation" if net["II"] < 0 else "normal heart axis"
@@ -218,7 +218,7 @@ def test_two_ecgs_of_a_patient_have_the_same_wave_shapes():
     assert max(similarity(patient) for patient in range(10, 15)) < 0.997
 
 
-def test_noise_is_where_in_the_spectrum_its_name_says():
+def test_noise_has_its_expected_spectrum():
     power = {}
     for noise in ("none", "static noise", "baseline drift"):
         frequency, density = welch(simulate_ecg(replace(NORMAL, noise=noise), rng())[10], 250, nperseg=2500)
@@ -230,7 +230,7 @@ def test_noise_is_where_in_the_spectrum_its_name_says():
     assert power["static noise"][2] > 20 * fast and power["baseline drift"][0] > 20 * slow
 
 
-def test_labels_name_what_is_present_in_a_fixed_order():
+def test_labels_list_the_findings_in_a_fixed_order():
     assert NORMAL.labels == ["sinus rhythm"]
     ill = replace(
         NORMAL,
@@ -253,7 +253,7 @@ def test_labels_name_what_is_present_in_a_fixed_order():
     ]
 
 
-def test_drawn_findings_keep_clear_of_the_limits_and_are_all_common():
+def test_drawn_findings_keep_a_distance_to_the_limits_and_are_all_common():
     generator = rng(1)
     drawn = [draw_findings(generator) for _ in range(3000)]
     for name, limits in {

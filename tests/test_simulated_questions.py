@@ -1,4 +1,4 @@
-"""Questions about simulated ECGs: the answers are true, balanced, and in the form of ECG-QA."""
+"""Questions about simulated ECGs: the answers are true and balanced, and the rows have the fields of ECG-QA."""
 
 import json
 from collections import Counter, defaultdict
@@ -52,12 +52,12 @@ LABELS = (
 )
 
 
-# Sinus rhythms differ in the heart rate alone, which is asked for by a query.
+# Sinus rhythms differ in the heart rate only, which is the subject of a query.
 VERIFIED = LABELS[3:]
 
 
 def many(ask, *findings, number=300):
-    """Many questions about the same ECGs, from different seeds."""
+    """Many questions about the same ECGs, drawn with different seeds."""
     return [row for seed in range(number) for row in ask(*findings, np.random.default_rng(seed))]
 
 
@@ -73,7 +73,7 @@ def label_in(question):
     return label
 
 
-def test_rows_have_the_fields_of_ecg_qa_and_survive_json():
+def test_rows_have_the_fields_of_ecg_qa_and_can_be_saved_as_json():
     rows = many(single_questions, ILL) + many(comparison_questions, WELL, ILL)
     assert json.loads(json.dumps(rows)) == rows
     for row in rows:
@@ -90,7 +90,7 @@ def test_rows_have_the_fields_of_ecg_qa_and_survive_json():
 
 
 @pytest.mark.parametrize("number", [1, 4, 12])
-def test_asks_as_many_different_questions_as_told(number):
+def test_the_requested_number_of_distinct_questions_is_drawn(number):
     for ask, findings in ((single_questions, (WELL,)), (comparison_questions, (WELL, ILL))):
         questions = {row["question"] for row in ask(*findings, np.random.default_rng(0), number=number)}
         assert len(questions) == number
@@ -106,7 +106,7 @@ def test_same_seed_gives_the_same_questions():
     assert first == again != other
 
 
-def test_template_ids_belong_to_one_kind_of_question():
+def test_each_template_id_has_one_question_type():
     rows = many(single_questions, ILL) + many(comparison_questions, WELL, ILL)
     rows += many(comparison_questions, WELL, replace(ILL, patient=2))
     kinds = defaultdict(set)
@@ -115,7 +115,7 @@ def test_template_ids_belong_to_one_kind_of_question():
     assert all(len(kind) == 1 for kind in kinds.values())
 
 
-def test_verify_is_yes_exactly_for_what_is_present():
+def test_verify_is_yes_exactly_for_the_findings():
     answers = {}
     for row in many(single_questions, ILL):
         if row["question_type"] == "single-verify":
@@ -125,7 +125,7 @@ def test_verify_is_yes_exactly_for_what_is_present():
     assert answers == {label: ["yes" if label in present else "no"] for label in VERIFIED}
 
 
-def test_choose_answers_the_options_that_are_present():
+def test_the_answer_to_choose_is_the_options_that_are_present():
     both = replace(ILL, rhythm="sinus rhythm", heart_rate=70.0, pr_ms=260.0)
     numbers = set()
     for findings in (WELL, ILL, both):
@@ -171,7 +171,7 @@ def test_comparison_is_consecutive_for_one_patient_and_irrelevant_for_two():
     assert {row["template_id"] + 30 for row in one} == {row["template_id"] for row in two}
 
 
-def test_comparison_verify_knows_new_gone_and_shared_findings():
+def test_comparison_verify_asks_for_new_gone_and_shared_findings():
     second = replace(WELL, territory="lateral", st_mv=0.3, noise="static noise")
     first = replace(WELL, territory="inferior", st_mv=0.3, noise="static noise")
     truth = {
@@ -199,12 +199,13 @@ def test_comparison_queries_list_the_changes():
         47: {("left axis deviation",)},
         49: {("sinus rhythm", "wide qrs")},
     }
-    # What is gone (first degree AV block, right axis deviation, static noise) is more than two: it is not asked for.
+    # The findings that are gone (first degree AV block, right axis deviation, static noise) are more than two, so
+    # there is no such question.
     rows = many(comparison_questions, second, replace(first, noise="none"))
     assert answers_by_template(rows)[47] == {("first degree av block", "right axis deviation")}
 
 
-def test_a_model_without_the_signal_gains_nothing():
+def test_answers_cannot_be_predicted_from_the_question():
     rng = np.random.default_rng(0)
     drawn = [draw_findings(rng) for _ in range(2000)]
     later = [draw_follow_up(findings, rng) for findings in drawn]
@@ -215,7 +216,7 @@ def test_a_model_without_the_signal_gains_nothing():
     }
     for name, rows in sets.items():
         for key in ("template_id", "question"):
-            # The most frequent answer to this template, or to these words, in one half; scored on the other.
+            # The most frequent answer to the template or question in one half, scored on the other half.
             counts = defaultdict(Counter)
             half = len(rows) // 2
             for row in rows[:half]:
@@ -225,7 +226,7 @@ def test_a_model_without_the_signal_gains_nothing():
             assert share < 0.5, (name, key, share)
 
 
-def test_verify_is_as_often_yes_as_no_for_every_finding():
+def test_verify_answers_are_balanced_for_every_finding():
     rng = np.random.default_rng(0)
     rows = [row for _ in range(12000) for row in single_questions(draw_findings(rng), rng)]
     answers = defaultdict(list)

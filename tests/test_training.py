@@ -219,7 +219,7 @@ def test_training_on_packed_questions_reduces_the_loss(tiny_elm, simulated_datas
         ),
         (["--use_peft", "--trainable", "projector"], 'without "llm"'),
         (["--use_peft", "--lora_target_modules", "query"], "no linear layer named query; it has down_proj"),
-        (["--fold", "9"], "no 'fold9'; there are fold1"),
+        (["--fold", "9"], "no 'fold9'; available: fold1"),
         (["--pack_by_ecg", "0"], "--pack_by_ecg is 0; expected 1"),
         (["--pack_by_ecg", "4", "--padding_free"], "choose --pack_by_ecg for many questions"),
         (["--packing"], "use --padding_free or --pack_by_ecg"),

@@ -147,7 +147,9 @@ def test_the_translations_of_a_killed_run_are_kept(ptb_xl, endpoint, tmp_path):
 def test_an_endpoint_that_rejects_requests_ends_the_run_and_nothing_is_lost(ptb_xl, endpoint, tmp_path):
     output = tmp_path / "translations.csv"
     endpoint.scripts = {GERMAN: [401]}
-    with pytest.raises(ValueError, match=r"the translator at .* refuses \(HTTP 401.*ELM_HF_TRANSLATOR_API_KEY"):
+    with pytest.raises(
+        ValueError, match=r"the translator at .* rejects the request \(HTTP 401.*ELM_HF_TRANSLATOR_API_KEY"
+    ):
         translate(ptb_xl, output, endpoint, num_workers=1)
     assert translate(ptb_xl, output, endpoint)["failures"] == {}
     assert len(read_translations(output)) == 2

@@ -196,7 +196,7 @@ def _test_records(dataset) -> set[str]:
 
 
 def test_bad_tasks_are_refused(tiny_elm, simulated_dataset, tmp_path):
-    with pytest.raises(ValueError, match="no such task"):
+    with pytest.raises(ValueError, match="neither a task .diagnostic, rhythm, form. nor a JSON file"):
         load_task("rythm")
     (tmp_path / "bad.json").write_text('{"question": "?"}')
     with pytest.raises(ValueError, match="expected"):

@@ -3,22 +3,22 @@
 import json
 from importlib.metadata import version
 from importlib.resources import files
-from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from elm_hf.data.layout import fold_config
-from elm_hf.modeling.configuration_elm import ElmConfig
+from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
+
+
+if TYPE_CHECKING:  # it needs torch
+    from elm_hf.modeling.configuration_elm import ElmConfig
 
 
 # Written by `ElmTrainer` into a checkpoint, so that its card can be created again, under another name or with results.
 TRAINING_NAME = "elm_training.json"
-REPORT_NAME = "report.json"
-# The metric that the card shows for each kind of answer (docs/evaluation.md).
-METRIC_OF_KIND = {"short": "exact_match", "text": "rouge_l"}
-METRIC_NAMES = {"exact_match": "Exact match", "rouge_l": "ROUGE-L"}
 TAGS = ["ecg", "electrocardiogram", "ecg-language-model", "elm-hf"]
 
 
@@ -68,36 +68,14 @@ def read_training(folder: Path) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def read_evaluation(path: str | PathLike) -> dict:
-    """
-    A report of `elm-hf evaluate`: of its schema (docs/evaluation.md) `run`, `scores` and `signal_reliance` are used.
-
-    Args:
-        path: of `report.json` or its folder.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is no such report.
-    """
-    path = Path(path) / REPORT_NAME if Path(path).is_dir() else Path(path)
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error})") from error
-    missing = [key for key in ("run", "scores") if not isinstance(report, dict) or key not in report]
-    if missing:
-        raise ValueError(
-            f"{path}: not a report of elm-hf evaluate (no {', '.join(missing)}); evaluate the model again"
-        )
-    return report
-
-
 def _facts_of_checkpoint(folder: Path) -> dict:
     """Facts for the card of a checkpoint without a training record."""
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         base_model = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
         return {"is_adapter": True, "base_model": base_model, "base_model_on_hub": not Path(base_model).is_dir()}
+    from elm_hf.modeling.configuration_elm import ElmConfig
+
     config = ElmConfig.from_pretrained(folder)
     sizes = 0
     for path in folder.glob("*.safetensors"):
@@ -108,7 +86,7 @@ def _facts_of_checkpoint(folder: Path) -> dict:
     )
 
 
-def parts_of(config: ElmConfig) -> dict:
+def parts_of(config: "ElmConfig") -> dict:
     """Facts for the card about the parts of an ELM."""
     return {
         "representation": config.representation,
@@ -136,9 +114,9 @@ def _results(report: dict) -> list[EvalResult]:
     for group, scores in report["scores"].items():
         metric = METRIC_OF_KIND[scores["kind"]]
         entry = scores["conditions"]["ecg"].get(metric, {})
-        results.append(_result(report["run"], metric, f"{METRIC_NAMES[metric]}, {group}", entry))
+        results.append(_result(report["run"], metric, f"{_metric_title(metric)}, {group}", entry))
     for reliance in report.get("signal_reliance", {}).values():
-        title = f"Signal reliance ({METRIC_NAMES[reliance['metric']]})"
+        title = f"Signal reliance ({_metric_title(reliance['metric'])})"
         results.append(_result(report["run"], "signal_reliance", title, reliance))
     return [result for result in results if result is not None]
 
@@ -160,12 +138,18 @@ def _result(run: dict, metric: str, title: str, entry: dict) -> EvalResult | Non
     )
 
 
+def _metric_title(metric: str) -> str:
+    """The metric's name as a title begins: "Exact match"."""
+    name = METRIC_NAMES[metric]
+    return name[0].upper() + name[1:]
+
+
 def _table(report: dict) -> dict:
     """The card's table of scores: one row per group of questions, one column per condition."""
     run, groups = report["run"], report["scores"]
     conditions = list(next(iter(groups.values()))["conditions"])
     rows = [
-        {"group": group, "answers": scores["answers"], "metric": METRIC_NAMES[METRIC_OF_KIND[scores["kind"]]]}
+        {"group": group, "answers": scores["answers"], "metric": _metric_title(METRIC_OF_KIND[scores["kind"]])}
         | {
             "scores": [
                 _score(scores["conditions"].get(name, {}).get(METRIC_OF_KIND[scores["kind"]])) for name in conditions

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from peft.utils import CONFIG_NAME
 
-from elm_hf.checkpoints.card import model_card, read_evaluation, read_training
+from elm_hf.checkpoints.card import model_card, read_training
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
+from elm_hf.utils.reports import read_report
 
 
 # Endings of weight files that are deleted if only an earlier version has them.
@@ -45,7 +46,7 @@ def publish_model(
     folder = Path(folder)
     check_repo_id(repo_id)
     adapter = _adapter_config(folder, base)
-    reports = [read_evaluation(path) for path in evaluations]
+    reports = [read_report(path) for path in evaluations]
     card = model_card(folder, repo_id, read_training(folder), reports, adapter and adapter["base_model_name_or_path"])
     files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in _checkpoint_files(folder)}
     files["README.md"] = str(card).encode()

@@ -3,13 +3,14 @@
 import os
 import sys
 
-from elm_hf.cli import data, evaluate, hub, models, recipes, train  # noqa: F401  (they add their subcommands)
+# They add their subcommands.
+from elm_hf.cli import ask, checkpoints, describe, evaluate, hub, prepare, retrieval, train  # noqa: F401
 from elm_hf.cli.app import app
 from elm_hf.utils.errors import errors_in_one_line
 
 
 def main():
-    """Runs the command; what the user can mend is one line on standard error and exit code 1, never a traceback."""
+    """Runs the command. An error that the user can fix is one line on standard error and exit code 1, never a traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

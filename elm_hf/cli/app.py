@@ -1,6 +1,7 @@
 """The command itself and the options that several subcommands share."""
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,30 @@ app = typer.Typer(
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print plain lines instead of progress bars.")]
 Fold = Annotated[str, typer.Option(help='Fold: 1 to 5, or "official" for the split of the dataset\'s authors.')]
 Split = Annotated[str, typer.Option(help="Split of the fold.")]
+Records = Annotated[
+    Path | None, typer.Option(help="Folder with the signals of a dataset that was published without them.")
+]
+SystemPromptFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Text file with the system prompt of conversations that have none, instead of the one used in training."
+    ),
+]
+
+
+def check_names(checkpoint: str | None = None, dataset: str | None = None) -> None:
+    """Refuses names that are neither a folder nor a repository, before torch is imported."""
+    from elm_hf.utils.hub import check_name
+
+    if checkpoint is not None:
+        check_name(checkpoint)
+    if dataset is not None:
+        check_name(dataset, repo_type="dataset")
+
+
+def read_system_prompt(path: Path | None) -> str | None:
+    """The text of a `--system-prompt-file`; None without a file."""
+    return None if path is None else path.read_text(encoding="utf-8").strip()
 
 
 def _print_version(wanted: bool):

@@ -1,1 +1,1 @@
-"""Datasets in the layout of elm-hf: loading, mixing, and the messages of their conversations."""
+"""Datasets in the elm-hf layout: columns, loading, mixing, and the messages of conversations."""

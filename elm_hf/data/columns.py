@@ -1,4 +1,4 @@
-"""The columns of a dataset's tables: of its records, and of its conversations as they are listed and published."""
+"""The columns of the tables of a dataset: records, listed conversations, and published conversations."""
 
 from datasets import Array2D, Features, List, Value
 
@@ -11,7 +11,7 @@ _TEXT = Value("string")
 MESSAGES = List({"role": _TEXT, "content": List({"type": _TEXT, "text": _TEXT})})
 
 
-# A conversation as a builder lists it.
+# Columns of the conversations that a builder lists.
 LISTED_FEATURES = {
     "conversation_id": _TEXT,
     "recording_ids": List(_TEXT),
@@ -27,7 +27,7 @@ LISTED_FEATURES = {
 }
 
 
-# How a published conversation names its ECGs, in place of the columns by which they were found.
+# Columns that refer to the ECGs of a published conversation. They replace the columns `REFERENCES` of the builder.
 ECG_FEATURES = {
     "conversation_id": _TEXT,
     "ecg_index": List(Value("int64")),
@@ -39,11 +39,12 @@ ECG_FEATURES = {
 REFERENCES = ["conversation_id", "recording_sources", "recording_ids"]
 
 
-# Columns that conversations are matched by.
+# Columns of the records that are used to match conversations with records.
 RECORD_KEYS = ["record_id", "recording_id", "patient_id", "source", "segment", "sampling_rate", "missing_leads"]
 
 
-# What is published without signals and texts; `num_samples` is added, since builds of another length have the same ids.
+# Columns of the records in a dataset published without signals and texts. `num_samples` is added to these, because
+# builds with another record length have the same ids.
 RECORD_IDS = ["record_id", "recording_id", "patient_id", "source", "segment", "start_s", "sampling_rate"]
 
 
@@ -52,18 +53,18 @@ CONVERSATION_IDS = list(ECG_FEATURES)
 
 def record_features(seconds: float, sampling_rate: int) -> Features:
     """
-    The columns of the `records` table.
+    Return the columns of the `records` table.
 
     Args:
-        seconds: length of a record.
-        sampling_rate: in Hz.
+        seconds: length of a record in seconds.
+        sampling_rate: sampling rate in Hz.
 
     Raises:
-        ValueError: length and rate do not make whole samples.
+        ValueError: `seconds * sampling_rate` is not a whole number of samples.
     """
     samples = seconds * sampling_rate
-    if seconds <= 0 or samples < 1 or samples % 1:  # NaN and infinity have a remainder, NaN
-        raise ValueError(f"{seconds} s at {sampling_rate} Hz are not whole samples")
+    if seconds <= 0 or samples < 1 or samples % 1:  # the remainder of NaN and infinity is NaN, which is true
+        raise ValueError(f"{seconds} s at {sampling_rate} Hz is not a whole number of samples")
     return Features(
         {
             "record_id": _TEXT,

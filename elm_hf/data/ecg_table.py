@@ -1,4 +1,4 @@
-"""ECGs by row number, out of the records of a dataset: memory-mapped on this machine, or in files on the Hub."""
+"""Access to the ECGs of a dataset by row number, from a memory-mapped table or from remote files."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -16,17 +16,17 @@ from datasets import Dataset
 from elm_hf.modeling.ecg_leads import LEADS
 
 
-# Parquet row groups kept in memory when streaming, of tens of ECGs each.
+# Number of Parquet row groups kept in memory when streaming. A row group has tens of ECGs.
 ROW_GROUPS_KEPT = 32
 COLUMNS = ["ecg", "missing_leads"]
 
 
 class EcgTable(Sequence):
     """
-    The ECGs of a memory-mapped table of records, each an array `(12, samples)`, float32, millivolt, with leads in the order
-    of `LEADS`. Leads that the record lacks are rows of NaN: absent, not flat.
+    The ECGs of a memory-mapped table of records. Each ECG is an array `(12, samples)`, float32 in millivolt, with
+    leads in the order of `LEADS`. Missing leads are rows of NaN.
 
-    Pickled, it is the map of the table and not the table, so that worker processes share it.
+    Pickling stores the memory map and not its content, so that worker processes share the table.
     """
 
     def __init__(self, records: Dataset):
@@ -37,7 +37,7 @@ class EcgTable(Sequence):
 
     def __getitem__(self, row: int) -> np.ndarray:
         if not 0 <= row < len(self):
-            raise IndexError(f"there is no row {row} among {len(self)} records")
+            raise IndexError(f"row {row} is out of range: there are {len(self)} records")
         blocks, starts = self._blocks
         block = bisect_right(starts, row) - 1
         return _in_millivolt(blocks[block][row - starts[block]], self._missing_leads.get(row, ()))
@@ -48,15 +48,15 @@ class EcgTable(Sequence):
     @cached_property
     def _blocks(self) -> tuple[list[np.ndarray], list[int]]:
         """
-        Views of the memory map, `(rows, 12, samples)`, and where each begins: reading a row through the table's own
-        columns takes several times as long.
+        Views of the memory map, `(rows, 12, samples)`, and the row number at which each starts. Reading a row through
+        the columns of the table takes several times as long.
         """
         blocks = [_signals(chunk.storage) for chunk in self._records.data.column("ecg").chunks if len(chunk)]
         return blocks, list(accumulate(map(len, blocks[:-1]), initial=0))
 
     @cached_property
     def _missing_leads(self) -> dict[int, list[str]]:
-        """Of the records that lack leads, which."""
+        """The missing leads of each record that has any, by row number."""
         column = self._records.data.column("missing_leads")
         rows = np.flatnonzero(pc.list_value_length(column).to_numpy())
         return dict(zip(rows.tolist(), column.take(pa.array(rows)).to_pylist()))
@@ -64,8 +64,9 @@ class EcgTable(Sequence):
 
 class StreamedEcgTable(Sequence):
     """
-    The same of Parquet files that stay where they are, on the Hub or on this machine: when a row is asked for, the group
-    of rows that it is in is fetched, and the latest are kept. Rows in order are therefore read once each.
+    The ECGs of Parquet files that are read on demand, from the Hub or from disk. Access to a row fetches its row
+    group; the most recent row groups are cached, so that sequential access reads each row once. ECGs are as in
+    [`EcgTable`].
     """
 
     def __init__(self):
@@ -73,7 +74,7 @@ class StreamedEcgTable(Sequence):
         self._starts = np.zeros(1, dtype=np.int64)
 
     def add_files(self, urls: Sequence[str]) -> None:
-        """Appends the rows of Parquet files: anything that fsspec opens. Only their footers are read."""
+        """Append the rows of Parquet files (paths or URLs for fsspec). Only the footers of the files are read."""
         with ThreadPoolExecutor(16) as pool:
             sizes = list(pool.map(_row_group_sizes, urls))
         self._groups += [(url, group) for url, of_file in zip(urls, sizes) for group in range(len(of_file))]
@@ -85,7 +86,7 @@ class StreamedEcgTable(Sequence):
 
     def __getitem__(self, row: int) -> np.ndarray:
         if not 0 <= row < len(self):
-            raise IndexError(f"there is no row {row} among {len(self)} records")
+            raise IndexError(f"row {row} is out of range: there are {len(self)} records")
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         signals, missing = _row_group(*self._groups[number])
         place = row - int(self._starts[number])
@@ -93,7 +94,7 @@ class StreamedEcgTable(Sequence):
 
 
 class EcgSequence(Sequence):
-    """The ECGs of one conversation, read from the table when they are looked at, so that other columns cost nothing."""
+    """The ECGs of a conversation. They are read from the table on access, which keeps other columns fast."""
 
     def __init__(self, table: EcgTable | StreamedEcgTable | None, rows: list[int]):
         self._table = table
@@ -123,7 +124,7 @@ def _in_millivolt(microvolt: np.ndarray, missing_leads: Sequence[str]) -> np.nda
 
 
 def _signals(ecgs: pa.ListArray) -> np.ndarray:
-    """A view `(rows, 12, samples)` of nested lists that are all of one shape."""
+    """A view `(rows, 12, samples)` of nested lists that all have the same shape."""
     return ecgs.flatten().flatten().to_numpy(zero_copy_only=True).reshape(len(ecgs), len(LEADS), -1)
 
 
@@ -135,7 +136,7 @@ def _row_group_sizes(url: str) -> list[int]:
 
 @lru_cache(ROW_GROUPS_KEPT)
 def _row_group(url: str, number: int) -> tuple[np.ndarray, pa.ChunkedArray]:
-    """Signals `(rows, 12, samples)`, int16, and missing leads of a row group; kept by process, so nothing is pickled."""
+    """Signals `(rows, 12, samples)`, int16, and missing leads of a row group. Each process has its own cache."""
     with fsspec.open(url) as file:
         table = pq.ParquetFile(file).read_row_group(number, columns=COLUMNS)
     ecgs = table.column("ecg").combine_chunks()

@@ -1,4 +1,4 @@
-"""Loading datasets in the layout of elm-hf, from a folder or from the Hub: conversations joined with their ECGs."""
+"""Load datasets in the elm-hf layout from a folder or from the Hub, with conversations joined with their ECGs."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -31,86 +31,86 @@ def load_elm_dataset(
     question_types: Sequence[str] | None = None,
 ) -> Dataset | IterableDataset:
     """
-    Conversations of one split of one fold, each with its ECGs.
+    Load the conversations of a split of a fold, with their ECGs.
 
-    Rows have the columns of the fold and two more, `ecgs` and `sampling_rate`: the ECGs of the conversation in the order
-    of its ECG placeholders, a sequence of arrays `(12, samples)` in millivolt (float32; NaN where the record lacks the
-    lead), and their samples per second. Signals stay in one memory-mapped table that all worker processes share; they
-    are read when `ecgs` is indexed or iterated over, so that columns of text (`dataset["messages"]`) are read without.
+    In addition to the columns of the fold, each row has the columns `ecgs` and `sampling_rate`. `ecgs` is a sequence
+    of arrays `(12, samples)`, float32 in millivolt, in the order of the ECG placeholders; missing leads are NaN.
+    `sampling_rate` is in Hz. The signals stay in a memory-mapped table that is shared by all worker processes. They
+    are read on access to an item of `ecgs` only; access to text columns (`dataset["messages"]`) does not read signals.
 
     Args:
-        path_or_repo: folder that `prepare_dataset` built, or dataset on the Hub: `user/name`, or `user/name@revision` for
-            a branch, tag or commit. Several are mixed.
-        fold: 1 to 5, or `"official"` for the split of the dataset's authors.
+        path_or_repo: folder built by `prepare_dataset`, or dataset on the Hub: `user/name`, or `user/name@revision`
+            for a branch, tag or commit. Several datasets are mixed.
+        fold: 1 to 5, or `"official"` for the split of the dataset authors.
         split: `"train"` or `"test"`; an official split may also have `"validation"`.
-        probabilities: of drawing from each of several datasets (`datasets.interleave_datasets`, which ends with the
-            first dataset that is used up). By default all rows of the first come first, then all of the second, ...
-        merge_questions: join up to so many conversations of one `question_type` about the same ECGs into one, turn after
-            turn in random order, so that a model reads the ECGs once for all of them (Liu et al. 2024, LLaVA-1.5). Only
-            for training: a later turn sees the answers of earlier ones. Joined rows keep `conversation_id`, `ecg_index`,
-            `record_ids` and `messages`.
-        seed: of drawing and joining.
-        records: folder that `prepare_dataset` built from the same source, for a dataset that was published without its
-            signals: the folds come from `path_or_repo`, ECGs and texts from here. Of several datasets, one for each, None
-            for those that have their own.
-        streaming: read from where the dataset is instead of downloading it first; rows come in order
-            (`datasets.IterableDataset`), and ECGs are fetched when they are looked at.
-        question_types: conversations of these types only; of all by default.
+        probabilities: probability of drawing from each of several datasets (`datasets.interleave_datasets`, which
+            stops when the first dataset is exhausted). By default, the datasets are concatenated.
+        merge_questions: maximum number of conversations with the same ECGs and the same `question_type` that are
+            merged into one, as consecutive turns in random order, so that the model reads the ECGs once for all of
+            them (Liu et al. 2024, LLaVA-1.5). Use it for training only: later turns contain the answers of earlier
+            turns. Merged rows have the columns `conversation_id`, `ecg_index`, `record_ids` and `messages`.
+        seed: random seed for drawing and merging.
+        records: folder built by `prepare_dataset` from the same source, for a dataset that was published without
+            signals. The folds are read from `path_or_repo`, the ECGs and texts from this folder. For several datasets,
+            give a list with None for each dataset that includes its signals.
+        streaming: read the dataset from its location without downloading it first. Rows are in order
+            (`datasets.IterableDataset`), and ECGs are fetched on access.
+        question_types: load conversations of these types only. Defaults to all types.
 
     Raises:
         FileNotFoundError: there is no such folder or dataset.
-        ValueError: it is not an elm-hf dataset, it has no such fold or split, a file of it is damaged, it was published
-            without signals and `records` is missing or lacks some, it has no conversation of `question_types`, or
-            datasets to be mixed differ in length or sampling rate.
+        ValueError: the dataset is not an elm-hf dataset or has no such fold or split, one of its files is damaged, it
+            was published without signals and `records` is missing or incomplete, it has no conversation of
+            `question_types`, or datasets to be mixed differ in record length or sampling rate.
     """
     paths = [path_or_repo] if isinstance(path_or_repo, str | PathLike) else list(path_or_repo)
     local = [records] * len(paths) if records is None or isinstance(records, str | PathLike) else list(records)
     if len(local) != len(paths):
-        raise ValueError(f"{len(local)} records for {len(paths)} datasets; give one for each, None for none")
+        raise ValueError(f"{len(local)} records for {len(paths)} datasets; give one for each dataset, or None")
     if probabilities is not None and len(probabilities) != len(paths):
-        raise ValueError(f"{len(probabilities)} probabilities for {len(paths)} datasets; give one for each")
+        raise ValueError(f"{len(probabilities)} probabilities for {len(paths)} datasets; give one for each dataset")
     if probabilities is not None and not (min(probabilities) >= 0 and np.isclose(sum(probabilities), 1)):
-        raise ValueError(f"probabilities of drawing from each dataset sum to 1; got {probabilities}")
+        raise ValueError(f"the probabilities must not be negative and must sum to 1; got {probabilities}")
     if streaming and (merge_questions > 1 or question_types or any(path is not None for path in local)):
         raise ValueError(
-            "streaming reads rows in order: questions are chosen and merged and local records joined without it only"
+            "streaming=True cannot be combined with question_types, merge_questions or records; set streaming=False"
         )
     if streaming:
         return _stream(paths, fold, split, probabilities, seed)
     conversations = [_load_conversations(path, fold, split) for path in paths]
-    tables = [records_of(path, of_path) for path, of_path in zip(paths, local)]
+    tables = [records_of(path, local_path) for path, local_path in zip(paths, local)]
     conversations = [
-        rows if of_path is None else _join_local_build(rows, path, of_path, table)
-        for rows, path, of_path, table in zip(conversations, paths, local, tables)
+        rows if local_path is None else _join_local_build(rows, path, local_path, table)
+        for rows, path, local_path, table in zip(conversations, paths, local, tables)
     ]
     if question_types is not None:
-        conversations = [_of_types(rows, path, set(question_types)) for rows, path in zip(conversations, paths)]
+        conversations = [_select_types(rows, path, set(question_types)) for rows, path in zip(conversations, paths)]
     if merge_questions > 1:
-        conversations = [_merge(rows, merge_questions, seed) for rows in conversations]
+        conversations = [_merge_questions(rows, merge_questions, seed) for rows in conversations]
     if len(paths) == 1:
-        return conversations[0].with_transform(_Join(tables))
+        return conversations[0].with_transform(_AddEcgs(tables))
     with_ecgs = [(path, table) for path, table in zip(paths, tables) if table is not None]
     check_same_shape([path for path, _ in with_ecgs], [table for _, table in with_ecgs])
     starts = np.cumsum([0] + [0 if table is None else len(table) for table in tables])
-    conversations = [_shift(rows, int(start)) for rows, start in zip(conversations, starts)]
+    conversations = [_offset_ecg_index(rows, int(start)) for rows, start in zip(conversations, starts)]
     if probabilities is None:
         mixed = datasets.concatenate_datasets(conversations)
     else:
         mixed = datasets.interleave_datasets(conversations, probabilities, seed=seed)
-    return mixed.with_transform(_Join(tables))
+    return mixed.with_transform(_AddEcgs(tables))
 
 
 def records_of(path: str | PathLike, local: str | PathLike | None) -> Dataset | None:
     """
-    The table of ECGs of a dataset or of the local build given for it; None for conversations in words alone.
+    Load the records of a dataset, or of its local build if `local` is given. Returns None for a text-only dataset.
 
     Args:
         path: folder or Hub name of an elm-hf dataset.
-        local: folder with its signals, if it was published without them.
+        local: folder of a local build, if the dataset was published without signals.
 
     Raises:
         FileNotFoundError: there is no such folder or dataset.
-        ValueError: it is damaged, or published without signals and `local` is None.
+        ValueError: the dataset is damaged, or it was published without signals and `local` is None.
     """
     path = path if local is None else local
     return load_records(path) if has_records(path) else None
@@ -120,8 +120,8 @@ def _join_local_build(
     conversations: Dataset, path: str | PathLike, local: str | PathLike, records: Dataset | None
 ) -> Dataset:
     """
-    Conversations of a dataset that was published without signals, with `ecg_index` counted in the records of a local
-    build and, as only ids were published, the other columns of its conversations.
+    Join a dataset that was published without signals with a local build: `ecg_index` refers to the records of the
+    local build, and the unpublished columns are taken from its conversations.
     """
     if records is not None:
         _check_same_records(path, local, records)
@@ -136,18 +136,19 @@ def _join_local_build(
 
 
 def _check_same_records(path: str | PathLike, local: str | PathLike, records: Dataset) -> None:
-    """Refuses records of another length or rate than those published, which may have the same ids."""
+    """Check that the local records have the published length and sampling rate, which their ids do not include."""
     published = _load(path, "records", "train")[0]
     found = (records.features["ecg"].shape[1], records[0]["sampling_rate"])
     wanted = (published.get("num_samples", found[0]), published["sampling_rate"])
     if found != wanted:
         raise ValueError(
-            f"{local}: records of {found[0]} samples at {found[1]} Hz; {path} is about {wanted[0]} samples at {wanted[1]} Hz"
+            f"{local}: records of {found[0]} samples at {found[1]} Hz; {path} requires {wanted[0]} samples at "
+            f"{wanted[1]} Hz"
         )
 
 
 def _local_conversations(path: str | PathLike, local: str | PathLike, ids: list[str]) -> Dataset:
-    """These conversations, from whichever split of the local build each is in."""
+    """Select conversations by id from all splits of a local build."""
     name, _ = _name_and_revision(local)
     configs = [config for config in datasets.get_dataset_config_names(name) if config != "records"]
     splits = [
@@ -163,8 +164,8 @@ def _check_all_there(wanted: set[str], found: dict[str, int], what: str, path, l
     missing = sorted(wanted - found.keys())
     if missing:
         raise ValueError(
-            f"{local}: lacks {len(missing)} of the {len(wanted)} {what} that {path} names, such as {missing[0]}; build it "
-            "with the options that are on the card"
+            f"{local}: {len(missing)} of the {len(wanted)} {what} of {path} are missing, such as {missing[0]}; build "
+            "it with the options on the dataset card"
         )
 
 
@@ -172,7 +173,7 @@ def _stream(paths: list, fold: int | str, split: str, probabilities: list[float]
     parts, table, shapes = [], StreamedEcgTable(), {}
     for path in paths:
         conversations = _load_conversations(path, fold, split, streaming=True)
-        parts.append(conversations.map(_Shift(len(table)), features=conversations.features))
+        parts.append(conversations.map(_OffsetRow(len(table)), features=conversations.features))
         if has_records(path):
             records = _load(path, "records", "train", streaming=True)
             _check_has_signals(path, records)
@@ -186,17 +187,20 @@ def _stream(paths: list, fold: int | str, split: str, probabilities: list[float]
         mixed = datasets.concatenate_datasets(parts)
     else:
         mixed = datasets.interleave_datasets(parts, probabilities, seed=seed)
-    return mixed.map(_JoinRow(table, next(iter(shapes.values()), (None, None))[1]))
+    return mixed.map(_AddEcgsToRow(table, next(iter(shapes.values()), (None, None))[1]))
 
 
 def load_records(path_or_repo: str | PathLike) -> Dataset:
     """
-    The table of ECGs of a dataset (folder, `user/name` or `user/name@revision`); column `ecg` is `(12, samples)` int16 in
-    microvolt, where leads listed in `missing_leads` are 0.
+    Load the records of a dataset. The column `ecg` is `(12, samples)`, int16 in microvolt; the leads in
+    `missing_leads` are rows of zeros.
+
+    Args:
+        path_or_repo: folder, `user/name` or `user/name@revision`.
 
     Raises:
         FileNotFoundError: there is no such folder or dataset.
-        ValueError: it is not an elm-hf dataset, damaged, or published without signals.
+        ValueError: the dataset is not an elm-hf dataset, is damaged, or was published without signals.
     """
     records = _load(path_or_repo, "records", "train")
     _check_has_signals(path_or_repo, records)
@@ -205,11 +209,15 @@ def load_records(path_or_repo: str | PathLike) -> Dataset:
 
 def split_names(path_or_repo: str | PathLike, fold: int | str) -> list[str]:
     """
-    The splits of a fold (1 to 5 or `"official"`) of a dataset.
+    Return the names of the splits of a fold.
+
+    Args:
+        path_or_repo: folder, `user/name` or `user/name@revision`.
+        fold: 1 to 5 or `"official"`.
 
     Raises:
         FileNotFoundError: there is no such folder or dataset.
-        ValueError: it is not an elm-hf dataset, or has no such fold.
+        ValueError: the dataset is not an elm-hf dataset, or has no such fold.
     """
     name, revision = _name_and_revision(path_or_repo)
     check_name(name, repo_type="dataset")
@@ -220,16 +228,16 @@ def split_names(path_or_repo: str | PathLike, fold: int | str) -> list[str]:
 def _check_has_signals(path: str | PathLike, records: Dataset | IterableDataset) -> None:
     if "ecg" not in records.features:
         raise ValueError(
-            f"{path}: published without signals; build the dataset from its source (elm-hf prepare) and name the folder as "
-            "records"
+            f"{path}: published without signals; build the dataset from its source (elm-hf prepare) and pass the "
+            "folder as records"
         )
 
 
-class _Join:
-    """Adds the ECGs to a batch of conversations; an object and not a closure, so that worker processes can have it."""
+class _AddEcgs:
+    """Adds the ECGs to a batch of conversations. Unlike a closure, it can be sent to worker processes."""
 
     def __init__(self, tables: list[Dataset | None]):
-        """`tables` of records, None for a dataset of conversations in words alone."""
+        """`tables` are the records of each dataset, None for a text-only dataset."""
         tables = [table for table in tables if table is not None]
         self.records, self.sampling_rate = None, None
         if tables:
@@ -243,8 +251,8 @@ class _Join:
         return batch | {"ecgs": ecgs, "sampling_rate": [self.sampling_rate] * len(ecgs)}
 
 
-class _Shift:
-    """Counts `ecg_index` of a streamed conversation from where its records begin in the joined table."""
+class _OffsetRow:
+    """Adds the start of the records in the joined table to the `ecg_index` of a streamed conversation."""
 
     def __init__(self, start: int):
         self.start = start
@@ -253,7 +261,7 @@ class _Shift:
         return row | {"ecg_index": [index + self.start for index in row["ecg_index"]]}
 
 
-class _JoinRow:
+class _AddEcgsToRow:
     """Adds the ECGs to a streamed conversation."""
 
     def __init__(self, table: StreamedEcgTable, sampling_rate: int | None):
@@ -268,7 +276,7 @@ def _load_conversations(path: str | PathLike, fold: int | str, split: str, strea
 
 
 def _load(path: str | PathLike, config: str, split: str, streaming: bool = False) -> Dataset | IterableDataset:
-    """A split of a configuration of an elm-hf dataset; errors list what there is instead."""
+    """Load a split of a configuration of an elm-hf dataset. Errors list the available ones."""
     name, revision = _name_and_revision(path)
     try:
         _check_has(name, revision, config, split)
@@ -276,26 +284,26 @@ def _load(path: str | PathLike, config: str, split: str, streaming: bool = False
     except (DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"{path}: no such folder, and not found on the Hub ({error})") from error
     except (DatasetsError, SplitsNotFoundError, YAMLError) as error:
-        reason = error.__cause__ or error  # `datasets` only says that something is wrong
+        reason = error.__cause__ or error  # the message of `datasets` itself does not give the cause
         raise ValueError(f"{path}: the data of {config} or the card are damaged or missing ({reason})") from error
 
 
 def _name_and_revision(path: str | PathLike) -> tuple[str, str | None]:
-    """What `datasets` loads by: of folders the absolute path, since it names its cache after the last part."""
+    """Name and revision for `datasets`. Folders have an absolute path, whose last part names the cache."""
     name, revision = (str(Path(path).resolve()), None) if Path(path).is_dir() else split_revision(str(path))
     check_name(name, repo_type="dataset")
     return name, revision
 
 
 def _data_files(path: str | PathLike, config: str) -> list[str]:
-    """Paths or addresses of the files of a configuration, which has one split."""
+    """Paths or URLs of the files of a configuration with one split."""
     name, revision = _name_and_revision(path)
     (urls,) = datasets.load_dataset_builder(name, config, revision=revision).config.data_files.values()
     return list(urls)
 
 
 def has_records(path: str | PathLike) -> bool:
-    """Whether a dataset, known to be there, is about ECGs; conversations in words alone come without records."""
+    """Return whether an existing dataset has records. A text-only dataset has none."""
     name, revision = _name_and_revision(path)
     return "records" in datasets.get_dataset_config_names(name, revision=revision)
 
@@ -310,50 +318,51 @@ def _check_has(name: str, revision: str | None, config: str, split: str | None =
     if config not in configs:
         folds = [config for config in configs if config != "records"]
         if config == "records":
-            raise ValueError(f"{name}: holds conversations in words alone, so there are no ECGs to load")
-        raise ValueError(f"{name}: no {config!r}; there are {_listed(folds)}")
+            raise ValueError(f"{name}: is a text-only dataset, so there are no ECGs to load")
+        raise ValueError(f"{name}: no {config!r}; available: {_listed(folds)}")
     splits = datasets.get_dataset_split_names(name, config, revision=revision)
     if split is not None and split not in splits:
-        raise ValueError(f"{name}: {config} has no split {split!r}; there are {_listed(splits)}")
+        raise ValueError(f"{name}: {config} has no split {split!r}; available: {_listed(splits)}")
 
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _merge(conversations: Dataset, number: int, seed: int) -> Dataset:
+def _merge_questions(conversations: Dataset, number: int, seed: int) -> Dataset:
     """
-    Joins conversations of one type about the same ECGs, up to `number` of them in one; the ECGs stand in the first turn.
+    Merge at most `number` conversations of the same type about the same ECGs into one. The ECGs are in the first turn.
 
-    Of one type, for the answer to "What is the rhythm?" would answer "Is there atrial fibrillation?", too.
+    Types are not mixed, because the answer to "What is the rhythm?" also answers "Is there atrial fibrillation?".
     """
     columns = ["conversation_id", "ecg_index", "record_ids", "messages"]
     rows = conversations.select_columns(columns)
     types = conversations["question_type"] if "question_type" in conversations.column_names else repeat(None)
     groups = defaultdict(list)
     for row, (ecg_index, question_type) in enumerate(zip(rows["ecg_index"], types)):
-        # conversations without ECGs have nothing in common
+        # conversations without ECGs are not merged
         groups[(*ecg_index, question_type) if ecg_index else (None, row)].append(row)
     rng = np.random.default_rng(seed)
     order = [group[place] for group in groups.values() for place in rng.permutation(len(group))]
     sizes = [min(number, len(group) - start) for group in groups.values() for start in range(0, len(group), number)]
     shuffled = iter(rows.select(order).to_list())
-    merged = [_joined([next(shuffled) for _ in range(size)]) for size in sizes]
+    merged = [_merge_rows([next(shuffled) for _ in range(size)]) for size in sizes]
     return Dataset.from_list(merged, features=rows.features)
 
 
-def _of_types(rows: Dataset, path: str | PathLike, types: set[str]) -> Dataset:
+def _select_types(rows: Dataset, path: str | PathLike, types: set[str]) -> Dataset:
     found = rows.select_columns("question_type")[:]["question_type"]
     kept = [row for row, name in enumerate(found) if name in types]
     if not kept:
         raise ValueError(
-            f"{path}: no conversation is of the types {', '.join(sorted(types))}; there are {', '.join(sorted(set(found)))}"
+            f"{path}: no conversation has question_type {', '.join(sorted(types))}; found "
+            f"{', '.join(sorted(set(found)))}"
         )
     return rows.select(kept)
 
 
-def _joined(rows: list[dict]) -> dict:
-    """One conversation of several: later ones come without their ECGs and system message, which the first one has."""
+def _merge_rows(rows: list[dict]) -> dict:
+    """Merge conversations into one. The ECGs and the system message of all but the first are dropped."""
     messages = list(rows[0]["messages"])
     for row in rows[1:]:
         for message in row["messages"]:
@@ -364,7 +373,7 @@ def _joined(rows: list[dict]) -> dict:
 
 
 def check_same_shape(paths: list, tables: list[Dataset]) -> None:
-    """Refuses tables of records whose ECGs differ in shape or sampling rate."""
+    """Check that the ECGs of all tables have the same shape and sampling rate."""
     _check_shapes(
         {path: (table.features["ecg"].shape, table[0]["sampling_rate"]) for path, table in zip(paths, tables)}
     )
@@ -373,11 +382,11 @@ def check_same_shape(paths: list, tables: list[Dataset]) -> None:
 def _check_shapes(shapes: dict) -> None:
     if len(set(shapes.values())) > 1:
         found = "; ".join(f"{path}: {shape} at {rate} Hz" for path, (shape, rate) in shapes.items())
-        raise ValueError(f"datasets to be mixed must have ECGs of one shape and sampling rate, found {found}")
+        raise ValueError(f"datasets to be mixed must have the same ECG shape and sampling rate; found {found}")
 
 
-def _shift(conversations: Dataset, start: int) -> Dataset:
-    """The conversations with `ecg_index` counted from where their records begin in the joined table."""
+def _offset_ecg_index(conversations: Dataset, start: int) -> Dataset:
+    """Add the start of the records in the joined table to `ecg_index`."""
     return _with_ecg_index(conversations, [[row + start for row in rows] for rows in conversations["ecg_index"]])
 
 
@@ -388,16 +397,16 @@ def _with_ecg_index(conversations: Dataset, ecg_index: list[list[int]]) -> Datas
 
 def patients_of(dataset: str | PathLike, records: Dataset, fold: int | str, held_out: bool) -> set[tuple[str, str]]:
     """
-    The patients, (source, patient id), of a fold's training conversations, or of all its others.
+    Return the patients of the training split of a fold, or of its other splits, as pairs (source, patient id).
 
     Args:
         dataset: folder or Hub name of an elm-hf dataset.
-        records: its records.
+        records: records of the dataset.
         fold: 1 to 5 or `"official"`.
-        held_out: those of the other splits.
+        held_out: return the patients of the splits other than `train`.
 
     Raises:
-        ValueError: a patient is on both sides.
+        ValueError: a patient is in `train` and in another split.
     """
     owners = list(zip(records["source"], records["patient_id"]))
     patients = defaultdict(set)
@@ -407,7 +416,7 @@ def patients_of(dataset: str | PathLike, records: Dataset, fold: int | str, held
     both = patients[True] & patients[False]
     if both:
         raise ValueError(
-            f"{dataset}: {len(both)} patients of fold {fold} are in training and in another split, such as "
-            f"{'/'.join(min(both))}: neighbours from training would be of patients that are tested on"
+            f"{dataset}: {len(both)} patients of fold {fold} are in train and in another split, such as "
+            f"{'/'.join(min(both))}; use a fold with disjoint patients"
         )
     return patients[not held_out]

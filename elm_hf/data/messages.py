@@ -1,4 +1,4 @@
-"""Conversations as messages: the ECGs that stand in them, what is said in each turn, and what a model is asked."""
+"""The messages of a conversation: inserting ECGs, extracting the prompt and the text of a message."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ from elm_hf.modeling.ecg_leads import LEADS
 
 
 def ecg_messages(num_ecgs: int, question: str, answer: str) -> list[dict]:
-    """A conversation of one question and its answer, the ECGs before the question."""
+    """Return a conversation with one question and its answer. The ECGs are before the question."""
     content = [{"type": "ecg", "text": None}] * num_ecgs + [{"type": "text", "text": question}]
     return [
         {"role": "user", "content": content},
@@ -19,12 +19,12 @@ def ecg_messages(num_ecgs: int, question: str, answer: str) -> list[dict]:
 
 def fill_ecgs(messages: Sequence[dict], ecgs: Sequence[np.ndarray], sampling_rate: float) -> list[dict]:
     """
-    The messages with the k-th `{"type": "ecg"}` item holding the k-th ECG.
+    Insert the k-th ECG into the k-th `{"type": "ecg"}` item of the messages.
 
     Args:
-        messages: a conversation as the datasets store it.
-        ecgs: its ECGs, each `(12, samples)` in mV with leads in the order of `LEADS`, as the datasets have them.
-        sampling_rate: of the ECGs, in Hz.
+        messages: messages of a conversation as stored in a dataset.
+        ecgs: ECGs of the conversation, each `(12, samples)` in mV with leads in the order of `LEADS`.
+        sampling_rate: sampling rate of the ECGs in Hz.
 
     Raises:
         ValueError: the number of ECGs differs from the number of items.
@@ -48,7 +48,7 @@ def fill_ecgs(messages: Sequence[dict], ecgs: Sequence[np.ndarray], sampling_rat
 
 
 def prompt_of(messages: Iterable[dict]) -> list[dict]:
-    """A conversation up to its last user turn: what the model sees before it gives the last answer."""
+    """Return a conversation up to its last user turn, which is the prompt for the last answer."""
     prompt = list(messages)
     while prompt and prompt[-1]["role"] == "assistant":
         prompt.pop()
@@ -56,12 +56,12 @@ def prompt_of(messages: Iterable[dict]) -> list[dict]:
 
 
 def message_text(message: dict, separator: str = " ") -> str:
-    """The words of one message: its text items, joined by `separator`; ECGs are left out."""
+    """Return the text of a message: its text items, joined by `separator`. ECG items are skipped."""
     if isinstance(message["content"], str):
         return message["content"]
     return separator.join(item["text"] or "" for item in message["content"] if item["type"] == "text")
 
 
 def last_text(messages: Sequence[dict], role: str) -> str:
-    """The words of the last message of a role; empty if there is none."""
+    """Return the text of the last message of a role; empty if there is none."""
     return next((message_text(message).strip() for message in reversed(messages) if message["role"] == role), "")

@@ -1,1 +1,1 @@
-"""One ECG: reading, simulating, measuring and drawing it."""
+"""A single ECG: reading, simulating, measuring and drawing it."""

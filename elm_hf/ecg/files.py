@@ -1,4 +1,4 @@
-"""ECGs from the files that people have: WFDB records, NumPy arrays, tables and MATLAB files."""
+"""Read an ECG from a WFDB record, a NumPy array, a CSV table or a MATLAB file."""
 
 import os
 from os import PathLike
@@ -16,7 +16,7 @@ from elm_hf.modeling.ecg_leads import LARGEST_SPAN, LEADS
 
 
 MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "µV": 1e-3, "V": 1e3}
-SMALLEST_SPAN = 0.02  # mV from the 1st to the 99th percentile of a lead; genuine ECGs of low voltage have 0.2
+SMALLEST_SPAN = 0.02  # mV from the 1st to the 99th percentile of a lead; real low-voltage ECGs span 0.2 mV
 
 
 def read_ecg_file(
@@ -26,21 +26,24 @@ def read_ecg_file(
     units: str | None = None,
 ) -> Recording:
     """
-    Read an ECG from a file: a WFDB record (with or without `.hea`, `.dat`; `.mat` beside its `.hea`), `.npy`, `.csv` with
-    the names of leads as header, or MATLAB `.mat` up to version 7 that holds one array.
+    Read an ECG from a file.
+
+    The formats are WFDB (the path may end in `.hea` or `.dat`, in `.mat` if a header is beside it, or have no suffix),
+    `.npy`, `.csv` with the lead names as header, and MATLAB `.mat` up to version 7 with one array. An array has the
+    shape `(leads, samples)` or `(samples, leads)`.
 
     Args:
-        path: the file.
-        sampling_rate: in Hz; needed unless it is a WFDB record, which says it itself.
-        leads: the name of each row or column of an array (`.npy`, `.mat`); by default the twelve of `LEADS` in that order.
-        units: "mV" (the default), "uV" or "V"; a WFDB record says them itself.
+        path: path of the file.
+        sampling_rate: sampling rate in Hz. Required for every format except WFDB, whose header contains it.
+        leads: name of each row or column of an array (`.npy`, `.mat`). Defaults to `LEADS`.
+        units: "mV", "uV" or "V". Defaults to "mV"; ignored for WFDB, whose header contains the units.
 
     Returns:
-        The recording, its leads placed by name. An array may be `(leads, samples)` or `(samples, leads)`.
+        The recording with its leads placed by name.
 
     Raises:
-        RecordingError: with one of `read_recording`'s reasons, or "missing file", "unreadable file", "no sampling rate",
-            "unknown units", "leads do not fit" or "absurd amplitude".
+        RecordingError: the recording cannot be used. The reason is one of those of `read_recording`, or "missing
+            file", "unreadable file", "no sampling rate", "unknown units", "leads do not fit" or "absurd amplitude".
     """
     path = Path(path)
     if _is_wfdb(path):
@@ -48,9 +51,10 @@ def read_ecg_file(
         if sampling_rate is not None and sampling_rate != recording.sampling_rate:
             raise RecordingError(
                 "sampling rate disagrees",
-                f"{path}: sampled at {recording.sampling_rate:g} Hz by its header, {sampling_rate:g} Hz was named",
+                f"{path}: the header gives a sampling rate of {recording.sampling_rate:g} Hz, but sampling_rate is "
+                f"{sampling_rate:g} Hz; correct or omit sampling_rate",
             )
-        units = "its header says"
+        units = "of its header"
     else:
         recording = _read_array(path, sampling_rate, leads, units or "mV")
     _check_amplitude(recording, units or "mV")
@@ -58,7 +62,7 @@ def read_ecg_file(
 
 
 def _is_wfdb(path: Path) -> bool:
-    if path.suffix == ".mat":  # of WFDB in the form of the PhysioNet challenges, or any other
+    if path.suffix == ".mat":  # a WFDB signal file, as in the PhysioNet challenges, or any other MATLAB file
         return os.path.isfile(path.with_suffix(".hea"))
     return path.suffix in ("", ".hea", ".dat") or os.path.isfile(path.with_name(f"{path.name}.hea"))
 
@@ -66,15 +70,15 @@ def _is_wfdb(path: Path) -> bool:
 def _read_array(path: Path, sampling_rate: float | None, leads: list[str] | None, units: str) -> Recording:
     if path.suffix not in (".npy", ".csv", ".mat"):
         raise RecordingError(
-            "unreadable file", f"{path}: no ECG file; expected .npy, .csv, .mat or a WFDB record (.hea and .dat)"
+            "unreadable file", f"{path}: not an ECG file; expected .npy, .csv, .mat or a WFDB record (.hea and .dat)"
         )
-    if not os.path.isfile(path):  # unlike that of a Path, no error where the name is too long
+    if not os.path.isfile(path):  # unlike Path.is_file, this does not raise if the name is too long
         raise RecordingError("missing file", f"{path}: no such file")
     if sampling_rate is None or not (np.isfinite(sampling_rate) and sampling_rate > 0):
-        found = "no sampling_rate named" if sampling_rate is None else f"sampling_rate {sampling_rate} is no rate"
-        raise RecordingError("no sampling rate", f"{path}: {found}; a {path.suffix} file needs one, in Hz")
+        found = "no sampling_rate" if sampling_rate is None else f"sampling_rate {sampling_rate} is invalid"
+        raise RecordingError("no sampling rate", f"{path}: {found}; a {path.suffix} file requires one, in Hz")
     if units not in MILLIVOLTS:
-        raise RecordingError("unknown units", f'{path}: units "{units}", expected one of mV, uV and V')
+        raise RecordingError("unknown units", f'{path}: units "{units}", expected one of mV, uV or V')
     try:
         if path.suffix == ".csv":
             ecg, names = _read_csv(path)
@@ -89,13 +93,16 @@ def _read_array(path: Path, sampling_rate: float | None, leads: list[str] | None
 
 
 def _read_npy(path: Path, num_leads: int) -> np.ndarray:
-    """The array `(leads, samples)`; nothing that is pickled is loaded, and nothing that the file is too short for."""
+    """
+    Read an array `(leads, samples)`. Pickled content is refused. The memory map makes sure that a header with a wrong
+    shape allocates no memory.
+    """
     ecg = np.load(path, mmap_mode="r", allow_pickle=False)
     return _leads_first(ecg, num_leads, str(path))
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray, list[str]]:
-    """The columns of a table and their names; empty cells and NaN are invalid samples."""
+    """Read the columns of a table and their names. Empty cells and NaN are invalid samples."""
     table = pyarrow.csv.read_csv(path)
     for name, column in zip(table.column_names, table.columns):
         if not (
@@ -107,7 +114,7 @@ def _read_csv(path: Path) -> tuple[np.ndarray, list[str]]:
 
 
 def _read_mat(path: Path, num_leads: int) -> np.ndarray:
-    """The one array of a MATLAB file that has a row or a column for each lead."""
+    """Read the only array of a MATLAB file that has one row or one column per lead."""
     variables = {name: value for name, value in scipy.io.loadmat(path).items() if not name.startswith("__")}
     fitting = [
         value
@@ -118,33 +125,33 @@ def _read_mat(path: Path, num_leads: int) -> np.ndarray:
         found = ", ".join(f"{name} {np.shape(value)}" for name, value in variables.items()) or "nothing"
         raise RecordingError(
             "leads do not fit",
-            f"{path}: expected one array of numbers with {num_leads} rows or columns, found {found}; name its leads in "
-            "the order of the array, or keep one array per file",
+            f"{path}: expected one array of numbers with {num_leads} rows or columns, found {found}; list its leads "
+            "in the order of the array, or store one array per file",
         )
     return _leads_first(fitting[0], num_leads, str(path))
 
 
 def _leads_first(ecg: np.ndarray, num_leads: int, name: str) -> np.ndarray:
     if ecg.dtype.kind not in "iuf":
-        raise RecordingError("unreadable file", f"{name}: an array of {ecg.dtype}, expected numbers")
+        raise RecordingError("unreadable file", f"{name}: array of type {ecg.dtype}, expected numbers")
     if ecg.ndim != 2 or num_leads not in ecg.shape:
         raise RecordingError(
             "leads do not fit",
-            f"{name}: an array of shape {ecg.shape}, expected {num_leads} rows or columns; name its leads in their order",
+            f"{name}: array of shape {ecg.shape}, expected {num_leads} rows or columns; list its leads in their order",
         )
     return np.array(ecg if len(ecg) == num_leads else ecg.T, dtype=np.float32)
 
 
 def _check_amplitude(recording: Recording, units: str) -> None:
-    """An ECG of a thousandth or a thousand times the usual amplitude has other units than were named."""
+    """Raise an error if the amplitude is so small or so large that the units must be wrong."""
     present = recording.ecg[np.isfinite(recording.ecg).any(axis=1)]
     if not len(present):
-        return  # which is told where the recording is cut to segments
+        return  # `segments` reports this
     low, high = np.nanpercentile(np.where(np.isfinite(present), present, np.nan), [1, 99], axis=1)
     span = float(np.median(high - low))
     if not SMALLEST_SPAN <= span <= LARGEST_SPAN:
         raise RecordingError(
             "absurd amplitude",
-            f"{recording.name}: its leads span {span:.3g} mV with the units {units}; ECGs span 0.2 to 5 mV, so the units "
-            "(mV, uV or V) are others, or it is none",
+            f"{recording.name}: its leads span {span:.3g} mV with the units {units}; ECGs span 0.2 to 5 mV. Check the "
+            "units (mV, uV or V) and whether the file contains an ECG",
         )

@@ -1,6 +1,6 @@
 """
-ECG features: heart rate, intervals, QRS axis and, per lead, ST level and wave amplitudes, measured on a representative
-beat of all leads.
+ECG features: heart rate, intervals, QRS axis and, for each lead, ST level and wave amplitudes, measured on the median
+beat.
 """
 
 import warnings
@@ -15,53 +15,55 @@ from elm_hf.modeling.ecg_resampling import fill_gaps, resample
 
 GENERAL_FEATURES = (
     "heart_rate",  # beats per minute, from the mean interval between QRS complexes
-    "rr_variation",  # standard deviation of those intervals over their mean
+    "rr_variation",  # standard deviation of these intervals divided by their mean
     "p_ms",
-    "pr_ms",  # from the beginning of P to the beginning of QRS
+    "pr_ms",  # from the onset of P to the onset of QRS
     "qrs_ms",
     "qt_ms",
     "qtc_ms",  # Bazett (1920)
-    "axis_deg",  # frontal QRS axis, from the net areas of I and aVF
+    "axis_deg",  # frontal QRS axis, from the net areas of QRS in I and aVF
     "sokolow_mv",  # S in V1 + the larger R of V5 and V6 (Sokolow and Lyon 1949)
     "cornell_mv",  # R in aVL + S in V3 (Casale et al. 1987)
 )
-# Amplitudes against the level just before QRS: of Q, the negative wave that QRS begins with (0 where it does not), R, the
-# highest, S, the deepest of QRS (both as positive numbers), T; and of ST 40 ms after the end of QRS.
+# Amplitudes relative to the level just before QRS. Q is the initial negative wave of QRS (0 if QRS starts with a
+# positive wave), R the maximum and S the minimum of QRS; Q, R and S are given as positive numbers. ST is the level 40
+# ms after the end of QRS.
 LEAD_FEATURES = ("q_ms", "q_mv", "r_mv", "s_mv", "st_mv", "t_mv")
 FEATURES = (*GENERAL_FEATURES, *(f"{name}_{lead}" for name in LEAD_FEATURES for lead in LEADS))
 
-_RATE = 500  # at which everything is measured, in Hz
-_BEFORE_S, _AFTER_S = 0.44, 0.72  # of the representative beat, around the R peak
+_RATE = 500  # sampling rate for all measurements, in Hz
+_BEFORE_S, _AFTER_S = 0.44, 0.72  # extent of the median beat before and after the R peak
 _ALIGN_S = 0.06
 _ST_S = 0.04
-# Of the spatial velocity's maximum and its own noise: below both, QRS has not begun or has ended.
+# QRS is where the spatial velocity exceeds this share of its maximum and this multiple of its noise.
 _QRS_SHARE = 0.08
 _QRS_NOISE = 2.5
 
 
 def measure_ecg(ecg: np.ndarray, sampling_rate: float, lead_names: Sequence[str] = LEADS) -> dict[str, float]:
     """
-    Measures an ECG. What cannot be measured is NaN: intervals of a signal without beats, PR in atrial fibrillation, the
-    levels of a lead that is absent, flat or interrupted.
+    Measure the features of an ECG. A feature that cannot be measured is NaN, for example intervals of a signal without
+    beats, PR in atrial fibrillation, and amplitudes of a lead that is absent, flat or interrupted.
 
-    QRS complexes are found with NeuroKit2 (Makowski et al. 2021) in the root mean square of all leads. Beats like most
-    others are aligned and their median taken, lead by lead; QRS begins and ends where the spatial velocity of that beat
-    leaves and reaches the level of the segments beside it, P and T end where the tangent at their steepest slope
-    meets the baseline (Lepeschkin and Surawicz 1952), in their first principal component over the leads. (NeuroKit2's own
-    delineation of single beats was 50 to 150 ms off in QRS and PR on simulated ECGs.)
+    QRS complexes are detected with NeuroKit2 (Makowski et al. 2021) in the root mean square of all leads. Beats are
+    aligned, atypical beats are dropped, and the median beat of each lead is taken. QRS starts and ends where the
+    spatial velocity of the median beat leaves and reaches the level of the adjacent segments. P starts and ends, and T
+    ends, where the tangent at the steepest slope meets the baseline (Lepeschkin and Surawicz 1952), in the first
+    principal component over the leads. (NeuroKit2's own delineation of single beats had errors of 50 to 150 ms in QRS
+    and PR on simulated ECGs.)
 
     Args:
-        ecg: `(len(lead_names), samples)` in mV, NaN where invalid.
-        sampling_rate: in Hz.
-        lead_names: the name of each row.
+        ecg: array `(len(lead_names), samples)` in mV, NaN where invalid.
+        sampling_rate: sampling rate in Hz.
+        lead_names: name of each row.
 
     Returns:
-        A value for each of `FEATURES`: `_ms` in milliseconds, `_mv` in millivolt, `_deg` in degrees, `heart_rate` in beats
-        per minute.
+        A value for each of `FEATURES`: `_ms` in milliseconds, `_mv` in millivolt, `_deg` in degrees, `heart_rate` in
+        beats per minute.
 
     Raises:
         ImportError: NeuroKit2 is not installed.
-        ValueError: an unknown or repeated lead name, or not as many names as rows.
+        ValueError: a lead name is unknown or repeated, or the number of names differs from the number of rows.
     """
     features = dict.fromkeys(FEATURES, float("nan"))
     placed = fill_gaps(place_leads(ecg, tuple(lead_names))[0], sampling_rate)
@@ -77,7 +79,7 @@ def measure_ecg(ecg: np.ndarray, sampling_rate: float, lead_names: Sequence[str]
     features["heart_rate"] = 60 / intervals.mean()
     if len(intervals) > 1:
         features["rr_variation"] = intervals.std(ddof=1) / intervals.mean()
-    beats = beats[_like_the_others(beats)]
+    beats = beats[_typical_beats(beats)]
     beat = _median(beats)
     start, end = _qrs_bounds(beat)
     if start is None:
@@ -92,7 +94,7 @@ def measure_ecg(ecg: np.ndarray, sampling_rate: float, lead_names: Sequence[str]
 
 
 def _without_drift(signal: np.ndarray) -> np.ndarray:
-    """The signal without what is slower than 0.5 Hz, with no shift in phase, which would tilt the ST segment."""
+    """Remove frequencies below 0.5 Hz. The filter has zero phase, because a phase shift would tilt the ST segment."""
     centred = signal - signal.mean(axis=1, keepdims=True)
     return scipy.signal.sosfiltfilt(
         scipy.signal.butter(2, 0.5, "highpass", fs=_RATE, output="sos"), centred, axis=1, padlen=_RATE
@@ -100,22 +102,25 @@ def _without_drift(signal: np.ndarray) -> np.ndarray:
 
 
 def _qrs_peaks(signal: np.ndarray) -> np.ndarray:
-    """Samples at which the QRS complexes of `(leads, samples)` peak."""
+    """Sample numbers of the QRS peaks of a signal `(leads, samples)`."""
     try:
         import neurokit2
     except ImportError as error:
-        raise ImportError('measuring ECGs needs NeuroKit2: pip install "elm-hf[features]"') from error
+        raise ImportError('measuring ECGs requires NeuroKit2: pip install "elm-hf[features]"') from error
     smooth = scipy.signal.sosfiltfilt(scipy.signal.butter(2, 30, fs=_RATE, output="sos"), signal, axis=1)
     size = np.sqrt(np.mean(smooth**2, axis=0))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # its own, of signals without QRS
+        warnings.simplefilter("ignore", RuntimeWarning)  # NeuroKit2 warns about signals without QRS
         found = neurokit2.ecg_findpeaks(size, sampling_rate=_RATE, method="neurokit", mindelay=0.22)
     return np.asarray(found["ECG_R_Peaks"], dtype=int)
 
 
 def _aligned_beats(signal: np.ndarray, peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    Beats `(beats, leads, samples)`, NaN beyond the record, and their peaks, moved to where each fits the mean of all best.
+    Cut out the beats and align each with the mean beat.
+
+    Returns:
+        The beats `(beats, leads, samples)`, NaN outside the record, and the sample numbers of their peaks.
     """
     before, after, most = round(_BEFORE_S * _RATE), round(_AFTER_S * _RATE), round(_ALIGN_S * _RATE)
     pad = before + after + most
@@ -132,8 +137,8 @@ def _aligned_beats(signal: np.ndarray, peaks: np.ndarray) -> tuple[np.ndarray, n
     return np.stack([padded[:, peak + pad - before : peak + pad + after] for peak in peaks]), peaks
 
 
-def _like_the_others(beats: np.ndarray) -> np.ndarray:
-    """Which beats resemble the median of all around their QRS: extrasystoles do not."""
+def _typical_beats(beats: np.ndarray) -> np.ndarray:
+    """Mask of the beats whose QRS resembles the median QRS; it excludes extrasystoles."""
     centre = round(_BEFORE_S * _RATE)
     window = np.nan_to_num(beats[:, :, centre - 40 : centre + 60]).reshape(len(beats), -1)
     median = np.median(window, axis=0)
@@ -143,10 +148,8 @@ def _like_the_others(beats: np.ndarray) -> np.ndarray:
 
 
 def _median(beats: np.ndarray) -> np.ndarray:
-    """The median beat `(leads, samples)`, NaN where no beat lies within the record."""
-    number = np.isfinite(beats[:, 0]).sum(
-        axis=0
-    )  # of beats at each sample; the others are NaN, which sorts to the end
+    """The median beat `(leads, samples)`, NaN where all beats are outside the record."""
+    number = np.isfinite(beats[:, 0]).sum(axis=0)  # valid beats at each sample; NaN are sorted to the end
     middle = np.stack([np.maximum(number - 1, 0) // 2, number // 2])
     ranked = np.sort(beats, axis=0)
     samples = np.arange(beats.shape[2])
@@ -154,7 +157,7 @@ def _median(beats: np.ndarray) -> np.ndarray:
 
 
 def _qrs_bounds(beat: np.ndarray) -> tuple[int | None, int | None]:
-    """First and last sample of QRS in `(leads, samples)`, by spatial velocity."""
+    """First and last sample of QRS in a beat `(leads, samples)`, by spatial velocity; None if it is flat."""
     centre = round(_BEFORE_S * _RATE)
     velocity = scipy.signal.savgol_filter(np.nan_to_num(beat), 9, 2, deriv=1, axis=1)
     speed = np.sqrt(np.sum(velocity**2, axis=0))
@@ -167,7 +170,7 @@ def _qrs_bounds(beat: np.ndarray) -> tuple[int | None, int | None]:
 
 
 def _first_quiet(speed: np.ndarray, top: float) -> int:
-    """Samples from the R peak to where the speed stays at the level of the segment beside QRS."""
+    """Number of samples from the R peak to where the speed stays at the level of the segment next to QRS."""
     span = speed[:110]
     window = np.lib.stride_tricks.sliding_window_view(span, 8).max(axis=1)
     quiet = max(_QRS_SHARE * top, _QRS_NOISE * window[10:].min() / 1.5)
@@ -175,12 +178,12 @@ def _first_quiet(speed: np.ndarray, top: float) -> int:
 
 
 def _level(beat: np.ndarray, start: int) -> np.ndarray:
-    """The level of each lead just before QRS `(leads, 1)`."""
+    """The level of each lead just before QRS, `(leads, 1)`."""
     return np.nanmean(beat[:, max(start - 8, 0) : start], axis=1, keepdims=True)
 
 
 def _component(beat: np.ndarray) -> np.ndarray:
-    """The first principal component over the leads of a stretch of a beat `(samples,)`, its larger deflection upward."""
+    """First principal component over the leads, `(samples,)`, with its larger deflection positive."""
     weights = np.linalg.svd(beat, full_matrices=False)[0][:, 0]
     component = weights @ beat
     return component * np.sign(component[np.argmax(np.abs(component))])
@@ -191,7 +194,7 @@ def _smooth(beat: np.ndarray) -> np.ndarray:
 
 
 def _t_end(beat: np.ndarray, end: int, rr_s: float) -> int | None:
-    """Sample at which T ends."""
+    """Sample at which T ends; None if it cannot be found."""
     centre = round(_BEFORE_S * _RATE)
     first = end + round(0.06 * _RATE)
     last = min(beat.shape[1], centre + round(0.75 * rr_s * _RATE))
@@ -206,7 +209,7 @@ def _t_end(beat: np.ndarray, end: int, rr_s: float) -> int | None:
 
 
 def _tangent_foot(falling: np.ndarray, level: float) -> int | None:
-    """How far from its peak the tangent at a wave's steepest descent reaches the level."""
+    """Number of samples from the peak of a wave to where the tangent at its steepest descent reaches `level`."""
     slope = np.gradient(falling)
     valley = int(np.argmin(falling))
     if valley < 4:
@@ -218,7 +221,7 @@ def _tangent_foot(falling: np.ndarray, level: float) -> int | None:
 
 
 def _p_wave(beats: np.ndarray, beat: np.ndarray, start: int, t_end: int | None, rr_s: float) -> tuple[int, int] | None:
-    """First and last sample of P; None where the beats do not share one, as in atrial fibrillation."""
+    """First and last sample of P; None if the beats have no common P wave, as in atrial fibrillation."""
     period = round(rr_s * _RATE)
     first = max(0, (t_end or start) - period - 10)
     stretch = slice(first, start)
@@ -238,7 +241,7 @@ def _p_wave(beats: np.ndarray, beat: np.ndarray, start: int, t_end: int | None, 
 
 
 def _is_shared(stretches: np.ndarray) -> bool:
-    """Whether the medians of the even and of the odd beats `(beats, leads, samples)` look the same."""
+    """Whether the medians of the even and of the odd beats `(beats, leads, samples)` are similar."""
     halves = [_smooth(np.median(stretches[half::2], axis=0)) for half in (0, 1)]
     even, odd = (half - half.mean(axis=1, keepdims=True) for half in halves)
     return bool(np.sum(even * odd) > 0.6 * np.linalg.norm(even) * np.linalg.norm(odd))
@@ -256,7 +259,7 @@ def _intervals(start: int, end: int, t_end: int | None, p_wave: tuple[int, int] 
 
 
 def _amplitudes(beat: np.ndarray, start: int, end: int, t_end: int | None, leads: list[str]) -> dict[str, float]:
-    """The features of each lead: `_q_ms`, `_q_mv` and so on, named with their lead."""
+    """The features of each lead, with keys such as `q_ms_V1`."""
     features = {}
     after_t = t_end or beat.shape[1]
     for lead, row in zip(leads, beat):
@@ -272,7 +275,7 @@ def _amplitudes(beat: np.ndarray, start: int, end: int, t_end: int | None, leads
 
 
 def _q_wave(qrs: np.ndarray) -> tuple[float, float]:
-    """Duration in ms and depth in mV of the negative wave that QRS begins with; 0 where it begins with a positive one."""
+    """Duration in ms and depth in mV of the initial negative wave of QRS; 0 if QRS starts positive."""
     beyond = np.flatnonzero(np.abs(qrs) > max(0.03, 0.05 * np.abs(qrs).max()))
     if not beyond.size or qrs[beyond[0]] > 0:
         return 0.0, 0.0
@@ -282,8 +285,8 @@ def _q_wave(qrs: np.ndarray) -> tuple[float, float]:
 
 
 def _axis_and_voltages(features: dict[str, float], beat: np.ndarray, start: int, end: int, leads: list[str]) -> dict:
-    """What several leads say together; NaN where one of them is missing."""
-    # Above the line from the level before QRS to that of the ST segment, which is not part of it.
+    """The features that combine several leads; NaN if one of them is missing."""
+    # Areas between QRS and the line from the level before QRS to the level at its end.
     slope = np.linspace(0, 1, end + 1 - start)
     areas = {lead: np.sum(row[start : end + 1] - slope * row[end]) for lead, row in zip(leads, beat)}
     found = {
@@ -297,11 +300,11 @@ def _axis_and_voltages(features: dict[str, float], beat: np.ndarray, start: int,
 
 def feature_matrix(measured: Sequence[Mapping[str, float]]) -> np.ndarray:
     """
-    The features of several ECGs as numbers to compare them by, `(ECGs, columns)`: the axis as a point of the unit circle,
-    since 179 and -179 degrees are neighbours. NaN where a feature is missing.
+    Return the features of several ECGs as a matrix `(ECGs, columns)` for comparisons. The axis is given by its cosine
+    and sine, because 179 and -179 degrees are neighbours. A missing feature is NaN.
 
     Args:
-        measured: as `measure_ecg` gives them.
+        measured: features of each ECG as returned by `measure_ecg`.
     """
     values = np.array([[one.get(name, np.nan) for name in FEATURES] for one in measured], dtype=np.float64)
     axis = np.deg2rad(values[:, FEATURES.index("axis_deg")])

@@ -1,5 +1,5 @@
 """
-Normal ranges of ECG features, each with its guideline, and the sentences that say what lies outside them (the feature
+Normal ranges of ECG features, each with its guideline, and sentences about features outside these ranges (the feature
 sentences of Yang et al. 2024, ECG-LM).
 """
 
@@ -12,7 +12,8 @@ from elm_hf.ecg.measurements import GENERAL_FEATURES
 from elm_hf.modeling.ecg_leads import LEADS
 
 
-# AHA/ACCF/HRS recommendations for the standardization and interpretation of the electrocardiogram, Circulation 119 (2009)
+# AHA/ACCF/HRS recommendations for the standardization and interpretation of the electrocardiogram, Circulation 119
+# (2009)
 CONDUCTION = "AHA/ACCF/HRS 2009, part III (Surawicz et al., e235)"
 REPOLARIZATION = "AHA/ACCF/HRS 2009, part IV (Rautaharju et al., e241)"
 HYPERTROPHY = "AHA/ACCF/HRS 2009, part V (Hancock et al., e251)"
@@ -25,17 +26,17 @@ INFARCTION = "Fourth universal definition of myocardial infarction, 2018 (Thyges
 @dataclass(frozen=True)
 class Rule:
     """
-    A feature outside its normal range.
+    The limits of a feature. A value outside them is a finding.
 
     Args:
-        finding: what it is called.
-        feature: one of `GENERAL_FEATURES`, or of `LEAD_FEATURES` where `leads` are given.
-        below, above: the finding is there if the value is less than `below` or more than `above`.
-        source: the guideline that gives the limit.
-        leads: in which the rule holds.
-        sex: `"female"` or `"male"` where the limit is of that sex alone. A patient of unknown sex has the finding where both
-            limits agree on it.
-        ages: years in which the limit holds, from the first to before the second.
+        finding: name of the finding.
+        feature: one of `GENERAL_FEATURES`, or one of `LEAD_FEATURES` if `leads` is given.
+        source: guideline that defines the limit.
+        below, above: the finding is present if the value is less than `below` or greater than `above`.
+        leads: leads that the rule applies to.
+        sex: `"female"` or `"male"` if the limit applies to this sex only. If the sex of a patient is unknown, the
+            limits of both sexes must be exceeded.
+        ages: ages in years that the limit applies to; the upper bound is excluded.
     """
 
     finding: str
@@ -52,7 +53,8 @@ _V2_V3 = ("V2", "V3")
 _NOT_V2_V3 = ("I", "II", "III", "aVL", "aVF", "V1", "V4", "V5", "V6")
 _Q_LEADS = ("I", "II", "aVL", "aVF", "V4", "V5", "V6")
 
-# Of adults. Limits that a guideline gives as "at least" are written a hair lower, as measurements have steps of 2 ms.
+# Limits for adults. Where a guideline includes the limit itself ("at least 120 ms"), it is shifted slightly, because
+# the rules exclude it and measurements have steps of 2 ms.
 RULES = (
     Rule("bradycardia", "heart_rate", BRADYCARDIA, below=60),
     Rule("tachycardia", "heart_rate", TACHYCARDIA, above=100),
@@ -78,7 +80,7 @@ RULES = (
         "T wave inversion", "t_mv", REPOLARIZATION, below=-0.1, leads=("I", "II", "aVL", "V2", "V3", "V4", "V5", "V6")
     ),
 )
-# A Q wave in these leads must be this deep, too (Thygesen et al. 2018).
+# A Q wave in `_Q_LEADS` must also be deeper than this (Thygesen et al. 2018).
 _Q_DEPTH_MV = 0.0999
 
 _UNITS = {
@@ -98,38 +100,41 @@ def describe_features(
     features: Mapping[str, float], sex: str | None = None, age: float | None = None
 ) -> dict[str, list[str]]:
     """
-    What of an adult's features lies outside its normal range, each with its value: `"prolonged PR interval (232 ms)"`.
+    List the features of an adult that are outside their normal range, with their values, such as
+    `"prolonged PR interval (232 ms)"`.
 
     Args:
-        features: as `measure_ecg` gives them; what is NaN or absent is said to be neither normal nor abnormal.
-        sex: `"female"`, `"male"` or None. Of unknown sex or age, a value counts as abnormal where every limit says so.
-        age: in years.
-
-    Raises:
-        ValueError: another word for the sex.
+        features: features as returned by `measure_ecg`. A feature that is NaN or absent is skipped.
+        sex: `"female"`, `"male"` or None. If the sex or the age is unknown, a value is abnormal only if it exceeds the
+            limits for every sex or age.
+        age: age in years, or None.
 
     Returns:
-        Under `"general"` and each of `LEADS`, the findings, none where there are none.
+        A list of findings for `"general"` and for each of `LEADS`. A list is empty if there are no findings.
+
+    Raises:
+        ValueError: `sex` is not one of these values.
     """
     if sex not in ("female", "male", None):
-        raise ValueError(f'sex "{sex}" is not "female", "male" or None')
+        raise ValueError(f'sex is "{sex}"; expected "female", "male" or None')
     described = {"general": [], **{lead: [] for lead in LEADS}}
     for place in described:
         rules = [rule for rule in RULES if (place in rule.leads if place != "general" else not rule.leads)]
         for finding in dict.fromkeys(rule.finding for rule in rules):
-            of_it = [rule for rule in rules if rule.finding == finding and _holds_for(rule, sex, age)]
-            name = of_it[0].feature if place == "general" else f"{of_it[0].feature}_{place}"
-            if all(_is_outside(rule, features, place) for rule in of_it):
+            applicable = [rule for rule in rules if rule.finding == finding and _holds_for(rule, sex, age)]
+            name = applicable[0].feature if place == "general" else f"{applicable[0].feature}_{place}"
+            if all(_is_outside(rule, features, place) for rule in applicable):
                 described[place].append(f"{finding} ({_number(name, features[name])})")
     return described
 
 
 def feature_text(features: Mapping[str, float], sex: str | None = None, age: float | None = None) -> str:
     """
-    The features as text for a prompt: the measurements with their units, then what is abnormal in general and by lead.
+    Return the features as text for a prompt: the measurements with their units, then the abnormal findings, in general
+    and for each lead.
 
     Args:
-        features, sex, age: as for [`describe_features`].
+        features, sex, age: see [`describe_features`].
     """
     measured = [
         f"{words} {_number(name, features[name])}"
@@ -163,7 +168,7 @@ def _is_outside(rule: Rule, features: Mapping[str, float], place: str) -> bool:
 
 
 def _number(name: str, value: float) -> str:
-    """The value in its unit; of a lead's feature the unit is in its name."""
+    """The value with its unit. The unit of a lead feature is the second part of its name."""
     general = name if name in GENERAL_FEATURES else None
     unit = _UNITS[general][1] if general else {"ms": "ms", "mv": "mV"}[name.split("_")[1]]
     return f"{value:.2f} {unit}" if unit == "mV" else f"{value:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""Draws a 12-lead ECG on ECG paper (25 mm/s, 10 mm/mV) with Pillow and numpy alone."""
+"""Draw a 12-lead ECG on ECG paper (25 mm/s, 10 mm/mV) with Pillow and NumPy."""
 
 import math
 import unicodedata
@@ -27,7 +27,7 @@ from elm_hf.modeling.ecg_raster import (
 
 MAX_SECONDS = 10
 
-# Lengths in mm. They put the baselines and the calibration pulses on bold lines.
+# Lengths in mm. They place the baselines and the calibration pulses on bold lines.
 ROW_HEIGHT = 30
 CALIBRATION_WIDTH = 15
 MIN_PAPER_WIDTH = 125
@@ -37,12 +37,12 @@ HEAT_HEIGHT = 26
 TITLE_SIZE, LABEL_SIZE, TEXT_SIZE = 5.0, 4.2, 4.0
 
 HEAT_COLOR = (90, 60, 200)
-MOST_HEAT = 0.55  # so that the lines of the paper stay visible
+MAX_HEAT = 0.55  # opacity; the lines of the paper remain visible
 
-# A stroke's edge is exact up and down; left and right it is smoothed by this many columns per pixel.
+# The coverage of a stroke is exact vertically; horizontally it is sampled in this many columns per pixel.
 COLUMNS_PER_PIXEL = 4
 
-# Pillow's built-in font knows ASCII only.
+# Pillow's built-in font contains ASCII characters only.
 ASCII_SPELLING = str.maketrans(
     {"ß": "ss", "µ": "u", "μ": "u", "±": "+/-", "≥": ">=", "≤": "<=", "–": "-", "—": "-"}
     | {"‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "×": "x", "·": "-", "•": "-", "→": "->"}
@@ -61,41 +61,43 @@ def plot_ecg(
     heat: np.ndarray | None = None,
     rhythm_heat: np.ndarray | None = None,
 ) -> Image.Image:
-    """Draw an ECG the way it is printed: three rows of four leads above a rhythm strip, on millimetre paper.
+    """Draw an ECG as on a printout: three rows of four leads above a rhythm strip, on millimetre paper.
 
-    The four columns follow each other in time, each a quarter of the record (2.5 s of a 10 s record, 1.25 s of a 5 s
-    record, 0.5 s of a 2 s record), and the rhythm strip shows all of it. Of a record longer than 10 s the first 10 s
-    are drawn, which the line under the paper says.
+    The four columns are consecutive in time. Each shows a quarter of the record (2.5 s of a 10 s record, 1.25 s of a 5
+    s record, 0.5 s of a 2 s record); the rhythm strip shows the whole record. If a record is longer than 10 s, the
+    first 10 s are drawn and the line below the paper says so.
 
     The median of each lead is subtracted, so that a lead with a constant offset stays in its row. A deflection higher
-    than its row crosses into the neighbouring rows, and one that would leave the paper runs along its edge. Gaps (NaN)
-    stay blank; where a lead has nothing to show in its place, it says "no signal".
+    than its row overlaps the neighbouring rows and is clipped to the edge of the paper. Gaps (NaN) are left blank. A
+    lead without valid samples in its column is labelled "no signal".
 
     Args:
-        ecg: float array `(leads, samples)` in millivolt. A missing lead is a row of NaN; a row of zeros is drawn flat.
-        sampling_rate: in Hz.
-        leads: the names of the rows of `ecg`, in any order; leads of the twelve that are not there have no signal.
+        ecg: float array `(leads, samples)` in millivolt. A missing lead is a row of NaN; a row of zeros is drawn as a
+            flat line.
+        sampling_rate: sampling rate in Hz.
+        leads: names of the rows of `ecg`, in any order. The remaining leads of the twelve have no signal.
         title: text above the paper.
         caption: text below the paper, wrapped to its width; line breaks are kept. Title and caption are drawn in
-            Pillow's built-in font, which is ASCII only: "ü" becomes "u", and what has no such spelling becomes "?".
-        rhythm_lead: the lead of the strip at the bottom.
-        calibration: whether each row starts with a pulse of 1 mV and 0.2 s.
-        pixels_per_mm: the resolution; 6 makes a 10 s record 1723 pixels wide, 12 is about 300 dpi.
-        heat: float array `(leads, samples)` from 0 to 1: how much the paper behind each sample is coloured.
-        rhythm_heat: the same `(samples,)` for the rhythm strip, which otherwise has the colours of its lead.
+            Pillow's built-in font, which contains ASCII characters only: "ü" becomes "u", and a character without an
+            ASCII spelling becomes "?".
+        rhythm_lead: lead of the rhythm strip.
+        calibration: whether to start each row with a calibration pulse of 1 mV and 0.2 s.
+        pixels_per_mm: resolution. With 6, a 10 s record is 1723 pixels wide; 12 is about 300 dpi.
+        heat: float array `(leads, samples)` from 0 to 1: intensity of the colour behind each sample.
+        rhythm_heat: float array `(samples,)` for the rhythm strip. Defaults to the `heat` of its lead.
 
     Returns:
-        The picture, RGB. Saved with `dpi=(25.4 * pixels_per_mm,) * 2` it prints at true scale.
+        The RGB image. Saved with `dpi=(25.4 * pixels_per_mm,) * 2`, it prints at true scale.
 
     Raises:
-        ValueError: if `ecg` is not `(leads, samples)` in millivolt, a lead is unknown or named twice, `heat` is not of
+        ValueError: `ecg` is not a float array `(leads, samples)`, a lead is unknown or repeated, `heat` does not have
             the shape of `ecg`, or `sampling_rate` or `pixels_per_mm` is out of range.
     """
     ecg = np.asarray(ecg)
     _check(ecg, sampling_rate, pixels_per_mm)
     heat = np.zeros(ecg.shape, np.float32) if heat is None else np.asarray(heat, np.float32)
     if heat.shape != ecg.shape:
-        raise ValueError(f"heat has shape {heat.shape}; expected that of the ECG, {ecg.shape}")
+        raise ValueError(f"heat has shape {heat.shape}; expected the shape of the ECG, {ecg.shape}")
     ecg, _ = place_leads(ecg, leads)
     heat = np.nan_to_num(place_leads(heat, leads)[0])
     shown = ecg[:, : round(MAX_SECONDS * sampling_rate)]
@@ -122,7 +124,7 @@ def plot_ecg(
 
 
 def _check(ecg: np.ndarray, sampling_rate: float, pixels_per_mm: int) -> None:
-    """Refuse what would give a wrong or empty picture."""
+    """Check for arguments that would give a wrong or empty image."""
     if ecg.ndim != 2 or ecg.shape[1] < 2:
         raise ValueError(f"ecg has shape {ecg.shape}; expected (leads, samples) with at least 2 samples")
     if not np.issubdtype(ecg.dtype, np.floating):
@@ -134,14 +136,14 @@ def _check(ecg: np.ndarray, sampling_rate: float, pixels_per_mm: int) -> None:
 
 
 def _draw_calibration(paper: "_Paper", baseline: float) -> None:
-    """1 mV for 0.2 s between two pieces of baseline, at the left of a row."""
+    """Draw a pulse of 1 mV and 0.2 s at the start of a row."""
     left, right = 2 * SQUARE, 2 * SQUARE + 0.2 * MM_PER_SECOND
     x = np.array([left - SQUARE / 2, left - 0.01, left, right, right + 0.01, right + SQUARE / 2])
     paper.stroke(x, baseline - np.array([0, 0, 1, 1, 0, 0]) * MM_PER_MILLIVOLT)
 
 
 def _draw_heat(paper: "_Paper", heats: np.ndarray, mm_per_sample: float, start: float, baseline: float) -> None:
-    """Colour the paper behind a row whose leads have the `heats` (leads, samples), each in its part of the row."""
+    """Colour the paper behind a row of leads; `heats` is `(leads, samples)`."""
     column_of_sample = np.arange(heats.shape[1]) * len(heats) // heats.shape[1]
     shown = heats[column_of_sample, np.arange(heats.shape[1])]
     if shown.any():
@@ -151,7 +153,7 @@ def _draw_heat(paper: "_Paper", heats: np.ndarray, mm_per_sample: float, start: 
 def _draw_row(
     paper: "_Paper", names: Sequence[str], signals: np.ndarray, mm_per_sample: float, start: float, baseline: float
 ) -> None:
-    """Name and draw one row's leads side by side: of `signals` (leads, samples), lead k shows the k-th of equal parts."""
+    """Label and draw the leads of a row side by side. Lead k of `signals` `(leads, samples)` shows its k-th equal part."""
     samples = np.arange(signals.shape[1])
     x = start + samples * mm_per_sample
     column_of_sample = samples * len(names) // len(samples)
@@ -163,7 +165,7 @@ def _draw_row(
         valid = np.isfinite(signal)
         drawn = np.flatnonzero(valid & (column_of_sample == column))
         if not drawn.size:
-            # One line of it is wider than the columns of a 2 s record.
+            # On one line, the text is wider than the columns of a 2 s record.
             words = "no signal" if x[-1] - start > 20 * len(names) else "no\nsignal"
             paper.write(words, left + 1, baseline, TEXT_SIZE, GREY)
             continue
@@ -173,11 +175,11 @@ def _draw_row(
 
 
 class _Paper:
-    """Millimetre paper of `width` x `height` mm to write and draw on; all positions are mm from its top left corner."""
+    """Millimetre paper of `width` x `height` mm. All positions are in mm from its top left corner."""
 
     def __init__(self, width: int, height: int, pixels_per_mm: int):
         self.pixels_per_mm = pixels_per_mm
-        # One pixel more than the lengths, so that the last line is on the paper, too.
+        # One extra pixel, so that the last line is on the paper too.
         rows, columns = height * pixels_per_mm + 1, width * pixels_per_mm + 1
         pixels = np.full((rows, columns, 3), PAPER_COLOR, np.float32)
         for spacing, line_width, color in ((1, THIN_LINE, THIN_COLOR), (SQUARE, BOLD_LINE, BOLD_COLOR)):
@@ -188,38 +190,38 @@ class _Paper:
         self._ink = np.zeros((rows, columns * COLUMNS_PER_PIXEL), np.float32)
 
     def _line_coverage(self, size: int, spacing: int, line_width: float) -> np.ndarray:
-        """How much of each of `size` pixels the lines cover that lie `spacing` mm apart, centred on whole pixels."""
+        """Share of each of `size` pixels that is covered by lines `spacing` mm apart, centred on whole pixels."""
         distance = np.arange(size) % (spacing * self.pixels_per_mm)
         distance = np.minimum(distance, spacing * self.pixels_per_mm - distance)
         half_width = max(line_width * self.pixels_per_mm, 1) / 2
         return np.clip(half_width + 0.5 - distance, 0, 1).astype(np.float32)
 
     def write(self, text: str, left: float, base: float, size: float, color: tuple[int, int, int]) -> None:
-        """Write `text` with its letters standing on `base`; strokes are drawn over it."""
+        """Write `text` on the baseline `base`. Strokes are drawn over it."""
         at = (round(left * self.pixels_per_mm), round(base * self.pixels_per_mm))
         ImageDraw.Draw(self._grid).text(at, text, color, _font(size, self.pixels_per_mm), anchor="ls")
 
     def tint(self, left: float, top: float, bottom: float, width: float, heat: np.ndarray) -> None:
-        """Colour strips of paper side by side, each `width` wide, by their `heat` (strips,) from 0 to 1."""
+        """Colour adjacent strips of paper, each `width` wide, by their `heat` `(strips,)` from 0 to 1."""
         box = [round(length * self.pixels_per_mm) for length in (left, top, left + len(heat) * width, bottom)]
         strip = ((np.arange(box[2] - box[0]) + 0.5) / (width * self.pixels_per_mm)).astype(int)
-        cover = MOST_HEAT * np.clip(heat[np.minimum(strip, len(heat) - 1)], 0, 1)[None, :, None]
+        cover = MAX_HEAT * np.clip(heat[np.minimum(strip, len(heat) - 1)], 0, 1)[None, :, None]
         pixels = np.asarray(self._grid.crop(box), np.float32)
         tinted = pixels + cover * (np.float32(HEAT_COLOR) - pixels)
         self._grid.paste(Image.fromarray(tinted.round().astype(np.uint8)), box[:2])
 
     def mark(self, x: float, top: float, bottom: float) -> None:
-        """Draw a grey upright line; strokes are drawn over it."""
+        """Draw a grey vertical line. Strokes are drawn over it."""
         ends = [(round(x * self.pixels_per_mm), round(y * self.pixels_per_mm)) for y in (top, bottom)]
         ImageDraw.Draw(self._grid).line(ends, GREY, max(round(BOLD_LINE * self.pixels_per_mm), 1))
 
     def stroke(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Draw a line from point to point with a round pen; `x` must increase, `y` is kept on the paper."""
+        """Draw a line through points with a round pen; `x` must be increasing, `y` is clipped to the paper."""
         radius = max(PEN_WIDTH * self.pixels_per_mm, 1) / 2
         x = (x * self.pixels_per_mm + 0.5) * COLUMNS_PER_PIXEL
         y = np.clip(y * self.pixels_per_mm + 0.5, radius, len(self._ink) - radius)
 
-        # In each column the line covers an interval: from the least to the greatest y at its edges and points within.
+        # In each column, the line covers the interval between the smallest and the largest y of its points and edges.
         edges = np.arange(math.floor(x[0]), math.floor(x[-1]) + 2)
         outline_x = np.union1d(x, edges)
         outline_y = np.interp(outline_x, x, y)
@@ -227,7 +229,7 @@ class _Paper:
         top = np.minimum(np.minimum.reduceat(outline_y, at[:-1]), outline_y[at[1:]])
         bottom = np.maximum(np.maximum.reduceat(outline_y, at[:-1]), outline_y[at[1:]])
 
-        # The pen widens it by its half-height at every distance; the line is connected, so an interval remains.
+        # The round pen extends the interval by its half-height at each horizontal distance from its centre.
         reach = int(radius * COLUMNS_PER_PIXEL)
         half_height = np.sqrt(radius**2 - (np.arange(-reach, reach + 1) / COLUMNS_PER_PIXEL) ** 2)
         top = (_windows(top, reach, np.inf) - half_height).min(axis=1)
@@ -239,7 +241,7 @@ class _Paper:
         np.maximum(area, cover, out=area)
 
     def image(self) -> Image.Image:
-        """The paper with all that is on it."""
+        """Return the paper with everything that is drawn on it."""
         ink = self._ink.reshape(self._grid.height, self._grid.width, COLUMNS_PER_PIXEL).mean(axis=2)
         picture = self._grid.copy()
         picture.paste(INK_COLOR, mask=Image.fromarray((255 * ink).round().astype(np.uint8)))
@@ -247,12 +249,12 @@ class _Paper:
 
 
 def _windows(values: np.ndarray, reach: int, padding: float) -> np.ndarray:
-    """The neighbourhoods `(n + 2 * reach, 2 * reach + 1)` of `values` (n,), from `reach` before it to `reach` after."""
+    """Sliding windows `(n + 2 * reach, 2 * reach + 1)` over `values` `(n,)`, padded on both sides."""
     return np.lib.stride_tricks.sliding_window_view(np.pad(values, 2 * reach, constant_values=padding), 2 * reach + 1)
 
 
 def _page(paper: _Paper, title: str | None, scale: str, caption: str | None) -> Image.Image:
-    """The paper on a white page, with the title above it, the scale and the caption below."""
+    """Place the paper on a white page, with the title above it and the scale and the caption below it."""
     picture, margin = paper.image(), PAGE_MARGIN * paper.pixels_per_mm
     title, scale, caption = (
         _text_block(text, size, color, picture.width, paper.pixels_per_mm)
@@ -276,7 +278,7 @@ def _page(paper: _Paper, title: str | None, scale: str, caption: str | None) -> 
 def _text_block(
     text: str | None, size: float, color: tuple[int, int, int], width: int, pixels_per_mm: int
 ) -> Image.Image:
-    """`text` in lines on a white picture `width` pixels wide, without height where there is no text."""
+    """Draw `text` on a white image `width` pixels wide. Its height is 0 if there is no text."""
     font = _font(size, pixels_per_mm)
     lines = _wrap(text or "", font, width)
     line_height = round(1.35 * size * pixels_per_mm)
@@ -288,7 +290,7 @@ def _text_block(
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Lines of `text` no wider than `width` pixels where its words allow."""
+    """Wrap `text` into lines of at most `width` pixels. A longer word has a line of its own."""
     lines = []
     for paragraph in _ascii(text).expandtabs().splitlines():
         line = ""
@@ -303,7 +305,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def _ascii(text: str) -> str:
-    """`text` in the letters of Pillow's built-in font."""
+    """Convert `text` to ASCII, the characters of Pillow's built-in font."""
     letters = unicodedata.normalize("NFKD", text.translate(ASCII_SPELLING))
     return "".join(c for c in letters if not unicodedata.combining(c)).encode("ascii", "replace").decode()
 

@@ -1,4 +1,4 @@
-"""From recordings to segments: read an ECG, place and check its leads, cut it to fixed lengths at 250 Hz."""
+"""From a recording to segments: read an ECG, place and check its leads, and cut it into equal lengths at 250 Hz."""
 
 import os
 from collections.abc import Sequence
@@ -13,22 +13,23 @@ from elm_hf.modeling.ecg_reading import load_ecg
 from elm_hf.modeling.ecg_resampling import fill_gaps, resample
 
 
-# the Frank leads of the PTB database: known, and not among the twelve
+# the Frank leads of the PTB database: valid, but not among the twelve leads
 _EXTRA_LEADS = ("vx", "vy", "vz")
-# what int16 microvolt holds, the same on both sides of zero
+# the largest absolute value that int16 microvolt can represent on both sides of zero
 _LARGEST_MILLIVOLT = 32.767
-# Hz; below is the time between samples, or a rate in other units, beyond what no electrocardiograph reaches
+# Hz; a lower value is probably a sampling interval or in other units, and no electrocardiograph samples faster
 _SMALLEST_RATE, _LARGEST_RATE = 50, 20_000
 
 
 class RecordingError(ValueError):
     """
-    A recording that cannot be used; `str()` of it names the recording and says why.
+    A recording cannot be used. `str(error)` gives the name of the recording and the cause.
 
     Attributes:
-        reason: a short category to count by: "missing file", "path outside the source", "unreadable header" (cannot be
-            read, or does not fit its signal file), "unreadable metadata", "unknown lead", "repeated lead", "limb leads
-            disagree", "absurd sampling rate", "too short", "no usable lead", or a script's own.
+        reason: a short category, used for counting: "missing file", "path outside the source", "unreadable header"
+            (the header cannot be read or does not match its signal file), "unreadable metadata", "unknown lead",
+            "repeated lead", "limb leads disagree", "absurd sampling rate", "too short", "no usable lead", or a reason
+            defined by a dataset script.
     """
 
     def __init__(self, reason: str, message: str):
@@ -45,11 +46,11 @@ class Recording:
     One ECG as acquired.
 
     Attributes:
-        ecg: `(12, samples)`, float32 in mV, in the order of `LEADS`. NaN where a sample is invalid, in the whole row
-            of a missing lead.
-        sampling_rate: in Hz.
-        missing_leads: the leads that the source lacks, or that are invalid or flat from beginning to end.
-        name: what error messages call it, such as the path.
+        ecg: array `(12, samples)`, float32 in mV, in the order of `LEADS`. Invalid samples are NaN; a missing lead is
+            a row of NaN.
+        sampling_rate: sampling rate in Hz.
+        missing_leads: leads that the source does not contain, or that are invalid or flat throughout.
+        name: name of the recording in error messages, such as its path.
     """
 
     ecg: np.ndarray
@@ -61,13 +62,13 @@ class Recording:
 @dataclass
 class Segment:
     """
-    A piece of a recording, as a row of the `records` table has it.
+    A segment of a recording, as stored in a row of the `records` table.
 
     Attributes:
-        index: its place in the recording, from 0.
-        start_s: where it begins in the recording, in seconds.
-        ecg: `(12, samples)`, int16 in microvolt; 0 throughout a missing lead.
-        missing_leads: the leads without a valid signal in this segment.
+        index: position in the recording, starting at 0.
+        start_s: start time in the recording, in seconds.
+        ecg: array `(12, samples)`, int16 in microvolt; a missing lead is a row of zeros.
+        missing_leads: leads without a valid signal in this segment.
     """
 
     index: int
@@ -78,35 +79,38 @@ class Segment:
 
 def path_within(folder: Path, name: str) -> Path:
     """
-    The path of a file that a table of the source names, which is to lie in the folder of the source.
+    Return the path of a file that is listed in a table of the source, and check that it is inside the source folder.
 
     Raises:
-        RecordingError: with the reason "path outside the source", or "missing file" for an empty name.
+        RecordingError: the path is outside the folder ("path outside the source"), or `name` is empty ("missing
+            file").
     """
     if not name:
-        raise RecordingError("missing file", f"{folder}: the table names no file for this recording")
+        raise RecordingError("missing file", f"{folder}: the table lists no file for this recording")
     path = Path(os.path.normpath(folder / name))
     if not path.is_relative_to(os.path.normpath(folder)):
-        raise RecordingError("path outside the source", f"{name}: leads out of {folder}, so it is not read")
+        raise RecordingError("path outside the source", f"{name}: is outside {folder}, so it is not read")
     return path
 
 
 def read_recording(path: str | PathLike) -> Recording:
     """
-    Read a WFDB record, place its leads by name and check that the limb leads agree.
+    Read a WFDB record, place its leads by name and check that the limb leads are consistent.
 
     Args:
-        path: the record, with or without `.hea`, `.dat` or `.mat`.
+        path: path of the record, with or without the suffix `.hea`, `.dat` or `.mat`.
 
     Raises:
-        RecordingError: with the reason "missing file", "unreadable header", or one of `make_recording`'s.
+        RecordingError: the record cannot be used. The reason is "missing file", "unreadable header", or one of those
+            of `make_recording`.
     """
     try:
         ecg, sampling_rate, lead_names = load_ecg(path)
     except FileNotFoundError as error:
         if Path(path).is_file() and Path(path).suffix.lower() in (".npy", ".csv"):
             raise RecordingError(
-                "missing file", f"{path}: not a WFDB record; elm-hf prepare ecgfolder makes a dataset of such files"
+                "missing file",
+                f"{path}: not a WFDB record; use elm-hf prepare ecgfolder to build a dataset of such files",
             ) from error
         raise RecordingError("missing file", str(error)) from error
     except ValueError as error:
@@ -118,24 +122,26 @@ def make_recording(
     ecg: np.ndarray, sampling_rate: int | float, lead_names: Sequence[str], name: str = "recording"
 ) -> Recording:
     """
-    A recording from an array: its leads are placed by name, whatever their case, and the limb leads checked.
+    Make a recording from an array: place its leads by name (case-insensitively) and check that the limb leads are
+    consistent.
 
-    The Frank leads vx, vy, vz are left out. A lead that is flat or invalid from beginning to end counts as missing.
+    The Frank leads vx, vy and vz are dropped. A lead that is flat or invalid throughout is missing.
 
     Args:
-        ecg: `(len(lead_names), samples)` in mV, NaN where invalid.
-        sampling_rate: in Hz.
-        lead_names: the name of each row.
-        name: what error messages call the recording, such as its path.
+        ecg: array `(len(lead_names), samples)` in mV, NaN where invalid.
+        sampling_rate: sampling rate in Hz.
+        lead_names: name of each row.
+        name: name of the recording in error messages, such as its path.
 
     Raises:
-        RecordingError: with the reason "absurd sampling rate", "unknown lead", "repeated lead" or "limb leads disagree".
-        ValueError: not as many names as rows.
+        RecordingError: the recording cannot be used. The reason is "absurd sampling rate", "unknown lead", "repeated
+            lead" or "limb leads disagree".
+        ValueError: the number of names differs from the number of rows.
     """
     if not _SMALLEST_RATE <= sampling_rate <= _LARGEST_RATE:
         raise RecordingError(
             "absurd sampling rate",
-            f"{name}: a sampling rate of {sampling_rate:g} Hz, expected {_SMALLEST_RATE} to {_LARGEST_RATE} Hz as ECGs have",
+            f"{name}: a sampling rate of {sampling_rate:g} Hz, expected {_SMALLEST_RATE} to {_LARGEST_RATE} Hz",
         )
     ecg = np.asarray(ecg)
     if ecg.ndim != 2 or len(ecg) != len(lead_names):
@@ -159,20 +165,21 @@ def make_recording(
 
 def segments(recording: Recording, seconds: float, sampling_rate: int | float = SAMPLING_RATE) -> list[Segment]:
     """
-    Cut a recording into segments of equal length, one after the other; what is left at the end is dropped.
+    Cut a recording into consecutive segments of equal length. The remainder at the end is dropped.
 
-    Gaps of up to 0.1 s are interpolated first. A lead that still has an invalid sample in a segment, or is flat (the
-    same value) throughout it, is missing there and 0. Values beyond ±32.767 mV, which int16 microvolt cannot hold,
-    are invalid. A segment without any lead is left out; the others keep their index.
+    Gaps of up to 0.1 s are interpolated first. A lead that still has an invalid sample in a segment, or that is flat
+    (constant) throughout it, is missing in this segment and set to 0. Values beyond ±32.767 mV, which int16 microvolt
+    cannot represent, are invalid. A segment without a valid lead is dropped; the other segments keep their index.
 
     Args:
-        recording: as read.
-        seconds: length of a segment: 2, 5, 10 or any other that makes whole samples.
-        sampling_rate: of the segments, in Hz.
+        recording: the recording to cut.
+        seconds: length of a segment, such as 2, 5 or 10; it must correspond to a whole number of samples.
+        sampling_rate: sampling rate of the segments in Hz.
 
     Raises:
-        RecordingError: with the reason "too short" (less than one segment) or "no usable lead" (in no segment).
-        ValueError: `seconds * sampling_rate` is no positive whole number.
+        RecordingError: the recording is shorter than one segment ("too short"), or no segment has a valid lead ("no
+            usable lead").
+        ValueError: `seconds * sampling_rate` is not a positive whole number.
     """
     length = round(seconds * sampling_rate)
     if length < 1 or abs(length - seconds * sampling_rate) > 1e-6:
@@ -181,14 +188,15 @@ def segments(recording: Recording, seconds: float, sampling_rate: int | float = 
     if samples / recording.sampling_rate <= seconds - 1 / sampling_rate:
         raise RecordingError(
             "too short",
-            f"{recording.name}: {samples / recording.sampling_rate:g} s long, shorter than one segment of {seconds:g} s",
+            f"{recording.name}: {samples / recording.sampling_rate:g} s long, shorter than one segment of {seconds:g} "
+            "s",
         )
     ecg = fill_gaps(_without_overflow(recording.ecg), recording.sampling_rate)
     resampled = _without_overflow(resample(ecg, recording.sampling_rate, sampling_rate))
     count = resampled.shape[1] // length
     found = []
     for index in range(count):
-        # flatness is judged before resampling, which lets the neighbouring segments ring into a flat stretch
+        # check for flat leads before resampling, because its filter rings into flat parts from neighbouring segments
         start, end = (round(edge * seconds * recording.sampling_rate) for edge in (index, index + 1))
         piece = resampled[:, index * length : (index + 1) * length]
         missing = [is_flat(before) or not np.isfinite(after).all() for before, after in zip(ecg[:, start:end], piece)]
@@ -200,7 +208,7 @@ def segments(recording: Recording, seconds: float, sampling_rate: int | float = 
 
 
 def _without_overflow(ecg: np.ndarray) -> np.ndarray:
-    if ecg.min() >= -_LARGEST_MILLIVOLT and ecg.max() <= _LARGEST_MILLIVOLT:  # neither is true where there are NaN
+    if ecg.min() >= -_LARGEST_MILLIVOLT and ecg.max() <= _LARGEST_MILLIVOLT:  # both are false if there are NaN
         return ecg
     return np.where(np.abs(ecg) > _LARGEST_MILLIVOLT, np.float32(np.nan), ecg)
 

@@ -1,6 +1,6 @@
 """Simulated 12-lead ECGs with known findings: a moving dipole of Gaussian waves, projected with Dower's matrix.
 
-The heart vector has the axes of Frank's vectorcardiogram: x to the left, y to the feet, z to the back.
+The heart vector uses the axes of Frank's vectorcardiogram: x to the left, y to the feet, z to the back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ AXES = ("normal heart axis", "left axis deviation", "right axis deviation")
 NOISES = ("none", "static noise", "baseline drift")
 
 # Millivolt in I, II, V1 ... V6 per unit of (x, y, z): Dower, Machado and Osborne, "On deriving the electrocardiogram
-# from vectorcardiographic leads", Clinical Cardiology 3 (1980) 87-95; the same table in Clifford, Azuaje and McSharry,
+# from vectorcardiographic leads", Clinical Cardiology 3 (1980) 87-95; also in Clifford, Azuaje and McSharry,
 # "Advanced Methods and Tools for ECG Data Analysis" (2006), chapter 8.
 DOWER = np.array(
     [
@@ -33,13 +33,13 @@ DOWER = np.array(
         [0.831, 0.076, 0.230],
     ]
 )
-# From (x, y) and from z to the frontal plane's (I, 2 aVF / sqrt 3), in which the axis is an angle.
+# Projection of (x, y, z) to the frontal plane (I, 2 aVF / sqrt 3), in which the axis is an angle.
 _AVL, _AVF = DOWER[0] - DOWER[1] / 2, DOWER[1] - DOWER[0] / 2
 _FRONTAL = np.stack([DOWER[0], _AVF * 2 / np.sqrt(3)])
 _FRONTAL_TO_XY = np.linalg.inv(_FRONTAL[:, :2])
 
-# What each class of a finding is drawn from. The ranges stop short of the clinical limits (60 and 100 beats a minute,
-# 200 ms, 120 ms, 3.5 mV, -30 and 90 degrees), so that no label is a matter of opinion.
+# Ranges of the measurements for each class of a finding. They keep a distance to the clinical limits (60 and 100 beats
+# per minute, 200 ms, 120 ms, 3.5 mV, -30 and 90 degrees), so that every label is unambiguous.
 _HEART_RATE = dict(zip(RATE_RANGES, [(42, 52), (66, 88), (115, 145)]))
 _HEART_RATE_FIBRILLATION = dict(zip(RATE_RANGES, [(42, 52), (66, 88), (115, 135)]))
 _PR_MS = {False: (125, 160), True: (280, 340)}
@@ -50,28 +50,30 @@ _AXIS_DEG = dict(zip(AXES, [(0, 70), (-65, -42), (103, 123)]))
 _QTC_MS = (380, 430)
 _ST_MV = (0.3, 0.5)
 
-# QRS loops as (Q, R, S) vectors: a usual one, one that ends upward as in left anterior fascicular block, one that ends
-# to the right as in left posterior fascicular block. Each is turned to the exact axis and scaled to the exact voltage.
+# QRS loops as (Q, R, S) vectors: a normal loop, a loop that ends upward as in left anterior fascicular block, and a
+# loop that ends to the right as in left posterior fascicular block. Each is rotated to the exact axis and scaled to
+# the exact voltage.
 _QRS_LOOPS = {
     "normal heart axis": [(-0.12, -0.08, -0.28), (1.0, 0.85, 0.35), (-0.15, -0.15, 0.55)],
     "left axis deviation": [(-0.05, 0.30, -0.28), (1.0, -0.35, 0.30), (0.0, -0.45, 0.45)],
     "right axis deviation": [(0.05, -0.15, -0.28), (0.45, 0.55, 0.55), (-0.90, 0.40, 0.45)],
 }
-# Centre and width as fractions of the QRS duration: it runs from 2.5 widths before Q to 2.5 widths after S.
+# Centres and widths as fractions of the QRS duration. QRS starts 2.5 widths before Q and ends 2.5 widths after S.
 _QRS_CENTRES = np.array([0.20, 0.46, 0.75])
 _QRS_WIDTHS = np.array([0.08, 0.12, 0.10])
 _QRS_SHAPES = np.exp(-0.5 * ((np.linspace(0, 1, 41) - _QRS_CENTRES[:, None]) / _QRS_WIDTHS[:, None]) ** 2)
 
-# The P wave: right atrium (forward), then left atrium (backward); it begins 2.2 widths before the first.
+# The P wave: right atrium (forward), then left atrium (backward). It starts 2.2 widths before the first centre.
 _P_VECTORS = np.array([(0.09, 0.10, -0.07), (0.10, 0.09, 0.06)])
 _P_CENTRES_S = np.array([0.035, 0.067])
 _P_WIDTH_S = 0.016
-# The T wave: centres and widths as fractions of the time from J point to the end of T; it rises slower than it falls.
+# The T wave: centres and widths as fractions of the time from the J point to the end of T. It rises more slowly than
+# it falls.
 _T_VECTORS = np.array([(0.10, 0.085, -0.05), (0.23, 0.20, -0.12)])
 _T_CENTRES = np.array([0.56, 0.71])
 _T_WIDTHS = np.array([0.15, 0.13])
-# The ST segment: two Gaussians after J whose sum is level from J + 10 ms to J + 110 ms, 1.36 at J + 60 ms. The vector
-# of a territory gives its leads a mean of 1: V2 to V4; II, III, aVF; I, aVL, V5, V6.
+# The ST segment: two Gaussians after the J point whose sum is constant from J + 10 ms to J + 110 ms, 1.36 at J + 60
+# ms. The vector of a territory gives its leads (V2 to V4; II, III, aVF; I, aVL, V5, V6) a mean of 1.
 _ST_CENTRES_S = np.array([0.03, 0.10])
 _ST_WIDTH_S = 0.04
 _ST_PLATEAU = 1.36
@@ -85,17 +87,17 @@ _FIBRILLATION_VECTOR = np.array([-0.3, 0.5, -0.85])
 
 @dataclass(frozen=True)
 class Findings:
-    """What one simulated ECG shows; the truth behind its labels and questions.
+    """The findings of a simulated ECG, from which its labels and answers follow.
 
     Args:
-        patient: Seed of the patient's wave shapes; equal in all ECGs of one patient.
+        patient: Seed of the wave shapes of the patient; the same in all ECGs of one patient.
         rhythm: One of `RHYTHMS`.
         heart_rate: Ventricular rate in beats per minute.
         pr_ms: PR interval in milliseconds; None in atrial fibrillation.
         qrs_ms: QRS duration in milliseconds.
         qtc_ms: QT interval in milliseconds corrected to 60 beats per minute (Bazett), at a QRS duration of 90 ms.
-        territory: Where the ST segment is elevated, one of `TERRITORIES`.
-        st_mv: Mean ST elevation over the territory's leads, in millivolt.
+        territory: Territory with ST elevation, one of `TERRITORIES`.
+        st_mv: Mean ST elevation over the leads of the territory, in millivolt.
         sokolow_mv: Sokolow-Lyon voltage in millivolt: S in V1 + the larger R of V5 and V6.
         axis_deg: Frontal QRS axis in degrees, from the net areas of I and aVF.
         noise: One of `NOISES`.
@@ -142,7 +144,7 @@ class Findings:
 
     @property
     def labels(self) -> list[str]:
-        """The findings present, in a fixed order: the rhythm first, then each departure from normal."""
+        """The findings in a fixed order: the rhythm first, then each abnormality."""
         labels = [self.rhythm]
         labels += ["first degree av block"] * self.av_block
         labels += ["wide qrs"] * self.wide_qrs
@@ -154,14 +156,14 @@ class Findings:
 
 
 def draw_findings(rng: np.random.Generator) -> Findings:
-    """Draws the findings of a new patient's ECG: rhythms alike often, every other departure in 20 to 40 % of ECGs."""
+    """Draws the findings of a new patient: all rhythms with equal probability, other findings in 20 to 40 %."""
     return _measure(int(rng.integers(2**31)), _draw_classes(rng), rng)
 
 
 def draw_follow_up(findings: Findings, rng: np.random.Generator) -> Findings:
-    """Draws the findings of a later ECG of the same patient: some are as they were, some changed.
+    """Draws the findings of a later ECG of the same patient: some are unchanged, others are drawn again.
 
-    Axis and voltage, which belong to the heart's anatomy, change more seldom than the rest.
+    Axis and voltage depend on the anatomy of the heart and change less often than the other findings.
     """
     before = {
         "rhythm": (findings.rhythm, findings.rate_range),
@@ -196,14 +198,14 @@ def _draw_classes(rng: np.random.Generator) -> dict:
 
 
 def _measure(patient: int, classes: dict, rng: np.random.Generator) -> Findings:
-    """Draws the measurements of the classes from their ranges."""
+    """Draws a measurement from the range of each class."""
     rhythm, rate_range = classes["rhythm"]
     fibrillation = rhythm == "atrial fibrillation"
     rates = _HEART_RATE_FIBRILLATION if fibrillation else _HEART_RATE
-    # In tachycardia a P wave that early would be buried in the T wave before it: no reader could tell the PR interval.
+    # In tachycardia, such an early P wave would merge with the preceding T wave and the PR interval could not be read.
     av_block = classes["av_block"] and rhythm in ("sinus rhythm", "sinus bradycardia")
     elevated = classes["territory"] != "none"
-    # A hypertrophied left ventricle draws the axis to the left, and a QRS that ends to the right has small R in V5.
+    # Left ventricular hypertrophy turns the axis to the left; a QRS that ends to the right has a small R in V5.
     right_axis = classes["axis"] == "right axis deviation"
     sokolow_mv = _SOKOLOW_MV_RIGHT_AXIS if right_axis else _SOKOLOW_MV[classes["hypertrophy"]]
     return Findings(
@@ -226,13 +228,14 @@ def simulate_ecg(
 ) -> np.ndarray:
     """Simulates one 12-lead ECG with the given findings.
 
-    Gaussian P, Q, R, S, T waves of a heart vector, in the spirit of McSharry et al. (2003) and Sameni et al. (2007),
-    are projected to I, II, V1 ... V6 with Dower's matrix; noise is added to these eight, and III, aVR, aVL, aVF are
-    computed from I and II, so that the limb-lead identities hold with noise, too.
+    Gaussian P, Q, R, S and T waves of a heart vector (see McSharry et al. 2003 and Sameni et al. 2007) are projected
+    to I, II, V1 ... V6 with Dower's matrix. Noise is added to these eight leads; III, aVR, aVL and aVF are computed
+    from I and II, so that the limb-lead identities also hold with noise.
 
     Args:
-        findings: What the ECG shows.
-        rng: Source of everything that differs between two ECGs with the same findings; equal states give equal bits.
+        findings: Findings of the ECG.
+        rng: Random generator for everything that the findings do not determine. The same state gives the same ECG, bit
+            for bit.
         seconds: Length in seconds.
         sampling_rate: Samples per second.
 
@@ -241,7 +244,7 @@ def simulate_ecg(
     """
     samples = round(seconds * sampling_rate)
     onsets = _qrs_onsets(findings, rng, seconds)
-    # Breathing and filling change a beat's size by a few per cent.
+    # Breathing and filling change the amplitude of a beat by a few percent.
     gains = 1 + 0.03 * np.sin(1.7 * onsets + rng.uniform(0, 2 * np.pi)) + 0.015 * rng.standard_normal(len(onsets))
     centres, widths, vectors = _waves(findings)
     waves = _wave_trains(onsets, gains, centres, widths, samples, sampling_rate)
@@ -264,13 +267,13 @@ def _qrs_onsets(findings: Findings, rng: np.random.Generator, seconds: float) ->
     mean = 60 / findings.heart_rate
     whole = int(seconds / mean)
     if findings.rhythm == "atrial fibrillation":
-        # An irregular ventricular response: a coefficient of variation near 0.25, within physiological bounds.
+        # An irregular ventricular response: a coefficient of variation of about 0.25, within physiological limits.
         intervals = np.exp(0.28 * rng.standard_normal(whole + 4)).clip(0.6, 1.7)
     else:
         breathing = np.sin(1.6 * mean * np.arange(whole + 4) + rng.uniform(0, 2 * np.pi))
         intervals = 1 + 0.02 * breathing + 0.012 * rng.standard_normal(whole + 4)
     first = rng.uniform(0, intervals[0]) * mean
-    # The intervals inside the record have exactly the mean that the label says, however few or irregular they are.
+    # The mean of the intervals inside the record is exactly the labelled one, even if they are few or irregular.
     inside = intervals[1 : 1 + int((seconds - first) / mean)]
     if len(inside):
         inside /= inside.mean()
@@ -278,12 +281,12 @@ def _qrs_onsets(findings: Findings, rng: np.random.Generator, seconds: float) ->
 
 
 def _waves(findings: Findings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A beat's waves: centres and widths in seconds after the QRS onset `(waves,)`, heart vectors `(waves, 3)`."""
+    """The waves of a beat: centres and widths in seconds after the QRS onset `(waves,)`, vectors `(waves, 3)`."""
     patient = np.random.default_rng(findings.patient)
     p_gain, t_gain = patient.uniform(1.25, 1.55), patient.uniform(0.8, 1.3)
     turn = patient.normal(0, 0.04, (5, 3))
     qrs_s = findings.qrs_ms / 1000
-    # A wide QRS lengthens QT by its own excess: repolarisation takes its usual time, from a later J point.
+    # A wide QRS lengthens QT by the same amount: repolarisation has its usual duration and starts at a later J point.
     repolarisation_s = (findings.qtc_ms * np.sqrt(60 / findings.heart_rate) - 90) / 1000
     parts = [
         (_QRS_CENTRES * qrs_s, _QRS_WIDTHS * qrs_s, _qrs_vectors(findings, turn[:3])),
@@ -319,9 +322,9 @@ def _qrs_vectors(findings: Findings, turn: np.ndarray) -> np.ndarray:
 def _wave_trains(
     onsets: np.ndarray, gains: np.ndarray, centres: np.ndarray, widths: np.ndarray, samples: int, sampling_rate: int
 ) -> np.ndarray:
-    """Every wave repeated at every beat, amplitude 1 times the beat's gain: `(waves, samples)`.
+    """Repeats each wave at each beat, with the gain of the beat as amplitude: `(waves, samples)`.
 
-    Each Gaussian is computed only on a window of 4 widths to either side, all windows at once.
+    Each Gaussian is computed in a window of 4 widths on either side only, all windows at once.
     """
     half = int(np.ceil(4 * widths.max() * sampling_rate))
     centre = (onsets[:, None] + centres) * sampling_rate
@@ -329,7 +332,7 @@ def _wave_trains(
     offsets = np.arange(-half, half + 1)
     distance = (offsets + (nearest - centre)[..., None]) / (widths * sampling_rate)[:, None]
     bumps = gains[:, None, None] * np.exp(-0.5 * distance**2)
-    # What falls outside the record goes to a margin of one sample on either side, which is cut off.
+    # Samples outside the record are added to a margin of one sample on either side, which is cut off.
     index = (nearest[..., None] + offsets + 1).clip(0, samples + 1)
     index += np.arange(len(centres))[:, None] * (samples + 2)
     trains = np.bincount(index.ravel(), bumps.ravel(), minlength=len(centres) * (samples + 2))
@@ -337,7 +340,7 @@ def _wave_trains(
 
 
 def _fibrillation(rng: np.random.Generator, samples: int, sampling_rate: int) -> np.ndarray:
-    """Coarse fibrillatory waves of 5 to 8 Hz, of drifting rate and size: `(samples,)` millivolt."""
+    """Coarse fibrillatory waves of 5 to 8 Hz with varying frequency and amplitude: `(samples,)` millivolt."""
     time = np.arange(samples, dtype=np.float32) / sampling_rate
     rate, (phase, slow, swell) = rng.uniform(5, 8), rng.uniform(0, 2 * np.pi, 3).tolist()
     size = rng.uniform(0.08, 0.16) * (1 + 0.4 * np.sin(2.1 * time + swell))
@@ -345,7 +348,7 @@ def _fibrillation(rng: np.random.Generator, samples: int, sampling_rate: int) ->
 
 
 def _noise(kind: str, rng: np.random.Generator, samples: int, sampling_rate: int) -> np.ndarray:
-    """White noise, muscle noise (differenced white), baseline wander of I, II, V1 ... V6: `(8, samples)` millivolt."""
+    """White noise or muscle noise (differenced), and baseline wander in I, II, V1 ... V6: `(8, samples)` millivolt."""
     white = rng.standard_normal((8, samples + 1), dtype=np.float32)
     if kind == "static noise":
         noise = rng.uniform(0.09, 0.12) * (0.8 * white[:, 1:] - 0.6 * white[:, :-1])

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import Dataset
 
-
-CONDITIONS = ("ecg", "zeros", "noise", "shuffled", "none")
+from elm_hf.evaluation.names import CONDITIONS
 
 
 def noise_like(ecg: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -20,18 +19,18 @@ def noise_like(ecg: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 class SignalAblation:
     """
-    What stands in the place of each conversation's ECGs under each condition.
+    The ECGs that stand in the place of a conversation's own under each condition.
 
     - `ecg`: the ECGs themselves.
     - `zeros`: 0 mV in every lead.
     - `noise`: white noise with the power of each lead.
-    - `shuffled`: as many ECGs of another conversation, none of them of a patient whom this one is about. Conversations
-      about the same ECGs get the same ones.
-    - `none`: nothing; the words stay.
+    - `shuffled`: as many ECGs of another conversation, none of them of a patient of this one. Conversations about the same
+      ECGs get the same ones.
+    - `none`: no ECG; the text stays.
 
     Args:
         rows: conversations of [`load_elm_dataset`].
-        seed: of noise and shuffling. They depend on it and on the records alone.
+        seed: random seed for noise and shuffling, which depend on it and on the records only.
 
     Raises:
         ValueError: a condition is unknown, `ecg` is not among them, or `shuffled` finds too few ECGs of other patients.
@@ -40,10 +39,10 @@ class SignalAblation:
     def __init__(self, rows: Dataset, conditions: Sequence[str] = CONDITIONS, seed: int = 0):
         unknown = sorted(set(conditions) - set(CONDITIONS))
         if unknown:
-            raise ValueError(f"no condition {', '.join(unknown)}; there are {', '.join(CONDITIONS)}")
+            raise ValueError(f"unknown condition {', '.join(unknown)}; there are {', '.join(CONDITIONS)}")
         if "ecg" not in conditions:
-            raise ValueError(f'the condition "ecg" is missing, with which {", ".join(conditions)} would be compared')
-        self._ecgs_of, self._seed = rows.select_columns("ecg_index"), seed  # reads ECGs without the words
+            raise ValueError(f'the condition "ecg" is missing; {", ".join(conditions)} would be compared with it')
+        self._ecgs_of, self._seed = rows.select_columns("ecg_index"), seed  # reads ECGs without the messages
         columns = rows.select_columns(["record_ids", "patient_ids"])[:]
         self._records = [tuple(names) for names in columns["record_ids"]]
         self._patients = [frozenset(names) for names in columns["patient_ids"]]
@@ -51,7 +50,7 @@ class SignalAblation:
         self._donors = self._choose_donors() if "shuffled" in conditions else {}
 
     def names(self, row: int, condition: str, number: int) -> tuple[str, ...]:
-        """Names of what [`ecgs`] returns: equal names, equal ECGs."""
+        """Names of the ECGs that [`ecgs`] returns; equal names stand for equal ECGs."""
         if condition == "none" or number == 0:
             return ()
         if condition == "zeros":
@@ -63,12 +62,12 @@ class SignalAblation:
 
     def ecgs(self, row: int, condition: str, number: int) -> list[np.ndarray]:
         """
-        What is put in the places of the first ECGs of a conversation.
+        The ECGs that are put in the places of the first ECGs of a conversation.
 
         Args:
             row: of the conversation.
             condition: one of `CONDITIONS`.
-            number: how many of its ECGs.
+            number: number of its ECGs that are replaced.
 
         Returns:
             ECGs `(leads, samples)` in mV; none at all under `none`.
@@ -83,7 +82,7 @@ class SignalAblation:
         return ecgs
 
     def _places(self, row: int, condition: str) -> list[tuple[int, int]]:
-        """Which ECGs of which rows: its own, or another patient's."""
+        """Rows and positions of the ECGs: its own, or another patient's."""
         if condition == "shuffled":
             return self._donors[self._records[row]]
         return [(row, position) for position in range(len(self._records[row]))]
@@ -92,7 +91,7 @@ class SignalAblation:
         return np.random.default_rng([self._seed, zlib.crc32("\n".join(names).encode())])
 
     def _choose_donors(self) -> dict[tuple[str, ...], list[tuple[int, int]]]:
-        """For the ECGs of each conversation, where others are taken from: a conversation with as many, if there is one."""
+        """Rows and positions of the ECGs that replace those of each conversation: all of one conversation, if one fits."""
         row_of = {records: row for row, records in reversed(list(enumerate(self._records)))}
         with_number, everything = defaultdict(list), {}
         for records, row in sorted(row_of.items()):
@@ -109,8 +108,8 @@ class SignalAblation:
         return donors
 
     def _row_of_others(self, row: int, candidates: list[int], rng: np.random.Generator) -> int | None:
-        """A random one of the candidates that is about none of the row's patients."""
-        drawn = candidates[rng.integers(len(candidates))]  # right nearly always, so that not all need be looked at
+        """A random candidate that is about none of the row's patients; None if there is none."""
+        drawn = candidates[rng.integers(len(candidates))]  # nearly always fits, which saves the search through all
         if self._patients[drawn].isdisjoint(self._patients[row]):
             return drawn
         fit = [other for other in candidates if self._patients[other].isdisjoint(self._patients[row])]
@@ -124,6 +123,6 @@ class SignalAblation:
             others = " ".join(f"--condition {name}" for name in self._other_conditions)
             raise ValueError(
                 f'the condition "shuffled" needs {number} ECGs of patients other than {", ".join(sorted(self._patients[row]))}, '
-                f"and there are {len(fit)}; evaluate more conversations, or leave the condition out ({others})"
+                f"and there are {len(fit)}; evaluate more conversations, or omit the condition ({others})"
             )
         return [fit[place] for place in rng.choice(len(fit), number, replace=False)]

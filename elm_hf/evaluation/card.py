@@ -10,8 +10,8 @@ from elm_hf.checkpoints.card import model_card, read_training
 
 def update_card(checkpoint: str | PathLike, report: dict) -> None:
     """
-    Makes the card (`README.md`) of a checkpoint again, with the results of an evaluation as the Hub shows them
-    (`model-index`) and in words. Results that the card has of other datasets, folds or splits stay in its `model-index`.
+    Writes the results of an evaluation into the card (`README.md`) of a checkpoint: as the Hub shows them (`model-index`),
+    and in the text. Results on other datasets, folds or splits stay in the `model-index`.
 
     Args:
         checkpoint: folder of the checkpoint.
@@ -32,15 +32,15 @@ def update_card(checkpoint: str | PathLike, report: dict) -> None:
 
 def check_card_can_be_updated(checkpoint: str | PathLike, conditions: list[str]) -> None:
     """
-    Before the questions are asked.
+    Checks before an evaluation that its results can be written into the card.
 
     Raises:
-        ValueError: as [`update_card`] does.
+        ValueError: as in [`update_card`].
     """
     if not Path(checkpoint).is_dir():
         raise ValueError(
-            f"{checkpoint}: results are written into the card of a folder; for a repository, give its folder here and "
-            "publish it again (elm-hf publish-model --evaluation)"
+            f"{checkpoint}: results are written into the card of a folder; for a repository, give its local folder "
+            "and publish it again (elm-hf publish-model --evaluation)"
         )
     if "ecg" not in conditions:
         raise ValueError('the card needs answers with the ECG; evaluate with the condition "ecg"')

@@ -1,6 +1,5 @@
-"""Two evaluations of the same questions against each other, and the mean of several seeds or folds."""
+"""Comparing two evaluations of the same questions, and averaging several seeds or folds."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from elm_hf.evaluation.intervals import PatientBootstrap, difference_interval, mean_interval, paired_permutation_test
-from elm_hf.evaluation.markdown import METRIC_NAMES, markdown_table
-from elm_hf.evaluation.predictions import TABLE_FILE
-from elm_hf.evaluation.scores import LEAST_PATIENTS, LEAST_RESAMPLES, PRIMARY, SUMMED, Questions
+from elm_hf.evaluation.markdown import markdown_table
+from elm_hf.evaluation.names import PREDICTIONS_NAME
+from elm_hf.evaluation.scores import LEAST_PATIENTS, LEAST_RESAMPLES, SUMMED, Questions
+from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, read_report
 
 
-REPORT_FILE = "report.json"
 SAME_OF_RUNS = ("dataset", "split", "limit", "max_new_tokens", "retrieval")
-# Columns of predictions, and what they are of questions that two evaluations share.
+# Columns that two evaluations of the same questions share, and how errors call them.
 SAME_OF_QUESTIONS = {"messages_answer": "the true answers to", "question": "the words of", "record_ids": "the ECGs of"}
 
 
@@ -26,7 +25,7 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict:
 
     Args:
         first, second: folders of `elm-hf evaluate`.
-        seed: of the bootstrap and the permutations.
+        seed: random seed for the bootstrap and the permutations.
 
     Returns:
         `reports`, `shared` questions and those `only_in_first` and `only_in_second`, and `scores`: for all answers, their
@@ -35,7 +34,7 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict:
         permutation of patients; not corrected for the number of types).
 
     Raises:
-        ValueError: a folder is no finished evaluation, or the questions of the two are not the same.
+        ValueError: a folder has no finished evaluation, or the two have different questions.
     """
     runs = [_read_predictions(folder) for folder in (first, second)]
     shared = runs[0].index.intersection(runs[1].index)
@@ -63,10 +62,12 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict:
 
 
 def _read_predictions(folder: Path) -> pd.DataFrame:
-    """Answers with the ECG by question."""
-    file = Path(folder) / TABLE_FILE
+    """The answers given with the ECG, by question."""
+    file = Path(folder) / PREDICTIONS_NAME
     if not file.exists():
-        raise ValueError(f"{folder}: no {TABLE_FILE}; give folders of finished evaluations (elm-hf evaluate --output)")
+        raise ValueError(
+            f"{folder}: no {PREDICTIONS_NAME}; give folders of finished evaluations (elm-hf evaluate --output)"
+        )
     predictions = pd.read_parquet(file)
     with_ecg = predictions[predictions["condition"] == "ecg"]
     if with_ecg.empty:
@@ -79,7 +80,7 @@ def _compared_groups(questions: Questions, seed: int) -> dict[str, dict]:
     values = {name: questions.values(name) for name in ("first", "second")}
     bootstrap = PatientBootstrap(table["patient_ids"].tolist(), seed=seed)
     groups = {}
-    for kind, metric in PRIMARY.items():
+    for kind, metric in METRIC_OF_KIND.items():
         rows = np.flatnonzero(table["kind"] == kind)
         if not len(rows):
             continue
@@ -102,7 +103,7 @@ def _compared(
     patients: pd.Series,
     seed: int,
 ) -> dict:
-    """Both scores and their difference; `scores (questions, 2)`, `counted (questions, types)` is 1 where a type is."""
+    """Both scores and their difference; `scores (questions, 2)`, `counted (questions, types)` is 1 for a question's type."""
     inside = counted.any(axis=1)
     scores, counted, rows = scores[inside], counted[inside], rows[inside]
     columns = np.concatenate([counted * scores[:, :1], counted * scores[:, 1:], counted], axis=1)
@@ -147,8 +148,8 @@ def aggregate(folders: Sequence[Path]) -> dict:
     """
     The mean of several seeds, or folds, of one experiment.
 
-    Where there are several folds, the seeds of each are averaged first and the folds are the runs; else the seeds are.
-    Training sets of folds overlap, so that an interval over folds is rather too narrow (Bengio & Grandvalet 2004).
+    With several folds, the seeds of each fold are averaged first and the folds are the runs; otherwise the seeds are.
+    Training sets of folds overlap, so that an interval over folds tends to be too narrow (Bengio & Grandvalet 2004).
 
     Args:
         folders: of `elm-hf evaluate`, with the same dataset, split and settings.
@@ -158,9 +159,10 @@ def aggregate(folders: Sequence[Path]) -> dict:
         `metric`, `mean`, `sd` between runs, `low` and `high` (95 %, Student) and `runs` with the score of each.
 
     Raises:
-        ValueError: fewer than two runs, one of them twice, or runs of different datasets or settings.
+        FileNotFoundError: a folder has no report.
+        ValueError: fewer than two runs, the same run twice, or runs with different datasets or settings.
     """
-    reports = [_read_report(folder) for folder in folders]
+    reports = [read_report(folder) for folder in folders]
     _check_one_experiment(folders, reports)
     by_fold = defaultdict(list)
     for report in reports:
@@ -175,7 +177,7 @@ def aggregate(folders: Sequence[Path]) -> dict:
     conditions = [name for name in reports[0]["conditions"] if all(name in report["conditions"] for report in reports)]
     scores = {}
     for name in names:
-        metric = PRIMARY[reports[0]["scores"][name]["kind"]]
+        metric = METRIC_OF_KIND[reports[0]["scores"][name]["kind"]]
         scores[name] = {
             condition: {"metric": metric}
             | _mean([[r["scores"][name]["conditions"][condition][metric]["score"] for r in group] for group in groups])
@@ -197,18 +199,9 @@ def _mean(scores: list[list[float]]) -> dict:
     return {"mean": float(np.mean(runs)), "sd": float(np.std(runs, ddof=1)), "low": low, "high": high, "runs": runs}
 
 
-def _read_report(folder: Path) -> dict:
-    file = Path(folder) / REPORT_FILE
-    if not file.exists():
-        raise ValueError(
-            f"{folder}: no {REPORT_FILE}; give folders of finished evaluations (elm-hf evaluate --output)"
-        )
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
 def _check_one_experiment(folders: Sequence[Path], reports: list[dict]) -> None:
     if len(reports) < 2:
-        raise ValueError(f"{len(reports)} report; it takes two or more to say how much they vary")
+        raise ValueError(f"{len(reports)} report; two or more are needed to say how much they vary")
     runs = [report["run"] for report in reports]
     for name in SAME_OF_RUNS:
         values = {str(run.get(name)) for run in runs}
@@ -220,7 +213,7 @@ def _check_one_experiment(folders: Sequence[Path], reports: list[dict]) -> None:
     changed = [fold for fold, found in questions.items() if len(found) > 1]
     if changed:
         raise ValueError(
-            f"the reports of fold {changed[0]} are of different questions: the dataset has changed meanwhile"
+            f"the reports of fold {changed[0]} are of different questions: the dataset has changed between them"
         )
     identities = [(run.get("weights"), run["fold"]) for run in runs]
     for number, identity in enumerate(identities):

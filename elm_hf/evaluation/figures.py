@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from elm_hf.evaluation.markdown import CONDITION_NAMES, METRIC_NAMES
-from elm_hf.evaluation.scores import BLIND, PRIMARY
+from elm_hf.evaluation.names import BLIND, CONDITION_NAMES
+from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
 # Okabe & Ito (2008): colours that the colour-blind can tell apart.
@@ -18,7 +18,7 @@ DPI = 110
 LONGEST_LABEL = 32
 LONGEST_TYPE = 60
 LONGEST_FILE = 80
-AS_IT_IS = {"parse_math": False}  # a dollar sign in a question type or an answer begins no formula
+AS_IT_IS = {"parse_math": False}  # a dollar sign in a question type or an answer does not start a formula
 
 
 def draw_charts(folder: Path, report: dict) -> dict[str, str]:
@@ -44,12 +44,12 @@ def draw_charts(folder: Path, report: dict) -> dict[str, str]:
 
 
 def scores_figure(report: dict) -> Figure:
-    """A point with its interval for each group of questions, beside what the blind baseline and the best control reach."""
+    """A point with its interval for each group of questions, next to the blind baseline and the best control."""
     groups = list(report["scores"].items())
     figure = Figure(figsize=(8, 1.2 + 0.38 * len(groups)), layout="constrained")
     axes = figure.subplots()
     for height, (_, scores) in enumerate(reversed(groups)):
-        metric = PRIMARY[scores["kind"]]
+        metric = METRIC_OF_KIND[scores["kind"]]
         entries = {name: metrics[metric] for name, metrics in scores["conditions"].items()}
         controls = [e["score"] for name, e in entries.items() if name not in ("ecg", BLIND)]
         marks = [("best without the ECG", max(controls, default=None), "|", CONTROL_COLOR, 15)]
@@ -74,14 +74,14 @@ def scores_figure(report: dict) -> Figure:
 
 def _point(axes: Axes, entry: dict, height: float) -> None:
     low, high = (entry[end] if entry[end] is not None else entry["score"] for end in ("low", "high"))
-    # Of a percentile interval the score may just be outside.
+    # The score may lie just outside a percentile interval.
     reach = [[max(entry["score"] - low, 0)], [max(high - entry["score"], 0)]]
     style = {"fmt": "o", "color": COLORS["ecg"], "markersize": 6, "capsize": 3, "linewidth": 1.5}
     axes.errorbar(entry["score"], height, xerr=reach, label="with ECG, 95 % interval", **style)
 
 
 def _score_axis(axis, report: dict) -> None:
-    metrics = {METRIC_NAMES[PRIMARY[scores["kind"]]] for scores in report["scores"].values()}
+    metrics = {METRIC_NAMES[METRIC_OF_KIND[scores["kind"]]] for scores in report["scores"].values()}
     axis.set_label_text(" or ".join(sorted(metrics)))
 
 
@@ -90,7 +90,7 @@ def ablation_figure(report: dict) -> Figure:
     groups = [(name, scores) for name, scores in report["scores"].items() if name.startswith("all")]
     figure = Figure(figsize=(7, 3.9 * len(groups)), layout="constrained")
     for axes, (name, scores) in zip(np.ravel(figure.subplots(len(groups))), groups):
-        metric = PRIMARY[scores["kind"]]
+        metric = METRIC_OF_KIND[scores["kind"]]
         entries = [scores["conditions"][condition][metric] for condition in report["conditions"]]
         heights = np.array([entry["score"] for entry in entries])
         ends = np.array(

@@ -1,4 +1,4 @@
-"""Uncertainty of scores: bootstrap over patients, paired permutation of patients, intervals of a mean of runs."""
+"""Uncertainty of scores: bootstrap over patients, paired permutation of patients, interval of the mean of runs."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,14 @@ class PatientBootstrap:
     Draws patients with replacement, and with each patient all that was asked about them.
 
     A question about ECGs of two patients counts as often as both were drawn, the product of their numbers (the pigeonhole
-    bootstrap of Owen 2007, Annals of Applied Statistics 1:386; its intervals are rather too wide than too narrow).
-    The same draws serve all statistics, so that differences of scores are paired.
+    bootstrap of Owen 2007, Annals of Applied Statistics 1:386; its intervals tend to be too wide). All statistics use the
+    same draws, so that differences of scores are paired.
 
     Args:
-        patients: of each question, the patients whose ECGs it is about. Questions without an ECG count as a patient
-            each.
-        num_resamples: how often to draw.
-        seed: of drawing.
+        patients: for each question, the patients whose ECGs it is about. Each question without an ECG counts as a
+            patient of its own.
+        num_resamples: number of resamples.
+        seed: random seed for drawing.
     """
 
     def __init__(self, patients: Sequence[Sequence[str]], num_resamples: int = NUM_RESAMPLES, seed: int = 0):
@@ -46,7 +46,7 @@ class PatientBootstrap:
 
         Args:
             values: float array `(questions, columns)`.
-            rows: numbers `(questions,)` of these questions among all.
+            rows: numbers `(questions,)` of these questions among all questions.
 
         Returns:
             `(num_resamples, columns)`.
@@ -56,7 +56,7 @@ class PatientBootstrap:
         np.add.at(totals, place, values)
         members = [self.patients_of_group[group] for group in groups]
         most = max(map(len, members))
-        # A group of fewer patients is filled up with a patient who is always drawn once.
+        # Groups of fewer patients are filled up with a patient who is drawn exactly once.
         filled = np.array([those + [self.num_patients] * (most - len(those)) for those in members])
         sums = []
         for start in range(0, self.num_resamples, CHUNK):
@@ -65,18 +65,18 @@ class PatientBootstrap:
         return np.concatenate(sums)
 
     def question_weights(self) -> np.ndarray:
-        """How often each question was drawn, `(num_resamples, questions)`, for statistics that are no sums; 8 bytes each."""
+        """How often each question was drawn, `(num_resamples, questions)` float64, for statistics that are not sums."""
         groups = [self._drawn[:, those].prod(axis=1) for those in self.patients_of_group]
         return np.stack(groups, axis=1)[:, self.group].astype(float)
 
     def count_patients(self, rows: np.ndarray) -> int:
-        """How many patients these questions are about."""
+        """Number of patients whom these questions are about."""
         groups = np.unique(self.group[rows])
         return len({patient for group in groups for patient in self.patients_of_group[group]})
 
 
 def percentile_interval(samples: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The interval between percentiles of resampled values; resamples where the score is not defined (NaN) do not count."""
+    """The interval between percentiles of resampled values; NaN, where the score is not defined, is ignored."""
     tail = 50 * (1 - confidence)
     low, high = np.nanpercentile(samples, [tail, 100 - tail])
     return float(low), float(high)
@@ -84,7 +84,8 @@ def percentile_interval(samples: np.ndarray, confidence: float = CONFIDENCE) -> 
 
 def all_or_none_interval(is_all: bool, num_patients: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """
-    Interval of a share of 1 or 0, which the bootstrap would make a point: Clopper & Pearson's (1934), one trial per patient.
+    Interval of a share of 1 or 0, of which the bootstrap would make a point: that of Clopper & Pearson (1934), with one
+    trial per patient.
     """
     tail = ((1 - confidence) / 2) ** (1 / num_patients)
     return (tail, 1.0) if is_all else (0.0, 1 - tail)
@@ -95,10 +96,10 @@ def difference_interval(values: np.ndarray, num_patients: int, confidence: float
     Interval of a difference of two scores between 0 and 1.
 
     Args:
-        values: `(1 + num_resamples,)`, the difference itself first. Of 1 or -1, which the bootstrap would make a point, half
-            the distance from the other end is a share of 1 or 0: [`all_or_none_interval`].
-        num_patients: that it rests on.
-        confidence: of the interval.
+        values: `(1 + num_resamples,)`, the difference itself first. A difference of 1 or -1, of which the bootstrap would
+            make a point, is rescaled to a share of 1 or 0: see [`all_or_none_interval`].
+        num_patients: number of patients that the difference rests on.
+        confidence: confidence level of the interval.
     """
     if abs(values[0]) < 1:
         return percentile_interval(values[1:], confidence)
@@ -112,15 +113,15 @@ def paired_permutation_test(
     """
     Two-sided p-value of a difference between two models that answered the same questions.
 
-    If the models do not differ, exchanging them for a patient changes nothing: their differences get a random sign,
-    one per patient. The statistic is the mean over columns (question types) of the mean difference. A question about
-    two patients goes with the first and then with the second, and the larger p-value is returned.
+    If the models do not differ, exchanging them for one patient changes nothing: the differences get a random sign, one per
+    patient. The statistic is the mean over columns (question types) of the mean difference. The test is made twice, with
+    questions about two patients assigned to the first and to the second patient, and the larger p-value is returned.
 
     Args:
-        differences: `(questions, columns)`: score of one model minus that of the other, 0 where the column does not count.
+        differences: `(questions, columns)`: score of one model minus that of the other, 0 where a column does not count.
         counted: `(questions, columns)`: 1 where the column counts, else 0.
-        patients: of each question.
-        seed: of the signs.
+        patients: the patients of each question.
+        seed: random seed for the signs.
     """
     num = counted.sum(axis=0)
     p_values = []
@@ -139,12 +140,12 @@ def _sign_flip_p_value(totals: np.ndarray, rng: np.random.Generator) -> float:
     as_extreme = 0
     for _ in range(NUM_PERMUTATIONS // CHUNK):
         signs = rng.choice((-1.0, 1.0), (CHUNK, len(totals)))
-        # Sums of the same numbers in another order may differ in their last digits.
+        # Sums of the same numbers in another order can differ in the last digits.
         as_extreme += np.sum(np.abs(signs @ totals) >= abs(totals.sum()) - 1e-12)
     return (1 + as_extreme) / (1 + NUM_PERMUTATIONS)
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Student's interval of the mean of two runs or more; of runs that are all the same, that point."""
+    """Student's interval of the mean of two or more runs; a point if all runs are equal."""
     mean, error = float(np.mean(values)), stats.sem(values)
     return stats.t.interval(confidence, len(values) - 1, mean, error) if error > 0 else (mean, mean)

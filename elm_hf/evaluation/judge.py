@@ -14,6 +14,7 @@ from sklearn.metrics import cohen_kappa_score
 from tqdm import tqdm
 
 from elm_hf.evaluation.metrics import is_exact_match
+from elm_hf.evaluation.names import JUDGEMENTS_NAME
 from elm_hf.utils.chat_models import Chat, PassingError, endpoint_chat, is_endpoint, local_chat, writable
 
 
@@ -34,20 +35,20 @@ JSON_REMINDER = (
 )
 MAX_TOKENS = 200
 MAX_ATTEMPTS = 5
-JUDGEMENTS_FILE = "judgements.jsonl"
 
 
 @dataclass
 class Judgement:
     """
-    What the judge said of one answer.
+    The verdict on one answer.
 
     Attributes:
-        score: 0, 1 or 2; None if no verdict could be had.
-        reason: in the judge's words, or what went wrong.
-        attempts: requests made, the last one included.
-        failures: how many of them failed, for which reason.
-        prompt_tokens, completion_tokens: read and written by the judge in all attempts, 0 where it does not say.
+        score: 0, 1 or 2; None if there is no verdict.
+        reason: in the judge's words, or the reason of the last failure.
+        attempts: number of requests.
+        failures: number of failed requests by reason.
+        prompt_tokens, completion_tokens: read and written by the judge in all attempts; 0 if the endpoint does not report
+            them.
     """
 
     score: int | None
@@ -68,28 +69,28 @@ def judge_predictions(
     quiet: bool = False,
 ) -> tuple[pd.DataFrame, dict]:
     """
-    Lets a judge score the answers given with the ECG, and compares its scores with exact match.
+    Lets an LLM score the answers given with the ECG, and compares its scores with exact match.
 
-    Equal triples of question, truth and answer are judged once. Empty answers score 0 without being sent. Answers of
-    which no verdict could be had are counted and have no score: they are neither right nor wrong.
+    Equal triples of question, truth and answer are judged once. Empty answers score 0 without a request. Answers without a
+    verdict are counted and have no score: they are neither right nor wrong.
 
     Args:
         predictions: with the columns `question`, `answer`, `messages_answer`, `prediction` and `condition`.
-        judge: a URL of an OpenAI-compatible endpoint (`http://localhost:8000/v1`), or folder or name of a chat model, which
-            runs here. A key for the endpoint is taken from the environment, `ELM_HF_JUDGE_API_KEY`.
-        folder: where verdicts are kept as they come (`judgements.jsonl`), so that none is asked for twice.
-        judge_model: name of the model at the endpoint, where it serves several.
-        num_workers: requests at once to an endpoint.
-        first_wait_s: before a failed request is repeated, in seconds; doubled with each repetition.
+        judge: URL of an OpenAI-compatible endpoint (`http://localhost:8000/v1`), or folder or Hub name of a chat model that
+            runs in this process. The environment variable `ELM_HF_JUDGE_API_KEY` holds the key of the endpoint.
+        folder: where verdicts are written as they come (`judgements.jsonl`), so that none is requested twice.
+        judge_model: name of the model at its endpoint, where there are several.
+        num_workers: number of simultaneous requests to an endpoint.
+        first_wait_s: wait before a failed request is repeated, in seconds; it doubles with each repetition.
         quiet: no progress bar.
 
     Returns:
-        The judged rows with `judge_score`, `judge_reason`; and a summary for the report: the judge, number of answers,
-        mean score, share of right ones, agreement with exact match (share, Cohen's kappa, on how many answers), requests,
+        The judged rows with `judge_score` and `judge_reason`, and a summary for the report: the judge, number of answers,
+        mean score, share of right answers, agreement with exact match (share, Cohen's kappa, number of answers), requests,
         tokens, and failures by reason.
 
     Raises:
-        ValueError: no answers with the ECG, or the endpoint refuses (its address, key or model are wrong).
+        ValueError: no answers with the ECG, or the endpoint refuses the request (wrong address, key or model).
         OSError: there is no such model.
     """
     rows = predictions[predictions["condition"] == "ecg"].reset_index(drop=True)
@@ -101,7 +102,7 @@ def judge_predictions(
     keys = [_key(name, *one) for one in zip(rows["question"], truths, rows["prediction"])]
     prompts = {key: _messages(*one) for key, *one in zip(keys, rows["question"], truths, rows["prediction"])}
     to_judge = {key for key, answer in zip(keys, rows["prediction"]) if answer.strip()}
-    path = None if folder is None else Path(folder) / JUDGEMENTS_FILE
+    path = None if folder is None else Path(folder) / JUDGEMENTS_NAME
     known = _read(path, to_judge)
     missing = sorted(to_judge - known.keys())
     if missing:
@@ -126,10 +127,10 @@ def judge_predictions(
 
 def parse_verdict(text: str) -> tuple[int, str]:
     """
-    Score and reason out of a judge's words: the first JSON object in them that has a valid score.
+    Score and reason in a judge's reply: those of the first JSON object that has a valid score.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the reply has no such object.
     """
     decoder = json.JSONDecoder()
     for start in [place for place, character in enumerate(text) if character == "{"]:
@@ -148,7 +149,7 @@ def _truth(answer: Sequence[str], messages_answer: str) -> str:
 
 
 def _key(judge: str, *parts: str) -> str:
-    """Names a verdict by all that it depends on."""
+    """A name for a verdict: a hash of all that it depends on."""
     return sha256(json.dumps([judge, RUBRIC, *parts]).encode()).hexdigest()
 
 
@@ -158,7 +159,7 @@ def _messages(question: str, truth: str, answer: str) -> list[dict]:
 
 
 def _judge(chat: Chat, messages: list[dict], first_wait_s: float) -> Judgement:
-    """A verdict, asked for again when the request fails in passing or the words are none."""
+    """The verdict; the request is repeated when it fails for the moment or the reply is not a verdict."""
     judgement = Judgement(None, "", 0, {})
     failures = Counter()
     asked = messages
@@ -180,14 +181,14 @@ def _judge(chat: Chat, messages: list[dict], first_wait_s: float) -> Judgement:
         except ValueError as error:
             failures["not a verdict"] += 1
             judgement.reason = str(error)
-            # Greedy decoding would say the same again to the same words.
+            # Greedy decoding would give the same reply to the same messages.
             asked = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": JSON_REMINDER}]
     judgement.failures = dict(failures)
     return judgement
 
 
 def _read(path: Path | None, wanted: set[str]) -> dict[str, Judgement]:
-    """Verdicts kept by an earlier run; failures are tried again, and a line that a killed run left half-written is dropped."""
+    """The verdicts of an earlier run, without failures, which are tried again, and without a line that is half-written."""
     known = {}
     if path is None or not path.is_file():
         return known
@@ -203,7 +204,7 @@ def _read(path: Path | None, wanted: set[str]) -> dict[str, Judgement]:
 
 
 def _append(path: Path | None, key: str, judgement: Judgement) -> None:
-    """Adds a line, which opens with its line break: the last one may be half-written."""
+    """Adds a line. It starts with a line break, since the line before may be half-written."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +213,7 @@ def _append(path: Path | None, key: str, judgement: Judgement) -> None:
 
 
 def _summary(rows: pd.DataFrame) -> dict:
-    """Scores and agreement with exact match; None where there is no answer to rest them on."""
+    """Scores and agreement with exact match; None where there is no answer to compute them from."""
     scored = rows[rows["judge_score"].notna()]
     exact = [is_exact_match(row.prediction, list(row.answer)) for row in scored.itertuples()]
     right = [bool(score == max(SCORES)) for score in scored["judge_score"]]

@@ -1,32 +1,12 @@
-"""An evaluation's report as Markdown: tables that say how many answers and patients they rest on."""
+"""The report of an evaluation as Markdown."""
 
 import json
 
-from elm_hf.evaluation.scores import BLIND, PRIMARY
+from elm_hf.evaluation.names import CONDITION_NAMES
+from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
 NO_EVIDENCE = "No evidence that this model's answers depend on the ECG"
-CONDITION_NAMES = {
-    "ecg": "with ECG",
-    "zeros": "ECG zeroed",
-    "noise": "noise",
-    "shuffled": "another patient's",
-    "none": "no ECG",
-    BLIND: "blind majority",
-}
-METRIC_NAMES = {
-    "exact_match": "exact match",
-    "token_f1": "token F1",
-    "rouge_l": "ROUGE-L",
-    "bleu_1": "BLEU-1",
-    "bleu_4": "BLEU-4",
-    "meteor": "METEOR",
-    "meteor_no_synonyms": "METEOR without synonyms",
-    "bert_score": "BERTScore",
-    "statement_precision": "statement precision",
-    "statement_recall": "statement recall",
-    "statement_f1": "statement F1",
-}
 
 
 def report_table(report: dict, column: str = "scores") -> str:
@@ -42,7 +22,7 @@ def report_table(report: dict, column: str = "scores") -> str:
     head = ["question type" if column == "scores" else "attribute type", "answers", "patients", *names]
     rows = []
     for group, scores in report[column].items():
-        metric = PRIMARY[scores["kind"]]
+        metric = METRIC_OF_KIND[scores["kind"]]
         cells = [score_cell(scores["conditions"][name][metric], name == "ecg") for name in conditions]
         rows.append([group, str(scores["answers"]), str(scores["patients"]), *cells])
     return markdown_table(head, rows)
@@ -58,19 +38,19 @@ def score_cell(entry: dict, with_interval: bool = True) -> str:
 
 
 def markdown_table(head: list[str], rows: list[list[str]], num_words: int = 1) -> str:
-    """A table whose first `num_words` columns are words, and the others numbers."""
+    """A Markdown table: the first `num_words` columns are words, the others numbers."""
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
     ruler = ["---"] * num_words + ["---:"] * (len(head) - num_words)
     return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], ruler, *cells[1:]))
 
 
 def reliance_sentences(report: dict) -> list[str]:
-    """What the signal ablation says, a sentence for each kind of answers."""
+    """The result of the signal ablation: a sentence for each kind of answers."""
     return [reliance["sentence"] for reliance in report["signal_reliance"].values()]
 
 
 def report_markdown(report: dict) -> str:
-    """report.md."""
+    """The text of `report.md`."""
     run = report["run"]
     sections = [
         f"# Evaluation of {run.get('checkpoint', 'a model')}",
@@ -139,7 +119,7 @@ def _bert_scores_by_type(report: dict) -> list[str]:
     rows = []
     for group, scores in report["scores"].items():
         entries = {name: metrics.get("bert_score") for name, metrics in scores["conditions"].items()}
-        if not group.startswith("all") and all(entries.values()):  # averages have the main metric alone
+        if not group.startswith("all") and all(entries.values()):  # averages have the main metric only
             cells = [score_cell(entry, name == "ecg") for name, entry in entries.items()]
             answers = next(iter(entries.values()))["answers"]
             rows.append([group, str(answers), str(scores["patients"]), *cells])

@@ -1,4 +1,4 @@
-"""Scores of single answers that need no library: exact match, shared words, statements as sets; all between 0 and 1."""
+"""Scores of single answers: exact match, shared words, statements as sets; all between 0 and 1."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", re.MULTILINE)
 
 
 def answer_items(text: str) -> frozenset[str]:
-    """The items of a comma-separated answer, in lower case, without a full stop at the end."""
+    """The items of a comma-separated answer, in lower case and without a final full stop."""
     items = (" ".join(item.split()).lower().rstrip(".").strip() for item in text.split(","))
     return frozenset(items) - {""}
 
@@ -21,7 +21,7 @@ def is_exact_match(prediction: str, truth: list[str]) -> bool:
     Whether a comma-separated answer names the true items and no others, in any order and case (Oh et al. 2023, ECG-QA).
 
     One class of ECG-QA has commas in its name ("bigeminal pattern (unknown origin, supraventricular, or ventricular)"),
-    so the true items are joined and divided as the prediction is. An empty answer is never right.
+    so the true items are joined and split like the prediction. An empty answer is never right.
     """
     items = answer_items(prediction)
     return bool(items) and items == answer_items(", ".join(truth))
@@ -44,7 +44,7 @@ def statements(text: str) -> frozenset[str]:
 
 
 def statement_counts(prediction: str, truth: str) -> np.ndarray:
-    """How many statements are in both texts, in the prediction, in the truth: `(3,)`, to be summed over answers."""
+    """Number of statements in both texts, in the prediction, and in the truth: `(3,)`, to be summed over answers."""
     predicted, true = statements(prediction), statements(truth)
     return np.array([len(predicted & true), len(predicted), len(true)], dtype=float)
 

@@ -1,22 +1,26 @@
 """Occlusion: how much less probable an answer becomes when a lead, or a stretch of time, is hidden from the model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.data.messages import fill_ecgs
-from elm_hf.inference.generation import log_likelihoods
+from elm_hf.evaluation.attention import ecg_attention
+from elm_hf.evaluation.predictions import Key
+from elm_hf.inference.generation import Answer, log_likelihoods
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.processing_elm import ElmSymbolProcessor
 
 
 WINDOW_S = 0.5
-OCCLUSION_FILE = "occlusion.npz"
 
 
 def flattened(ecg: np.ndarray, leads: slice, samples: slice) -> np.ndarray:
-    """An ECG `(leads, samples)` with part of it at each lead's median, which is close to its baseline."""
+    """A copy of an ECG `(leads, samples)` with a part set to each lead's median, which is close to its baseline."""
     hidden = ecg.copy()
     hidden[leads, samples] = np.median(ecg, axis=1, keepdims=True)[leads]
     return hidden
@@ -41,14 +45,14 @@ def occlude(
         messages: a conversation that ends with a question, with one `{"type": "ecg"}` item.
         ecg: `(12, samples)` in mV; leads that are absent (NaN) stay so and have no effect.
         sampling_rate: in Hz.
-        answer: whose probability is looked at.
+        answer: text whose probability is compared.
         window_s: length of a stretch, in seconds; the last one may be shorter.
-        batch_size: ECGs at once.
+        batch_size: number of ECGs in a batch.
 
     Returns:
         `lead_effect (12,)` and `window_effect (windows,)`: natural logarithm of the answer's probability with the whole
-        ECG less that with the part hidden; above 0 where the part speaks for the answer. `log_likelihood ()` with the
-        whole ECG. `windows_s (windows, 2)`: begin and end of each stretch.
+        ECG, minus that with the part hidden; above 0 where the part supports the answer. `log_likelihood ()` with the
+        whole ECG. `windows_s (windows, 2)`: start and end of each stretch.
     """
     length = ecg.shape[1]
     step = round(window_s * sampling_rate)
@@ -71,13 +75,62 @@ def occlude(
     }
 
 
+def choose_answers(questions: pd.DataFrame, answers: Mapping[Key, Answer], number: int) -> pd.DataFrame:
+    """
+    Up to `number` questions about one ECG each, drawn evenly, no ECG twice, with the model's answer in `prediction`; an
+    empty answer is not chosen.
+
+    Args:
+        questions: of [`list_questions`].
+        answers: to them, under the condition `ecg`.
+        number: largest number of questions.
+    """
+    answered = questions.assign(prediction=[answers[name, "ecg"].text for name in questions["question_id"]])
+    fit = answered[answered["record_ids"].map(len).eq(1) & answered["prediction"].ne("")]
+    fit = fit[~fit["record_ids"].map(tuple).duplicated()]
+    return fit.iloc[np.unique(np.linspace(0, len(fit) - 1, min(number, len(fit))).astype(int))]
+
+
+def occlude_answers(
+    file: Path,
+    rows: Dataset,
+    questions: pd.DataFrame,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    batch_size: int = 32,
+) -> None:
+    """
+    Finds on which leads and times a model's own answers depend, and writes `occlusion.npz`; nothing without questions.
+
+    Args:
+        file: file to write.
+        rows: the conversations, with their ECGs.
+        questions: of [`choose_answers`].
+        model, processor: of the checkpoint that answered.
+        batch_size: number of ECGs in a batch.
+    """
+    found = []
+    for question in questions.itertuples():
+        row = rows[question.row]
+        ecg, sampling_rate = row["ecgs"][0], row["sampling_rate"]
+        answered = (row["messages"][: question.position], ecg, sampling_rate, question.prediction)
+        effects = occlude(model, processor, *answered, batch_size=batch_size)
+        if isinstance(processor, ElmSymbolProcessor):
+            effects["attention"] = ecg_attention(model, processor, *answered)
+        names = {"question_id": question.question_id, "record_id": question.record_ids[0]}
+        words = {"question": question.question, "prediction": question.prediction}
+        found.append(effects | names | words | {"ecg": ecg})
+    if found:
+        save_occlusions(file, found, sampling_rate)
+
+
 def save_occlusions(file: Path, occlusions: Sequence[dict], sampling_rate: float):
     """
     Writes `occlusion.npz` (`numpy.load` reads it without pickle).
 
     Args:
-        file: to write.
-        occlusions: of each question what [`occlude`] returns, and its `question_id`, `record_id`, `question`,
+        file: file to write.
+        occlusions: for each question, what [`occlude`] returns, and its `question_id`, `record_id`, `question`,
             `prediction` and `ecg`.
         sampling_rate: in Hz.
 

@@ -1,4 +1,4 @@
-"""Pictures of ECGs for an evaluation's report: examples of answers, and which leads and times they depend on."""
+"""Pictures of ECGs for the report of an evaluation: examples of answers, and the leads and times that they depend on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,31 +7,34 @@ import numpy as np
 from PIL import Image
 
 from elm_hf.ecg.plot import plot_ecg
-from elm_hf.evaluation.scores import PRIMARY, SUMMED, Questions, answer_values
+from elm_hf.evaluation.scores import SUMMED, Questions, answer_values
+from elm_hf.utils.reports import METRIC_OF_KIND
 
 
 NUM_EXAMPLES = 2  # of each kind
 MOST_OCCLUSIONS = 4
 PIXELS_PER_MM = 4
-FULL_COLOR = 0.1  # an answer about a tenth less probable; what matters less stays pale, even if nothing matters more
-NOT_OF_QUESTIONS = ("leads", "windows_s", "sampling_rate")  # arrays of occlusion.npz with one for all questions
-# Of a question: its ECGs, each `(12, samples)` in mV, and their sampling rate in Hz.
+FULL_COLOR = (
+    0.1  # the answer becomes about a tenth less probable; smaller effects stay pale, even where none is larger
+)
+NOT_OF_QUESTIONS = ("leads", "windows_s", "sampling_rate")  # arrays of occlusion.npz that hold for all questions
+# From the id of a question to its ECGs, each `(12, samples)` in mV, and their sampling rate in Hz.
 EcgsOf = Callable[[str], tuple[list[np.ndarray], float]]
 
 
 def draw_examples(folder: Path, questions: Questions, ecgs_of: EcgsOf, seed: int = 0) -> list[dict]:
     """
-    Draws the ECGs of questions that were answered best, worst, and of random ones.
+    Draws the ECGs of the questions with the best and the worst answers, and of random ones.
 
     Args:
-        folder: for the PNG files.
+        folder: folder for the PNG files.
         questions: with answers under the condition `ecg`.
         ecgs_of: gives the ECGs of a question by its id.
-        seed: of choosing among equally good answers.
+        seed: random seed for the choice among equally good answers.
 
     Returns:
-        Per example its `kind` (best, worst, random), `question_id`, `question`, `truth`, `prediction`, `score` and
-        `pictures`, names of files.
+        For each example its `kind` (best, worst, random), `question_id`, `question`, `truth`, `prediction`, `score` and
+        `pictures`, the names of the files.
     """
     examples = []
     for kind, row, score in choose_examples(questions, seed):
@@ -51,12 +54,12 @@ def draw_examples(folder: Path, questions: Questions, ecgs_of: EcgsOf, seed: int
 
 
 def choose_examples(questions: Questions, seed: int = 0) -> list[tuple[str, int, float]]:
-    """Kind of example, row of the question, score of its answer; no question twice, ties broken at random."""
+    """Kind of example, row of the question, and score of its answer; no question twice, ties broken at random."""
     table = questions.table
     answered = zip(questions.answers["ecg"], table["answer"], table["truth"], table["kind"])
     scores = np.array(
         [
-            answer_values(prediction, tuple(items), truth, kind)[SUMMED.index(PRIMARY[kind])]
+            answer_values(prediction, tuple(items), truth, kind)[SUMMED.index(METRIC_OF_KIND[kind])]
             for prediction, items, truth, kind in answered
         ]
     )
@@ -72,17 +75,16 @@ def choose_examples(questions: Questions, seed: int = 0) -> list[tuple[str, int,
 
 def draw_occlusions(file: Path, folder: Path) -> list[str]:
     """
-    Draws what is in `occlusion.npz`: the paper of each lead is coloured by how much less probable the answer becomes when
-    the lead is hidden, the rhythm strip by the same for each stretch of time in all leads. Where nothing matters, nothing
-    is dark.
+    Draws `occlusion.npz`: the darker the paper of a lead, the less probable the answer becomes when the lead is hidden; the
+    rhythm strip shows the same for each stretch of time in all leads.
 
     Args:
         file: as `save_occlusions` writes it.
-        folder: for the PNG files.
+        folder: folder for the PNG files.
 
     Returns:
-        Names of the files, of the four questions whose answers depend on the ECG most; where the file has attention,
-        that is drawn, too.
+        Names of the files, for the four questions whose answers depend most on the ECG. Attention is drawn as well, where
+        the file has it.
     """
     with np.load(file) as arrays:
         found = dict(arrays)
@@ -104,7 +106,7 @@ def occlusion_picture(one: dict, windows_s: np.ndarray, sampling_rate: float) ->
     """
     Args:
         one: `ecg (12, samples)`, `lead_effect (12,)`, `window_effect (windows,)`, `record_id`, `question`, `prediction`.
-        windows_s: `(windows, 2)`, begin and end of each stretch.
+        windows_s: `(windows, 2)`, start and end of each stretch.
         sampling_rate: in Hz.
     """
     effects = [np.nan_to_num(one[name]).clip(0) for name in ("lead_effect", "window_effect")]

@@ -1,21 +1,21 @@
-"""What recipes cost and scored, side by side."""
+"""A table of what recipes cost and how they scored."""
 
-import json
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
 from elm_hf.evaluation.markdown import markdown_table, score_cell
-from elm_hf.training.costs import read_costs
+from elm_hf.training.cost_file import read_costs
+from elm_hf.utils.reports import REPORT_NAME, read_report
 
 
 def costs_table(recipes: Mapping[str, Sequence[str | PathLike]]) -> str:
     """
-    Recipes side by side as a Markdown table: the sums over their runs and, where the last run's folder holds `report/` of
-    `elm-hf evaluate`, the scores. The first recipe is what the others are compared with.
+    Recipes as a Markdown table: their costs, summed over their runs, and their scores, where the folder of the last run has
+    the `report/` of `elm-hf evaluate`. The others are compared with the first recipe.
 
     Args:
-        recipes: name to the output folders of its runs in order.
+        recipes: for each recipe, the output folders of its runs in order.
 
     Raises:
         FileNotFoundError: a run has not ended.
@@ -37,9 +37,8 @@ def costs_table(recipes: Mapping[str, Sequence[str | PathLike]]) -> str:
 
 def _scores(folder: Path) -> list[str]:
     """Exact match over all answers, with the ECG and without; dashes where there is no report."""
-    path = folder / "report.json"
-    if not path.is_file():
+    if not (folder / REPORT_NAME).is_file():
         return ["—", "—"]
-    groups = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    groups = read_report(folder)["scores"]
     conditions = next((scores["conditions"] for scores in groups.values() if scores["kind"] == "short"), {})
     return [score_cell(conditions[name]["exact_match"]) if name in conditions else "—" for name in ("ecg", "none")]

@@ -1,29 +1,26 @@
-"""The report of an evaluation: report.json, report.md and figures, from the table of predictions alone."""
+"""The report of an evaluation: `report.json`, `report.md` and figures, made from the table of predictions."""
 
 import json
 from collections import Counter
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES
 from elm_hf.evaluation.markdown import NO_EVIDENCE, report_markdown
 from elm_hf.evaluation.metrics import answer_items, statements
-from elm_hf.evaluation.occlusion import OCCLUSION_FILE
+from elm_hf.evaluation.names import BLIND, FIGURES_NAME, KIND_NAMES, OCCLUSION_NAME, REPORT_TEXT_NAME
 from elm_hf.evaluation.pictures import EcgsOf, draw_examples, draw_occlusions
-from elm_hf.evaluation.scores import (
-    BLIND,
-    PRIMARY,
-    SINGLE_TYPES,
-    Questions,
-    ScoreBook,
-    blind_answers,
-    signal_reliance,
-)
+from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers, signal_reliance
+from elm_hf.utils.reports import METRIC_OF_KIND, REPORT_NAME
+
+
+if TYPE_CHECKING:  # it needs torch
+    from elm_hf.evaluation.bert_score import BertScorer
 
 
 SCHEMA = 1
@@ -32,7 +29,6 @@ MOST_CLASSES = 12
 MOST_STATEMENTS = 10
 NO_STATEMENTS = {"yes", "no", "not sure"}
 OTHER, EMPTY = "(other)", "(empty)"
-KIND_NAMES = {"short": "short answers", "text": "free text"}
 
 
 def write_report(
@@ -42,23 +38,23 @@ def write_report(
     training_rows: pd.DataFrame | None = None,
     seed: int = 0,
     ecgs_of: EcgsOf | None = None,
-    bert_scorer: BertScorer | None = None,
+    bert_scorer: "BertScorer | None" = None,
 ) -> dict:
     """
     Scores predictions and writes `report.json`, `report.md` and `figures/`.
 
     Args:
-        folder: where to write. An `occlusion.npz` in it is drawn.
+        folder: where to write. If it has an `occlusion.npz`, that is drawn.
         predictions: a row per question and condition, with the columns of docs/evaluation.md.
-        run: what was evaluated, as it shall stand in the report: `checkpoint`, `dataset`, `fold`, `split`, ...
+        run: what was evaluated, for the report: `checkpoint`, `dataset`, `fold`, `split`, ...
         training_rows: `question_type`, `template_id`, `question` and `answer` of the training patients' questions, for
-            the blind majority baseline; without them there is none.
-        seed: of the bootstrap and of choosing examples.
+            the blind majority baseline, which is omitted without them.
+        seed: random seed for the bootstrap and the choice of examples.
         ecgs_of: gives the ECGs of a question by its id, and their sampling rate; without it no examples are drawn.
         bert_scorer: adds BERTScore to the scores of free text.
 
     Returns:
-        The report, as in report.json; its schema is in docs/evaluation.md.
+        The report, as in `report.json`; docs/evaluation.md has its schema.
 
     Raises:
         ValueError: no question with a true answer, or conditions that do not have the same questions.
@@ -69,14 +65,14 @@ def write_report(
     questions = Questions(predictions)
     report = build_report(questions, run, training_rows, seed, bert_scorer)
     _draw(folder, report, questions, ecgs_of, seed)
-    (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    (folder / "report.md").write_text(report_markdown(report), encoding="utf-8")
+    (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / REPORT_TEXT_NAME).write_text(report_markdown(report), encoding="utf-8")
     return report
 
 
 def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | None, seed: int) -> None:
-    """Draws what there is to draw, and enters the files into the report."""
-    figures = folder / "figures"
+    """Draws the figures and lists them in the report."""
+    figures = folder / FIGURES_NAME
     figures.mkdir(exist_ok=True)
     report |= {"figures": {}, "examples": []}
     if find_spec("matplotlib") is None:
@@ -84,14 +80,14 @@ def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | No
     else:
         from elm_hf.evaluation.figures import draw_charts
 
-        report["figures"] = {name: f"figures/{file}" for name, file in draw_charts(figures, report).items()}
-    if (folder / OCCLUSION_FILE).exists():
-        names = draw_occlusions(folder / OCCLUSION_FILE, figures)
-        report["figures"] |= {Path(name).stem: f"figures/{name}" for name in names}
+        report["figures"] = {name: f"{FIGURES_NAME}/{file}" for name, file in draw_charts(figures, report).items()}
+    if (folder / OCCLUSION_NAME).exists():
+        names = draw_occlusions(folder / OCCLUSION_NAME, figures)
+        report["figures"] |= {Path(name).stem: f"{FIGURES_NAME}/{name}" for name in names}
     if ecgs_of is not None and "ecg" in questions.answers:
         report["examples"] = draw_examples(figures, questions, ecgs_of, seed)
         for example in report["examples"]:
-            example["pictures"] = [f"figures/{name}" for name in example["pictures"]]
+            example["pictures"] = [f"{FIGURES_NAME}/{name}" for name in example["pictures"]]
 
 
 def build_report(
@@ -99,7 +95,7 @@ def build_report(
     run: dict,
     training_rows: pd.DataFrame | None,
     seed: int,
-    bert_scorer: BertScorer | None = None,
+    bert_scorer: "BertScorer | None" = None,
 ) -> dict:
     """The report without its figures."""
     notes = []
@@ -113,7 +109,7 @@ def build_report(
     if bert_scorer is not None and not bert_scorer.summary["pairs"]:
         notes.append("no BERTScore: no true answer is free text of four words or more")
     table = questions.table
-    rows_of_kind = {kind: np.flatnonzero(table["kind"] == kind) for kind in PRIMARY}
+    rows_of_kind = {kind: np.flatnonzero(table["kind"] == kind) for kind in METRIC_OF_KIND}
     rows_of_kind = {kind: rows for kind, rows in rows_of_kind.items() if len(rows)}
     return {
         "schema": SCHEMA,
@@ -134,7 +130,7 @@ def build_report(
 
 
 def _counts(questions: Questions) -> dict[str, dict]:
-    """Per condition: answers, those that are empty (and wrong), those that were cut at their longest length."""
+    """For each condition: the number of answers, of empty ones, and of those that were cut at the longest length."""
     return {
         name: {"answers": len(answers), "empty": sum(not answer.strip() for answer in answers)}
         | ({"unfinished": questions.unfinished[name]} if name != BLIND else {})
@@ -187,7 +183,7 @@ def _reliance(book: ScoreBook, rows: np.ndarray) -> dict:
 
 
 def _confusions(questions: Questions, rows: np.ndarray) -> dict[str, dict]:
-    """Per type of short answers: how often each true answer (rows) got each predicted one (columns), with the ECG."""
+    """For each type of short answers: how often each true answer (rows) got each prediction (columns), with the ECG."""
     if "ecg" not in questions.answers:
         return {}
     answers = questions.answers["ecg"]
@@ -211,8 +207,8 @@ def _class(answer: str) -> str:
 
 def _statements(questions: Questions) -> dict:
     """
-    Which statements of the true answers were missed most often, and which were made without being true. Questions that are
-    answered with yes or no are left out.
+    The statements of true answers that were missed most often, and those that were made most often without being true.
+    Questions that are answered with yes or no do not count.
     """
     pairs = zip(questions.answers.get("ecg", []), questions.table["truth"])
     pairs = [(statements(prediction), statements(truth)) for prediction, truth in pairs]
@@ -221,9 +217,10 @@ def _statements(questions: Questions) -> dict:
         return {}
     stated, missed, extra = Counter(), Counter(), Counter()
     for predicted, true in pairs:
+        # Sorted, since the order of a set is another one in every process, and `most_common` keeps it among equals.
         stated.update(true)
-        missed.update(true - predicted)
-        extra.update(predicted - true)
+        missed.update(sorted(true - predicted))
+        extra.update(sorted(predicted - true))
     num = len(pairs)
     return {
         "answers": num,

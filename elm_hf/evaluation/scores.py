@@ -1,13 +1,13 @@
-"""From the table of predictions to scores with intervals: by question type, averaged, and what they owe to the ECG."""
+"""Scores with intervals from the table of predictions: by question type, averaged, and as signal reliance."""
 
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.intervals import (
     CONFIDENCE,
     PatientBootstrap,
@@ -16,22 +16,26 @@ from elm_hf.evaluation.intervals import (
     percentile_interval,
 )
 from elm_hf.evaluation.metrics import answer_items, is_exact_match, statement_counts, token_f1
+from elm_hf.evaluation.names import BLIND
+from elm_hf.utils.reports import METRIC_OF_KIND
 
 
-BLIND = "blind"  # the condition of the majority baseline, which never saw an ECG nor a model
+if TYPE_CHECKING:  # it needs torch
+    from elm_hf.evaluation.bert_score import BertScorer
+
+
 UNTYPED = "(no type)"
 FREE_TEXT_WORDS = 5
-PRIMARY = {"short": "exact_match", "text": "rouge_l"}
-# Of fewer patients (or answers, if each is about two patients) not even differences that all point one way are significant:
+# With fewer patients (or answers, if each is about two patients) not even differences of one sign are significant:
 # 1 / 2^5 > 0.025.
 LEAST_PATIENTS = 6
-# Share of resamples in which a score must be defined, such as an average over types, each with a patient who was drawn.
+# Share of resamples in which a score must be defined. An average over types is, if a patient of each type was drawn.
 LEAST_RESAMPLES = 0.1
 OF_LONG_ANSWERS = ("bleu_4", "meteor", "meteor_no_synonyms", "bert_score")
 SINGLE_TYPES = ("single-verify", "single-choose", "single-query")
 
-# Columns of what is summed over answers; then BLEU's counts of all answers and of those of four words and more, and
-# BERTScore, which is computed for all answers at once.
+# Columns of the values that are summed over answers; after them BLEU's counts of all answers, BLEU's counts of answers of
+# four words or more, and BERTScore, which is computed for all answers at once.
 SUMMED = ("answers", "exact_match", "token_f1", "shared", "predicted", "true", "rouge_l", "long", "meteor")
 BLEU_1, BLEU_4 = slice(9, 19), slice(19, 29)
 BERT_SCORE = 29
@@ -40,18 +44,18 @@ NUM_SUMMED = 30
 
 class Questions:
     """
-    The questions of a predictions table, each once, and what was answered under each condition.
+    The questions of a table of predictions, each once, and the answers under each condition.
 
     Args:
-        predictions: table with the columns of docs/evaluation.md, one row per question and condition.
+        predictions: a row per question and condition, with the columns of docs/evaluation.md.
 
     Attributes:
         table: a row per question that has a true answer; `kind` is `"short"` or `"text"`.
         answers: condition to list of predictions, in the order of `table`.
-        without_truth: how many questions were left out, since they have no true answer.
+        without_truth: number of questions that were omitted because they have no true answer.
 
     Raises:
-        ValueError: nothing to score, or the conditions do not have the same questions.
+        ValueError: there is nothing to score, or the conditions have different questions.
     """
 
     def __init__(self, predictions: pd.DataFrame):
@@ -81,7 +85,7 @@ class Questions:
         }
 
     def values(self, condition: str) -> np.ndarray:
-        """What is summed over answers, `(questions, 30)`; BERTScore is 0."""
+        """The values that are summed over answers, `(questions, 30)`; BERTScore is 0."""
         rows = zip(self.answers[condition], self.table["answer"], self.table["truth"], self.table["kind"])
         return np.stack(
             [answer_values(prediction, tuple(items), truth, kind) for prediction, items, truth, kind in rows]
@@ -90,7 +94,7 @@ class Questions:
 
 @lru_cache(maxsize=200_000)
 def answer_values(prediction: str, items: tuple[str, ...], truth: str, kind: str) -> np.ndarray:
-    """The columns `SUMMED` and BLEU's counts of one answer; what is not defined for it is 0."""
+    """The values of one answer that are summed over answers, `(30,)`; those that are not defined for it are 0."""
     values = np.zeros(NUM_SUMMED)
     values[0] = 1
     values[2] = token_f1(prediction, truth)
@@ -109,8 +113,10 @@ def answer_values(prediction: str, items: tuple[str, ...], truth: str, kind: str
 
 def check_text_metrics(kinds: Sequence[str]) -> None:
     """
+    Checks that free-text answers can be scored.
+
     Raises:
-        ImportError: there are free-text answers, and the libraries that score them are not installed.
+        ImportError: the libraries that score them are not installed.
     """
     missing = [name for name in ("sacrebleu", "rouge_score", "nltk") if find_spec(name) is None]
     if "text" in kinds and missing:
@@ -122,8 +128,8 @@ def check_text_metrics(kinds: Sequence[str]) -> None:
 
 def _with_kinds(table: pd.DataFrame) -> pd.DataFrame:
     """
-    Adds `kind` and `truth`, the text that is compared with. Question types whose true items have more than five words on
-    average are free text: reports, not findings that are named.
+    Adds `kind` and `truth`, the text that predictions are compared with. Question types whose true items have more than
+    five words on average are free text: reports, not names of findings.
     """
     table = table.assign(question_type=table["question_type"].fillna(UNTYPED).astype(str))
     words = table["answer"].map(lambda items: np.mean([len(item.split()) for item in items]))
@@ -137,12 +143,12 @@ def _with_kinds(table: pd.DataFrame) -> pd.DataFrame:
 
 def blind_answers(questions: pd.DataFrame, training_rows: pd.DataFrame) -> list[str]:
     """
-    The answers of someone who knows the training questions and never looks: the most frequent answer to the question's
-    template (to its wording where there are no templates), else to its type, else of all.
+    The answers of the majority baseline, which reads no ECG: the most frequent training answer to the question's template
+    (to its wording where there are no templates), else to its type, else to all questions.
 
     Args:
         questions: with `question_type`, `template_id` and `question`.
-        training_rows: the same of the training patients, and `answer`, a list of strings each.
+        training_rows: the same columns for the training patients, and `answer`, a list of strings.
     """
     training_rows = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
     answers = pd.Series([", ".join(sorted(filter(None, items))) for items in training_rows["answer"]], dtype=object)
@@ -154,7 +160,7 @@ def blind_answers(questions: pd.DataFrame, training_rows: pd.DataFrame) -> list[
 
 
 def _templates(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Keys of each question's template and of its type; strings, since table columns differ in what null is."""
+    """Keys of each question's template and of its type. They are strings, since columns differ in their null values."""
     types = rows["question_type"].fillna(UNTYPED).astype(str).tolist()
     ids = rows["template_id"] if "template_id" in rows else pd.Series([None] * len(rows))
     templates = [
@@ -174,12 +180,12 @@ class ScoreBook:
     Scores of groups of questions under all conditions, with intervals from the same resamples.
 
     Args:
-        questions: what was asked and answered.
-        num_resamples, seed: of the bootstrap over patients.
+        questions: questions with their answers.
+        num_resamples, seed: number of resamples of the bootstrap over patients, and its random seed.
         bert_scorer: adds BERTScore to the scores of free text.
     """
 
-    def __init__(self, questions: Questions, num_resamples: int, seed: int, bert_scorer: BertScorer | None = None):
+    def __init__(self, questions: Questions, num_resamples: int, seed: int, bert_scorer: "BertScorer | None" = None):
         check_text_metrics(questions.table["kind"].tolist())
         self.questions = questions
         self.conditions = list(questions.answers)
@@ -189,8 +195,8 @@ class ScoreBook:
             self._add_bert_scores(bert_scorer)
         self.bootstrap = PatientBootstrap(questions.table["patient_ids"].tolist(), num_resamples, seed)
 
-    def _add_bert_scores(self, bert_scorer: BertScorer) -> None:
-        """BERTScore of all answers that are compared with four words or more, whatever the condition, at once."""
+    def _add_bert_scores(self, bert_scorer: "BertScorer") -> None:
+        """Adds BERTScore of all answers, under all conditions, whose true answer has four words or more."""
         rows = np.flatnonzero(self.values[self.conditions[0]][:, SUMMED.index("long")])
         truths = self.questions.table["truth"].iloc[rows].tolist()
         pairs = {
@@ -201,7 +207,7 @@ class ScoreBook:
             self.values[name][rows, BERT_SCORE] = [scores[pair] for pair in some]
 
     def samples(self, rows: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-        """Condition to metric to an array `(1 + num_resamples,)`: the score itself, then the resampled ones."""
+        """For each condition and metric an array `(1 + num_resamples,)`: the score itself, then the resampled scores."""
         kind = self.questions.table["kind"].iloc[rows[0]]
         stacked = np.concatenate([self.values[name][rows] for name in self.conditions], axis=1)
         sums = np.concatenate([stacked.sum(axis=0, keepdims=True), self.bootstrap.sums(stacked, rows)])
@@ -210,7 +216,7 @@ class ScoreBook:
         return dict(zip(self.conditions, metrics))
 
     def group(self, rows: np.ndarray) -> dict:
-        """The scores of the questions with these row numbers, as they stand in report.json."""
+        """The scores of the questions with these row numbers, as in `report.json`."""
         samples = self.samples(rows)
         num_patients = self.bootstrap.count_patients(rows)
         num_long = int(self.values[self.conditions[0]][rows, SUMMED.index("long")].sum())
@@ -225,9 +231,9 @@ class ScoreBook:
         return {"kind": kind, "answers": len(rows), "patients": num_patients, "conditions": conditions}
 
     def average(self, groups: Sequence[np.ndarray]) -> dict:
-        """The mean over groups of questions of one kind; each group counts the same, however many questions it has."""
+        """The mean over groups of questions of one kind. All groups have the same weight."""
         kind = self.questions.table["kind"].iloc[groups[0][0]]
-        metric = PRIMARY[kind]
+        metric = METRIC_OF_KIND[kind]
         samples = [self.samples(rows) for rows in groups]
         rows = np.concatenate(groups)
         num_patients = self.bootstrap.count_patients(rows)
@@ -240,7 +246,7 @@ class ScoreBook:
 
 
 def metrics_of_sums(sums: np.ndarray, kind: str, has_bert_score: bool = False) -> dict[str, np.ndarray]:
-    """Metrics `(n,)` from sums over answers `(n, 30)`; NaN where a metric has no answer to rest on."""
+    """Metrics `(n,)` from sums over answers `(n, 30)`; NaN where a metric is defined for no answer."""
     column = dict(zip(SUMMED, sums.T))
     with np.errstate(invalid="ignore", divide="ignore"):
         statements = {
@@ -268,11 +274,11 @@ def metrics_of_sums(sums: np.ndarray, kind: str, has_bert_score: bool = False) -
 
 def score_entry(values: np.ndarray, num_patients: int) -> dict:
     """
-    `score`, `low`, `high` and, where one of them is missing or comes from elsewhere, a `note`.
+    `score`, `low`, `high` and, where one of them is missing or is not from the bootstrap, a `note`.
 
     Args:
         values: `(1 + num_resamples,)`, the score itself first.
-        num_patients: that it rests on; the number of answers where these are fewer, each about two patients.
+        num_patients: number of patients that the score rests on, or of answers where these are fewer.
     """
     score, samples = values[0], values[1:]
     if np.isnan(score):
@@ -295,15 +301,15 @@ def score_entry(values: np.ndarray, num_patients: int) -> dict:
 
 def signal_reliance(book: ScoreBook, rows: np.ndarray) -> dict:
     """
-    Score with the ECG minus the best of the scores without it, and a 95 % interval.
+    The score with the ECG minus the best score without it, and a 95 % interval.
 
-    The largest of several noisy scores is too large on average, and a bootstrap of it adds the same error again: of
-    intervals from plain percentiles only 82 % hold the true value where the controls are equally good. So the lower end
-    is the least of the lower ends of the differences to each control, and the upper end the least of their upper ends
-    with the error divided among them (an intersection-union test, Berger 1982): the ECG counts as read only if the score
-    with it beats every control.
+    The largest of several noisy scores is too large on average, and its bootstrap adds the same error again: only 82 % of
+    plain percentile intervals hold the true value where the controls are equally good. So the lower end is the least of
+    the lower ends of the differences to each control, and the upper end the least of their upper ends with the error
+    divided among them (an intersection-union test, Berger 1982). The ECG counts as read only if the score with it beats
+    every control.
     """
-    metric = PRIMARY[book.questions.table["kind"].iloc[rows[0]]]
+    metric = METRIC_OF_KIND[book.questions.table["kind"].iloc[rows[0]]]
     controls = [name for name in book.conditions if name not in ("ecg", BLIND)]
     entry = {"metric": metric, "answers": len(rows), "score": None, "low": None, "high": None}
     if "ecg" not in book.conditions or not controls:

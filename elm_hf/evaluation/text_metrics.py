@@ -11,14 +11,14 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
 
-# BLEU-4 of two identical answers of less than four words is not 1, nor is METEOR, which has a penalty for each chunk.
+# Below four words neither BLEU-4 nor METEOR, with its penalty for each chunk, is 1 for identical answers.
 LEAST_WORDS = 4
 BLEU_ORDER = 4
 _BLEU = BLEU(lowercase=True, effective_order=True)
 
 
 class _WordTokenizer:
-    """Words as rouge-score has them, stemmed if longer than three letters, and those with letters beyond a to z, which it drops."""
+    """Words as in rouge-score, stemmed if longer than three letters, and also words in other scripts, which it drops."""
 
     def __init__(self):
         self._stem = PorterStemmer().stem
@@ -37,15 +37,15 @@ def rouge_l(prediction: str, truth: str) -> float:
 
 
 def meteor(prediction: str, truth: str) -> float:
-    """METEOR of words that match as they are, by stem or, if [`has_wordnet`], by synonym (Banerjee & Lavie 2005; NLTK)."""
+    """METEOR: words match exactly, by stem or, if [`has_wordnet`], by synonym (Banerjee & Lavie 2005; NLTK)."""
     reference, hypothesis = (re.findall(r"\w+|[^\w\s]", text) for text in (truth, prediction))
     return single_meteor_score(reference, hypothesis, wordnet=nltk.corpus.wordnet if has_wordnet() else _NoSynonyms())
 
 
 def bleu_counts(prediction: str, truth: str) -> np.ndarray:
     """
-    What BLEU needs to know of an answer, to be summed over answers: matching n-grams and n-grams of the prediction for
-    n = 1 to 4, words of the prediction, words of the truth (Papineni et al. 2002; sacrebleu's tokens "13a", lower case).
+    The counts that BLEU sums over answers: matching n-grams and n-grams of the prediction for n = 1 to 4, words of the
+    prediction, and words of the truth (Papineni et al. 2002; sacrebleu's tokens "13a", lower case).
     """
     score = _BLEU.sentence_score(prediction, [truth])
     return np.array([*score.counts, *score.totals, score.sys_len, score.ref_len], dtype=float)
@@ -67,7 +67,7 @@ def bleu_of_sums(sums: np.ndarray, order: int) -> float:
 
 @lru_cache(maxsize=100_000)
 def text_scores(prediction: str, truth: str) -> np.ndarray:
-    """ROUGE-L, METEOR and [`bleu_counts`] of one answer, `(12,)`; answers often repeat. METEOR is NaN where undefined."""
+    """ROUGE-L, METEOR (NaN where it is not defined) and [`bleu_counts`] of one answer, `(12,)`; answers often repeat."""
     is_long = has_long_answer(truth)
     scores = [rouge_l(prediction, truth), meteor(prediction, truth) if is_long else np.nan]
     return np.concatenate([scores, bleu_counts(prediction, truth)])
@@ -80,7 +80,7 @@ def has_long_answer(truth: str) -> bool:
 
 @cache
 def has_wordnet() -> bool:
-    """Whether NLTK finds WordNet, of which METEOR takes synonyms (`python -m nltk.downloader wordnet`)."""
+    """Whether NLTK finds WordNet, METEOR's source of synonyms (`python -m nltk.downloader wordnet`)."""
     try:
         nltk.corpus.wordnet.ensure_loaded()
     except LookupError:
@@ -89,7 +89,7 @@ def has_wordnet() -> bool:
 
 
 class _NoSynonyms:
-    """Stands in WordNet's place where its data is not at hand."""
+    """Replaces WordNet where its data is not installed."""
 
     def synsets(self, word: str) -> list:
         return []

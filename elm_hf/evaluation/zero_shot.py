@@ -1,4 +1,4 @@
-"""Zero-shot classification: an ECG-language model chooses an option, an encoder with a text tower compares prompts."""
+"""Zero-shot classification: an ECG-language model chooses an option, and an encoder with a text tower compares prompts."""
 
 import json
 import re
@@ -18,7 +18,8 @@ from elm_hf.data.loading import load_elm_dataset, load_records
 from elm_hf.data.messages import fill_ecgs
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.markdown import markdown_table, score_cell
-from elm_hf.evaluation.predictions import check_same_run
+from elm_hf.evaluation.names import ZERO_SHOT_NAME, ZERO_SHOT_TEXT_NAME
+from elm_hf.evaluation.report_folder import check_same_run
 from elm_hf.evaluation.scores import score_entry
 from elm_hf.evaluation.zero_shot_tasks import ZeroShotTask, load_task
 from elm_hf.inference.generation import generate_answers, log_likelihoods
@@ -29,7 +30,6 @@ from elm_hf.utils.hub import check_name
 LONGEST_ANSWER = 16
 ECGS_AT_ONCE = 8
 NO_CHOICE = "(no choice)"
-FILE = "zero_shot.json"
 
 
 def zero_shot(
@@ -46,37 +46,39 @@ def zero_shot(
     quiet: bool = False,
 ) -> dict:
     """
-    Classifies the ECGs of a split without training for it.
+    Classifies the ECGs of a split without training for the task.
 
     An ECG-language model is asked with the classes as options A, B, C, ..., and chooses twice: by the letter that it
-    writes, and by the letter that it finds most probable (Yang et al. 2024, ECG-LM). Only ECGs of exactly one of the
-    classes are asked about. An encoder with a text tower (MERL) gives each ECG the cosine to each class's prompt, and
+    writes, and by the letter that it finds most probable (Yang et al. 2024, ECG-LM). It is asked about ECGs of exactly one
+    of the classes only. An encoder with a text tower (MERL) gives each ECG the cosine to each class's prompt, and
     these rank the ECGs: the AUROC of each class over all ECGs (Liu et al. 2024, MERL).
 
     Args:
         checkpoint: folder or repository of an ELM or of a `MerlForPreTraining`.
         dataset: elm-hf dataset whose records have `labels`.
         tasks: names of `TASKS`, or JSON files (see [`load_task`]).
-        fold, split: whose ECGs.
+        fold, split: where the ECGs are from.
         output: folder for `zero_shot.json`, `zero_shot.md` and confusion matrices; nothing is written by default.
-        tokenizer: of the text tower; by default the checkpoint's own.
-        records: signals of a dataset published without them.
-        limit: at most so many ECGs, drawn evenly.
-        seed: of the bootstrap.
+        tokenizer: tokenizer of the text tower; the checkpoint's own by default.
+        records: folder with the signals of a dataset that was published without them.
+        limit: largest number of ECGs, drawn evenly; all by default.
+        seed: random seed for the bootstrap.
         quiet: no progress bar.
 
     Returns:
         `run`, and `tasks`: name to the scores (docs/evaluation.md has the schema).
 
     Raises:
-        ValueError: unknown task, no ECG of a task's classes, a checkpoint of another kind, or an `output` that holds the
-            classification of another checkpoint, of other data or with other settings.
+        ValueError: unknown task, no ECG of a task's classes, a checkpoint of another kind, or an `output` with the
+            classification of another checkpoint, other data or other settings.
     """
     loaded = [load_task(task) for task in tasks]
     run = {"checkpoint": str(checkpoint), "dataset": str(dataset), "fold": str(fold), "split": split, "limit": limit}
     run |= {"tasks": [task.name for task in loaded], "seed": seed}
-    if output is not None and (Path(output) / FILE).exists():
-        check_same_run(Path(output), json.loads((Path(output) / FILE).read_text(encoding="utf-8"))["run"], run)
+    if output is not None and (Path(output) / ZERO_SHOT_NAME).exists():
+        check_same_run(
+            Path(output), json.loads((Path(output) / ZERO_SHOT_NAME).read_text(encoding="utf-8"))["run"], run
+        )
     ecgs = LabelledEcgs(dataset, fold, split, records, limit)
     is_merl = _is_merl(checkpoint)
     for task in loaded:  # all of them before the first, which may take long
@@ -95,8 +97,8 @@ class LabelledEcgs:
 
     Attributes:
         ecgs: sequence of arrays `(12, samples)` in mV.
-        labels: of each, a set of strings.
-        patients: of each, `("source/patient",)`.
+        labels: of each ECG, a set of strings.
+        patients: of each ECG, `("source/patient",)`.
         sampling_rate: in Hz.
 
     Raises:
@@ -120,7 +122,7 @@ class LabelledEcgs:
             raise ValueError(f"{dataset}: the records of {split} of fold {fold} have no labels to compare with")
 
     def classes(self, task: ZeroShotTask) -> np.ndarray:
-        """`(ecgs, classes)`: whether an ECG is of a class."""
+        """Whether each ECG is of each class, `(ecgs, classes)`."""
         return np.array([[not labels.isdisjoint(one.labels) for one in task.classes] for labels in self.labels])
 
 
@@ -132,9 +134,9 @@ def _is_merl(checkpoint: str | PathLike) -> bool:
 
 
 def _check_classes(task: ZeroShotTask, member: np.ndarray, is_merl: bool) -> None:
-    """Raises unless there is something to classify; `member` is `(ecgs, classes)`."""
+    """Raises ValueError unless there is something to classify; `member` is `(ecgs, classes)`."""
     if is_merl and not (member.any(axis=0) & ~member.all(axis=0)).any():
-        reason = "no class has ECGs both in and out, so there is no AUROC"
+        reason = "no class has both ECGs in it and ECGs outside, so there is no AUROC"
     elif not is_merl and not (member.sum(axis=1) == 1).any():
         reason = "no ECG is of exactly one class, so there is nothing to ask"
     else:
@@ -173,7 +175,7 @@ def _elm_classifier(checkpoint: str | PathLike) -> Callable:
 
 
 def option_prompt(task: ZeroShotTask) -> str:
-    """What an ECG-language model is asked."""
+    """The question for an ECG-language model."""
     options = [f"{letter}. {one.prompt}" for letter, one in zip(task.letters, task.classes)]
     return "\n".join([task.question, *options, "Answer with the letter of one option."])
 
@@ -187,7 +189,7 @@ def choose_options(
 ) -> tuple[list[int | None], list[int]]:
     """
     The class that an ECG-language model chooses for each ECG: by the letter that it writes (None if it writes none), and
-    by the letter that is most probable as its whole answer.
+    by the letter that is most probable as the whole answer.
     """
     content = [{"type": "ecg"}, {"type": "text", "text": option_prompt(task)}]
     prompts = [fill_ecgs([{"role": "user", "content": content}], [ecg], sampling_rate) for ecg in ecgs]
@@ -203,7 +205,7 @@ def choose_options(
 
 def read_option(answer: str, task: ZeroShotTask) -> int | None:
     """
-    Which option an answer names: a capital letter alone or before a dot, colon or bracket ("B", "(B) atrial
+    The option that an answer names: a capital letter alone or before a dot, colon or bracket ("B", "(B) atrial
     fibrillation"), a small letter alone, or else the words of exactly one option.
     """
     found = re.match(r"\W*([A-Z])(?=\W*$|\s*[.:)])", answer) or re.fullmatch(r"\W*([a-z])\W*", answer)
@@ -218,14 +220,14 @@ def classification_scores(
     truth: np.ndarray, predicted: Sequence[int | None], task: ZeroShotTask, bootstrap: PatientBootstrap
 ) -> dict:
     """
-    Accuracy, and precision, recall and F1 of each class and averaged over the classes that occur. An ECG without a choice
-    is wrong; a class that is never predicted has precision 0.
+    Accuracy, and precision, recall and F1 of each class and averaged over the classes that occur. No choice counts as
+    wrong; a class that is never predicted has precision 0.
 
     Args:
         truth: number of each ECG's class.
-        predicted: number of the class chosen for it; None for no choice.
-        task: what was asked.
-        bootstrap: over the ECGs' patients.
+        predicted: number of the class that was chosen; None for no choice.
+        task: the task.
+        bootstrap: bootstrap over the patients of the ECGs.
     """
     number = len(task.classes)
     cells = np.zeros((len(truth), number * (number + 1)))
@@ -243,7 +245,7 @@ def classification_scores(
             "f1": 2 * hits / (support + chosen),
         }
     scores = {"accuracy": hits.sum(axis=1) / support.sum(axis=1)}
-    # A resample in which a class was not drawn has no averages.
+    # The averages of a resample without one of the classes are not defined.
     scores |= {
         f"macro_{name}": np.where(support > 0, values, np.nan)[:, occurs].mean(axis=1)
         for name, values in of_class.items()
@@ -294,13 +296,13 @@ def _merl_classifier(checkpoint: str | PathLike, tokenizer: str | None) -> Calla
 
 def auroc_scores(member: np.ndarray, scores: np.ndarray, task: ZeroShotTask, bootstrap: PatientBootstrap) -> dict:
     """
-    AUROC of each class against all other ECGs, and the mean over classes that have ECGs both in and out.
+    AUROC of each class against all other ECGs, and the mean over the classes for which it is defined.
 
     Args:
         member: `(ecgs, classes)`, whether an ECG is of a class.
-        scores: `(ecgs, classes)`, higher where it is likelier.
-        task: for the names.
-        bootstrap: over the ECGs' patients.
+        scores: `(ecgs, classes)`, higher where the class is likelier.
+        task: names of the classes.
+        bootstrap: bootstrap over the patients of the ECGs.
     """
     weights = np.concatenate([np.ones((1, len(member))), bootstrap.question_weights()])
     samples = np.stack([weighted_auroc(member[:, k], scores[:, k], weights) for k in range(len(task.classes))])
@@ -315,14 +317,14 @@ def auroc_scores(member: np.ndarray, scores: np.ndarray, task: ZeroShotTask, boo
 
 def weighted_auroc(member: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
-    The chance that an ECG of the class has a higher score than another one, ties counting half (Mann & Whitney 1947).
+    The probability that an ECG of the class has a higher score than another one; ties count half (Mann & Whitney 1947).
 
     Args:
         member, scores: `(ecgs,)`.
         weights: `(resamples, ecgs)`, how often each ECG was drawn.
 
     Returns:
-        `(resamples,)`, NaN where all ECGs or none are of the class.
+        `(resamples,)`, NaN where all ECGs or none of them are of the class.
     """
     levels, level = np.unique(scores, return_inverse=True)
     inside, outside = (
@@ -371,5 +373,5 @@ def _write(folder: Path, report: dict) -> None:
                 file = f"confusion_{name}_{way}.png"
                 confusion_figure(found[way]["confusion"], f"{name}, by {way}").savefig(folder / file, dpi=DPI)
                 text += f"\n![{name}, by {way}]({file})\n"
-    (folder / FILE).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    (folder / "zero_shot.md").write_text(text, encoding="utf-8")
+    (folder / ZERO_SHOT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / ZERO_SHOT_TEXT_NAME).write_text(text, encoding="utf-8")

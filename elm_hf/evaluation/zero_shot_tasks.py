@@ -10,9 +10,9 @@ from string import ascii_uppercase
 class ZeroShotClass:
     """
     Attributes:
-        name: in tables.
-        prompt: in words, for models.
-        labels: of the records table: an ECG with one of them is of this class.
+        name: name of the class in tables.
+        prompt: the class in words, for models.
+        labels: labels in the records table; an ECG with one of them is of this class.
     """
 
     name: str
@@ -24,9 +24,9 @@ class ZeroShotClass:
 class ZeroShotTask:
     """
     Attributes:
-        name: of the task.
-        question: what an ECG-language model is asked.
-        classes: from which one is to be chosen, at most 26.
+        name: name of the task.
+        question: question for an ECG-language model.
+        classes: 2 to 26 classes, of which one is chosen.
     """
 
     name: str
@@ -35,7 +35,7 @@ class ZeroShotTask:
 
     @property
     def letters(self) -> str:
-        """One for each class, from A on."""
+        """A letter for each class, from A on."""
         return ascii_uppercase[: len(self.classes)]
 
 
@@ -147,13 +147,13 @@ def load_task(name_or_file: str) -> ZeroShotTask:
     "labels": ["atrial fibrillation"]}, ...}}`.
 
     Raises:
-        ValueError: there is no such task or file, or the file is not as above.
+        ValueError: there is no such task or file, or the file has another format.
     """
     if name_or_file in TASKS:
         return TASKS[name_or_file]
     path = Path(name_or_file)
     if not path.is_file():
-        raise ValueError(f"{name_or_file}: no such task ({', '.join(TASKS)}), and no JSON file with one")
+        raise ValueError(f"{name_or_file}: neither a task ({', '.join(TASKS)}) nor a JSON file with one")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         classes = tuple(

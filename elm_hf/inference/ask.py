@@ -1,4 +1,4 @@
-"""Asking a checkpoint about one ECG: a file, or a held-out ECG of a dataset with its questions and true answers."""
+"""Asking a checkpoint about one ECG: from a file, or a held-out ECG of a dataset with its questions and true answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class EcgToAsk:
     An ECG and questions about it.
 
     Attributes:
-        name: of the record.
+        name: name of the record.
         ecg: `(12, samples)` in mV, NaN rows for absent leads.
         sampling_rate: in Hz.
         prompts: conversations that end with a question, each with one `{"type": "ecg"}` item.
-        truths: the true answer to each, None where it is not known.
+        truths: the true answer to each question, None where it is not known.
     """
 
     name: str
@@ -53,17 +53,17 @@ def ecg_from_dataset(
     dataset: str | PathLike, fold: int | str, split: str, record_id: str | None, number: int
 ) -> EcgToAsk:
     """
-    An ECG of a split and up to `number` single-ECG questions of the split about it, each of another type if it can be.
+    An ECG of a split and up to `number` questions of the split about it alone, of different types if possible.
 
     Args:
         dataset: folder or Hub name of an elm-hf dataset.
-        fold, split: where to look; a fold's `"test"` is held out.
-        record_id: which ECG; by default the first of the split that has `number` questions, or as many as any has.
-        number: how many questions, at least 1.
+        fold, split: where to look; the `"test"` split of a fold is held out.
+        record_id: the ECG; by default the first one of the split with `number` questions, or with most questions.
+        number: largest number of questions, at least 1.
 
     Raises:
         FileNotFoundError: there is no such dataset.
-        ValueError: the split has no questions about such an ECG.
+        ValueError: the split has no questions about that ECG.
     """
     rows = load_elm_dataset(dataset, fold=fold, split=split)
     rows_of: dict[str, list[int]] = {}
@@ -96,12 +96,12 @@ def ask(
     max_new_tokens: int = 64,
 ) -> list[dict[str, str | None]]:
     """
-    The questions with the model's answers and, where known, the truth.
+    The questions with the model's answers and, where known, the true answers.
 
     Args:
         model, processor: of a checkpoint.
         to_ask: the ECG and the questions.
-        max_new_tokens: of the longest answer.
+        max_new_tokens: longest answer, in tokens.
 
     Raises:
         ValueError: the ECG does not fit the model.

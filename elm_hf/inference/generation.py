@@ -1,4 +1,4 @@
-"""Loading a checkpoint and letting it answer conversations in batches."""
+"""Answers of a model to conversations in batches, and how probable it finds given answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ logger = logging.get_logger(__name__)
 @dataclass
 class Answer:
     """
-    What a model said.
+    An answer of a model.
 
     Attributes:
-        text: its words, without special tokens.
-        num_tokens: how many tokens it wrote, the end of the turn not counted.
-        finished: whether it ended its turn, rather than being cut at the longest length allowed.
+        text: the text, without special tokens.
+        num_tokens: number of tokens that the model wrote, without the end of the turn.
+        finished: whether the model ended its turn; otherwise the answer was cut at the longest length allowed.
     """
 
     text: str
@@ -38,7 +38,7 @@ class Answer:
 def answer(
     model: PreTrainedModel, processor: ProcessorMixin, conversations: Sequence[list[dict]], max_new_tokens: int = 64
 ) -> list[str]:
-    """The words of [`generate_answers`]."""
+    """The texts of [`generate_answers`]."""
     return [one.text for one in generate_answers(model, processor, conversations, max_new_tokens)]
 
 
@@ -49,14 +49,14 @@ def generate_answers(
     """
     The model's greedy answers to a batch of conversations, each ending with a user's turn.
 
-    What conversations about the same ECGs have in common (the system's words and the ECGs as a rule) goes through the
+    The prefix that conversations about the same ECGs share (as a rule the system message and the ECGs) goes through the
     encoder and the LLM once: see [`PromptBatch`].
 
     Args:
         model: the ELM.
         processor: its processor.
         conversations: message lists whose ECG items hold their ECGs.
-        max_new_tokens: longest answer.
+        max_new_tokens: longest answer, in tokens.
 
     Raises:
         ValueError: an ECG does not fit the model, a conversation is too long for it, the chat template refuses one, or the
@@ -78,7 +78,7 @@ def generate_answers(
 
 
 class _RefuseNan(LogitsProcessor):
-    """Greedy decoding would take NaN for the most probable token, and answer."""
+    """Stops at NaN, which greedy decoding would take for the most probable token."""
 
     def __init__(self, model: PreTrainedModel):
         self._model = model
@@ -97,7 +97,7 @@ def log_likelihoods(
     model: PreTrainedModel, processor: ProcessorMixin, conversations: Sequence[list[dict]]
 ) -> np.ndarray:
     """
-    How probable the model finds the last answer of each conversation, given all that precedes it.
+    How probable the model finds the last answer of each conversation, given what precedes it.
 
     Args:
         model: the ELM.
@@ -105,7 +105,7 @@ def log_likelihoods(
         conversations: message lists that end with an assistant's turn, whose ECG items hold their ECGs.
 
     Returns:
-        `(conversations,)` float64: natural logarithm of the probability of the answer's words and the end of its turn.
+        `(conversations,)` float64: natural logarithm of the probability of the answer's text and the end of its turn.
 
     Raises:
         ValueError: an ECG does not fit the model, or the chat template refuses a conversation.

@@ -1,4 +1,4 @@
-"""Conversations as one batch of prompts, with what they share at the front, so that it is computed once."""
+"""Conversations as one batch of prompts, in which the prefix that they share is computed once."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,13 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jinja2 import TemplateError
-from transformers import (
-    DynamicCache,
-    PreTrainedModel,
-    ProcessorMixin,
-)
+from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import logging
+
+from elm_hf.utils.shared_prefix import shared_prefix_length, whole_ecgs
 
 
 logger = logging.get_logger(__name__)
@@ -20,28 +18,29 @@ logger = logging.get_logger(__name__)
 
 class PromptBatch:
     """
-    Conversations as the model reads them, with what they share at the front, so that it is computed once.
+    Conversations as the model reads them, in which the prefix that they share is computed once.
 
-    Conversations about the same ECGs form a group. Its *prefix* is what their tokens have in common from the start: as a
-    rule the system's words, the ECGs and the first words of the user. The key-value cache of each group's prefix is
-    computed once and copied for each conversation; positions are laid out as
+    Conversations about the same ECGs form a group. Its *prefix* is the longest sequence of tokens that all of them begin
+    with: as a rule the system message, the ECGs and the first words of the user. The key-value cache of each group's
+    prefix is computed once and copied for each conversation; positions are laid out as
 
         | padding, prefix | padding, the rest |
 
-    Where nothing is shared, or the LLM's cache cannot be (recurrent layers, or a sliding window shorter than the
+    Where nothing is shared, or the LLM's cache cannot be shared (recurrent layers, or a sliding window shorter than the
     conversations, which would count the padding), there is no prefix, and the batch is an ordinary one, padded on the left.
 
     Args:
         model: the ELM.
         processor: its processor.
         conversations: message lists whose ECG items hold their ECGs.
-        max_new_tokens: positions that will be generated.
-        answered: the conversations end with an answer, which is to be scored and never part of a prefix.
+        max_new_tokens: number of tokens that will be generated.
+        answered: whether the conversations end with an answer, which is scored and never part of a prefix.
 
     Attributes:
-        input_ids, attention_mask, answer_mask: `(conversations, length)`; the last one marks the last answer's tokens.
-        prefix_length: positions before the rest, 0 without a prefix.
-        first_answer_position: where the first token of any last answer stands.
+        input_ids, attention_mask, answer_mask: `(conversations, length)`; the last one marks the tokens of the last
+            answer.
+        prefix_length: number of positions before the rest, 0 without a prefix.
+        first_answer_position: first position of a last answer in any conversation.
 
     Raises:
         ValueError: an ECG does not fit the model, a conversation is too long for it, or the chat template refuses one.
@@ -74,11 +73,11 @@ class PromptBatch:
         self._lay_out(sequences, answers)
 
     def inputs(self) -> dict[str, torch.Tensor | None]:
-        """What `generate` takes beside the cache: the tokens of all positions, and the ECGs that are in no prefix."""
+        """The inputs of `generate` in addition to the cache: all tokens, and the ECGs that are in no prefix."""
         rows = [
             row
             for rows, ids, shared in zip(self._ecg_rows, self._sequences, self._shared)
-            for row in rows[self._num_ecgs(ids[:shared]) :]
+            for row in rows[int(self._count_ecgs(ids[:shared])) :]
         ]
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask} | self._take_ecgs(rows)
 
@@ -90,7 +89,7 @@ class PromptBatch:
         ecg_rows = [
             row
             for first in firsts
-            for row in self._ecg_rows[first][: self._num_ecgs(self._sequences[first][: self._shared[first]])]
+            for row in self._ecg_rows[first][: int(self._count_ecgs(self._sequences[first][: self._shared[first]]))]
         ]
         firsts = torch.from_numpy(firsts).to(self.input_ids.device)
         attention_mask = self.attention_mask[firsts, : self.prefix_length]
@@ -120,21 +119,21 @@ class PromptBatch:
         except TemplateError as error:
             raise ValueError(f"{self._model.name_or_path}: its chat template refuses: {error}") from error
 
-    def _num_ecgs(self, ids: np.ndarray) -> int:
-        """How many ECGs enter through `ecg_values` in these tokens."""
+    def _count_ecgs(self, ids: np.ndarray) -> float:
+        """Number of ECGs, whole or in part, that enter through `ecg_values` in these tokens."""
         if not self._ecgs:
             return 0
-        return int((ids == self._processor.ecg_token_id).sum()) // self._processor.num_ecg_tokens
+        return (ids == self._processor.ecg_token_id).sum() / self._processor.num_ecg_tokens
 
     def _rows_of_ecgs(self, sequences: list[np.ndarray]) -> list[list[int]]:
-        """For each conversation the rows of its ECGs in `ecg_values`; equal ECGs are one row."""
+        """For each conversation the rows of its ECGs in `ecg_values`; equal ECGs share a row."""
         if not self._ecgs:
             return [[] for _ in sequences]
         seen, rows = {}, []
         for one in zip(*self._ecgs.values()):
             rows.append(seen.setdefault(b"".join(part.tobytes() for part in one), len(rows)))
         remaining = iter(rows)
-        return [[next(remaining) for _ in range(self._num_ecgs(ids))] for ids in sequences]
+        return [[next(remaining) for _ in range(int(self._count_ecgs(ids)))] for ids in sequences]
 
     def _take_ecgs(self, rows: list[int]) -> dict[str, torch.Tensor]:
         if not rows:
@@ -150,30 +149,23 @@ class PromptBatch:
         return groups
 
     def _shared_lengths(self, sequences: list[np.ndarray], limits: list[int]) -> np.ndarray:
-        """How many tokens of each conversation are its group's prefix; at least one token is always left."""
+        """Length of the prefix of each conversation's group; at least one token is always left."""
         members = defaultdict(list)
         for index, group in enumerate(self._groups):
             members[group].append(index)
         shared = np.zeros(len(sequences), dtype=int)
         for rows in members.values():
-            first, limit = sequences[rows[0]], min(limits[row] for row in rows) - 1
-            same = np.logical_and.reduce([sequences[row][:limit] == first[:limit] for row in rows])
-            shared[rows] = limit if same.all() else int(same.argmin())
-        # A conversation alone shares nothing, but its prefix need not be longer than what the others share.
+            longest = min(limits[row] for row in rows) - 1
+            shared[rows] = shared_prefix_length([sequences[row] for row in rows], longest, self._count_ecgs)
+        # A conversation alone is all prefix, which need not be longer than that of the others.
         alone = np.array([len(members[group]) == 1 for group in self._groups])
         shared[alone] = np.minimum(shared[alone], shared[~alone].max())
-        return np.array([self._whole_ecgs(ids, length) for ids, length in zip(sequences, shared)])
-
-    def _whole_ecgs(self, ids: np.ndarray, length: int) -> int:
-        """`length`, or less if it would cut an ECG in two."""
-        if not self._ecgs:
-            return int(length)
-        positions = np.flatnonzero(ids[:length] == self._processor.ecg_token_id)
-        over = len(positions) % self._processor.num_ecg_tokens
-        return int(positions[-over]) if over else int(length)
+        for row in np.flatnonzero(alone):
+            shared[row] = whole_ecgs(sequences[row], shared[row], self._count_ecgs)
+        return shared
 
     def _lay_out(self, sequences: list[np.ndarray], answers: list[np.ndarray]):
-        """Pads prefixes and rests, each on the left."""
+        """Pads prefixes and rests on the left."""
         self._sequences = sequences
         self.prefix_length = int(self._shared.max())
         length = self.prefix_length + max(len(ids) - shared for ids, shared in zip(sequences, self._shared))
@@ -183,7 +175,7 @@ class PromptBatch:
         for row, (ids, is_answer, shared) in enumerate(zip(sequences, answers, self._shared)):
             rest = slice(length - len(ids) + shared, length)
             prefix = slice(self.prefix_length - shared, self.prefix_length)
-            # Padding with a word of the prompt, lest a repetition penalty sees a token that is not there.
+            # Padding is a token of the prompt, so that a repetition penalty applies to no other.
             input_ids[row] = ids[~self._processor.is_ecg_token(ids)][0]
             input_ids[row, prefix], input_ids[row, rest] = ids[:shared], ids[shared:]
             attention_mask[row, prefix] = attention_mask[row, rest] = 1
@@ -195,7 +187,7 @@ class PromptBatch:
 
 
 def _check_length(model: PreTrainedModel, longest: int, max_new_tokens: int):
-    """Refuses what has no position; with rotary positions, whose number is not bounded, there is a warning."""
+    """Refuses conversations longer than the LLM's positions; rotary positions are not bounded, and there is a warning."""
     config = model.config.get_text_config(decoder=True).to_dict()
     positions = config.get("max_position_embeddings", config.get("n_positions"))
     if positions is None or longest <= positions:
@@ -205,12 +197,12 @@ def _check_length(model: PreTrainedModel, longest: int, max_new_tokens: int):
         f"{max_new_tokens}"
     )
     if "rope_parameters" not in config:
-        raise ValueError(f"{found}; leave the conversation out, or allow for shorter answers")
-    logger.warning_once(f"{found}: what it answers there may be worse than elsewhere")
+        raise ValueError(f"{found}; omit the conversation, or allow for shorter answers")
+    logger.warning_once(f"{found}: its answers there may be worse than elsewhere")
 
 
 def _can_share_cache(model: PreTrainedModel, longest: int) -> bool:
-    """Whether the LLM's cache is keys and values of every position, none of them out of a sliding window's sight."""
+    """Whether the LLM's cache holds keys and values of every position, all within its sliding windows."""
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
         return False
@@ -218,7 +210,7 @@ def _can_share_cache(model: PreTrainedModel, longest: int) -> bool:
 
 
 def _last_run(mask: np.ndarray) -> np.ndarray:
-    """The last unbroken run of a mask `(length,)`: the last answer's tokens of all answers'."""
+    """The last unbroken run of a mask `(length,)`: of all answers, the tokens of the last one."""
     mask = mask.astype(bool)
     after_gap = np.cumsum(~mask[::-1])[::-1]  # gaps from here to the end
     return mask & (after_gap == after_gap[mask][-1])

@@ -1,1 +1,1 @@
-"""Building datasets: from a source's recordings to records, conversations and folds."""
+"""Building datasets: from the recordings of a source to records, conversations and folds."""

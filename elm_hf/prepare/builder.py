@@ -1,8 +1,7 @@
-"""The base of the dataset scripts: a `datasets` builder that turns a source into records and conversations."""
+"""Base class of the dataset scripts: a `datasets` builder that turns a source into records and conversations."""
 
 import importlib
 import json
-import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -13,28 +12,29 @@ import pyarrow as pa
 from datasets import DatasetInfo, Features, SplitGenerator
 from datasets.builder import Key
 
-import elm_hf.dataset_scripts
 from elm_hf.data.columns import LISTED_FEATURES
 from elm_hf.ecg.recording import Recording, RecordingError, segments
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE
+from elm_hf.prepare.names import check_dataset_name
 
 
-# conversations in memory at once
+# number of conversations in memory at once
 TABLE_SIZE = 2000
 
 
 @dataclass
 class ElmDatasetConfig(datasets.BuilderConfig):
     """
-    What is built and from what.
+    Options of a build.
 
     Args:
-        name: of the configuration; there is one, `"conversations"`.
+        name: name of the configuration, always `"conversations"`.
         source: folder of the source as downloaded.
-        seconds, sampling_rate: length and rate of the records.
-        num_recordings: the first so many recordings only; for simulated datasets, how many there are.
-        seed: of what is simulated or drawn.
-        one_patient_per_file: each ECG file of which no patient is known is its own (`ecgfolder`).
+        seconds: length of a record in seconds.
+        sampling_rate: sampling rate of the records in Hz.
+        num_recordings: maximum number of recordings; for a simulated dataset, the number of recordings to simulate.
+        seed: random seed for simulated or drawn data.
+        one_patient_per_file: treat each ECG file without patient id as a separate patient (`ecgfolder`).
     """
 
     source: str | None = None
@@ -47,86 +47,92 @@ class ElmDatasetConfig(datasets.BuilderConfig):
 
 class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
     """
-    One published dataset. A script overrides `list_recordings` and `read_recording`, `list_conversations`, or all three.
+    Builder of a dataset. A dataset script overrides `list_recordings` and `read_recording`, `list_conversations`, or
+    all three.
 
-    `datasets` builds its conversations, `elm_hf.prepare.record_files` its records: in any order, by several processes or machines and
-    again after an interruption, for which what `list_recordings` gives must be the same each time, in one order.
+    `datasets` builds the conversations, and `elm_hf.prepare.record_files` the records. Records are built in any order,
+    by several processes or machines, and again after an interruption. `list_recordings` must therefore always return
+    the same references in the same order.
     """
 
     BUILDER_CONFIG_CLASS = ElmDatasetConfig
     BUILDER_CONFIGS = [ElmDatasetConfig(name="conversations")]
-    # what the card says of the source
+    # description of the source on the dataset card
     PRETTY_NAME: str
     DESCRIPTION: str
     HOMEPAGE: str
     LICENSE: str
     CITATION: str
-    # False for conversations in words alone, which have no records
+    # False for a text-only dataset, which has no records
     HAS_ECGS = True
-    # columns of conversations that only this dataset has
+    # additional columns of the conversations of this dataset
     CONVERSATION_FEATURES: dict = {}
 
     def list_recordings(self) -> Iterator[dict]:
         """
-        References to the recordings, no signal read: `recording_id`, `patient_id` (as the source writes them) and
-        whatever `read_recording` needs.
+        List references to the recordings without reading signals: `recording_id` and `patient_id` (as in the source)
+        and everything else that `read_recording` requires.
         """
         raise ValueError(
-            f"{self.name} asks about the ECGs of another dataset: build that one first and name it as records (--records)"
+            f"{self.name} refers to the ECGs of another dataset: build that dataset first and pass it as records "
+            "(--records)"
         )
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
         """
-        The recording of one reference and what is known about it: `age` in years, `sex` ("male" or "female"), `report`,
-        `labels`; all may be left out.
+        Read the recording of a reference and its metadata: `age` in years, `sex` ("male" or "female"), `report` and
+        `labels`, all optional.
 
         Raises:
-            RecordingError: it cannot be used.
+            RecordingError: the recording cannot be used.
         """
         raise NotImplementedError
 
     def list_conversations(self) -> Iterator[dict]:
         """
-        The conversations: `conversation_id`, `recording_ids` in the order of the ECG placeholders, `messages`,
-        `question_type`, `question`, `answer` (list), `stratum` (whose share folds keep), optionally `attribute_type`,
-        `template_id`, `split` (one of `SPLITS`) and the columns of `CONVERSATION_FEATURES`. ECGs of other datasets
-        come with `recording_sources`, the name of each one's dataset. An entry of the source that is no conversation goes
-        to `leave_out` instead.
+        List the conversations with the columns `conversation_id`, `recording_ids` (in the order of the ECG
+        placeholders), `messages`, `question_type`, `question`, `answer` (list), `stratum` (for stratified folds) and,
+        optionally, `attribute_type`, `template_id`, `split` (one of `SPLITS`) and the columns of
+        `CONVERSATION_FEATURES`. If ECGs are from other datasets, `recording_sources` has the name of the dataset of
+        each ECG. Call `leave_out` for each entry of the source that cannot be used.
         """
         raise NotImplementedError
 
     def leave_out(self, reason: str, message: str) -> None:
         """
-        Note an entry of the source that makes no conversation; the rest is built.
+        Exclude an entry of the source that cannot be used as a conversation.
 
         Args:
-            reason: a short category to count by.
-            message: which file and entry, and what is wrong with it.
+            reason: a short category, used for counting.
+            message: file, entry and cause.
         """
         self._left_out.append((reason, self.from_source(message)))
 
     def source_folder(self, *contents: str) -> Path:
         """
-        The folder of the source.
+        Return the folder of the source.
+
+        Args:
+            contents: files and folders that the source must contain.
 
         Raises:
-            ValueError: none was named.
-            FileNotFoundError: it is not there or lacks one of `contents`.
+            ValueError: `source` is not set.
+            FileNotFoundError: the folder or one of `contents` does not exist.
         """
         if self.config.source is None:
-            raise ValueError(f"{self.name} is built from its source: name the folder as source (--source)")
+            raise ValueError(f"{self.name} is built from its source: pass the source folder as source (--source)")
         folder = Path(self.config.source)
         for path in [folder, *(folder / name for name in contents)]:
             if not path.exists():
                 raise FileNotFoundError(
-                    f"{path}: not found; source (--source) is to be the folder of {self.PRETTY_NAME}"
+                    f"{path}: not found; source (--source) must be the folder of {self.PRETTY_NAME}"
                 )
         return folder
 
     def references(self) -> Iterator[dict]:
         """
-        The recordings to read: all that are listed, or the first `num_recordings`. One that is listed again is marked as
-        `repeated` and will be skipped.
+        List all recordings, or the first `num_recordings`. A recording with a repeated id is marked as `repeated`, so
+        that it is skipped later.
         """
         seen = set()
         for reference in islice(self.list_recordings(), self.config.num_recordings):
@@ -135,7 +141,7 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             seen.add(name)
 
     def distinct_references(self) -> Iterator[dict]:
-        """The recordings that conversations can be about: none twice."""
+        """List the recordings for conversations, without repeated ones."""
         return (reference for reference in self.references() if "repeated" not in reference)
 
     def _info(self) -> DatasetInfo:
@@ -146,7 +152,7 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
         return [SplitGenerator("conversations")]
 
     def _generate_tables(self) -> Iterator[tuple[Key, pa.Table]]:
-        """Tables of many conversations: `datasets` would encode one after the other, at half a millisecond each."""
+        """Yield tables of many conversations. `datasets` needs half a millisecond to encode a single conversation."""
         self._left_out = []
         conversations = iter(self.list_conversations())
         for number in count():
@@ -160,23 +166,24 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
         return {"recording_sources": [self.name] * len(conversation["recording_ids"])} | conversation
 
     def from_source(self, message: str) -> str:
-        """A message that will be published, its files named from where the source begins."""
+        """Make the paths in a message relative to the source, because the message is published."""
         return message.replace(f"{self.config.source}/", "")
 
     def record_rows(self, reference: dict) -> Iterator[dict]:
         """
-        The rows of the `records` table that one reference makes, a row for each segment.
+        Yield the rows of the `records` table for a reference, one for each segment.
 
         Raises:
-            RecordingError: it cannot be used.
+            RecordingError: the recording cannot be used.
         """
         if not reference["patient_id"]:
             raise RecordingError(
-                "no patient id", f"{reference['recording_id']}: no patient id, so no fold can keep patients apart"
+                "no patient id",
+                f"{reference['recording_id']}: no patient id; folds with disjoint patients require one",
             )
         if "repeated" in reference:
             name = reference["recording_id"]
-            raise RecordingError("repeated recording", f"{name}: listed more than once; what is listed first is used")
+            raise RecordingError("repeated recording", f"{name}: listed more than once; only the first entry is used")
         recording, metadata = self.read_recording(reference)
         for segment in segments(recording, self.config.seconds, self.config.sampling_rate):
             yield {
@@ -193,20 +200,14 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             }
 
 
-def dataset_names() -> list[str]:
-    """The datasets that `prepare_dataset` can build: the scripts in `elm_hf.dataset_scripts`."""
-    return sorted(module.name for module in pkgutil.iter_modules(elm_hf.dataset_scripts.__path__))
-
-
 def find_builder(name: str) -> type[ElmDatasetBuilder]:
     """
-    The builder of a dataset, by the name of its script.
+    Return the builder of a dataset, given the name of its script.
 
     Raises:
         ValueError: there is no such script.
     """
-    if name not in dataset_names():
-        raise ValueError(f"unknown dataset {name!r}; there are {', '.join(dataset_names())}")
+    check_dataset_name(name)
     module = importlib.import_module(f"elm_hf.dataset_scripts.{name}")
     (builder,) = (
         item

@@ -1,4 +1,4 @@
-"""The card (README.md) of a built dataset: `cards/dataset_card.md` filled with the numbers of the build."""
+"""The dataset card (README.md): the template `cards/dataset_card.md`, filled from the build report."""
 
 import hashlib
 import json
@@ -12,7 +12,8 @@ from elm_hf.data.ecg_table import StreamedEcgTable
 from elm_hf.data.layout import BUILD_REPORT_NAME, PICTURE_NAME
 from elm_hf.data.messages import message_text
 from elm_hf.ecg.plot import plot_ecg
-from elm_hf.prepare.builder import ElmDatasetBuilder, dataset_names, find_builder
+from elm_hf.prepare.builder import ElmDatasetBuilder, find_builder
+from elm_hf.prepare.names import dataset_names
 
 
 MAX_EXAMPLES, MAX_EXAMPLE_LENGTH = 3, 600
@@ -20,12 +21,12 @@ MAX_EXAMPLES, MAX_EXAMPLE_LENGTH = 3, 600
 
 def write_card(folder: Path, name: str) -> None:
     """
-    Write README.md, whose YAML tells `datasets` which files belong to which configuration and split, and the picture of
-    an ECG that it shows.
+    Write README.md and the image of an ECG that it shows. The YAML header of README.md lists the files of each
+    configuration and split for `datasets`.
 
     Args:
-        folder: of the dataset, its report already in it; its sub-folders are the configurations.
-        name: what the dataset is loaded by in the examples.
+        folder: folder of the dataset, which contains the build report and a sub-folder for each configuration.
+        name: name or path of the dataset in the code examples.
     """
     records = sorted((folder / "records").glob("*.parquet"))
     if records:
@@ -39,12 +40,12 @@ def write_card(folder: Path, name: str) -> None:
 
 def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> DatasetCard:
     """
-    The card of a built dataset.
+    Return the card of a built dataset.
 
     Args:
-        folder: of the build.
-        name: what the dataset is loaded by in the examples.
-        ids_only: folder of the files that are published in place of the build's, when signals and texts are not.
+        folder: folder of the build.
+        name: name or path of the dataset in the code examples.
+        ids_only: folder of the files to publish instead of those of the build, if signals and texts are not published.
     """
     report = json.loads((folder / BUILD_REPORT_NAME).read_text(encoding="utf-8"))
     records, builder, sources = report["records"], find_builder(report["dataset"]), credited(folder, report)
@@ -75,14 +76,14 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> Datas
 
 
 def credited(folder: Path, report: dict) -> list[type[ElmDatasetBuilder]]:
-    """The scripts of the datasets that the conversations and the records of a build come from, the former first."""
+    """Return the scripts of the datasets in a build: first that of the conversations, then those of the records."""
     columns = [pq.read_table(path, columns=["source"])["source"] for path in (folder / "records").glob("*.parquet")]
     sources = {source for column in columns for source in column.unique().to_pylist()} - {report["dataset"]}
     return [find_builder(name) for name in (report["dataset"], *sorted(sources)) if name in dataset_names()]
 
 
 def _examples(folder: Path) -> list[dict]:
-    """A conversation of each of the first question types: how many ECGs it has, what is asked and what is answered."""
+    """Example conversations of the first question types: number of ECGs, question and answer."""
     config = "fold1" if (folder / "fold1").is_dir() else "official"
     path = sorted((folder / config).glob("*.parquet"))[0]
     types = pq.read_table(path, columns=["question_type"])["question_type"].to_pylist()
@@ -100,14 +101,14 @@ def _examples(folder: Path) -> list[dict]:
 
 
 def _first_words(messages: list[dict], role: str) -> str:
-    """What a role says first, as lines of a quotation."""
+    """The first message of a role, as lines of a block quote."""
     text = message_text(next(message for message in messages if message["role"] == role))
     text = text if len(text) <= MAX_EXAMPLE_LENGTH else text[:MAX_EXAMPLE_LENGTH].rsplit(" ", 1)[0] + " ..."
     return "\n> ".join(text.splitlines())
 
 
 def _configs(folder: Path) -> list[dict]:
-    """The `configs` of the YAML header; the first fold is the one that `load_dataset` takes when none is named."""
+    """The `configs` of the YAML header. The first fold is the default configuration."""
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     configs = []
     for name in names:
@@ -121,8 +122,8 @@ def _configs(folder: Path) -> list[dict]:
 
 def _fingerprint(folder: Path) -> str:
     """
-    What tells one build from another. `datasets` caches a local folder under its name and this header, and without it
-    would go on loading an earlier build, or another of the same name.
+    A digest of the files of a configuration. The cache of `datasets` for a local folder depends on the folder name and
+    the YAML header only. Without the digest, it would continue to load an earlier build of the same name.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""Building a dataset in the Hub layout: records of ECGs, conversations about them, five folds, a card and a report."""
+"""Build a dataset in the Hub layout: records of ECGs, conversations about them, five folds, a card and a report."""
 
 import csv
 import json
@@ -61,63 +61,65 @@ def prepare_dataset(
     merge: bool = False,
 ) -> dict:
     """
-    Build a dataset in the Hub layout: `records`, `fold1` ... `fold5`, `official` where the source has a split, a card,
-    `build_report.json` and `skipped.csv`. The result does not depend on `num_proc`.
+    Build a dataset in the Hub layout: `records`, `fold1` ... `fold5`, `official` if the source has an official split,
+    a card, `build_report.json`, `skipped.csv` and `left_out.csv`. The result does not depend on `num_proc`.
 
-    It grows in a working folder, `OUTPUT.building`, and is renamed when complete. A build that is interrupted leaves that
-    folder: the same call goes on with it and makes the same dataset, byte for byte.
+    The dataset is built in the working folder `OUTPUT.building`, which is renamed when the build is complete. After an
+    interruption, the same call continues the build and gives the same dataset, byte for byte.
 
     Args:
-        name: of a script in `elm_hf.dataset_scripts`.
-        output: folder to make.
+        name: name of a script in `elm_hf.dataset_scripts`.
+        output: folder of the dataset to build.
         source: folder of the source as downloaded.
-        records: elm-hf datasets (folders or Hub names; one or several) whose ECGs the conversations are about; the ECGs
-            that they refer to are copied, and `seconds`, `sampling_rate` and `num_recordings` are of no consequence.
-        seconds, sampling_rate: length (s) and rate (Hz) of the records.
-        num_recordings: the first so many recordings only; for simulated datasets, how many there are.
-        num_proc: processes that read recordings.
-        max_skipped: share of recordings that may be skipped because they cannot be used; those that are only too short
-            for a record do not count.
-        seed: of the folds and of what is simulated.
-        num_folds: 5, or 0 for none (then only `official`).
-        one_patient_per_file: for `ecgfolder`, where no patient ids are known: no two files are of one patient.
-        overwrite: replace an earlier build in `output`, or an unfinished one of other options.
-        merge: read no recordings, but join what `prepare_shard` made of all shards.
+        records: one or several elm-hf datasets (folders or Hub names) with the ECGs of the conversations. The ECGs in
+            use are copied; `seconds`, `sampling_rate` and `num_recordings` are ignored.
+        seconds: length of a record in seconds.
+        sampling_rate: sampling rate of the records in Hz.
+        num_recordings: maximum number of recordings; for a simulated dataset, the number of recordings to simulate.
+        num_proc: number of processes that read recordings.
+        max_skipped: maximum share of skipped recordings. Recordings that are shorter than a record are not counted.
+        seed: random seed for folds and simulated ECGs.
+        num_folds: number of folds; 0 builds only the `official` split.
+        one_patient_per_file: treat each file without patient id as a separate patient (`ecgfolder`).
+        overwrite: replace an existing build in `output`, or an unfinished build with other options.
+        merge: join the shards built by `prepare_shard` instead of reading recordings.
 
     Returns:
         The build report, as in `build_report.json`.
 
     Raises:
-        ValueError: unknown name; too many recordings skipped; nothing to build; fewer patients than folds; an
-            unfinished build of other options; shards are missing.
-        FileNotFoundError: the source, or part of it, is missing.
-        FileExistsError: `output` is there and not empty.
-        BlockingIOError: another process is building the same.
+        ValueError: the name is unknown, too many recordings are skipped, there is nothing to build, there are fewer
+            patients than folds, there is an unfinished build with other options, or shards are missing.
+        FileNotFoundError: the source or a part of it is missing.
+        FileExistsError: `output` exists and is not empty.
+        BlockingIOError: another process is building the same dataset.
     """
     output = Path(output).absolute()
     options = _options(source, seconds, sampling_rate, num_recordings, seed, one_patient_per_file)
     with _builder(name, options) as builder:
         if not builder.HAS_ECGS and records is not None:
-            raise ValueError(f"{name} is about no ECGs: leave records (--records) away")
+            raise ValueError(f"{name} is a text-only dataset: omit records (--records)")
         reads_ecgs = builder.HAS_ECGS and records is None
         if merge and not reads_ecgs:
-            raise ValueError(f"{name} reads no recordings here, so there are no shards to merge (--merge)")
+            raise ValueError(
+                f"{name} does not read recordings in this build, so there are no shards to merge (--merge)"
+            )
         plan = _plan(builder, options) if reads_ecgs else {"dataset": name, "records": str(records)}
-        with work_folder(output) as work, _tidied(work, keep=reads_ecgs):
+        with work_folder(output) as work, _cleanup_on_error(work, keep_records=reads_ecgs):
             if reads_ecgs and was_published(work, plan, output):
                 return json.loads((output / BUILD_REPORT_NAME).read_text(encoding="utf-8"))
             check_output(output, overwrite)
-            build_id = begin(work, plan, overwrite, alone=not merge)
+            build_id = begin(work, plan, overwrite, exclusive=not merge)
             if reads_ecgs:
                 files = RecordFiles(work, plan["recordings"], build_id)
                 if merge:
                     files.check_complete()
-            # conversations first: what is wrong with a source comes out before its signals are read
+            # list the conversations first, to find errors in the source before the signals are read
             conversations, unusable = list_conversations(builder, work / "conversations")
             if reads_ecgs:
                 build_records(builder, files, range(files.count), num_proc)
             else:
-                clear(work / "build")  # to copy takes little time
+                clear(work / "build")  # copying takes little time
                 files = _copy_records(records, asked_recordings(conversations), work, build_id)
             clear_all_but_records(work)
             settings = {
@@ -145,51 +147,55 @@ def prepare_shard(
     one_patient_per_file: bool = False,
 ) -> dict:
     """
-    Read the recordings of one shard of a dataset, for `prepare_dataset(..., merge=True)` to join with the others.
+    Read the recordings of a shard of a dataset. `prepare_dataset(..., merge=True)` joins all shards.
 
-    The record files lie in `OUTPUT.building`. Several shards may be built there at once; folders of machines that do not
-    share one are copied together. Shard k has the files k - 1, k - 1 + num_shards, ...: which recordings are in a file
-    does not depend on `num_shards`.
+    The record files are written to `OUTPUT.building`. Several shards can be built there at the same time. If machines
+    do not share a file system, copy their folders into one. Shard k has the files k - 1, k - 1 + num_shards, ...; the
+    recordings in a file do not depend on `num_shards`.
 
     Args:
-        name, output, source, seconds, sampling_rate, num_recordings, num_proc, seed, one_patient_per_file: as of
-            `prepare_dataset`, and the same for every shard.
-        shard: from 1 to `num_shards`.
-        num_shards: into how many the dataset is divided.
+        name, output, source, seconds, sampling_rate, num_recordings, num_proc, seed, one_patient_per_file: see
+            `prepare_dataset`. They must be the same for every shard.
+        shard: number of the shard, from 1 to `num_shards`.
+        num_shards: number of shards of the dataset.
 
     Returns:
-        `files`, how many the shard has, and `built`, how many of them were not there yet.
+        `files`, the number of files of the shard, and `built`, the number of files that were built by this call.
 
     Raises:
-        ValueError: no such shard; nothing to build; the folder holds an unfinished build of other options.
-        FileNotFoundError: the source, or part of it, is missing.
-        FileExistsError: `output` is there and not empty.
+        ValueError: there is no such shard, there is nothing to build, or there is an unfinished build with other
+            options.
+        FileNotFoundError: the source or a part of it is missing.
+        FileExistsError: `output` exists and is not empty.
         BlockingIOError: another process is building the same shard.
     """
     if not 1 <= shard <= num_shards:
-        raise ValueError(f"there is no shard (--shard) {shard}/{num_shards}; shards count from 1/{num_shards}")
+        raise ValueError(
+            f"there is no shard (--shard) {shard}/{num_shards}; shards are numbered from 1/{num_shards} to "
+            f"{num_shards}/{num_shards}"
+        )
     output = Path(output).absolute()
     check_output(output, overwrite=False)
     options = _options(source, seconds, sampling_rate, num_recordings, seed, one_patient_per_file)
     with _builder(name, options) as builder:
         plan = _plan(builder, options)
         with work_folder(output, f"shard-{shard}-of-{num_shards}") as work:
-            build_id = begin(work, plan, alone=False)
+            build_id = begin(work, plan, exclusive=False)
             files = RecordFiles(work, plan["recordings"], build_id, num_shards)
             numbers = range(shard - 1, files.count, num_shards)
             return {"files": len(numbers), "built": build_records(builder, files, numbers, num_proc)}
 
 
 def build_summary(report: dict) -> str:
-    """The build report in one line."""
+    """Return a one-line summary of the build report."""
     records, conversations = report["records"], report["conversations"]
     skipped, left_out = sum(records["skipped"].values()), sum(conversations["left_out"].values())
     across = sum(split.get("left_out", 0) for split in report["splits"].values())
     noun = "recording" if skipped == 1 else "recordings"
     return (
         f"{records['records']:,} ECGs of {records['patients']:,} patients ({skipped} {noun} skipped), "
-        f"{conversations['built']:,} conversations ({left_out} left out), splits {', '.join(report['splits'])} "
-        f"(comparisons left out, summed over the folds: {across})"
+        f"{conversations['built']:,} conversations ({left_out} excluded), splits {', '.join(report['splits'])} "
+        f"(comparisons excluded from folds, in total: {across})"
     )
 
 
@@ -218,17 +224,17 @@ def _builder(name: str, options: dict) -> Iterator[ElmDatasetBuilder]:
 
 
 def _plan(builder: ElmDatasetBuilder, options: dict) -> dict:
-    """What record files depend on; not on where the source lies, which may differ between machines."""
+    """Everything that the record files depend on. The path of the source is not part of it and may differ."""
     return {"dataset": builder.name} | {**options, "source": None} | plan_records(builder)
 
 
 @contextmanager
-def _tidied(work: Path, keep: bool) -> Iterator[None]:
-    """Remove the working folder after an error, unless it has record files or shards that the next attempt can keep."""
+def _cleanup_on_error(work: Path, keep_records: bool) -> Iterator[None]:
+    """Remove the working folder after an error, unless it has record files or shards that the next attempt can use."""
     try:
         yield
     except BaseException:
-        if not (keep and (any(work.glob("build/records/*.parquet")) or any(work.glob("shard-*")))):
+        if not (keep_records and (any(work.glob("build/records/*.parquet")) or any(work.glob("shard-*")))):
             shutil.rmtree(work)
         raise
 
@@ -236,7 +242,7 @@ def _tidied(work: Path, keep: bool) -> Iterator[None]:
 def _copy_records(
     paths: str | PathLike | Sequence[str | PathLike] | None, asked: pa.Array, work: Path, build_id: str
 ) -> RecordFiles:
-    """Copy the records of the ECGs that are asked about."""
+    """Copy the records of the ECGs that the conversations refer to."""
     if paths is None:
         return RecordFiles(work, 0, build_id)
     paths = [paths] if isinstance(paths, str | PathLike) else list(paths)
@@ -247,8 +253,8 @@ def _copy_records(
     found = np.flatnonzero(pc.is_in(names, asked))
     if not len(found):
         raise ValueError(
-            f"none of the {len(asked)} ECGs asked about (such as {pc.min(asked)}) is among the {len(names)} records (such "
-            f"as {names[0]}); are these records of the dataset that the conversations are about?"
+            f"none of the {len(asked)} ECGs of the conversations (such as {pc.min(asked)}) is among the {len(names)} "
+            f"records (such as {names[0]}); pass the records of the dataset that the conversations refer to"
         )
     files = RecordFiles(work, len(found), build_id)
     for number in datasets.utils.tqdm(range(files.count), desc="Copying records", unit=" files"):
@@ -264,7 +270,7 @@ def _finish(
     unusable: list[tuple[str, str]],
     settings: dict,
 ) -> dict:
-    """Everything but the records: splits, report, lists of what was left out, card. Returns the report."""
+    """Write the splits, the build report, the lists of skipped and excluded data, and the card. Returns the report."""
     build, joined = files.work / "build", files.work / "conversations.parquet"
     skipped, keys = files.skipped(), files.keys()
     _check_skipped(name, skipped, keys, settings["max_skipped"], files.work)
@@ -272,7 +278,7 @@ def _finish(
     num_built = pq.read_metadata(joined).num_rows
     left_out.update(reason for reason, _ in unusable)
     if not num_built:
-        first = f"; the first that is damaged: {unusable[0][1]}" if unusable else ""
+        first = f"; first damaged entry: {unusable[0][1]}" if unusable else ""
         raise ValueError(f"none of the {left_out.total()} conversations can be used: {_counts(left_out)}{first}")
     splits, split_report = split_conversations(joined, keys, settings["num_folds"], settings["seed"])
     write_splits(joined, splits, build)
@@ -291,7 +297,7 @@ def _finish(
 
 def _check_skipped(name: str, skipped: list, keys: pa.Table, max_skipped: float, work: Path) -> None:
     num_used = _num_recordings(keys)
-    if num_used:  # that a recording is shorter than a record is no fault of it
+    if num_used:  # short recordings do not indicate a problem of the source
         skipped = [row for row in skipped if row[1] != "too short"]
     num_skipped = len(skipped)
     share = num_skipped / max(num_used + num_skipped, 1)
@@ -299,13 +305,13 @@ def _check_skipped(name: str, skipped: list, keys: pa.Table, max_skipped: float,
         return
     reasons = Counter(reason for _, reason, _ in skipped)
     allowed = f"allow it with max_skipped (--max-skipped) {math.ceil(100 * share) / 100:g}"
-    remedy = f"{allowed}, or mend the source and delete {work}, where the others are kept"
+    remedy = f"{allowed}, or repair the source and delete the working folder {work}"
     if not num_used:
         shutil.rmtree(work / "build" / "records")
-        remedy = "nothing is left to build"
+        remedy = "there is nothing to build"
     raise ValueError(
-        f"{name}: {num_skipped} of {num_used + num_skipped} recordings cannot be used, over the limit of {max_skipped:g}: "
-        f"{_counts(reasons)}; the first is {skipped[0][2]}; {remedy}"
+        f"{name}: {num_skipped} of {num_used + num_skipped} recordings cannot be used, over the limit of "
+        f"{max_skipped:g}: {_counts(reasons)}; first error: {skipped[0][2]}; {remedy}"
     )
 
 

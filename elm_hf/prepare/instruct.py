@@ -1,4 +1,4 @@
-"""Published instruction files about ECGs: their entries, turns, wording and names of recordings, in our words."""
+"""Read published instruction datasets about ECGs: entries, turns, wording and references to recordings."""
 
 import hashlib
 import json
@@ -15,12 +15,13 @@ from elm_hf.prepare.builder import ElmDatasetBuilder
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _PLACEHOLDER = re.compile(r"<(?:image|ecg)>", re.IGNORECASE)
-_READ = 2**20
-# characters; no entry of a published file comes near, so that a longer one is damage and not worth the memory
-_LONGEST_ENTRY = 2**25
+# number of characters read at once
+_READ_SIZE = 2**20
+# characters; entries of the published files are much shorter, so a longer one indicates a damaged file
+_MAX_ENTRY_SIZE = 2**25
 
 _AN_ECG = r"(?:ECG|EKG|electrocardiogram)s?"
-# pictures stood for the ECGs; a "mirror image" is a finding of infarction, and imaging is another examination
+# the files refer to images of ECGs; "mirror image" (a finding of infarction) and "imaging" are not replaced
 _WORDINGS = [
     (
         re.compile(rf"\b(?:an? |the |this )?(?:\w+ )?images? of (?=(?:an?|the|this|my)\b[\w -]*?\b{_AN_ECG}\b)", re.I),
@@ -31,7 +32,7 @@ _WORDINGS = [
     (re.compile(r"(?<!mirror[ -])\bimage(s?)\b", re.I), r"ECG\1"),
 ]
 
-# how the files of each source are named, whatever comes before and after: folders, lead layouts, numbers of pictures
+# file names of each source; folders, lead layouts and image numbers before and after them are ignored
 _RECORDINGS = [
     ("mimic_iv_ecg", re.compile(r"(?:^|/)p\d{4}/p\d{8}/s(\d{8})/\1(?:-|$|\.)")),
     ("ptb_xl", re.compile(r"(?:^|/)0*(\d{1,5})_[hl]r(?:[-_.]|$)")),
@@ -44,10 +45,10 @@ _RECORDINGS = [
 
 class EntryError(ValueError):
     """
-    An entry that makes no conversation.
+    An entry cannot be used as a conversation.
 
     Attributes:
-        reason: a short category to count by.
+        reason: a short category, used for counting.
     """
 
     def __init__(self, reason: str, message: str):
@@ -60,12 +61,13 @@ class EntryError(ValueError):
 
 def read_entries(path: Path, leave_out: Callable[[str, str], None]) -> Iterator[tuple[int, dict]]:
     """
-    The entries of a JSON list, a JSON Lines or a Parquet file, numbered from 0, one after the other in little memory.
+    Yield the entries of a JSON list, a JSON Lines file or a Parquet file, with their numbers starting at 0. The file
+    is not read into memory as a whole.
 
     Args:
-        path: ends in `.json`, `.jsonl` or `.parquet`.
-        leave_out: called with the reason and a message for each entry that is no object, and for a file that cannot be
-            read (further), whose entries end there.
+        path: path with the suffix `.json`, `.jsonl` or `.parquet`.
+        leave_out: function that is called with a reason and a message for each entry that is not an object, and if the
+            file cannot be read or is damaged. The entries end at the damaged position.
     """
     number = -1
     try:
@@ -87,7 +89,7 @@ def _entries(path: Path, leave_out: Callable[[str, str], None]) -> Iterator:
 
 
 def _json_list(path: Path) -> Iterator:
-    """The items of a file that is one JSON list, decoded one by one."""
+    """Decode the items of a JSON list one by one."""
     decoder, buffer, position, opened = json.JSONDecoder(), "", 0, False
     with path.open(encoding="utf-8") as file:
         while True:
@@ -102,9 +104,9 @@ def _json_list(path: Path) -> Iterator:
             try:
                 item, position = decoder.raw_decode(buffer, position)
             except json.JSONDecodeError as error:
-                more = file.read(_READ)
-                if not more or len(buffer) - position > _LONGEST_ENTRY:
-                    raise ValueError(f"the list breaks off or is damaged: {error.msg}") from error
+                more = file.read(_READ_SIZE)
+                if not more or len(buffer) - position > _MAX_ENTRY_SIZE:
+                    raise ValueError(f"the list is truncated or damaged: {error.msg}") from error
                 buffer, position = buffer[position:] + more, 0
             else:
                 yield item
@@ -124,11 +126,11 @@ def _json_lines(path: Path, leave_out: Callable[[str, str], None]) -> Iterator:
             try:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
-                leave_out("damaged entry", f"{path}: line {number} is no JSON ({error})")
+                leave_out("damaged entry", f"{path}: line {number} is not valid JSON ({error})")
 
 
 def _parquet_rows(path: Path) -> Iterator[dict]:
-    """The rows of a Parquet file without its pictures, which make up most of it."""
+    """Read the rows of a Parquet file without its images, which are most of its content."""
     file = pq.ParquetFile(path)
     columns = [
         name for name in file.schema_arrow.names if name != "image" or "image_path" not in file.schema_arrow.names
@@ -139,17 +141,20 @@ def _parquet_rows(path: Path) -> Iterator[dict]:
 
 def read_turns(entry: dict) -> list[tuple[str, str]]:
     """
-    The turns of an entry as (role, text): a system message if there is one, then user and assistant by turns.
+    Return the turns of an entry as (role, text): an optional system message, then alternating user and assistant
+    turns.
 
-    Takes `conversations` (or `conversation`) of `from` and `value`, where a value may be a list: ECGBench's `ecgqa-test`
-    stores the single characters of an answer, others hold several answers.
+    The field `conversations` (or `conversation`) is a list of objects with `from` and `value`. A value may be a list:
+    `ecgqa-test` of ECGBench stores the characters of an answer, other files store several answers.
 
     Raises:
-        EntryError: other fields, an empty turn, or turns out of order.
+        EntryError: the fields are different, a turn is empty, or the turns are out of order.
     """
     turns = entry.get("conversations", entry.get("conversation"))
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise EntryError("damaged entry", f"no list of turns in conversations or conversation, but {sorted(entry)}")
+        raise EntryError(
+            "damaged entry", f"no list of turns in conversations or conversation; found the fields {sorted(entry)}"
+        )
     read = []
     for turn in turns:
         role, value = _ROLES.get(str(turn.get("from"))), turn.get("value")
@@ -170,24 +175,27 @@ def read_turns(entry: dict) -> list[tuple[str, str]]:
 
 def check_order(roles: list[str]) -> None:
     """
+    Check the order of turns.
+
     Raises:
-        EntryError: the turns are not a user's and an assistant's in alternation, after a system message if there is one.
+        EntryError: the turns after an optional system message do not alternate between user and assistant.
     """
     start = 1 if roles[:1] == ["system"] else 0
     expected = ["user", "assistant"] * ((len(roles) - start) // 2)
     if not expected or roles[start:] != expected:
         raise EntryError(
-            "turns out of order", f"turns from {', '.join(roles) or 'nobody'}, expected user and assistant by turns"
+            "turns out of order",
+            f"turns {', '.join(roles) or 'missing'}; expected alternating user and assistant turns",
         )
 
 
 def to_messages(turns: list[tuple[str, str]], num_ecgs: int) -> list[dict]:
     """
-    Messages with an ECG item where the turns of the user have `<image>` or `<ecg>`; at the beginning of the first one
-    where they have none.
+    Convert turns to messages. Each placeholder `<image>` or `<ecg>` in a user turn becomes an ECG item. If there are
+    no placeholders, the ECG items are at the start of the first user turn.
 
     Raises:
-        EntryError: not as many placeholders as ECGs, or a turn without words.
+        EntryError: the number of placeholders differs from the number of ECGs, or a turn has no text.
     """
     messages = []
     for role, text in turns:
@@ -199,7 +207,7 @@ def to_messages(turns: list[tuple[str, str]], num_ecgs: int) -> list[dict]:
             if piece.strip():
                 content.append({"type": "text", "text": piece.strip()})
         if not content:
-            raise EntryError("damaged entry", f"a turn of the {role} has no words")
+            raise EntryError("damaged entry", f"a turn of the {role} has no text")
         messages.append({"role": role, "content": content})
     place_ecgs(messages, num_ecgs)
     return messages
@@ -207,15 +215,14 @@ def to_messages(turns: list[tuple[str, str]], num_ecgs: int) -> list[dict]:
 
 def place_ecgs(messages: list[dict], num_ecgs: int) -> None:
     """
-    See that messages have as many ECG items as there are ECGs; where they have none, put them in front of the first words
-    of the user.
+    Check the number of ECG items in the messages. If there are none, insert them at the start of the first user turn.
 
     Raises:
-        EntryError: another number, or a question without words.
+        EntryError: the number of ECG items differs from the number of ECGs, or a question has no text.
     """
     asked = [message["content"] for message in messages if message["role"] == "user"]
     if not all(any(item["type"] == "text" for item in content) for content in asked):
-        raise EntryError("no question", "a turn of the user has no words")
+        raise EntryError("no question", "a turn of the user has no text")
     num_placed = sum(item["type"] == "ecg" for content in asked for item in content)
     if num_placed == 0:
         asked[0][:0] = [{"type": "ecg", "text": None}] * num_ecgs
@@ -224,8 +231,8 @@ def place_ecgs(messages: list[dict], num_ecgs: int) -> None:
 
 
 def ecg_wording(text: str) -> str:
-    """Text about a picture of an ECG as text about the ECG: "this ECG image" becomes "this ECG"."""
-    if "image" in text.lower():  # most texts do not speak of one, and the patterns take their time
+    """Change text about an image of an ECG to text about the ECG: "this ECG image" becomes "this ECG"."""
+    if "image" in text.lower():  # most texts do not contain the word, and the patterns are slow
         for pattern, replacement in _WORDINGS:
             text = pattern.sub(replacement, text)
     return text
@@ -233,23 +240,23 @@ def ecg_wording(text: str) -> str:
 
 def find_recording(path: str) -> tuple[str, str]:
     """
-    The dataset and the recording that a published file means by the path of a picture or of a signal.
+    Return the dataset and the recording id for the path of an image or a signal in a published file.
 
-    MIMIC-IV-ECG is known by its folders of patient and study, PTB-XL by `_hr` or `_lr` after the number, CSN, CPSC and
-    Georgia by their letters, CODE-15 by a folder of its name.
+    MIMIC-IV-ECG is recognized by its patient and study folders, PTB-XL by `_hr` or `_lr` after the number, CSN, CPSC
+    and Georgia by the letters of their record names, and CODE-15 by the name of a folder.
 
     Raises:
-        EntryError: it is none of these.
+        EntryError: the path belongs to none of these datasets.
     """
     for source, pattern in _RECORDINGS:
         found = pattern.search(path)
         if found:
             return source, found[1]
-    raise EntryError("ECG of no known dataset", f"{path!r} is in no dataset that elm-hf knows")
+    raise EntryError("ECG of no known dataset", f"{path!r} does not belong to a dataset that elm-hf supports")
 
 
 def question_type(turns: list[tuple[str, str]]) -> str:
-    """What an entry asks for, by its words: "dialogue", "verify", "choose", "report" or "query"."""
+    """Classify an entry by its text: "dialogue", "verify", "choose", "report" or "query"."""
     words = [text for role, text in turns if role != "system"]
     if len(words) > 2:
         return "dialogue"
@@ -270,28 +277,29 @@ def _words(message: dict) -> str:
 
 
 class InstructBuilder(ElmDatasetBuilder):
-    """A published file of turns about ECGs of other datasets. A script names its files and the field of the ECG."""
+    """Base class for instruction files about ECGs of other datasets. A script sets `FILES` and `ECG_FIELD`."""
 
     CONVERSATION_FEATURES = {"source_id": Value("string")}
-    # published names, and the split that each is
+    # file names of the source, with the split of each
     FILES: dict[str, str | None]
-    # the field that names the ECG
+    # field with the path of the ECG
     ECG_FIELD: str
 
     def source_files(self) -> list[tuple[str, Path, str | None]]:
-        """The files of the source that are there: what entries are named after, the path and the split."""
+        """List the existing files of the source: name for the conversation ids, path and split."""
         folder = self.source_folder()
         found = [
             (Path(name).stem, path, split) for name, split in self.FILES.items() for path in sorted(folder.rglob(name))
         ]
         if not found:
             raise FileNotFoundError(
-                f"{folder}: none of {', '.join(self.FILES)} in it; source (--source) is to be the folder of {self.PRETTY_NAME}"
+                f"{folder}: contains none of {', '.join(self.FILES)}; source (--source) must be the folder of "
+                f"{self.PRETTY_NAME}"
             )
         return found
 
     def list_conversations(self) -> Iterator[dict]:
-        """One conversation for each entry; an entry that says the same of the same ECG as an earlier one is left out."""
+        """List a conversation for each entry. Entries that repeat an earlier one are excluded."""
         seen = set()
         for name, path, split in self.source_files():
             for number, entry in read_entries(path, self.leave_out):
@@ -310,15 +318,15 @@ class InstructBuilder(ElmDatasetBuilder):
 
     def make_conversation(self, entry: dict, name: str) -> dict:
         """
-        The conversation of an entry of the file `name`, without its own name and split.
+        Return the conversation of an entry of the file `name`, without its id and split.
 
         Raises:
-            EntryError: it makes none.
+            EntryError: the entry cannot be used.
         """
         paths = entry.get(self.ECG_FIELD)
         paths = [paths] if isinstance(paths, str) else paths
         if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths):
-            raise EntryError("damaged entry", f"no path of an ECG in {self.ECG_FIELD}")
+            raise EntryError("damaged entry", f"the field {self.ECG_FIELD} contains no path of an ECG")
         found = [find_recording(f"{name}/{path}") for path in paths]
         turns = [(role, ecg_wording(text)) for role, text in read_turns(entry)]
         messages = to_messages(turns, len(found))

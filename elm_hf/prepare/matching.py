@@ -1,4 +1,4 @@
-"""From listed conversations to published ones: which records they are about, and on which side of each fold they are."""
+"""Match the conversations of a source with records and assign them to the splits of each fold."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ from elm_hf.prepare.folds import make_folds
 from elm_hf.prepare.record_files import new_path
 
 
-# Conversations in memory at once.
+# Number of conversations in memory at once.
 BATCH_SIZE = 10_000
 
 
@@ -30,26 +30,26 @@ def list_conversations(builder: ElmDatasetBuilder, folder: Path) -> tuple[list[P
     Write the conversations of a source to Parquet files.
 
     Returns:
-        The files in order, and (reason, message) of the entries of the source that make no conversation.
+        The files in order, and (reason, message) of each excluded entry of the source.
 
     Raises:
-        ValueError, FileNotFoundError: what is wrong with the source.
+        ValueError, FileNotFoundError: the source is invalid or incomplete.
     """
     try:
         builder.download_and_prepare(str(folder), file_format="parquet", download_mode="force_redownload")
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, ValueError | OSError):  # what is wrong with the source, in words for its user
+        if isinstance(error.__cause__, ValueError | OSError):  # an error of the source, with a message for the user
             raise error.__cause__ from None
         raise
     unusable = [tuple(row) for row in json.loads((folder / "left_out.json").read_text(encoding="utf-8"))]
     if not builder.info.splits["conversations"].num_examples:
-        first = f"; the first that is damaged: {unusable[0][1]}" if unusable else ""
+        first = f"; first damaged entry: {unusable[0][1]}" if unusable else ""
         raise ValueError(f"{builder.name}: no conversations in {builder.config.source}{first}")
     return sorted(folder.glob("*.parquet")), unusable
 
 
 def asked_recordings(paths: list[Path]) -> pa.Array:
-    """The ECGs that conversations are about, each once, named as `recording_names` does."""
+    """Return the distinct recordings of all conversations, with names as returned by `recording_names`."""
     columns = ["recording_sources", "recording_ids"]
     names = [
         recording_names(*(pc.list_flatten(batch[column]) for column in columns)).unique()
@@ -59,25 +59,25 @@ def asked_recordings(paths: list[Path]) -> pa.Array:
 
 
 def recording_names(sources: pa.Array, ids: pa.Array) -> pa.Array:
-    """What tells recordings of several datasets apart."""
+    """Return names of recordings that are unique over several datasets."""
     return pc.binary_join_element_wise(sources, ids, " ")
 
 
 def find_ecgs(paths: list[Path], keys: pa.Table, joined: Path) -> Counter:
     """
-    Write the conversations with the rows of their ECGs in the records, once for each segment that all their ECGs have
-    (once where they have no ECGs at all).
+    Write the conversations with the row numbers of their ECGs in the records. A conversation is written once for each
+    segment that all its ECGs have, or once if it has no ECGs.
 
     Args:
-        paths: Parquet files of conversations as a builder lists them.
+        paths: Parquet files of conversations as listed by a builder.
         keys: the columns `source`, `recording_id`, `segment`, `record_id` and `patient_id` of the records.
         joined: Parquet file to write.
 
     Returns:
-        How many conversations were left out for which reason.
+        Number of excluded conversations by reason.
 
     Raises:
-        ValueError: a recording is in the records twice, or two conversations have one name.
+        ValueError: a recording is repeated in the records, or two conversations have the same id.
     """
     left_out, rows_of = Counter(), _RecordRows(keys)
     kept = Features.from_arrow_schema(pq.read_schema(paths[0]))
@@ -96,12 +96,12 @@ def find_ecgs(paths: list[Path], keys: pa.Table, joined: Path) -> Counter:
 
 
 class _RecordRows:
-    """Where the segments of each recording are in the records."""
+    """Finds the rows of the segments of a recording in the records."""
 
     def __init__(self, keys: pa.Table):
         names = recording_names(keys["source"], keys["recording_id"]).combine_chunks().dictionary_encode()
         recording, segment = names.indices.to_numpy(), keys["segment"].to_numpy()
-        # recordings are numbered as they first appear, so numbers and the segments of each go up
+        # recordings are numbered in order of appearance, so recordings and segments must be in increasing order
         steps = np.diff(recording)
         (again,) = np.nonzero((steps < 0) | ((steps == 0) & (np.diff(segment) <= 0)))
         if again.size:
@@ -111,7 +111,7 @@ class _RecordRows:
         self._starts = np.searchsorted(recording, np.arange(len(names.dictionary) + 1))
 
     def find(self, names: pa.Array) -> list[dict[int, int]]:
-        """For each recording that is named, its segments and their rows; none if it is not there."""
+        """Return the segments of each recording and their rows; empty if the recording is not in the records."""
         numbers = pc.fill_null(pc.index_in(names, self._names), -1).to_numpy()
         starts, ends = self._starts[numbers], np.where(numbers < 0, 0, self._starts[numbers + 1])
         return [
@@ -121,7 +121,7 @@ class _RecordRows:
 
 
 def _usable(batch: pa.Table, rows_of: _RecordRows, left_out: Counter) -> tuple[list[int], list[list[int]]]:
-    """The conversations of a batch that can be used, and the rows of their ECGs; the others are counted."""
+    """Return the usable conversations of a batch and the rows of their ECGs, and count the others in `left_out`."""
     found = rows_of.find(recording_names(*(pc.list_flatten(batch[name]) for name in REFERENCES[1:])).combine_chunks())
     picked, ecg_index, end = [], [], 0
     counts = pc.list_value_length(batch["recording_ids"]).to_pylist()
@@ -141,7 +141,7 @@ def _usable(batch: pa.Table, rows_of: _RecordRows, left_out: Counter) -> tuple[l
 
 
 def _with_ecgs(batch: pa.Table, ecg_index: list[list[int]], keys: pa.Table) -> pa.Table:
-    """The conversations with the columns that say which ECGs they are about; the segment is made part of their names."""
+    """Add the columns of `ECG_FEATURES` to the conversations, and the segment to their ids."""
     columns = ["segment", "record_id", "patient_id"]
     ecgs = keys.select(columns).take(pa.array([row for rows in ecg_index for row in rows], pa.int64()))
     ends = np.cumsum([0] + [len(rows) for rows in ecg_index])
@@ -165,17 +165,18 @@ def split_conversations(
     joined: Path, keys: pa.Table, num_folds: int, seed: int
 ) -> tuple[dict[str, dict], dict[str, dict]]:
     """
-    The rows of each split of `official` and of each fold, and what the build report says of them.
+    Return the rows of each split of `official` and of each fold, and their entries in the build report.
 
-    A conversation about no ECG is a patient of its own: nothing is known of who it is about.
+    A conversation without ECGs counts as a separate patient, because its patient is unknown.
 
     Args:
-        joined: the file that `find_ecgs` wrote.
+        joined: file written by `find_ecgs`.
         keys: the columns `source` and `patient_id` of the records.
-        num_folds, seed: of the folds.
+        num_folds: number of folds; 0 for an official split only.
+        seed: random seed for the folds.
 
     Raises:
-        ValueError: fewer patients than folds, or neither folds nor an official split.
+        ValueError: there are fewer patients than folds, or there is neither a fold nor an official split.
     """
     patients = _patients(joined, keys)
     strata, split = (pq.read_table(joined, columns=[name])[name] for name in ("stratum", "split"))
@@ -190,7 +191,7 @@ def split_conversations(
         report["official"] = {name: len(rows) for name, rows in official.items()}
         report["official"]["patients_in_several_splits"] = sum(count > 1 for count in owners.values())
     elif num_folds == 0:
-        raise ValueError("num_folds (--num-folds) 0 leaves no split at all: the source has no official one")
+        raise ValueError("num_folds (--num-folds) is 0, but the source has no official split; use 2 or more folds")
     for number, fold in enumerate(make_folds(patients, strata.to_pylist(), num_folds, seed) if num_folds else [], 1):
         splits[f"fold{number}"] = {"train": fold.train, "test": fold.test}
         report[f"fold{number}"] = {
@@ -205,7 +206,7 @@ def split_conversations(
 
 
 def _patients(joined: Path, keys: pa.Table) -> list[list[tuple[str, str]]]:
-    """For each conversation, whose ECGs it is about."""
+    """The patients of each conversation."""
     source, patient_id = (keys[name].combine_chunks().dictionary_encode() for name in ("source", "patient_id"))
     source_names, patient_ids = source.dictionary.to_pylist(), patient_id.dictionary.to_pylist()
     pairs = np.stack([source.indices.to_numpy(), patient_id.indices.to_numpy()])
@@ -222,7 +223,7 @@ def _patients(joined: Path, keys: pa.Table) -> list[list[tuple[str, str]]]:
 
 
 def write_splits(joined: Path, splits: dict[str, dict[str, np.ndarray]], folder: Path) -> None:
-    """Write every split that has rows: `datasets` cannot load one without, as a test of two compared patients may be."""
+    """Write every split that has rows. Empty splits of very small datasets cannot be loaded by `datasets`."""
     kept = Features.from_arrow_schema(pq.read_schema(joined))
     schema = Features({name: kept[name] for name in kept if name != "split"}).arrow_schema
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Publishing built datasets: in one commit, so that the Hub shows all of it or nothing."""
+"""Publish built datasets in one commit, so that the Hub shows either all files or none."""
 
 import json
 import re
@@ -18,12 +18,13 @@ from elm_hf.prepare.card import credited, dataset_card
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
 
 
-# Licences (identifiers of the Hub) that let data be passed on; of any other, publishing signals is for the user to decide.
+# Licences (identifiers of the Hub) that permit redistribution. For other licences, the user decides whether to publish
+# signals.
 FREE_LICENSES = frozenset(
     {"apache-2.0", "mit", "cc0-1.0", "odbl", "odc-by", "pddl", "cc-by-3.0", "cc-by-4.0"}
     | {"cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
 )
-# Files of an earlier version that a new one does not have.
+# Files of an earlier version that are deleted if a new version does not include them.
 STALE_DATA = (".parquet", ".csv", PICTURE_NAME)
 
 
@@ -36,22 +37,23 @@ def publish_dataset(
     dry_run: bool = False,
 ) -> Publication:
     """
-    Publish a dataset that `prepare_dataset` built: Parquet files, card and build report, in one commit.
+    Publish a dataset built by `prepare_dataset`, with Parquet files, card and build report, in one commit.
 
     Args:
-        folder: of the build.
-        repo_id: `user/NAME-RATE-SAMPLES`, such as `user/ecg-qa-ptbxl-250-2500` for records of 10 s at 250 Hz.
-        private: make the repository a private one.
-        revision: branch to publish on, made where it is missing; main by default.
-        signals: False publishes ids and folds only: no signals, no texts, nothing that is known of a patient. By default
-            everything, unless a source's licence does not clearly let its data be passed on.
-        dry_run: send nothing.
+        folder: folder of the build.
+        repo_id: repository to publish to, `user/NAME-RATE-SAMPLES`, such as `user/ecg-qa-ptbxl-250-2500` for records
+            of 10 s at 250 Hz.
+        private: make the repository private.
+        revision: branch to publish to. It is created if it does not exist. Defaults to the main branch.
+        signals: True publishes everything. False publishes ids and folds only, without signals, texts and patient
+            data. By default, everything is published if the licences of all sources clearly permit redistribution.
+        dry_run: return the list of files without publishing them.
 
     Raises:
-        ValueError: `folder` is no build, the name does not follow the scheme, a licence makes `signals` the user's choice,
-            or the repository is public and `private` was asked for.
-        ConnectionError: the Hub could not be reached or was busy, several times. Nothing is visible of what was sent.
-        HfHubHTTPError: the Hub refused.
+        ValueError: `folder` is not a build, the name does not follow the scheme, a licence requires that `signals` is
+            set, or the repository is public, but `private` is True.
+        ConnectionError: the Hub could not be reached or was busy in every attempt. No uploaded file is visible.
+        HfHubHTTPError: the Hub rejected the request.
     """
     folder = Path(folder)
     report = _read_report(folder)
@@ -69,21 +71,21 @@ def _read_report(folder: Path) -> dict:
     path = folder / BUILD_REPORT_NAME
     if not path.is_file():
         raise ValueError(
-            f"{folder}: not a dataset that elm-hf built (no {BUILD_REPORT_NAME}); build it with elm-hf prepare"
+            f"{folder}: not a dataset built by elm-hf (no {BUILD_REPORT_NAME}); build it with elm-hf prepare"
         )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _check_scheme(repo_id: str, report: dict) -> None:
-    """Names end in rate and samples, so that builds of one source are told apart; words alone have neither."""
+    """Check that the name ends in sampling rate and record length. A text-only dataset has neither."""
     if not report["records"]["records"]:
         return
     ending = f"-{report['records']['sampling_rate']}-{report['records']['samples']}"
     if not repo_id.endswith(ending):
         stem = re.sub(r"(-\d+){2}$", "", repo_id)
         raise ValueError(
-            f"{repo_id}: names of datasets end in sampling rate and samples of a record, here {ending[1:]}; such as "
-            f"{stem}{ending}"
+            f"{repo_id}: the name of a dataset must end in sampling rate and samples of a record, here {ending[1:]}; "
+            f"use {stem}{ending}"
         )
 
 
@@ -92,14 +94,14 @@ def _check_licenses(folder: Path, report: dict) -> None:
     if unclear:
         named = ", ".join(f"{source.PRETTY_NAME} ({source.LICENSE})" for source in unclear)
         raise ValueError(
-            f"{folder}: the licence does not clearly let these data be passed on: {named}. Publish ids and folds only "
-            "(--without-signals); or, if you may publish all of it, say so (--with-signals)"
+            f"{folder}: the licence does not clearly permit redistribution: {named}. Publish ids and folds only "
+            "(--without-signals), or everything (--with-signals) if you have the permission"
         )
 
 
 @contextmanager
 def _dataset_files(folder: Path, repo_id: str, signals: bool) -> Iterator[dict[str, Path | bytes]]:
-    """The files to publish by their path in the repository; those of ids are there as long as the context."""
+    """The files to publish, by their path in the repository. Files with ids only are temporary."""
     with tempfile.TemporaryDirectory() as ids_only:
         if signals:
             published = folder

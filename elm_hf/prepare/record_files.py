@@ -1,4 +1,4 @@
-"""The table of ECGs of a dataset, file by file: built in any order, by any number of processes and machines."""
+"""The files of the `records` table, which are built in any order by any number of processes and machines."""
 
 import hashlib
 import json
@@ -28,13 +28,13 @@ from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.utils.files import write_whole
 
 
-# What processes and machines share out, so that the files do not depend on how many there are.
+# A file is the unit of work, so that the files do not depend on the number of processes and machines.
 RECORDINGS_PER_FILE = 512
 VERSIONS = ("elm-hf", "datasets", "numpy", "scipy", "scikit-learn", "wfdb")
 
-# What is read from the disk at once, and what a process that writes keeps in memory.
+# Number of records that are read at once, and that a writing process keeps in memory.
 RECORDS_PER_ROW_GROUP = 64
-# Differences of neighbouring samples take two thirds of the room of a dictionary, and half the time.
+# Delta encoding of the samples takes two thirds of the space of dictionary encoding and half the time.
 _SIGNAL_COLUMN = "ecg.list.element.list.element"
 _TEXT_COLUMNS = ["patient_id", "source", "sex", "report", "labels.list.element", "missing_leads.list.element"]
 _PARQUET = {"use_dictionary": _TEXT_COLUMNS, "column_encoding": {_SIGNAL_COLUMN: "DELTA_BINARY_PACKED"}}
@@ -43,16 +43,17 @@ _PARQUET = {"use_dictionary": _TEXT_COLUMNS, "column_encoding": {_SIGNAL_COLUMN:
 @dataclass(frozen=True)
 class RecordFiles:
     """
-    The files of the `records` table in the working folder of a build, each with the records of `RECORDINGS_PER_FILE` recordings.
+    The files of the `records` table in the working folder of a build, each with the records of `RECORDINGS_PER_FILE`
+    recordings.
 
-    A file appears whole or not at all, so that whoever finds it need not build it again; its list of skipped recordings
-    lies in another folder, which is not published.
+    Files are written atomically, so that an existing file is complete and is not built again. The list of skipped
+    recordings of each file is in a separate folder, which is not published.
 
     Attributes:
-        work: working folder; the dataset grows in its folder `build`.
-        num_recordings: how many there are in all; of records that are copied, how many records.
-        build_id: what tells this build's files from those of other options or sources.
-        num_shards: of the shard that is built, if any; said in error messages.
+        work: working folder. Its folder `build` contains the unfinished dataset.
+        num_recordings: total number of recordings, or of records if existing records are copied.
+        build_id: digest of the plan, which identifies the files of this build.
+        num_shards: number of shards, if a shard is built. It is used in error messages.
     """
 
     work: Path
@@ -62,29 +63,31 @@ class RecordFiles:
 
     @property
     def count(self) -> int:
-        """How many files the table has."""
+        """Number of files of the table."""
         return -(-self.num_recordings // RECORDINGS_PER_FILE)
 
     def rows(self, number: int) -> slice:
-        """Which recordings a file holds."""
+        """The range of recordings in a file."""
         return slice(number * RECORDINGS_PER_FILE, min((number + 1) * RECORDINGS_PER_FILE, self.num_recordings))
 
     def path(self, number: int) -> Path:
-        """Where a file lies when it is whole."""
+        """The path of a complete file."""
         return self.work / "build" / RECORDS / parquet_name("train", number, self.count)
 
     def missing(self) -> list[int]:
-        """The numbers of the files that are not there or are of another build."""
+        """The numbers of the files that do not exist or belong to another build."""
         return [number for number in range(self.count) if not self._is_whole(number)]
 
     def skipped(self) -> list[tuple[str, str, str]]:
-        """(recording_id, reason, message) of the recordings that were skipped, in the order of the source."""
+        """(recording_id, reason, message) of each skipped recording, in the order of the source."""
         return [tuple(row) for number in range(self.count) for row in self._note(number)["skipped"]]
 
     def check_complete(self) -> None:
         """
+        Check that all files exist.
+
         Raises:
-            ValueError: files are missing; names the shards that they belong to.
+            ValueError: files are missing. The message lists the shards to build.
         """
         missing = self.missing()
         if not missing:
@@ -98,11 +101,11 @@ class RecordFiles:
             names = [f"{number + 1}/{num_shards}" for number in sorted({number % num_shards for number in missing})]
             remedy = f"build shard {_listed(names)} first (--shard {names[0]})"
         else:
-            remedy = f"build them first (--shard 1/{self.count} and so on); missing are {_listed(missing)}"
-        raise ValueError(f"{self.work}: {len(missing)} of {self.count} record files are not there; {remedy}")
+            remedy = f"build them first (--shard 1/{self.count} and so on); missing files: {_listed(missing)}"
+        raise ValueError(f"{self.work}: {len(missing)} of {self.count} record files are missing; {remedy}")
 
     def write(self, number: int, builder: ElmDatasetBuilder, references: list[dict]) -> tuple[int, int]:
-        """Read the recordings of one file and write it; returns how many there were, and how many were skipped."""
+        """Read the recordings of a file and write it. Returns the number of recordings and of skipped recordings."""
         features = record_features(builder.config.seconds, builder.config.sampling_rate)
         rows, skipped = [], []
         with pq.ParquetWriter(self._unfinished(number), features.arrow_schema, **_PARQUET) as writer:
@@ -121,14 +124,14 @@ class RecordFiles:
         return len(references), len(skipped)
 
     def copy(self, number: int, records: Dataset) -> None:
-        """Write one file of records that exist already."""
+        """Write a file with existing records."""
         with pq.ParquetWriter(self._unfinished(number), records.features.arrow_schema, **_PARQUET) as writer:
             for table in records.with_format("arrow").iter(RECORDS_PER_ROW_GROUP):
                 writer.write_table(table)
         self._finish(number, [])
 
     def keys(self) -> pa.Table:
-        """The columns of all records that conversations are matched by."""
+        """Return the columns of all records that are used to match conversations."""
         if not self.count:
             return record_features(seconds=1, sampling_rate=1).arrow_schema.empty_table().select(RECORD_KEYS)
         return pa.concat_tables(pq.read_table(self.path(number), columns=RECORD_KEYS) for number in range(self.count))
@@ -136,7 +139,7 @@ class RecordFiles:
     def _finish(self, number: int, skipped: list) -> None:
         note = {"build_id": self.build_id, "num_shards": self.num_shards, "skipped": skipped}
         write_whole(self._note_path(number), json.dumps(note))
-        with self._unfinished(number).open("rb") as file:  # on disk before it has its name, should the machine go down
+        with self._unfinished(number).open("rb") as file:  # write to disk before renaming, in case of a system crash
             os.fsync(file.fileno())
         self._unfinished(number).rename(new_path(self.path(number)))
 
@@ -154,7 +157,7 @@ class RecordFiles:
 
 
 def _record_table(rows: list[dict], features: Features) -> pa.Table:
-    """Rows of the `records` table; what `Dataset.from_list` would make, without a Python number for each sample."""
+    """Convert rows to a table as `Dataset.from_list` does, but without a Python number for each sample."""
     schema = features.arrow_schema
     ecgs = numpy_to_pyarrow_listarray(np.stack([row["ecg"] for row in rows]))
     columns = [
@@ -168,10 +171,10 @@ def _record_table(rows: list[dict], features: Features) -> pa.Table:
 
 def plan_records(builder: ElmDatasetBuilder) -> dict:
     """
-    What the files of a build depend on, from one pass over the list of recordings.
+    Return everything that the files of a build depend on, determined in one pass over the list of recordings.
 
     Raises:
-        ValueError: no recordings.
+        ValueError: there are no recordings.
     """
     count, digest = 0, hashlib.sha256()
     for reference in datasets.utils.tqdm(builder.references(), desc="Listing", unit=" recordings"):
@@ -189,13 +192,12 @@ def plan_records(builder: ElmDatasetBuilder) -> dict:
 
 def build_records(builder: ElmDatasetBuilder, files: RecordFiles, numbers: Iterable[int], num_proc: int) -> int:
     """
-    Build those of the numbered files that are not there, and return how many there were to build.
+    Build the missing ones of the numbered files, and return their number.
 
-    The list of recordings is read once and handed out file by file, so that neither memory nor the work of a process
-    depends on how long it is.
+    The list of recordings is read once and distributed file by file, so that the memory does not depend on its length.
 
     Raises:
-        ChildProcessError: a process was ended from outside.
+        ChildProcessError: a process was terminated by the system or by another program.
     """
     wanted = set(numbers) & set(files.missing())
     if not wanted:
@@ -215,7 +217,7 @@ def build_records(builder: ElmDatasetBuilder, files: RecordFiles, numbers: Itera
 
 
 def _run(function: Callable, tasks: Iterator[tuple], num_proc: int) -> Iterator:
-    """What the function returns for each task, in no order; tasks are taken only as processes are free for them."""
+    """Yield the results of all tasks in any order. Tasks are taken from the iterator only when processes are free."""
     if num_proc == 1:
         yield from (function(*task) for task in tasks)
         return
@@ -230,13 +232,13 @@ def _run(function: Callable, tasks: Iterator[tuple], num_proc: int) -> Iterator:
             yield from (future.result() for future in as_completed(running))
     except BrokenProcessPool as error:
         raise ChildProcessError(
-            "a process that reads recordings was ended from outside, perhaps for want of memory; what is built is kept: "
-            "start again, with fewer processes (--num-proc) if that was it"
+            "a process that reads recordings was terminated, possibly because of insufficient memory; finished files "
+            "are kept: repeat the command, with fewer processes (--num-proc) if memory was insufficient"
         ) from error
 
 
 def _end_with_parent() -> None:
-    """A process that reads recordings must not outlive a build that is killed; an interrupt is its parent's business."""
+    """Terminate a reading process if the build is killed. Interrupts are handled by the parent process only."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
 
@@ -248,7 +250,7 @@ def _end_with_parent() -> None:
 
 
 def new_path(path: Path) -> Path:
-    """The path, its folder made."""
+    """Create the parent folder of a path and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

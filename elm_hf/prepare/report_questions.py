@@ -1,4 +1,4 @@
-"""Conversations that ask for all that the source says of an ECG: its report, or the list of its findings."""
+"""Conversations that ask for the report or for the list of findings of an ECG."""
 
 import zlib
 
@@ -21,20 +21,20 @@ FINDINGS_QUESTIONS = (
 
 def report_conversation(dataset: str, recording_id: str, report: str, **columns) -> dict:
     """
-    A conversation of one question and the report of a recording.
+    Return a conversation with a question and the report of a recording.
 
     Args:
-        dataset: name of the dataset; with the recording's, it makes that of the conversation.
-        recording_id: which of several wordings the question has depends on it alone.
-        report: the answer; empty if there is none, and then the conversation will be left out.
-        columns: `stratum` and whatever else the dataset's conversations have.
+        dataset: name of the dataset. The conversation id consists of this name and the recording id.
+        recording_id: id of the recording. It determines the wording of the question.
+        report: the answer. A conversation with an empty report is excluded later.
+        columns: `stratum` and other columns of the conversation.
     """
     answer = [report] if report else []
     return _conversation(dataset, recording_id, "report", REPORT_QUESTIONS, answer) | columns
 
 
 def findings_conversation(dataset: str, recording_id: str, findings: list[str], **columns) -> dict:
-    """The same for a source that has a list of findings instead of a report."""
+    """Return a conversation with a question and the list of findings; see `report_conversation`."""
     return _conversation(dataset, recording_id, "findings", FINDINGS_QUESTIONS, findings) | columns
 
 

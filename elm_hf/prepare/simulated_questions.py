@@ -1,8 +1,8 @@
-"""Questions and true answers about simulated ECGs, in the question types and field names of ECG-QA (Oh et al. 2023).
+"""Questions and true answers about simulated ECGs, with the question types and field names of ECG-QA (Oh et al. 2023).
 
-A question's answer follows from the findings alone. What is asked is chosen for even odds of the answers, so that a
-model that does not read the signal gains little from the wording; the more questions about one ECG, the less it can be
-chosen.
+The answer to a question follows from the findings of the ECG. Questions are chosen such that their possible answers
+have similar frequencies, so that a model that ignores the signal gains little from the wording. This works less well
+if there are many questions about an ECG.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CONDUCTION = ("first degree av block", "wide qrs")
 _ELEVATIONS = tuple(f"st elevation in {territory} leads" for territory in TERRITORIES if territory != "none")
 _DEVIATIONS = AXES[1:]
 _NOISES = NOISES[1:]
-# Each label that can be asked for, with its share of the ECGs that `draw_findings` draws; in the order of answers.
+# All labels in questions, with their share of the ECGs drawn by `draw_findings`, in the order used in answers.
 _SHARE = (
     dict.fromkeys(RHYTHMS, 0.25)
     | dict(zip(_CONDUCTION, (0.3, 0.4)))
@@ -27,11 +27,11 @@ _SHARE = (
 _ATTRIBUTE_TYPE = (
     dict.fromkeys(_SHARE, "scp_code") | dict.fromkeys(_DEVIATIONS, "heart_axis") | dict.fromkeys(_NOISES, "noise")
 )
-# What a verify question asks for; sinus rhythms are told apart by the rate alone, which a query asks for.
+# Labels of verify questions. Sinus rhythms differ in the rate only, which is the subject of a query.
 _VERIFIED = {label: share for label, share in _SHARE.items() if not label.startswith("sinus")}
 
-# Wordings by template_id. Numbers are never reused; a comparison of two patients has the number of the same comparison
-# for one patient plus 30.
+# Wordings by template_id. Ids are never reused. The id of a comparison of two patients is the id of the same
+# comparison for one patient plus 30.
 _VERIFY = {
     "scp_code": (1, "Does this ECG show {}?"),
     "heart_axis": (2, "Is there {}?"),
@@ -67,49 +67,49 @@ _COMPARE_QUERY = {
     "gone": (48, "any", "Which findings of the {0} are gone in the {1}?"),
     "shared": (49, "any", "Which findings do the {0} and the {1} share?"),
 }
-_MOST_ITEMS = 2
+_MAX_ITEMS = 2
 
 
 def single_questions(findings: Findings, rng: np.random.Generator, number: int = 4) -> list[dict]:
-    """Draws different questions about one ECG.
+    """Draws distinct questions about an ECG.
 
     Args:
-        findings: What the ECG shows.
-        rng: Source of the choices.
-        number: How many questions, at most 20.
+        findings: Findings of the ECG.
+        rng: Random generator.
+        number: Number of questions, at most 20.
 
     Returns:
         Dicts of `question_type` (`single-verify`, `single-choose`, `single-query`), `attribute_type`, `template_id`,
         `question` and `answer`, a list of lower-case strings.
 
     Raises:
-        ValueError: If more than 20 questions are asked for.
+        ValueError: `number` is greater than 20.
     """
     return _distinct((_verify, _choose, _query), (0.4, 0.25, 0.35), (findings, rng), rng, number)
 
 
 def comparison_questions(first: Findings, second: Findings, rng: np.random.Generator, number: int = 4) -> list[dict]:
-    """Draws different questions that compare two ECGs, of one patient (consecutive) or of two (irrelevant).
+    """Draws distinct questions that compare two ECGs of one patient (consecutive) or of two patients (irrelevant).
 
     Args:
-        first: What the first ECG of the conversation shows.
-        second: What the second shows; of the same patient when its `patient` is the same.
-        rng: Source of the choices.
-        number: How many questions, at most 20.
+        first: Findings of the first ECG of the conversation.
+        second: Findings of the second ECG. The patient is the same if `patient` is equal.
+        rng: Random generator.
+        number: Number of questions, at most 20.
 
     Returns:
-        Dicts as of `single_questions`; the `question_type` is `comparison_consecutive-verify`,
+        Dicts as returned by `single_questions`; the `question_type` is `comparison_consecutive-verify`,
         `comparison_consecutive-query`, `comparison_irrelevant-verify` or `comparison_irrelevant-query`.
 
     Raises:
-        ValueError: If more than 20 questions are asked for.
+        ValueError: `number` is greater than 20.
     """
     return _distinct((_compare_verify, _compare_query), (0.5, 0.5), (first, second, rng), rng, number)
 
 
 def _distinct(kinds: tuple, shares: tuple, arguments: tuple, rng: np.random.Generator, number: int) -> list[dict]:
     if number > 20:
-        raise ValueError(f"number={number}: a simulated ECG has at most 20 different questions; ask for fewer")
+        raise ValueError(f"number={number}: a simulated ECG has at most 20 distinct questions; use a smaller number")
     questions = {}
     while len(questions) < number:
         row = kinds[rng.choice(len(kinds), p=shares)](*arguments)
@@ -134,7 +134,7 @@ def _pick(options: list[str], rng: np.random.Generator, weights: list[float] | N
 
 
 def _verify(findings: Findings, rng: np.random.Generator) -> dict:
-    # What is rare is asked for less where it is absent: over many ECGs, everything is affirmed as often as denied.
+    # The weights balance the answers: over many ECGs, "yes" and "no" are equally frequent for every label.
     present = findings.labels
     weights = [1 / share if label in present else 1 / (1 - share) for label, share in _VERIFIED.items()]
     label = _pick(list(_VERIFIED), rng, weights)
@@ -161,7 +161,7 @@ def _query(findings: Findings, rng: np.random.Generator) -> dict:
 
 
 def _values(findings: Findings) -> dict[str, list[str]]:
-    """The answer to each query about one ECG."""
+    """The answer to each query about an ECG."""
     return {
         "rhythm": [findings.rhythm],
         "territory": [findings.territory],
@@ -173,14 +173,14 @@ def _values(findings: Findings) -> dict[str, list[str]]:
 
 
 def _names(first: Findings, second: Findings) -> tuple[str, int, tuple[str, str]]:
-    """Question type, offset of template_id and the words for the two ECGs."""
+    """Question type, offset of template_id, and names of the two ECGs in the question."""
     if first.patient == second.patient:
         return "comparison_consecutive", 0, ("previous ECG", "recent ECG")
     return "comparison_irrelevant", 30, ("first ECG", "second ECG")
 
 
 def _relations(first: Findings, second: Findings) -> dict[str, list[str]]:
-    """The labels that are new in the second ECG, gone from it, and shared by both, in the order of answers."""
+    """The labels that are new in the second ECG, gone from it, and shared by both, in the order used in answers."""
     before, after = set(first.labels), set(second.labels)
     sets = {"new": after - before, "gone": before - after, "shared": before & after}
     return {relation: [label for label in _SHARE if label in labels] for relation, labels in sets.items()}
@@ -191,7 +191,7 @@ def _compare_verify(first: Findings, second: Findings, rng: np.random.Generator)
     pairs = [(relation, label) for relation in _COMPARE_VERIFY for label in _SHARE]
     relations = _relations(first, second)
     answers = [label in relations[relation] for relation, label in pairs]
-    # About one pair in eight is true.
+    # About one in eight pairs is true.
     place = _pick(range(len(pairs)), rng, [7.0 if answer else 1.0 for answer in answers])
     relation, label = pairs[place]
     template_id, wording = _COMPARE_VERIFY[relation]
@@ -209,8 +209,9 @@ def _compare_query(first: Findings, second: Findings, rng: np.random.Generator) 
         for subject in _COMPARE_QUERY
         if subject in after
     }
-    answers |= {name: labels for name, labels in _relations(first, second).items() if len(labels) <= _MOST_ITEMS}
-    # Most ECGs agree in most things: "none" is asked for in one question of four at least, not in three.
+    answers |= {name: labels for name, labels in _relations(first, second).items() if len(labels) <= _MAX_ITEMS}
+    # Most ECGs agree in most findings. This reduces the share of the answer "none" from three quarters to about a
+    # quarter.
     found = [subject for subject in _COMPARE_QUERY if answers.get(subject)]
     subject = _pick(
         found if found and rng.random() < 0.7 else [name for name in _COMPARE_QUERY if name in answers], rng

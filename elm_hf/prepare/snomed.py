@@ -1,4 +1,4 @@
-"""ECGs whose WFDB header says age, sex and diagnoses, as in the PhysioNet/CinC Challenges 2020 and 2021, in words."""
+"""Age, sex and SNOMED CT codes in WFDB headers, as in the PhysioNet/CinC Challenges 2020 and 2021."""
 
 import csv
 import re
@@ -21,12 +21,12 @@ _UNKNOWN = ("", "nan", "unknown", "-1")
 @dataclass
 class HeaderComments:
     """
-    What the comments of a header say of a recording.
+    The metadata of a recording in the comments of its header.
 
     Attributes:
-        age: in years; None where it is not known (`NaN`, `Unknown`, -1).
+        age: age in years; None if it is unknown (`NaN`, `Unknown`, -1).
         sex: "male", "female" or None.
-        codes: the SNOMED CT codes of `Dx`, in their order.
+        codes: SNOMED CT codes of `Dx`, in their order.
     """
 
     age: int | None
@@ -35,12 +35,12 @@ class HeaderComments:
 
     @property
     def labels(self) -> list[str]:
-        """The codes in words, each once."""
+        """The distinct names of the codes."""
         return list(dict.fromkeys(snomed_name(code) for code in self.codes))
 
     @property
     def stratum(self) -> str:
-        """The groups of findings that the codes belong to, of which there are a dozen; "none" without codes."""
+        """The groups of findings of the codes, about a dozen in total; "none" if there are no codes."""
         return "+".join(sorted({snomed_group(code) for code in self.codes})) or "none"
 
 
@@ -49,10 +49,10 @@ def read_header_comments(path: str | PathLike) -> HeaderComments:
     Read `# Age: 56`, `# Sex: Female` and `# Dx: 426783006,59118001`, with or without the space after `#`.
 
     Args:
-        path: of the header, with `.hea`.
+        path: path of the header, with the suffix `.hea`.
 
     Raises:
-        RecordingError: no such file, or an age that is no number.
+        RecordingError: the file does not exist, or the age is not a number.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,39 +73,39 @@ def read_header_comments(path: str | PathLike) -> HeaderComments:
 
 def read_labelled_recording(path: str | PathLike) -> tuple[Recording, dict]:
     """
-    A record, and the `age`, `sex` and `labels` of its header.
+    Read a record and the `age`, `sex` and `labels` from its header.
 
     Raises:
-        RecordingError: it cannot be used.
+        RecordingError: the record cannot be used.
     """
     comments = read_header_comments(path)
     return read_recording(path), {"age": comments.age, "sex": comments.sex, "labels": comments.labels}
 
 
 def list_findings(builder: ElmDatasetBuilder) -> Iterator[dict]:
-    """A conversation for each recording of a builder whose references have the `path` of such a header."""
+    """List a conversation for each recording of a builder. Its references must have the `path` of the header."""
     folder = builder.source_folder()
     for reference in builder.distinct_references():
         try:
             comments = read_header_comments(folder / reference["path"])
         except RecordingError:
-            continue  # it will be among the recordings that are skipped
+            continue  # reported as a skipped recording
         yield findings_conversation(builder.name, reference["recording_id"], comments.labels, stratum=comments.stratum)
 
 
 def snomed_name(code: str) -> str:
     """
-    A SNOMED CT code in words; a code that the table lacks keeps its number.
+    Return the name of a SNOMED CT code. The name of an unknown code is its number.
 
-    The table holds the codes of the PhysioNet/CinC Challenge 2021 (Reyna et al. 2021) and of the CSN database, one name
-    for a code whatever a source calls it: 164931005 is ST elevation, which CSN's own table calls "ST tilt up", and three
-    codes are premature ventricular beats.
+    The table contains the codes of the PhysioNet/CinC Challenge 2021 (Reyna et al. 2021) and of the CSN database.
+    Names do not depend on the source: 164931005 is ST elevation, although the table of CSN calls it "ST tilt up", and
+    three codes are premature ventricular beats.
     """
     return _table()[code]["name"] if code in _table() else f"SNOMED CT {code}"
 
 
 def snomed_group(code: str) -> str:
-    """The group of findings that a SNOMED CT code belongs to, such as "conduction disturbance"; "other" if unknown."""
+    """Return the group of findings of a SNOMED CT code, such as "conduction disturbance"; "other" if it is unknown."""
     return _table()[code]["group"] if code in _table() else "other"
 
 

@@ -1,4 +1,4 @@
-"""The folder in which a dataset grows: found again after an interruption, and never taken for a finished dataset."""
+"""The working folder of a build, which allows it to continue after an interruption."""
 
 import hashlib
 import json
@@ -14,19 +14,19 @@ from elm_hf.utils.files import write_whole
 
 
 _PLAN_NAME = "plan.json"
-# Processes of a build that was killed need a moment to notice it, and hold its lock until then.
+# Child processes of a killed build hold its lock for a moment, until they terminate.
 _LOCK_TIMEOUT_S = 10
 
 
 @contextmanager
 def work_folder(output: Path, task: str = "build") -> Iterator[Path]:
     """
-    The working folder of a dataset, `OUTPUT.building`, held by one process for each task.
+    Create the working folder of a dataset, `OUTPUT.building`, and lock it for a task.
 
-    The dataset grows in its folder `build`; `publish` gives that its name.
+    Its folder `build` contains the unfinished dataset; `publish` moves it to `OUTPUT`.
 
     Raises:
-        BlockingIOError: another process is at the same task.
+        BlockingIOError: another process has locked the folder for the same task.
     """
     work = output.with_name(f"{output.name}.building")
     work.mkdir(parents=True, exist_ok=True)
@@ -34,47 +34,51 @@ def work_folder(output: Path, task: str = "build") -> Iterator[Path]:
         with FileLock(work / f"{task}.lock", timeout=_LOCK_TIMEOUT_S):
             yield work
     except Timeout as error:
-        raise BlockingIOError(f"{work}: another process is building there; let it finish, or end it first") from error
+        raise BlockingIOError(
+            f"{work}: another process is building in this folder; wait for it or terminate it"
+        ) from error
 
 
 def check_output(output: Path, overwrite: bool) -> None:
     """
+    Check that the output does not exist, is an empty folder, or is a build that may be overwritten.
+
     Raises:
-        FileExistsError: there is something that may not be replaced.
+        FileExistsError: the output exists and must not be replaced.
     """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
-        raise FileExistsError(f"{output}: exists; name another output, or replace it with overwrite (--overwrite)")
+        raise FileExistsError(f"{output}: exists; choose another output, or replace it with overwrite (--overwrite)")
     if not (output / BUILD_REPORT_NAME).is_file():
         raise FileExistsError(f"{output}: not built by elm-hf (no {BUILD_REPORT_NAME}), so it is not overwritten")
 
 
-def begin(work: Path, plan: dict, overwrite: bool = False, alone: bool = True) -> str:
+def begin(work: Path, plan: dict, overwrite: bool = False, exclusive: bool = True) -> str:
     """
-    Begin a build, or go on with one of the same plan.
+    Begin a build, or continue an unfinished build with the same plan.
 
     Args:
         work: working folder.
-        plan: what the files of the build depend on; as JSON writes it.
-        overwrite: replace an unfinished build of another plan.
-        alone: nobody else is at work in the folder, so what is left of another build may be removed.
+        plan: everything that the files of the build depend on, as JSON data.
+        overwrite: replace an unfinished build with another plan.
+        exclusive: no other process uses the folder, so that the files of another plan can be removed.
 
     Returns:
-        What tells this build's files from those of another plan.
+        The build id, a digest of the plan that identifies its files.
 
     Raises:
-        ValueError: there is an unfinished build of another plan.
+        ValueError: there is an unfinished build with another plan.
     """
     found = _read_plan(work)
     if found is not None and found != plan and not overwrite:
         key = next(key for key in [*plan, *found] if plan.get(key) != found.get(key))
         raise ValueError(
-            f"{work}: holds an unfinished build of something else ({key} {found.get(key)}, now {plan.get(key)}); repeat "
-            "the command that began it, or delete the folder, or replace it with overwrite (--overwrite)"
+            f"{work}: contains a different unfinished build ({key} {found.get(key)}, now {plan.get(key)}); repeat the "
+            "original command, delete the folder, or replace the build with overwrite (--overwrite)"
         )
     if found != plan:
-        if alone:
+        if exclusive:
             clear(work)
         write_whole(work / _PLAN_NAME, json.dumps(plan, indent=2))
     (work / "build").mkdir(exist_ok=True)
@@ -82,7 +86,7 @@ def begin(work: Path, plan: dict, overwrite: bool = False, alone: bool = True) -
 
 
 def clear(work: Path) -> None:
-    """Remove what was built so far."""
+    """Remove all files of the build, but keep the locks."""
     for path in work.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -91,7 +95,7 @@ def clear(work: Path) -> None:
 
 
 def clear_all_but_records(work: Path) -> None:
-    """Remove what an interrupted build made of its records: it takes little time and is made anew."""
+    """Remove everything but the records of an interrupted build. The rest takes little time and is built again."""
     for path in (work / "build").iterdir():
         if path.is_file():
             path.unlink()
@@ -100,7 +104,7 @@ def clear_all_but_records(work: Path) -> None:
 
 
 def publish(work: Path, output: Path) -> None:
-    """Give the finished dataset its name and remove the working folder."""
+    """Move the finished dataset to `output` and remove the working folder."""
     if output.exists():
         output.rename(work / "replaced")
     (work / "build").rename(output)
@@ -108,7 +112,7 @@ def publish(work: Path, output: Path) -> None:
 
 
 def was_published(work: Path, plan: dict, output: Path) -> bool:
-    """Whether a build of this plan was killed in `publish`, after the dataset had its name; tidies up if so."""
+    """Return whether a build was killed in `publish` after moving the dataset; if so, finish the cleanup."""
     if _read_plan(work) != plan or (work / "build").exists() or not (output / BUILD_REPORT_NAME).is_file():
         return False
     shutil.rmtree(work)

@@ -1,4 +1,4 @@
-"""An index of ECGs by likeness (FAISS) over the training patients of a fold, and the vectors that they are compared by."""
+"""An index of similar ECGs (FAISS) over the training patients of a fold, and the vectors that ECGs are compared by."""
 
 import json
 from collections.abc import Sequence
@@ -25,24 +25,24 @@ from elm_hf.utils.hub import check_name
 
 
 BATCH = 32
-# Standard deviations beyond which a feature says no more: a wave measured wrongly would outweigh all others.
+# Features are clipped at this many standard deviations: one wrong measurement would outweigh all others.
 MOST_DEVIATIONS = 5
 
 
 @dataclass
 class IndexSettings:
     """
-    What an index was made of; `index.json` in its folder.
+    How an index was made; `index.json` in its folder.
 
     Args:
-        dataset, fold: whose training patients are in it.
+        dataset, fold: source of the training patients in it.
         by: `"features"` or `"encoder"`.
-        encoder: checkpoint that made the vectors, of `"encoder"`.
-        records, patients: how many are in it.
-        left_out: records of training patients that are not, by reason.
+        encoder: for `"encoder"`, the checkpoint that made the vectors.
+        records, patients: number of records and patients in it.
+        left_out: number of records of training patients that are not in it, by reason.
         reports, feature_texts: whether its records have reports, and features in words.
-        mean, deviation: of each feature over its records, of `"features"`.
-        versions: of the libraries that made it.
+        mean, deviation: for `"features"`, mean and standard deviation of each feature over the records.
+        versions: versions of the libraries that made it.
     """
 
     dataset: str
@@ -64,11 +64,11 @@ class EcgIndex:
     An index as `build_index` made it.
 
     Attributes:
-        settings: what it was made of.
+        settings: how it was made.
         entries: a row for each record: `source`, `record_id`, `patient_id`, `report`, `features` (in words, or None).
 
     Raises:
-        FileNotFoundError: the folder holds no index.
+        FileNotFoundError: the folder has no index.
         ImportError: FAISS is not installed.
     """
 
@@ -107,11 +107,11 @@ class EcgIndex:
 
 class EncoderVectors:
     """
-    Vectors of ECGs by an encoder: the mean of its output over the positions, of length 1, so that the nearest vector is the
-    one of the highest cosine.
+    Vectors of ECGs by an encoder: the mean of its output over the positions, scaled to length 1, so that the nearest vector
+    is the one with the highest cosine.
 
     Args:
-        checkpoint: an ECG encoder, or an ELM, whose encoder is taken (or projector, if it has no encoder).
+        checkpoint: an ECG encoder, or an ELM, of which the encoder is used (or the projector, if it has no encoder).
 
     Raises:
         OSError: there is no such checkpoint.
@@ -169,7 +169,7 @@ def _ecg_encoder(checkpoint: str | PathLike):
     encoder = load_encoder(str(checkpoint)).eval()
     if encoder.config.model_type not in ECG_ENCODER_TYPES:
         raise ValueError(
-            f'{checkpoint}: a "{encoder.config.model_type}" is no ECG encoder ({", ".join(ECG_ENCODER_TYPES)}) and no ELM'
+            f'{checkpoint}: a "{encoder.config.model_type}" is neither an ECG encoder ({", ".join(ECG_ENCODER_TYPES)}) nor an ELM'
         )
     feature_extractor = EcgFeatureExtractor.from_pretrained(checkpoint)
 
@@ -192,25 +192,25 @@ def build_index(
     num_proc: int = 1,
 ) -> IndexSettings:
     """
-    Makes an index of the records of a fold's training patients. No record of any other patient is read.
+    Makes an index of the records of a fold's training patients. No record of another patient is read.
 
-    A record without a report is left out, unless none has one; so is, of an index by features, one in which nothing can
-    be measured. Vectors of features are standardised over the index (a missing one counts as the mean), general features
-    with as much weight as those of the leads.
+    Records without a report are omitted, unless no record has one; an index by features also omits records in which nothing
+    can be measured. Features are standardised over the index (a missing one counts as the mean), and general features have
+    as much weight as those of the leads.
 
     Args:
         dataset: folder or Hub name of an elm-hf dataset.
-        output: folder to make.
+        output: folder of the index.
         by: `"features"` or `"encoder"`.
         encoder: for `"encoder"`, the checkpoint of an ECG encoder or of an ELM.
         fold: 1 to 5 or `"official"`.
-        feature_texts: keep each record's features in words, too; by default only of an index by features, since they have
-            to be measured.
-        num_proc: processes that measure.
+        feature_texts: whether to keep each record's features in words as well; by default only in an index by features,
+            since they have to be measured.
+        num_proc: number of processes that measure.
 
     Raises:
         FileExistsError: the folder is not empty.
-        ValueError: another `by`, no encoder where it needs one, or no usable record.
+        ValueError: another `by`, a missing encoder, or no usable record.
         ImportError: FAISS or, for features, NeuroKit2 is not installed.
     """
     if by not in ("features", "encoder") or (by == "encoder") != (encoder is not None):
@@ -220,12 +220,12 @@ def build_index(
     _check_faiss()
     output = Path(output)
     check_free(output)
-    encode = None if encoder is None else EncoderVectors(encoder)  # whatever is wrong with it comes out at once
+    encode = None if encoder is None else EncoderVectors(encoder)  # a wrong one is refused at once
     records = load_records(dataset)
     rows, left_out, has_reports = _training_records(dataset, records, fold)
     measured, mean, deviation = None, None, None
     if by == "features" or feature_texts:
-        measured = _measure(records, rows, num_proc)
+        measured = _measured_features(records, rows, num_proc)
     if by == "features":
         is_found = np.isfinite(feature_matrix(measured)).any(axis=1)
         left_out["nothing could be measured"] = int((~is_found).sum())
@@ -237,7 +237,7 @@ def build_index(
         vectors = _standardized(feature_matrix(measured), mean, deviation)
     else:
         table = EcgTable(records)
-        vectors = encode(_Rows(table, rows), records[0]["sampling_rate"])
+        vectors = encode(_SelectedEcgs(table, rows), records[0]["sampling_rate"])
     entries = _entries(records, rows, measured)
     settings = IndexSettings(
         dataset=str(dataset),
@@ -260,7 +260,7 @@ def build_index(
 def _training_records(
     dataset: str | PathLike, records: Dataset, fold: int | str
 ) -> tuple[list[int], dict[str, int], bool]:
-    """Rows of the fold's training patients, how many were left out for which reason, and whether they have reports."""
+    """Rows of the fold's training patients, number of omitted ones by reason, and whether they have reports."""
     patients = patients_of(dataset, records, fold, held_out=False)
     columns = records.select_columns(["source", "patient_id", "report"])[:]
     owners = zip(columns["source"], columns["patient_id"])
@@ -279,15 +279,15 @@ def _entries(records: Dataset, rows: list[int], measured: list[dict] | None) -> 
     return Dataset.from_dict(columns | {"features": texts})
 
 
-def _measure(records: Dataset, rows: list[int], num_proc: int) -> list[dict[str, float]]:
+def _measured_features(records: Dataset, rows: list[int], num_proc: int) -> list[dict[str, float]]:
     """The features of these records."""
-    measure = _Measure(EcgTable(records), records[0]["sampling_rate"])
+    measure = _MeasureRow(EcgTable(records), records[0]["sampling_rate"])
     processes = num_proc if num_proc > 1 else None
     return Dataset.from_dict({"row": rows}).map(measure, num_proc=processes, desc="measuring")["features"][:]
 
 
-class _Rows(Sequence):
-    """Some rows of a table of ECGs, read when they are looked at."""
+class _SelectedEcgs(Sequence):
+    """Some rows of a table of ECGs, which are read when they are accessed."""
 
     def __init__(self, table: EcgTable, rows: list[int]):
         self._table, self._rows = table, rows
@@ -299,8 +299,8 @@ class _Rows(Sequence):
         return [self._table[row] for row in self._rows[index]]
 
 
-class _Measure:
-    """The features of a row's ECG; an object, so that other processes can have it."""
+class _MeasureRow:
+    """Measures the ECG of a row; an object, which can be sent to other processes."""
 
     def __init__(self, table: EcgTable, sampling_rate: float):
         self.table, self.sampling_rate = table, sampling_rate
@@ -310,7 +310,7 @@ class _Measure:
 
 
 def _moments(matrix: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each column over what is not NaN; 0 and 1 where there is nothing or no spread."""
+    """Mean and standard deviation of each column without its NaN; 0 and 1 for an empty column, 1 where there is no spread."""
     found = np.isfinite(matrix)
     count = np.maximum(found.sum(axis=0), 1)
     mean = np.where(found, matrix, 0).sum(axis=0) / count
@@ -319,16 +319,16 @@ def _moments(matrix: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def _standardized(matrix: np.ndarray, mean: list[float], deviation: list[float]) -> np.ndarray:
-    """Features `(ECGs, columns)` as vectors: in standard deviations, lead by lead as heavy together as the general ones."""
+    """Features `(ECGs, columns)` as vectors: in standard deviations, with equal weights of lead and of general features."""
     scaled = np.nan_to_num((matrix - np.array(mean)) / np.array(deviation)).clip(-MOST_DEVIATIONS, MOST_DEVIATIONS)
     weights = np.full(matrix.shape[1], np.sqrt(len(GENERAL_FEATURES) / (matrix.shape[1] - len(GENERAL_FEATURES) - 1)))
-    general = len(GENERAL_FEATURES) - 1  # the axis is a point of a circle, in the last two columns
+    general = len(GENERAL_FEATURES) - 1  # the axis is a point on a circle, in the last two columns
     weights[:general] = weights[-2:] = 1.0
     return (scaled * weights).astype(np.float32)
 
 
 def _save(entries: Dataset, vectors: np.ndarray, settings: IndexSettings, output: Path) -> None:
-    """Writes the folder, `index.json` last: without it there is no index."""
+    """Writes the folder, `index.json` last: a folder without it is not an index."""
     output.mkdir(parents=True, exist_ok=True)
     entries.to_parquet(output / "records.parquet")
     entries.add_faiss_index_from_external_arrays(vectors, "vector")

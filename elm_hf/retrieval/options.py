@@ -14,12 +14,12 @@ class RetrievalOptions:
 
     Args:
         index: folder that `build_index` made.
-        k: neighbours for each ECG.
+        k: number of neighbours for each ECG.
         content: `"report"` or `"features"`.
-        location: `"system"` appends them to the system's words, `"user"` puts them behind the ECGs.
+        location: `"system"` appends them to the system message, `"user"` puts them after the ECGs.
 
     Raises:
-        ValueError: another content or location, or less than 1 neighbour.
+        ValueError: another content or location, or fewer than 1 neighbour.
     """
 
     index: str

@@ -1,4 +1,4 @@
-"""Retrieval-augmented prompts: what was said of the training ECGs most like the one asked about, never of its own patient."""
+"""Retrieval-augmented prompts: reports or features of the most similar training ECGs, never of the same patient."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,20 +20,20 @@ class Retrieval:
     """
     Puts the reports or features of neighbours into conversations.
 
-    Neighbours are found when it is made; it then holds no index or model, so that worker processes can have it. Records of
-    a conversation's own patients are never among them: as many more candidates are looked up as those patients could
-    have in the index, and theirs are passed over.
+    Neighbours are searched when it is made; it then holds no index or model and can be sent to worker processes. Records of
+    a conversation's own patients are never among them: the search returns as many additional candidates as those patients
+    can have in the index, and theirs are skipped.
 
     Args:
-        options: which index, how many neighbours, what of them and where.
-        dataset: the dataset of the conversations, or several, in the order in which they were loaded.
-        fold: of the conversations: 1 to 5 or `"official"`.
-        ecg_index: the column of that name of the conversations.
-        records: local builds of the datasets that were published without signals, as for `load_elm_dataset`.
+        options: the index, the number of neighbours, what is inserted and where.
+        dataset: dataset of the conversations, or several in the order in which they were loaded.
+        fold: fold of the conversations: 1 to 5 or `"official"`.
+        ecg_index: column `ecg_index` of the conversations.
+        records: local builds of datasets that were published without signals, as for `load_elm_dataset`.
 
     Raises:
         FileNotFoundError: there is no such index.
-        ValueError: the index is without that content, of too few patients, or holds patients whom this fold tests on.
+        ValueError: the index lacks that content, has too few patients, or holds patients that this fold tests on.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Retrieval:
         tables = []
         for path, of_path in zip(paths, local):
             table = records_of(path, of_path)
-            if table is not None:  # it is of conversations in words alone
+            if table is not None:  # None for conversations without ECGs
                 self._check_held_out(index, path, table, fold)
                 tables.append(table)
         self._owners = [owner for table in tables for owner in zip(table["source"], table["patient_id"])]
@@ -66,10 +66,10 @@ class Retrieval:
 
     def __call__(self, messages: Sequence[dict], ecg_index: Sequence[int]) -> list[dict]:
         """
-        The conversation with its ECGs' neighbours; unchanged if it is about no ECG.
+        The conversation with the neighbours of its ECGs; unchanged if it is about no ECG.
 
         Args:
-            messages: a conversation, its system prompt (if any) included.
+            messages: a conversation, with its system prompt, if it has one.
             ecg_index: the rows of its ECGs.
         """
         if not ecg_index:
@@ -88,8 +88,8 @@ class Retrieval:
         The entries of the index nearest to a record, nearest first.
 
         Args:
-            row: of the record.
-            ecg_index: all records of the conversation, whose patients are passed over; the record alone by default.
+            row: row of the record.
+            ecg_index: rows of all records of the conversation, whose patients are skipped; the record alone by default.
         """
         excluded = {self._owners[other] for other in ecg_index or [row]} | {self._owners[row]}
         allowed = [entry for entry in self._candidates[row] if self._patients[entry] not in excluded]
@@ -103,7 +103,7 @@ class Retrieval:
         if self.location == "system":
             if messages[0]["role"] != "system":
                 return [{"role": "system", "content": [words]}, *messages]
-            return [_joined(messages[0], "\n\n" + text), *messages[1:]]
+            return [_with_text(messages[0], "\n\n" + text), *messages[1:]]
         place = next(number for number, message in enumerate(messages) if _last_ecg(message) is not None)
         content = list(messages[place]["content"])
         content.insert(_last_ecg(messages[place]) + 1, {"type": "text", "text": f"\n{text}\n\n"})
@@ -116,11 +116,11 @@ class Retrieval:
         if common:
             raise ValueError(
                 f"{index}: this index holds {len(common)} of the {len(held_out)} patients whom fold {fold} of {path} tests "
-                f"on; make one over that fold's training patients (elm-hf index {path} --fold {fold})"
+                f"on; make an index of that fold's training patients (elm-hf index {path} --fold {fold})"
             )
 
     def _find(self, index: EcgIndex, records, ecg_index: Iterable[Sequence[int]]) -> dict[int, np.ndarray]:
-        """For each record that is asked about, the nearest entries: enough even when all its patients' are passed over."""
+        """For each record that is asked about, the nearest entries: enough even when those of its patients are skipped."""
         conversations = [list(rows) for rows in ecg_index]
         rows = sorted({row for one in conversations for row in one})
         if not rows:
@@ -136,7 +136,7 @@ class Retrieval:
         return dict(zip(rows, found))
 
     def _vectors(self, index: EcgIndex, records, rows: list[int]) -> np.ndarray:
-        """Of records in the index those it has; the others are measured or encoded."""
+        """Vectors of records: the index has those of its own; the others are measured or encoded."""
         keys = list(zip(records["source"], records["record_id"]))
         entry_of = {key: entry for entry, key in enumerate(zip(index.entries["source"], index.entries["record_id"]))}
         known = [row for row in rows if keys[row] in entry_of]
@@ -160,11 +160,11 @@ def add_neighbours(
     The conversations with their ECGs' neighbours in `messages`.
 
     Args:
-        conversations: of [`load_elm_dataset`], in whole or in part.
-        retrieval: made for them.
-        system_prompt: opens conversations that have no system message (the processor's, which adds it only where there is
-            none, as there is where neighbours are put into it).
-        num_proc: processes to share the work.
+        conversations: conversations of [`load_elm_dataset`], all or some.
+        retrieval: made for these conversations.
+        system_prompt: system message of conversations that have none. It is that of the processor, which would not add it
+            to a conversation that has neighbours in its system message.
+        num_proc: number of processes.
     """
     added = conversations.with_format(None).map(
         _AddNeighbours(retrieval, system_prompt),
@@ -176,7 +176,7 @@ def add_neighbours(
 
 
 class _AddNeighbours:
-    """To a row; an object, so that other processes can have it. `datasets` keeps results by its attributes."""
+    """Adds neighbours to a row; an object, which can be sent to other processes. `datasets` caches results by its attributes."""
 
     def __init__(self, retrieval: Retrieval, system_prompt: str | None):
         self.retrieval, self.system_prompt = retrieval, system_prompt
@@ -186,7 +186,7 @@ class _AddNeighbours:
         return {"messages": self.retrieval(with_system_prompt(messages, self.system_prompt), ecg_index)}
 
 
-def _joined(message: dict, text: str) -> dict:
+def _with_text(message: dict, text: str) -> dict:
     content = message["content"]
     if isinstance(content, str):
         return message | {"content": content + text}
@@ -194,7 +194,7 @@ def _joined(message: dict, text: str) -> dict:
 
 
 def _last_ecg(message: dict) -> int | None:
-    """Where a user's last ECG item stands; None if the message has none."""
+    """Position of the last ECG item in a user's message; None if it has none."""
     if message["role"] != "user" or isinstance(message["content"], str):
         return None
     places = [place for place, item in enumerate(message["content"]) if item["type"] == "ecg"]

@@ -12,7 +12,7 @@ from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
-from elm_hf.training.packing import IGNORE_INDEX, pack_behind_beginnings, pack_without_padding
+from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix, pack_without_padding
 from elm_hf.utils.hub import check_name
 
 
@@ -101,13 +101,13 @@ def check_ecgs(dataset: Dataset, processor: ProcessorMixin) -> None:
 
 
 @torch.no_grad()
-def check_packing(model: ElmForCausalLM, behind_beginning: bool) -> None:
+def check_packing(model: ElmForCausalLM, behind_prefix: bool) -> None:
     """
     Checks that the LLM keeps packed conversations apart. Recurrent LLMs, for example, do not.
 
     Args:
         model: the ELM to train.
-        behind_beginning: whether conversations are packed by [`pack_by_ecg`] or by `padding_free`.
+        behind_prefix: whether conversations are packed by [`pack_by_ecg`] or by `padding_free`.
 
     Raises:
         ValueError: the logits of packed conversations differ from those of separate ones.
@@ -118,8 +118,8 @@ def check_packing(model: ElmForCausalLM, behind_beginning: bool) -> None:
     sequences = [(each, each.copy()) for each in (np.r_[ids[:4], ids[4:7]], np.r_[ids[:4], ids[7:12]])]
     for _, labels in sequences:
         labels[:5] = IGNORE_INDEX
-    if behind_beginning:
-        batch, _ = pack_behind_beginnings([sequences], 0, lambda ids: 0)
+    if behind_prefix:
+        batch, _ = pack_behind_prefix([sequences], 0, lambda ids: 0)
         last = [6, 11]
     else:
         batch, last = pack_without_padding(sequences), [6, 15]
@@ -136,5 +136,5 @@ def check_packing(model: ElmForCausalLM, behind_beginning: bool) -> None:
         raise ValueError(
             f'The "{model.config.text_config.model_type}" LLM does not keep conversations apart that are packed into '
             f"one row ({model.config.text_config._attn_implementation} attention); "
-            f"train without {'--pack_by_ecg' if behind_beginning else '--padding_free'}."
+            f"train without {'--pack_by_ecg' if behind_prefix else '--padding_free'}."
         )

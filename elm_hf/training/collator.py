@@ -10,7 +10,7 @@ from transformers import ProcessorMixin
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation, sample_rng
 from elm_hf.training.encoder_features import EncoderFeatures
-from elm_hf.training.packing import IGNORE_INDEX, pack_behind_beginnings, pack_without_padding, pad
+from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix, pack_without_padding, pad
 from elm_hf.training.tokenization import ConversationTokenizer
 
 
@@ -90,7 +90,7 @@ class ElmDataCollator:
         pad_token_id = self.processor.tokenizer.pad_token_id
         if not any("conversations" in row for row in rows):
             return pad([pack[0] for pack in sequences], pad_token_id) | ecg_data
-        batch, ecg_order = pack_behind_beginnings(sequences, pad_token_id, self._count_ecgs)
+        batch, ecg_order = pack_behind_prefix(sequences, pad_token_id, self._count_ecgs)
         return batch | {name: values[ecg_order] for name, values in ecg_data.items()}
 
     def _flat_ecg(self) -> tuple[dict[str, torch.Tensor], list[np.ndarray]]:

@@ -2,18 +2,15 @@
 
 import json
 import time
-from os import PathLike
 from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from elm_hf.training.cost_file import COSTS_NAME
 from elm_hf.training.parallelism import tensor_parallel_size
 from elm_hf.utils.files import write_whole
-
-
-COSTS_NAME = "costs.json"
 
 
 class RunCosts(TrainerCallback, ExportableState):
@@ -52,16 +49,3 @@ class RunCosts(TrainerCallback, ExportableState):
             "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
         }
         write_whole(Path(args.output_dir) / COSTS_NAME, json.dumps(costs, indent=2) + "\n")
-
-
-def read_costs(folder: str | PathLike) -> dict:
-    """
-    What a run cost: `steps`, `samples`, `tokens` (of text and ECGs, padding left out; None for encoders), `seconds`.
-
-    Raises:
-        FileNotFoundError: the folder is of no run that ended.
-    """
-    path = Path(folder) / COSTS_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; expected the output folder of a training run that has ended")
-    return json.loads(path.read_text(encoding="utf-8"))

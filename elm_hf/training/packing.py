@@ -1,11 +1,13 @@
-"""Tokenized conversations in one batch: padded, packed without padding, or packed behind their common beginning."""
+"""Tokenized conversations in one batch: padded, packed without padding, or packed behind the prefix that they share."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from datasets import Dataset
+
+from elm_hf.utils.shared_prefix import CountEcgs, shared_prefix_length
 
 
 IGNORE_INDEX = -100
@@ -17,15 +19,15 @@ Tokenized = tuple[np.ndarray, np.ndarray]
 def pad(sequences: Sequence[Tokenized], pad_token_id: int) -> dict[str, torch.Tensor]:
     """`input_ids`, `attention_mask` and `labels`, each `(sequences, length of the longest)`, padded on the right."""
     return {
-        "input_ids": _rows([ids for ids, _ in sequences], pad_token_id),
-        "attention_mask": _rows([np.ones(len(ids), np.int64) for ids, _ in sequences], 0),
-        "labels": _rows([labels for _, labels in sequences], IGNORE_INDEX),
+        "input_ids": _filled_rows([ids for ids, _ in sequences], pad_token_id),
+        "attention_mask": _filled_rows([np.ones(len(ids), np.int64) for ids, _ in sequences], 0),
+        "labels": _filled_rows([labels for _, labels in sequences], IGNORE_INDEX),
     }
 
 
 def pack_without_padding(sequences: Sequence[Tokenized]) -> dict[str, torch.Tensor | int]:
     """
-    The conversations one after the other in a single row, as TRL's padding-free batches are.
+    The conversations one after the other in a single row, as in TRL's padding-free batches.
 
     Returns:
         `input_ids`, `labels` and `position_ids`, `(1, length)`: positions count from 0 in each conversation, by which
@@ -47,26 +49,26 @@ def pack_without_padding(sequences: Sequence[Tokenized]) -> dict[str, torch.Tens
     }
 
 
-def pack_behind_beginnings(
-    packs: Sequence[Sequence[Tokenized]], pad_token_id: int, count_ecgs: Callable[[np.ndarray], float]
+def pack_behind_prefix(
+    packs: Sequence[Sequence[Tokenized]], pad_token_id: int, count_ecgs: CountEcgs
 ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     """
-    Each pack's conversations behind one copy of what they have in common, a row of the batch each.
+    Each pack as a row of the batch: one copy of the prefix that its conversations share, then the rest of each.
 
     Args:
         packs: conversations about the same ECGs.
-        pad_token_id: of the LLM's tokenizer.
-        count_ecgs: number of ECGs that token ids have places for.
+        pad_token_id: token id that fills up shorter rows.
+        count_ecgs: number of ECGs whose tokens stand in an array of token ids.
 
     Returns:
         `input_ids`, `attention_mask`, `labels`, `position_ids` and `sequence_ids` (see [`ElmModel`]), each
-        `(packs, length of the longest)`; and for each place that the batch has for an ECG, which of the packs' ECGs, counted
-        through, goes there.
+        `(packs, length of the longest)`; and for each place that the batch has for an ECG, the number of the ECG that
+        goes there, counted through the packs.
     """
     columns = defaultdict(list)
     ecg_order, first_ecg = [], 0
     for pack in packs:
-        start = common_beginning(pack, count_ecgs)
+        start = prefix_length(pack, count_ecgs)
         ids, labels = pack[0]
         num_shared, num_ecgs = round(count_ecgs(ids[:start])), round(count_ecgs(ids))
         ecgs = np.arange(first_ecg, first_ecg + num_ecgs)
@@ -80,29 +82,21 @@ def pack_behind_beginnings(
             columns[name].append(np.concatenate(values))
         columns["sequence_ids"].append(np.repeat([part[3] for part in parts], [len(part[0]) for part in parts]))
     fill = {"input_ids": pad_token_id, "labels": IGNORE_INDEX, "position_ids": 0, "sequence_ids": -1}
-    batch = {name: _rows(columns[name], value) for name, value in fill.items()}
+    batch = {name: _filled_rows(columns[name], value) for name, value in fill.items()}
     batch["attention_mask"] = (batch["sequence_ids"] >= 0).long()
     return batch, np.concatenate(ecg_order)
 
 
-def common_beginning(pack: Sequence[Tokenized], count_ecgs: Callable[[np.ndarray], float]) -> int:
+def prefix_length(pack: Sequence[Tokenized], count_ecgs: CountEcgs) -> int:
     """
-    Length of what the conversations begin with alike.
-
-    Every conversation keeps a token of its own before the first that it learns, which that is predicted from, and no ECG
-    is cut in two.
+    Length of the prefix that the conversations share. Each keeps a token of its own before the first that it learns, from
+    which that is predicted.
     """
-    shortest = min(len(ids) for ids, _ in pack)
-    ids = np.stack([ids[:shortest] for ids, _ in pack])
-    differs = np.flatnonzero((ids != ids[0]).any(axis=0))
     first_learnt = min(int(np.argmax(labels != IGNORE_INDEX)) for _, labels in pack)
-    start = max(0, min(differs[0] if len(differs) else shortest, first_learnt - 1))
-    while count_ecgs(ids[0, :start]) % 1:
-        start -= 1
-    return start
+    return shared_prefix_length([ids for ids, _ in pack], first_learnt - 1, count_ecgs)
 
 
-def _rows(values: Sequence[np.ndarray], fill: int) -> torch.Tensor:
+def _filled_rows(values: Sequence[np.ndarray], fill: int) -> torch.Tensor:
     """Rows of different lengths, filled up to the longest."""
     rows = np.full((len(values), max(len(row) for row in values)), fill, dtype=np.int64)
     for row, its_values in zip(rows, values):
@@ -112,15 +106,15 @@ def _rows(values: Sequence[np.ndarray], fill: int) -> torch.Tensor:
 
 def pack_by_ecg(dataset: Dataset, number: int, seed: int = 0) -> Dataset:
     """
-    Packs conversations about the same ECGs, which the collator then puts behind one copy of their beginning.
+    Packs conversations about the same ECGs, which the collator then puts behind one copy of the prefix that they share.
 
-    Other than `merge_questions` of [`load_elm_dataset`], which makes turns of one conversation of them, this changes
-    neither loss nor gradients: no conversation sees another.
+    No conversation sees another, so that packing changes neither loss nor gradients; `merge_questions` of
+    [`load_elm_dataset`], which makes them turns of one conversation, does.
 
     Args:
         dataset: of [`load_elm_dataset`].
-        number: most conversations in a pack; packs of one ECG are as equally large as can be.
-        seed: of which of them go together.
+        number: largest number of conversations in a pack; the packs of one ECG are as equal in size as possible.
+        seed: random seed for which conversations go into one pack.
 
     Returns:
         Rows with `conversations`, a list of rows of `dataset`; and with the sum of their `length` if they have one.
@@ -128,7 +122,7 @@ def pack_by_ecg(dataset: Dataset, number: int, seed: int = 0) -> Dataset:
     ecg_index = dataset.with_format(None).select_columns("ecg_index")[:]["ecg_index"]
     groups = defaultdict(list)
     for row, ecgs in enumerate(ecg_index):
-        groups[tuple(ecgs) if ecgs else (None, row)].append(row)  # without ECGs they have nothing in common
+        groups[tuple(ecgs) if ecgs else (None, row)].append(row)  # without ECGs they share no prefix
     rng = np.random.default_rng(seed)
     packs = []
     for rows in groups.values():

@@ -41,7 +41,7 @@ def load_model(
         if quantization is None and not shards_weights():  # quantized weights are on their device already
             model.to(training_args.device)
         if runs_before_sharding(model):
-            check_packing(model, behind_beginning=script_args.pack_by_ecg > 1)
+            check_packing(model, behind_prefix=script_args.pack_by_ecg > 1)
     return model, learning, peft_config
 
 

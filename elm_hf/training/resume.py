@@ -13,7 +13,8 @@ from elm_hf.training.parallelism import tensor_parallel_size
 from elm_hf.utils.files import write_whole
 
 
-RUN_NAME = "run.json"
+# Not the file of the same name in the folder of an evaluation.
+RUN_SETTINGS_NAME = "run.json"
 
 # Settings that the steps depend on. The total batch size is among them, the number of processes is not.
 _TRAINING_SETTINGS = (
@@ -73,13 +74,13 @@ class WholeCheckpoints:
         self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            write_whole(folder / RUN_NAME, json.dumps(self.run, indent=2) + "\n")
+            write_whole(folder / RUN_SETTINGS_NAME, json.dumps(self.run, indent=2) + "\n")
             rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint)
 
 
 def last_checkpoint(output_dir: str | PathLike) -> Path | None:
     """The complete checkpoint with the most steps, or None."""
-    whole = [path.parent for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{RUN_NAME}")]
+    whole = [path.parent for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{RUN_SETTINGS_NAME}")]
     return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[-1]), default=None)
 
 
@@ -104,12 +105,12 @@ def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, setti
     checkpoint = Path(chosen) if is_named else last_checkpoint(output_dir)
     if checkpoint is None:
         return None
-    if not (checkpoint / RUN_NAME).is_file():
+    if not (checkpoint / RUN_SETTINGS_NAME).is_file():
         raise ValueError(
-            f"--resume_from_checkpoint {checkpoint}: incomplete checkpoint (it has no {RUN_NAME}, which is written "
+            f"--resume_from_checkpoint {checkpoint}: incomplete checkpoint (it has no {RUN_SETTINGS_NAME}, which is written "
             f"last). Last complete checkpoint in {checkpoint.parent}: {last_checkpoint(checkpoint.parent) or 'none'}."
         )
-    found = json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8"))
+    found = json.loads((checkpoint / RUN_SETTINGS_NAME).read_text(encoding="utf-8"))
     compared = [name for name in settings if not (is_named and name in _LENGTHS)]
     differing = [
         f"{name} {found.get(name)!r} there, {settings[name]!r} here"

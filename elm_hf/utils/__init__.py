@@ -1,1 +1,1 @@
-"""Files, the Hub, chat models and errors: what every room may use."""
+"""Utilities for files, the Hub, chat models, recipes and errors."""

@@ -1,4 +1,4 @@
-"""A chat model that is asked for short texts: at an OpenAI-compatible endpoint, or one that runs here."""
+"""Short chat completions from a model at an OpenAI-compatible endpoint or from a local model."""
 
 import json
 import os
@@ -11,12 +11,19 @@ from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 from elm_hf.utils.hub import PASSING
 
 
-# Takes messages and gives the model's words, tokens read and tokens written.
+# A function that takes messages and returns the text of the answer, the number of prompt tokens and of generated
+# tokens.
 Chat = Callable[[list[dict]], tuple[str, int, int]]
 
 
 class PassingError(Exception):
-    """A request that may succeed when it is made again; `wait` seconds later if the server said so."""
+    """
+    A transient error: the request may succeed if it is repeated.
+
+    Args:
+        reason: cause of the error.
+        wait: number of seconds to wait before the next attempt, if the server specifies it.
+    """
 
     def __init__(self, reason: str, wait: float | None = None):
         super().__init__(reason)
@@ -24,22 +31,24 @@ class PassingError(Exception):
 
 
 def is_endpoint(name: str) -> bool:
-    """Whether a model is named by its address."""
+    """Return whether a model name is a URL."""
     return name.startswith(("http://", "https://"))
 
 
 def endpoint_chat(url: str, model: str | None, max_tokens: int, role: str) -> Chat:
     """
-    A model at an OpenAI-compatible endpoint, which answers greedily.
+    Return a chat function for a model at an OpenAI-compatible endpoint. Decoding is greedy.
 
     Args:
-        url: such as `http://localhost:8000/v1`.
-        model: its name there, where there are several.
-        max_tokens: longest answer.
-        role: what it is to do, `"judge"`; the key is taken from the environment, `ELM_HF_JUDGE_API_KEY`, and errors name it.
+        url: URL of the endpoint, such as `http://localhost:8000/v1`.
+        model: name of the model, if the endpoint serves several models.
+        max_tokens: maximum number of generated tokens.
+        role: task of the model, such as `"judge"`. It is used in error messages and in the name of the environment
+            variable that contains the API key, such as `ELM_HF_JUDGE_API_KEY`.
 
     Returns:
-        A function that raises [`PassingError`] when a request fails in passing, and ValueError when the endpoint refuses.
+        A function that raises [`PassingError`] on a transient error and ValueError if the endpoint rejects the
+        request.
     """
     key = f"ELM_HF_{role.upper()}_API_KEY"
     client = InferenceClient(base_url=url, api_key=os.environ.get(key, "none"), timeout=120)
@@ -55,13 +64,13 @@ def endpoint_chat(url: str, model: str | None, max_tokens: int, role: str) -> Ch
             status = error.response.status_code
             if status not in PASSING:
                 raise ValueError(
-                    f"the {role} at {url} refuses (HTTP {status}: {error.response.text[:200]}); check its address, its model "
-                    f"(--{role}-model) and its key ({key})"
+                    f"the {role} at {url} rejects the request (HTTP {status}: {error.response.text[:200]}); check its "
+                    f"URL, its model (--{role}-model) and its API key ({key})"
                 ) from error
             raise PassingError(f"HTTP {status}", _retry_after(error.response.headers)) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise PassingError("not JSON") from error
-        except ValueError as error:  # a list, a number, ...
+        except ValueError as error:  # JSON other than an object
             raise PassingError("no chat completion") from error
         return _words(output), *_tokens(output.usage)
 
@@ -69,12 +78,12 @@ def endpoint_chat(url: str, model: str | None, max_tokens: int, role: str) -> Ch
 
 
 def writable(text: str) -> str:
-    """The text with a question mark for each half of a surrogate pair, which JSON may hold and no file."""
+    """Replace lone surrogates by question marks. JSON may contain them, but they cannot be written to a file."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _words(output: ChatCompletionOutput) -> str:
-    """Of a reply, which may be JSON of any shape."""
+    """The text of a response. The response may be JSON of any structure."""
     try:
         content = output.choices[0].message.content
     except (AttributeError, IndexError, TypeError) as error:
@@ -83,35 +92,35 @@ def _words(output: ChatCompletionOutput) -> str:
 
 
 def _tokens(usage: ChatCompletionOutputUsage | None) -> list[int]:
-    """Read and written; 0 where the endpoint does not say."""
+    """Number of prompt tokens and of generated tokens; 0 if the endpoint does not report them."""
     if not isinstance(usage, ChatCompletionOutputUsage):
         return [0, 0]
     return [number if isinstance(number, int) else 0 for number in (usage.prompt_tokens, usage.completion_tokens)]
 
 
 def _retry_after(headers) -> float | None:
-    """Seconds that the server wants to be left alone, at most a minute; it may also give a date, which is not read."""
+    """Seconds to wait as requested by the server, at most 60. A date instead of a number is ignored."""
     value = headers.get("retry-after", "")
     return min(float(value), 60.0) if value.replace(".", "", 1).isdecimal() else None
 
 
 def local_chat(name: str, max_tokens: int) -> Chat:
     """
-    A chat model that runs here, which answers greedily.
+    Return a chat function for a local model. Decoding is greedy.
 
     Args:
-        name: folder or repository.
-        max_tokens: longest answer.
+        name: folder or repository of the model.
+        max_tokens: maximum number of generated tokens.
 
     Raises:
-        ValueError: it has no chat template.
-        OSError: there is no such model.
+        ValueError: the tokenizer has no chat template.
+        OSError: the model does not exist.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(name)
     if tokenizer.chat_template is None:
-        raise ValueError(f"{name}: has no chat template, so it cannot be asked; name an instruction-tuned model")
+        raise ValueError(f"{name}: has no chat template; choose an instruction-tuned model")
     model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", device_map="auto").eval()
 
     def chat(messages: list[dict]) -> tuple[str, int, int]:

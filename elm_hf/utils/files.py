@@ -1,4 +1,4 @@
-"""Files and checkpoints that are whole or not there: written beside their place and renamed."""
+"""Atomic writing of files and checkpoints, reading of CSV tables, and a check of output folders."""
 
 import csv
 import shutil
@@ -9,17 +9,17 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that nobody ever finds half of it."""
+    """Write a small file atomically: to a temporary file that is then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
         file.write(text)
     unfinished = Path(file.name)
-    unfinished.chmod(0o644)  # a temporary file is its owner's alone
+    unfinished.chmod(0o644)  # a temporary file is only readable by its owner
     unfinished.replace(path)
 
 
 def save_whole(parts: list, output: Path):
-    """Saves everything in `output`, written beside it and renamed, so that a checkpoint is whole or not there."""
+    """Save all parts of a checkpoint atomically: to a temporary folder that is then renamed to `output`."""
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
@@ -34,14 +34,18 @@ def save_whole(parts: list, output: Path):
 
 def read_table(path: str | PathLike, columns: list[str]) -> Iterator[dict[str, str]]:
     """
-    The rows of a CSV file, all values as text.
+    Read the rows of a CSV file. All values are strings.
+
+    Args:
+        path: path of the file.
+        columns: columns that the file must have.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it cannot be read, or lacks one of `columns`.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file cannot be read, or one of `columns` is missing.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a mark
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheet programs write a byte order mark
             rows = csv.DictReader(file, restval="")
             missing = [name for name in columns if name not in (rows.fieldnames or [])]
             if missing:
@@ -53,6 +57,8 @@ def read_table(path: str | PathLike, columns: list[str]) -> Iterator[dict[str, s
 
 def check_free(folder: Path) -> None:
     """
+    Check that an output folder does not exist or is empty.
+
     Raises:
         FileExistsError: `folder` exists and is not an empty folder.
     """

@@ -1,4 +1,4 @@
-"""Names of models and datasets (folders, or repositories on the Hub), and publishing files in one commit."""
+"""Names of models and datasets (local folders or repositories on the Hub), and publishing of files in one commit."""
 
 import os
 import time
@@ -20,32 +20,33 @@ from huggingface_hub.utils import validate_repo_id
 
 
 ATTEMPTS = 4
-# Seconds that the Hub has to say whether a repository exists.
-PATIENCE_S = 4
-# HTTP codes of errors that may pass by themselves: timeouts, conflicts, too many requests, a server that is not ready.
+# Timeout in seconds for asking the Hub whether a repository exists.
+TIMEOUT_S = 4
+# HTTP status codes of transient errors: timeouts, conflicts, too many requests, unavailable servers.
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """`user/name@revision` in its two parts; None where no branch, tag or commit is named."""
+    """Split `user/name@revision` into repository and revision (branch, tag or commit); the latter may be None."""
     repo, _, revision = name.partition("@")
     return repo, revision or None
 
 
 def check_name(name: str, needs_owner: bool = True, repo_type: str = "model") -> None:
     """
-    Refuses a name that is neither a folder nor a repository, before the libraries that load it are imported.
+    Check that a name is a folder or a repository, without importing the libraries that load it.
 
-    A repository is looked for in the local caches first. The Hub is asked once and given a few seconds, since loading from
-    a Hub that cannot be reached tries again for a minute.
+    The local caches are searched first. Otherwise the Hub is asked once with a timeout of a few seconds, because the
+    loading functions retry for a minute if the Hub cannot be reached.
 
     Args:
         name: folder or repository, `owner/name` or `owner/name@revision`.
-        needs_owner: whether a repository's name must have two parts, as all but the oldest have.
+        needs_owner: whether the name of a repository must include its owner. Only very old repositories have no owner.
         repo_type: `"model"` or `"dataset"`.
 
     Raises:
-        FileNotFoundError: it is neither, or it is in no cache and the Hub cannot be reached.
+        FileNotFoundError: the name is neither a folder nor a repository, or the repository is not in a local cache and
+            the Hub cannot be reached.
     """
     if Path(name).is_dir():
         return
@@ -70,9 +71,9 @@ def _is_cached(repo: str, repo_type: str) -> bool:
 
 @lru_cache
 def _ask_hub(repo: str, revision: str | None, repo_type: str) -> None:
-    """Raises where there is no such repository or no Hub; whatever else is wrong is found, and told, when it is loaded."""
+    """Raise an error if the repository does not exist or the Hub cannot be reached. Ignore all other errors."""
     try:
-        HfApi().repo_info(repo, repo_type=repo_type, revision=revision, timeout=PATIENCE_S)
+        HfApi().repo_info(repo, repo_type=repo_type, revision=revision, timeout=TIMEOUT_S)
     except GatedRepoError:
         return
     except RepositoryNotFoundError as error:
@@ -88,12 +89,12 @@ def _ask_hub(repo: str, revision: str | None, repo_type: str) -> None:
 @dataclass(frozen=True)
 class Publication:
     """
-    What was published, or would be.
+    The files that were published, or that would be published in a dry run.
 
     Attributes:
-        repo_id: of the repository.
-        sizes: bytes of each file, by its path in the repository.
-        url: of the commit; None if nothing was sent.
+        repo_id: id of the repository.
+        sizes: size of each file in bytes, by its path in the repository.
+        url: URL of the commit; None for a dry run.
     """
 
     repo_id: str
@@ -102,13 +103,13 @@ class Publication:
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuses what is not `user/name`."""
+    """Check that a repository id has the form `user/name`."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ValueError(f"{repo_id}: not the name of a repository ({error})") from error
     if "/" not in repo_id:
-        raise ValueError(f"{repo_id}: name the owner, too: user/{repo_id}")
+        raise ValueError(f"{repo_id}: the owner is missing; use user/{repo_id}")
 
 
 def publish_files(
@@ -122,14 +123,22 @@ def publish_files(
     dry_run: bool,
 ) -> Publication:
     """
-    Publish files in one commit, tried again when the Hub is busy or the connection is lost.
+    Publish files in one commit. The commit is retried if the Hub is busy or the connection is lost.
 
     Args:
-        repo_id, private, revision, dry_run: as of `publish_dataset`.
+        repo_id: repository to publish to, `user/name`.
         repo_type: "dataset" or "model".
-        files: what to publish by its path in the repository.
-        stale: endings of the names of files that are deleted in the same commit if they are not among `files`.
-        message: of the commit.
+        files: files or their contents, by their path in the repository.
+        stale: name endings of files to delete in the same commit, if they are not in `files`.
+        message: commit message.
+        private: make the repository private.
+        revision: branch to publish to. It is created if it does not exist. Defaults to the main branch.
+        dry_run: return the list of files without publishing them.
+
+    Raises:
+        ValueError: the repository is public, but `private` is True.
+        ConnectionError: the Hub could not be reached or was busy in every attempt.
+        HfHubHTTPError: the Hub rejected the request.
     """
     sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files.items()}
     if dry_run:
@@ -147,8 +156,8 @@ def publish_files(
                 asked = error.response.headers.get("Retry-After", "") if status is not None else ""
                 time.sleep(float(asked) if asked.isdecimal() else 2**attempt)
     raise ConnectionError(
-        f"{repo_id}: the Hub could not be reached or was busy, {ATTEMPTS} times ({reason}). Nothing of this version is "
-        "visible there. Run the same again later: files that arrived are not sent twice"
+        f"{repo_id}: the Hub could not be reached or was busy in {ATTEMPTS} attempts ({reason}). No file of this "
+        "version is visible on the Hub. Repeat the command later; uploaded files are not sent again"
     )
 
 
@@ -161,11 +170,11 @@ def _commit(
     private: bool,
     revision: str | None,
 ) -> str:
-    """One attempt. A commit whose answer was lost is not made twice: unchanged files make none."""
+    """One attempt. If only the response was lost, the next attempt finds unchanged files and adds no commit."""
     api = HfApi()
     api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-        raise ValueError(f"{repo_id}: is there already and public; make it private on its page or name another")
+        raise ValueError(f"{repo_id}: already exists and is public; make it private on the Hub or choose another name")
     if revision is not None:
         api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
     present = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)

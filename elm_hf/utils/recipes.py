@@ -1,4 +1,4 @@
-"""Recipes: YAML files with the settings of a training run, named without a path."""
+"""Recipes: YAML files with the arguments of a training run that are part of elm-hf and have a short name."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def recipe_names() -> dict[str, str]:
-    """The name of each recipe, such as `quickstart` or `ecg_lm/2_alignment`, and what its first comment says."""
+    """Return the name of each recipe, such as `quickstart` or `ecg_lm/2_alignment`, and its description."""
     folder = _folder()
     return {
         path.relative_to(folder).with_suffix("").as_posix(): _first_comment(path)
@@ -18,21 +18,26 @@ def recipe_names() -> dict[str, str]:
 
 def recipe_path(name: str) -> Path:
     """
-    The file of a recipe: a YAML file, or the name of a recipe that comes with elm-hf.
+    Return the path of a recipe.
+
+    Args:
+        name: path of a YAML file, or name of a recipe of elm-hf.
 
     Raises:
-        FileNotFoundError: it is neither.
+        FileNotFoundError: there is neither such a file nor such a recipe.
     """
     if Path(name).is_file():
         return Path(name)
     path = _folder() / f"{name}.yaml"
     if not path.is_file():
-        raise FileNotFoundError(f"--config {name}: no such file, and no recipe; there are {', '.join(recipe_names())}")
+        raise FileNotFoundError(
+            f"--config {name}: neither a file nor a recipe; available recipes: {', '.join(recipe_names())}"
+        )
     return path
 
 
 def with_recipe(arguments: Sequence[str] | None = None) -> list[str]:
-    """The arguments of a command (of this process by default), with the path of the recipe after `--config`."""
+    """Replace a recipe name after `--config` by its path. `arguments` defaults to the arguments of this process."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if "--config" in arguments[:-1]:
         place = arguments.index("--config") + 1
@@ -45,7 +50,7 @@ def _folder() -> Path:
 
 
 def _first_comment(path: Path) -> str:
-    """The first sentence of the comment that a file opens with."""
+    """The first sentence of the comment at the start of a file."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):

@@ -1,4 +1,4 @@
-"""Subcommands that make models and tokenizers."""
+"""Subcommands that make checkpoints and tokenizers."""
 
 import sys
 from pathlib import Path
@@ -23,35 +23,55 @@ def create(
     tokenizer_dataset: Annotated[
         str | None, typer.Option(help="elm-hf dataset to train a new tokenizer on (fold 1, train).")
     ] = None,
-    vocab_size: Annotated[int, typer.Option(help="Of a new tokenizer.")] = 1000,
+    vocab_size: Annotated[int, typer.Option(help="Vocabulary size of a new tokenizer.")] = 1000,
     representation: Annotated[
-        str | None, typer.Option(help="What becomes of an ECG: signal (the default), stacked_signal, image or symbol.")
+        str | None,
+        typer.Option(help="How the model reads ECGs: signal (the default), stacked_signal, image or symbol."),
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help='ECG or vision encoder: repository or folder; "ecg_resnet" and the like for a new one.'),
+        typer.Option(
+            help='ECG or vision encoder: repository or folder, or a model type such as "ecg_resnet" for a new one.'
+        ),
     ] = None,
     ecg_tokenizer: Annotated[
-        str | None, typer.Option(help="Of symbols: repository or folder that train-tokenizer made.")
+        str | None, typer.Option(help="ECG tokenizer for symbol: repository or folder, as train-tokenizer makes it.")
     ] = None,
-    max_ecg_tokens: Annotated[int | None, typer.Option(min=1, help="Most symbols per ECG; all by default.")] = None,
+    max_ecg_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of symbols per ECG; all by default.")
+    ] = None,
     projector: Annotated[
-        str | None, typer.Option(help="linear or mlp with an encoder; linear, patch or conv without.")
+        str | None, typer.Option(help="Projector: linear or mlp with an encoder; linear, patch or conv without.")
     ] = None,
-    num_ecg_tokens: Annotated[int | None, typer.Option(min=1, help="Positions of the LLM's sequence per ECG.")] = None,
+    num_ecg_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Number of tokens per ECG in the LLM's sequence.")
+    ] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Length of the ECGs the model reads: a pre-trained encoder's, or 10.")
+        float | None,
+        typer.Option(
+            help="Length of the ECGs that the model reads, in seconds; by default that of a pre-trained encoder, or 10."
+        ),
     ] = None,
     normalization: Annotated[
         str | None,
-        typer.Option(help="Of the amplitude: min_max, z_score or none; a pre-trained encoder's, or min_max."),
+        typer.Option(
+            help="Normalization of the amplitude: min_max, z_score or none; by default that of a pre-trained encoder, "
+            "or min_max."
+        ),
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Precision of the weights, such as bfloat16; auto is the LLM's.")
+        str, typer.Option(help="Data type of the weights, such as bfloat16; auto takes that of the LLM.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of new weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for new weights.")] = 0,
 ):
-    """Compose a new ECG-language model from an LLM, a projector and (if wanted) an ECG encoder."""
+    """Compose a new ECG-language model from an LLM, a projector and, optionally, an ECG encoder."""
+    from elm_hf.utils.files import check_free
+    from elm_hf.utils.hub import check_name
+
+    check_free(output)
+    for name in (llm, tokenizer, ecg_tokenizer):
+        if name is not None:
+            check_name(name, needs_owner=False)
     from elm_hf.checkpoints.create import create_elm
 
     model = create_elm(
@@ -83,9 +103,10 @@ def create(
 @app.command()
 def convert(
     kind: Annotated[
-        str, typer.Argument(help="Whose checkpoint: st_mem, mtae, mlae, ...; a wrong one lists them all.")
+        str,
+        typer.Argument(help="Format of the checkpoint: st_mem, mtae, mlae, merl or ecg_byte."),
     ],
-    checkpoint: Annotated[Path, typer.Argument(help="File as published. Nothing in it is executed.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file, as published. No code in it is executed.")],
     output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
 ):
     """Turn another project's published checkpoint into one for from_pretrained and the Hub."""
@@ -97,13 +118,13 @@ def convert(
 
 @app.command()
 def merge(
-    adapter: Annotated[str, typer.Argument(help="LoRA adapter that train_sft.py made: folder or repository.")],
+    adapter: Annotated[str, typer.Argument(help="LoRA adapter from training: folder or repository.")],
     output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
     base: Annotated[
-        str | None, typer.Option(help="Checkpoint that it was trained on; the one that the adapter names by default.")
+        str | None, typer.Option(help="Checkpoint that the adapter was trained on; the one that it names by default.")
     ] = None,
 ):
-    """Merge a LoRA adapter into its base: a full checkpoint that needs no PEFT."""
+    """Merge a LoRA adapter into its base, which makes a full checkpoint that needs no PEFT."""
     from elm_hf.checkpoints.merge import merge_adapter
 
     merged = merge_adapter(adapter, output, base)
@@ -113,13 +134,15 @@ def merge(
 @app.command("train-tokenizer")
 def train_tokenizer(
     dataset: Annotated[str, typer.Argument(help="elm-hf dataset whose records to train on: folder or repository.")],
-    output: Annotated[Path, typer.Option(help="Folder to make.")],
-    merges: Annotated[int, typer.Option(help="Tokens beside the 26 letters.")] = 5000,
+    output: Annotated[Path, typer.Option(help="Folder of the new tokenizer.")],
+    merges: Annotated[int, typer.Option(help="Number of merges: tokens in addition to the 26 letters.")] = 5000,
     num_records: Annotated[
-        int, typer.Option(help="Records drawn for training; each of 12 leads and 10 s takes 1.2 MB of memory.")
+        int, typer.Option(help="Number of records to train on; one of 12 leads and 10 s takes 1.2 MB of memory.")
     ] = 500,
-    encoding: Annotated[str, typer.Option(help="longest_match or merge_order.")] = "longest_match",
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    encoding: Annotated[
+        str, typer.Option(help="How ECGs are encoded: longest_match or merge_order.")
+    ] = "longest_match",
+    seed: Annotated[int, typer.Option(help="Random seed for drawing records.")] = 0,
     quiet: Quiet = False,
 ):
     """Train an ECG-Byte tokenizer: ECGs as tokens of an LLM."""

@@ -1,54 +1,58 @@
-"""Subcommands that make datasets."""
+"""The subcommand that builds a dataset."""
 
 import sys
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Annotated
 
 import typer
 
-import elm_hf.dataset_scripts
 from elm_hf.cli.app import Quiet, app
-
-
-DATASETS = ", ".join(sorted(module.name for module in iter_modules(elm_hf.dataset_scripts.__path__)))
+from elm_hf.prepare.names import check_dataset_name, dataset_names
 
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help=f"Dataset: {DATASETS}.")],
-    output: Annotated[Path, typer.Option(help="Folder to make.")],
-    source: Annotated[Path | None, typer.Option(help="Folder of the source as downloaded.")] = None,
+    name: Annotated[str, typer.Argument(help=f"Dataset: {', '.join(dataset_names())}.")],
+    output: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
+    source: Annotated[Path | None, typer.Option(help="Folder of the source, as downloaded.")] = None,
     records: Annotated[
         list[str] | None,
-        typer.Option(help="elm-hf dataset whose ECGs the conversations are about; may be repeated."),
+        typer.Option(help="elm-hf dataset with the ECGs that the conversations are about; may be repeated."),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Length of a record: usually 2, 5 or 10.")] = 10,
-    sampling_rate: Annotated[int, typer.Option(min=1, help="Samples per second of a record.")] = 250,
+    seconds: Annotated[float, typer.Option(help="Length of a record in seconds, usually 2, 5 or 10.")] = 10,
+    sampling_rate: Annotated[int, typer.Option(min=1, help="Sampling rate of a record in Hz.")] = 250,
     num_recordings: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many recordings; of simulated ECGs, how many to make.")
+        int | None,
+        typer.Option(min=1, help="Number of recordings to read, from the first on; number of ECGs to simulate."),
     ] = None,
-    num_proc: Annotated[int, typer.Option(min=1, help="Processes that read recordings.")] = 1,
+    num_proc: Annotated[int, typer.Option(min=1, help="Number of processes that read recordings.")] = 1,
     max_skipped: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of unusable recordings; more stop the build.")
+        float, typer.Option(min=0, max=1, help="Largest share of unusable recordings; more stop the build.")
     ] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, help="Of the folds and of simulated ECGs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for folds and simulated ECGs.")] = 0,
     num_folds: Annotated[int, typer.Option(min=0, help="Number of folds, or 0 for the official split only.")] = 5,
     one_patient_per_file: Annotated[
-        bool, typer.Option("--one-patient-per-file", help="Of ecgfolder without patient ids: no two files share one.")
+        bool,
+        typer.Option(
+            "--one-patient-per-file",
+            help="Take each file of ecgfolder as a patient of its own where there are no patient ids.",
+        ),
     ] = False,
     shard: Annotated[
-        str | None, typer.Option(help="Read the recordings of one part only, such as 3/64; --merge joins the parts.")
+        str | None, typer.Option(help="Part of the recordings to read, such as 3/64; --merge joins the parts.")
     ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Join the shards, which are all built.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier or other build.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Join the shards after all of them are built.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what another build left in the folder.")
+    ] = False,
     quiet: Quiet = False,
 ):
     """
     Build a dataset: a table of ECGs, conversations about them and five patient-disjoint folds.
 
-    Interrupted, the same command goes on with what is there.
+    The same command resumes a build that was interrupted.
     """
+    check_dataset_name(name)
     import datasets
 
     from elm_hf.prepare.dataset import build_summary, prepare_dataset, prepare_shard
@@ -66,9 +70,7 @@ def prepare(
     }
     if shard is not None:
         if merge or records or overwrite:
-            raise ValueError(
-                "--shard reads recordings and does nothing else: leave --merge, --records and --overwrite away"
-            )
+            raise ValueError("--shard only reads recordings; omit --merge, --records and --overwrite")
         number, num_shards = _parse_shard(shard)
         built = prepare_shard(name, output, number, num_shards, **options)
         typer.echo(f"{output}: shard {shard} has {built['files']} record files, {built['built']} of them built now")

@@ -1,0 +1,172 @@
+"""Asking a model the questions of a split: equal prompts once, prompts about the same ECGs together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from tqdm import tqdm
+from transformers import PreTrainedModel, ProcessorMixin
+
+from elm_hf.data.messages import fill_ecgs
+from elm_hf.evaluation.ablation import SignalAblation
+from elm_hf.evaluation.predictions import Key
+from elm_hf.evaluation.report_folder import ReportFolder
+from elm_hf.inference.generation import Answer, generate_answers
+from elm_hf.modeling.chat_rendering import ecg_items
+
+
+@dataclass
+class Prompt:
+    """
+    A prompt that is asked once; the other questions and conditions that have the same prompt get its answer.
+
+    Attributes:
+        key: question and condition that it is asked for.
+        row, position: of the conversation, and of the answer among its messages.
+        ecgs: names of the ECGs in it.
+        max_new_tokens: longest answer, in tokens.
+        length: number of characters, by which prompts are sorted.
+    """
+
+    key: Key
+    row: int
+    position: int
+    ecgs: tuple[str, ...]
+    max_new_tokens: int
+    length: int
+
+
+class Asker:
+    """
+    Asks the questions of a split under each condition.
+
+    Prompts that are equal, word for word and ECG for ECG, are asked once: under `zeros` and `none` most are. The others
+    are sorted so that those about the same ECGs come together and share what the model computes for them.
+
+    Args:
+        rows: conversations of [`load_elm_dataset`].
+        questions: of [`list_questions`].
+        ablation: of the same conversations.
+        conditions: some of `CONDITIONS`.
+        max_new_tokens: longest answer, in tokens: one number, or a number for each `question_type`.
+        batch_size: number of prompts in a batch.
+
+    Raises:
+        ValueError: `max_new_tokens` lacks a question type.
+
+    Attributes:
+        batches: lists of `Prompt`. They depend on the arguments alone, so that a resumed run computes what an uninterrupted
+            one would have computed.
+        same_as: question and condition to those whose prompt is asked for it.
+    """
+
+    def __init__(
+        self,
+        rows: Dataset,
+        questions: pd.DataFrame,
+        ablation: SignalAblation,
+        conditions: Sequence[str],
+        max_new_tokens: int | Mapping[str, int],
+        batch_size: int,
+    ):
+        if not isinstance(max_new_tokens, int):
+            lacking = sorted(set(questions["question_type"]) - max_new_tokens.keys())
+            if lacking:
+                raise ValueError(f"max_new_tokens has no number for questions of type {', '.join(lacking)}")
+        self._rows, self._ablation = rows, ablation
+        self.same_as: dict[Key, Key] = {}
+        prompts: dict[tuple, Prompt] = {}
+        messages = rows["messages"]
+        for question in questions.itertuples():
+            before = messages[question.row][: question.position]
+            limit = max_new_tokens if isinstance(max_new_tokens, int) else max_new_tokens[question.question_type]
+            for condition in conditions:
+                key = (question.question_id, condition)
+                names = ablation.names(question.row, condition, len(ecg_items(before)))
+                words = str(_without_ecgs(before) if condition == "none" else before)
+                prompt = Prompt(key, question.row, question.position, names, limit, len(words))
+                self.same_as[key] = prompts.setdefault((names, limit, words), prompt).key
+        ordered = sorted(prompts.values(), key=lambda one: (one.max_new_tokens, len(one.ecgs), one.ecgs, one.length))
+        self.batches = list(_batches(ordered, batch_size))
+
+    def ask_all(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        folder: ReportFolder,
+        state: PartialState,
+        quiet: bool = False,
+    ) -> dict[Key, Answer]:
+        """
+        The answers to all questions under all conditions. The processes share the batches.
+
+        Args:
+            model, processor: of a checkpoint.
+            folder: keeps the answers; those that it has are not asked for again.
+            state: of the processes.
+            quiet: no progress bar.
+
+        Raises:
+            ValueError: the model cannot read one of the conversations.
+        """
+        known = folder.read()
+        state.wait_for_everyone()  # all have read before one writes
+        to_ask = [batch for batch in self.batches if not all(prompt.key in known for prompt in batch)]
+        folder.cut_unfinished_line(state.process_index)
+        mine = to_ask[state.process_index :: state.num_processes]
+        found = []
+        disable = quiet or None if state.is_main_process else True
+        with tqdm(total=sum(map(len, mine)), desc="asking", unit="prompt", disable=disable) as progress:
+            for batch in mine:
+                answers = self.ask(model, processor, batch)
+                folder.append(state.process_index, answers)
+                found += answers
+                progress.update(len(batch))
+        known |= dict(gather_object(found))
+        return {key: known[asked] for key, asked in self.same_as.items()}
+
+    def ask(self, model: PreTrainedModel, processor: ProcessorMixin, batch: list[Prompt]) -> list[tuple[Key, Answer]]:
+        """
+        The model's answers to a batch.
+
+        Raises:
+            ValueError: the model cannot read one of the conversations.
+        """
+        read: dict[tuple, list] = {}  # each ECG once
+        conversations = [self._conversation(prompt, read) for prompt in batch]
+        try:
+            answers = generate_answers(model, processor, conversations, batch[0].max_new_tokens)
+        except ValueError as error:
+            asked = ", ".join(sorted({prompt.key[0] for prompt in batch})[:3])
+            raise ValueError(f"questions {asked}, ...: {error}") from error
+        return [(prompt.key, answer) for prompt, answer in zip(batch, answers)]
+
+    def _conversation(self, prompt: Prompt, read: dict[tuple, list]) -> list[dict]:
+        row, condition = self._rows[prompt.row], prompt.key[1]
+        messages = row["messages"][: prompt.position]
+        if prompt.ecgs not in read:
+            read[prompt.ecgs] = self._ablation.ecgs(prompt.row, condition, len(prompt.ecgs))
+        return fill_ecgs(
+            _without_ecgs(messages) if condition == "none" else messages, read[prompt.ecgs], row["sampling_rate"]
+        )
+
+
+def _batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
+    """Chunks of up to `size` prompts with the same longest answer."""
+    batch = []
+    for prompt in prompts:
+        if batch and (len(batch) == size or prompt.max_new_tokens != batch[0].max_new_tokens):
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield batch
+
+
+def _without_ecgs(messages: Sequence[dict]) -> list[dict]:
+    return [
+        message | {"content": [item for item in message["content"] if item["type"] != "ecg"]} for message in messages
+    ]

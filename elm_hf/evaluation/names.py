@@ -1,0 +1,28 @@
+"""Names in an evaluation: its conditions, its kinds of answers, and the files in its folder."""
+
+# What stands in the place of the ECGs (see `SignalAblation`), and the baseline that sees neither ECG nor model.
+CONDITIONS = ("ecg", "zeros", "noise", "shuffled", "none")
+BLIND = "blind"
+CONDITION_NAMES = {
+    "ecg": "with ECG",
+    "zeros": "ECG zeroed",
+    "noise": "noise",
+    "shuffled": "another patient's",
+    "none": "no ECG",
+    BLIND: "blind majority",
+}
+
+# Kinds of answers; the metric of each is in `elm_hf.utils.reports`, with the name of `report.json`.
+KIND_NAMES = {"short": "short answers", "text": "free text"}
+
+# Files in the folder of an evaluation. A training checkpoint has a `run.json`, too, with the settings of its run.
+IDENTITY_NAME = "run.json"
+PREDICTIONS_NAME = "predictions.parquet"
+REPORT_TEXT_NAME = "report.md"
+FIGURES_NAME = "figures"
+OCCLUSION_NAME = "occlusion.npz"
+JUDGEMENTS_NAME = "judgements.jsonl"
+
+# Files in the folder of a zero-shot classification.
+ZERO_SHOT_NAME = "zero_shot.json"
+ZERO_SHOT_TEXT_NAME = "zero_shot.md"
