@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Writes a conversation about ECGs with the LLM's own chat template, and finds where its ECGs and answers stand."""
+"""Renders conversations about ECGs with the LLM's chat template, and locates ECGs and answers in the text."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ import numpy as np
 from jinja2.exceptions import TemplateError
 
 
-# For LLMs without a chat template (GPT-2, OPT): words for the roles, the end-of-text token after every answer.
+# For LLMs without a chat template (GPT-2, OPT): roles in words, and the end-of-text token after every answer.
 DEFAULT_CHAT_TEMPLATE = """\
 {{- bos_token }}
 {%- for message in messages %}
@@ -42,7 +42,17 @@ DEFAULT_CHAT_TEMPLATE = """\
 
 @dataclass
 class RenderedChat:
-    """A conversation as the chat template writes it, and where its ECGs and its assistant's words stand (characters)."""
+    r"""
+    A rendered conversation.
+
+    Args:
+        text (`str`, *optional*, defaults to `""`):
+            The text, with a placeholder for each ECG.
+        ecgs (`list[int]`, *optional*):
+            Position of each placeholder, in characters.
+        answers (`list[list[int]]`, *optional*):
+            Start and end of each of the assistant's messages, in characters.
+    """
 
     text: str = ""
     ecgs: list[int] = field(default_factory=list)
@@ -50,30 +60,35 @@ class RenderedChat:
 
 
 def render_chat(
-    messages: Sequence[dict], write: Callable[[list[dict]], str], ecg_token: str, mark_answers: bool
+    messages: Sequence[dict], write: Callable[[list[dict]], str], ecg_token: str, *, mark_answers: bool
 ) -> RenderedChat:
     r"""
-    Writes a conversation, with marks that no text contains, and turns the marks into positions.
+    Renders a conversation. ECGs and answers are marked with strings that do not occur in the conversation, and located
+    by these marks in the rendered text.
 
     Args:
         messages (`list[dict]`):
             Messages whose `content` is a string or a list of `"text"` and `"ecg"` items.
         write (`Callable`):
-            The chat template: from messages whose `content` is a string to text.
+            The chat template: a function from messages whose `content` is a string to text.
         ecg_token (`str`):
-            What is written for an ECG.
+            Placeholder of an ECG.
         mark_answers (`bool`):
-            Whether to find the assistant's words.
+            Whether to locate the assistant's messages.
+
+    Returns:
+        [`RenderedChat`].
 
     Raises:
-        `ValueError`: If a message is malformed, or the template loses an ECG or has no place for the system's words.
+        `ValueError`: If a message is malformed, the template drops an ECG, or the system message has no place in it.
     """
     _check_messages(messages)
     nonce = "ecgmark"
     while any(nonce in text for text in _texts(messages)):
         nonce += "x"
     marks = {kind: f"[{nonce}:{kind}]" for kind in ("ecg", "start", "end")}
-    rendered = _write_with_system([_flatten(message, marks, mark_answers) for message in messages], write)
+    turns = [_flatten(message, marks, mark_answers=mark_answers) for message in messages]
+    rendered = _write_with_system(turns, write)
 
     chat = RenderedChat()
     for piece in re.split(f"({'|'.join(re.escape(mark) for mark in marks.values())})", rendered):
@@ -93,14 +108,25 @@ def render_chat(
 
 
 def with_system_prompt(messages: Sequence[dict], system_prompt: str | None) -> Sequence[dict]:
-    """The messages, opened by `system_prompt` unless it is `None` or they have a system message of their own."""
+    r"""
+    Adds a system message to a conversation.
+
+    Args:
+        messages (`list[dict]`):
+            The messages.
+        system_prompt (`str`, *optional*):
+            The system message. `None` adds none.
+
+    Returns:
+        `list[dict]`: The messages, unchanged if they begin with a system message.
+    """
     if system_prompt is None or not messages or messages[0].get("role") == "system":
         return messages
     return [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}, *messages]
 
 
 def _write_with_system(turns: list[dict], write: Callable[[list[dict]], str]) -> str:
-    """The template's text; the system's words go to the first user turn if it refuses or drops them."""
+    """The rendered text. If the template refuses or drops the system message, it goes into the first user turn."""
     if turns[0]["role"] != "system":
         return write(turns)
     system = turns[0]["content"]
@@ -111,12 +137,21 @@ def _write_with_system(turns: list[dict], write: Callable[[list[dict]], str]) ->
     except TemplateError:
         pass
     if len(turns) < 2 or turns[1]["role"] != "user":
-        raise ValueError("This chat template has no system role, and no user turn follows to take its words.")
+        raise ValueError("This chat template has no system role, and no user turn follows the system message.")
     return write([{"role": "user", "content": f"{system}\n\n{turns[1]['content']}"}, *turns[2:]])
 
 
 def ecg_items(messages: Sequence[dict]) -> list[dict]:
-    """The `{"type": "ecg"}` items of a conversation, in order."""
+    r"""
+    The ECGs of a conversation.
+
+    Args:
+        messages (`list[dict]`):
+            The messages.
+
+    Returns:
+        `list[dict]`: The `{"type": "ecg"}` items, in order.
+    """
     contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
     return [item for content in contents for item in content if item["type"] == "ecg"]
 
@@ -145,8 +180,8 @@ def _texts(messages: Sequence[dict]) -> list[str]:
     return texts
 
 
-def _flatten(message: dict, marks: dict[str, str], mark_answers: bool) -> dict:
-    """A message whose content is one string, with marks for ECGs and, if asked, around the assistant's words."""
+def _flatten(message: dict, marks: dict[str, str], *, mark_answers: bool) -> dict:
+    """A message whose content is one string, with marks for ECGs and, if `mark_answers`, around the answer."""
     content = message["content"]
     if not isinstance(content, str):
         content = "".join(marks["ecg"] if item["type"] == "ecg" else item["text"] for item in content)

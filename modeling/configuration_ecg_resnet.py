@@ -14,7 +14,9 @@
 """Configuration of the lead-agnostic 1-D ResNet encoder."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
+
+from .auto_classes import register
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -26,17 +28,20 @@ class EcgResNetConfig(PreTrainedConfig):
 
     Args:
         embedding_size (`int`, *optional*, defaults to 64):
-            Channels of the stem convolution.
+            Number of channels of the stem convolution.
         hidden_sizes (`list[int]`, *optional*, defaults to `[64, 128, 256, 512]`):
-            Channels of each stage.
+            Number of channels of each stage.
         depths (`list[int]`, *optional*, defaults to `[2, 2, 2, 2]`):
-            Residual blocks of each stage.
+            Number of residual blocks of each stage.
         stem_kernel_size (`int`, *optional*, defaults to 7):
-            Samples seen by the stem convolution; odd.
+            Kernel size of the stem convolution. It must be odd.
         kernel_size (`int`, *optional*, defaults to 3):
-            Samples seen by the convolutions of the blocks; odd.
+            Kernel size of the convolutions of the blocks. It must be odd.
         hidden_act (`str`, *optional*, defaults to `"relu"`):
             Activation function.
+
+    Raises:
+        `ValueError`: If `hidden_sizes` and `depths` differ in length, or a kernel size is even.
     """
 
     model_type = "ecg_resnet"
@@ -54,10 +59,11 @@ class EcgResNetConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_stages(self):
-        """Every stage needs a width and a depth, and odd kernels keep the samples centred."""
+        """Each stage needs a width and a depth. Odd kernels keep the samples centred."""
         if len(self.hidden_sizes) != len(self.depths):
             raise ValueError(
-                f"`hidden_sizes` names {len(self.hidden_sizes)} stages and `depths` {len(self.depths)}: they must agree."
+                f"`hidden_sizes` has {len(self.hidden_sizes)} stages and `depths` has {len(self.depths)}: expected equal "
+                "numbers."
             )
         if self.stem_kernel_size % 2 == 0 or self.kernel_size % 2 == 0:
             raise ValueError(
@@ -71,5 +77,6 @@ class EcgResNetConfig(PreTrainedConfig):
 
 
 EcgResNetConfig.register_for_auto_class()
+register(AutoConfig, EcgResNetConfig.model_type, EcgResNetConfig)
 
 __all__ = ["EcgResNetConfig"]

@@ -13,26 +13,24 @@
 # limitations under the License.
 """Configuration of an ECG-language model."""
 
+from os import PathLike
+from pathlib import Path
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_ecg_resnet import EcgResNetConfig
-from .configuration_maefe import MlaeConfig, MtaeConfig
-from .configuration_merl import MerlConfig
-from .configuration_st_mem import StMemConfig
+from .auto_classes import register
+from .ecg_encoders import ECG_ENCODERS, find_ecg_encoder, save_encoder_code
 
 
 PROJECTORS_WITH_ENCODER = ("linear", "mlp")
 PROJECTORS_WITHOUT_ENCODER = ("linear", "patch", "conv")
 
-# The encoders of ECGs, by `model_type`; every other one is a vision encoder of transformers.
-ECG_ENCODER_TYPES = tuple(
-    config.model_type for config in (EcgResNetConfig, MerlConfig, MlaeConfig, MtaeConfig, StMemConfig)
-)
-# What may follow each representation.
+# The `model_type` of each ECG encoder. Other encoders are vision encoders of transformers.
+ECG_ENCODER_TYPES = tuple(ECG_ENCODERS)
+# The parts that fit each representation.
 COMPONENTS = {
     "signal": f"an ECG encoder ({', '.join(ECG_ENCODER_TYPES)}) or none",
     "stacked_signal": "a vision encoder (vit, clip_vision_model, siglip_vision_model, siglip2_vision_model, ...)",
@@ -53,46 +51,51 @@ class ElmConfig(PreTrainedConfig):
         encoder_config (`PreTrainedConfig` or `dict`, *optional*):
             Configuration of the ECG encoder, or `None` for an encoder-free model.
         representation (`str`, *optional*, defaults to `"signal"`):
-            How an ECG enters the model: `"signal"`, `(leads, samples)`, for an ECG encoder or none;
-            `"stacked_signal"`, the signal as a picture of three equal channels, or `"image"`, the ECG drawn on paper,
-            for a vision encoder; `"symbol"`, tokens of ECG-Byte (Han et al. 2024) among those of the text.
+            Form in which the model reads an ECG. `"signal"`: an array of shape `(num_leads, num_samples)`, for an ECG
+            encoder or no encoder. `"stacked_signal"`: the signal as a picture with three equal channels, for a vision
+            encoder. `"image"`: the ECG drawn on paper, for a vision encoder. `"symbol"`: tokens of ECG-Byte (Han et
+            al. 2024) among the tokens of the text.
         projector_type (`str`, *optional*):
-            With an encoder: `"linear"` or `"mlp"` (LLaVA-like), the default. Without: `"linear"` (the whole ECG becomes
-            one token), `"patch"` (a linear layer per stretch of time), the default, or `"conv"` (a small CNN per
-            stretch of time). None for symbols.
+            With an encoder: `"linear"` or `"mlp"` (as in LLaVA), by default `"mlp"`. Without an encoder: `"linear"`
+            (the whole ECG becomes one token), `"patch"` (a linear layer per patch of time) or `"conv"` (a small CNN
+            per patch of time), by default `"patch"`. `None` for `"symbol"`.
         projector_hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation inside the `"mlp"` projector.
         projector_conv_channels (`list[int]`, *optional*, defaults to `[64, 128]`):
             Channels of the `"conv"` projector's layers.
         projector_conv_kernel_sizes (`list[int]`, *optional*, defaults to `[3, 7]`):
-            Kernel sizes of the `"conv"` projector's layers; odd.
+            Kernel sizes of the `"conv"` projector's layers. They must be odd.
         projector_conv_strides (`list[int]`, *optional*, defaults to `[1, 1]`):
-            Strides of the `"conv"` projector's layers; longer ones compute less.
+            Strides of the `"conv"` projector's layers. Larger strides need less computation.
         projector_conv_batch_norm (`bool`, *optional*, defaults to `False`):
-            Whether batch normalization follows each of the `"conv"` projector's convolutions.
+            Whether to apply batch normalization after each convolution of the `"conv"` projector.
         projector_conv_pooling (`str`, *optional*, defaults to `"mean"`):
-            How the `"conv"` projector sums up a stretch of time: `"mean"` or `"max"`.
+            Pooling of the `"conv"` projector over each patch of time: `"mean"` or `"max"`.
         num_ecg_tokens (`int`, *optional*, defaults to 50):
-            Positions of the LLM's sequence that one ECG takes; encoder outputs are pooled to that number. Symbols take as
-            many as they need.
+            Number of tokens of an ECG, to which encoder outputs are pooled. Not used for `"symbol"`, where it varies.
         num_leads (`int`, *optional*, defaults to 12):
-            Leads of an ECG.
+            Number of leads of an ECG.
         num_samples (`int`, *optional*, defaults to 2500):
-            Samples of an ECG: 10 s at 250 Hz.
+            Number of samples of an ECG: 10 s at 250 Hz.
         ecg_token_id (`int`, *optional*):
             Id of the placeholder token in `input_ids`.
         ecg_token_offset (`int`, *optional*):
-            Id in `input_ids` of the first of the ECG tokens of `"symbol"`; they are the embedding's last rows.
+            Id of the first ECG token of `"symbol"` in `input_ids`. The ECG tokens are the last rows of the embeddings.
         ecg_vocab_size (`int`, *optional*):
             Number of ECG tokens of `"symbol"`.
         lm_head_bias (`bool`, *optional*, defaults to `False`):
-            Whether the LLM's head has a bias, as Phi's and GPT-J's do.
+            Whether the LLM's head has a bias (Phi, GPT-J).
+
+    Raises:
+        `ValueError`: If representation, encoder and projector do not fit together, a field that they need is missing,
+            or an ECG cannot be cut into equal patches.
     """
 
     model_type = "elm"
     sub_configs_defaults = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
-        "encoder_config": SubConfigSpec(config_class=AutoConfig, model_type=EcgResNetConfig.model_type, optional=True),
+        # Not `AutoConfig`, which does not know the ECG encoder of a checkpoint: see `__post_init__`.
+        "encoder_config": SubConfigSpec(config_class=PreTrainedConfig, optional=True),
     }
     keys_to_ignore_at_inference = ["past_key_values"]
 
@@ -116,6 +119,8 @@ class ElmConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
+        if isinstance(self.encoder_config, dict):
+            self.encoder_config = _build_encoder_config(self.encoder_config)
         super().__post_init__(**kwargs)
         if self.projector_type is None and self.representation != "symbol":
             self.projector_type = "patch" if self.encoder_config is None else "mlp"
@@ -123,7 +128,7 @@ class ElmConfig(PreTrainedConfig):
         self.projector_conv_kernel_sizes = list(self.projector_conv_kernel_sizes)
         self.projector_conv_strides = list(self.projector_conv_strides)
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
-        # A checkpoint answers to every Auto class, whichever of the two models saved it.
+        # A checkpoint can be loaded with all of these Auto classes, whichever of the two models saved it.
         self.auto_map = {
             "AutoConfig": "configuration_elm.ElmConfig",
             "AutoModel": "modeling_elm.ElmModel",
@@ -131,7 +136,7 @@ class ElmConfig(PreTrainedConfig):
         }
 
     def validate_components(self):
-        """The representation must be one that the encoder (or its absence) and the projector can read."""
+        """Encoder (or its absence) and projector must be able to read the representation."""
         encoder_type = None if self.encoder_config is None else self.encoder_config.model_type
         fits = {
             "signal": encoder_type is None or encoder_type in ECG_ENCODER_TYPES,
@@ -147,7 +152,7 @@ class ElmConfig(PreTrainedConfig):
             raise ValueError('representation="symbol" needs ecg_token_offset and ecg_vocab_size.')
 
     def validate_projector(self):
-        """The projector must suit the encoder (or its absence) and cut an ECG into whole patches."""
+        """The projector must fit the encoder (or its absence) and cut an ECG into equal patches."""
         if self.representation == "symbol":
             return
         allowed = PROJECTORS_WITHOUT_ENCODER if self.encoder_config is None else PROJECTORS_WITH_ENCODER
@@ -164,7 +169,7 @@ class ElmConfig(PreTrainedConfig):
     def _check_patches(self):
         if self.projector_type == "linear" and self.num_ecg_tokens != 1:
             raise ValueError(
-                "The encoder-free linear projector makes one token of an ECG: set num_ecg_tokens=1 "
+                "The encoder-free linear projector turns an ECG into one token: set num_ecg_tokens=1 "
                 f'(got {self.num_ecg_tokens}) or projector_type="patch".'
             )
         layers = {
@@ -174,8 +179,8 @@ class ElmConfig(PreTrainedConfig):
         }
         if len(layers) > 1:
             raise ValueError(
-                "projector_conv_channels, projector_conv_kernel_sizes and projector_conv_strides must name as many "
-                f"layers as each other, got {self.projector_conv_channels}, {self.projector_conv_kernel_sizes} and "
+                "projector_conv_channels, projector_conv_kernel_sizes and projector_conv_strides must have the same "
+                f"length, got {self.projector_conv_channels}, {self.projector_conv_kernel_sizes} and "
                 f"{self.projector_conv_strides}."
             )
         if self.num_samples % self.num_ecg_tokens:
@@ -183,19 +188,49 @@ class ElmConfig(PreTrainedConfig):
                 f"num_samples={self.num_samples} cannot be cut into num_ecg_tokens={self.num_ecg_tokens} equal patches."
             )
 
+    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs):
+        r"""
+        Saves the configuration, with the code that loads it and the code of the encoder.
+
+        Args:
+            save_directory (`str` or `os.PathLike`):
+                Folder of the checkpoint.
+            push_to_hub (`bool`, *optional*, defaults to `False`):
+                Whether to upload the configuration and its code, too.
+            kwargs:
+                `repo_id` (by default the name of the folder) and other arguments of
+                [`~PreTrainedConfig.push_to_hub`].
+        """
+        super().save_pretrained(save_directory)
+        save_encoder_code(self.encoder_config, save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
     @property
     def reads_pictures(self) -> bool:
-        """Whether `ecg_values` are pictures `(num_ecgs, 3, height, width)`, not signals."""
+        """Whether `ecg_values` are pictures of shape `(num_ecgs, 3, height, width)` instead of signals."""
         return self.representation in ("stacked_signal", "image")
 
     @property
     def embedding_size(self) -> int:
-        """Width of the LLM's input embeddings (OPT's smaller models embed in fewer dimensions than they compute)."""
+        """Width of the LLM's input embeddings, which for small OPT models is not the width of its layers."""
         return getattr(self.text_config, "word_embed_proj_dim", self.text_config.hidden_size)
 
 
+def _build_encoder_config(settings: dict) -> PreTrainedConfig:
+    """The configuration of an ECG encoder, by default of `ecg_resnet`, or of a vision encoder of transformers."""
+    model_type = settings.get("model_type", "ecg_resnet")
+    encoder_class = find_ecg_encoder(model_type)
+    if encoder_class is None and model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f'encoder_config: there is no code for model_type="{model_type}" here. Encoders are '
+            f"{', '.join(ECG_ENCODER_TYPES)} (the code of a checkpoint has only its own) and the vision encoders of "
+            "transformers, such as vit."
+        )
+    return (CONFIG_MAPPING[model_type] if encoder_class is None else encoder_class.config_class)(**settings)
+
+
 ElmConfig.register_for_auto_class()
-AutoConfig.register(ElmConfig.model_type, ElmConfig, exist_ok=True)
-AutoConfig.register(EcgResNetConfig.model_type, EcgResNetConfig, exist_ok=True)
+register(AutoConfig, ElmConfig.model_type, ElmConfig)
 
 __all__ = ["ElmConfig"]

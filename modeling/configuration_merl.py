@@ -11,13 +11,15 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Configuration of MERL: an ECG encoder that learns from reports."""
+"""Configuration of MERL, an ECG encoder that is trained with reports."""
 
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+from .auto_classes import register
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -32,42 +34,46 @@ class MerlConfig(PreTrainedConfig):
         encoder_type (`str`, *optional*, defaults to `"resnet"`):
             `"resnet"`: one-dimensional convolutions over time; `"vit"`: a transformer over patches of all leads.
         num_leads (`int`, *optional*, defaults to 12):
-            Leads of an ECG; none may be absent.
+            Number of leads of an ECG, all of which must be present.
         num_samples (`int`, *optional*, defaults to 5000):
-            Samples of an ECG in pre-training, 10 s at 500 Hz: as many as the learned positions of the attention pool
-            (ResNet) or of the patches (ViT) are for.
+            Number of samples of an ECG in pre-training: 10 s at 500 Hz. The learned positions of the attention pool
+            (ResNet) or of the patches (ViT) are for this length.
         embedding_size (`int`, *optional*, defaults to 64):
-            ResNet: channels of the stem.
+            ResNet: number of channels of the stem.
         hidden_sizes (`list[int]`, *optional*, defaults to `[64, 128, 256, 512]`):
-            ResNet: output channels of each stage, `[256, 512, 1024, 2048]` in ResNet-50, 101 and 152.
+            ResNet: number of output channels of each stage; `[256, 512, 1024, 2048]` in ResNet-50, 101 and 152.
         depths (`list[int]`, *optional*, defaults to `[2, 2, 2, 2]`):
-            ResNet: blocks of each stage, `[3, 4, 6, 3]` in ResNet-34 and 50, `[3, 4, 23, 3]` in ResNet-101,
+            ResNet: number of blocks of each stage; `[3, 4, 6, 3]` in ResNet-34 and 50, `[3, 4, 23, 3]` in ResNet-101,
             `[3, 8, 36, 3]` in ResNet-152.
         layer_type (`str`, *optional*, defaults to `"basic"`):
-            ResNet: blocks of two convolutions (`"basic"`, ResNet-18 and 34) or of three with a narrow one in the middle
-            (`"bottleneck"`, ResNet-50, 101 and 152).
+            ResNet: `"basic"`, blocks of two convolutions (ResNet-18 and 34), or `"bottleneck"`, blocks of three
+            convolutions with a narrow one in the middle (ResNet-50, 101 and 152).
         hidden_size (`int`, *optional*):
             Width of `last_hidden_state`. ViT: 192 by default (tiny), 384 in small, 512 in middle, 768 in base. ResNet:
-            always that of the last stage.
+            the width of the last stage.
         num_hidden_layers (`int`, *optional*, defaults to 12):
-            ViT: layers.
+            ViT: number of layers.
         num_attention_heads (`int`, *optional*, defaults to 3):
-            ViT: heads of 64 dimensions each; 6 in small, 8 in middle, 12 in base.
+            ViT: number of heads, of 64 dimensions each; 6 in small, 8 in middle, 12 in base.
         intermediate_size (`int`, *optional*):
-            ViT: width inside the MLPs; four times `hidden_size` by default.
+            ViT: width of the hidden layer of the MLPs; four times `hidden_size` by default.
         patch_size (`int`, *optional*, defaults to 50):
-            ViT: samples of a patch.
+            ViT: number of samples of a patch.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
             Configuration of the text tower: any model of `AutoModel` with a pooler. BERT base by default, as MedCPT's
             query encoder (Jin et al. 2023) is one.
         projection_dim (`int`, *optional*, defaults to 256):
-            Width of the space that ECGs and reports share.
+            Width of the shared space of ECGs and reports.
         num_pooling_heads (`int`, *optional*, defaults to 4):
-            ResNet: heads of the attention pool.
+            ResNet: number of heads of the attention pool.
         projection_dropout (`float`, *optional*, defaults to 0.1):
-            Dropout that makes the two views of an ECG in the uni-modal loss.
+            Dropout that creates the two views of an ECG in the uni-modal loss.
         temperature (`float`, *optional*, defaults to 0.07):
-            Divides the cosines in the losses; fixed, not learned.
+            Divisor of the cosines in the losses. It is not learned.
+
+    Raises:
+        `ValueError`: If `hidden_sizes` and `depths` differ in length, `patch_size` does not divide `num_samples`
+            (ViT), or `num_pooling_heads` does not divide `projection_dim`.
     """
 
     model_type = "merl"
@@ -94,7 +100,7 @@ class MerlConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.hidden_sizes = list(self.hidden_sizes)
         self.depths = list(self.depths)
-        # CODEPATH: the ResNet checkpoints' width is that of their last stage, the ViT checkpoints' is a size of its own.
+        # CODEPATH: ResNet checkpoints have the width of their last stage, ViT checkpoints choose it.
         if self.encoder_type == "resnet":
             self.hidden_size = self.hidden_sizes[-1]
         elif self.hidden_size is None:
@@ -102,7 +108,7 @@ class MerlConfig(PreTrainedConfig):
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         super().__post_init__(**kwargs)
-        # A checkpoint answers to every Auto class, whichever of the two models saved it.
+        # A checkpoint can be loaded with both Auto classes, whichever of the two models saved it.
         self.auto_map = {
             "AutoConfig": "configuration_merl.MerlConfig",
             "AutoModel": "modeling_merl.MerlModel",
@@ -110,10 +116,11 @@ class MerlConfig(PreTrainedConfig):
         }
 
     def validate_encoder(self):
-        """Stages must agree, patches must cover an ECG, and the attention pool's heads must share its width."""
+        """Widths and depths of stages must agree, and patches and heads must divide an ECG and its projection."""
         if len(self.hidden_sizes) != len(self.depths):
             raise ValueError(
-                f"`hidden_sizes` names {len(self.hidden_sizes)} stages and `depths` {len(self.depths)}: they must agree."
+                f"`hidden_sizes` has {len(self.hidden_sizes)} stages and `depths` has {len(self.depths)}: expected equal "
+                "numbers."
             )
         if self.encoder_type == "vit" and self.num_samples % self.patch_size:
             raise ValueError(
@@ -125,13 +132,19 @@ class MerlConfig(PreTrainedConfig):
             )
 
     def num_tokens(self, num_samples: int) -> int:
-        """How many tokens the encoder makes of that many samples."""
-        # CODEPATH: the ResNet checkpoints halve the time, rounded up, in the stem and in every stage but the first, the
-        # ViT checkpoints cut it into patches.
+        r"""
+        Number of tokens of the encoder's output.
+
+        Args:
+            num_samples (`int`):
+                Number of samples of the ECG.
+        """
+        # CODEPATH: ResNet checkpoints halve the length (rounded up) in the stem and in all stages but the first, ViT
+        # checkpoints cut it into patches.
         return -(-num_samples // (2 ** len(self.depths) if self.encoder_type == "resnet" else self.patch_size))
 
 
 MerlConfig.register_for_auto_class()
-AutoConfig.register(MerlConfig.model_type, MerlConfig, exist_ok=True)
+register(AutoConfig, MerlConfig.model_type, MerlConfig)
 
 __all__ = ["MerlConfig"]

@@ -14,94 +14,36 @@
 """Configuration of ST-MEM."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
+
+from .auto_classes import register
+from .configuration_ecg_vit import EcgVitTimePatchConfig
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 @strict
-class StMemConfig(PreTrainedConfig):
+class StMemConfig(EcgVitTimePatchConfig):
     r"""
     Configuration of [`StMemModel`] and [`StMemForPreTraining`] (Na et al. 2024, Guiding Masked Representation Learning
     to Capture Spatio-Temporal Relationship of Electrocardiogram). The defaults are the published base model's.
 
+    A patch is a stretch of time of one lead. Each lead has an embedding of its own, and an ECG may lack any of them
+    (`ecg_lead_mask`).
+
     Args:
-        num_samples (`int`, *optional*, defaults to 2250):
-            Longest ECG in samples (9 s at 250 Hz); shorter ones that `patch_size` divides are fine.
-        num_leads (`int`, *optional*, defaults to 12):
-            Leads with an embedding of their own. An ECG may lack any of them (`ecg_lead_mask`).
-        patch_size (`int`, *optional*, defaults to 75):
-            Samples of a patch of one lead.
-        hidden_size (`int`, *optional*, defaults to 768):
-            Width of the encoder's tokens; even.
-        num_hidden_layers (`int`, *optional*, defaults to 12):
-            Layers of the encoder.
-        num_attention_heads (`int`, *optional*, defaults to 12):
-            Heads of each layer, of 64 dimensions whatever `hidden_size` is.
-        intermediate_size (`int`, *optional*, defaults to 3072):
-            Width inside the MLPs.
-        decoder_hidden_size (`int`, *optional*, defaults to 256):
-            Width of the decoder's tokens; even.
-        decoder_num_hidden_layers (`int`, *optional*, defaults to 4):
-            Layers of the decoder.
-        decoder_num_attention_heads (`int`, *optional*, defaults to 4):
-            Heads of each layer of the decoder, of 64 dimensions.
-        decoder_intermediate_size (`int`, *optional*, defaults to 1024):
-            Width inside the decoder's MLPs.
-        mask_ratio (`float`, *optional*, defaults to 0.75):
-            Share of each lead's patches that pre-training masks.
-        norm_pix_loss (`bool`, *optional*, defaults to `True`):
-            Whether pre-training reconstructs standardised patches.
-        initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of new separator, mask and lead vectors.
+        kwargs:
+            Fields of [`EcgVitTimePatchConfig`] and [`EcgVitConfig`]. `mask_ratio` holds for each lead.
     """
 
     model_type = "st_mem"
 
-    num_samples: int = 2250
-    num_leads: int = 12
-    patch_size: int = 75
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    decoder_hidden_size: int = 256
-    decoder_num_hidden_layers: int = 4
-    decoder_num_attention_heads: int = 4
-    decoder_intermediate_size: int = 1024
-    mask_ratio: float = 0.75
-    norm_pix_loss: bool = True
-    initializer_range: float = 0.02
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        # A checkpoint answers to both Auto classes, whichever of the two models saved it.
-        self.auto_map = {
-            "AutoConfig": "configuration_st_mem.StMemConfig",
-            "AutoModel": "modeling_st_mem.StMemModel",
-            "AutoModelForPreTraining": "modeling_st_mem.StMemForPreTraining",
-        }
-
-    def validate_sizes(self):
-        """An ECG is cut into whole patches, and the position table has as many sines as cosines."""
-        if self.num_samples % self.patch_size:
-            raise ValueError(f"patch_size={self.patch_size} does not divide num_samples={self.num_samples}.")
-        if self.hidden_size % 2 or self.decoder_hidden_size % 2:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} and decoder_hidden_size={self.decoder_hidden_size} must be even."
-            )
-
-    @property
-    def num_patches(self) -> int:
-        """Patches of one lead."""
-        return self.num_samples // self.patch_size
-
     @property
     def patch_dim(self) -> int:
-        """Values of a patch."""
+        """Number of values of a patch."""
         return self.patch_size
 
 
 StMemConfig.register_for_auto_class()
-AutoConfig.register(StMemConfig.model_type, StMemConfig, exist_ok=True)
+register(AutoConfig, StMemConfig.model_type, StMemConfig)
 
 __all__ = ["StMemConfig"]

@@ -1,4 +1,17 @@
-"""The twelve leads: names and order, how the limb leads follow from each other, and what an ECG may span."""
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The twelve leads: their names and order, the identities of the limb leads, and plausible amplitudes."""
 
 from functools import lru_cache
 
@@ -7,28 +20,36 @@ import numpy as np
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 SAMPLING_RATE = 250
-LARGEST_SPAN = 20  # mV that half of the leads may span; ECGs span 0.2 to 5 mV, hundreds and more are microvolt
+# In mV: at most half of the leads may span more. ECGs span 0.2 to 5 mV; microvolt span hundreds and more.
+LARGEST_SPAN = 20
 
 _CANONICAL_LEADS = {lead.lower(): lead for lead in LEADS} | {"di": "I", "dii": "II", "diii": "III"}
-# how the other limb leads follow from I and II
+# The other limb leads from I and II: lead, formula, function.
 _LIMB_LEAD_IDENTITIES = (
     ("III", "II - I", lambda i, ii: ii - i),
     ("aVR", "-(I + II)/2", lambda i, ii: -(i + ii) / 2),
     ("aVL", "I - II/2", lambda i, ii: i - ii / 2),
     ("aVF", "II - I/2", lambda i, ii: ii - i / 2),
 )
-# mV, and share of the samples allowed beyond it: see limb_lead_error
+# In mV, and the share of samples that may exceed it: see `limb_lead_error`.
 _LIMB_LEAD_TOLERANCE = 0.03
 _LIMB_LEAD_SHARE = 0.02
 
 
 @lru_cache(maxsize=256)
 def canonical_lead(name: str) -> str:
-    """
-    The spelling in `LEADS` of a lead name, whatever its case; `DI`, `DII`, `DIII` are I, II, III.
+    r"""
+    The standard spelling of a lead name, as in `LEADS`.
+
+    Args:
+        name (`str`):
+            Name in any case. `DI`, `DII` and `DIII` are I, II and III.
+
+    Returns:
+        `str`: The name in `LEADS`.
 
     Raises:
-        ValueError: the name is none of the twelve standard leads.
+        `ValueError`: If the name is not one of the twelve standard leads.
     """
     lead = _CANONICAL_LEADS.get(str(name).strip().lower())
     if lead is None:
@@ -39,19 +60,23 @@ def canonical_lead(name: str) -> str:
 def place_leads(
     ecg: np.ndarray, lead_names: list[str] | tuple[str, ...], leads: tuple[str, ...] = LEADS
 ) -> tuple[np.ndarray, list[str]]:
-    """
-    Bring the leads of an ECG into the order of `leads`, by name and never by position.
+    r"""
+    Puts the leads of an ECG into a given order, by name.
 
     Args:
-        ecg: `(len(lead_names), samples)`, any unit.
-        lead_names: the name of each row, in any case.
-        leads: the leads wanted, in the order wanted. Other standard leads of `ecg` are left out.
+        ecg (`np.ndarray` of shape `(num_rows, num_samples)`):
+            The ECG, in any unit.
+        lead_names (`list[str]`):
+            Name of each row, in any case.
+        leads (`tuple[str, ...]`, *optional*, defaults to the twelve standard leads in standard order):
+            Names of the leads to return, in their order. Other standard leads of the ECG are dropped.
 
     Returns:
-        The ECG `(len(leads), samples)`, float32, with rows of NaN for leads it lacks; and the names of those leads.
+        `tuple[np.ndarray, list[str]]`: The ECG of shape `(len(leads), num_samples)`, float32, with rows of NaN for
+        absent leads; and the names of the absent leads.
 
     Raises:
-        ValueError: an unknown or repeated lead name, or not as many names as rows.
+        `ValueError`: If a lead name is unknown or occurs twice, or the number of names is not the number of rows.
     """
     ecg = np.asarray(ecg)
     if ecg.ndim != 2 or len(ecg) != len(lead_names):
@@ -60,7 +85,7 @@ def place_leads(
     for row, name in enumerate(lead_names):
         lead = canonical_lead(name)
         if lead in rows:
-            raise ValueError(f'lead "{lead}" stands in the ECG twice, in rows {rows[lead]} and {row}')
+            raise ValueError(f'lead "{lead}" occurs twice in the ECG, in rows {rows[lead]} and {row}')
         rows[lead] = row
     wanted = [canonical_lead(lead) for lead in leads]
     placed = np.empty((len(wanted), ecg.shape[1]), dtype=np.float32)
@@ -70,22 +95,27 @@ def place_leads(
 
 
 def limb_lead_error(ecg: np.ndarray, leads: tuple[str, ...] | list[str] = LEADS) -> str | None:
-    """
-    Whether the limb leads agree with each other: III = II - I, aVR = -(I + II)/2, aVL = I - II/2, aVF = II - I/2
+    r"""
+    Checks that the limb leads agree with each other: III = II - I, aVR = -(I + II)/2, aVL = I - II/2, aVF = II - I/2
     (Einthoven 1912, Goldberger 1942).
 
-    A lead fails when it is more than 0.03 mV away from what the others say in more than 2 % of the samples. Digital
-    steps (up to 0.012 mV on real records) and a start-up transient of some samples stay below that, two exchanged
-    leads or an inverted one do not, unless they are as good as equal or zero. Samples that are NaN, flat leads and
-    identities whose leads are not present are left out (an absent I or II is worked out from III). Exchanged
-    electrodes are not seen: the leads of such a recording still agree.
+    A lead fails if it differs from its identity by more than 0.03 mV in more than 2 % of the samples. Quantization
+    steps (up to 0.012 mV in real records) and a short transient at the start stay below this limit. Two exchanged
+    leads or an inverted lead exceed it, unless the leads are almost equal or almost zero. NaN samples, flat leads and
+    identities with an absent lead are not checked; an absent I or II is computed from III. Exchanged electrodes cannot
+    be detected, because the leads of such a recording still agree.
 
     Args:
-        ecg: `(len(leads), samples)` in mV, NaN where invalid.
-        leads: the name of each row.
+        ecg (`np.ndarray` of shape `(len(leads), num_samples)`):
+            The ECG in millivolt, NaN where invalid.
+        leads (`tuple[str, ...]`, *optional*, defaults to the twelve standard leads in standard order):
+            Name of each row.
 
     Returns:
-        None when they agree, else a sentence that names the leads that fail and by how much.
+        `str` or `None`: `None` if the leads agree; otherwise a sentence with the leads that fail and their deviation.
+
+    Raises:
+        `ValueError`: If a lead name is unknown, or the number of names is not the number of rows.
     """
     rows = {
         canonical_lead(lead): row
@@ -114,7 +144,16 @@ def limb_lead_error(ecg: np.ndarray, leads: tuple[str, ...] | list[str] = LEADS)
 
 
 def is_flat(lead: np.ndarray) -> bool:
-    """Whether a lead `(samples,)` has no signal: no valid sample, or the same value in every valid one."""
+    r"""
+    Whether a lead has no signal.
+
+    Args:
+        lead (`np.ndarray` of shape `(num_samples,)`):
+            The lead, in any unit, NaN where invalid.
+
+    Returns:
+        `bool`: `True` if no sample is valid, or all valid samples are equal.
+    """
     if not lead.size:
         return True
     low, high = lead.min(), lead.max()
@@ -122,3 +161,14 @@ def is_flat(lead: np.ndarray) -> bool:
         valid = lead[np.isfinite(lead)]
         return bool(valid.size == 0 or valid.min() == valid.max())
     return bool(low == high)
+
+
+__all__ = [
+    "LARGEST_SPAN",
+    "LEADS",
+    "SAMPLING_RATE",
+    "canonical_lead",
+    "is_flat",
+    "limb_lead_error",
+    "place_leads",
+]

@@ -11,10 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Draws 12-lead ECGs as pictures of a given size, fast enough to be drawn anew for every batch."""
+"""Draws 12-lead ECGs as pictures of a given size, fast enough to draw them for every batch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -23,12 +23,12 @@ from .ecg_leads import LEADS, canonical_lead
 
 
 LAYOUTS = ("3x4", "12x1")
-# What each of the three upper rows of the standard layout shows, one lead after the other in time.
+# The leads of the three upper rows of the standard layout, in the order of time.
 STANDARD_ROWS = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
 
 MM_PER_SECOND = 25
 MM_PER_MILLIVOLT = 10
-# Without `mm_per_mv`, 10 mm/mV is halved until a row is this high.
+# Without `mm_per_mv`, 10 mm/mV is halved until a row has room for this amplitude.
 ROW_MILLIVOLTS = 3
 
 # Lengths in mm.
@@ -43,39 +43,51 @@ BOLD_COLOR = (238, 150, 146)
 INK_COLOR = (16, 16, 20)
 GREY = (110, 110, 115)
 
-# Lines closer than this many pixels are left out of the grid.
+# Grid lines closer than this many pixels are not drawn.
 MIN_LINE_SPACING = 3
 MIN_FONT_SIZE = 9
 MIN_ROW_HEIGHT = 8
 
-# A line's edge is exact up and down; left and right it is smoothed by this many columns per pixel.
+# Traces are exact in the vertical direction and computed for this many columns per pixel in the horizontal one.
 COLUMNS_PER_PIXEL = 4
 
 
 @dataclass(frozen=True)
 class EcgPaper:
-    """
-    The sheet an ECG is drawn on; its pictures are `height` x `width` pixels whatever the record.
+    r"""
+    The paper that an ECG is drawn on. Its pictures have `height` x `width` pixels, whatever the record.
 
-    The record fills the width at 25 mm/s, which fixes the size of a millimetre. The rows share the height (in whole
-    millimetres, so that every baseline lies on a line of the grid; exactly where a row has less than 5 mm). The amplitude is 10 mm/mV where a row then holds 3 mV, else 5, 2.5 or 1.25 mm/mV and so
-    on, whatever the signal, so that amplitudes compare between the pictures of a model. At 1024 x 768 a record of 10 s
-    has 4.0 pixels per mm and 10 mm/mV in the layout "3x4", 3.9 pixels per mm and 5 mm/mV in "12x1".
+    The record fills the width at 25 mm/s, which determines the size of a millimetre. The rows share the height, each
+    with a whole number of millimetres, so that baselines lie on grid lines (rows of less than 5 mm are not rounded).
+    The amplitude is 10 mm/mV if a row then has room for 3 mV, otherwise 5, 2.5, 1.25, ... mm/mV. It does not depend on
+    the signal, so that amplitudes can be compared between pictures. At 1024 x 768 pixels a record of 10 s has 4.0
+    pixels per mm and 10 mm/mV in the layout "3x4", and 3.9 pixels per mm and 5 mm/mV in "12x1".
 
     Positions are in pixels from the upper left corner; pixel k of a row or column covers k to k + 1.
 
     Args:
-        seconds: length of the record.
-        height, width: of the picture, in pixels.
-        layout: "3x4" (three rows of four leads that follow each other in time, above a rhythm strip) or "12x1".
-        rhythm_lead: the lead of the rhythm strip.
-        grid: whether the paper has millimetre lines, each fifth one bold; lines closer than 3 pixels are left out. Without a
+        seconds (`float`):
+            Length of the record in seconds.
+        height (`int`, *optional*, defaults to 768):
+            Height of the picture in pixels.
+        width (`int`, *optional*, defaults to 1024):
+            Width of the picture in pixels.
+        layout (`str`, *optional*, defaults to `"3x4"`):
+            `"3x4"`: three rows of four leads that follow each other in time, above a rhythm strip; `"12x1"`: one row
+            per lead.
+        rhythm_lead (`str`, *optional*, defaults to `"II"`):
+            The lead of the rhythm strip.
+        grid (`bool`, *optional*, defaults to `True`):
+            Whether to draw millimetre lines, every fifth one bold. Lines closer than 3 pixels are not drawn. Without a
             grid the paper is white.
-        names: whether the leads have their names.
-        mm_per_mv: the amplitude, in place of the rule above.
+        names (`bool`, *optional*, defaults to `True`):
+            Whether to write the names of the leads.
+        mm_per_mv (`float`, *optional*):
+            Amplitude in mm/mV, instead of the rule above.
 
     Raises:
-        ValueError: an unknown layout or lead, or a picture too small for its rows.
+        `ValueError`: If the layout or lead is unknown, a length is not positive, or the picture is too small for its
+            rows.
     """
 
     seconds: float
@@ -83,6 +95,7 @@ class EcgPaper:
     width: int = 1024
     layout: str = "3x4"
     rhythm_lead: str = "II"
+    _: KW_ONLY
     grid: bool = True
     names: bool = True
     mm_per_mv: float | None = None
@@ -93,7 +106,9 @@ class EcgPaper:
         if not self.seconds > 0:
             raise ValueError(f"an ECG of {self.seconds} s cannot be drawn")
         if self.mm_per_mv is not None and not self.mm_per_mv > 0:
-            raise ValueError(f"mm_per_mv is {self.mm_per_mv}; expected a positive number, or None to have it chosen")
+            raise ValueError(
+                f"mm_per_mv is {self.mm_per_mv}; expected a positive number, or None for the default scale"
+            )
         lowest = MIN_ROW_HEIGHT * len(self.rows)
         if self.height < lowest or self.width < 8 * MIN_FONT_SIZE:
             raise ValueError(
@@ -110,29 +125,33 @@ class EcgPaper:
 
     @cached_property
     def font_size(self) -> int:
+        """Size of the lead names in pixels."""
         return max(MIN_FONT_SIZE, round(min(self.height / 45, self.width / 60)))
 
     @cached_property
     def left(self) -> float:
-        """Where the traces begin. In "12x1" the names stand before them."""
+        """x of the start of the traces. In "12x1" the names are to the left of it."""
         return (2.5 if self.layout == "12x1" and self.names else 0.5) * self.font_size
 
     @cached_property
     def pixels_per_mm(self) -> float:
+        """Pixels of a millimetre of the paper."""
         return (self.width - self.left - 0.5 * self.font_size) / (self.seconds * MM_PER_SECOND)
 
     @cached_property
     def row_height(self) -> float:
+        """Height of a row in pixels."""
         height = self.height / len(self.rows) / self.pixels_per_mm
         return (math.floor(height) if height >= SQUARE else height) * self.pixels_per_mm
 
     @cached_property
     def baselines(self) -> np.ndarray:
-        """Where 0 mV lies, for each row."""
+        """y of 0 mV in each row, `(rows,)`."""
         return self.height / 2 + (np.arange(len(self.rows)) - (len(self.rows) - 1) / 2) * self.row_height
 
     @cached_property
     def pixels_per_mv(self) -> float:
+        """Pixels of a millivolt."""
         mm_per_mv = self.mm_per_mv
         if mm_per_mv is None:
             fitting = self.row_height / self.pixels_per_mm / ROW_MILLIVOLTS
@@ -141,38 +160,44 @@ class EcgPaper:
 
     @cached_property
     def pen_radius(self) -> float:
+        """Half the width of the traces in pixels."""
         return max(self.line_width(PEN_WIDTH), 1) / 2
 
     def line_width(self, mm: float) -> float:
-        """In pixels; kept from growing with the millimetre where a short record fills a large picture."""
+        """Width in pixels of a line of `mm` millimetres. It is limited if a short record fills a large picture."""
         return min(max(mm * self.pixels_per_mm, 0.5), mm / PEN_WIDTH * self.font_size / 6)
 
     def sample_positions(self, samples: int) -> np.ndarray:
-        """x of each of a lead's samples."""
+        """x of each sample of a lead, `(samples,)`."""
         return self.left + np.arange(samples) * (self.seconds * MM_PER_SECOND * self.pixels_per_mm / samples)
 
 
 def draw_ecg(ecg: np.ndarray, sampling_rate: float, **paper) -> np.ndarray:
-    """
-    Draw a 12-lead ECG: a black line on paper, a quarter of the record per lead in the layout "3x4".
+    r"""
+    Draws a 12-lead ECG: black traces on paper, a quarter of the record per lead in the layout "3x4".
 
     The median of each lead is subtracted, so that a lead with a constant offset stays in its row. A deflection higher
-    than its row crosses into the neighbouring rows, and one that would leave the paper runs along its edge. Gaps (NaN)
-    stay blank; a missing lead keeps its name.
+    than its row extends into the neighbouring rows; at the edge of the paper it is clipped. Gaps (NaN) stay blank. An
+    absent lead keeps its name.
 
-    The line is the polyline through all samples, drawn with a round pen of 0.36 mm (at least a pixel): in each quarter
-    of a pixel column it covers the interval between its extremes, and each pixel is as black as it is covered.
+    A trace is the polyline through all samples, drawn with a round pen of 0.36 mm (at least one pixel). In each
+    quarter of a pixel column it covers the interval between its extremes. The darkness of a pixel is the share that is
+    covered.
 
     Args:
-        ecg: `(12, samples)` in millivolt, in the order of `LEADS`, NaN where there is no signal.
-        sampling_rate: in Hz.
-        paper: the arguments of [`EcgPaper`] but `seconds`.
+        ecg (`np.ndarray` of shape `(12, num_samples)`):
+            The ECG in millivolt, floating-point, in the order of `LEADS`, NaN where there is no signal.
+        sampling_rate (`float`):
+            Sampling rate in Hz.
+        paper:
+            Arguments of [`EcgPaper`] except `seconds`.
 
     Returns:
-        The picture `(height, width, 3)`, uint8, RGB.
+        `np.ndarray` of shape `(height, width, 3)`, uint8: the picture, RGB.
 
     Raises:
-        ValueError: the shape or type of `ecg`, the sampling rate or an argument of the paper is unfit.
+        `ValueError`: If the shape or type of `ecg`, the sampling rate or an argument of the paper is not as described.
+        `ImportError`: If Pillow is not installed.
     """
     ecg = np.asarray(ecg)
     if ecg.ndim != 2 or len(ecg) != len(LEADS) or ecg.shape[1] < 2:
@@ -189,7 +214,7 @@ def draw_ecg(ecg: np.ndarray, sampling_rate: float, **paper) -> np.ndarray:
 
 
 def _row_signals(sheet: EcgPaper, ecg: np.ndarray) -> np.ndarray:
-    """What each row shows, `(rows, samples)` in mV: its leads one after the other, without their medians."""
+    """The signal of each row, `(rows, samples)` in mV: its leads one after the other, without their medians."""
     ordered = np.sort(ecg, axis=1)  # NaN comes last
     valid = np.isfinite(ecg).sum(axis=1)[:, None]
     middle = np.concatenate([(valid - 1) // 2, valid // 2], axis=1).clip(0, ecg.shape[1] - 1)
@@ -204,14 +229,14 @@ def _row_signals(sheet: EcgPaper, ecg: np.ndarray) -> np.ndarray:
 
 
 def _column_bounds(samples: int, columns: int) -> list[int]:
-    """The samples at which the columns of a row begin, and the end of the last."""
+    """The sample at which each column of a row begins, and the end of the last column."""
     return [-(-samples * column // columns) for column in range(columns + 1)]
 
 
 def _line_extents(sheet: EcgPaper, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    The least and the greatest y of each row's line in every fine column, both `(rows, COLUMNS_PER_PIXEL, width)`; where
-    there is no line, the least is infinite and the greatest minus infinite. `signals` is `(rows, samples)` in mV.
+    The smallest and largest y of each trace in every fine column, both `(rows, COLUMNS_PER_PIXEL, width)`, for
+    `signals` `(rows, samples)` in mV. Where there is no trace, they are infinite and minus infinite.
     """
     radius = sheet.pen_radius
     y = np.float32(sheet.baselines)[:, None] - signals * np.float32(sheet.pixels_per_mv)
@@ -234,13 +259,16 @@ def _line_extents(sheet: EcgPaper, signals: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _widened_by_pen(sheet: EcgPaper, least: np.ndarray, first: int) -> np.ndarray:
-    """`least` `(rows, fine columns from first on)` on the whole sheet, less the pen's half-height at every distance."""
+    """
+    The smallest y of traces drawn with the pen, `(rows, COLUMNS_PER_PIXEL, width)`, from that of the polylines in the
+    fine columns from `first` on, `(rows, fine columns)`.
+    """
     drawn = np.full((len(least), sheet.width * COLUMNS_PER_PIXEL), np.inf, np.float32)
-    # The half-height is that at the far edge of a column: nothing is drawn that the pen does not reach.
+    # The half-height of the pen at the far edge of a column, so that nothing outside the pen is drawn.
     reach = int(sheet.pen_radius * COLUMNS_PER_PIXEL - 0.5)
     for distance in range(-reach, reach + 1):
         half_height = math.sqrt(sheet.pen_radius**2 - ((abs(distance) + 0.5) / COLUMNS_PER_PIXEL) ** 2)
-        # The line is connected, so that the union of these intervals is an interval.
+        # The trace is connected, so the union of these intervals is an interval.
         place = drawn[:, first + distance : first + distance + least.shape[1]]
         np.minimum(place, least - np.float32(half_height), out=place)
     return drawn.reshape(len(least), sheet.width, COLUMNS_PER_PIXEL).transpose(0, 2, 1).copy()
@@ -248,15 +276,16 @@ def _widened_by_pen(sheet: EcgPaper, least: np.ndarray, first: int) -> np.ndarra
 
 @dataclass(frozen=True)
 class _FineColumns:
-    """Where the samples of a row lie among the fine columns; the same for all rows."""
+    """Positions of the samples of a row relative to the fine columns, the same for all rows."""
 
     first: int
-    before: np.ndarray  # of each edge of a fine column, the sample at or before it
-    fraction: np.ndarray  # where the edge lies between that sample (0) and the next (1)
-    between_leads: (
-        np.ndarray
-    )  # the edges between the last sample of a lead and the first of the next, in a row of four
-    samples_inside: list[tuple[np.ndarray, np.ndarray]]  # columns and the first sample in each, the second, ...
+    # For each edge of a fine column: the sample at or before it, and its place between that sample (0) and the next (1).
+    before: np.ndarray
+    fraction: np.ndarray
+    # The edges between the last sample of a lead and the first sample of the next, in a row of four.
+    between_leads: np.ndarray
+    # Columns and the first sample in each of them; columns and the second sample in each of them; ...
+    samples_inside: list[tuple[np.ndarray, np.ndarray]]
 
 
 @lru_cache(maxsize=16)
@@ -279,7 +308,7 @@ def _fine_columns(sheet: EcgPaper, samples: int) -> _FineColumns:
 
 
 def _paint_line(picture: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> None:
-    """Mix ink into the pixels of `picture` (flat), as much as the line `(COLUMNS_PER_PIXEL, width)` covers of them."""
+    """Draws a trace between `top` and `bottom`, both `(COLUMNS_PER_PIXEL, width)`, into the flat `picture`."""
     first, last = np.floor(top.min(axis=0)), np.ceil(bottom.max(axis=0))
     drawn = np.flatnonzero(first < last)
     first = first[drawn].astype(np.int64)
@@ -299,7 +328,7 @@ def _paint_line(picture: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> Non
 
 @lru_cache(maxsize=16)
 def _background(sheet: EcgPaper) -> np.ndarray:
-    """The paper with all that does not depend on the signal, `(height, width, 3)`, uint8."""
+    """The paper with grid, names and separators but without traces, `(height, width, 3)`, uint8."""
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
@@ -325,7 +354,7 @@ def _background(sheet: EcgPaper) -> np.ndarray:
 
 
 def _grid(sheet: EcgPaper) -> np.ndarray:
-    """Millimetre lines through the beginning of the traces and through the baselines, `(height, width, 3)`, uint8."""
+    """Paper with millimetre lines through the start of the traces and the baselines, `(height, width, 3)`, uint8."""
     if not sheet.grid:
         return np.full((sheet.height, sheet.width, 3), 255, np.uint8)
     pixels = np.full((sheet.height, sheet.width, 3), PAPER_COLOR, np.float32)
@@ -341,8 +370,11 @@ def _grid(sheet: EcgPaper) -> np.ndarray:
 
 
 def _lines(size: int, origin: float, spacing: float, width: float) -> np.ndarray:
-    """How much of each of `size` pixels is covered by lines of `width`, `spacing` apart, one of them at `origin`."""
+    """The covered share of each of `size` pixels, for lines of `width` at `origin` and every `spacing` from there."""
     middle = origin % spacing + spacing * np.arange(-1, size / spacing + 1)[:, None]
     pixel = np.arange(size)
     cover = np.minimum(middle + width / 2, pixel + 1) - np.maximum(middle - width / 2, pixel)
     return cover.max(axis=0).clip(0, 1).astype(np.float32)
+
+
+__all__ = ["LAYOUTS", "EcgPaper", "draw_ecg"]

@@ -1,4 +1,17 @@
-"""Reading WFDB records: format 16 here, with its checksums, every other format by wfdb."""
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Reads WFDB records: format 16 here, with its checksums, other formats with wfdb."""
 
 import re
 from os import PathLike
@@ -8,7 +21,7 @@ import numpy as np
 
 
 _MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
-# a line of a WFDB header for one signal: https://physionet.org/physiotools/wag/header-5.htm
+# The line of a signal in a WFDB header: https://physionet.org/physiotools/wag/header-5.htm
 _SIGNAL_LINE = re.compile(
     rb"(?P<file>\S+)\s+(?P<format>\d+)(x(?P<frame>\d+))?(:(?P<skew>\d+))?(\+(?P<offset>\d+))?"
     rb"(\s+(?P<gain>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)(\((?P<baseline>[-+]?\d+)\))?(/(?P<unit>\S+))?"
@@ -22,24 +35,26 @@ _INVALID_SAMPLE = -32768
 
 
 def load_ecg(path: str | PathLike) -> tuple[np.ndarray, int | float, list[str]]:
-    """
-    Read a WFDB record with all its leads, in the order and under the names of its header.
+    r"""
+    Reads a WFDB record with all its leads, in the order of its header.
 
-    Format 16 (the records of PTB-XL, MIMIC-IV-ECG and the PhysioNet/CinC Challenges) is read here, with the result of
-    `wfdb.rdrecord`, some ten times faster, and checked against the header's checksums; other formats are read by `wfdb`.
+    Format 16 (PTB-XL, MIMIC-IV-ECG and the PhysioNet/CinC Challenges) is read here, about ten times faster than with
+    `wfdb.rdrecord` and with the same result, and checked against the checksums of the header. Other formats are read
+    with `wfdb`.
 
     Args:
-        path: the record, with or without `.hea`, `.dat` or `.mat`.
+        path (`str` or `os.PathLike`):
+            The record, with or without `.hea`, `.dat` or `.mat`.
 
     Returns:
-        The ECG `(leads, samples)`, float32 in mV with NaN where the record marks a sample as invalid; the sampling
-        rate in Hz; the lead names.
+        `tuple[np.ndarray, int | float, list[str]]`: The ECG of shape `(num_leads, num_samples)`, float32, in
+        millivolt, with NaN for samples that the record marks as invalid; the sampling rate in Hz; and the lead names.
 
     Raises:
-        FileNotFoundError: the header, or a signal file it names, is missing.
-        ValueError: the header cannot be read, does not fit its signal file, has several segments, names a file in
-            another folder, a signal without a name, or a unit other than mV, uV, µV and V.
-        ImportError: the record is not in format 16 and `wfdb` is not installed.
+        `FileNotFoundError`: If the header or a signal file that it names is missing.
+        `ValueError`: If the header cannot be read, does not fit its signal file, has several segments, or names a file
+            in another folder, a signal without a name, or a unit other than mV, uV, µV and V.
+        `ImportError`: If the record is not in format 16 and `wfdb` is not installed.
     """
     record_path = Path(path)
     if record_path.suffix.lower() in (".hea", ".dat", ".mat"):
@@ -61,7 +76,7 @@ def load_ecg(path: str | PathLike) -> tuple[np.ndarray, int | float, list[str]]:
 
 
 def _is_plain_format_16(record_line: bytes, signals: list[re.Match | None]) -> bool:
-    """Whether the header is as expected, and its signals lie sample by sample in one file of 16-bit numbers."""
+    """Whether the header is regular and its signals are interleaved in a single file of 16-bit numbers."""
     fields = record_line.split()
     return (
         len(fields) > 3
@@ -78,7 +93,7 @@ def _is_plain_format_16(record_line: bytes, signals: list[re.Match | None]) -> b
 def _read_format_16(
     header_path: Path, samples: int, signals: list[re.Match]
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """The signals `(leads, samples)`, float32 in their units, lead names and units."""
+    """The signals `(leads, samples)`, float32, in their units; lead names; units."""
     file_name, offset = signals[0]["file"].decode("latin-1"), int(signals[0]["offset"] or 0)
     signal_path = header_path.with_name(file_name)
     if not signal_path.is_file():
@@ -103,9 +118,9 @@ def _read_format_16(
 
 
 def _compare_checksums(digital: np.ndarray, signals: list[re.Match], header_path: Path) -> None:
-    """A checksum is the sum of a lead's samples in 16 bits, which some writers take as signed and others do not."""
+    """Raises if a checksum, the 16-bit sum of a lead's samples, is wrong. Some writers take it as signed."""
     written = [int(signal["checksum"] or 0) for signal in signals]
-    if not any(written):  # some writers leave them out, or write zeros
+    if not any(written):  # some writers omit checksums or write zeros
         return
     for signal, checksum, found in zip(signals, written, digital.sum(axis=0, dtype=np.int64)):
         if signal["checksum"] and (checksum - found) % 65536:
@@ -116,7 +131,7 @@ def _compare_checksums(digital: np.ndarray, signals: list[re.Match], header_path
 
 
 def _read_with_wfdb(record_path: Path, header_path: Path) -> tuple[np.ndarray, list[str], list[str]]:
-    """The signals `(leads, samples)`, float64 in their units, lead names and units."""
+    """The signals `(leads, samples)`, float64, in their units; lead names; units."""
     try:
         import wfdb
     except ImportError as error:
@@ -125,9 +140,9 @@ def _read_with_wfdb(record_path: Path, header_path: Path) -> tuple[np.ndarray, l
         record = wfdb.rdrecord(str(record_path))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error.filename}: no such file, but {header_path} names it") from error
-    except Exception as error:  # wfdb answers damage with whatever it runs into: IndexError, KeyError, ValueError, ...
+    except Exception as error:  # of a damaged record wfdb raises IndexError, KeyError, ValueError, ...
         raise ValueError(
-            f"{header_path}: no readable WFDB header, or its signal file is not as it says ({error})"
+            f"{header_path}: the WFDB header cannot be read, or does not fit its signal file ({error})"
         ) from error
     if record.p_signal is None:
         raise ValueError(f"{header_path}: names no signals")
@@ -154,10 +169,10 @@ def _header_lines(header_path: Path) -> tuple[bytes, list[bytes]]:
 
 
 def _header_sampling_rate(record_line: bytes, header_path: Path) -> int | float:
-    """The sampling rate in Hz, as the record line has it: wfdb takes 250 Hz where it cannot read the number."""
+    """The sampling rate in Hz of the record line. (wfdb assumes 250 Hz if it cannot read the number.)"""
     fields = record_line.split()
     if len(fields) < 3:
-        return 250  # the WFDB header format's own default
+        return 250  # default of the WFDB header format
     try:
         rate = float(re.split(rb"[/(]", fields[2])[0])
     except ValueError:
@@ -168,9 +183,12 @@ def _header_sampling_rate(record_line: bytes, header_path: Path) -> int | float:
 
 
 def _unit_in_millivolt(unit: str, signal_line: bytes, name: str) -> float:
-    # wfdb drops every non-ASCII character of a header, so that it takes µV (in UTF-8 or Latin-1) for V
+    # wfdb drops all non-ASCII characters of a header, so µV (in UTF-8 or Latin-1) becomes V.
     if re.search(rb"[\xb5\xbc][vV]", signal_line):
         unit = "uV"
     if unit.lower() not in _MILLIVOLTS:
         raise ValueError(f'{name} is in "{unit}", expected mV, uV, µV or V')
     return _MILLIVOLTS[unit.lower()]
+
+
+__all__ = ["load_ecg"]

@@ -1,4 +1,17 @@
-"""Resampling ECGs without aliasing, and filling short gaps."""
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Resamples ECGs without aliasing, and fills short gaps."""
 
 from fractions import Fraction
 from functools import lru_cache
@@ -6,33 +19,39 @@ from functools import lru_cache
 import numpy as np
 
 
-# resampling: output samples of a block, at least; and the factors above which no weights are kept
+# Smallest number of output samples per block; largest factor for which the filter weights are stored.
 _BLOCK = 32
 _LARGEST_FACTOR = 2048
 
 
 def resample(ecg: np.ndarray, sampling_rate: float, new_sampling_rate: float, method: str = "polyphase") -> np.ndarray:
-    """
-    Change the sampling rate. Sample k of the result lies at k / new_sampling_rate seconds, like sample k of the input
-    at k / sampling_rate: nothing is stretched or shifted.
+    r"""
+    Changes the sampling rate. Sample k of the input lies at k / sampling_rate seconds and sample k of the result at
+    k / new_sampling_rate seconds: the signal is neither stretched nor shifted.
 
-    The result has `ceil(samples * new_sampling_rate / sampling_rate)` samples, every one that lies before the end of
-    the input (samples / sampling_rate). It is NaN where the time falls on or beside an invalid input sample, and
-    nowhere else: gaps do not spread.
+    The result holds all samples before the end of the input, which is at num_samples / sampling_rate seconds. A sample
+    of the result is NaN if it falls on or beside an invalid sample of the input. All others are valid, so gaps do not
+    spread.
 
     Args:
-        ecg: `(..., samples)`, NaN where invalid.
-        sampling_rate: of `ecg`, in Hz.
-        new_sampling_rate: wanted, in Hz.
-        method: "polyphase" filters out what the new rate cannot carry (a polyphase FIR with a Kaiser window); "cubic" is a
-            cubic spline without a low-pass, which folds high frequencies down: only to reproduce published
-            preprocessing.
+        ecg (`np.ndarray` of shape `(..., num_samples)`):
+            The ECG in any unit, NaN where invalid.
+        sampling_rate (`float`):
+            Sampling rate of `ecg` in Hz.
+        new_sampling_rate (`float`):
+            Sampling rate of the result in Hz.
+        method (`str`, *optional*, defaults to `"polyphase"`):
+            `"polyphase"`: a polyphase FIR filter with a Kaiser window removes the frequencies above the new Nyquist
+            frequency. `"cubic"`: a cubic spline without a low-pass filter, which causes aliasing; only to reproduce
+            published preprocessing.
 
     Returns:
-        `(..., new samples)`, float32.
+        `np.ndarray` of shape `(..., ceil(num_samples * new_sampling_rate / sampling_rate))`, float32.
 
     Raises:
-        ValueError: a sampling rate that is not from 1 to 100,000 Hz, fewer than 2 samples or an unknown method.
+        `ValueError`: If a sampling rate is not between 1 and 100,000 Hz, the ECG has fewer than 2 samples, or the
+            method is unknown.
+        `ImportError`: If scipy is needed (`"cubic"`, or rates without a small common multiple) and not installed.
     """
     if method not in ("polyphase", "cubic"):
         raise ValueError(f'method "{method}" is not one of polyphase, cubic')
@@ -54,18 +73,18 @@ def resample(ecg: np.ndarray, sampling_rate: float, new_sampling_rate: float, me
 
 
 def _rate(sampling_rate: float) -> Fraction:
-    if not 1 <= sampling_rate <= 100_000:  # nor is NaN
+    if not 1 <= sampling_rate <= 100_000:  # also refuses NaN
         raise ValueError(f"sampling rate {sampling_rate} Hz is not a number from 1 to 100,000")
     return Fraction(sampling_rate).limit_denominator(1000)
 
 
 def _polyphase(signal: np.ndarray, ratio: Fraction) -> np.ndarray:
     """
-    The result of `scipy.signal.resample_poly` with a Kaiser window, several times faster: each block of output samples is
-    one matrix product. In double precision, as in single the rounding to microvolt would depend on the processor.
+    Like `scipy.signal.resample_poly` with a Kaiser window, several times faster: each block of output samples is one
+    matrix product. In single precision, rounding the result to microvolt would depend on the processor.
     """
     up, down = ratio.numerator, ratio.denominator
-    # The filter's gain differs by up to 1e-4 between output samples, so a baseline offset would come out as a ripple.
+    # The gain of the filter differs by up to 1e-4 between output samples, so an offset of the baseline would ripple.
     offset = signal.mean(axis=-1, keepdims=True, dtype=np.float64)
     if max(up, down) > _LARGEST_FACTOR:
         return _long_polyphase(signal - offset, up, down) + offset
@@ -74,12 +93,12 @@ def _polyphase(signal: np.ndarray, ratio: Fraction) -> np.ndarray:
     samples = signal.shape[1]
     new_samples = -(-samples * up // down)
     count, step = -(-new_samples // outputs), outputs * down // up
-    # the point reflection keeps value and slope at both ends
+    # A point reflection keeps value and slope at both ends.
     edge = min(samples, margin + 1)
     first, last = signal[:, :edge].astype(np.float64), signal[:, -edge:].astype(np.float64)
     before = np.pad(first, ((0, 0), (margin, 0)), mode="reflect", reflect_type="odd")[:, :margin]
     after = np.pad(last, ((0, 0), (0, margin)), mode="reflect", reflect_type="odd")[:, edge:]
-    # lead by lead: what is worked on stays in the processor's cache
+    # Lead by lead, so that the data stay in the processor's cache.
     padded = np.zeros(max((count - 1) * step + inputs, samples + 2 * margin))
     blocks = np.lib.stride_tricks.sliding_window_view(padded, inputs)[::step][:count]
     missing_gain = 1 - weights.sum(axis=0)
@@ -94,8 +113,8 @@ def _polyphase(signal: np.ndarray, ratio: Fraction) -> np.ndarray:
 @lru_cache(maxsize=8)
 def _filter_weights(up: int, down: int) -> tuple[np.ndarray, int]:
     """
-    The low-pass's weights `(input samples, output samples)` of a block of output samples, and how many input samples
-    before its first output sample the block begins.
+    The filter weights `(input samples, output samples)` of a block of output samples, and the number of input samples
+    of the block before its first output sample.
     """
     half = 10 * max(up, down)
     taps = np.arange(-half, half + 1)
@@ -103,14 +122,14 @@ def _filter_weights(up: int, down: int) -> tuple[np.ndarray, int]:
     margin = -(-half // up)
     outputs = up * max(1, _BLOCK // up)
     inputs = -(-(outputs - 1) * down // up) + 1 + 2 * margin
-    # in steps of the common multiple of both rates: from each input sample to each output sample
+    # From each input sample to each output sample, in steps of the common multiple of both rates.
     distance = np.arange(outputs) * down - (np.arange(inputs)[:, None] - margin) * up
     weights = kernel[np.clip(distance + half, 0, 2 * half)] * (np.abs(distance) <= half)
     return weights * (up / kernel.sum()), margin
 
 
 def _long_polyphase(signal: np.ndarray, up: int, down: int) -> np.ndarray:
-    """For rates without a small common multiple, whose weights would fill the memory."""
+    """Resamples between rates without a small common multiple, whose filter weights would take too much memory."""
     try:
         from scipy.signal import resample_poly
     except ImportError as error:
@@ -125,12 +144,12 @@ def _cubic(signal: np.ndarray, ratio: Fraction) -> np.ndarray:
         raise ImportError("resampling an ECG needs scipy: pip install scipy") from error
     samples = signal.shape[-1]
     positions = np.arange(-(-samples * ratio.numerator // ratio.denominator)) * ratio.denominator / ratio.numerator
-    # at a higher rate the last samples lie beyond the last input sample; a spline would run away there, so it is held
+    # At a higher rate the last output samples lie behind the last input sample, where a spline would diverge.
     return CubicSpline(np.arange(samples), signal, axis=-1)(np.minimum(positions, samples - 1))
 
 
 def _neighbours(ratio: Fraction, samples: int, new_samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """The input samples at or before and at or after each output sample."""
+    """For each output sample, the input sample at or before it and the one at or after it."""
     positions = np.arange(new_samples) * ratio.denominator
     before = positions // ratio.numerator
     after = -(-positions // ratio.numerator)
@@ -138,7 +157,7 @@ def _neighbours(ratio: Fraction, samples: int, new_samples: int) -> tuple[np.nda
 
 
 def _interpolate(row: np.ndarray, bad: np.ndarray) -> np.ndarray:
-    """Linear interpolation over the samples marked bad; zeros where none is good."""
+    """Interpolates the bad samples linearly; returns zeros if all samples are bad."""
     if bad.all():
         return np.zeros_like(row)
     time = np.arange(row.size)
@@ -148,16 +167,20 @@ def _interpolate(row: np.ndarray, bad: np.ndarray) -> np.ndarray:
 
 
 def fill_gaps(ecg: np.ndarray, sampling_rate: float, max_gap_s: float = 0.1) -> np.ndarray:
-    """
-    Interpolate short gaps linearly; longer ones stay NaN. A short gap at the start or end takes the nearest sample.
+    r"""
+    Interpolates short gaps linearly. A short gap at the start or end is filled with the nearest valid sample. Longer
+    gaps stay NaN.
 
     Args:
-        ecg: `(leads, samples)`, NaN where invalid.
-        sampling_rate: in Hz.
-        max_gap_s: longest run of invalid samples that is filled, in seconds.
+        ecg (`np.ndarray` of shape `(num_leads, num_samples)`):
+            The ECG in any unit, NaN where invalid.
+        sampling_rate (`float`):
+            Sampling rate in Hz.
+        max_gap_s (`float`, *optional*, defaults to 0.1):
+            Longest gap to fill, in seconds.
 
     Returns:
-        A copy `(leads, samples)`, float32.
+        `np.ndarray` of shape `(num_leads, num_samples)`, float32: a copy of the ECG.
     """
     filled = np.array(ecg, dtype=np.float32)
     longest = max_gap_s * sampling_rate + 1e-6
@@ -171,3 +194,6 @@ def fill_gaps(ecg: np.ndarray, sampling_rate: float, max_gap_s: float = 0.1) -> 
         for start, end in zip(starts, ends):
             row[start:end] = interpolated[start:end] if end - start <= longest else np.nan
     return filled
+
+
+__all__ = ["fill_gaps", "resample"]

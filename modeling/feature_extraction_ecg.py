@@ -11,14 +11,15 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Prepares ECGs for a model: leads by name, sampling rate, length, frequencies, amplitude."""
+"""Prepares ECGs for a model: leads, sampling rate, length, frequencies and amplitude."""
 
 from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
-from transformers import BatchFeature, FeatureExtractionMixin
+from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMixin
 
+from .auto_classes import register
 from .ecg_leads import LARGEST_SPAN, LEADS, SAMPLING_RATE, limb_lead_error, place_leads
 from .ecg_reading import load_ecg
 from .ecg_resampling import fill_gaps, resample
@@ -35,28 +36,29 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
     Args:
         sampling_rate (`int`, *optional*, defaults to 250):
-            The model's sampling rate in Hz. ECGs at another rate are resampled.
+            Sampling rate of the model in Hz. ECGs at another rate are resampled.
         num_samples (`int`, *optional*, defaults to 2500):
-            The model's samples per lead. A longer ECG is cut to that many, a shorter one is refused.
+            Samples per lead of the model. A longer ECG is cropped, a shorter one is refused.
         leads (`list[str]`, *optional*, defaults to the twelve standard leads in standard order):
-            The model's leads, in its order.
+            Leads of the model, in its order.
         normalization (`str`, *optional*, defaults to `"min_max"`):
-            `"min_max"`: the whole ECG to 0 … 1, one range for all leads (Han et al. 2024, ECG-Byte);
-            `"z_score"`: zero mean and unit variance, one pair for all leads that are present (zeros where nothing
-            varies by more than a nanovolt); `"none"`: millivolt.
+            `"min_max"`: scales the ECG to 0 ... 1, with one range for all leads (Han et al. 2024, ECG-Byte).
+            `"z_score"`: zero mean and unit variance over all present leads; an ECG with a standard deviation below one
+            nanovolt becomes zeros. `"none"`: millivolt.
         min_max_epsilon (`float`, *optional*, defaults to 1e-6):
-            What `"min_max"` adds to the range it divides by.
+            Value that `"min_max"` adds to the range before dividing by it.
         resampling (`str`, *optional*, defaults to `"polyphase"`):
-            `"polyphase"` or `"cubic"`, as [`~ecg_resampling.resample`]; `"fft"`: `scipy.signal.resample` of the whole ECG,
-            which published encoders were trained with (Na et al. 2024, ST-MEM).
+            `"polyphase"` or `"cubic"`: see [`~ecg_resampling.resample`]. `"fft"`: `scipy.signal.resample` of the whole
+            ECG, as for some published encoders (Na et al. 2024, ST-MEM).
         crop (`str`, *optional*, defaults to `"start"`):
-            Which part of a longer ECG is kept: `"start"` or `"center"`.
+            The part of a longer ECG to keep: `"start"` or `"center"`.
         band_pass (`list[float]`, *optional*):
-            Lowest and highest frequency in Hz: zero-phase Butterworth filters of order 5, first the high-pass, then
-            the low-pass, on what the crop leaves (Na et al. 2024, ST-MEM: 0.67 and 40). No filter by default.
+            Lowest and highest frequency in Hz. After cropping, a high-pass and a low-pass filter are applied:
+            zero-phase Butterworth filters of order 5 (Na et al. 2024, ST-MEM, use 0.67 and 40). No filter by default.
 
     Raises:
-        `ValueError`: If an argument is none of these.
+        `ValueError`: If an argument is not one of these choices, or the frequencies are not in order or not between 0
+            and half the sampling rate.
     """
 
     model_input_names = ["ecg_values", "ecg_lead_mask"]
@@ -105,28 +107,33 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
         Args:
             ecg:
-                An array of shape `(leads, samples)` in millivolt, the path of a WFDB record, or a list of these; also
-                an array of shape `(ecgs, leads, samples)`. A lead that is NaN throughout counts as absent.
-            sampling_rate (`float` or list of `float`, *optional*):
-                Sampling rate of the arrays in Hz; one for all or one per ECG. A record's path brings its own.
-            lead_names (`list[str]` or list of lists, *optional*):
-                Names of the arrays' rows; one list for all or one per ECG. By default the rows are `leads`.
+                An array of shape `(num_leads, num_samples)` in millivolt, the path of a WFDB record, or a list of
+                these; or an array of shape `(num_ecgs, num_leads, num_samples)`. A lead that is entirely NaN is
+                absent.
+            sampling_rate (`float` or `list[float]`, *optional*):
+                Sampling rate of the arrays in Hz: one for all or one per ECG. Not needed for records.
+            lead_names (`list[str]` or `list[list[str]]`, *optional*):
+                Names of the rows of the arrays: one list for all or one per ECG. By default the rows are `leads`.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`.
 
         Returns:
-            `ecg_values` of shape `(ecgs, leads, samples)`, float32, absent leads 0; `ecg_lead_mask` of shape
-            `(ecgs, leads)`, True where a lead is present.
+            [`BatchFeature`] with `ecg_values` of shape `(num_ecgs, len(leads), num_samples)`, float32, 0 for absent
+            leads; and `ecg_lead_mask` of shape `(num_ecgs, len(leads))`, `True` for present leads.
 
         Raises:
-            `ValueError`: If the sampling rate is missing or no number, the unit cannot be millivolt, the limb leads of
-            a record disagree, or leads, length or samples are not as described; the message names the ECG by its
-            position.
+            `ValueError`: If the sampling rate is missing or not a number, the unit cannot be millivolt, the limb leads
+                of a record disagree, or leads, length or samples are not as described. The message gives the position
+                of the ECG.
+            `ImportError`: If scipy is needed and not installed.
         """
         ecgs = list(ecg) if isinstance(ecg, list | tuple) or getattr(ecg, "ndim", 2) == 3 else [ecg]
-        rates = _one_per_ecg(sampling_rate, len(ecgs), isinstance(sampling_rate, list | tuple), "sampling rates")
-        has_many_names = lead_names is not None and any(not isinstance(name, str) for name in lead_names)
-        names = _one_per_ecg(lead_names, len(ecgs), has_many_names, "lists of lead names")
+        rates = [sampling_rate] * len(ecgs)
+        if isinstance(sampling_rate, list | tuple):
+            rates = _one_per_ecg(sampling_rate, len(ecgs), "sampling rates")
+        names = [lead_names] * len(ecgs)
+        if lead_names is not None and any(not isinstance(name, str) for name in lead_names):
+            names = _one_per_ecg(lead_names, len(ecgs), "lists of lead names")
 
         values = np.empty((len(ecgs), len(self.leads), self.num_samples), dtype=np.float32)
         lead_mask = np.zeros((len(ecgs), len(self.leads)), dtype=bool)
@@ -146,7 +153,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
     def _prepare(
         self, ecg, sampling_rate: float | None, lead_names: Sequence[str] | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """An ECG `(leads, num_samples)` in mV at the model's rate, absent leads NaN; and which are present, `(leads,)`."""
+        """An ECG `(leads, num_samples)` in mV at the model's rate, and which leads are present, `(leads,)`."""
         if isinstance(ecg, str | PathLike):
             ecg, sampling_rate, lead_names = load_ecg(ecg)
             disagreement = limb_lead_error(place_leads(ecg, lead_names)[0])
@@ -174,7 +181,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         return ecg[:, start : start + self.num_samples], present
 
     def _resample(self, ecg: np.ndarray, sampling_rate: float) -> np.ndarray:
-        """The ECG at the model's rate. Leads are NaN throughout or nowhere."""
+        """The ECG at the model's rate. Each lead is entirely NaN or has no NaN."""
         if sampling_rate == self.sampling_rate:
             return ecg
         if self.resampling != "fft":
@@ -211,7 +218,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 "Name the leads with `lead_names`, or check that the array is (leads, samples)."
             )
         spans = ecg.max(axis=1) - ecg.min(axis=1)
-        if spans.max() <= LARGEST_SPAN:  # not so where a sample is NaN or infinite
+        if spans.max() <= LARGEST_SPAN:  # false if a sample is NaN or infinite
             return
         self._check_samples(ecg, lead_names)
         spans = spans[~np.isnan(spans)]
@@ -229,7 +236,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             )
 
     def _normalize(self, ecg: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """The ECG in the model's amplitude, in `out` if that is given: every pass over the samples counts."""
+        """The normalized ECG, written to `out` if given, which saves a pass over the samples."""
         offset, scale = 0, 1
         if self.normalization == "min_max":
             offset = ecg.min()
@@ -254,15 +261,15 @@ def _scipy_signal():
     return scipy.signal
 
 
-def _one_per_ecg(value, num_ecgs: int, is_list: bool, name: str) -> list:
-    """`value` for each ECG; a list must have one entry per ECG."""
-    if not is_list:
-        return [value] * num_ecgs
-    if len(value) != num_ecgs:
-        raise ValueError(f"{len(value)} {name} for {num_ecgs} ECGs.")
-    return list(value)
+def _one_per_ecg(values: Sequence, num_ecgs: int, name: str) -> list:
+    """The values as a list, after checking that there is one for each ECG."""
+    if len(values) != num_ecgs:
+        raise ValueError(f"{len(values)} {name} for {num_ecgs} ECGs.")
+    return list(values)
 
 
 EcgFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+# `AutoFeatureExtractor` finds the class by the name in its JSON file.
+register(AutoFeatureExtractor, EcgFeatureExtractor, EcgFeatureExtractor)
 
 __all__ = ["EcgFeatureExtractor"]

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Turns ECGs into the pictures a vision encoder reads: drawn on paper, or the signal itself as a picture."""
+"""Turns ECGs into pictures for a vision encoder: drawn on paper, or the signal itself as a picture."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -20,26 +20,27 @@ import numpy as np
 from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
 from transformers.image_transforms import resize
 
+from .auto_classes import register
 from .ecg_leads import LEADS, SAMPLING_RATE, place_leads
 from .ecg_raster import EcgPaper, draw_ecg
 from .feature_extraction_ecg import EcgFeatureExtractor
 
 
 REPRESENTATIONS = ("image", "stacked_signal")
-# A smaller picture is drawn this high and wide at least, and made smaller: names and lines have no room in it.
+# Smaller pictures have no room for names and lines: they are drawn at this size or more and then resized.
 MIN_DRAWN_SIZE = 160
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class EcgImageProcessor(BaseImageProcessor):
     r"""
-    Turns ECGs in millivolt into the `pixel_values` of a vision encoder (ViT, CLIP, SigLIP, ...), with the encoder's own
-    size and normalization: see [`~EcgImageProcessor.from_vision_encoder`].
+    Turns ECGs in millivolt into the `pixel_values` of a vision encoder (ViT, CLIP, SigLIP, ...), with the encoder's
+    own size and normalization: see [`~EcgImageProcessor.from_vision_encoder`].
 
-    `representation="image"` draws the ECG on paper (see [`EcgPaper`] for the scale), at the encoder's size wherever that
-    has room for the names of the leads. `representation="stacked_signal"` takes the signal itself as a picture of
-    leads x samples, three equal channels, from 0 at its least value to 255 at its greatest, and resizes that (Han et
-    al. 2025, ECG-Bench); absent leads are 0.
+    `representation="image"` draws the ECG on paper (see [`EcgPaper`] for the scale), at the encoder's size if it has
+    room for the names of the leads. `representation="stacked_signal"` takes the signal as a picture of leads x samples
+    with three equal channels, from 0 at its smallest value to 255 at its largest, and resizes it (Han et al. 2025,
+    ECG-Bench); absent leads are 0.
 
     Args:
         representation (`str`, *optional*, defaults to `"image"`):
@@ -47,27 +48,31 @@ class EcgImageProcessor(BaseImageProcessor):
         size (`dict[str, int]`, *optional*, defaults to `{"height": 224, "width": 224}`):
             Height and width of the pictures.
         image_mean (`list[float]`, *optional*, defaults to `[0.5, 0.5, 0.5]`):
-            Mean of each channel, of values from 0 to 1.
+            Mean of each channel, for values from 0 to 1.
         image_std (`list[float]`, *optional*, defaults to `[0.5, 0.5, 0.5]`):
             Standard deviation of each channel.
         resample (`int`, *optional*, defaults to 2):
-            Pillow's filter for resizing (2 is bilinear), which averages where it makes smaller.
+            Pillow's resizing filter (2 is bilinear). It averages when it reduces the size.
         sampling_rate (`int`, *optional*, defaults to 250):
-            The model's sampling rate in Hz. ECGs at another rate are resampled.
+            Sampling rate of the model in Hz. ECGs at another rate are resampled.
         num_samples (`int`, *optional*, defaults to 2500):
-            The model's samples per lead. A longer ECG is cut after that many, a shorter one is refused.
+            Samples per lead of the model. A longer ECG is cropped at the end, a shorter one is refused.
         leads (`list[str]`, *optional*, defaults to the twelve standard leads in standard order):
-            The model's leads. Of `"image"` those that stay in their places, of `"stacked_signal"` the rows.
+            Leads of the model: for `"image"` the leads to draw, each in its usual place; for `"stacked_signal"` the
+            rows.
         layout (`str`, *optional*, defaults to `"3x4"`):
-            `"3x4"`: three rows of four leads above a rhythm strip; `"12x1"`: a row for each lead.
+            `"3x4"`: three rows of four leads above a rhythm strip; `"12x1"`: one row per lead.
         rhythm_lead (`str`, *optional*, defaults to `"II"`):
             The lead of the rhythm strip.
         draw_grid (`bool`, *optional*, defaults to `True`):
-            Whether the paper has millimetre lines.
+            Whether to draw millimetre lines.
         draw_lead_names (`bool`, *optional*, defaults to `True`):
-            Whether the leads have their names.
+            Whether to write the names of the leads.
         mm_per_mv (`float`, *optional*):
-            The amplitude; by default 10 mm/mV where a row then holds 3 mV, else the half, quarter, ... of it.
+            Amplitude in mm/mV. By default 10 if a row then has room for 3 mV, otherwise 5, 2.5, ...
+
+    Raises:
+        `ValueError`: If an argument is not one of these choices, or the ECG cannot be drawn at this size.
     """
 
     model_input_names = ["pixel_values"]
@@ -84,6 +89,7 @@ class EcgImageProcessor(BaseImageProcessor):
         leads: Sequence[str] = LEADS,
         layout: str = "3x4",
         rhythm_lead: str = "II",
+        *,
         draw_grid: bool = True,
         draw_lead_names: bool = True,
         mm_per_mv: float | None = None,
@@ -106,24 +112,24 @@ class EcgImageProcessor(BaseImageProcessor):
         self.draw_lead_names = draw_lead_names
         self.mm_per_mv = mm_per_mv
         if set(self.size) != {"height", "width"}:
-            raise ValueError(f'size must be {{"height": …, "width": …}}, got {size}.')
-        EcgPaper(seconds=num_samples / sampling_rate, **self._paper)  # refuses what cannot be drawn
+            raise ValueError(f'size must be {{"height": ..., "width": ...}}, got {size}.')
+        EcgPaper(seconds=num_samples / sampling_rate, **self._paper)  # raises if it cannot be drawn
 
     @classmethod
     def from_vision_encoder(cls, vision_encoder: str | PathLike | BaseImageProcessor, **kwargs) -> "EcgImageProcessor":
         r"""
-        The processor for a vision encoder: with the size, mean, standard deviation and resampling filter of the
-        encoder's own image processor. Of an encoder of flexible size (SigLIP 2) it takes the largest square.
+        The processor for a vision encoder, with the size, mean, standard deviation and resizing filter of the
+        encoder's own image processor. For an encoder of flexible size (SigLIP 2) the size is the largest square.
 
         Args:
             vision_encoder (`str`, `os.PathLike` or `BaseImageProcessor`):
                 Name or folder of the encoder's checkpoint, or its image processor.
             kwargs:
-                Any other argument of [`EcgImageProcessor`].
+                Other arguments of [`EcgImageProcessor`].
 
         Raises:
-            `ValueError`: If the encoder's processor does not take values from 0 to 1 and normalize them, or has no
-            height and width.
+            `ValueError`: If the encoder's image processor does not rescale to 0 ... 1 and normalize, or has no height
+                and width.
         """
         if isinstance(vision_encoder, str | PathLike):
             vision_encoder = AutoImageProcessor.from_pretrained(vision_encoder)
@@ -153,20 +159,25 @@ class EcgImageProcessor(BaseImageProcessor):
         return_tensors: str | None = None,
     ) -> BatchFeature:
         r"""
-        Prepares one ECG or several; also by calling the processor.
+        Prepares one ECG or several. Calling the processor does the same.
 
         Args:
-            ecg, sampling_rate, lead_names:
-                As for [`EcgFeatureExtractor`]: arrays `(leads, samples)` in millivolt with their sampling rate in Hz,
-                or paths of WFDB records. A lead that is NaN throughout counts as absent.
+            ecg:
+                An array of shape `(num_leads, num_samples)` in millivolt, the path of a WFDB record, or a list of
+                these; or an array of shape `(num_ecgs, num_leads, num_samples)`. A lead that is entirely NaN is
+                absent.
+            sampling_rate (`float` or `list[float]`, *optional*):
+                Sampling rate of the arrays in Hz: one for all or one per ECG. Not needed for records.
+            lead_names (`list[str]` or `list[list[str]]`, *optional*):
+                Names of the rows of the arrays: one list for all or one per ECG. By default the rows are `leads`.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`.
 
         Returns:
-            `pixel_values` of shape `(ecgs, 3, height, width)`, float32.
+            [`BatchFeature`] with `pixel_values` of shape `(num_ecgs, 3, height, width)`, float32.
 
         Raises:
-            `ValueError`: If an ECG is unfit; the message names it by its position.
+            `ValueError`: If an ECG is not as described. The message gives its position.
         """
         pictures = self.draw(ecg, sampling_rate, lead_names)
         return BatchFeature({"pixel_values": self.normalize(pictures)}, tensor_type=return_tensors)
@@ -176,7 +187,17 @@ class EcgImageProcessor(BaseImageProcessor):
 
     def draw(self, ecg, sampling_rate=None, lead_names=None) -> np.ndarray:
         r"""
-        The pictures `(ecgs, height, width, 3)`, uint8, RGB, of what [`~EcgImageProcessor.preprocess`] takes.
+        Draws ECGs without normalizing the pictures.
+
+        Args:
+            ecg, sampling_rate, lead_names:
+                As for [`~EcgImageProcessor.preprocess`].
+
+        Returns:
+            `np.ndarray` of shape `(num_ecgs, height, width, 3)`, uint8, RGB.
+
+        Raises:
+            `ValueError`: If an ECG is not as described. The message gives its position.
         """
         extractor = EcgFeatureExtractor(self.sampling_rate, self.num_samples, self.leads, normalization="none")
         prepared = extractor(ecg, sampling_rate, lead_names)
@@ -188,7 +209,14 @@ class EcgImageProcessor(BaseImageProcessor):
 
     def normalize(self, pictures: np.ndarray) -> np.ndarray:
         r"""
-        The encoder's normalization: `(ecgs, height, width, 3)`, uint8, to `(ecgs, 3, height, width)`, float32.
+        Normalizes pictures with the mean and standard deviation of the encoder.
+
+        Args:
+            pictures (`np.ndarray` of shape `(num_ecgs, height, width, 3)`):
+                Pictures, uint8, RGB.
+
+        Returns:
+            `np.ndarray` of shape `(num_ecgs, 3, height, width)`, float32.
         """
         values = np.empty((len(pictures), 3, *pictures.shape[1:3]), np.float32)
         for channel, (mean, std) in enumerate(zip(self.image_mean, self.image_std)):
@@ -198,7 +226,7 @@ class EcgImageProcessor(BaseImageProcessor):
 
     @property
     def _paper(self) -> dict:
-        """The paper that ECGs are drawn on: as large as `size`, or as many times that as it takes to have room."""
+        """Arguments of [`EcgPaper`]: its size is `size`, or a multiple of it if that has no room for the names."""
         times = -(-MIN_DRAWN_SIZE // min(self.size["height"], self.size["width"]))
         return {
             "height": times * self.size["height"],
@@ -228,7 +256,7 @@ class EcgImageProcessor(BaseImageProcessor):
 
 
 def _input_size(settings: dict) -> dict[str, int]:
-    """Height and width of what an image processor with these settings gives a vision encoder."""
+    """Height and width of the pictures that an image processor with these settings returns."""
     if settings.get("max_num_patches"):
         side = int(settings["max_num_patches"] ** 0.5) * settings["patch_size"]
         return {"height": side, "width": side}
@@ -244,5 +272,7 @@ def _input_size(settings: dict) -> dict[str, int]:
 
 
 EcgImageProcessor.register_for_auto_class("AutoImageProcessor")
+# `AutoImageProcessor` finds the class by the name in its JSON file.
+register(AutoImageProcessor, EcgImageProcessor, slow_image_processor_class=EcgImageProcessor)
 
 __all__ = ["EcgImageProcessor"]

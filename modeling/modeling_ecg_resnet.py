@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Lead-agnostic 1-D ResNet: one set of weights runs over every lead, then the leads that are present are averaged."""
+"""Lead-agnostic 1-D ResNet: encodes each lead with the same weights and averages the present leads."""
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ from .configuration_ecg_resnet import EcgResNetConfig
 
 
 class EcgResNetConvLayer(nn.Module):
-    """Convolution over time and batch norm, with or without an activation."""
+    """Convolution over time, batch norm and an activation (or none)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, activation: str | None):
         super().__init__()
@@ -41,7 +41,7 @@ class EcgResNetConvLayer(nn.Module):
 
 
 class EcgResNetBasicBlock(nn.Module):
-    """Two convolutions with a shortcut; the shortcut is projected where the shape changes."""
+    """Two convolutions with a shortcut, which is projected if the shape changes."""
 
     def __init__(self, config: EcgResNetConfig, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -64,7 +64,7 @@ class EcgResNetPreTrainedModel(PreTrainedModel):
     config: EcgResNetConfig
     base_model_prefix = "ecg_resnet"
     main_input_name = "ecg_values"
-    # The network has no attention, so any implementation asked of a model that contains it is fine.
+    # The network has no attention, so a model that contains it may use any implementation.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -80,7 +80,7 @@ class EcgResNetPreTrainedModel(PreTrainedModel):
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class EcgResNetModel(EcgResNetPreTrainedModel):
-    """The encoder. Any number of leads and any number of samples fit the same weights."""
+    """The encoder. The same weights encode any number of leads and samples."""
 
     def __init__(self, config: EcgResNetConfig):
         super().__init__(config)
@@ -106,13 +106,16 @@ class EcgResNetModel(EcgResNetPreTrainedModel):
             ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
                 The ECGs, as [`EcgFeatureExtractor`] returns them.
             ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead is present. Absent leads do not enter the average. All are present by default.
+                `True` for present leads; all by default. Absent leads are not averaged.
 
         Returns:
-            `last_hidden_state` of shape `(batch_size, num_samples / 32, hidden_size)`: the leads' average at each
-            time; `pooler_output` of shape `(batch_size, hidden_size)`: its mean over time. `hidden_states` are those of the
-            single leads, `(batch_size * num_leads, channels, tokens)`: what enters the first block, and each block's
-            output.
+            [`BaseModelOutputWithPooling`] with `last_hidden_state` of shape `(batch_size, num_samples / 32,
+            hidden_size)`, the average of the leads; and `pooler_output` of shape `(batch_size, hidden_size)`, its mean
+            over time. `hidden_states` are the input of the first block and the output of each block for single leads,
+            of shape `(batch_size * num_leads, channels, tokens)`.
+
+        Raises:
+            `ValueError`: If `ecg_values` has another number of dimensions.
         """
         if ecg_values.dim() != 3:
             raise ValueError(
@@ -139,9 +142,9 @@ class EcgResNetModel(EcgResNetPreTrainedModel):
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class EcgResNetForSequenceClassification(EcgResNetPreTrainedModel):
-    """The encoder with a linear classifier on `pooler_output`: its pre-training task in ECG-LM (Yang et al. 2024)."""
+    """The encoder with a linear classifier on `pooler_output`, as it is pre-trained in ECG-LM (Yang et al. 2024)."""
 
-    # The loss is the mean over the batch: `Trainer` is to divide it when it accumulates gradients.
+    # The loss is the mean over the batch: `Trainer` must divide it when it accumulates gradients.
     accepts_loss_kwargs = False
 
     def __init__(self, config: EcgResNetConfig):
@@ -165,10 +168,16 @@ class EcgResNetForSequenceClassification(EcgResNetPreTrainedModel):
             ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
                 The ECGs, as [`EcgFeatureExtractor`] returns them.
             ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead is present.
+                `True` for present leads; all by default.
             labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
                 `(batch_size, num_labels)`, *optional*):
                 Classes for the cross-entropy, or 0/1 per class for the multi-label loss (`config.problem_type`).
+
+        Returns:
+            [`SequenceClassifierOutput`] with `logits` of shape `(batch_size, num_labels)`.
+
+        Raises:
+            `ValueError`: If `ecg_values` has another number of dimensions.
         """
         outputs = self.ecg_resnet(ecg_values, ecg_lead_mask=ecg_lead_mask, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output)

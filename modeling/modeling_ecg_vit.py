@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What the transformer encoders of ECGs share: the pre-norm layer, patch embedding, masking and reconstruction."""
+"""Parts that the transformer encoders of ECGs share: layer, patch embedding, masking and reconstruction."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +25,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import OutputRecorder
 
+from .configuration_ecg_vit import EcgVitConfig
 
-HEAD_DIM = 64  # in every published ECG transformer, whatever the width
+
+HEAD_DIM = 64  # in all published ECG transformers, whatever the width
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -36,15 +38,15 @@ class EcgMaskedAutoencoderOutput(ModelOutput):
     loss (`torch.FloatTensor` of shape `(1,)`):
         Mean squared error of the masked patches.
     prediction (`torch.FloatTensor`):
-        The reconstructed patches, in the layout of the model's `patchify`.
+        The reconstructed patches, in the shape of the model's `patchify`.
     mask (`torch.FloatTensor`):
-        1 where a patch was masked, 0 where the encoder saw it; in the order of time (ST-MEM, MTAE) or leads (MLAE).
+        1 for masked patches, 0 for patches that the encoder read, in the order of time (ST-MEM, MTAE) or leads (MLAE).
     ids_restore (`torch.LongTensor`):
-        For each patch, its place in the shuffled sequence whose first part was kept.
+        Position of each patch in the shuffled sequence, whose first part was kept.
     last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`):
-        The encoder's normed tokens: the kept patches in shuffled order, special tokens included.
+        Output of the encoder after its norm: the kept patches in shuffled order, with the special tokens.
     hidden_states, attentions:
-        Of the encoder's layers, where `output_hidden_states` or `output_attentions` asks for them.
+        Of the layers of the encoder, with `output_hidden_states=True` or `output_attentions=True`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -66,6 +68,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """The attention implementation `"eager"`: the output and the attention weights."""
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -74,7 +77,7 @@ def eager_attention_forward(
 
 
 class EcgVitAttention(nn.Module):
-    """Self-attention over all tokens, with heads of 64 dimensions whatever `hidden_size` is."""
+    """Self-attention over all tokens, with heads of 64 dimensions, whatever `hidden_size` is."""
 
     def __init__(
         self, config: PreTrainedConfig, hidden_size: int | None = None, num_attention_heads: int | None = None
@@ -87,7 +90,7 @@ class EcgVitAttention(nn.Module):
         self.scaling = HEAD_DIM**-0.5
         self.is_causal = False
         self.qkv_proj = nn.Linear(hidden_size, 3 * num_heads * HEAD_DIM)
-        # CODEPATH: a single head as wide as the model is not projected (Dosovitskiy et al. 2021), all others are.
+        # CODEPATH: a single head of the width of the model is not projected (Dosovitskiy et al. 2021).
         is_projected = num_heads > 1 or hidden_size != HEAD_DIM
         self.out_proj = nn.Linear(num_heads * HEAD_DIM, hidden_size) if is_projected else nn.Identity()
 
@@ -105,7 +108,7 @@ class EcgVitAttention(nn.Module):
 
 
 class EcgVitMLP(nn.Module):
-    """Two linear layers with a GELU in between."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, hidden_size: int, intermediate_size: int):
         super().__init__()
@@ -118,18 +121,18 @@ class EcgVitMLP(nn.Module):
 
 class EcgVitLayer(GradientCheckpointingLayer):
     r"""
-    Pre-norm transformer layer (Dosovitskiy et al. 2021): attention, then MLP, each on a normed copy and added.
+    Pre-norm transformer layer (Dosovitskiy et al. 2021).
 
     Args:
         config (`PreTrainedConfig`):
-            Names the attention implementation, and the sizes that are not given apart (as a decoder's are).
+            Configuration of the model, with the attention implementation and the default sizes.
         hidden_size (`int`, *optional*):
             Width of the tokens; `config.hidden_size` by default.
         num_attention_heads (`int`, *optional*):
-            Heads of 64 dimensions each, together wider or narrower than `hidden_size` or as wide;
-            `config.num_attention_heads` by default.
+            Number of heads, of 64 dimensions each; `config.num_attention_heads` by default. Their total width may
+            differ from `hidden_size`.
         intermediate_size (`int`, *optional*):
-            Width inside the MLP; `config.intermediate_size` by default.
+            Width of the hidden layer of the MLP; `config.intermediate_size` by default.
     """
 
     def __init__(
@@ -155,7 +158,7 @@ class EcgVitLayer(GradientCheckpointingLayer):
 
 
 class EcgVitPatchEmbeddings(nn.Module):
-    """Patches `(…, patch_dim)` to tokens `(…, hidden_size)`: layer norm, linear layer, layer norm."""
+    """Embeds patches `(..., patch_dim)` as tokens `(..., hidden_size)`: layer norm, linear layer, layer norm."""
 
     def __init__(self, patch_dim: int, hidden_size: int):
         super().__init__()
@@ -169,38 +172,38 @@ class EcgVitPatchEmbeddings(nn.Module):
 
 class EcgVitDecoder(nn.Module):
     r"""
-    Reconstructs the masked patches of one sequence of tokens, or of many with the same weights (He et al. 2022, MAE).
+    Reconstructs the masked patches of sequences of tokens (He et al. 2022, MAE).
 
     Args:
-        config (`PreTrainedConfig`):
-            Its `decoder_…` fields, `hidden_size`, `num_patches` and `patch_dim` are read.
+        config ([`EcgVitConfig`]):
+            Configuration of the model.
         num_positions (`int`):
-            Patches and special tokens of a sequence: one special token in front, any others at the end.
+            Number of patches and special tokens of a sequence: one special token at the start, the others at the end.
     """
 
-    def __init__(self, config: PreTrainedConfig, num_positions: int):
+    def __init__(self, config: EcgVitConfig, num_positions: int):
         super().__init__()
         hidden_size = config.decoder_hidden_size
         self.num_patches = config.num_patches
         self.num_behind = num_positions - 1 - config.num_patches
         self.embed = nn.Linear(config.hidden_size, hidden_size)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
-        # Never trained, but kept in checkpoints: a buffer.
+        # Not trained, but saved in checkpoints: a buffer.
         self.position_embeddings = nn.Buffer(torch.zeros(1, num_positions, hidden_size))
         self.decoder_layers = nn.ModuleList(
             EcgVitLayer(config, hidden_size, config.decoder_num_attention_heads, config.decoder_intermediate_size)
             for _ in range(config.decoder_num_hidden_layers)
         )
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-6)  # the only one that differs from the default 1e-5
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-6)  # the other norms have the default 1e-5
         self.head = nn.Linear(hidden_size, config.patch_dim)
 
     def forward(self, encoded: torch.Tensor, ids_restore: torch.Tensor, **kwargs) -> torch.Tensor:
-        """Encoded tokens `(…, 1 + num_kept + num_behind, hidden_size)` to patches `(…, num_patches, patch_dim)`."""
+        """Encoded tokens `(..., 1 + num_kept + num_behind, width)` to patches `(..., num_patches, patch_dim)`."""
         num_patches = ids_restore.shape[-1]
         num_kept = encoded.shape[-2] - 1 - self.num_behind
         front, kept, behind = self.embed(encoded).split([1, num_kept, self.num_behind], dim=-2)
         tokens = torch.cat([front, unmask_tokens(kept, self.mask_token[0], ids_restore), behind], dim=-2)
-        # A shorter ECG takes the first patches' rows; what stands behind the patches keeps the last ones.
+        # A shorter ECG uses the rows of the first patches; the special tokens at the end use the last rows.
         rows = [self.position_embeddings[:, : 1 + num_patches], self.position_embeddings[:, 1 + self.num_patches :]]
         hidden_states = (tokens + torch.cat(rows, dim=1)).flatten(0, -3)
         for layer in self.decoder_layers:
@@ -210,9 +213,18 @@ class EcgVitDecoder(nn.Module):
 
 
 def sin_cos_positions(num_positions: int, hidden_size: int) -> torch.Tensor:
-    """
-    Fixed position table `(num_positions, hidden_size)`: all sines, then all cosines, of geometric frequencies (Vaswani
-    et al. 2017; in this order He et al. 2022, MAE). `hidden_size` is even.
+    r"""
+    Fixed position embeddings: sines and then cosines of geometric frequencies (Vaswani et al. 2017; in this order He
+    et al. 2022, MAE).
+
+    Args:
+        num_positions (`int`):
+            Number of positions.
+        hidden_size (`int`):
+            Width of the embeddings. It must be even.
+
+    Returns:
+        `torch.Tensor` of shape `(num_positions, hidden_size)`.
     """
     half = hidden_size // 2
     frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
@@ -221,7 +233,20 @@ def sin_cos_positions(num_positions: int, hidden_size: int) -> torch.Tensor:
 
 
 def position_table(num_patches: int, num_positions: int, hidden_size: int) -> torch.Tensor:
-    """`sin_cos_positions` of the patches, with zeros for the special tokens: one before them, the rest after them."""
+    r"""
+    Position embeddings of the patches (`sin_cos_positions`) and zeros for the special tokens.
+
+    Args:
+        num_patches (`int`):
+            Number of patches.
+        num_positions (`int`):
+            Number of patches and special tokens: one special token before the patches, the others after them.
+        hidden_size (`int`):
+            Width of the embeddings. It must be even.
+
+    Returns:
+        `torch.Tensor` of shape `(1, num_positions, hidden_size)`.
+    """
     num_behind = num_positions - 1 - num_patches
     return nn.functional.pad(sin_cos_positions(num_patches, hidden_size), (0, 0, 1, num_behind))[None]
 
@@ -230,29 +255,30 @@ def mask_tokens(
     tokens: torch.Tensor, mask_ratio: float, noise: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     r"""
-    Keeps a random part of each sequence of tokens (He et al. 2022, MAE).
+    Masks random tokens of each sequence (He et al. 2022, MAE).
 
     Args:
-        tokens (`torch.Tensor` of shape `(…, num_tokens, hidden_size)`):
-            Each sequence of the leading dimensions is masked independently.
+        tokens (`torch.Tensor` of shape `(..., num_tokens, hidden_size)`):
+            Sequences of tokens, each of which is masked independently.
         mask_ratio (`float`):
-            Share of the tokens to leave out; `int(num_tokens * (1 - mask_ratio))` are kept.
-        noise (`torch.Tensor` of shape `(…, num_tokens)`, *optional*):
+            Share of the tokens to mask; `int(num_tokens * (1 - mask_ratio))` tokens are kept.
+        noise (`torch.Tensor` of shape `(..., num_tokens)`, *optional*):
             The tokens with the smallest noise are kept. Uniform random numbers by default.
 
     Returns:
-        The kept tokens `(…, num_kept, hidden_size)` in the order of their noise; the mask `(…, num_tokens)`, 1 where a
-        token was left out; and for each token its place in the order of noise, `(…, num_tokens)`.
+        `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: The kept tokens of shape `(..., num_kept, hidden_size)`, in
+        the order of their noise; the mask of shape `(..., num_tokens)`, 1 for masked tokens; and the rank of each
+        token's noise, of shape `(..., num_tokens)`.
 
     Raises:
-        `ValueError`: If the ratio would keep no token or all of them, or the noise has another shape.
+        `ValueError`: If the ratio keeps no token or all of them, or the noise has another shape.
     """
     num_tokens, hidden_size = tokens.shape[-2:]
     num_kept = int(num_tokens * (1 - mask_ratio))
     if not 0 < num_kept < num_tokens:
         raise ValueError(
-            f"mask_ratio={mask_ratio} keeps {num_kept} of {num_tokens} tokens: pre-training needs at least one that "
-            "is kept and one that is masked. Change `mask_ratio`, or use the model without a decoder to encode ECGs."
+            f"mask_ratio={mask_ratio} keeps {num_kept} of {num_tokens} tokens: pre-training needs at least one kept and "
+            "one masked token. Change `mask_ratio`, or use the model without a decoder to encode ECGs."
         )
     if noise is None:
         noise = torch.rand(tokens.shape[:-1], device=tokens.device)
@@ -266,7 +292,20 @@ def mask_tokens(
 
 
 def unmask_tokens(kept: torch.Tensor, mask_token: torch.Tensor, ids_restore: torch.Tensor) -> torch.Tensor:
-    """The tokens `(…, num_tokens, hidden_size)` in their first order, `mask_token` where `mask_tokens` left one out."""
+    r"""
+    Restores the order of tokens before `mask_tokens`.
+
+    Args:
+        kept (`torch.Tensor` of shape `(..., num_kept, hidden_size)`):
+            The kept tokens.
+        mask_token (`torch.Tensor` of shape `(hidden_size,)` or `(1, hidden_size)`):
+            Replaces the masked tokens.
+        ids_restore (`torch.Tensor` of shape `(..., num_tokens)`):
+            The third result of `mask_tokens`.
+
+    Returns:
+        `torch.Tensor` of shape `(..., num_tokens, hidden_size)`.
+    """
     num_masked = ids_restore.shape[-1] - kept.shape[-2]
     filling = mask_token.expand(*kept.shape[:-2], num_masked, -1)
     ids = ids_restore[..., None].expand(*ids_restore.shape, kept.shape[-1])
@@ -274,20 +313,23 @@ def unmask_tokens(kept: torch.Tensor, mask_token: torch.Tensor, ids_restore: tor
 
 
 def reconstruction_loss(
-    prediction: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor, norm_pix_loss: bool
+    prediction: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor, *, norm_pix_loss: bool
 ) -> torch.Tensor:
     r"""
-    Mean squared error of the patches where `mask` is 1, over the whole batch (He et al. 2022, MAE).
+    Mean squared error over all masked patches of a batch (He et al. 2022, MAE).
 
     Args:
-        prediction (`torch.Tensor` of shape `(…, num_patches, patch_dim)`):
-            The decoder's output.
-        patches (`torch.Tensor` of shape `(…, num_patches, patch_dim)`):
-            The patches of the ECG as it entered the model.
-        mask (`torch.Tensor` of shape `(…, num_patches)`):
-            1 where a patch counts.
+        prediction (`torch.Tensor` of shape `(..., num_patches, patch_dim)`):
+            Output of the decoder.
+        patches (`torch.Tensor` of shape `(..., num_patches, patch_dim)`):
+            Patches of the ECG that the model read.
+        mask (`torch.Tensor` of shape `(..., num_patches)`):
+            1 for patches that count.
         norm_pix_loss (`bool`):
-            Whether each patch is standardised first, with its unbiased variance.
+            Whether to standardize each patch first, with its unbiased variance.
+
+    Returns:
+        `torch.Tensor`: The error, a scalar.
     """
     if norm_pix_loss:
         variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
@@ -298,7 +340,7 @@ def reconstruction_loss(
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class EcgVitPreTrainedModel(PreTrainedModel):
-    """Base of the transformer encoders: attention implementations, checkpointing, initialisation of linear layers."""
+    """Base class of the transformer encoders of ECGs."""
 
     main_input_name = "ecg_values"
     input_modalities = ("ecg",)
@@ -308,7 +350,7 @@ class EcgVitPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # Of the encoder alone: decoders call their layers otherwise.
+    # Only of the encoder: decoders use another name for their layers.
     _can_record_outputs = {
         "hidden_states": OutputRecorder(EcgVitLayer, layer_name="layers"),
         "attentions": OutputRecorder(EcgVitAttention, index=1, layer_name="layers"),

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple, torch_compilable_check
 
 from .configuration_elm import ElmConfig
+from .ecg_encoders import find_ecg_encoder
+from .generation_elm import ElmGenerationMixin
 from .modeling_elm_encoder import build_encoder, vision_inputs
 from .modeling_elm_projector import build_projector
 from .packed_attention import packed_attention_mask
@@ -34,7 +36,7 @@ from .packed_attention import packed_attention_mask
 class ElmModelOutputWithPast(BaseModelOutputWithPast):
     r"""
     ecg_hidden_states (`torch.FloatTensor` of shape `(num_ecgs, num_ecg_tokens, embedding_size)`, *optional*):
-        The projected ECGs, as they replace the placeholders' embeddings.
+        The projected ECGs, which replace the embeddings of the placeholders.
     """
 
     ecg_hidden_states: torch.FloatTensor | None = None
@@ -45,7 +47,7 @@ class ElmModelOutputWithPast(BaseModelOutputWithPast):
 class ElmCausalLMOutputWithPast(CausalLMOutputWithPast):
     r"""
     ecg_hidden_states (`torch.FloatTensor` of shape `(num_ecgs, num_ecg_tokens, embedding_size)`, *optional*):
-        The projected ECGs, as they replace the placeholders' embeddings.
+        The projected ECGs, which replace the embeddings of the placeholders.
     """
 
     ecg_hidden_states: torch.FloatTensor | None = None
@@ -58,7 +60,7 @@ class ElmPreTrainedModel(PreTrainedModel):
     input_modalities = ("text", "ecg")
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]
-    # The LLM and the encoder check the implementation themselves.
+    # The LLM and the encoder check these themselves.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -67,13 +69,13 @@ class ElmPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, nn.Conv1d):  # of the "conv" projector; an LLM's 0.02 would all but silence a millivolt
+        if isinstance(module, nn.Conv1d):  # "conv" projector; the LLM's 0.02 would almost remove amplitudes of 1 mV
             init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class ElmModel(ElmPreTrainedModel):
-    """Encoder, projector and the LLM's backbone: hidden states, no language-modelling head."""
+    """The model without the language modeling head: encoder, projector and the backbone of the LLM."""
 
     def __init__(self, config: ElmConfig):
         super().__init__(config)
@@ -84,11 +86,18 @@ class ElmModel(ElmPreTrainedModel):
         self.projector = build_projector(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
-        # Vision encoders name layers of their text side, too, and FSDP looks for every layer named.
+        # Vision encoders also list layers of their text model, and FSDP requires that all listed layers exist.
         self._no_split_modules &= {type(module).__name__ for module in self.modules()}
 
     def train(self, mode: bool = True):
-        """A frozen encoder or projector stays in evaluation mode, or its batch norms would go on learning statistics."""
+        r"""
+        Sets the training mode. A frozen encoder or projector stays in evaluation mode, so that its batch norms do not
+        update their statistics.
+
+        Args:
+            mode (`bool`, *optional*, defaults to `True`):
+                `True` for training mode, `False` for evaluation mode.
+        """
         super().train(mode)
         for part in (self.encoder, self.projector):
             if part is not None and not any(parameter.requires_grad for parameter in part.parameters()):
@@ -109,24 +118,23 @@ class ElmModel(ElmPreTrainedModel):
         Encodes ECGs and projects them into the LLM's embedding space.
 
         Args:
-            ecg_values (`torch.FloatTensor`):
-                The ECGs, as the processor prepares them: `(num_ecgs, num_leads, num_samples)`, or pictures
-                `(num_ecgs, 3, height, width)`.
+            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`):
+                The ECGs as the processor returns them, or pictures of shape `(num_ecgs, 3, height, width)`.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
-                True where a lead is present; all are by default. Read by encoders that can leave leads out.
+                `True` for present leads; all by default. Used by encoders that support absent leads.
 
         Returns:
-            `last_hidden_state`: the encoder's output (`None` without an encoder); `pooler_output` of shape
-            `(num_ecgs, num_ecg_tokens, embedding_size)`: the projected ECGs.
+            [`BaseModelOutputWithPooling`] with `last_hidden_state`, the output of the encoder (`None` without an
+            encoder); and `pooler_output` of shape `(num_ecgs, num_ecg_tokens, embedding_size)`, the projected ECGs.
 
         Raises:
-            `ValueError`: If the shape of `ecg_values` is not what the model takes.
+            `ValueError`: If `ecg_values` has a shape that the model does not take.
         """
         self._check_shape(ecg_values)
         # CODEPATH: encoder-free checkpoints feed the signal to the projector, the others the encoder's output.
         if self.encoder is None:
             return BaseModelOutputWithPooling(pooler_output=self.projector(ecg_values))
-        # CODEPATH: "image" and "stacked_signal" checkpoints have a vision encoder, "signal" ones an encoder of ECGs.
+        # CODEPATH: "image" and "stacked_signal" checkpoints have a vision encoder, "signal" ones an ECG encoder.
         if self.config.reads_pictures:
             outputs = self.encoder(**vision_inputs(self.encoder, ecg_values), **kwargs)
         else:
@@ -140,7 +148,7 @@ class ElmModel(ElmPreTrainedModel):
             raise ValueError(
                 'This model reads ECGs as tokens in `input_ids` (representation="symbol"); drop `ecg_values`.'
             )
-        # CODEPATH: vision encoders take pictures of any size that they accept, the others signals.
+        # CODEPATH: "image" and "stacked_signal" checkpoints read pictures, whose size the encoder checks.
         if self.config.reads_pictures:
             if len(shape) != 4 or shape[1] != 3:
                 raise ValueError(f"`ecg_values` must have the shape (num_ecgs, 3, height, width), got {shape}.")
@@ -157,7 +165,18 @@ class ElmModel(ElmPreTrainedModel):
     def find_placeholders(
         self, input_ids: torch.LongTensor | None, inputs_embeds: torch.FloatTensor | None
     ) -> torch.BoolTensor:
-        """Where the ECG tokens stand, `(batch_size, sequence_length)`; without ids, by their embedding."""
+        r"""
+        Finds the placeholders of ECGs.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Token ids.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_size)`, *optional*):
+                Embeddings, which are compared with that of the placeholder if there are no ids.
+
+        Returns:
+            `torch.BoolTensor` of shape `(batch_size, sequence_length)`: `True` for placeholders.
+        """
         if input_ids is not None:
             return input_ids == self.config.ecg_token_id
         ecg_token_id = torch.full((), self.config.ecg_token_id, dtype=torch.long, device=inputs_embeds.device)
@@ -166,7 +185,21 @@ class ElmModel(ElmPreTrainedModel):
     def get_placeholder_mask(
         self, input_ids: torch.LongTensor | None, inputs_embeds: torch.FloatTensor, ecg_features: torch.FloatTensor
     ) -> torch.BoolTensor:
-        """Where the ECG tokens stand, `(batch_size, sequence_length, 1)`; their number must be the features'."""
+        r"""
+        Finds the placeholders of ECGs and checks that there is one for each feature.
+
+        Args:
+            input_ids, inputs_embeds:
+                As for [`~ElmModel.find_placeholders`].
+            ecg_features (`torch.FloatTensor` of shape `(num_ecgs, num_ecg_tokens, embedding_size)`):
+                The projected ECGs.
+
+        Returns:
+            `torch.BoolTensor` of shape `(batch_size, sequence_length, 1)`: `True` for placeholders.
+
+        Raises:
+            `ValueError`: If the number of placeholders is not the number of features.
+        """
         mask = self.find_placeholders(input_ids, inputs_embeds)
         num_placeholders, num_ecgs = mask.sum(), ecg_features.shape[0]
         num_ecg_tokens = self.config.num_ecg_tokens
@@ -199,23 +232,23 @@ class ElmModel(ElmPreTrainedModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 Token ids, with `num_ecg_tokens` placeholders (`config.ecg_token_id`) for every ECG.
-            ecg_values (`torch.FloatTensor`, *optional*):
-                All ECGs of the batch, in the order of their placeholders, `(num_ecgs, num_leads, num_samples)`, or
-                pictures `(num_ecgs, 3, height, width)`; none where no conversation has one.
+            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`, *optional*):
+                All ECGs of the batch in the order of their placeholders, or pictures of shape
+                `(num_ecgs, 3, height, width)`. `None` if the batch has no ECGs.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
-                True where a lead is present.
+                `True` for present leads.
             attention_mask, position_ids, past_key_values, inputs_embeds, use_cache:
                 As for the LLM.
             encoder_hidden_states (`torch.FloatTensor` of shape `(num_ecgs, tokens, hidden_size)`, *optional*):
-                What the encoder made of the ECGs, where it has run before; instead of `ecg_values`.
+                Outputs of the encoder for the ECGs, if it has run before. They replace `ecg_values`.
             sequence_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Conversations packed into a row behind one copy of their common beginning: 0 for that, 1, 2, ... for
-                what follows of each, -1 for padding. A token sees the beginning and its own conversation;
-                `position_ids` go on from the beginning's in each.
+                For rows that hold several conversations behind one copy of their shared prefix: 0 for the prefix, 1,
+                2, ... for the rest of each conversation, -1 for padding. A token sees the prefix and its own
+                conversation; the `position_ids` of each conversation continue those of the prefix.
 
         Raises:
-            `ValueError`: If placeholders and ECGs do not match, the ECGs' shape is wrong, or the attention
-                implementation takes no mask for packed conversations.
+            `ValueError`: If both or none of `input_ids` and `inputs_embeds` are given, the number of placeholders does
+                not match the ECGs, the ECGs have another shape, or the LLM cannot mask packed conversations.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either `input_ids` or `inputs_embeds`.")
@@ -254,12 +287,12 @@ class ElmModel(ElmPreTrainedModel):
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
-    """The ECG-language model: [`ElmModel`] and the LLM's head."""
+class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
+    """The ECG-language model: [`ElmModel`] with the language modeling head of the LLM."""
 
-    # The backbone calls its input embeddings `embed_tokens` (most), `wte` (GPT-2), `word_embeddings` (Bloom), `embed_in`
-    # (GPT-NeoX) or `decoder.embed_tokens` (OPT). PEFT does not follow patterns: ECG tokens that it trains are input
-    # alone, and a head wrapped for them would have no `bias` for TRL's fused loss to look at.
+    # The input embeddings of the LLM are called `embed_tokens` (most), `wte` (GPT-2), `word_embeddings` (Bloom),
+    # `embed_in` (GPT-NeoX) or `decoder.embed_tokens` (OPT). PEFT does not follow patterns, which is intended: ECG
+    # tokens that it trains are inputs only, and a head wrapped for them would have no `bias`, which TRL reads.
     _tied_weights_keys = {
         "lm_head.weight": r"^model\.language_model\.(embed_tokens|wte|word_embeddings|embed_in|decoder\.embed_tokens)\.weight$"
     }
@@ -269,11 +302,12 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         self.model = ElmModel(config)
         self.lm_head = nn.Linear(config.embedding_size, config.text_config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
-        # CODEPATH: LLMs with a plan for tensor parallelism spread their embeddings; the head may share the weights.
+        # CODEPATH: LLMs with a plan for tensor parallelism split their embeddings, whose weights the head may share.
         if self.model.language_model._tp_plan:
             self._tp_plan["lm_head"] = "colwise_gather_output"
 
     def get_ecg_features(self, *args, **kwargs):
+        """See [`~ElmModel.get_ecg_features`]."""
         return self.model.get_ecg_features(*args, **kwargs)
 
     @classmethod
@@ -287,31 +321,35 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         **config_kwargs,
     ) -> "ElmForCausalLM":
         r"""
-        Composes an ELM from a pre-trained encoder (or none) and a pre-trained LLM; the projector is new.
+        Creates an ELM from a pre-trained encoder (or none), a pre-trained LLM and a new projector.
 
         Args:
             encoder (`str` or `PreTrainedModel`, *optional*):
-                Repository, folder or model of an ECG encoder; `None` for an encoder-free ELM.
+                Repository, folder or model of an encoder; `None` for an encoder-free ELM.
             llm (`str` or `PreTrainedModel`):
-                Repository, folder or model of a causal LLM. A model is taken over, not copied.
+                Repository, folder or model of a causal LLM. A model becomes part of the ELM and is not copied.
             ecg_token_id (`int`):
                 Id of the placeholder token. If the embeddings have no row for it, they are resized.
             ecg_vocab_size (`int`, *optional*):
-                Number of ECG tokens of `representation="symbol"`. They become new rows of the LLM's embeddings, drawn
-                from the mean and covariance of the old ones.
+                Number of ECG tokens of `representation="symbol"`. They become new rows of the LLM's embeddings,
+                sampled from the mean and covariance of the other rows.
             dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
-                The precision in which named checkpoints are loaded.
+                Precision in which repositories and folders are loaded.
             config_kwargs:
                 Fields of [`ElmConfig`].
 
+        Returns:
+            [`ElmForCausalLM`] in evaluation mode, in the precision of the LLM.
+
         Raises:
             `ValueError`: If the parts do not fit together, the encoder does not take ECGs of this length, or the LLM
-                computes its logits in a way that an ELM would not reproduce.
+                computes its logits in a way that an ELM does not reproduce.
         """
         if isinstance(llm, str):
             llm = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype)
         if isinstance(encoder, str):
-            encoder = AutoModel.from_pretrained(encoder, dtype=dtype)
+            model_type = PreTrainedConfig.get_config_dict(encoder)[0].get("model_type")
+            encoder = (find_ecg_encoder(model_type) or AutoModel).from_pretrained(encoder, dtype=dtype)
         num_rows = max(llm.get_input_embeddings().num_embeddings, ecg_token_id + 1)
         config = ElmConfig(
             text_config=llm.config,
@@ -325,7 +363,7 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         ecg_token_ids = range(num_rows, num_rows + (ecg_vocab_size or 0))
         with torch.device("meta"):
             model = cls(config)
-        # A checkpoint has one precision: that of its first weights, which would be the encoder's.
+        # A checkpoint has one precision, which transformers takes from its first weights, those of the encoder.
         model.model.encoder = None if encoder is None else encoder.to(llm.dtype)
         model.model.language_model = llm.base_model
         model.lm_head = llm.get_output_embeddings()
@@ -336,7 +374,7 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
                 model._init_weights(module)
         model.config.dtype = llm.dtype
         model.generation_config = llm.generation_config
-        # Placeholders and ECG tokens are input, never an answer.
+        # Placeholders and ECG tokens are never generated.
         model.generation_config.suppress_tokens = [ecg_token_id, *ecg_token_ids]
         model.eval()
         model._check_encoder()
@@ -347,8 +385,8 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def _check_encoder(self):
-        """Raises where the ECG encoder does not take ECGs of the model's length."""
-        # CODEPATH: what a vision encoder reads is made to its measure; an encoder of ECGs may want another length.
+        """Raises if the ECG encoder does not take ECGs of the model's length."""
+        # CODEPATH: pictures are made in the size of the vision encoder; an ECG encoder may need another length.
         if self.model.encoder is None or self.config.reads_pictures:
             return
         shape = (1, self.config.num_leads, self.config.num_samples)
@@ -362,7 +400,7 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def _check_logits_of(self, llm: PreTrainedModel):
-        """Raises where the ELM's logits for a text without ECGs are not the LLM's (a family with a head of its own)."""
+        """Raises if a text without ECGs gets other logits than from the LLM, as in families with a special head."""
         was_training, input_ids = llm.training, torch.arange(4, device=llm.device)[None]
         expected = llm.eval()(input_ids=input_ids).logits
         llm.train(was_training)
@@ -386,23 +424,33 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        encoder_hidden_states: torch.FloatTensor | None = None,
+        sequence_ids: torch.LongTensor | None = None,
         **kwargs,
     ) -> ElmCausalLMOutputWithPast:
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 Token ids, with `num_ecg_tokens` placeholders (`config.ecg_token_id`) for every ECG.
-            ecg_values (`torch.FloatTensor`, *optional*):
-                All ECGs of the batch, in the order of their placeholders, `(num_ecgs, num_leads, num_samples)`, or
-                pictures `(num_ecgs, 3, height, width)`; none where no conversation has one.
+            ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`, *optional*):
+                All ECGs of the batch in the order of their placeholders, or pictures of shape
+                `(num_ecgs, 3, height, width)`. `None` if the batch has no ECGs.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
-                True where a lead is present.
+                `True` for present leads.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Token ids to learn; -100 is ignored. The shift by one happens inside.
+                Token ids for the loss; -100 is ignored. The model shifts them by one.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
-                Positions from the end (or their indices) whose logits are computed; 0 computes all.
+                Number of positions from the end, or their indices, for which to compute logits. 0 stands for all.
+            encoder_hidden_states (`torch.FloatTensor` of shape `(num_ecgs, tokens, hidden_size)`, *optional*):
+                Outputs of the encoder for the ECGs, if it has run before. They replace `ecg_values`.
+            sequence_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                For rows that hold several conversations behind one copy of their shared prefix, in training: see
+                [`ElmModel`].
             attention_mask, position_ids, past_key_values, inputs_embeds, use_cache:
                 As for the LLM.
+
+        Raises:
+            `ValueError`: As for [`ElmModel`].
 
         Example:
 
@@ -428,6 +476,8 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            encoder_hidden_states=encoder_hidden_states,
+            sequence_ids=sequence_ids,
             **kwargs,
         )
         positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -448,7 +498,7 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         )
 
     def _scale_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        """What some LLM families do to their logits; the fields exist in those families' configurations only."""
+        """Scales logits as some LLM families do. Only their configurations have these fields."""
         text_config = self.config.text_config
         if (logit_scale := getattr(text_config, "logit_scale", None)) is not None:  # Cohere
             logits = logits * logit_scale
@@ -457,49 +507,6 @@ class ElmForCausalLM(ElmPreTrainedModel, GenerationMixin):
         if (softcapping := getattr(text_config, "final_logit_softcapping", None)) is not None:  # Gemma 2
             logits = torch.tanh(logits / softcapping) * softcapping
         return logits
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids,
-        inputs_embeds=None,
-        ecg_values=None,
-        ecg_lead_mask=None,
-        is_first_iteration=False,
-        **kwargs,
-    ):
-        """The ECGs enter once, with the prompt; afterwards they are in the cache (if there is one)."""
-        model_inputs = super().prepare_inputs_for_generation(
-            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
-        )
-        if is_first_iteration or not kwargs.get("use_cache", True):
-            model_inputs["ecg_values"] = ecg_values
-            model_inputs["ecg_lead_mask"] = ecg_lead_mask
-        return model_inputs
-
-    def _expand_inputs_for_generation(
-        self, expand_size=1, is_encoder_decoder=False, input_ids=None, ecg_values=None, ecg_lead_mask=None, **kwargs
-    ):
-        """Repeats each conversation `expand_size` times (beams, samples), all of its ECGs with it."""
-        if ecg_values is not None and expand_size > 1:
-            order = self._expanded_ecg_order(input_ids, kwargs.get("inputs_embeds"), expand_size)
-            ecg_values = ecg_values[order]
-            ecg_lead_mask = ecg_lead_mask[order] if ecg_lead_mask is not None else None
-        input_ids, kwargs = super()._expand_inputs_for_generation(
-            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **kwargs
-        )
-        if ecg_values is not None:
-            kwargs.update(ecg_values=ecg_values, ecg_lead_mask=ecg_lead_mask)
-        return input_ids, kwargs
-
-    def _expanded_ecg_order(
-        self, input_ids: torch.LongTensor, inputs_embeds: torch.FloatTensor | None, expand_size: int
-    ) -> torch.LongTensor:
-        """Row numbers of the ECGs when every conversation is repeated `expand_size` times in place."""
-        # Of a prompt in embeddings, `generate` makes ids without length, and reads none that are given beside it.
-        is_ecg = self.model.find_placeholders(input_ids if inputs_embeds is None else None, inputs_embeds)
-        num_ecgs = is_ecg.sum(dim=1) // self.config.num_ecg_tokens
-        ecgs_of_each = torch.arange(int(num_ecgs.sum()), device=is_ecg.device).split(num_ecgs.tolist())
-        return torch.cat([ecgs.repeat(expand_size) for ecgs in ecgs_of_each])
 
 
 ElmModel.register_for_auto_class("AutoModel")

@@ -11,41 +11,37 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The encoders of an ECG-language model: one of ours, or a vision encoder of transformers."""
+"""The encoder of an ECG-language model: how it is built, and the inputs of vision encoders."""
 
 import torch
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from .configuration_ecg_resnet import EcgResNetConfig
-from .configuration_maefe import MlaeConfig, MtaeConfig
-from .configuration_merl import MerlConfig
-from .configuration_st_mem import StMemConfig
-from .modeling_ecg_resnet import EcgResNetModel
-from .modeling_maefe import MlaeModel, MtaeModel
-from .modeling_merl import MerlModel
-from .modeling_st_mem import StMemModel
-
-
-# By name, not through `AutoModel`: in a checkpoint's remote code the configuration's class may be another copy of it.
-ECG_ENCODERS = {
-    EcgResNetConfig.model_type: EcgResNetModel,
-    MerlConfig.model_type: MerlModel,
-    MlaeConfig.model_type: MlaeModel,
-    MtaeConfig.model_type: MtaeModel,
-    StMemConfig.model_type: StMemModel,
-}
+from .ecg_encoders import encoder_class_of
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """One of our encoders, or any model of transformers."""
-    # CODEPATH: `ecg_resnet`, `merl`, `st_mem`, ... checkpoints hold one of our encoders, all others one of transformers'.
-    if config.model_type in ECG_ENCODERS:
-        return ECG_ENCODERS[config.model_type]._from_config(config)
-    return AutoModel.from_config(config)
+    r"""
+    A new encoder.
+
+    Args:
+        config (`PreTrainedConfig`):
+            Configuration of an ECG encoder, or of any model of `AutoModel`.
+    """
+    encoder_class = encoder_class_of(config)
+    # CODEPATH: `ecg_resnet`, `merl`, `st_mem`, ... checkpoints hold an ECG encoder, all others one of transformers.
+    return AutoModel.from_config(config) if encoder_class is None else encoder_class._from_config(config)
 
 
 def vision_inputs(encoder: PreTrainedModel, pixel_values: torch.FloatTensor) -> dict[str, torch.Tensor]:
-    """What a vision encoder's `forward` takes for pictures `(num_ecgs, 3, height, width)`."""
+    r"""
+    The arguments of a vision encoder's `forward`.
+
+    Args:
+        encoder (`PreTrainedModel`):
+            The vision encoder.
+        pixel_values (`torch.FloatTensor` of shape `(num_ecgs, 3, height, width)`):
+            Pictures of ECGs.
+    """
     pixel_values = pixel_values.to(encoder.dtype)
     # CODEPATH: SigLIP 2 encoders of flexible resolution read patches and their grid, all others pictures.
     if encoder.config.model_type != "siglip2_vision_model":
@@ -61,4 +57,4 @@ def vision_inputs(encoder: PreTrainedModel, pixel_values: torch.FloatTensor) -> 
     }
 
 
-__all__ = ["ECG_ENCODERS", "build_encoder", "vision_inputs"]
+__all__ = ["build_encoder", "vision_inputs"]

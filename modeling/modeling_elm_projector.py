@@ -11,10 +11,9 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The projectors of an ECG-language model: from an encoder's tokens, or from the signal, to the LLM's embeddings.
+"""The projectors of an ECG-language model: from encoder outputs or signals to embeddings of the LLM.
 
-What enters a projector takes the precision of a bias: quantization leaves biases as they are, but stores weights as
-integers, which no signal may be cast to.
+Inputs are cast to the precision of a bias, not of a weight, which quantization stores as integers.
 """
 
 import torch
@@ -26,14 +25,14 @@ from .configuration_elm import ElmConfig
 
 
 class ElmEncoderProjector(nn.Module):
-    """Encoder tokens, pooled to `num_ecg_tokens`, to LLM embeddings: one linear layer, or two (Liu et al. 2023, LLaVA)."""
+    """Pools encoder outputs to `num_ecg_tokens` and projects them with one or two layers (Liu et al. 2023, LLaVA)."""
 
     def __init__(self, config: ElmConfig):
         super().__init__()
         self.num_ecg_tokens = config.num_ecg_tokens
         self.linear_1 = nn.Linear(config.encoder_config.hidden_size, config.embedding_size)
         self.linear_2 = None
-        # CODEPATH: "mlp" is the connector of LLaVA-like models, "linear" the single layer of ECG-Bench's.
+        # CODEPATH: "mlp" is the projector of LLaVA-like models, "linear" the single layer of ECG-Bench.
         if config.projector_type == "mlp":
             self.activation = ACT2FN[config.projector_hidden_act]
             self.linear_2 = nn.Linear(config.embedding_size, config.embedding_size)
@@ -47,7 +46,7 @@ class ElmEncoderProjector(nn.Module):
 
 
 class ElmPatchProjector(nn.Module):
-    """One linear layer per stretch of time over all leads; with a single token it sees the whole ECG."""
+    """A linear layer per patch of time, over all leads. With a single token, the patch is the whole ECG."""
 
     def __init__(self, config: ElmConfig):
         super().__init__()
@@ -61,7 +60,7 @@ class ElmPatchProjector(nn.Module):
 
 
 class ElmConvProjector(nn.Module):
-    """Convolutions, a mean or maximum over time and a linear layer per stretch of time."""
+    """Convolutions, a mean or maximum over time, and a linear layer per patch of time."""
 
     def __init__(self, config: ElmConfig):
         super().__init__()
@@ -73,7 +72,7 @@ class ElmConvProjector(nn.Module):
                 channels, channels[1:], config.projector_conv_kernel_sizes, config.projector_conv_strides
             )
         )
-        # CODEPATH: "conv" checkpoints have batch normalization after each convolution or not.
+        # CODEPATH: some "conv" checkpoints have batch normalization after each convolution.
         norm_class = nn.BatchNorm1d if config.projector_conv_batch_norm else nn.Identity
         self.norms = nn.ModuleList(norm_class(size) for size in channels[1:])
         self.linear = nn.Linear(channels[-1], config.embedding_size)
@@ -89,14 +88,23 @@ class ElmConvProjector(nn.Module):
 
 
 def build_projector(config: ElmConfig) -> nn.Module | None:
-    """The projector that `config.projector_type` names, for a model with or without an encoder."""
-    # CODEPATH: "symbol" checkpoints have ECG tokens in the LLM's embedding and nothing to project.
+    r"""
+    A new projector.
+
+    Args:
+        config ([`ElmConfig`]):
+            Configuration of the model.
+
+    Returns:
+        `nn.Module` or `None`: The projector of type `config.projector_type`; `None` if the type is `None`.
+    """
+    # CODEPATH: "symbol" checkpoints have ECG tokens among the LLM's embeddings and need no projector.
     if config.projector_type is None:
         return None
-    # CODEPATH: LLaVA-like checkpoints have an encoder, encoder-free ones feed the signal to the projector.
+    # CODEPATH: LLaVA-like checkpoints have an encoder, in encoder-free ones the projector reads the signal.
     if config.encoder_config is not None:
         return ElmEncoderProjector(config)
-    # CODEPATH: "conv" checkpoints look inside a patch with convolutions, "patch" and "linear" ones with one layer.
+    # CODEPATH: "conv" checkpoints have a CNN, "patch" and "linear" ones a linear layer.
     return ElmConvProjector(config) if config.projector_type == "conv" else ElmPatchProjector(config)
 
 

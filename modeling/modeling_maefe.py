@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""MaeFE: masked autoencoders whose tokens are stretches of time over all leads (MTAE) or whole leads (MLAE)."""
+"""MaeFE: masked autoencoders whose tokens are patches of time over all leads (MTAE) or whole leads (MLAE)."""
 
 import torch
 from torch import nn
@@ -35,17 +35,17 @@ from .modeling_ecg_vit import (
 
 
 class MaefeEmbeddings(nn.Module):
-    """Patches to tokens: what a patch looks like and where it stands; a class token in front."""
+    """Embeddings of patches and of their positions, and the class token."""
 
     def __init__(self, config: MtaeConfig | MlaeConfig):
         super().__init__()
         self.patch_embeddings = EcgVitPatchEmbeddings(config.patch_dim, config.hidden_size)
-        # Never trained, but kept in checkpoints: a buffer.
+        # Not trained, but saved in checkpoints: a buffer.
         self.position_embeddings = nn.Buffer(torch.zeros(1, config.num_patches + 1, config.hidden_size))
         self.cls_token = nn.Parameter(torch.zeros(config.hidden_size))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Patches `(batch, patches, patch_dim)` to tokens `(batch, patches, hidden_size)`, without the class token."""
+        """Patches `(batch, patches, patch_dim)` to tokens `(batch, patches, hidden_size)`."""
         return self.patch_embeddings(patches) + self.position_embeddings[:, 1 : 1 + patches.shape[1]]
 
     def add_cls_token(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -67,9 +67,9 @@ class MaefePreTrainedModel(EcgVitPreTrainedModel):
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class MaefeModel(MaefePreTrainedModel):
-    """What the two encoders share; they differ in how an ECG is cut (`patchify`)."""
+    """Base class of the two encoders, which define how an ECG is cut into patches (`patchify`)."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # of a pre-training checkpoint
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # in a pre-training checkpoint
 
     def __init__(self, config: MtaeConfig | MlaeConfig):
         super().__init__(config)
@@ -82,30 +82,62 @@ class MaefeModel(MaefePreTrainedModel):
         return self.embeddings.patch_embeddings
 
     def patchify(self, ecg_values: torch.FloatTensor) -> torch.FloatTensor:
-        """Cuts ECGs `(batch, leads, samples)` into patches `(batch, patches, patch_dim)`."""
+        r"""
+        Cuts ECGs into patches.
+
+        Args:
+            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
+                The ECGs, as [`EcgFeatureExtractor`] returns them.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_patches, patch_dim)`.
+
+        Raises:
+            `ValueError`: If the model does not take `num_samples`.
+        """
         raise NotImplementedError
 
     def check_leads(self, ecg_values: torch.FloatTensor, ecg_lead_mask: torch.BoolTensor | None):
-        """Raises unless all of the model's leads are there: it has no token to leave out for a lead."""
+        r"""
+        Checks that all leads of the model are present.
+
+        Args:
+            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
+                The ECGs.
+            ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
+                `True` for present leads.
+
+        Raises:
+            `ValueError`: If the shape is not as described, or a lead is absent.
+        """
         config = self.config
         if ecg_values.dim() != 3 or ecg_values.shape[1] != config.num_leads:
             raise ValueError(
                 f"`ecg_values` must have the shape (batch, {config.num_leads} leads, samples), got "
-                f"{tuple(ecg_values.shape)}. An {config.model_type} model cannot do without some of its leads; st_mem "
-                "and ecg_resnet can."
+                f"{tuple(ecg_values.shape)}. An {config.model_type} model needs all of its leads; st_mem and ecg_resnet "
+                "do not."
             )
         if ecg_lead_mask is not None:
             torch_compilable_check(
                 ecg_lead_mask.all(),
                 lambda: (
                     f"The ECGs have {ecg_lead_mask.bool().sum(dim=1).tolist()} of {config.num_leads} leads "
-                    f"(`ecg_lead_mask`), but an {config.model_type} model was trained on all of them and cannot leave "
-                    "some out; st_mem and ecg_resnet can."
+                    f"(`ecg_lead_mask`), but an {config.model_type} model needs all of its leads; st_mem and ecg_resnet "
+                    "do not."
                 ),
             )
 
     def encode(self, tokens: torch.FloatTensor, **kwargs) -> torch.FloatTensor:
-        """Tokens `(batch, tokens, hidden_size)`, the class token first, through all layers and the norm."""
+        r"""
+        Passes tokens through all layers and the norm.
+
+        Args:
+            tokens (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`):
+                Tokens, the class token first.
+
+        Returns:
+            `torch.FloatTensor` of the shape of `tokens`.
+        """
         hidden_states = tokens
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
@@ -121,15 +153,15 @@ class MaefeModel(MaefePreTrainedModel):
             ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
                 The ECGs, as [`EcgFeatureExtractor`] returns them.
             ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead is present: all must be.
+                `True` for present leads. All must be present.
 
         Returns:
-            `last_hidden_state` of shape `(batch_size, 1 + num_patches, hidden_size)`: the class token and the patches'
-            tokens, normed; `pooler_output` of shape `(batch_size, hidden_size)`: the normed class token, which Na et
-            al. 2024 use downstream.
+            [`BaseModelOutputWithPooling`] with `last_hidden_state` of shape `(batch_size, 1 + num_patches,
+            hidden_size)`, the class token and the patches after the norm; and `pooler_output` of shape `(batch_size,
+            hidden_size)`, the class token after the norm, which Na et al. 2024 use downstream.
 
         Raises:
-            `ValueError`: If the shape is not what the model takes, or a lead is absent.
+            `ValueError`: If the shape is not as described, or a lead is absent.
         """
         self.check_leads(ecg_values, ecg_lead_mask)
         encoded = self.encode(self.embeddings.add_cls_token(self.embeddings(self.patchify(ecg_values))), **kwargs)
@@ -138,17 +170,24 @@ class MaefeModel(MaefePreTrainedModel):
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class MtaeModel(MaefeModel):
-    """The encoder of the masked time autoencoder (Zhang et al. 2022): a token is a stretch of time of all leads."""
+    """The encoder of the masked time autoencoder (Zhang et al. 2022). A token is a patch of time of all leads."""
 
     config: MtaeConfig
     base_model_prefix = "mtae"
 
     def patchify(self, ecg_values: torch.FloatTensor) -> torch.FloatTensor:
-        """
-        Cuts ECGs `(batch, leads, samples)` into patches `(batch, patches, patch_size * leads)`, sample after sample.
+        r"""
+        Cuts ECGs into patches. The values of a patch are in the order of time.
+
+        Args:
+            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
+                The ECGs, as [`EcgFeatureExtractor`] returns them.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_samples / patch_size, patch_size * num_leads)`.
 
         Raises:
-            `ValueError`: If `patch_size` does not divide the samples, or there are more than `num_samples`.
+            `ValueError`: If `num_samples` is not a multiple of `patch_size`, or larger than `config.num_samples`.
         """
         num_samples, patch_size = ecg_values.shape[2], self.config.patch_size
         if num_samples == 0 or num_samples % patch_size or num_samples > self.config.num_samples:
@@ -161,17 +200,21 @@ class MtaeModel(MaefeModel):
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class MlaeModel(MaefeModel):
-    """The encoder of the masked lead autoencoder (Zhang et al. 2022): a token is a whole lead."""
+    """The encoder of the masked lead autoencoder (Zhang et al. 2022). A token is a whole lead."""
 
     config: MlaeConfig
     base_model_prefix = "mlae"
 
     def patchify(self, ecg_values: torch.FloatTensor) -> torch.FloatTensor:
-        """
-        ECGs `(batch, leads, samples)` as they are: a lead is a patch.
+        r"""
+        Returns the ECGs unchanged: a patch is a lead.
+
+        Args:
+            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
+                The ECGs, as [`EcgFeatureExtractor`] returns them.
 
         Raises:
-            `ValueError`: If there are not exactly `num_samples` samples.
+            `ValueError`: If `num_samples` is not `config.num_samples`.
         """
         if ecg_values.shape[2] != self.config.num_samples:
             raise ValueError(
@@ -183,7 +226,7 @@ class MlaeModel(MaefeModel):
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class MaefeForPreTraining(MaefePreTrainedModel):
-    """The encoder sees a random part of the patches, a decoder reconstructs the others."""
+    """Base class of the two encoders with a decoder, which reconstructs the masked patches."""
 
     encoder_class: type[MaefeModel]
 
@@ -207,17 +250,17 @@ class MaefeForPreTraining(MaefePreTrainedModel):
             ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
                 The ECGs, as [`EcgFeatureExtractor`] returns them.
             ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead is present: all must be.
+                `True` for present leads. All must be present.
             noise (`torch.FloatTensor` of shape `(batch_size, num_patches)`, *optional*):
-                Decides which patches are kept: those with the smallest noise. Random by default.
+                The patches with the smallest noise are kept. Random by default.
 
         Returns:
             [`EcgMaskedAutoencoderOutput`] with `prediction` of shape `(batch_size, num_patches, patch_dim)` and
             `last_hidden_state` of shape `(batch_size, 1 + num_kept, hidden_size)`.
 
         Raises:
-            `ValueError`: If a shape is not what the model takes, a lead is absent, or `config.mask_ratio` masks no
-            patch or all of them.
+            `ValueError`: If a shape is not as described, a lead is absent, or `config.mask_ratio` masks no patch or
+                all of them.
         """
         encoder = self.base_model
         encoder.check_leads(ecg_values, ecg_lead_mask)
@@ -226,7 +269,7 @@ class MaefeForPreTraining(MaefePreTrainedModel):
         encoded = encoder.encode(encoder.embeddings.add_cls_token(kept), **kwargs)
         prediction = self.decoder(encoded, ids_restore, **kwargs)
         return EcgMaskedAutoencoderOutput(
-            loss=reconstruction_loss(prediction, patches, mask, self.config.norm_pix_loss),
+            loss=reconstruction_loss(prediction, patches, mask, norm_pix_loss=self.config.norm_pix_loss),
             prediction=prediction,
             mask=mask,
             ids_restore=ids_restore,
@@ -236,7 +279,7 @@ class MaefeForPreTraining(MaefePreTrainedModel):
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class MtaeForPreTraining(MaefeForPreTraining):
-    """Masked time autoencoder (Zhang et al. 2022)."""
+    """The masked time autoencoder (Zhang et al. 2022)."""
 
     config: MtaeConfig
     base_model_prefix = "mtae"
@@ -245,7 +288,7 @@ class MtaeForPreTraining(MaefeForPreTraining):
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class MlaeForPreTraining(MaefeForPreTraining):
-    """Masked lead autoencoder (Zhang et al. 2022)."""
+    """The masked lead autoencoder (Zhang et al. 2022)."""
 
     config: MlaeConfig
     base_model_prefix = "mlae"

@@ -47,17 +47,17 @@ class MerlForPreTrainingOutput(ModelOutput):
     loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
         `cma_loss + uma_loss`.
     cma_loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
-        Cross-modal alignment: each ECG against all reports, plus each report against all ECGs.
+        Cross-modal alignment: contrastive loss of ECGs and reports, in both directions.
     uma_loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
-        Uni-modal alignment: two views of each ECG, made by dropout, against those of all others.
+        Uni-modal alignment: contrastive loss of two views of each ECG, which dropout creates.
     logits_per_ecg (`torch.FloatTensor` of shape `(num_ecgs, num_texts)`):
-        Cosines of this process's ECGs and texts, divided by `config.temperature`.
+        Cosines of the ECGs and texts of this process, divided by `config.temperature`.
     logits_per_text (`torch.FloatTensor` of shape `(num_texts, num_ecgs)`):
         The same, transposed.
     ecg_embeds (`torch.FloatTensor` of shape `(num_ecgs, projection_dim)`):
-        The ECGs in the shared space, of length 1.
+        The ECGs in the shared space, normalized to length 1.
     text_embeds (`torch.FloatTensor` of shape `(num_texts, projection_dim)`):
-        The texts in the shared space, of length 1.
+        The texts in the shared space, normalized to length 1.
     """
 
     loss: torch.FloatTensor | None = None
@@ -70,7 +70,17 @@ class MerlForPreTrainingOutput(ModelOutput):
 
 
 def build_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """The identity, or a projection where the shape changes."""
+    r"""
+    The shortcut of a block: the identity, or a projection if the shape changes.
+
+    Args:
+        in_channels (`int`):
+            Number of input channels of the block.
+        out_channels (`int`):
+            Number of output channels of the block.
+        stride (`int`):
+            Stride of the block.
+    """
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return EcgResNetConvLayer(in_channels, out_channels, 1, stride, activation=None)
@@ -91,7 +101,7 @@ class MerlBasicBlock(GradientCheckpointingLayer):
 
 
 class MerlBottleneckBlock(GradientCheckpointingLayer):
-    """Three convolutions, the first two narrow and the second strided, with a shortcut."""
+    """Three convolutions with a shortcut. The first two are narrow, and the second one is strided."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -107,12 +117,12 @@ class MerlBottleneckBlock(GradientCheckpointingLayer):
 
 
 class MerlResNet(nn.Module):
-    """ECGs `(batch, leads, samples)` to feature maps `(batch, tokens, hidden_size)`, a token every 16 samples."""
+    """Encodes ECGs `(batch, leads, samples)` as tokens `(batch, tokens, hidden_size)`, one per 16 samples."""
 
     def __init__(self, config: MerlConfig):
         super().__init__()
         self.stem = EcgResNetConvLayer(config.num_leads, config.embedding_size, 7, 2, "relu")
-        # CODEPATH: ResNet-18 and 34 are made of basic blocks, ResNet-50, 101 and 152 of bottlenecks.
+        # CODEPATH: ResNet-18 and 34 have basic blocks, ResNet-50, 101 and 152 bottleneck blocks.
         block_class = MerlBasicBlock if config.layer_type == "basic" else MerlBottleneckBlock
         self.stages = nn.ModuleList()
         in_channels = config.embedding_size
@@ -132,7 +142,7 @@ class MerlResNet(nn.Module):
 
 
 class MerlVit(nn.Module):
-    """ECGs `(batch, leads, samples)` to tokens `(batch, patches, hidden_size)`; a patch holds all leads."""
+    """Encodes ECGs `(batch, leads, samples)` as tokens `(batch, patches, hidden_size)`. A patch holds all leads."""
 
     def __init__(self, config: MerlConfig):
         super().__init__()
@@ -159,11 +169,24 @@ class MerlVit(nn.Module):
 
 
 def check_leads(ecg_values: torch.Tensor, ecg_lead_mask: torch.Tensor | None, num_leads: int):
-    """Raises unless the ECGs have all `num_leads` leads."""
+    r"""
+    Checks that all leads are present.
+
+    Args:
+        ecg_values (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`):
+            The ECGs.
+        ecg_lead_mask (`torch.Tensor` of shape `(batch_size, num_leads)`, *optional*):
+            `True` for present leads.
+        num_leads (`int`):
+            Number of leads of the model.
+
+    Raises:
+        `ValueError`: If the shape is not as described, or a lead is absent.
+    """
     if ecg_values.dim() != 3 or ecg_values.shape[1] != num_leads:
         raise ValueError(
             f"MERL takes `ecg_values` of shape (batch, {num_leads} leads, samples), got {tuple(ecg_values.shape)}; it "
-            "cannot leave leads out."
+            "needs all of its leads."
         )
     if ecg_lead_mask is not None:
         torch_compilable_check(ecg_lead_mask.all(), lambda: _missing_leads(ecg_lead_mask))
@@ -175,7 +198,7 @@ def _missing_leads(ecg_lead_mask: torch.Tensor) -> str:
     rows = ecg_lead_mask[ecg].logical_not().nonzero().flatten().tolist()
     return (
         f"MERL needs all {num_leads} leads, but ECG {ecg + 1} of {num_ecgs} lacks those in rows {rows} (counted from 0, in "
-        "the order of the feature extractor's `leads`). Leave it out, or choose an encoder that takes fewer leads."
+        "the order of the feature extractor's `leads`). Drop the ECG, or choose an encoder that takes fewer leads."
     )
 
 
@@ -204,16 +227,16 @@ class MerlPreTrainedModel(EcgVitPreTrainedModel):
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class MerlModel(MerlPreTrainedModel):
     """
-    The ECG encoder. The ResNet reads any number of samples; the ViT any multiple of `patch_size` up to `num_samples`
-    (a shorter ECG takes the first positions).
+    The ECG encoder. The ResNet takes any number of samples, the ViT multiples of `patch_size` up to `num_samples`
+    (shorter ECGs use the first positions).
     """
 
-    # Of a checkpoint of the whole contrastive model.
+    # In a checkpoint of the whole contrastive model.
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|ecg_projection|first_view|second_view)\."]
 
     def __init__(self, config: MerlConfig):
         super().__init__(config)
-        # CODEPATH: MERL published weights of both kinds of encoder; only the ViT's ends in a norm.
+        # CODEPATH: there are published weights of both types of encoders; only the ViT ends with a norm.
         if config.encoder_type == "resnet":
             self.encoder = MerlResNet(config)
             self.norm = nn.Identity()
@@ -230,20 +253,21 @@ class MerlModel(MerlPreTrainedModel):
         r"""
         Args:
             ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
-                The ECGs, as the checkpoint's [`EcgFeatureExtractor`] returns them: 0 … 1 at 500 Hz, and in the
-                published weights aVF **before** aVL.
+                The ECGs, as the [`EcgFeatureExtractor`] of the checkpoint returns them: scaled to 0 ... 1, at 500 Hz,
+                and for the published weights with aVF **before** aVL.
             ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead is present. MERL needs them all.
+                `True` for present leads. All must be present.
 
         Returns:
-            `last_hidden_state` of shape `(batch_size, num_tokens, hidden_size)`: the last stage's feature map (ResNet, a
-            token per 16 samples, rounded up) or the tokens of the last layer (ViT). `pooler_output` of shape
-            `(batch_size, hidden_size)`: its mean over time (ResNet), and the layer norm of that mean (ViT), which is
-            what the ViT's projections read; the ResNet's read `last_hidden_state`. `hidden_states`: what enters the
-            first layer or block and each one's output, of a ResNet as `(batch_size, channels, tokens)`.
+            [`BaseModelOutputWithPooling`] with `last_hidden_state` of shape `(batch_size, num_tokens, hidden_size)`,
+            the feature map of the last stage (ResNet, one token per 16 samples, rounded up) or the tokens of the last
+            layer (ViT); and `pooler_output` of shape `(batch_size, hidden_size)`, its mean over time (ResNet) or the
+            layer norm of that mean (ViT). The projections read `last_hidden_state` (ResNet) or `pooler_output` (ViT).
+            `hidden_states` are the input of the first layer or block and the output of each of them, for a ResNet of
+            shape `(batch_size, channels, tokens)`.
 
         Raises:
-            `ValueError`: If leads are missing, or the length does not fit a ViT.
+            `ValueError`: If a lead is absent, or the ViT does not take this length.
         """
         check_leads(ecg_values, ecg_lead_mask, self.config.num_leads)
         hidden_states = self.encoder(ecg_values.to(self.dtype), **kwargs)
@@ -255,17 +279,17 @@ class MerlModel(MerlPreTrainedModel):
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class MerlForPreTraining(MerlPreTrainedModel):
     """
-    The encoder, a frozen text tower and their projections: MERL's pre-training (Liu et al. 2024, section 3), and
-    zero-shot classification with prompts.
+    The encoder, a frozen text tower and their projections, for pre-training (Liu et al. 2024, section 3) and zero-shot
+    classification with prompts.
 
-    The text tower is never trained. As in the reference, its dropout is active in training mode.
+    The text tower is not trained. As in the reference implementation, its dropout is active in training mode.
     """
 
     def __init__(self, config: MerlConfig):
         super().__init__(config)
         self.merl = MerlModel(config)
         self.text_model = AutoModel.from_config(config.text_config).requires_grad_(False)
-        # CODEPATH: the ResNet checkpoints pool the feature map by attention, the ViT checkpoints project its mean.
+        # CODEPATH: ResNet checkpoints pool the feature map with attention, ViT checkpoints project its mean.
         if config.encoder_type == "resnet":
             self.ecg_projection = MerlResNetProjection(config)
             num_features = config.projection_dim
@@ -281,14 +305,17 @@ class MerlForPreTraining(MerlPreTrainedModel):
     @classmethod
     def from_text_pretrained(cls, text_model: str | PreTrainedModel, **config_kwargs) -> "MerlForPreTraining":
         r"""
-        A new encoder beside a pre-trained text tower: where pre-training starts.
+        Creates a model for pre-training from a pre-trained text tower and a new encoder.
 
         Args:
             text_model (`str` or `PreTrainedModel`):
-                Repository, folder or model; MERL's is `ncbi/MedCPT-Query-Encoder`. A model is taken over, not
-                copied; its precision becomes the new encoder's.
+                Repository, folder or model, in MERL `ncbi/MedCPT-Query-Encoder`. A model becomes part of the new model
+                and is not copied. The new encoder has the same precision.
             config_kwargs:
                 Fields of [`MerlConfig`].
+
+        Returns:
+            [`MerlForPreTraining`].
         """
         if isinstance(text_model, str):
             text_model = AutoModel.from_pretrained(text_model)
@@ -297,7 +324,13 @@ class MerlForPreTraining(MerlPreTrainedModel):
         return model
 
     def train(self, mode: bool = True):
-        """The text tower stays frozen, whichever way its weights came in (loading them makes them trainable)."""
+        r"""
+        Sets the training mode. The text tower stays frozen (loading its weights makes them trainable).
+
+        Args:
+            mode (`bool`, *optional*, defaults to `True`):
+                `True` for training mode, `False` for evaluation mode.
+        """
         super().train(mode)
         self.text_model.requires_grad_(False)
         return self
@@ -308,20 +341,20 @@ class MerlForPreTraining(MerlPreTrainedModel):
         self, ecg_values: torch.FloatTensor, ecg_lead_mask: torch.BoolTensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
         r"""
-        Encodes ECGs and projects them into the space they share with text.
+        Encodes ECGs and projects them into the shared space.
 
         Args:
             ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
                 The ECGs, as for [`MerlModel`].
             ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead is present. MERL needs them all.
+                `True` for present leads. All must be present.
 
         Returns:
-            The encoder's output, with `pooler_output` of shape `(batch_size, projection_dim)`: the projected ECGs, not
-            normalised.
+            The output of the encoder, with `pooler_output` of shape `(batch_size, projection_dim)`: the projected
+            ECGs, not normalized.
 
         Raises:
-            `ValueError`: If leads are missing, or the length does not fit the learned positions.
+            `ValueError`: If a lead is absent, or there are no learned positions for this length.
         """
         outputs = self._encode(ecg_values, ecg_lead_mask, **kwargs)
         outputs.pooler_output, _ = self.ecg_projection(outputs)
@@ -330,7 +363,7 @@ class MerlForPreTraining(MerlPreTrainedModel):
     def _encode(
         self, ecg_values: torch.FloatTensor, ecg_lead_mask: torch.BoolTensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
-        """The encoder's output, of a length that the attention pool has positions for."""
+        """The output of the encoder. Raises if the attention pool has no positions for its length."""
         num_tokens, expected = (self.config.num_tokens(n) for n in (ecg_values.shape[-1], self.config.num_samples))
         if self.config.encoder_type == "resnet" and num_tokens != expected:
             raise ValueError(
@@ -350,19 +383,20 @@ class MerlForPreTraining(MerlPreTrainedModel):
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         r"""
-        Encodes texts (without gradient) and projects them into the space they share with ECGs.
+        Encodes texts (without gradient) and projects them into the shared space.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
-                Token ids, with the special tokens of the text tower; MERL's reports and prompts are lower-cased.
+                Token ids, with the special tokens of the text tower. The reports and prompts of MERL are in lower
+                case.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-                0 at padding.
+                0 for padding.
             token_type_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Where the text tower has them.
+                Token types, if the text tower has them.
 
         Returns:
-            The text tower's output, with `pooler_output` of shape `(batch_size, projection_dim)`: the projected texts,
-            not normalised.
+            The output of the text tower, with `pooler_output` of shape `(batch_size, projection_dim)`: the projected
+            texts, not normalized.
 
         Raises:
             `ValueError`: If the text tower has no pooler.
@@ -374,7 +408,7 @@ class MerlForPreTraining(MerlPreTrainedModel):
         pooled_output = outputs.get("pooler_output")
         if pooled_output is None:
             raise ValueError(
-                f'The text tower "{self.config.text_config.model_type}" gives no `pooler_output`; MERL needs a model '
+                f'The text tower "{self.config.text_config.model_type}" returns no `pooler_output`; MERL needs a model '
                 "with a pooler, such as BERT."
             )
         outputs.pooler_output = self.text_projection(pooled_output)
@@ -384,17 +418,21 @@ class MerlForPreTraining(MerlPreTrainedModel):
         self, ecg_values: torch.FloatTensor, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None
     ) -> torch.FloatTensor:
         r"""
-        Zero-shot classification: how well each ECG goes with each class's prompt (Liu et al. 2024, section 3.3).
+        Zero-shot classification: compares each ECG with the prompt of each class (Liu et al. 2024, section 3.3).
 
         Args:
             ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`):
                 The ECGs, as for [`MerlModel`].
             input_ids, attention_mask (`torch.LongTensor` of shape `(num_classes, sequence_length)`):
-                One prompt per class, lower-cased.
+                One prompt per class, in lower case.
 
         Returns:
-            Cosines of shape `(num_ecgs, num_classes)`; the highest is the best class, and each one the score of its
-            class where several may be present.
+            `torch.FloatTensor` of shape `(num_ecgs, num_classes)`: cosines. The class with the highest cosine fits
+            best; if several classes can be present, each cosine is the score of its class.
+
+        Raises:
+            `ValueError`: As for [`~MerlForPreTraining.get_ecg_features`] and
+                [`~MerlForPreTraining.get_text_features`].
 
         Example:
 
@@ -421,6 +459,7 @@ class MerlForPreTraining(MerlPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.LongTensor | None = None,
         ecg_lead_mask: torch.BoolTensor | None = None,
+        *,
         return_loss: bool = True,
         **kwargs,
     ) -> MerlForPreTrainingOutput:
@@ -429,22 +468,24 @@ class MerlForPreTraining(MerlPreTrainedModel):
             ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`):
                 The ECGs, as for [`MerlModel`].
             input_ids (`torch.LongTensor` of shape `(num_texts, sequence_length)`):
-                The reports, as for `get_text_features`.
+                The reports, as for [`~MerlForPreTraining.get_text_features`].
             attention_mask, token_type_ids:
-                As for `get_text_features`.
+                As for [`~MerlForPreTraining.get_text_features`].
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
-                True where a lead is present. MERL needs them all.
+                `True` for present leads. All must be present.
             return_loss (`bool`, *optional*, defaults to `True`):
-                Whether to compute the losses; report i then belongs to ECG i. With several processes
-                (`torch.distributed`) they compare the ECGs and reports of all; each process brings as many.
+                Whether to compute the losses, for which report i must belong to ECG i. With several processes
+                (`torch.distributed`) the losses compare the ECGs and reports of all processes, which must have equal
+                numbers of them.
 
         Raises:
-            `ValueError`: If ECGs and reports are not as many, leads are missing or the length does not fit.
+            `ValueError`: If the losses need as many reports as ECGs, a lead is absent, or there are no learned
+                positions for this length.
         """
         if return_loss and len(ecg_values) != len(input_ids):
             raise ValueError(
                 f"The losses need a report for each ECG, got {len(ecg_values)} ECGs and {len(input_ids)} reports. "
-                "Give `return_loss=False` (or use `classify`) to compare ECGs with prompts."
+                "Pass `return_loss=False` (or use `classify`) to compare ECGs with prompts."
             )
         ecg_outputs = self._encode(ecg_values, ecg_lead_mask, **kwargs)
         ecg_embeds, features = self.ecg_projection(ecg_outputs)

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""How MERL brings ECGs and reports into one space, and compares them there: attention pool, projections, loss."""
+"""The shared space of ECGs and reports in MERL: attention pool, projections and contrastive loss."""
 
 from collections.abc import Callable
 
@@ -28,8 +28,8 @@ from .modeling_ecg_vit import eager_attention_forward
 
 class MerlAttentionPool(nn.Module):
     """
-    A class token attends to itself and all tokens (Radford et al. 2021, CLIP's pooling). As in the published weights,
-    the class token is given its position twice.
+    Attention pooling as in CLIP (Radford et al. 2021): a class token attends to itself and all tokens. As in the
+    reference implementation, the position of the class token is added twice.
     """
 
     def __init__(self, config: MerlConfig):
@@ -63,7 +63,7 @@ class MerlAttentionPool(nn.Module):
 
 
 class MerlResNetProjection(nn.Module):
-    """The ResNet's way into the shared space: each token is narrowed, then an attention pool sums them up."""
+    """Projects the output of the ResNet into the shared space: a linear layer per token and an attention pool."""
 
     def __init__(self, config: MerlConfig):
         super().__init__()
@@ -71,13 +71,13 @@ class MerlResNetProjection(nn.Module):
         self.attention_pool = MerlAttentionPool(config)
 
     def forward(self, ecg_outputs: BaseModelOutputWithPooling) -> tuple[torch.Tensor, torch.Tensor]:
-        """The embeddings for the cross-modal loss and the features for the uni-modal one, `(batch, …)` each."""
+        """Embeddings for the cross-modal loss and features for the uni-modal loss, each `(batch, width)`."""
         tokens = self.linear(ecg_outputs.last_hidden_state)
         return self.attention_pool(tokens), tokens.mean(dim=1)
 
 
 class MerlVitProjection(nn.Module):
-    """The ViT's way into the shared space: a two-layer perceptron on its pooled output."""
+    """Projects the output of the ViT into the shared space: a two-layer perceptron on its pooled output."""
 
     def __init__(self, config: MerlConfig):
         super().__init__()
@@ -87,13 +87,13 @@ class MerlVitProjection(nn.Module):
         self.norm_2 = nn.BatchNorm1d(config.projection_dim)
 
     def forward(self, ecg_outputs: BaseModelOutputWithPooling) -> tuple[torch.Tensor, torch.Tensor]:
-        """The embeddings for the cross-modal loss and the features for the uni-modal one, `(batch, …)` each."""
+        """Embeddings for the cross-modal loss and features for the uni-modal loss, each `(batch, width)`."""
         hidden_states = F.relu(self.norm_1(self.linear_1(ecg_outputs.pooler_output)))
         return self.norm_2(self.linear_2(hidden_states)), ecg_outputs.pooler_output
 
 
 class MerlTextProjection(nn.Module):
-    """The text tower's pooled output into the shared space."""
+    """Projects the pooled output of the text tower into the shared space."""
 
     def __init__(self, config: MerlConfig):
         super().__init__()
@@ -105,7 +105,16 @@ class MerlTextProjection(nn.Module):
 
 
 def gather_embeds(embeds: torch.Tensor) -> torch.Tensor:
-    """The embeddings of all processes, in their order. Only this process's carry a gradient. All hold as many."""
+    r"""
+    Gathers embeddings of all processes. Only those of this process have a gradient.
+
+    Args:
+        embeds (`torch.Tensor` of shape `(batch, width)`):
+            Embeddings of this process. All processes must have the same number of them.
+
+    Returns:
+        `torch.Tensor` of shape `(num_processes * batch, width)`, in the order of the processes.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return embeds
     gathered = [torch.empty_like(embeds) for _ in range(dist.get_world_size())]
@@ -116,13 +125,19 @@ def gather_embeds(embeds: torch.Tensor) -> torch.Tensor:
 
 def contrastive_loss(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
     r"""
-    Cross-entropy of finding each row's partner among all rows, in both directions, **summed** (CLIP takes the mean).
+    Contrastive loss: the cross-entropy of finding the partner of each row among all rows, **summed** over both
+    directions (CLIP takes the mean).
 
     Args:
-        first, second (`torch.Tensor` of shape `(batch, projection_dim)`):
-            Partners stand in the same row. With several processes, the rows of all of them are compared.
+        first (`torch.Tensor` of shape `(batch, projection_dim)`):
+            Embeddings. With several processes, those of all processes are compared.
+        second (`torch.Tensor` of shape `(batch, projection_dim)`):
+            Their partners, in the same order.
         temperature (`float`):
-            Divides the cosines.
+            Divisor of the cosines.
+
+    Returns:
+        `torch.Tensor`: The loss, a scalar.
     """
     first, second = gather_embeds(first), gather_embeds(second)
     logits = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T / temperature

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""ST-MEM: a masked autoencoder whose tokens are patches of single leads, between separators of each lead."""
+"""ST-MEM: a masked autoencoder whose tokens are patches of single leads, with separators around each lead."""
 
 import torch
 from torch import nn
@@ -36,23 +36,23 @@ from .modeling_ecg_vit import (
 
 
 class StMemEmbeddings(nn.Module):
-    """Patches to tokens: what a patch looks like, when it is, and in which lead."""
+    """Embeddings of patches, of their positions in time and of their leads."""
 
     def __init__(self, config: StMemConfig):
         super().__init__()
         self.patch_embeddings = EcgVitPatchEmbeddings(config.patch_dim, config.hidden_size)
-        # Shared by all leads; the first and the last row belong to a lead's left and right separator. Never trained, but
-        # kept in checkpoints: a buffer.
+        # Shared by all leads; the first and last row are for the separators. Not trained, but saved in checkpoints: a
+        # buffer.
         self.position_embeddings = nn.Buffer(torch.zeros(1, config.num_patches + 2, config.hidden_size))
         self.separator_token = nn.Parameter(torch.zeros(config.hidden_size))
         self.lead_embeddings = nn.Parameter(torch.zeros(config.num_leads, config.hidden_size))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Patches `(batch, leads, patches, samples)` to tokens `(batch, leads, patches, hidden_size)`, without leads."""
+        """Patches `(batch, leads, patches, samples)` to tokens `(batch, leads, patches, hidden_size)`."""
         return self.patch_embeddings(patches) + self.position_embeddings[:, 1 : 1 + patches.shape[2]]
 
     def add_separators_and_leads(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens `(batch, leads, tokens, hidden_size)` to `(batch, leads, 1 + tokens + 1, hidden_size)`."""
+        """Tokens `(batch, leads, tokens, hidden_size)` to `(batch, leads, tokens + 2, hidden_size)`."""
         shape = (*tokens.shape[:2], 1, tokens.shape[3])
         left = (self.separator_token + self.position_embeddings[:, :1]).expand(shape)
         right = (self.separator_token + self.position_embeddings[:, -1:]).expand(shape)
@@ -77,11 +77,11 @@ class StMemPreTrainedModel(EcgVitPreTrainedModel):
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class StMemModel(StMemPreTrainedModel):
     """
-    The encoder (Na et al. 2024). All patches of all leads attend to each other; an absent lead takes no part, so that
-    any of the leads, each with its own embedding, can be encoded by the same weights.
+    The encoder (Na et al. 2024). All patches of all present leads attend to each other, so that the same weights
+    encode any subset of the leads.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # of a pre-training checkpoint
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # in a pre-training checkpoint
 
     def __init__(self, config: StMemConfig):
         super().__init__(config)
@@ -96,18 +96,27 @@ class StMemModel(StMemPreTrainedModel):
     def patchify(
         self, ecg_values: torch.FloatTensor, ecg_lead_mask: torch.BoolTensor | None = None
     ) -> torch.FloatTensor:
-        """
-        Cuts ECGs `(batch, leads, samples)` into patches `(batch, leads, patches, patch_size)`, absent leads zeroed.
+        r"""
+        Cuts ECGs into patches.
+
+        Args:
+            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
+                The ECGs, as [`EcgFeatureExtractor`] returns them; `num_samples` must be a multiple of `patch_size`.
+            ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
+                `True` for present leads; all by default.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_leads, num_patches, patch_size)`, 0 for absent leads.
 
         Raises:
-            `ValueError`: If the shapes are not what the model takes, or an ECG has no lead.
+            `ValueError`: If the shapes are not as described, or an ECG has no lead.
         """
         config = self.config
         if ecg_values.dim() != 3 or ecg_values.shape[1] != config.num_leads:
             raise ValueError(
                 f"`ecg_values` must have the shape (batch, {config.num_leads} leads, samples), got "
                 f"{tuple(ecg_values.shape)}. An ECG with fewer leads keeps a row for each lead of the model, and "
-                "`ecg_lead_mask` says which are present; the feature extractor makes both from lead names."
+                "`ecg_lead_mask` tells which are present; the feature extractor returns both."
             )
         num_samples = ecg_values.shape[2]
         if num_samples == 0 or num_samples % config.patch_size or num_samples > config.num_samples:
@@ -128,7 +137,18 @@ class StMemModel(StMemPreTrainedModel):
     def encode(
         self, tokens: torch.FloatTensor, ecg_lead_mask: torch.BoolTensor | None = None, **kwargs
     ) -> torch.FloatTensor:
-        """Tokens `(batch, leads, tokens, hidden_size)` through all layers, every present one attending to the others."""
+        r"""
+        Passes tokens through all layers. The tokens of all present leads attend to each other.
+
+        Args:
+            tokens (`torch.FloatTensor` of shape `(batch_size, num_leads, num_tokens, hidden_size)`):
+                Tokens with separators.
+            ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
+                `True` for present leads; all by default.
+
+        Returns:
+            `torch.FloatTensor` of the shape of `tokens`.
+        """
         lead_shape = tokens.shape[1:3]
         hidden_states = tokens.flatten(1, 2)
         if ecg_lead_mask is not None:
@@ -148,19 +168,19 @@ class StMemModel(StMemPreTrainedModel):
         r"""
         Args:
             ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
-                The ECGs, as [`EcgFeatureExtractor`] returns them; `patch_size` divides `num_samples`.
+                The ECGs, as [`EcgFeatureExtractor`] returns them; `num_samples` must be a multiple of `patch_size`.
             ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead is present; all are by default. The result is that of the present leads alone.
+                `True` for present leads; all by default. The result does not depend on absent leads.
 
         Returns:
-            `last_hidden_state` of shape `(batch_size, num_leads * num_samples / patch_size, hidden_size)`: the patches'
-            tokens, lead after lead, each normed (as in pre-training without a mask), 0 for absent leads;
-            `pooler_output` of shape `(batch_size, hidden_size)`: the norm of the mean over the present leads' patches,
-            which Na et al. 2024 use downstream. The mean is taken before the norm, so it is not that of
-            `last_hidden_state`. `hidden_states` include the separators.
+            [`BaseModelOutputWithPooling`] with `last_hidden_state` of shape `(batch_size, num_leads * num_samples /
+            patch_size, hidden_size)`, the patches lead after lead, each after the norm (as in pre-training without a
+            mask), 0 for absent leads; and `pooler_output` of shape `(batch_size, hidden_size)`, the norm of the mean
+            over the patches of present leads, which Na et al. 2024 use downstream. The mean is taken before the norm,
+            so it is not the mean of `last_hidden_state`. `hidden_states` include the separators.
 
         Raises:
-            `ValueError`: If the shapes are not what the model takes, or an ECG has no lead.
+            `ValueError`: If the shapes are not as described, or an ECG has no lead.
         """
         patches = self.patchify(ecg_values, ecg_lead_mask)
         tokens = self.embeddings.add_separators_and_leads(self.embeddings(patches))
@@ -179,7 +199,7 @@ class StMemModel(StMemPreTrainedModel):
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class StMemForPreTraining(StMemPreTrainedModel):
-    """The encoder sees a random part of each lead's patches, a decoder reconstructs each lead from its own tokens."""
+    """The encoder with a decoder, which reconstructs each lead from the encoded tokens of its kept patches."""
 
     def __init__(self, config: StMemConfig):
         super().__init__(config)
@@ -199,18 +219,20 @@ class StMemForPreTraining(StMemPreTrainedModel):
         r"""
         Args:
             ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
-                The ECGs, as [`EcgFeatureExtractor`] returns them; `patch_size` divides `num_samples`.
+                The ECGs, as [`EcgFeatureExtractor`] returns them; `num_samples` must be a multiple of `patch_size`.
             ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                True where a lead is present. Absent leads are neither attended to nor do they count in the loss.
+                `True` for present leads; all by default. Absent leads are not attended to and do not count in the
+                loss.
             noise (`torch.FloatTensor` of shape `(batch_size, num_leads, num_patches)`, *optional*):
-                Decides which patches are kept: those with the smallest noise. Random by default.
+                The patches with the smallest noise are kept. Random by default.
 
         Returns:
-            [`EcgMaskedAutoencoderOutput`] with `prediction` of shape `(batch_size, num_leads, num_patches, patch_size)`
-            and `last_hidden_state` of shape `(batch_size, num_leads * (num_kept + 2), hidden_size)`.
+            [`EcgMaskedAutoencoderOutput`] with `prediction` of shape `(batch_size, num_leads, num_patches,
+            patch_size)` and `last_hidden_state` of shape `(batch_size, num_leads * (num_kept + 2), hidden_size)`.
 
         Raises:
-            `ValueError`: If a shape is not what the model takes, or `config.mask_ratio` masks no patch or all of them.
+            `ValueError`: If a shape is not as described, an ECG has no lead, or `config.mask_ratio` masks no patch or
+                all of them.
         """
         patches = self.st_mem.patchify(ecg_values, ecg_lead_mask)
         tokens = self.st_mem.embeddings(patches)
@@ -221,7 +243,7 @@ class StMemForPreTraining(StMemPreTrainedModel):
 
         counted = mask if ecg_lead_mask is None else mask * ecg_lead_mask[..., None]
         return EcgMaskedAutoencoderOutput(
-            loss=reconstruction_loss(prediction, patches, counted, self.config.norm_pix_loss),
+            loss=reconstruction_loss(prediction, patches, counted, norm_pix_loss=self.config.norm_pix_loss),
             prediction=prediction,
             mask=mask,
             ids_restore=ids_restore,

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Attention among conversations that are packed behind one copy of their common beginning."""
+"""Attention masks for conversations that are packed behind one copy of their shared prefix."""
 
 import torch
 from transformers import PreTrainedConfig
@@ -28,32 +28,33 @@ def packed_attention_mask(
     sequence_ids: torch.LongTensor,
 ):
     r"""
-    The mask with which each token sees the common beginning and its own conversation, up to itself.
+    The mask with which each token sees the shared prefix and its own conversation, up to itself.
 
     Args:
         config (`PreTrainedConfig`):
-            The LLM's.
+            Configuration of the LLM.
         inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, embedding_size)`):
-            The LLM's input.
+            Input of the LLM.
         position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
-            Positions, which go on from the beginning's in each conversation.
+            Positions. Those of each conversation continue the positions of the prefix.
         sequence_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
-            0 for the beginning, 1, 2, ... for the conversations, -1 for padding (which sees itself alone).
+            0 for the prefix, 1, 2, ... for the conversations, -1 for padding, which they do not see.
 
     Returns:
-        The 4-D mask of the attention implementation, or one for each of the LLM's kinds of layers.
+        The 4-D mask in the form of the attention implementation; a dictionary of masks, by layer type, if the LLM has
+        several types of layers.
 
     Raises:
-        `ValueError`: If the attention implementation takes no such mask, a layer is not one of attention, or there are
-            no positions.
+        `ValueError`: If the attention implementation takes no such mask, the LLM has layers without attention, or
+            `position_ids` is missing.
     """
     if config._attn_implementation not in IMPLEMENTATIONS:
         raise ValueError(
-            f'Packing conversations behind a common beginning needs a mask, which "{config._attn_implementation}" does '
-            f"not take; set attn_implementation to {' or '.join(IMPLEMENTATIONS)}."
+            f'Packing conversations behind a shared prefix needs a mask, which "{config._attn_implementation}" does not '
+            f"take; set attn_implementation to {' or '.join(IMPLEMENTATIONS)}."
         )
     if position_ids is None:
-        raise ValueError("`sequence_ids` needs `position_ids`, which go on from the beginning's in each conversation.")
+        raise ValueError("`sequence_ids` needs `position_ids` that continue those of the prefix in each conversation.")
     windows = _windows(config)
 
     def mask(window: int | None):
@@ -70,7 +71,7 @@ def packed_attention_mask(
 
 
 def _windows(config: PreTrainedConfig) -> dict[str, int | None]:
-    """How far back each kind of layer looks; the fields exist in some families' configurations only."""
+    """The attention window of each type of layers. Only some families have these fields in their configuration."""
     sliding_window = getattr(config, "sliding_window", None)
     layer_types = getattr(config, "layer_types", None)
     if layer_types is None:
@@ -79,8 +80,8 @@ def _windows(config: PreTrainedConfig) -> dict[str, int | None]:
     unknown = sorted(set(layer_types) - known.keys())
     if unknown:
         raise ValueError(
-            f'Conversations cannot be packed behind a common beginning for a "{config.model_type}" LLM: it has layers of '
-            f"{', '.join(unknown)}, where only full_attention and sliding_attention can be masked."
+            f'Conversations cannot be packed behind a shared prefix for a "{config.model_type}" LLM: it has layers of '
+            f"{', '.join(unknown)}, and only full_attention and sliding_attention can be masked."
         )
     return {layer_type: known[layer_type] for layer_type in set(layer_types)}
 

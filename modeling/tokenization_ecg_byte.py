@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""ECG-Byte (Han et al. 2024): an ECG as a text of 26 letters, byte-pair encoded, and back to a waveform."""
+"""ECG-Byte (Han et al. 2024): encodes ECGs as byte pairs of a text of 26 letters, and decodes them."""
 
 import re
 from collections.abc import Sequence
@@ -22,11 +22,13 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, TokenizersBackend
 from transformers.utils import logging
 
+from .auto_classes import register
+
 
 logger = logging.get_logger(__name__)
 
 SYMBOLS = "abcdefghijklmnopqrstuvwxyz"
-# The first 256 tokens of the published vocabularies, which were trained on bytes.
+# The first 256 tokens of published vocabularies, which were trained on bytes.
 BYTE_TOKENS = tuple(chr(byte) if byte < 128 else f"<{byte}>" for byte in range(256))
 ENCODINGS = ("longest_match", "merge_order")
 
@@ -35,34 +37,33 @@ _EPSILON = 1e-6
 
 class EcgByteTokenizer(TokenizersBackend):
     r"""
-    Tokenizes ECGs as Han et al. (2024, "ECG-Byte: A Tokenizer for End-to-End Generative Electrocardiogram Language
-    Modeling") do: amplitudes are scaled to 0 ... 1 and rounded down to 26 levels, written as the letters a ... z, lead
-    after lead; tokens are strings of these letters, found by byte-pair encoding.
+    Tokenizes ECGs as in Han et al. (2024, "ECG-Byte: A Tokenizer for End-to-End Generative Electrocardiogram Language
+    Modeling"): amplitudes are scaled to 0 ... 1 and rounded down to 26 levels, which are written as the letters a ...
+    z, lead after lead. Tokens are strings of these letters, found by byte-pair encoding.
 
-    Everything but the scaling is in `tokenizer.json`, which `tokenizers.Tokenizer.from_file` loads as well: it turns
+    `tokenizer.json` holds everything except the scaling. `tokenizers.Tokenizer.from_file` can load it, too, and turns
     the text of [`~EcgByteTokenizer.ecg_to_symbols`] into the same ids.
 
     Args:
         vocab (`dict[str, int]`):
-            Id of each token: the letters (or, in published vocabularies, 256 bytes) and the strings of letters that
-            `merges` make.
+            Id of each token: the letters (in published vocabularies 256 bytes) and the strings of letters that result
+            from `merges`.
         merges (`list[tuple[str, str]]`):
-            The pairs of tokens that were joined, in the order in which they were found.
+            Pairs of tokens to merge, in the order in which training found them.
         value_range (`tuple[float, float]`, *optional*):
-            Millivolt that are scaled to 0 and 1, the same for every ECG; what lies outside is clipped. By default each
-            ECG's own minimum and maximum, as ECG-Bench does it: the absolute amplitude is then lost, and
-            [`~EcgByteTokenizer.decode_ecg`] has to be given the range.
+            Amplitudes in millivolt that are scaled to 0 and 1, for all ECGs. Values outside are clipped. By default
+            the minimum and maximum of each ECG, as in ECG-Bench. The absolute amplitude is then lost, and
+            [`~EcgByteTokenizer.decode_ecg`] needs the range as an argument.
         encoding (`str`, *optional*, defaults to `"longest_match"`):
-            `"longest_match"` takes the longest token that fits, from the left, as ECG-Byte does; `"merge_order"`
-            applies the merges in their order, as byte-pair encoding does elsewhere. The former is faster and needs
-            fewer tokens.
+            `"longest_match"` takes the longest matching token from the left, as in ECG-Byte. `"merge_order"` applies
+            the merges in their order, as in other byte-pair encodings. The former is faster and needs fewer tokens.
         lead_words (`bool`, *optional*, defaults to `True`):
-            Whether leads are separate words, so that no token reaches from one lead into the next. Published
-            vocabularies were made for a single string and have the ids of their reference only without.
+            Whether leads are separate words, so that no token extends from one lead into the next. `False` is needed
+            to get the ids of the reference implementation with published vocabularies.
 
     Raises:
-        `ValueError`: If the vocabulary has tokens that are not made of the letters a ... z, or an option is none of
-            these.
+        `ValueError`: If vocabulary or merges are missing, the vocabulary has tokens that are not strings of the
+            letters a ... z, or an option is not one of these choices.
     """
 
     vocab_files_names = {"tokenizer_file": "tokenizer.json"}
@@ -75,6 +76,7 @@ class EcgByteTokenizer(TokenizersBackend):
         merges: Sequence[tuple[str, str]] | None = None,
         value_range: Sequence[float] | None = None,
         encoding: str = "longest_match",
+        *,
         lead_words: bool = True,
         **kwargs,
     ):
@@ -88,7 +90,7 @@ class EcgByteTokenizer(TokenizersBackend):
         self.lead_words = lead_words
         self.num_clipped_samples = 0
         self._tokenizer = _backend(vocab, list(map(tuple, merges)), encoding)
-        # What the file says of added tokens: those of the vocabulary are added above, or not wanted (merge order).
+        # Tokens of the vocabulary are not added here: `_backend` has added them, or does not need them (merge order).
         added = kwargs.pop("added_tokens_decoder", None) or {}
         kwargs["added_tokens_decoder"] = {index: token for index, token in added.items() if str(token) not in vocab}
         super().__init__(value_range=self.value_range, encoding=encoding, lead_words=lead_words, **kwargs)
@@ -101,17 +103,20 @@ class EcgByteTokenizer(TokenizersBackend):
 
     def ecg_to_symbols(self, ecg: np.ndarray) -> str:
         r"""
-        The text of an ECG: letters a ... z, lead after lead, with a space between leads if these are words.
+        The text of an ECG: letters a ... z, lead after lead, with a space between leads if `lead_words`.
 
-        With x in mV the letter's number is `min(floor(26 * clip((x - low) / (high - low + 1e-6), 0, 1)), 25)`,
+        The index of the letter for x mV is `min(floor(26 * clip((x - low) / (high - low + 1e-6), 0, 1)), 25)`,
         computed in the precision of `ecg` (float32 or float64).
 
         Args:
-            ecg (`np.ndarray` of shape `(leads, samples)`):
-                An ECG in millivolt.
+            ecg (`np.ndarray` of shape `(num_leads, num_samples)`):
+                The ECG in millivolt.
+
+        Returns:
+            `str`: The text.
 
         Raises:
-            `ValueError`: If the ECG is not `(leads, samples)`, not floating-point or not finite.
+            `ValueError`: If the ECG has another shape, or is not floating-point or not finite.
         """
         ecg = _checked_ecg(ecg)
         least, most = ecg.min(), ecg.max()
@@ -130,17 +135,17 @@ class EcgByteTokenizer(TokenizersBackend):
 
     def encode_ecg(self, ecg: np.ndarray | Sequence[np.ndarray]) -> list[int] | list[list[int]]:
         r"""
-        Token ids of one ECG or of several; several at once are faster.
+        Token ids of one ECG or several. Several at once are faster.
 
         Args:
-            ecg (`np.ndarray` of shape `(leads, samples)` or `(ecgs, leads, samples)`, or a list of ECGs):
-                In millivolt, floating-point. An absent lead has to be filled by the caller, with 0 mV for example.
+            ecg (`np.ndarray` of shape `(num_leads, num_samples)` or `(num_ecgs, num_leads, num_samples)`, or a list):
+                The ECGs in millivolt, floating-point. Absent leads must be filled, for example with 0 mV.
 
         Returns:
-            The ids of an ECG, or a list of them.
+            `list[int]` or `list[list[int]]`: The ids of the ECG, or of each ECG.
 
         Raises:
-            `ValueError`: If an ECG is not as described; the message names it by its position.
+            `ValueError`: If an ECG is not as described. The message gives its position.
         """
         if not isinstance(ecg, list | tuple) and np.ndim(ecg) != 3:
             return self.encode_ecg([ecg])[0]
@@ -159,22 +164,23 @@ class EcgByteTokenizer(TokenizersBackend):
         self, token_ids: Sequence[int], num_leads: int = 12, value_range: Sequence[float] | None = None
     ) -> np.ndarray:
         r"""
-        The waveform of an ECG's tokens: every sample is the middle of its level.
+        The ECG that tokens represent. Each sample is the middle of its level.
 
         Args:
             token_ids (`list[int]`):
                 Ids of one ECG.
             num_leads (`int`, *optional*, defaults to 12):
-                Leads of the ECG.
+                Number of leads of the ECG.
             value_range (`tuple[float, float]`, *optional*):
-                Millivolt of 0 and 1; the tokenizer's by default. Without one: minimum and maximum of the ECG.
+                Amplitudes in millivolt that were scaled to 0 and 1: minimum and maximum of the ECG if the tokenizer
+                has no `value_range`, which is the default.
 
         Returns:
-            `np.ndarray` of shape `(num_leads, samples)`, float32, in millivolt.
+            `np.ndarray` of shape `(num_leads, num_samples)`, float32, in millivolt.
 
         Raises:
-            `ValueError`: If an id stands for no letters, the samples cannot be shared out to the leads, or no range is
-                known.
+            `ValueError`: If an id represents no letters, the number of samples is not a multiple of `num_leads`, or
+                the range is missing.
         """
         value_range = self.value_range if value_range is None else value_range
         if value_range is None:
@@ -182,7 +188,7 @@ class EcgByteTokenizer(TokenizersBackend):
         token_ids, ends = self._ids_and_ends(token_ids)
         _samples_per_lead(ends, num_leads)
         lengths = np.diff(ends, prepend=0)
-        # Where each sample's level stands in the concatenated levels of all tokens.
+        # The position of each sample's level in the concatenated levels of all tokens.
         places = np.arange(ends[-1]) + np.repeat(self._token_starts[token_ids] - (ends - lengths), lengths)
         low, high = (float(value) for value in value_range)  # equal for a flat ECG
         centres = low + (np.arange(len(SYMBOLS)) + 0.5) / len(SYMBOLS) * (high - low + _EPSILON)
@@ -190,20 +196,20 @@ class EcgByteTokenizer(TokenizersBackend):
 
     def token_spans(self, token_ids: Sequence[int], num_leads: int = 12) -> np.ndarray:
         r"""
-        Which part of the ECG each token stands for, such as for maps of attention.
+        The part of the ECG that each token represents.
 
         Args:
             token_ids (`list[int]`):
-                Ids of one ECG, all of them.
+                All ids of one ECG.
             num_leads (`int`, *optional*, defaults to 12):
-                Leads of the ECG.
+                Number of leads of the ECG.
 
         Returns:
-            `np.ndarray` of shape `(spans, 4)`, int64: position in `token_ids`, lead, first sample, and the sample after
-            the last. A token has one row, or one for each lead that it reaches into.
+            `np.ndarray` of shape `(num_spans, 4)`, int64: position in `token_ids`, lead, first sample, and the sample
+            after the last one. A token has one row for each lead that it extends over.
 
         Raises:
-            `ValueError`: If an id stands for no letters, or the samples cannot be shared out to the leads.
+            `ValueError`: If an id represents no letters, or the number of samples is not a multiple of `num_leads`.
         """
         _, ends = self._ids_and_ends(token_ids)
         samples = _samples_per_lead(ends, num_leads)
@@ -222,8 +228,8 @@ class EcgByteTokenizer(TokenizersBackend):
         if not is_ecg.all():
             position = int(np.argmin(is_ecg))
             raise ValueError(
-                f"Token {token_ids[position]} at position {position} stands for no samples of an ECG; ids of this "
-                f"vocabulary lie between 0 and {num_tokens - 1} and are those of strings of the letters a ... z."
+                f"Token {token_ids[position]} at position {position} represents no samples of an ECG; expected ids "
+                f"between 0 and {num_tokens - 1}, of strings of the letters a ... z."
             )
         return token_ids, np.cumsum(self._token_lengths[token_ids])
 
@@ -233,15 +239,15 @@ class EcgByteTokenizer(TokenizersBackend):
         if not self.num_clipped_samples:
             logger.warning(
                 f"{num_outside} of an ECG's {ecg.size} samples lie outside the tokenizer's range of {low:g} to {high:g} mV "
-                "and are clipped. `num_clipped_samples` goes on counting; this is said once."
+                "and are clipped. `num_clipped_samples` counts them. This warning is shown once."
             )
         self.num_clipped_samples += num_outside
 
 
 def _backend(vocab: dict[str, int], merges: list[tuple[str, str]], encoding: str) -> Tokenizer:
     """
-    A plain tokenizer of letters. For the longest match its tokens are also "added tokens", which `tokenizers` finds
-    with one automaton, leftmost and longest first, before byte-pair encoding gets to see the text.
+    The backend of the tokenizer. For the longest match its tokens are also "added tokens". `tokenizers` finds these
+    with one automaton, leftmost and longest first, before it applies byte-pair encoding.
     """
     backend = Tokenizer(BPE(vocab=vocab, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -266,15 +272,15 @@ def _check_vocabulary(vocab: dict[str, int]):
     if strange or missing:
         found = f"tokens such as {strange[0]!r}" if strange else f"no token for {', '.join(missing)}"
         raise ValueError(
-            f"This vocabulary of {len(vocab)} tokens has {found}; one of ECG-Byte has the letters a ... z and strings "
-            "of them. Is it the tokenizer of a text model?"
+            f"This vocabulary of {len(vocab)} tokens has {found}; expected a vocabulary of ECG-Byte, with the letters "
+            "a ... z and strings of them. Is it the tokenizer of a text model?"
         )
 
 
 def _checked_range(value_range: Sequence[float]) -> tuple[float, float]:
     low, high = (float(value) for value in value_range)
     if not (np.isfinite([low, high]).all() and low < high):
-        raise ValueError(f"`value_range` is {low:g} to {high:g} mV; expected a finite lower and a higher value.")
+        raise ValueError(f"`value_range` is {low:g} to {high:g} mV; expected two finite values, the lower one first.")
     return low, high
 
 
@@ -303,13 +309,14 @@ def _samples_per_lead(ends: np.ndarray, num_leads: int) -> int:
     num_samples = int(ends[-1]) if len(ends) else 0
     if num_samples == 0 or num_samples % num_leads:
         raise ValueError(
-            f"The tokens stand for {num_samples} samples, which are not {num_leads} leads of one length. Are these all "
+            f"The tokens represent {num_samples} samples, which are not {num_leads} leads of one length. Are these all "
             "tokens of an ECG, and is `num_leads` right?"
         )
     return num_samples // num_leads
 
 
 EcgByteTokenizer.register_for_auto_class("AutoTokenizer")
-AutoTokenizer.register(EcgByteTokenizer, EcgByteTokenizer, exist_ok=True)  # found by name: it has no configuration
+# `AutoTokenizer` finds the class by the name in its JSON file.
+register(AutoTokenizer, EcgByteTokenizer, EcgByteTokenizer)
 
 __all__ = ["EcgByteTokenizer"]

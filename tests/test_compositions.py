@@ -14,11 +14,17 @@ from tiny_models import LLM_FAMILIES, tiny_llm, tiny_tokenizer
 from transformers import AutoConfig, AutoModel
 
 from elm_hf.modeling.configuration_elm import ElmConfig
+from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.modeling.processing_elm import ElmProcessor, ElmSymbolProcessor, ElmVisionProcessor, add_ecg_token
+from elm_hf.modeling.processing_elm import ElmProcessor
+from elm_hf.modeling.processing_elm_base import BaseElmProcessor, add_ecg_token
+from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor
+from elm_hf.modeling.processing_elm_vision import ElmVisionProcessor
 
+
+import_ecg_encoders()  # for the Auto classes
 
 NUM_SAMPLES = 500
 _VIT = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32}
@@ -65,7 +71,7 @@ COMPOSITIONS = {
 }
 
 
-def compose(parts: Composition, family: str, ecg_tokenizer) -> tuple[ElmForCausalLM, ElmProcessor]:
+def compose(parts: Composition, family: str, ecg_tokenizer) -> tuple[ElmForCausalLM, BaseElmProcessor]:
     tokenizer = tiny_tokenizer(family)
     encoder = None if parts.encoder is None else AutoModel.from_config(AutoConfig.for_model(**parts.encoder))
     model = ElmForCausalLM.from_encoder_llm_pretrained(

@@ -49,7 +49,7 @@ def test_leads_that_are_not_selected_are_dropped():
 
 
 def test_repeated_and_too_few_lead_names_are_refused():
-    with pytest.raises(ValueError, match='lead "aVR" stands in the ECG twice, in rows 0 and 1'):
+    with pytest.raises(ValueError, match='lead "aVR" occurs twice in the ECG, in rows 0 and 1'):
         place_leads(np.zeros((2, 5)), ["aVR", "AVR"])
     with pytest.raises(ValueError, match=r"shape \(3, 5\) needs one lead name per row, got 2"):
         place_leads(np.zeros((3, 5)), ["I", "II"])

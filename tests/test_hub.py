@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from hub_server import HubServer
+from test_checkpoint_code import CONFIGURATION, MODEL, RESNET, SIGNAL
+from test_compositions import COMPOSITIONS, compose
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.publish import publish_model
@@ -39,23 +41,45 @@ LOAD_AND_ASK = """
     )
     with torch.no_grad():
         np.save({logits!r}, model(**inputs).logits.numpy())
-    print(type(model).__module__)
+
+    import json
+    from huggingface_hub import HfApi
+    from transformers import AutoConfig, AutoModel
+
+    AutoModelForCausalLM.from_pretrained("user/resnet", trust_remote_code=True).push_to_hub("user/again")
+    encoder = AutoModel.from_pretrained("user/again", trust_remote_code=True).encoder
+    config = AutoConfig.from_pretrained("user/config", trust_remote_code=True)
+    modules = [type(part).__module__ for part in (model, encoder, config.encoder_config)]
+    print(json.dumps([modules, {{name: HfApi().list_repo_files("user/" + name) for name in {repos!r}}}]))
 """
 
 
 def test_a_pushed_model_answers_the_same_without_this_library(hub, tiny_elm, ecgs, tmp_path):
+    """One without an encoder, and one with the code of its encoder, by each of the ways to push."""
+    compose(COMPOSITIONS["signal-ecg_resnet-mlp"], "qwen2", None)[0].save_pretrained(tmp_path / "resnet")
     hub.run_client(f"""
-        from elm_hf.checkpoints.load import load_checkpoint
+        from elm_hf import ElmForCausalLM, load_checkpoint
 
         model, processor = load_checkpoint({str(tiny_elm)!r})
         model.push_to_hub("user/elm")
         processor.push_to_hub("user/elm")
+        with_encoder = ElmForCausalLM.from_pretrained({str(tmp_path / "resnet")!r})
+        with_encoder.save_pretrained("model", push_to_hub=True, repo_id="user/resnet")
+        with_encoder.config.save_pretrained("config", push_to_hub=True, repo_id="user/config")
     """)
     np.save(tmp_path / "ecg.npy", ecgs[0])
-    module = hub.run_client(
-        LOAD_AND_ASK.format(ecg=str(tmp_path / "ecg.npy"), logits=str(tmp_path / "logits.npy"), question=QUESTION)
-    )
-    assert module.splitlines()[-1].startswith("transformers_modules.")
+    repos = ["elm", "resnet", "again", "config"]
+    names = {"ecg": str(tmp_path / "ecg.npy"), "logits": str(tmp_path / "logits.npy"), "question": QUESTION}
+    modules, files = json.loads(hub.run_client(LOAD_AND_ASK.format(repos=repos, **names)).splitlines()[-1])
+    for module, name in zip(modules, ("elm.", "again.", "config."), strict=True):
+        assert module.startswith(f"transformers_modules.user.{name}")
+    code = {name: {Path(file).stem for file in found if file.endswith(".py")} for name, found in files.items()}
+    assert code == {
+        "elm": SIGNAL,
+        "resnet": MODEL | RESNET,
+        "again": MODEL | RESNET,
+        "config": CONFIGURATION | RESNET,
+    }
 
     model, processor = load_checkpoint(tiny_elm)
     item = {"type": "ecg", "ecg": ecgs[0], "sampling_rate": 250}

@@ -168,6 +168,24 @@ def test_generation_from_embeddings_is_that_from_ids(settings, ecgs):
     assert model.generate(inputs_embeds=embeddings, **inputs, **settings).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}])
+def test_generation_takes_what_the_encoder_has_made_before(settings, ecgs):
+    model, processor = compose(connector="resnet_mlp")
+    prompt = encode(processor, conversations(ecgs))
+    settings = {"max_new_tokens": 6, "do_sample": False} | settings
+    expected = model.generate(**prompt, **settings)
+    encoded = model.get_ecg_features(prompt.pop("ecg_values"), prompt.pop("ecg_lead_mask")).last_hidden_state
+    assert torch.equal(model.generate(**prompt, encoder_hidden_states=encoded, **settings), expected)
+    other = model.generate(**prompt, encoder_hidden_states=encoded.flip(0) + 9, **settings)
+    assert not torch.equal(other, expected)
+
+
+def test_generation_refuses_packed_rows():
+    model, _ = compose()
+    with pytest.raises(ValueError, match="`generate` continues one conversation per row"):
+        model.generate(torch.arange(4)[None], sequence_ids=torch.tensor([[0, 0, 1, 2]]), max_new_tokens=1)
+
+
 def test_the_forward_pass_is_one_graph(ecgs):
     model, processor = compose("qwen2", "resnet_mlp")
     inputs = encode(processor, conversations(ecgs))
@@ -406,7 +424,7 @@ def test_a_wrong_shape_is_named(shape, message):
         ),
         ({"num_ecg_tokens": 7}, "num_samples=2500 cannot be cut into num_ecg_tokens=7"),
         ({"projector_type": "linear", "num_ecg_tokens": 2}, "num_ecg_tokens=1"),
-        ({"projector_type": "conv", "projector_conv_strides": [2]}, "must name as many layers"),
+        ({"projector_type": "conv", "projector_conv_strides": [2]}, "must have the same length"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(settings, message):

@@ -197,7 +197,7 @@ BAD_ECGS = {
     "unknown lead": (lambda e: (e, {"sampling_rate": 250, "lead_names": [*LEADS[:11], "V7"]}), '"V7" is not one of I'),
     "repeated lead": (
         lambda e: (e, {"sampling_rate": 250, "lead_names": [*LEADS[:11], "I"]}),
-        '"I" stands in the ECG twice',
+        '"I" occurs twice in the ECG',
     ),
     "two rates": (lambda e: ([e], {"sampling_rate": [250, 250]}), "2 sampling rates for 1 ECGs"),
     "all absent": (lambda e: (e * np.nan, {"sampling_rate": 250}), "none of the leads"),
@@ -271,7 +271,7 @@ def test_the_options_of_other_processors_are_followed_or_refused(ecgs):
         assert encoded["ecg_values"].shape == (2, 12, 500)
     assert processor(["a", "b c d"], padding="longest")["input_ids"].shape == (2, 5)
     for given in ({"truncation": True, "max_length": 4}, {"padding": "max_length"}, {"pad_to_multiple_of": 8}):
-        with pytest.raises(ValueError, match="padded to the longest of a call and never cut"):
+        with pytest.raises(ValueError, match="padded to the longest of a call and never truncated"):
             encode(processor, chats, processor_kwargs=options | given)
     with pytest.raises(ValueError, match="truncation=True"):
         encode(processor, chats, truncation=True, max_length=4)

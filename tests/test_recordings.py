@@ -221,7 +221,7 @@ def test_an_unknown_lead_is_refused_by_name(tmp_path):
 
 def test_a_repeated_lead_is_refused_by_name(tmp_path):
     reason, message = reason_of(write_record(tmp_path, smooth_ecg(), [*LEADS[:11], "v1"]))
-    assert reason == "repeated lead" and 'made: lead "V1" stands in the ECG twice' in message
+    assert reason == "repeated lead" and 'made: lead "V1" occurs twice in the ECG' in message
 
 
 def test_the_error_for_a_missing_signal_file_gives_its_path(tmp_path):

@@ -180,9 +180,9 @@ def test_an_index_over_patients_that_are_tested_on_is_refused(dataset, index):
 
 
 def test_vectors_of_an_elm_and_of_an_encoder(dataset, tiny_elm, tmp_path):
-    from transformers import AutoConfig, AutoModel
-
+    from elm_hf.modeling.configuration_ecg_resnet import EcgResNetConfig
     from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
+    from elm_hf.modeling.modeling_ecg_resnet import EcgResNetModel
 
     settings = build_index(dataset, tmp_path / "elm", by="encoder", encoder=tiny_elm)
     assert not settings.feature_texts and settings.reports
@@ -195,9 +195,7 @@ def test_vectors_of_an_elm_and_of_an_encoder(dataset, tiny_elm, tmp_path):
     with pytest.raises(ValueError, match="have no features; make it with elm-hf index --by features"):
         retrieve(tmp_path / "elm", dataset, 1, rows["ecg_index"], content="features")
 
-    encoder = AutoModel.from_config(
-        AutoConfig.for_model("ecg_resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
-    )
+    encoder = EcgResNetModel(EcgResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]))
     encoder.save_pretrained(tmp_path / "encoder")
     EcgFeatureExtractor(250, 2500, normalization="none").save_pretrained(tmp_path / "encoder")
     ecgs = np.random.default_rng(0).normal(0, 0.3, (33, 12, 2500)).astype(np.float32)

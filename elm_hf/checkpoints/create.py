@@ -24,16 +24,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from elm_hf.checkpoints.load import load_pretrained
 from elm_hf.checkpoints.tokenizer import _tokenizer
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
+from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.modeling.processing_elm import (
-    ElmProcessor,
-    ElmSymbolProcessor,
-    ElmVisionProcessor,
-    add_ecg_token,
-)
+from elm_hf.modeling.processing_elm import ElmProcessor
+from elm_hf.modeling.processing_elm_base import BaseElmProcessor, add_ecg_token
+from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor
+from elm_hf.modeling.processing_elm_vision import ElmVisionProcessor
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
 from elm_hf.utils.files import check_free, save_whole
 from elm_hf.utils.hub import check_name
@@ -176,6 +175,7 @@ def load_encoder(name: str | None, config: dict | None = None, dtype: str = "aut
         ValueError: both a pre-trained encoder and a configuration are given.
         OSError: the checkpoint does not exist.
     """
+    import_ecg_encoders()
     if name in ECG_ENCODER_TYPES:
         config, name = {"model_type": name} | (config or {}), None
     if name is None:
@@ -277,7 +277,7 @@ def _new_llm(settings: dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedMo
     return AutoModelForCausalLM.from_config(config)
 
 
-def _set_special_tokens(model: ElmForCausalLM, processor: ElmProcessor):
+def _set_special_tokens(model: ElmForCausalLM, processor: BaseElmProcessor):
     """Adds the end of the assistant's turn to the tokens that end generation, and sets the padding token."""
     generation = model.generation_config
     known = generation.eos_token_id

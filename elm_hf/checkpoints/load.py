@@ -16,6 +16,7 @@ from transformers import (
 from transformers.utils import PROCESSOR_NAME, find_adapter_config_file
 
 from elm_hf.utils.hub import check_name
+from elm_hf.utils.registration import register_modeling_classes
 
 
 def load_checkpoint(
@@ -39,9 +40,7 @@ def load_checkpoint(
     name = str(path_or_repo)
     check_name(name)
     if not trust_remote_code:
-        import elm_hf.modeling.modeling_elm  # they register themselves with the Auto classes
-        import elm_hf.modeling.processing_elm  # noqa: F401
-
+        register_modeling_classes()
     options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     is_adapter = find_adapter_config_file(name) is not None
     if not is_adapter:

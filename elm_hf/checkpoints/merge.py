@@ -8,11 +8,11 @@ from peft import PeftConfig, PeftModel
 from peft.utils import CONFIG_NAME
 from transformers import AutoConfig, AutoProcessor
 
-import elm_hf.modeling.processing_elm  # noqa: F401 (registers the processors)
 from elm_hf.checkpoints.card import TRAINING_NAME, read_training
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.utils.files import check_free, save_whole, write_whole
 from elm_hf.utils.hub import check_name
+from elm_hf.utils.registration import register_modeling_classes
 
 
 def merge_adapter(
@@ -48,6 +48,7 @@ def merge_adapter(
         check_name(base)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{adapter}: its base model was not found ({error}); name it with --base") from error
+    register_modeling_classes()
     base_config = AutoConfig.from_pretrained(base)
     if "quantization_config" in base_config.to_dict():
         raise ValueError(

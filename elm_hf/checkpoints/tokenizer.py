@@ -14,9 +14,7 @@ from transformers import (
 
 from elm_hf.checkpoints.load import load_pretrained
 from elm_hf.data.loading import load_elm_dataset
-from elm_hf.modeling.processing_elm import (
-    ECG_TOKEN,
-)
+from elm_hf.modeling.processing_elm_base import ECG_TOKEN
 
 
 # One token opens a turn and one ends it, so that short conversations have little overhead.

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from elm_hf.data.messages import fill_ecgs
 from elm_hf.modeling.ecg_leads import LEADS
-from elm_hf.modeling.processing_elm import ElmSymbolProcessor
+from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from elm_hf.evaluation.attention import ecg_attention
 from elm_hf.evaluation.predictions import Key
 from elm_hf.inference.generation import Answer, log_likelihoods
 from elm_hf.modeling.ecg_leads import LEADS
-from elm_hf.modeling.processing_elm import ElmSymbolProcessor
+from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor
 
 
 WINDOW_S = 0.5

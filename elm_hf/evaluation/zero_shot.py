@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoFeatureExtractor, AutoTokenizer, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
@@ -266,10 +266,11 @@ def classification_scores(
 
 
 def _merl_classifier(checkpoint: str | PathLike, tokenizer: str | None) -> Callable:
+    from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
     from elm_hf.modeling.modeling_merl import MerlForPreTraining
 
     model = MerlForPreTraining.from_pretrained(checkpoint).eval()
-    feature_extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
+    feature_extractor = EcgFeatureExtractor.from_pretrained(checkpoint)
     try:
         text_tokenizer = AutoTokenizer.from_pretrained(tokenizer or checkpoint)
     except (OSError, ValueError) as error:

@@ -16,8 +16,8 @@ from elm_hf.checkpoints.convert_autoencoder import st_mem_feature_extractor
 from elm_hf.checkpoints.convert_merl import merl_feature_extractor
 from elm_hf.checkpoints.create import check_encoder_name
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
+from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
-from elm_hf.modeling.modeling_elm_encoder import ECG_ENCODERS  # noqa: F401 (registers the encoders)
 from elm_hf.modeling.modeling_merl import MerlForPreTraining
 from elm_hf.pretrain.arguments import PretrainArguments
 
@@ -61,6 +61,7 @@ def new_encoder(
         text_model: text tower of `"merl"`.
         classes: names of the classes of `"ecg_resnet"`.
     """
+    import_ecg_encoders()
     fields = {} if config_file is None else json.loads(Path(config_file).read_text(encoding="utf-8"))
     if model_type == "merl":
         return MerlForPreTraining.from_text_pretrained(text_model, **fields)
@@ -97,6 +98,7 @@ def encoder_type(encoder: str) -> str:
     if encoder in ECG_ENCODER_TYPES:
         return encoder
     check_encoder_name(encoder)
+    import_ecg_encoders()
     model_type = AutoConfig.from_pretrained(encoder).model_type
     if model_type not in ECG_ENCODER_TYPES:
         raise ValueError(f'{encoder}: "{model_type}" is not an ECG encoder; expected {", ".join(ECG_ENCODER_TYPES)}.')

@@ -5,7 +5,6 @@ from transformers import (
     Trainer,
 )
 
-from elm_hf.modeling.modeling_elm_encoder import ECG_ENCODERS  # noqa: F401 (registers the encoders)
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
 from elm_hf.training.resume import WholeCheckpoints
 

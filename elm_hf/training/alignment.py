@@ -21,7 +21,7 @@ from datasets import Dataset
 from elm_hf.data.columns import MESSAGES
 from elm_hf.data.messages import message_text
 from elm_hf.modeling.ecg_leads import LEADS
-from elm_hf.modeling.processing_elm import ElmProcessor
+from elm_hf.modeling.processing_elm_base import BaseElmProcessor
 from elm_hf.training.augmentation import sample_rng
 from elm_hf.training.collator import ElmDataCollator
 
@@ -175,7 +175,7 @@ class AlignmentCollator(ElmDataCollator):
         args, kwargs: arguments of [`ElmDataCollator`].
     """
 
-    def __init__(self, processor: ElmProcessor, *args, **kwargs):
+    def __init__(self, processor: BaseElmProcessor, *args, **kwargs):
         processor = copy.deepcopy(processor)
         processor.tokenizer.chat_template = PLAIN_TEXT
         processor.system_prompt = None

@@ -17,7 +17,7 @@ from elm_hf.data.ecg_table import EcgTable
 from elm_hf.data.loading import has_records, load_records
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.modeling.processing_elm import ElmProcessor
+from elm_hf.modeling.processing_elm_base import BaseElmProcessor
 from elm_hf.training.encoder_features import EncoderFeatures
 from elm_hf.utils.source_code import source_digest
 from elm_hf.utils.weights import fingerprint_of_weights
@@ -28,14 +28,14 @@ OF_TEXT = ("tokenizer", "system_prompt")  # parts of a processor that do not con
 
 
 def cache_encoders_of(
-    paths: Sequence[str], model: ElmForCausalLM, processor: ElmProcessor, show_progress: bool = False
+    paths: Sequence[str], model: ElmForCausalLM, processor: BaseElmProcessor, show_progress: bool = False
 ) -> EncoderFeatures:
     """The features of all datasets that have ECGs; see [`cache_encoder`]."""
     files = [cache_encoder(path, model, processor, show_progress) for path in paths if has_records(path)]
     return EncoderFeatures(files)
 
 
-def cache_encoder(path: str, model: ElmForCausalLM, processor: ElmProcessor, show_progress: bool = False) -> Path:
+def cache_encoder(path: str, model: ElmForCausalLM, processor: BaseElmProcessor, show_progress: bool = False) -> Path:
     """
     Runs the model's encoder over all records of a dataset, unless their features are cached already.
 
@@ -79,7 +79,7 @@ def cache_encoder(path: str, model: ElmForCausalLM, processor: ElmProcessor, sho
 
 
 @torch.no_grad()
-def _encode(ecgs: list[np.ndarray], rate: float, model: ElmForCausalLM, processor: ElmProcessor) -> np.ndarray:
+def _encode(ecgs: list[np.ndarray], rate: float, model: ElmForCausalLM, processor: BaseElmProcessor) -> np.ndarray:
     """Features `(ecgs, num_ecg_tokens, hidden_size)` of ECGs `(12, samples)` in mV, in the order of `LEADS`."""
     prepared, _ = processor.prepare_ecgs(ecgs, [rate] * len(ecgs), [list(LEADS)] * len(ecgs))
     inputs = {name: torch.from_numpy(values).to(model.device) for name, values in prepared.items()}
@@ -96,7 +96,7 @@ def _folder(path: str) -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "encoder_features" / path.replace("/", "___")
 
 
-def _key(model: ElmForCausalLM, processor: ElmProcessor, records: Dataset) -> str:
+def _key(model: ElmForCausalLM, processor: BaseElmProcessor, records: Dataset) -> str:
     """16 hexadecimal digits of all that the features depend on."""
     settings = {
         "encoder": model.config.encoder_config.to_diff_dict(),

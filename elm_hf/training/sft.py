@@ -20,7 +20,6 @@ from transformers import AutoProcessor, enable_full_determinism, set_seed
 from transformers.utils import logging
 from trl import ModelConfig, SFTConfig, TrlParser
 
-import elm_hf.modeling.processing_elm  # noqa: F401 (registers the processors)
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.checks import check_arguments, check_model
@@ -31,6 +30,7 @@ from elm_hf.training.rows import load_training_data, prepare_rows
 from elm_hf.training.trainer import ElmTrainer
 from elm_hf.utils.errors import errors_in_one_line
 from elm_hf.utils.recipes import with_recipe
+from elm_hf.utils.registration import register_modeling_classes
 
 
 logger = logging.get_logger(__name__)
@@ -74,6 +74,7 @@ def build_trainer(
     if script_args.deterministic:
         make_deterministic(training_args)
 
+    register_modeling_classes()
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     if script_args.system_prompt is not None:
         processor.system_prompt = script_args.system_prompt or None

@@ -1,0 +1,409 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Turns conversations about ECGs into the inputs of an ELM, with the chat template of its LLM."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import BatchFeature, ProcessorMixin
+
+from .chat_rendering import (
+    DEFAULT_CHAT_TEMPLATE,
+    RenderedChat,
+    ecg_items,
+    render_chat,
+    with_system_prompt,
+)
+
+
+ECG_TOKEN = "<|ecg|>"
+
+
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+class BaseElmProcessor(ProcessorMixin):
+    r"""
+    Base class of the processors of ECG-language models. It processes the text; its subclasses [`ElmProcessor`],
+    [`ElmVisionProcessor`] and [`ElmSymbolProcessor`] process the ECGs (`leads`, `prepare_ecgs`).
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`):
+            The LLM's fast tokenizer. The placeholder is added to it if it is missing. A tokenizer without a chat
+            template gets a plain one, and a tokenizer without a padding token pads with the end-of-text token.
+        ecg_token (`str`):
+            Placeholder of an ECG.
+        chat_template (`str`, *optional*):
+            Chat template to use instead of the tokenizer's.
+        system_prompt (`str`, *optional*):
+            System message of conversations that have none: the one that the model was trained with.
+        sub_processors:
+            The other parts of the processor: feature extractor, image processor, tokenizer of ECGs.
+    """
+
+    def __init__(
+        self, tokenizer, ecg_token: str, chat_template: str | None, system_prompt: str | None, **sub_processors
+    ):
+        self.system_prompt = system_prompt
+        self.tokenizer = tokenizer
+        self.ecg_token = ecg_token
+        self.ecg_token_id = add_ecg_token(tokenizer, ecg_token)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        if chat_template is not None:
+            tokenizer.chat_template = chat_template
+        elif tokenizer.chat_template is None:
+            tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+        super().__init__(tokenizer=tokenizer, chat_template=tokenizer.chat_template, **sub_processors)
+
+    @property
+    def chat_template(self) -> str | dict[str, str]:
+        """The chat template of the tokenizer; the processor has no other."""
+        return self.tokenizer.chat_template
+
+    @chat_template.setter
+    def chat_template(self, value: str | dict[str, str]):
+        self.tokenizer.chat_template = value
+
+    @property
+    def leads(self) -> list[str]:
+        """The leads of the model, which are the rows of ECGs without lead names."""
+        raise NotImplementedError
+
+    def prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        r"""
+        Prepares ECGs for the model.
+
+        Args:
+            ecgs (`list`):
+                The ECGs: arrays of shape `(num_leads, num_samples)` in millivolt or paths of WFDB records.
+            sampling_rate, lead_names:
+                As for [`EcgFeatureExtractor`].
+
+        Returns:
+            `tuple[dict[str, np.ndarray], list[np.ndarray]]`: The inputs of the model for these ECGs, by name; and the
+            token ids that represent each ECG in the text, each of shape `(num_tokens,)`.
+
+        Raises:
+            `ValueError`: If an ECG is not as described.
+        """
+        raise NotImplementedError
+
+    def is_ecg_token(self, input_ids: np.ndarray) -> np.ndarray:
+        r"""
+        Finds the tokens that represent ECGs.
+
+        Args:
+            input_ids (`np.ndarray`):
+                Token ids, of any shape.
+
+        Returns:
+            `np.ndarray` of the same shape, bool.
+        """
+        return input_ids == self.ecg_token_id
+
+    def placeholders(self, num_ecgs: int) -> list[np.ndarray]:
+        r"""
+        The token ids that represent ECGs in the text if the model reads their values.
+
+        Args:
+            num_ecgs (`int`):
+                Number of ECGs.
+
+        Returns:
+            `list[np.ndarray]`: For each ECG `num_ecg_tokens` times the id of the placeholder.
+        """
+        return [np.full(self.num_ecg_tokens, self.ecg_token_id)] * num_ecgs
+
+    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+    def __call__(
+        self,
+        text: str | list[str],
+        ecg=None,
+        sampling_rate: float | Sequence[float] | None = None,
+        lead_names: Sequence | None = None,
+        *,
+        padding: bool | str = True,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        r"""
+        Tokenizes texts with a placeholder (`ecg_token`) for each ECG. No special tokens are added. For conversations
+        use [`~ElmProcessor.apply_chat_template`], which also distinguishes placeholders from the same words in a
+        message.
+
+        Args:
+            text (`str` or `list[str]`):
+                The texts.
+            ecg:
+                The ECGs of all texts in order, as for [`EcgFeatureExtractor`].
+            sampling_rate, lead_names:
+                As for [`EcgFeatureExtractor`].
+            padding (`bool` or `str`, *optional*, defaults to `True`):
+                `True` or `"longest"`. Texts are always padded to the longest text and never truncated.
+            padding_side (`str`, *optional*):
+                `"left"` or `"right"`; the tokenizer's by default.
+            return_tensors (`str`, *optional*):
+                `"pt"` or `"np"`.
+
+        Returns:
+            [`BatchFeature`] with `input_ids` and `attention_mask` of shape `(num_texts, length)`, and the inputs of
+            the model for the ECGs, if there are any.
+
+        Raises:
+            `ValueError`: If the number of placeholders is not the number of ECGs, an ECG is not as described, or
+                `padding` has another value.
+        """
+        _check_lengths({"padding": padding})
+        texts = [text] if isinstance(text, str) else text
+        pattern = re.escape(self.ecg_token)
+        chats = [RenderedChat(one, [match.start() for match in re.finditer(pattern, one)]) for one in texts]
+        ecgs = [] if ecg is None else list(ecg) if isinstance(ecg, list | tuple) or np.ndim(ecg) == 3 else [ecg]
+        num_placeholders = sum(len(chat.ecgs) for chat in chats)
+        if num_placeholders != len(ecgs):
+            raise ValueError(f"The text holds {num_placeholders} {self.ecg_token} placeholders for {len(ecgs)} ECGs.")
+        return self._encode(chats, ecgs, sampling_rate, lead_names, padding_side, return_tensors)
+
+    def apply_chat_template(
+        self,
+        conversation: list,
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = None,
+        return_assistant_tokens_mask: bool = False,
+        padding: bool | str = True,
+        truncation: bool = False,
+        padding_side: str | None = None,
+        sampling_rate: float | None = None,
+        processor_kwargs: dict | None = None,
+        **template_kwargs,
+    ):
+        r"""
+        Renders conversations with the tokenizer's chat template. There can be ECGs in any turn.
+
+        The `content` of a message is a string or a list of items `{"type": "text", "text": ...}` and `{"type": "ecg",
+        "ecg": ...}`. An ECG is an array of shape `(num_leads, num_samples)` in millivolt, or the path of a WFDB
+        record. Items with arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads,
+        `"lead_names"`. A placeholder in the text of a message is not taken for an ECG. If the chat template has no
+        system role (Gemma 2), the system message goes into the first user turn. Conversations without a system message
+        get `system_prompt`.
+
+        Args:
+            conversation (`list[dict]` or `list[list[dict]]`):
+                One conversation or several: lists of messages.
+            add_generation_prompt (`bool`, *optional*, defaults to `False`):
+                Whether to end with the start of an assistant turn, and to pad on the left by default.
+            tokenize (`bool`, *optional*, defaults to `False`):
+                Whether to return token ids instead of text.
+            return_dict (`bool`, *optional*, defaults to `False`):
+                Whether to return a [`BatchFeature`] instead of token ids only.
+            return_tensors (`str`, *optional*):
+                `"pt"` or `"np"`.
+            return_assistant_tokens_mask (`bool`, *optional*, defaults to `False`):
+                Whether to return `assistant_masks`: 1 on the assistant's messages and the token that ends each of
+                them. The template needs no `{% generation %}` blocks.
+            padding (`bool` or `str`, *optional*, defaults to `True`):
+                `True` or `"longest"`. Conversations are always padded to the longest conversation.
+            truncation (`bool`, *optional*, defaults to `False`):
+                `False`. Conversations are never truncated.
+            padding_side (`str`, *optional*):
+                `"left"` or `"right"`.
+            sampling_rate (`float`, *optional*):
+                Sampling rate in Hz of arrays whose item has none.
+            processor_kwargs (`dict`, *optional*):
+                Another place for `padding`, `truncation`, `padding_side`, `sampling_rate` and `return_tensors`.
+            template_kwargs:
+                Variables of the chat template. `enable_thinking` (Qwen 3 and others) is `False` by default, so that
+                prompts begin an answer as in training.
+
+        Returns:
+            `str` or `list[str]` (`tokenize=False`), token ids, or a [`BatchFeature`] like that of `__call__`
+            (`return_dict=True`). Tokenized output always has a batch dimension.
+
+        Raises:
+            `ValueError`: If a message is malformed, the template drops an ECG, an ECG is not as described, or
+                `padding` or `truncation` have other values.
+        """
+        options = {"padding": padding, "truncation": truncation, "padding_side": padding_side}
+        options |= {"sampling_rate": sampling_rate, "return_tensors": return_tensors} | (processor_kwargs or {})
+        _check_lengths(options)
+        is_batched = len(conversation) > 0 and isinstance(conversation[0], list | tuple)
+        conversations = conversation if is_batched else [conversation]
+        chats = [
+            self._render(
+                messages,
+                template_kwargs,
+                add_generation_prompt=add_generation_prompt,
+                mark_answers=return_assistant_tokens_mask,
+            )
+            for messages in conversations
+        ]
+        if not tokenize:
+            return [chat.text for chat in chats] if is_batched else chats[0].text
+        items = [item for messages in conversations for item in ecg_items(messages)]
+        missing = sum("ecg" not in item for item in items)
+        if missing:
+            raise ValueError(f'{missing} of {len(items)} ECG items have no "ecg": give an array or a path.')
+        encoded = self._encode(
+            chats,
+            [item["ecg"] for item in items],
+            [item.get("sampling_rate", options["sampling_rate"]) for item in items],
+            [item.get("lead_names") or list(self.leads) for item in items],
+            options["padding_side"] or ("left" if add_generation_prompt else None),
+            options["return_tensors"],
+            return_assistant_tokens_mask=return_assistant_tokens_mask,
+        )
+        return encoded if return_dict else encoded["input_ids"]
+
+    def _render(
+        self,
+        messages: list[dict],
+        template_kwargs: dict | None = None,
+        *,
+        add_generation_prompt: bool = False,
+        mark_answers: bool = True,
+    ) -> RenderedChat:
+        """A conversation in the tokenizer's chat template."""
+        template_kwargs = {"enable_thinking": False} | (template_kwargs or {})
+
+        def write(turns: list[dict]) -> str:
+            return self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **template_kwargs
+            )
+
+        messages = with_system_prompt(messages, self.system_prompt)
+        return render_chat(messages, write, self.ecg_token, mark_answers=mark_answers)
+
+    def _encode(
+        self,
+        chats: list[RenderedChat],
+        ecgs: list,
+        sampling_rate,
+        lead_names,
+        padding_side: str | None,
+        return_tensors: str | None,
+        *,
+        return_assistant_tokens_mask: bool = False,
+    ) -> BatchFeature:
+        ecg_data, ecg_ids = self.prepare_ecgs(ecgs, sampling_rate, lead_names) if ecgs else ({}, [])
+        remaining = iter(ecg_ids)
+        rows = [self._tokenize(chat, [next(remaining) for _ in chat.ecgs]) for chat in chats]
+        length = max(len(ids) for ids, _ in rows)
+        left = (padding_side or self.tokenizer.padding_side) == "left"
+        data = {
+            "input_ids": np.full((len(rows), length), self.tokenizer.pad_token_id, dtype=np.int64),
+            "attention_mask": np.zeros((len(rows), length), dtype=np.int64),
+        }
+        if return_assistant_tokens_mask:
+            data["assistant_masks"] = np.zeros((len(rows), length), dtype=np.int64)
+        for index, (ids, answer_mask) in enumerate(rows):
+            place = slice(length - len(ids), length) if left else slice(len(ids))
+            data["input_ids"][index, place] = ids
+            data["attention_mask"][index, place] = 1
+            if return_assistant_tokens_mask:
+                data["assistant_masks"][index, place] = answer_mask
+        return BatchFeature(data | ecg_data, tensor_type=return_tensors)
+
+    def tokenize_conversation(self, messages: list[dict], ecg_ids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        r"""
+        Tokenizes a conversation without reading its ECGs.
+
+        Args:
+            messages (`list[dict]`):
+                The conversation, as for [`~ElmProcessor.apply_chat_template`].
+            ecg_ids (`list[np.ndarray]`):
+                The token ids that represent each ECG, as [`~ElmProcessor.prepare_ecgs`] returns them.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray]`: The token ids; and a mask, 1 on the assistant's messages and the token
+            that ends each of them. Both of shape `(length,)`.
+
+        Raises:
+            `ValueError`: If a message is malformed, or the template drops an ECG.
+        """
+        return self._tokenize(self._render(messages), ecg_ids)
+
+    def _tokenize(self, chat: RenderedChat, ecg_ids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and answer mask of a conversation, both `(length,)`, with the tokens of its ECGs."""
+        encoded = self.tokenizer(chat.text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = np.array(encoded["input_ids"], dtype=np.int64)
+        starts, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+        in_answer = self._answer_mask(chat, ids, starts, ends)
+
+        looks_like_ecg = ids == self.ecg_token_id
+        is_ecg = looks_like_ecg & np.isin(starts, chat.ecgs)
+        # A placeholder in the text of a message becomes the tokens of its characters.
+        words = self.tokenizer.encode(self.ecg_token, add_special_tokens=False, split_special_tokens=True)
+        remaining = iter(ecg_ids)
+        pieces, lengths, start = [], np.ones(len(ids), dtype=np.int64), 0
+        for index in np.flatnonzero(looks_like_ecg):
+            piece = next(remaining) if is_ecg[index] else np.array(words)
+            pieces += [ids[start:index], piece]
+            lengths[index] = len(piece)
+            start = index + 1
+        pieces.append(ids[start:])
+        return np.concatenate(pieces).astype(np.int64), np.repeat(in_answer, lengths)
+
+    def _answer_mask(self, chat: RenderedChat, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """1 on the tokens of the assistant's messages and on the special token that ends each of them."""
+        mask = np.zeros(len(ids), dtype=np.int64)
+        added_tokens = self.tokenizer.added_tokens_decoder  # a property that builds the dictionary
+        for start, end in chat.answers:
+            mask[(starts < end) & (ends > start)] = 1
+            for index in np.flatnonzero(starts >= end):
+                if int(ids[index]) in added_tokens:
+                    mask[(starts >= end) & (np.arange(len(ids)) <= index)] = 1
+                    break
+                if chat.text[starts[index] : ends[index]].strip():
+                    break
+        return mask
+
+    @property
+    def end_of_turn_token_id(self) -> int | None:
+        """Id of the special token that ends an assistant's turn in the chat template, or `None` if there is none."""
+        chat = self._render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+        ids, mask = self._tokenize(chat, [])
+        last = int(ids[np.flatnonzero(mask)[-1]])
+        return last if last in self.tokenizer.added_tokens_decoder else None
+
+
+def _check_lengths(options: dict):
+    """Raises if the options ask for another length than that of the longest text."""
+    lengths = {name: options.get(name) for name in ("padding", "truncation", "pad_to_multiple_of")}
+    if lengths["padding"] not in (True, "longest") or lengths["truncation"] or lengths["pad_to_multiple_of"]:
+        raise ValueError(
+            "Texts are padded to the longest of a call and never truncated, which could remove tokens of an ECG; got "
+            f"{', '.join(f'{name}={value!r}' for name, value in lengths.items())}."
+        )
+
+
+def add_ecg_token(tokenizer, ecg_token: str = ECG_TOKEN) -> int:
+    r"""
+    Adds the placeholder of ECGs to the tokenizer of an LLM, if it is missing.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`):
+            The tokenizer.
+        ecg_token (`str`, *optional*, defaults to `"<|ecg|>"`):
+            The placeholder.
+
+    Returns:
+        `int`: The id of the placeholder.
+    """
+    tokenizer.add_special_tokens({"additional_special_tokens": [ecg_token]}, replace_extra_special_tokens=False)
+    return tokenizer.convert_tokens_to_ids(ecg_token)
+
+
+__all__ = ["ECG_TOKEN", "BaseElmProcessor", "add_ecg_token"]
