@@ -148,7 +148,7 @@ def test_alignment_uses_only_the_training_ecgs_of_the_fold(simulated_dataset, de
     assert np.allclose(rows[0]["ecgs"][0], np.array(record["ecg"]) / 1000)
 
 
-def test_without_feature_sentences_only_the_report_is_learnt(simulated_dataset, descriptions):
+def test_without_feature_sentences_only_the_report_is_used(simulated_dataset, descriptions):
     rows = alignment_conversations(load_elm_dataset(simulated_dataset), descriptions, feature_sentences=False)
     assert all(len(messages) == 2 and "anomalies" not in words(messages) for messages in rows["messages"])
 

@@ -67,7 +67,7 @@ make $out/trained/costs.json accelerate launch -m elm_hf.training.sft --config $
 # 6. Evaluation, and comparison with the paper.
 run elm-hf zero-shot $out/aligned --dataset $data/ecg_qa --fold $fold --output $out/aligned/report $tasks
 run elm-hf evaluate $out/trained --dataset $data/ecg_qa --fold $fold --output $out/trained/report $evaluate_options
-run python $recipe/beside_the_paper.py $out
+run python $recipe/compare_with_paper.py $out
 run elm-hf costs "ECG-LM=$encoder_run$out/aligned,$out/trained"
 
 printf '\nFinished in %s seconds.\n' "$(($(date +%s) - started))"

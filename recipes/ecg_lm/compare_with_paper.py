@@ -1,7 +1,7 @@
 """
 Compares the scores of a run of ECG-LM's recipe with those of the paper (Yang et al. 2024, Health Data Science).
 
-    python recipes/ecg_lm/beside_the_paper.py outputs/ecg_lm
+    python recipes/ecg_lm/compare_with_paper.py outputs/ecg_lm
 """
 
 import json
