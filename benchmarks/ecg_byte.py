@@ -1,4 +1,4 @@
-"""ECG-Byte on one thread: letters, both encodings and training, against the methods written out plainly.
+"""ECG-Byte on one thread: letters, both encodings and training, compared with plain Python implementations.
 
 python benchmarks/ecg_byte.py
 """
@@ -19,21 +19,21 @@ from elm_hf.ecg.simulation import draw_findings, simulate_ecg
 from elm_hf.modeling.tokenization_ecg_byte import SYMBOLS, EcgByteTokenizer
 
 
-NUM_ECGS, NUM_MERGES = 500, 3500  # of the large training
-NUM_FEWER, MORE_MERGES = 40, 5000  # of both ways of training, and of encoding
+NUM_ECGS, NUM_MERGES = 500, 3500  # training on many ECGs
+NUM_FEWER, MORE_MERGES = 40, 5000  # comparisons of training and of encoding
 REPEATS = 3
 VALUE_RANGE = (-1.5, 1.5)
 
 
 def vectorized_letters(ecg: np.ndarray) -> str:
-    """One sample after the other, by `np.vectorize`."""
+    """Letters of an ECG, sample by sample with `np.vectorize`."""
     low, high = VALUE_RANGE
     scaled = np.clip((ecg - low) / (high - low + 1e-6), 0, 1)
     return "".join(np.vectorize(lambda value: SYMBOLS[min(int(26 * value), 25)])(scaled).ravel())
 
 
 def rebuilt_trie(text: str, tokens: Iterable[str]) -> list[str]:
-    """Longest match in plain Python, with a trie that is built for every ECG."""
+    """Longest match in plain Python, with a trie that is built for each ECG."""
     trie: dict = {}
     for token in tokens:
         node = trie
@@ -54,7 +54,7 @@ def rebuilt_trie(text: str, tokens: Iterable[str]) -> list[str]:
 
 
 def train(texts: list[str], num_merges: int) -> Tokenizer:
-    """Byte-pair encoding of words between spaces."""
+    """Trains byte-pair encoding on words separated by spaces."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(vocab_size=26 + num_merges, initial_alphabet=list(SYMBOLS), show_progress=False)
@@ -63,7 +63,7 @@ def train(texts: list[str], num_merges: int) -> Tokenizer:
 
 
 def milliseconds(function: Callable, *arguments, repeats: int = REPEATS) -> float:
-    """Processor time, which other programs do not lengthen; best of so many rounds."""
+    """Processor time, which does not depend on other programs; best of several rounds."""
     rounds = []
     for _ in range(repeats):
         start = time.process_time()

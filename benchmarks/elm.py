@@ -1,4 +1,4 @@
-"""Forward and backward of an ELM with the `patch` connector, against its LLM alone on as many positions.
+"""Forward and backward pass of an ELM with the `patch` connector, compared with its LLM on as many positions.
 
 python benchmarks/elm.py
 """
@@ -44,11 +44,11 @@ def main() -> None:
     ecg_values = torch.randn(BATCH, 12, 2500)
     steps = {
         "ELM, patch connector": lambda: elm(with_ecg, ecg_values=ecg_values, labels=input_ids).loss,
-        "its LLM alone": lambda: llm(input_ids, labels=input_ids).loss,
+        "its LLM": lambda: llm(input_ids, labels=input_ids).loss,
     }
     for step in steps.values():
         milliseconds(step)
-    # Turn about, so that a busy machine slows both.
+    # Both take turns, so that a busy machine slows both.
     rounds = [[milliseconds(step) for step in steps.values()] for _ in range(ROUNDS)]
     print(
         f"{llm.num_parameters() / 1e6:.0f} million parameters, {BATCH} x {ECG_TOKENS + TEXT} positions, "
@@ -56,7 +56,7 @@ def main() -> None:
     )
     for name, times in zip(steps, zip(*rounds)):
         print(f"{name:22} {median(times):8.1f} ms")
-    print(f"ratio {median(ours / alone for ours, alone in rounds):.3f}")
+    print(f"ratio {median(elm_time / llm_time for elm_time, llm_time in rounds):.3f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Folds of questions like ECG-QA's at full size: how long they take and how well they keep shares.
+"""Folds of as many questions as ECG-QA has: the time it takes to make them, and how well they preserve the strata.
 
 python benchmarks/folds.py
 """
@@ -10,9 +10,10 @@ import numpy as np
 from elm_hf.prepare.folds import make_folds
 
 
-# ECG-QA on PTB-XL (Oh et al. 2023): questions and the patients that they are about
+# Questions, patients and ECGs of ECG-QA on PTB-XL (Oh et al. 2023).
 NUM_QUESTIONS, NUM_PATIENTS, NUM_ECGS = 414_348, 18_617, 21_000
-# about one ECG, about two of one patient, about two of different patients; verify questions have two answers
+# Questions about one ECG, about two of the same patient ("consecutive"), and about two of different patients
+# ("irrelevant"). Verify questions have two answers.
 SHARE_OF_TYPE = {
     "single-verify": 0.20,
     "single-choose": 0.14,
@@ -26,7 +27,7 @@ NUM_ANSWERS = 100
 
 
 def ecg_qa_like(size: float = 1, seed: int = 0) -> tuple[list[list[str]], list[str]]:
-    """Patients and stratum (question type and answer) of each question, `size` times as many as ECG-QA has."""
+    """Patients and stratum (question type and answer) of each of `size` times as many questions as ECG-QA has."""
     num_patients, num_ecgs = round(size * NUM_PATIENTS), round(size * NUM_ECGS)
     rng = np.random.default_rng(seed)
     patient_of = np.concatenate([np.arange(num_patients), rng.choice(num_patients, num_ecgs - num_patients)])
@@ -52,8 +53,8 @@ def main() -> None:
     print(f"{len(patients):,} questions, {NUM_PATIENTS:,} patients, {len(set(strata))} strata: {seconds:.1f} s")
     for number, fold in enumerate(folds, 1):
         print(
-            f"fold {number}: {len(fold.test):,} tested, {fold.num_left_out:,} left out, largest deviation of a stratum's "
-            f"share {fold.largest_deviation:.1%} ({fold.deviating_stratum})"
+            f"fold {number}: {len(fold.test):,} test questions, {fold.num_left_out:,} left out, largest deviation of "
+            f"a stratum's share {fold.largest_deviation:.1%} ({fold.deviating_stratum})"
         )
 
 

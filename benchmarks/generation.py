@@ -1,4 +1,4 @@
-"""Questions of ECG-QA's kind: one at a time with `generate`, in plain batches, and in batches that share each ECG.
+"""Answering questions like those of ECG-QA: one at a time, in plain batches, and in batches that share each ECG.
 
 python benchmarks/generation.py
 """
@@ -34,7 +34,7 @@ WORDINGS = ("Does this ECG show {}?", "Is there {} in this ECG?", "Which of {} a
 
 
 def compose() -> tuple[ElmForCausalLM, ElmProcessor]:
-    """A ResNet-18 and a Llama of 7 million parameters with random weights, large enough for answers to differ."""
+    """A ResNet-18 and a Llama with random weights, 7 million parameters, large enough for answers to differ."""
     torch.manual_seed(0)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
@@ -119,7 +119,7 @@ def main() -> None:
     }
     plain(model, processor, chats[:2], 1)
     times, answers = {name: [] for name in ways}, {}
-    for _ in range(ROUNDS):  # turn about, so that a busy machine slows all
+    for _ in range(ROUNDS):  # all take turns, so that a busy machine slows all
         for name, ask in ways.items():
             took, answers[name] = seconds(ask)
             times[name].append(took)
@@ -132,7 +132,7 @@ def main() -> None:
     for name in ways:
         ratio = median(one / other for one, other in zip(times[first], times[name]))
         same = sum(one == other for one, other in zip(answers[first], answers[name]))
-        print(f"{name:24} {median(times[name]):7.1f} s {ratio:5.1f}x, {same} of {NUM_QUESTIONS} answers the same")
+        print(f"{name:24} {median(times[name]):7.1f} s {ratio:5.1f}x, {same} of {NUM_QUESTIONS} answers are the same")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Training on one GPU: share of its matrix rate (MFU) and memory, with models built from their configurations.
 
-python benchmarks/gpu.py --output gpu.md      # Qwen 2.5-1.5B whole, 7B with LoRA, 7B in 4 bits with LoRA; about 60 GB of memory
-python benchmarks/gpu.py --tiny               # the same with tiny models, on the CPU: whether it runs, not how fast
+python benchmarks/gpu.py --output gpu.md      # Qwen 2.5-1.5B in full, 7B with LoRA, 7B in 4 bits with LoRA; 60 GB of
+memory python benchmarks/gpu.py --tiny               # tiny models on the CPU, only to check that everything runs
 
-Random weights are as fast as trained ones, so nothing is downloaded. The 4-bit model is written to the disk once (15 GB).
+Random weights are as fast as trained ones, so nothing is downloaded. The 4-bit model is written to disk once (15 GB).
 """
 
 import argparse
@@ -25,7 +25,7 @@ from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix
 from elm_hf.training.parts import lora_config, quantization_config, set_trainable
 
 
-# Qwen 2.5 (Qwen Team 2024), as in the published configurations.
+# Sizes of Qwen 2.5 (Qwen Team 2024), from the published configurations.
 QWEN_1_5B = {
     "hidden_size": 1536,
     "intermediate_size": 8960,
@@ -78,7 +78,7 @@ MEASUREMENTS = [
 
 
 def matrix_rate(device: str, size: int) -> float:
-    """Floating-point operations a second of a bfloat16 matrix product."""
+    """Floating-point operations per second of a bfloat16 matrix product."""
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     return 2 * size**3 / median(_times(lambda: a @ b, device, rounds=20))
 
@@ -100,7 +100,7 @@ def _wait(device: str) -> None:
 
 
 def build(measurement: Measurement, device: str) -> torch.nn.Module:
-    """The ELM with the patch connector, as `train_sft.py` sets it up for these flags."""
+    """The ELM with the patch connector, set up as in training with these flags."""
     config = AutoConfig.for_model("qwen2", max_position_embeddings=4096, **measurement.llm)
     with torch.device(device):
         llm = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -125,7 +125,7 @@ def build(measurement: Measurement, device: str) -> torch.nn.Module:
 
 
 def batch_of(measurement: Measurement, device: str) -> dict[str, torch.Tensor]:
-    """Packs of questions as long as those of ECG-QA behind a system prompt and an ECG."""
+    """Packs of questions as long as those of ECG-QA, behind a system prompt and an ECG."""
     rng = np.random.default_rng(0)
     prefix = rng.integers(ECG_TOKEN_ID, size=PREFIX)
     prefix[100 : 100 + ECG_TOKENS] = ECG_TOKEN_ID
@@ -142,8 +142,9 @@ def batch_of(measurement: Measurement, device: str) -> dict[str, torch.Tensor]:
 
 def operations(measurement: Measurement, batch: dict[str, torch.Tensor]) -> float:
     """
-    Of one step, by the usual count: 2 for each weight and position forwards, 2 for what flows back through it, 2 for its own
-    gradient, which LoRA's frozen weights have not; attention to what a position sees; the head where there are labels.
+    Floating-point operations of one step by the usual count. For each weight and position: 2 for the forward pass, 2
+    for the gradient of the input, and 2 for the gradient of the weight, which frozen weights (LoRA) do not have. In
+    addition, the attention of each position to those that it sees, and the head at positions with labels.
     """
     llm = measurement.llm
     hidden, size_of_head = llm["hidden_size"], llm["hidden_size"] // llm["num_attention_heads"]
@@ -151,8 +152,8 @@ def operations(measurement: Measurement, batch: dict[str, torch.Tensor]) -> floa
     weights = llm["num_hidden_layers"] * (attention + 3 * hidden * llm["intermediate_size"])
     positions = int(batch["attention_mask"].sum())
     seen = PREFIX * (PREFIX + 1) / 2 + QUESTIONS * SUFFIX * (PREFIX + (SUFFIX + 1) / 2)
-    learnt = int((batch["labels"] != IGNORE_INDEX).sum())
-    of_weights = (4 if measurement.lora else 6) * (weights * positions + learnt * hidden * llm["vocab_size"])
+    labelled = int((batch["labels"] != IGNORE_INDEX).sum())
+    of_weights = (4 if measurement.lora else 6) * (weights * positions + labelled * hidden * llm["vocab_size"])
     return of_weights + 12 * llm["num_hidden_layers"] * hidden * seen * measurement.packs
 
 
@@ -163,8 +164,8 @@ def measure(measurement: Measurement, device: str, rounds: int, rate: float) -> 
     model, batch = build(measurement, device), batch_of(measurement, device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=1e-5, fused=device == "cuda")
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-5, fused=device == "cuda")
 
     def step():
         with torch.autocast(device, torch.bfloat16):
@@ -183,11 +184,11 @@ def measure(measurement: Measurement, device: str, rounds: int, rate: float) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU: whether it runs")
-    parser.add_argument("--output", type=Path, help="file for the table")
+    parser.add_argument("--tiny", action="store_true", help="Run tiny models on the CPU, only as a check.")
+    parser.add_argument("--output", type=Path, help="File to write the table to.")
     arguments = parser.parse_args()
     if not arguments.tiny and not torch.cuda.is_available():
-        parser.error("needs a GPU, and torch finds none; --tiny runs on the CPU")
+        parser.error("this benchmark needs a GPU, and torch finds none; --tiny runs on the CPU")
     device = "cpu" if arguments.tiny else "cuda"
     torch.manual_seed(0)
     rate = matrix_rate(device, 256 if arguments.tiny else 8192)

@@ -1,6 +1,7 @@
-"""Milliseconds per picture of a 12-lead ECG, against matplotlib figures of the same size, on one core.
+"""Time per picture of a 12-lead ECG, compared with matplotlib figures of the same size, on one core.
 
-The plain figure has matplotlib's grid at ticks of 1 and 5 mm; the lean one has no ticks and two collections of lines.
+The plain figure has matplotlib's grid at ticks of 1 and 5 mm. The lean figure has two collections of lines and no
+ticks.
 
 python benchmarks/image.py
 """
@@ -20,7 +21,7 @@ try:
     import matplotlib
 except ImportError as error:
     raise SystemExit(
-        "matplotlib is not installed, so there is nothing to compare with: pip install matplotlib"
+        "matplotlib is not installed, which this benchmark compares with: pip install matplotlib"
     ) from error
 
 matplotlib.use("agg")
@@ -34,7 +35,7 @@ DPI = 100
 
 
 def with_matplotlib(ecg: np.ndarray, height: int, width: int, layout: str, lean: bool) -> np.ndarray:
-    """What a user of matplotlib writes: one axis with a grid, a line and a name per lead."""
+    """A typical matplotlib figure: one axis with a grid, and a line and a name for each lead."""
     paper = EcgPaper(ecg.shape[1] / SAMPLING_RATE, height, width, layout)
     seconds = np.arange(ecg.shape[1]) / SAMPLING_RATE
     figure = pyplot.figure(figsize=(width / DPI, height / DPI), dpi=DPI)

@@ -1,4 +1,4 @@
-"""Random access to conversations joined with their ECGs, against reading the same rows with plain `datasets`.
+"""Random access to conversations joined with their ECGs, compared with reading the same rows with plain `datasets`.
 
 python benchmarks/load.py FOLDER   (built by elm-hf prepare)
 """
@@ -37,7 +37,7 @@ def main(folder: str) -> None:
 
     rng = np.random.default_rng(0)
     rates = {with_elm_hf: [], with_datasets: []}
-    for _ in range(ROUNDS):  # turn about, so that a busy machine slows both
+    for _ in range(ROUNDS):  # both take turns, so that a busy machine slows both
         rows = rng.integers(len(joined), size=NUM_ROWS).tolist()
         for read, found in rates.items():
             found.append(rows_per_second(read, rows))
@@ -46,8 +46,8 @@ def main(folder: str) -> None:
     number = sum(len(row["ecgs"][0]) > 0 for row in streamed)
     in_order = number / (time.perf_counter() - start)
     print(f"{len(joined):,} conversations, {len(records):,} records, one core, median of {ROUNDS} rounds")
-    print(f"load_elm_dataset, any order       {np.median(rates[with_elm_hf]):8.0f} rows/s")
-    print(f"datasets alone, any order         {np.median(rates[with_datasets]):8.0f} rows/s")
+    print(f"load_elm_dataset, random order    {np.median(rates[with_elm_hf]):8.0f} rows/s")
+    print(f"plain datasets, random order      {np.median(rates[with_datasets]):8.0f} rows/s")
     print(f"load_elm_dataset, streamed        {in_order:8.0f} rows/s")
 
 

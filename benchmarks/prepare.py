@@ -1,10 +1,10 @@
-"""Milliseconds per 10 s record from WFDB files to the `records` table, against what is usual, on one core.
+"""Time per 10 s record from WFDB files to the `records` table, compared with a typical script, on one core.
 
 The reference reads with `wfdb.rdsamp`, resamples each lead with `scipy.interpolate.interp1d(kind="cubic")` and saves a
-`.npy` file with a dictionary for each segment. Ours checks and places the leads, filters against aliasing, and writes
-Parquet. Both take the same copies of real records.
+`.npy` file with a dictionary for each segment. elm-hf checks and orders the leads, resamples with an anti-aliasing
+filter and writes Parquet. Both read the same copies of real records.
 
-python benchmarks/prepare.py [folder with WFDB records of 500 Hz, ../shared/data/csn unless named]
+python benchmarks/prepare.py [folder with WFDB records of 500 Hz, default: ../shared/data/csn]
 """
 
 import resource
@@ -31,10 +31,10 @@ ROUNDS = 3
 
 
 def copy_records(source: Path, folder: Path) -> list[Path]:
-    """`RECORDS` copies of the source's records under names of their own; paths without ending."""
+    """Copies records of the source under new names, `RECORDS` in all. Returns their paths without endings."""
     headers = sorted(source.rglob("*.hea"))
     if not headers:
-        raise SystemExit(f"{source}: no WFDB records; name a folder that has some")
+        raise SystemExit(f"{source}: no WFDB records; name a folder that contains some")
     paths = []
     for number in range(RECORDS):
         header = headers[number % len(headers)]
@@ -46,8 +46,8 @@ def copy_records(source: Path, folder: Path) -> list[Path]:
     return paths
 
 
-def usual(paths: list[Path], output: Path) -> None:
-    """What the field's scripts do for each record."""
+def typical(paths: list[Path], output: Path) -> None:
+    """What typical scripts do for each record."""
     for path in paths:
         signal, fields = wfdb.rdsamp(str(path))
         before, after = np.arange(len(signal)) / fields["fs"], np.arange(len(signal) // 2) / 250
@@ -75,12 +75,12 @@ def main() -> None:
         files = RecordFiles(Path(folder, "work"), len(references), "benchmark")
         (files.work / "skipped").mkdir(parents=True)
         jobs = {
-            "the usual way": lambda paths: usual(paths, output),
-            "wfdb.rdsamp alone": lambda paths: [wfdb.rdsamp(str(path)) for path in paths],
-            "ours, read, checked, resampled, written": lambda paths: files.write(0, builder, references),
-            "  of it load_ecg": lambda paths: [load_ecg(path) for path in paths],
-            "  load_ecg and resample": lambda paths: [resample(load_ecg(path)[0], 500, 250) for path in paths],
-            "  read_recording and segments": lambda paths: [segments(read_recording(path), 10) for path in paths],
+            "typical script": lambda paths: typical(paths, output),
+            "only wfdb.rdsamp": lambda paths: [wfdb.rdsamp(str(path)) for path in paths],
+            "elm-hf: read, check, resample, write": lambda paths: files.write(0, builder, references),
+            "  only load_ecg": lambda paths: [load_ecg(path) for path in paths],
+            "  only load_ecg and resample": lambda paths: [resample(load_ecg(path)[0], 500, 250) for path in paths],
+            "  only read_recording and segments": lambda paths: [segments(read_recording(path), 10) for path in paths],
         }
         times = {name: [] for name in jobs}
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -90,11 +90,11 @@ def main() -> None:
         growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         size = files.path(0).stat().st_size / len(references) / 1024
     print(f"{RECORDS} records of 12 leads, 10 s at 500 Hz, to 250 Hz; CPU time of one core, median of {ROUNDS} rounds")
-    reference = np.array(times["the usual way"])
+    reference = np.array(times["typical script"])
     for name, found in times.items():
         ratio = np.median(reference / np.array(found))
         print(f"{name:40} {np.median(found):6.2f} ms, {1000 / np.median(found):5.0f} records/s, ratio {ratio:5.1f}")
-    print(f"Parquet {size:.1f} KiB a record; memory grew by {growth:.0f} MiB over {ROUNDS} rounds")
+    print(f"Parquet {size:.1f} KiB per record; memory grew by {growth:.0f} MiB over {ROUNDS} rounds")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Building at scale: 800,000 recordings in the table, peak memory and time of each step, throughput, two processes.
+"""Building large datasets: time and peak memory with a table of 800,000 recordings, throughput, and two processes.
 
-python benchmarks/prepare_scale.py             # sharding, throughput by size of the table, two processes against one
-python benchmarks/prepare_scale.py --whole     # also a whole build of 800,000 tiny records, 10 minutes
+python benchmarks/prepare_scale.py             # sharding, throughput by size of the table, two processes and one
+python benchmarks/prepare_scale.py --whole     # sharding and a complete build of 800,000 tiny records, 10 minutes
 """
 
 import argparse
@@ -29,14 +29,13 @@ from elm_hf.prepare.record_files import RECORDINGS_PER_FILE, RecordFiles, build_
 
 SIZES = (2_048, 21_800, 161_000, 800_000)
 SIGNAL_FILES = 64
-# of 512 recordings each, read in each run
-FILES = 4
+FILES = 4  # record files of 512 recordings each that are written in each run
 REPEATS, ROUNDS = 3, 7
 REPORT = "Sinus rhythm. Left axis deviation. Nonspecific ST-T abnormality. "
 
 
 def make_source(folder: Path, num_recordings: int) -> Path:
-    """PTB-XL's tables with so many rows, of which every 64th names the same file."""
+    """Writes PTB-XL's tables with `num_recordings` rows, of which every 64th names the same signal file."""
     signals = folder.parent / "signals"
     if not signals.exists():
         signals.mkdir(parents=True)
@@ -65,7 +64,7 @@ def make_source(folder: Path, num_recordings: int) -> Path:
 
 
 class TinyRecords(PtbXl):
-    """PTB-XL's tables with signals of five samples, so that everything but reading has its true size."""
+    """PTB-XL's tables with signals of five samples, so that everything except the signals has its real size."""
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
         rng = np.random.default_rng(int(reference["recording_id"]))
@@ -86,7 +85,7 @@ def read_first_files(folder: Path, source: Path, num_proc: int) -> float:
 
 
 def measure(function: Callable, **options) -> tuple[float, float, float]:
-    """Seconds, and peak memory of the process and of its largest child in MiB, in a process of its own."""
+    """Seconds, and peak memory in MiB of the process and its largest child, of a function run in a new process."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.Process(target=_report, args=(sender, function, options))
     process.start()
@@ -117,7 +116,7 @@ def sort_numbers(times: int) -> None:
 
 
 def sorts_per_second(num_proc: int, times: int = 4000) -> float:
-    """What the machine itself gives to processes that share nothing."""
+    """The speed of the machine itself, for processes that share nothing."""
     processes = [multiprocessing.Process(target=sort_numbers, args=(times // num_proc,)) for _ in range(num_proc)]
     start = time.perf_counter()
     for process in processes:
@@ -128,7 +127,7 @@ def sorts_per_second(num_proc: int, times: int = 4000) -> float:
 
 
 def compare_processes(folder: Path, source: Path) -> None:
-    """Runs take turns, since other work on the machine comes and goes."""
+    """Compares two processes with one. The runs take turns, since the load of the machine varies."""
     works = {
         "recordings": lambda num_proc: read_first_files(folder, source, num_proc),
         "processes that share nothing": sorts_per_second,
@@ -136,7 +135,7 @@ def compare_processes(folder: Path, source: Path) -> None:
     rounds = [{name: work(2) / work(1) for name, work in works.items()} for _ in range(ROUNDS)]
     for name in works:
         ratios = sorted(ratio[name] for ratio in rounds)
-        print(f"two against one, {name}: {median(ratios):.2f} times ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        print(f"two processes and one, {name}: ratio {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
 def build_one_shard(folder: Path, source: Path, size: int) -> None:
@@ -157,7 +156,7 @@ def build_everything(folder: Path, source: Path, size: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--whole", action="store_true", help="build a whole dataset of the largest table")
+    parser.add_argument("--whole", action="store_true", help="Build a complete dataset from the largest table.")
     arguments = parser.parse_args()
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""Milliseconds per simulated 10 s record, against the same Gaussians summed beat by beat over the whole record.
+"""Time per simulated 10 s record, compared with summing the same Gaussians beat by beat over the whole record.
 
 python benchmarks/simulate.py
 """
@@ -19,7 +19,7 @@ REPEATS = 3
 def naive_wave_trains(
     onsets: np.ndarray, gains: np.ndarray, centres: np.ndarray, widths: np.ndarray, samples: int, sampling_rate: int
 ) -> np.ndarray:
-    """What `simulate._wave_trains` computes, every Gaussian over the full time axis."""
+    """The result of `simulate._wave_trains`, with every Gaussian computed over the full time axis."""
     time_s = np.arange(samples) / sampling_rate
     trains = np.zeros((len(centres), samples))
     for onset, gain in zip(onsets, gains):
@@ -29,7 +29,7 @@ def naive_wave_trains(
 
 
 def milliseconds(records: list[simulate.Findings], wave_trains: Callable) -> float:
-    """Best of `REPEATS` rounds over all records, per record."""
+    """Milliseconds per record in the best of `REPEATS` rounds over all records."""
     windowed, simulate._wave_trains = simulate._wave_trains, wave_trains
     rounds = []
     for _ in range(REPEATS):
@@ -51,7 +51,7 @@ def main() -> None:
     difference = np.abs(simulate._wave_trains(*arguments) - naive_wave_trains(*arguments)).max()
     ours, naive = (milliseconds(records, how) for how in (simulate._wave_trains, naive_wave_trains))
     print(f"{RECORDS} records of 10 s, 12 leads, {SAMPLING_RATE} Hz, one thread, best of {REPEATS} rounds")
-    print(f"windows of every Gaussian at once  {ours:6.2f} ms/record")
+    print(f"all Gaussians at once, in windows  {ours:6.2f} ms/record")
     print(f"beat by beat over the whole record {naive:6.2f} ms/record")
     print(f"ratio {naive / ours:.1f}; the waves differ by at most {difference:.1e} of their height")
 

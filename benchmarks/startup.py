@@ -1,10 +1,9 @@
 """
-What it costs to start a command: processor seconds, and the libraries that it imports.
+Start-up costs of the commands: processor time and imported libraries.
 
     python benchmarks/startup.py
 
-`python -c "import torch"` is the alternative that the others are compared with: a command that answers before torch is
-imported costs a part of it.
+All commands are compared with `python -c "import torch"`: a command that answers without torch takes a fraction of it.
 """
 
 import resource
@@ -35,7 +34,7 @@ main()
 
 
 def measure(command: list[str]) -> tuple[float, subprocess.CompletedProcess]:
-    """Processor seconds of a process and its children, and the process."""
+    """Runs a command. Returns the processor time of its process and children in seconds, and the completed process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -43,7 +42,7 @@ def measure(command: list[str]) -> tuple[float, subprocess.CompletedProcess]:
 
 
 def main():
-    measure([sys.executable, "-c", "import torch"])  # into the file cache
+    measure([sys.executable, "-c", "import torch"])  # fills the file cache
     torch_seconds, _ = measure([sys.executable, "-c", "import torch"])
     print(f"import torch: {torch_seconds:.2f} s of processor time\n")
     print("| command | processor time, s | share of importing torch | imports |\n| --- | ---: | ---: | --- |")
@@ -51,7 +50,7 @@ def main():
         seconds, done = measure([sys.executable, "-c", RUN.format(heavy=HEAVY, arguments=arguments)])
         heavy = done.stderr.rsplit("heavy:", 1)[-1].split()
         print(
-            f"| `{name}` | {seconds:.2f} | {seconds / torch_seconds:.2f} | {', '.join(heavy) or 'none of the large ones'} |"
+            f"| `{name}` | {seconds:.2f} | {seconds / torch_seconds:.2f} | {', '.join(heavy) or 'no large libraries'} |"
         )
 
 

@@ -1,4 +1,4 @@
-"""Training against its alternatives: the data path, padding to a fixed length, questions that each repeat their ECG, the LLM.
+"""Training compared with alternatives: plain data loading, fixed-length padding, no packing, and the LLM itself.
 
 python benchmarks/training.py
 """
@@ -43,7 +43,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def compare(title: str, works: dict[str, Callable[[], object]], number: dict[str, int], unit: str) -> None:
-    """Times the works turn about, so that a busy machine slows all, and prints each one's ratio to the last."""
+    """Times the works in turns, so that a busy machine slows all, and prints the ratio of each to the last."""
     for work in works.values():
         work()
     rounds = [[seconds(work) / number[name] for name, work in works.items()] for _ in range(ROUNDS)]
@@ -55,7 +55,7 @@ def compare(title: str, works: dict[str, Callable[[], object]], number: dict[str
 
 
 def reference_row(folder: Path, name: str, question: str, answer: str, tokenizer, num_ecg_tokens: int) -> dict:
-    """One `.npy` file and a prompt put together from strings, as a training script without a data library reads a sample."""
+    """A sample as a script without a data library reads it: one `.npy` file, and a prompt joined from strings."""
     ecg = np.load(folder / f"{name}.npy").astype(np.float32)
     lowest, highest = ecg.min(), ecg.max()
     ecg = (ecg - lowest) / (highest - lowest + 1e-6)
@@ -110,14 +110,14 @@ def benchmark_data_path(folder: Path, processor) -> None:
         "tokenized once, packed by ECG": lambda: collator(packs.__getitems__(list(range(num_packs)))),
         "tokenized once": lambda: ours(tokenized),
         "tokenized when read": lambda: ours(dataset),
-        "one .npy and a prompt of strings": reference,
+        "one .npy file and a prompt of strings": reference,
     }
     number = dict.fromkeys(works, len(order)) | {"tokenized once, packed by ECG": packed}
     compare("Data path, 12 x 2500 samples", works, number, "conversation")
 
 
 def conversations(model: ElmForCausalLM) -> list[dict]:
-    """Tokenized questions about one ECG, as long as those of ECG-QA behind a system prompt."""
+    """Tokenized questions about one ECG behind a system prompt, as long as those of ECG-QA."""
     rng = np.random.default_rng(0)
     words = model.config.ecg_token_id
     prefix = rng.integers(words, size=PREFIX)
@@ -174,8 +174,8 @@ def benchmark_steps(model: ElmForCausalLM, processor) -> None:
         loss = model.loss_function(logits=logits, labels=four["labels"], vocab_size=logits.shape[-1])
         loss.backward()
 
-    works = {"ELM, patch connector": step(four), "its LLM alone": bare_llm}
-    compare("Step: 4 conversations, nothing padded", works, dict.fromkeys(works, 4), "conversation")
+    works = {"ELM, patch connector": step(four), "its LLM": bare_llm}
+    compare("Step: 4 conversations, no padding", works, dict.fromkeys(works, 4), "conversation")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""ECG-language models for the Hugging Face libraries. Names are imported when they are first used."""
+"""ECG-language models for the Hugging Face libraries. Public names are imported on first use."""
 
 from importlib import import_module
 from importlib.metadata import version

@@ -1,1 +1,1 @@
-"""Settings of training runs, named without a path: `elm-hf recipes` lists them."""
+"""Settings of training runs, named without a path; `elm-hf recipes` lists them."""

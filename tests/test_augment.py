@@ -1,4 +1,4 @@
-"""Augmentations: amounts, limb-lead identities and filters against scipy, Pillow and colorsys; the same in any worker."""
+"""Augmentation: amounts, limb-lead identities, and comparisons with scipy, Pillow and colorsys."""
 
 import colorsys
 
@@ -48,7 +48,7 @@ def test_off_by_default(ecg):
     assert torch.allclose(unchanged, picture, atol=1e-6)
 
 
-def test_ecg_given_is_not_changed(ecg):
+def test_the_given_ecg_is_not_modified(ecg):
     before = ecg.copy()
     EcgAugmentation(**EVERYTHING)(ecg, 250, rng())
     assert (ecg == before).all()
@@ -61,7 +61,7 @@ def test_limb_leads_keep_their_identities(ecg):
         np.testing.assert_allclose(changed[LEADS.index(lead)], of(changed[0], changed[1]), atol=1e-5)
 
 
-def test_independent_leads_get_noise_of_their_own(ecg):
+def test_noise_is_uncorrelated_between_independent_leads(ecg):
     noise = EcgAugmentation(noise=0.1)(ecg, 250, rng(3)) - ecg
     independent = [LEADS.index(lead) for lead in ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")]
     correlation = np.corrcoef(noise[independent]) - np.eye(8)
@@ -98,7 +98,7 @@ def test_all_leads_are_scaled_by_the_same_factor(ecg):
     assert 0.8 <= min(factors) < 0.85 and 1.15 < max(factors) <= 1.2
 
 
-def test_all_leads_are_shifted_by_the_same_time_and_held_at_the_ends(ecg):
+def test_all_leads_are_shifted_by_the_same_time_and_repeat_the_sample_at_the_edge(ecg):
     shifts = []
     for index in range(40):
         shifted = EcgAugmentation(time_shift=0.2)(ecg, 250, rng(index))
@@ -111,7 +111,7 @@ def test_all_leads_are_shifted_by_the_same_time_and_held_at_the_ends(ecg):
     assert min(shifts) < -35 and max(shifts) > 35
 
 
-def test_leads_drop_out_with_their_probability_but_never_all(ecg):
+def test_leads_are_dropped_with_the_given_probability_but_never_all(ecg):
     dropped = [np.isnan(EcgAugmentation(lead_dropout=0.3)(ecg, 250, rng(index))) for index in range(300)]
     assert all((lead.all(axis=1) == lead.any(axis=1)).all() for lead in dropped)
     assert np.mean(dropped) == pytest.approx(0.3, abs=0.03)
@@ -127,7 +127,7 @@ def test_missing_leads_stay_missing_and_the_rest_is_finite(ecg):
     assert np.isnan(EcgAugmentation(**EVERYTHING)(np.full((12, 500), np.nan), 250, rng())).all()
 
 
-def test_leads_are_known_by_name(ecg):
+def test_leads_are_identified_by_name(ecg):
     order = np.random.default_rng(0).permutation(12)
     augmentation = EcgAugmentation(**{**EVERYTHING, "lead_dropout": 0})
     shuffled = augmentation(ecg[order], 250, rng(), [LEADS[i].lower() for i in order])
@@ -153,7 +153,7 @@ def test_samples_are_the_same_for_any_number_of_workers(ecg):
     assert torch.equal(runs[0].nan_to_num(9), runs[2].nan_to_num(9))
 
 
-def test_seed_epoch_and_sample_each_make_a_difference():
+def test_seed_epoch_and_sample_each_change_the_random_numbers():
     keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 0, 0)]
     draws = [sample_rng(*key).random() for key in keys]
     assert len(set(draws)) == 5 and draws[0] == draws[-1]
@@ -169,7 +169,7 @@ def picture() -> torch.Tensor:
     return torch.from_numpy(0.5 + 0.2 * smooth / abs(smooth).max()).float()
 
 
-def test_pictures_are_normalized_again(picture):
+def test_pictures_stay_normalized(picture):
     mean, std = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
     augmentation = EcgImageAugmentation(brightness=0.2, hue=0.1, rotation=3, blur=1)
     normalized = (torch.stack([picture, picture]) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
@@ -191,7 +191,7 @@ def test_brightness_multiplies_and_clips(picture):
     assert white.max() <= 1
 
 
-def test_hue_turns_colours_and_keeps_grey_and_luminance(picture):
+def test_hue_rotates_colours_and_keeps_grey_and_luminance(picture):
     turns = rng(4).uniform(-0.3, 0.3)
     changed = EcgImageAugmentation(hue=0.3).change(picture, rng(4))
     for y, x in [(5, 5), (30, 40), (50, 80)]:
@@ -204,7 +204,7 @@ def test_hue_turns_colours_and_keeps_grey_and_luminance(picture):
     assert torch.allclose(EcgImageAugmentation(hue=0.5).change(grey, rng()), grey, atol=1e-3)
 
 
-def test_rotation_is_that_of_pillow(picture):
+def test_rotation_equals_that_of_pillow(picture):
     for index in range(3):
         degrees = rng(index).uniform(-20, 20)
         changed = EcgImageAugmentation(rotation=20).change(picture, rng(index))
@@ -212,12 +212,12 @@ def test_rotation_is_that_of_pillow(picture):
         np.testing.assert_allclose(changed[0, 20:40, 30:60], np.asarray(expected)[20:40, 30:60], atol=0.002)
 
 
-def test_rotation_continues_the_border():
+def test_rotation_extends_the_border():
     paper = torch.full((3, 40, 60), 0.8)
     assert torch.allclose(EcgImageAugmentation(rotation=20).change(paper, rng()), paper, atol=1e-5)
 
 
-def test_blur_is_that_of_scipy(picture):
+def test_blur_equals_that_of_scipy(picture):
     for index in range(3):
         deviation = rng(index).uniform(0, 2)
         changed = EcgImageAugmentation(blur=2).change(picture, rng(index))

@@ -397,15 +397,15 @@ def without_embeddings(folder: Path) -> None:
 DAMAGED_CHECKPOINTS = {
     "a plain LLM": (
         lambda folder: (folder / "config.json").write_text(json.dumps(TINY_LLM)),
-        'a checkpoint of type "qwen2", not an ELM',
+        'a checkpoint of type "qwen2"; expected an ELM',
     ),
-    "no config": (lambda folder: (folder / "config.json").unlink(), "without a model_type, not an ELM"),
-    "a list": (lambda folder: (folder / "config.json").write_text("[]"), "without a model_type, not an ELM"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "without a model_type; expected an ELM"),
+    "a list": (lambda folder: (folder / "config.json").write_text("[]"), "without a model_type; expected an ELM"),
     "half a config": (lambda folder: truncate(folder / "config.json"), "config.json' is not a valid JSON file"),
     "a number in words": (edit_config(num_ecg_tokens="ten"), "'num_ecg_tokens' expected int, got str"),
     "unequal patches": (edit_config(num_ecg_tokens=7), "cannot be cut into num_ecg_tokens=7 equal patches"),
     "half the weights": (lambda folder: truncate(folder / "model.safetensors"), "file not fully covered"),
-    "a missing weight": (without_embeddings, "weights are missing or of another shape, such as "),
+    "a missing weight": (without_embeddings, "weights are missing or have another shape, such as "),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded as an ELM"),
     "half a template": (lambda folder: truncate(folder / "chat_template.jinja"), "its chat template refuses: "),
 }
@@ -429,8 +429,11 @@ def test_a_checkpoint_that_is_none_is_refused(damaged, message, tiny_elm, record
         ("{", "elm.json: cannot be read as JSON"),
         ("[]", "elm.json: expected a JSON object"),
         ('{"text_config": "qwen2"}', "elm.json: expected a JSON object"),
-        ('{"text_config": {"model_type": "vit"}}', "elm.json: expected a causal LLM"),
-        ('{"num_samples": 500}', "elm.json: leave out num_samples"),
+        (
+            '{"text_config": {"model_type": "vit"}}',
+            "elm.json: `model_type` of `text_config` is 'vit'; expected a causal LLM",
+        ),
+        ('{"num_samples": 500}', "elm.json: remove num_samples"),
         ('{"text_config": {"model_type": "qwen2", "hidden_size": "wide"}}', "'hidden_size' expected int, got str"),
     ],
 )
@@ -445,8 +448,8 @@ def test_a_configuration_that_makes_no_model(content, expected, message, simulat
     [
         (["--projector", "mlp"], 'projector_type="mlp" does not fit no encoder; choose one of linear, patch, conv'),
         (["--num-ecg-tokens", "7"], "num_samples=2500 cannot be cut into num_ecg_tokens=7 equal patches"),
-        (["--seconds", "0"], "ECGs of 0 s (--seconds) have no samples"),
-        (["--dtype", "int8"], 'dtype (--dtype) "int8" is not auto, float32'),
+        (["--seconds", "0"], "--seconds is 0; expected the length of at least one sample"),
+        (["--dtype", "int8"], '--dtype is "int8"; expected auto, float32'),
         (["--normalization", "max"], 'normalization "max" is not one of min_max'),
         (["--representation", "picture"], "'representation' expected one of"),
         (["--encoder", "no/such/encoder"], "no/such/encoder: no such folder"),
@@ -460,7 +463,8 @@ def test_options_that_make_no_model(options, expected, message, tiny_elm, tmp_pa
 
 
 def test_an_elm_is_no_llm_for_another(message, tiny_elm):
-    assert f'{tiny_elm}: a checkpoint of type "elm", not a causal LLM.' in message("create", "elm", "--llm", tiny_elm)
+    expected = f'{tiny_elm}: a checkpoint of type "elm"; expected a causal LLM.'
+    assert expected in message("create", "elm", "--llm", tiny_elm)
 
 
 # from nothing to answers

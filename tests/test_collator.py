@@ -1,4 +1,4 @@
-"""Training batches: what is learnt, what is cut, what is refused."""
+"""Training batches: labels, conversations that are too long, tokenization in advance, and rows that are refused."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def tiny_processor(family: str) -> ElmProcessor:
 
 
 def row(ecgs: list[np.ndarray], *turns: str, **columns) -> dict:
-    """User and assistant in turn; all ECGs in the first."""
+    """A row of alternating user and assistant turns, with all ECGs in the first."""
     items = [[{"type": "text", "text": text}] for text in turns]
     items[0] = [{"type": "ecg", "text": None} for _ in ecgs] + items[0]
     roles = ["user", "assistant"] * len(turns)
@@ -29,7 +29,7 @@ def row(ecgs: list[np.ndarray], *turns: str, **columns) -> dict:
     return {"messages": messages, "ecgs": ecgs, "sampling_rate": 250, **columns}
 
 
-def learnt(processor: ElmProcessor, batch: dict, index: int = 0) -> str:
+def labelled_text(processor: ElmProcessor, batch: dict, index: int = 0) -> str:
     labels = batch["labels"][index]
     return processor.tokenizer.decode(labels[labels != IGNORE_INDEX])
 
@@ -43,7 +43,7 @@ def test_labels_are_the_assistants_words_and_its_end_of_turn(family, ecgs):
         row([ecgs[1], ecgs[2]], "Compare the two ECGs.", "The rate of the first is higher."),
     ]
     batch = ElmDataCollator(processor)(rows)
-    assert [learnt(processor, batch, index) for index in range(3)] == [
+    assert [labelled_text(processor, batch, index) for index in range(3)] == [
         f"sinus rhythm{end}60{end}",
         f"none{end}",
         f"The rate of the first is higher.{end}",
@@ -63,7 +63,7 @@ def test_a_batch_is_as_long_as_its_longest_conversation(ecgs):
 
 
 @pytest.mark.parametrize("padding_free", [False, True])
-def test_rows_tokenized_once_make_the_same_batch(padding_free, simulated_dataset):
+def test_rows_tokenized_in_advance_give_the_same_batch(padding_free, simulated_dataset):
     collator = ElmDataCollator(tiny_processor("llama"), padding_free=padding_free)
     dataset = load_elm_dataset(simulated_dataset)
     read, once = (
@@ -76,13 +76,13 @@ def test_rows_tokenized_once_make_the_same_batch(padding_free, simulated_dataset
         assert isinstance(values, int) or values.dtype == once[name].dtype, name
 
 
-def test_rows_that_other_code_tokenized_are_not_reused(simulated_dataset, monkeypatch):
+def test_changed_code_tokenizes_again(simulated_dataset, monkeypatch):
     collator = ElmDataCollator(tiny_processor("llama"))
     dataset = load_elm_dataset(simulated_dataset)
     before, again = (tokenize_conversations(dataset, collator.tokenize)._fingerprint for _ in range(2))
     assert before == again
-    other_draws = ElmDataCollator(tiny_processor("llama"), augmentation=EcgAugmentation(noise=0.1), seed=1)
-    assert tokenize_conversations(dataset, other_draws.tokenize)._fingerprint == before  # they are not tokenized
+    augmented = ElmDataCollator(tiny_processor("llama"), augmentation=EcgAugmentation(noise=0.1), seed=1)
+    assert tokenize_conversations(dataset, augmented.tokenize)._fingerprint == before  # independent of augmentation
     monkeypatch.setattr(tokenization, "source_digest", lambda module: "of changed code")
     assert tokenize_conversations(dataset, collator.tokenize)._fingerprint != before
 
@@ -105,16 +105,16 @@ def test_a_text_only_batch_has_no_ecg_values():
 
 
 @pytest.mark.parametrize("max_length", [16, 24, 32, 40])
-def test_a_long_conversation_loses_prompt_but_neither_ecg_nor_answer(max_length, ecgs):
+def test_a_long_conversation_keeps_its_ecg_and_its_answer(max_length, ecgs):
     processor = tiny_processor("llama")
     collator = ElmDataCollator(processor, max_length=max_length)
     batch = collator([row([ecgs[0]], "What is the rhythm of this ECG? " * 20, "sinus rhythm")])
     assert batch["input_ids"].shape == (1, max_length)
     assert (batch["input_ids"] == processor.ecg_token_id).sum() == 5
-    assert learnt(processor, batch) == "sinus rhythm<|eot_id|>"
+    assert labelled_text(processor, batch) == "sinus rhythm<|eot_id|>"
 
 
-def test_the_oldest_words_go_first(ecgs):
+def test_the_oldest_text_is_cut_first(ecgs):
     processor = tiny_processor("llama")
     long = row([ecgs[0]], "first " * 30, "one", "second", "two")
     full = ElmDataCollator(processor)([long])["input_ids"][0]
@@ -124,31 +124,31 @@ def test_the_oldest_words_go_first(ecgs):
     assert cut[cut != processor.ecg_token_id][1:].tolist() == full[is_text][11:].tolist()
 
 
-def test_an_answer_longer_than_everything_keeps_its_beginning(ecgs):
+def test_an_answer_that_is_too_long_keeps_its_beginning(ecgs):
     processor = tiny_processor("llama")
     batch = ElmDataCollator(processor, max_length=12)([row([ecgs[0]], "What?", "a b c d e f g h i j k l m n o p")])
     assert batch["input_ids"].shape == (1, 12)
     assert (batch["labels"] != IGNORE_INDEX).sum() == 7
-    assert "a b c d e f g h i j k l m n o p".startswith(learnt(processor, batch))
+    assert "a b c d e f g h i j k l m n o p".startswith(labelled_text(processor, batch))
 
 
 def test_ecgs_that_leave_no_room_are_refused_by_name(ecgs):
     collator = ElmDataCollator(tiny_processor("llama"), max_length=10)
-    with pytest.raises(ValueError, match="Conversation c7: its ECGs take 10 tokens, max_length=10 leaves no answer"):
+    with pytest.raises(ValueError, match="Conversation c7: its ECGs take 10 tokens, and max_length=10 leaves no room"):
         collator([row([ecgs[0], ecgs[1]], "Compare.", "none", conversation_id="c7")])
 
 
 def test_a_conversation_without_an_answer_is_refused_by_name():
-    with pytest.raises(ValueError, match="Conversation c8: it has no assistant's turn"):
+    with pytest.raises(ValueError, match="Conversation c8: it has no assistant turn"):
         ElmDataCollator(tiny_processor("llama"))([row([], "Hello?", conversation_id="c8")])
 
 
-def test_an_empty_answer_still_teaches_to_stop(ecgs):
+def test_the_label_of_an_empty_answer_is_the_end_of_the_turn(ecgs):
     processor = tiny_processor("qwen2")
-    assert learnt(processor, ElmDataCollator(processor)([row([ecgs[0]], "What?", "")])) == "<|im_end|>"
+    assert labelled_text(processor, ElmDataCollator(processor)([row([ecgs[0]], "What?", "")])) == "<|im_end|>"
 
 
-def test_ecgs_and_their_items_must_match(ecgs):
+def test_the_number_of_ecgs_must_match_the_number_of_items(ecgs):
     wrong = row([ecgs[0]], "What?", "none")
     wrong["ecgs"] = [ecgs[0], ecgs[1]]
     with pytest.raises(ValueError, match="1 ECG items and 2 ECGs"):
@@ -156,7 +156,7 @@ def test_ecgs_and_their_items_must_match(ecgs):
 
 
 @pytest.mark.parametrize("family", LLM_FAMILIES)
-def test_a_system_prompt_opens_conversations_that_have_none(family, ecgs):
+def test_the_system_prompt_is_added_to_conversations_without_one(family, ecgs):
     processor = tiny_processor(family)
     own = row([], "Hello?", "none")
     own["messages"] = [{"role": "system", "content": [{"type": "text", "text": "Be short."}]}, *own["messages"]]

@@ -1,4 +1,4 @@
-"""`elm-hf convert`: published files of the masked autoencoders, what is refused, what a converted checkpoint holds."""
+"""`elm-hf convert` on published files of masked autoencoders: converted checkpoints, and files that are refused."""
 
 import json
 import os
@@ -21,7 +21,7 @@ KINDS = ("st_mem", "mtae", "mlae")
 
 
 def published(folder, kind="st_mem", sizes=TINY, full=True, change=None, wrap=True):
-    """A file in the layout of the published ones; `change` edits its weights."""
+    """A file in the format of the published ones. `change` edits its weights."""
     weights = random_weights(kind, sizes, full)
     if change is not None:
         change(weights)
@@ -29,7 +29,7 @@ def published(folder, kind="st_mem", sizes=TINY, full=True, change=None, wrap=Tr
     return folder / "file.pth"
 
 
-def left_in(folder) -> list[str]:
+def names_in(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -46,7 +46,7 @@ def test_encoder_and_full_files_give_the_same_representation(kind, full, archite
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_every_weight_arrives_unchanged(full, tmp_path):
+def test_every_weight_is_converted_unchanged(full, tmp_path):
     convert_checkpoint("st_mem", published(tmp_path, full=full), tmp_path / "out")
     weights = random_weights("st_mem", full=full)
     unique = {name: value for name, value in weights.items() if f"encoder.{name}" not in weights}
@@ -70,7 +70,7 @@ def test_prefix_and_bare_dictionaries_are_accepted(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sizes_are_read_off_the_shapes(kind, tmp_path):
+def test_sizes_follow_from_the_shapes(kind, tmp_path):
     sizes = {"samples": 96, "leads": 12, "patch": 8, "width": 64, "layers": 3, "heads": 1, "inner": 20}
     sizes |= {"d_width": 30, "d_layers": 1, "d_heads": 2, "d_inner": 22}
     model, extractor = convert_checkpoint(kind, published(tmp_path, kind, sizes), tmp_path / "out")
@@ -89,13 +89,13 @@ def test_sizes_are_read_off_the_shapes(kind, tmp_path):
     assert relative_error(pooled, Reference(kind, weights, sizes).encode(ecg)[1]) < 1e-5
 
 
-def test_the_signal_conventions_travel_with_the_checkpoint(tmp_path):
+def test_the_preprocessing_is_saved_with_the_checkpoint(tmp_path):
     convert_checkpoint("st_mem", published(tmp_path, full=False), tmp_path / "out")
     settings = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
     expected = {"sampling_rate": 250, "num_samples": 150, "normalization": "z_score", "band_pass": [0.67, 40.0]}
     expected |= {"leads": ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]}
     assert {name: settings[name] for name in expected} == expected
-    assert {"modeling_st_mem.py", "modeling_ecg_vit.py", "ecg_leads.py"} <= set(left_in(tmp_path / "out"))
+    assert {"modeling_st_mem.py", "modeling_ecg_vit.py", "ecg_leads.py"} <= set(names_in(tmp_path / "out"))
 
 
 LOAD_IN_FRESH_PROCESS = """
@@ -124,7 +124,7 @@ def test_a_record_through_a_converted_checkpoint_in_a_fresh_process(shared_data,
     sizes = TINY | {"samples": 2250, "patch": 75}
     convert_checkpoint("st_mem", published(tmp_path, sizes=sizes), tmp_path / "out")
     record = shared_data / "ptb_xl" / "records500" / "06000" / "06000_hr"
-    # -S hides site-packages' editable finder; the library folders are put back, elm_hf is in none of them
+    # -S hides the finder of editable installs; the library folders, which do not contain elm_hf, are added again
     script = "import sys; sys.path[:0] = sys.argv[2].split(':')\n" + LOAD_IN_FRESH_PROCESS
     paths = ":".join(path for path in sys.path if path.endswith("site-packages"))
     done = subprocess.run(
@@ -137,7 +137,7 @@ def test_a_record_through_a_converted_checkpoint_in_a_fresh_process(shared_data,
     assert done.returncode == 0, done.stderr
     outputs = torch.load(tmp_path / "out" / "outputs.pt", weights_only=True)
 
-    # The project's preprocessing once more: the record's 500 Hz samples in digital units, 1000 to the millivolt.
+    # The project's preprocessing, written out: the record's 500 Hz samples are digital units, 1000 per millivolt.
     raw = np.fromfile(f"{record}.dat", dtype="<i2").reshape(-1, 12).T.astype(np.float64)
     signal = scipy.signal.resample(raw, 2500, axis=1)[:, :2250]
     for frequency, kind in ((0.67, "high"), (40, "low")):
@@ -185,7 +185,7 @@ BAD_WEIGHTS = {
     "layer left out": (
         "st_mem",
         lambda weights: [weights.pop(name) for name in list(weights) if "encoder.block0." in name],
-        r"no st_mem checkpoint: it lacks block0\.attn\.fn\.to_qkv\.weight, block0\.ff",
+        r"not a checkpoint of st_mem: it lacks block0\.attn\.fn\.to_qkv\.weight, block0\.ff",
     ),
     "shape": (
         "mlae",
@@ -210,14 +210,14 @@ BAD_WEIGHTS = {
     "no decoder": (
         "st_mem",
         lambda weights: weights.pop("decoder_pos_embed"),
-        "no whole decoder: it lacks decoder_pos_embed",
+        "incomplete decoder: it lacks decoder_pos_embed",
     ),
     "head dimension": (
         "st_mem",
         lambda weights: weights.update({"encoder.block0.attn.fn.to_qkv.weight": torch.zeros(120, 40)}),
-        "has 120 rows, no multiple of 3 x 64",
+        "has 120 rows; expected a multiple of 3 x 64",
     ),
-    "not tensors": ("st_mem", lambda weights: weights.update({"note": "mine"}), "no tensors: note"),
+    "not tensors": ("st_mem", lambda weights: weights.update({"note": "mine"}), "not tensors: note"),
 }
 
 
@@ -227,16 +227,16 @@ def test_weights_that_do_not_fit_are_listed(case, tmp_path):
     file = published(tmp_path, kind, change=change)
     with pytest.raises(ValueError, match=message):
         convert_checkpoint(kind, file, tmp_path / "out")
-    assert left_in(tmp_path) == ["file.pth"]
+    assert names_in(tmp_path) == ["file.pth"]
 
 
 @pytest.mark.parametrize(
     "held, asked, message",
     [
-        ("mtae", "st_mem", "no st_mem checkpoint: it lacks lead_embeddings, sep_embedding"),
-        ("st_mem", "mtae", "no mtae checkpoint: it lacks cls_embedding"),
-        ("mlae", "mtae", "no mtae checkpoint: its patches have 150 values, no multiple of 12 leads"),
-        ("mtae", "mlae", "no mlae checkpoint: positions for 30 leads"),
+        ("mtae", "st_mem", "not a checkpoint of st_mem: it lacks lead_embeddings, sep_embedding"),
+        ("st_mem", "mtae", "not a checkpoint of mtae: it lacks cls_embedding"),
+        ("mlae", "mtae", "not a checkpoint of mtae: its patches have 150 values; expected a multiple of 12"),
+        ("mtae", "mlae", "not a checkpoint of mlae: it has positions for 30 leads; expected at most 12"),
         ("st_mem", "resnet", 'kind "resnet" is not one of st_mem, mtae, mlae'),
     ],
 )
@@ -244,11 +244,11 @@ def test_another_architecture_is_refused(held, asked, message, tmp_path):
     sizes = TINY | {"samples": 450} if held == "mtae" else TINY
     with pytest.raises(ValueError, match=message):
         convert_checkpoint(asked, published(tmp_path, held, sizes), tmp_path / "out")
-    assert left_in(tmp_path) == ["file.pth"]
+    assert names_in(tmp_path) == ["file.pth"]
 
 
 class Touch:
-    """Unpickling it would make a file."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -258,7 +258,7 @@ class Touch:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
-def test_a_pickle_that_imports_is_refused_and_not_run(form, tmp_path):
+def test_a_pickle_that_imports_is_refused_and_not_executed(form, tmp_path):
     content = {"model": random_weights("st_mem"), "config": Touch(tmp_path / "made")}
     if form == "pickle":
         (tmp_path / "file.pth").write_bytes(pickle.dumps({"config": content["config"]}, protocol=2))
@@ -266,14 +266,14 @@ def test_a_pickle_that_imports_is_refused_and_not_run(form, tmp_path):
         torch.save(content, tmp_path / "file.pth", _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(ValueError, match="file.pth: refused, nothing was executed: .*mkdir"):
         convert_checkpoint("st_mem", tmp_path / "file.pth", tmp_path / "out")
-    assert left_in(tmp_path) == ["file.pth"]
+    assert names_in(tmp_path) == ["file.pth"]
 
 
 def test_a_pickle_of_another_kind_is_refused(tmp_path):
     (tmp_path / "file.pth").write_bytes(pickle.dumps([np.float64(3), Touch(tmp_path / "made")], protocol=5))
-    with pytest.raises(ValueError, match=r"file.pth: refused, nothing was executed: no file of tensors \(Unsupported"):
+    with pytest.raises(ValueError, match=r"file.pth: refused, nothing was executed: not a file of tensors \(Unsup"):
         convert_checkpoint("st_mem", tmp_path / "file.pth", tmp_path / "out")
-    assert left_in(tmp_path) == ["file.pth"]
+    assert names_in(tmp_path) == ["file.pth"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
@@ -281,16 +281,16 @@ def test_a_damaged_file_is_named(content, tmp_path):
     (tmp_path / "file.pth").write_bytes(content)
     with pytest.raises(ValueError, match="file.pth: "):
         convert_checkpoint("st_mem", tmp_path / "file.pth", tmp_path / "out")
-    assert left_in(tmp_path) == ["file.pth"]
+    assert names_in(tmp_path) == ["file.pth"]
 
 
-def test_a_list_of_tensors_is_no_checkpoint(tmp_path):
+def test_a_list_of_tensors_is_refused(tmp_path):
     torch.save([torch.zeros(3)], tmp_path / "file.pth")
     with pytest.raises(ValueError, match="expected a dictionary of tensors, found list"):
         convert_checkpoint("st_mem", tmp_path / "file.pth", tmp_path / "out")
 
 
-def test_nothing_half_written_is_left(tmp_path, monkeypatch):
+def test_a_failed_conversion_leaves_no_files(tmp_path, monkeypatch):
     from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 
     def fail(self, folder):
@@ -299,7 +299,7 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(EcgFeatureExtractor, "save_pretrained", fail)
     with pytest.raises(OSError, match="disk full"):
         convert_checkpoint("st_mem", published(tmp_path), tmp_path / "out")
-    assert left_in(tmp_path) == ["file.pth"]
+    assert names_in(tmp_path) == ["file.pth"]
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""The same command gives the same bits, and goes on after `kill -9` as if it had not been interrupted."""
+"""The same command gives the same bits, and a killed run resumes with the weights of an uninterrupted one."""
 
 import json
 import multiprocessing
@@ -20,7 +20,7 @@ from elm_hf.training.resume import last_checkpoint
 
 @pytest.fixture(scope="module")
 def small_dataset(tmp_path_factory) -> Path:
-    """Few enough conversations for two epochs."""
+    """A dataset small enough for two epochs."""
     folder = tmp_path_factory.mktemp("small") / "data"
     prepare_dataset("simulated_qa", folder, seconds=2, num_recordings=10)
     return folder
@@ -28,7 +28,7 @@ def small_dataset(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def command(tiny_elm, small_dataset):
-    """Arguments of a run of 10 steps that reach into the second epoch, with a checkpoint every third step."""
+    """Arguments of a run of 10 steps, which end in the second epoch, with a checkpoint every third step."""
 
     def of(output: Path, *more: str) -> tuple:
         arguments = [
@@ -50,8 +50,8 @@ def uninterrupted(command, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def deterministic_mode_ends():
-    """What `--deterministic` sets holds for the whole process."""
+def restored_settings():
+    """Restores the settings of `--deterministic`, which apply to the whole process."""
     environment = dict(os.environ)
     yield
     torch.use_deterministic_algorithms(False)
@@ -65,7 +65,7 @@ def kill(*_):
 
 
 class KillInStep(TrainerCallback):
-    """Ends the process between the backward passes of a step."""
+    """Kills the process between the backward passes of a step."""
 
     def on_substep_end(self, args, state, control, **kwargs):
         if state.global_step == 7:
@@ -73,33 +73,34 @@ class KillInStep(TrainerCallback):
 
 
 def train_and_be_killed(arguments: tuple, where: str):
-    """The run dies in the middle of its eighth step, or when half of its checkpoint of step 9 is written."""
+    """A run that is killed in its eighth step, or while it saves the checkpoint of step 9."""
     trainer = sft.build_trainer(*arguments)
     if where == "step":
         trainer.add_callback(KillInStep())
     else:
-        save_rng_state = trainer._save_rng_state  # comes after weights and optimizer
+        save_rng_state = trainer._save_rng_state  # called after weights and optimizer are saved
         trainer._save_rng_state = lambda folder: kill() if folder.endswith("-9") else save_rng_state(folder)
     sft.train(trainer)
 
 
 @pytest.mark.parametrize("where, continued", [("step", "checkpoint-6"), ("checkpoint", "checkpoint-6")])
-def test_a_killed_run_goes_on_as_if_it_had_not_been(where, continued, command, uninterrupted, tmp_path, capfd):
+def test_a_killed_run_resumes_like_an_uninterrupted_one(where, continued, command, uninterrupted, tmp_path, capfd):
     child = multiprocessing.get_context("fork").Process(
         target=train_and_be_killed, args=(command(tmp_path / "out"), where)
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks in processes of several threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # about forks of processes with several threads
         child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
-    half_written = tmp_path / "out" / "checkpoint-9"
-    assert half_written.is_dir() == (where == "checkpoint")
+    incomplete = tmp_path / "out" / "checkpoint-9"
+    assert incomplete.is_dir() == (where == "checkpoint")
     assert last_checkpoint(tmp_path / "out") == tmp_path / "out" / continued
     if where == "checkpoint":
-        assert (half_written / "model.safetensors").is_file()
-        with pytest.raises(ValueError, match=r"checkpoint-9: no whole checkpoint.*the last whole one.*checkpoint-6"):
-            sft.train(sft.build_trainer(*command(tmp_path / "out", "--resume_from_checkpoint", str(half_written))))
+        assert (incomplete / "model.safetensors").is_file()
+        message = r"checkpoint-9: incomplete checkpoint .*no run.json.*Last complete checkpoint in .*checkpoint-6"
+        with pytest.raises(ValueError, match=message):
+            sft.train(sft.build_trainer(*command(tmp_path / "out", "--resume_from_checkpoint", str(incomplete))))
 
     sft.train(sft.build_trainer(*command(tmp_path / "out")))
     assert f"Continuing from {tmp_path / 'out' / continued}\n" in capfd.readouterr().out
@@ -109,7 +110,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(where, continued, command, u
     assert not changed_weights(tmp_path / "out", uninterrupted)
 
 
-def test_two_deterministic_runs_have_the_same_bits(command, tmp_path, deterministic_mode_ends, caplog):
+def test_two_deterministic_runs_have_the_same_bits(command, tmp_path, restored_settings, caplog):
     adapters = []
     for name in ("first", "second"):
         options = ("--deterministic", "--use_peft", "--lora_r", "4", "--lora_dropout", "0.1", "--max_steps", "2")
@@ -133,12 +134,12 @@ def test_two_deterministic_runs_have_the_same_bits(command, tmp_path, determinis
 )
 def test_a_folder_of_another_run_is_refused(more, message, command, uninterrupted):
     before = sorted(uninterrupted.rglob("*"))
-    with pytest.raises(ValueError, match=f"checkpoint-10 is of another run: {message}.* another --output_dir"):
+    with pytest.raises(ValueError, match=f"checkpoint-10 belongs to another run: {message}.* another --output_dir"):
         sft.build_trainer(*command(uninterrupted, *more))
     assert sorted(uninterrupted.rglob("*")) == before
 
 
-def test_a_system_prompt_of_other_words_makes_another_run(command, tmp_path):
+def test_a_run_with_another_system_prompt_is_another_run(command, tmp_path):
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("You read ECGs.")
     one = command(tmp_path / "out", "--system_prompt_file", str(prompt), "--max_steps", "1")
@@ -148,15 +149,15 @@ def test_a_system_prompt_of_other_words_makes_another_run(command, tmp_path):
         sft.build_trainer(*one)
 
 
-def test_a_run_that_had_its_last_step_takes_no_more(command, uninterrupted, tmp_path):
-    """Killed after its last checkpoint, before the model was saved."""
+def test_a_run_resumed_after_its_last_step_takes_no_more_steps(command, uninterrupted, tmp_path):
+    """The run was killed after its last checkpoint, before the model was saved."""
     shutil.copytree(uninterrupted / "checkpoint-10", tmp_path / "out" / "checkpoint-10")
     sft.train(sft.build_trainer(*command(tmp_path / "out")))
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-10"]
     assert not changed_weights(tmp_path / "out", uninterrupted)
 
 
-def test_a_named_checkpoint_of_another_run_is_refused_but_a_longer_run_goes_on(command, uninterrupted, tmp_path):
+def test_a_named_checkpoint_of_another_run_is_refused_but_may_be_extended(command, uninterrupted, tmp_path):
     checkpoint = str(uninterrupted / "checkpoint-10")
     with pytest.raises(ValueError, match="seed 42 there, 7 here"):
         sft.build_trainer(*command(tmp_path, "--resume_from_checkpoint", checkpoint, "--seed", "7"))
@@ -167,7 +168,7 @@ def test_a_named_checkpoint_of_another_run_is_refused_but_a_longer_run_goes_on(c
     assert trainer.state.global_step == 11
 
 
-def test_a_run_begins_anew_where_that_is_asked_for(command, uninterrupted, tmp_path):
+def test_a_run_starts_over_if_requested(command, uninterrupted, tmp_path):
     (tmp_path / "checkpoint-5").mkdir()
     (tmp_path / "checkpoint-5" / "run.json").write_text(json.dumps({"seed": 7}))
     trainer = sft.build_trainer(*command(tmp_path, "--resume_from_checkpoint", "false"))

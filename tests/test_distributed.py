@@ -1,4 +1,4 @@
-"""Two processes on CPUs (gloo), started with the recipes of `recipes/accelerate`, train what one process trains."""
+"""Two processes on CPUs (gloo), started with `recipes/accelerate`, give the losses and weights of a single process."""
 
 import json
 import os
@@ -36,7 +36,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def dialogues(tmp_path_factory) -> Path:
-    """Conversations without ECGs, so that now and then one of two processes has no ECG at a step."""
+    """Conversations without ECGs, so that in some steps one of two processes has no ECG."""
     folder = tmp_path_factory.mktemp("dialogues")
     entries = [{"instruction": "", "input": f"What helps against {n}?", "output": f"Tea {n}."} for n in range(40)]
     (folder / "HealthCareMagic-100k.json").write_text(json.dumps(entries))
@@ -46,7 +46,7 @@ def dialogues(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def arguments(tiny_elm, simulated_dataset, dialogues):
-    """Arguments of a run of `STEPS` steps of 4 conversations by so many processes."""
+    """Arguments of a run of `STEPS` steps of 4 conversations with a number of processes."""
 
     def of(output: Path, processes: int, *more: str) -> list[str]:
         return [
@@ -62,7 +62,7 @@ def arguments(tiny_elm, simulated_dataset, dialogues):
 
 @pytest.fixture(scope="module")
 def alone(arguments, tmp_path_factory) -> Path:
-    """What one process trains."""
+    """The output folder of a single process."""
     folder = tmp_path_factory.mktemp("alone") / "out"
     sft.train(sft.build_trainer(*sft.parse(arguments(folder, 1))))
     return folder
@@ -80,7 +80,7 @@ def launch(recipe: str, processes: int, script: Path, arguments: list[str], *opt
 
 
 def check_same(folder: Path, expected: Path):
-    """The loss curves and the trained weights."""
+    """Compares the loss curves and the trained weights."""
     history = losses(folder / f"checkpoint-{STEPS}")
     assert len(history) == STEPS and np.ptp(history) > 0.1
     assert history == pytest.approx(losses(expected / f"checkpoint-{STEPS}"), abs=1e-4)
@@ -93,20 +93,20 @@ def check_same_weights(folder: Path, expected: Path):
         assert torch.allclose(weight, other, rtol=0, atol=1e-3), name
 
 
-def test_ddp_trains_what_one_process_trains(arguments, alone, tmp_path):
+def test_ddp_gives_the_losses_and_weights_of_one_process(arguments, alone, tmp_path):
     output = launch("ddp.yaml", 2, ROOT / "train_sft.py", arguments(tmp_path / "out", 2))
     assert output.count("Saved to") == 1
     assert json.loads((tmp_path / "out" / "costs.json").read_text())["processes"] == 2
     check_same(tmp_path / "out", alone)
 
-    # One process goes on from where two were.
+    # One process resumes from the checkpoint of two.
     checkpoint = tmp_path / "out" / f"checkpoint-{STEPS // 2}"
     more = ("--resume_from_checkpoint", str(checkpoint))
     sft.train(sft.build_trainer(*sft.parse(arguments(tmp_path / "resumed", 1, *more))))
     check_same(tmp_path / "resumed", alone)
 
 
-def test_fsdp2_trains_what_one_process_trains(arguments, alone, simulated_dataset, tmp_path):
+def test_fsdp2_gives_the_losses_and_weights_of_one_process(arguments, alone, simulated_dataset, tmp_path):
     script = ROOT / "tests" / "sharded_on_cpu.py"
     launch("fsdp2.yaml", 2, script, arguments(tmp_path / "out", 2))
     check_same(tmp_path / "out", alone)
@@ -116,7 +116,7 @@ def test_fsdp2_trains_what_one_process_trains(arguments, alone, simulated_datase
     code = {path.name for path in (tmp_path / "out").glob("*.py")}
     assert code == {path.name for path in alone.glob("*.py")}
 
-    # Another number of processes goes on from the shards of two.
+    # One process resumes from the shards of two.
     checkpoint = tmp_path / "out" / f"checkpoint-{STEPS // 2}"
     assert not list(checkpoint.glob("*.safetensors")) and list(checkpoint.glob("*/*.distcp"))
     more = ("--resume_from_checkpoint", str(checkpoint))
@@ -132,7 +132,9 @@ needs_deepspeed = pytest.mark.skipif(
 
 @needs_deepspeed
 @pytest.mark.parametrize("stage", [2, 3])
-def test_zero_trains_what_one_process_trains(stage, arguments, alone, simulated_dataset, tmp_path, monkeypatch):
+def test_zero_gives_the_losses_and_weights_of_one_process(
+    stage, arguments, alone, simulated_dataset, tmp_path, monkeypatch
+):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     script = ROOT / "tests" / "sharded_on_cpu.py"
     launch(f"zero{stage}.yaml", 2, script, arguments(tmp_path / "out", 2))
@@ -159,7 +161,7 @@ def test_zero_trains_what_one_process_trains(stage, arguments, alone, simulated_
     ],
     ids=lambda options: options[0],
 )
-def test_options_train_what_one_process_trains(recipe, options, arguments, tmp_path, monkeypatch):
+def test_options_give_the_losses_and_weights_of_one_process(recipe, options, arguments, tmp_path, monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     sft.train(sft.build_trainer(*sft.parse(arguments(tmp_path / "alone", 1, *options))))
     launch(recipe, 2, ROOT / "tests" / "sharded_on_cpu.py", arguments(tmp_path / "out", 2, *options))
@@ -167,7 +169,7 @@ def test_options_train_what_one_process_trains(recipe, options, arguments, tmp_p
 
 
 @pytest.mark.slow
-def test_tensor_parallelism_trains_what_one_process_trains(arguments, alone, tmp_path):
+def test_tensor_parallelism_gives_the_losses_and_weights_of_one_process(arguments, alone, tmp_path):
     script, size = ROOT / "tests" / "sharded_on_cpu.py", ("--parallelism_config_tp_size", "2")
     launch("tensor_parallel.yaml", 2, script, arguments(tmp_path / "out", 1, "--save_strategy", "no"), *size)
     assert losses(tmp_path / "out") == pytest.approx(losses(alone / f"checkpoint-{STEPS}"), abs=1e-4)
@@ -195,12 +197,12 @@ def test_tensor_parallelism_answers_as_the_whole_model(family, tmp_path):
     [
         ("gpt2", ["--save_strategy", "no"], 'no plan for tensor parallelism of the "gpt2" LLM'),
         ("opt", ["--save_strategy", "no"], 'no plan for tensor parallelism of the "opt" LLM'),
-        ("llama", [], "cannot resume training with tensor parallelism; --save_strategy no"),
-        ("llama", ["--save_strategy", "no", "--use_peft"], "--use_peft does not go with tensor parallelism"),
+        ("llama", [], "cannot resume training with tensor parallelism; add --save_strategy no"),
+        ("llama", ["--save_strategy", "no", "--use_peft"], "--use_peft cannot be combined with tensor parallelism"),
         ("llama", ["--save_strategy", "no"], "4 processes cannot share the LLM's 2 key and value heads"),
     ],
 )
-def test_what_tensor_parallelism_cannot_do_is_said(family, options, message, tmp_path, monkeypatch):
+def test_what_tensor_parallelism_cannot_do_is_refused(family, options, message, tmp_path, monkeypatch):
     ElmConfig(text_config=tiny_llm(family).config, ecg_token_id=1).save_pretrained(tmp_path)
     parser = TrlParser((SFTConfig, ModelConfig))
     training_args, model_args = parser.parse_args_and_config(
@@ -222,7 +224,7 @@ def test_what_tensor_parallelism_cannot_do_is_said(family, options, message, tmp
         tensor_parallelism(model_args, training_args)
 
 
-def test_a_batch_without_ecgs_runs_the_projector_and_learns_nothing_from_it(tiny_elm, dialogues):
+def test_a_batch_without_ecgs_runs_the_projector_with_zero_gradients(tiny_elm, dialogues):
     model, processor = load_checkpoint(tiny_elm)
     dataset = load_elm_dataset(dialogues)
     gradients = {}
@@ -259,7 +261,7 @@ def test_fsdp_finds_the_layers_of(family, encoder):
     with torch.device("meta"):
         model = ElmForCausalLM(config)
     wrapped = [get_module_class_from_name(model, name) for name in model._no_split_modules]
-    assert None not in wrapped  # accelerate ends with an error otherwise
+    assert None not in wrapped  # accelerate would raise an error
     layers = [module for module in model.model.language_model.modules() if type(module) in wrapped]
     assert len(layers) == config.text_config.num_hidden_layers
 

@@ -28,7 +28,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NUM_MERGES = 150
 
 
-# The method in plain Python: letters, training, both encodings.
+# The method in plain Python: letters, training and both encodings.
 
 
 def letters_of(ecg: np.ndarray, low: float, high: float) -> str:
@@ -162,7 +162,7 @@ def trained(simulated_dataset, tmp_path_factory) -> tuple[Path, dict]:
 # Letters
 
 
-def test_letters_of_a_stored_range():
+def test_letters_of_a_fixed_range():
     tokenizer = letter_tokenizer(value_range=(-1, 1))
     ecg = np.array([[-1, -0.97, 0, 0.01, 1], [-5, -0.90, 0.96, 0.99, 3]])
     assert tokenizer.ecg_to_symbols(ecg) == "aamnz abzzz"
@@ -207,7 +207,7 @@ def test_tokens_do_not_extend_into_the_next_lead():
     assert tokens == ["aa", "a", "aa", "a"]
 
 
-def test_a_single_string_has_tokens_across_leads():
+def test_tokens_span_leads_if_the_ecg_is_a_single_string():
     tokenizer = letter_tokenizer(("a", "a"), ("aa", "aa"), lead_words=False)
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode_ecg(levels("aaa aaa"))) == ["aaaa", "aa"]
 
@@ -219,7 +219,7 @@ def test_longest_match_and_merge_order_give_different_tokens():
     assert ordered.convert_ids_to_tokens(ordered.encode_ecg(levels("abc"))) == ["a", "bc"]
 
 
-def test_a_batch_has_the_ids_of_its_ecgs(trained, smooth_ecgs):
+def test_a_batch_has_the_ids_of_separate_ecgs(trained, smooth_ecgs):
     tokenizer = EcgByteTokenizer.from_pretrained(trained[0])
     alone = [tokenizer.encode_ecg(ecg) for ecg in smooth_ecgs]
     assert tokenizer.encode_ecg(smooth_ecgs) == alone
@@ -266,7 +266,7 @@ def test_an_incomplete_lead_is_refused():
         letter_tokenizer().decode_ecg([0] * 5, num_leads=2)
 
 
-def test_spans_give_lead_and_samples_of_each_token():
+def test_token_spans_give_the_lead_and_the_samples_of_each_token():
     tokenizer = letter_tokenizer(("a", "a"), ("b", "a"), lead_words=False)
     ids = tokenizer.encode_ecg(levels("aaab abbb"))
     assert tokenizer.convert_ids_to_tokens(ids) == ["aa", "a", "ba", "b", "b", "b"]
@@ -284,7 +284,7 @@ def test_spans_give_lead_and_samples_of_each_token():
 # Saving and loading
 
 
-def test_the_plain_tokenizers_library_gives_the_same_ids(trained, smooth_ecgs, tmp_path):
+def test_the_tokenizers_library_gives_the_same_ids(trained, smooth_ecgs, tmp_path):
     for encoding in ("longest_match", "merge_order"):
         tokenizer = EcgByteTokenizer.from_pretrained(trained[0], encoding=encoding)
         tokenizer.save_pretrained(tmp_path / encoding)
@@ -335,7 +335,7 @@ def test_a_trained_vocabulary_has_consecutive_ids_and_letters_only(trained):
     assert all(re.fullmatch("[a-z]{2,}", token) for token in tokens[26:])
 
 
-def test_ids_of_a_trained_vocabulary_are_those_of_the_method(trained, simulated_dataset):
+def test_tokens_of_a_trained_vocabulary_equal_those_of_the_plain_method(trained, simulated_dataset):
     ecg = np.array(load_records(simulated_dataset)[0]["ecg"], dtype=np.float32) / 1000
     greedy, ordered = (
         EcgByteTokenizer.from_pretrained(trained[0], encoding=name) for name in ("longest_match", "merge_order")
@@ -369,7 +369,7 @@ def test_the_command_gives_the_same_vocabulary_on_four_threads(trained, simulate
         assert (tmp_path / "ecg_byte" / name).read_bytes() == (trained[0] / name).read_bytes()
 
 
-def test_the_range_is_that_of_the_present_leads(records_without_v6, tmp_path):
+def test_the_range_ignores_missing_leads(records_without_v6, tmp_path):
     folder, ecgs = records_without_v6
     report = train_ecg_byte_tokenizer(folder, 5, tmp_path / "tokenizer")
     present = np.sort(ecgs.ravel())
@@ -379,7 +379,7 @@ def test_the_range_is_that_of_the_present_leads(records_without_v6, tmp_path):
     assert report["value_range"] == pytest.approx((first - 0.5, last + 0.5), abs=1e-3)
 
 
-def test_the_card_reports_what_was_measured_on_other_records(trained):
+def test_the_figures_of_the_card_are_measured_on_other_records(trained):
     folder, report = trained
     assert report["num_measured"] == 170 and not report["measured_on_training"]
     card = (folder / "README.md").read_text()
@@ -388,7 +388,7 @@ def test_the_card_reports_what_was_measured_on_other_records(trained):
     assert f"| {report['rmse_uv']:.1f} µV |" in card and f"| {report['max_uv']:.0f} µV |" in card
 
 
-def test_compression_and_error_are_those_of_the_method(records_without_v6, tmp_path):
+def test_compression_and_error_equal_those_of_the_plain_method(records_without_v6, tmp_path):
     folder, ecgs = records_without_v6
     report = train_ecg_byte_tokenizer(folder, 20, tmp_path / "tokenizer")
     plain = Tokenizer.from_file(str(tmp_path / "tokenizer" / "tokenizer.json"))
@@ -412,7 +412,7 @@ def test_clipped_samples_are_reported(trained):
 
 
 def test_too_many_merges_are_refused_and_write_nothing(simulated_dataset, tmp_path):
-    with pytest.raises(ValueError, match=r"1 records hold \d+ merges, 1000000 are asked for"):
+    with pytest.raises(ValueError, match=r"1 records give only \d+ of 1000000 merges"):
         train_ecg_byte_tokenizer(simulated_dataset, 1_000_000, tmp_path / "out", num_records=1)
     assert list(tmp_path.iterdir()) == []
 
@@ -470,7 +470,7 @@ class Malicious:
         return os.system, (self.command,)
 
 
-def test_a_pickle_that_imports_is_refused_and_nothing_runs(tmp_path):
+def test_a_pickle_that_imports_is_refused_and_not_executed(tmp_path):
     path, trace = tmp_path / "tokenizer.pkl", tmp_path / "trace"
     path.write_bytes(pickle.dumps(({0: "a"}, [Malicious(f"touch {trace}")])))
     with pytest.raises(ValueError, match=r"refused, nothing was executed: it wants to import (posix|nt)\.system"):
@@ -498,7 +498,7 @@ def rewritten(path: Path, change) -> Path:
         (lambda vocab, merges: (vocab | {9999: "xyz"}, merges), "has more than 406 ids"),
         (
             lambda vocab, merges: ({i: s for i, s in vocab.items() if i < 256} | {256: "abc"}, [([97, 98, 99], 256)]),
-            r"merge 0 makes 'abc', of which the merges before it leave 3 tokens \(a, b, c\); expected two",
+            r"merge 0 gives 'abc', which the merges before it split into 3 tokens \(a, b, c\); expected two",
         ),
     ],
 )

@@ -89,9 +89,9 @@ def test_the_loss_covers_the_report_and_the_descriptions_only(tiny_elm, ecgs):
     row = {"messages": alignment_messages(description()), "ecgs": [ecgs[0]], "sampling_rate": 250, "expansion": 0}
     batch = AlignmentCollator(processor)([row])
     ids, labels = batch["input_ids"][0], batch["labels"][0]
-    learnt = processor.tokenizer.decode(ids[labels != -100])
+    labelled = processor.tokenizer.decode(ids[labels != -100])
     expected = words(row["messages"], "assistant")
-    assert learnt.replace(" ", "") == expected.replace(" ", "")
+    assert labelled.replace(" ", "") == expected.replace(" ", "")
     text = processor.tokenizer.decode(ids, skip_special_tokens=True)
     assert text.endswith("lead V1: ST elevation (0.12 mV).") and "assistant" not in text
     assert processor.tokenizer.chat_template == template
@@ -135,7 +135,7 @@ def test_dropped_leads_differ_between_epochs_and_are_reproducible(simulated_data
     assert collator([whole[n] for n in range(6)])["ecg_lead_mask"].all()
 
 
-def test_alignment_learns_from_the_training_ecgs_of_the_fold(simulated_dataset, descriptions):
+def test_alignment_uses_only_the_training_ecgs_of_the_fold(simulated_dataset, descriptions):
     for fold in (1, 4):
         train, test = (load_elm_dataset(simulated_dataset, fold, split) for split in ("train", "test"))
         rows = alignment_conversations(train, descriptions, data_expansion=2)
@@ -148,7 +148,7 @@ def test_alignment_learns_from_the_training_ecgs_of_the_fold(simulated_dataset, 
     assert np.allclose(rows[0]["ecgs"][0], np.array(record["ecg"]) / 1000)
 
 
-def test_without_feature_sentences_only_the_report_is_learnt(simulated_dataset, descriptions):
+def test_without_feature_sentences_only_the_report_is_used(simulated_dataset, descriptions):
     rows = alignment_conversations(load_elm_dataset(simulated_dataset), descriptions, feature_sentences=False)
     assert all(len(messages) == 2 and "anomalies" not in words(messages) for messages in rows["messages"])
 
@@ -164,13 +164,13 @@ def test_descriptions_of_other_records_are_refused(simulated_dataset, descriptio
 
 def test_other_files_than_descriptions_are_refused(simulated_dataset, descriptions, tmp_path):
     conversations = load_elm_dataset(simulated_dataset)
-    with pytest.raises(FileNotFoundError, match="none.parquet: no such file; --descriptions is the table"):
+    with pytest.raises(FileNotFoundError, match="none.parquet: no such file; --descriptions takes the table"):
         alignment_conversations(conversations, tmp_path / "none.parquet")
     (tmp_path / "table.csv").write_text("record_id,report\n")
-    with pytest.raises(ValueError, match="table.csv: not the Parquet file of elm-hf describe"):
+    with pytest.raises(ValueError, match="table.csv: not a Parquet file of elm-hf describe"):
         alignment_conversations(conversations, tmp_path / "table.csv")
     pq.write_table(pq.read_table(descriptions).drop_columns(["general"]), tmp_path / "other.parquet")
-    with pytest.raises(ValueError, match="other.parquet: not the table of elm-hf describe .no general"):
+    with pytest.raises(ValueError, match="other.parquet: not a table of elm-hf describe .missing columns: general"):
         alignment_conversations(conversations, tmp_path / "other.parquet")
 
 
@@ -244,7 +244,7 @@ def test_reports_in_other_languages_require_a_choice_by_the_user(ptb_xl, tmp_pat
     ]
 
 
-def test_questions_of_some_types(simulated_dataset):
+def test_conversations_are_selected_by_question_type(simulated_dataset):
     rows = load_elm_dataset(simulated_dataset, question_types=["single-verify", "single-query"])
     assert set(rows["question_type"]) == {"single-verify", "single-query"} and rows[0]["ecgs"][0].shape == (12, 500)
     with pytest.raises(ValueError, match="no conversation has question_type verify; found .*single-choose"):
@@ -261,14 +261,14 @@ def test_the_encoder_is_not_trained_on_patients_of_the_test_questions(tmp_path):
     paths = [tmp_path / "classes"]
     found = load_pretraining_records(paths, 1, "class", tmp_path / "questions")
     owner = load_records(tmp_path / "classes")["patient_id"]
-    learnt = {owner[row] for row in found.train["row"]}
+    trained = {owner[row] for row in found.train["row"]}
     tested = {
         owner[row]
         for name in ("classes", "questions")
         for rows in load_elm_dataset(tmp_path / name, 1, "test")["ecg_index"]
         for row in rows
     }
-    assert learnt and not learnt & tested and learnt | tested == set(owner)
+    assert trained and not trained & tested and trained | tested == set(owner)
     assert len(found.train) < len(load_pretraining_records(paths, 1, "class").train)
     with pytest.raises(ValueError, match="name the fold"):
         load_pretraining_records(paths, None, None, tmp_path / "questions")
@@ -334,7 +334,7 @@ def test_conflicting_options_are_refused(tmp_path, more, message):
 
 
 def recipe(name: str, folder: Path, *options: str) -> subprocess.CompletedProcess:
-    """Runs `run.sh` of a recipe, which writes into `folder`."""
+    """Runs `run.sh` of a recipe with the output folder `folder`."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = ["sh", str(ROOT / "recipes" / name / "run.sh"), *options]
     environment = os.environ | {"PATH": path, "SMOKE_OUTPUT": str(folder)}
@@ -349,8 +349,8 @@ def test_the_recipe_runs_from_the_first_phase_to_the_last(tmp_path):
     before, aligned, trained = (
         load_file(tmp_path / name / "model.safetensors") for name in ("elm", "aligned", "trained")
     )
-    learnt = {name.split(".")[1] for name in before if not before[name].equal(aligned[name])}
-    assert learnt == {"encoder", "projector"}
+    changed = {name.split(".")[1] for name in before if not before[name].equal(aligned[name])}
+    assert changed == {"encoder", "projector"}
     assert any(not aligned[name].equal(trained[name]) for name in aligned if "language_model" in name)
     encoder = load_file(tmp_path / "encoder" / "model.safetensors")
     pretrained = {name.removeprefix("ecg_resnet."): value for name, value in encoder.items() if "ecg_resnet" in name}
@@ -365,7 +365,7 @@ def test_the_recipe_runs_from_the_first_phase_to_the_last(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_comparison_ends_with_its_table(tmp_path):
+def test_the_comparison_prints_its_table(tmp_path):
     ran = recipe("comparison", tmp_path, "--smoke", "patch")
     assert ran.returncode == 0, ran.stderr[-3000:]
     table = [line for line in ran.stdout.splitlines() if line.startswith("|")][-3:]

@@ -1,4 +1,4 @@
-"""A frozen encoder that runs once: the same features, logits and losses as one that runs at every step."""
+"""The cache of a frozen encoder: the same features, logits and losses as an encoder that runs in every step."""
 
 import json
 import pickle
@@ -44,7 +44,7 @@ def cached(elm_with_encoder, simulated_dataset) -> tuple:
     return model, processor, cache_encoders_of([str(simulated_dataset)], model, processor)
 
 
-def test_features_stand_beside_the_records_pooled_to_the_projectors_tokens(cached, simulated_dataset):
+def test_features_are_stored_next_to_the_dataset_and_pooled_to_the_projectors_tokens(cached, simulated_dataset):
     model, processor, features = cached
     (file,) = features.paths
     assert file.parent == simulated_dataset.with_name(f"{simulated_dataset.name}.encoder_features")
@@ -57,7 +57,7 @@ def test_features_stand_beside_the_records_pooled_to_the_projectors_tokens(cache
     assert torch.equal(pickle.loads(pickle.dumps(features))[[3, 1]], features[[3, 1]])
 
 
-def test_logits_are_those_of_the_running_encoder(cached, simulated_dataset):
+def test_logits_equal_those_of_the_running_encoder(cached, simulated_dataset):
     model, processor, features = cached
     rows = [load_elm_dataset(simulated_dataset)[index] for index in range(6)]
     running = ElmDataCollator(processor)(rows)
@@ -67,14 +67,14 @@ def test_logits_are_those_of_the_running_encoder(cached, simulated_dataset):
         assert torch.allclose(model(**read).logits, model(**running).logits, atol=1e-5)
 
 
-def test_features_of_several_datasets_are_counted_through(cached):
+def test_rows_of_several_datasets_are_numbered_consecutively(cached):
     _, _, features = cached
     twice = EncoderFeatures(features.paths * 2)
     assert len(twice) == 2 * len(features)
     assert torch.equal(twice[[0, len(features) + 3]], features[[0, 3]])
 
 
-def test_the_encoder_runs_again_only_when_it_or_the_records_changed(cached, simulated_dataset):
+def test_the_encoder_runs_again_only_if_its_weights_change(cached, simulated_dataset):
     model, processor, features = cached
     runs = []
     hook = model.model.encoder.register_forward_hook(lambda *_: runs.append(1))
@@ -88,7 +88,7 @@ def test_the_encoder_runs_again_only_when_it_or_the_records_changed(cached, simu
     assert not list(other.parent.glob("*.unfinished"))
 
 
-def test_half_precision_keeps_its_bits(cached, elm_with_encoder, simulated_dataset, monkeypatch):
+def test_half_precision_features_are_stored_without_loss(cached, elm_with_encoder, simulated_dataset, monkeypatch):
     few = load_records(simulated_dataset).select(range(3))  # bfloat16 convolutions are slow on a CPU
     monkeypatch.setattr(encoder_cache, "load_records", lambda path: few)
     model, processor = load_checkpoint(elm_with_encoder, dtype="bfloat16")
@@ -97,20 +97,20 @@ def test_half_precision_keeps_its_bits(cached, elm_with_encoder, simulated_datas
     assert torch.allclose(features[[0, 2]].float(), cached[2][[0, 2]], atol=0.05)
 
 
-def test_training_has_the_losses_of_the_running_encoder(elm_with_encoder, simulated_dataset, tmp_path):
+def test_losses_equal_those_of_the_running_encoder(elm_with_encoder, simulated_dataset, tmp_path):
     settings = ("--trainable", "projector", "llm", "--save_strategy", "steps", "--save_steps", "4", "--bf16", "false")
     running = train(elm_with_encoder, simulated_dataset, tmp_path / "running", *settings)
     read = train(elm_with_encoder, simulated_dataset, tmp_path / "read", *settings, "--cache_encoder")
     assert losses(read / "checkpoint-4") == pytest.approx(losses(running / "checkpoint-4"), abs=1e-4)
 
 
-def test_an_encoder_that_learns_is_not_cached():
-    with pytest.raises(ValueError, match="it is among the parts to train; leave it out of --trainable"):
+def test_a_trainable_encoder_is_not_cached():
+    with pytest.raises(ValueError, match="--cache_encoder needs a frozen encoder, but encoder is in --trainable"):
         ElmScriptArguments(dataset=["d"], cache_encoder=True)
 
 
 def test_augmented_ecgs_are_not_cached(elm_with_encoder, simulated_dataset, tmp_path):
-    with pytest.raises(ValueError, match="--cache_encoder reads every ECG as it is"):
+    with pytest.raises(ValueError, match="--cache_encoder runs the encoder once, and augmentation changes the ECGs"):
         train(
             elm_with_encoder,
             simulated_dataset,
@@ -119,7 +119,7 @@ def test_augmented_ecgs_are_not_cached(elm_with_encoder, simulated_dataset, tmp_
         )
 
 
-def test_a_model_without_an_encoder_is_told(tiny_elm, simulated_dataset, tmp_path):
+def test_a_model_without_an_encoder_is_refused(tiny_elm, simulated_dataset, tmp_path):
     with pytest.raises(ValueError, match="this model has none"):
         train(tiny_elm, simulated_dataset, tmp_path / "out", "--cache_encoder", "--trainable", "projector")
 

@@ -475,6 +475,6 @@ def test_what_cannot_be_evaluated_is_named(reader, steps, tmp_path):
     bare.mkdir()
     for name in ("config.json", "model.safetensors", "generation_config.json"):
         os.link(reader / name, bare / name)
-    with pytest.raises(ValueError, match="bare: no processor beside the model"):
+    with pytest.raises(ValueError, match="bare: processor_config.json is missing"):
         evaluate(bare, steps, output=tmp_path / "report")
     assert not (tmp_path / "report").exists()

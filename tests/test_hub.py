@@ -1,4 +1,4 @@
-"""From this library to the Hub and back: models and datasets are published, then loaded by name in fresh processes."""
+"""Models and datasets are published to a local Hub server, then loaded by name in fresh processes."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def hub() -> Iterator[HubServer]:
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTION = "What is the rhythm?"
-# Run by processes that have the ECG but not this library.
+# Code for processes that have the ECG but not this library.
 LOAD_AND_ASK = """
     import sys
     sys.modules["elm_hf"] = None
@@ -95,8 +95,8 @@ def test_a_pushed_model_answers_the_same_without_this_library(hub, tiny_elm, ecg
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_pushed_adapter_loads_onto_the_base_that_it_names(hub, tiny_elm):
-    """With this library by its name alone, and with PEFT and the code inside the base."""
+def test_a_published_adapter_loads_onto_the_base_that_it_names(hub, tiny_elm):
+    """It loads with this library, and with PEFT and the code in the base."""
     said = hub.run_client(f"""
         import torch
         from peft import LoraConfig, get_peft_model
@@ -111,7 +111,7 @@ def test_a_pushed_adapter_loads_onto_the_base_that_it_names(hub, tiny_elm):
         try:
             publish_model("adapter", "user/adapter")
         except ValueError as error:
-            assert "adapter: an adapter of {tiny_elm}, a folder of this machine" in str(error), error
+            assert "adapter: an adapter of {tiny_elm}, a local folder that others cannot load" in str(error), error
         publish_model("adapter", "user/adapter", base="user/base")
         ids = torch.arange(4)[None]
         again, _ = load_checkpoint("user/adapter")
@@ -185,10 +185,10 @@ def test_training_pushes_a_model_that_loads_by_name(hub, tiny_elm, simulated_dat
         print(json.dumps([type(model).__name__, HfApi().list_repo_files("user/trained"), card]))
     """)
     name, files, card = json.loads(pushed.splitlines()[-1])
-    assert 'repo = "user/trained"' in card and "no medical device" in card
-    assert "| data | simulated, fold 1, its training patients |" in card
+    assert 'repo = "user/trained"' in card and "not a medical device" in card
+    assert "| data | simulated, fold 1, training split |" in card
     assert "| training | 1 steps of 2 conversations, learning rate 2e-05 (linear), seed 42 |" in card
-    # made again from what training recorded
+    # created again from the training record
     again = publish_model(tmp_path / "out", "user/again", dry_run=True)
     assert "elm_training.json" in again.sizes and "training_args.bin" not in again.sizes
     assert name == "ElmModel"

@@ -352,14 +352,14 @@ def test_a_missing_block_is_named(tmp_path):
     ids=["convolution", "bert"],
 )
 def test_other_architectures_are_refused(weights, tmp_path):
-    with pytest.raises(ValueError, match="no MERL checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint of merl"):
         converted(weights, tmp_path)
 
 
 def test_an_encoder_of_fewer_leads_is_refused(tmp_path):
     weights = ENCODERS["basic"]()
     weights["conv1.weight"] = weights["conv1.weight"][:, :8]
-    with pytest.raises(ValueError, match="reads 8 leads, MERL's all 12"):
+    with pytest.raises(ValueError, match="reads 8 leads; expected 12"):
         converted(weights, tmp_path)
 
 

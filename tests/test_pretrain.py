@@ -1,4 +1,4 @@
-"""`elm_hf.pretrain` on simulated ECGs: every encoder learns, what is held out stays out, checkpoints load and resume."""
+"""`elm_hf.pretrain` on simulated ECGs: the loss of every encoder falls, held-out records, loading and resuming."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ def losses(checkpoint: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_every_encoder_learns_and_loads(encoder, reports, text_model, tmp_path):
+def test_the_loss_of_every_encoder_falls_and_it_loads(encoder, reports, text_model, tmp_path):
     fold = ("--fold", "1") if encoder == "ecg_resnet" else ()
     more = ("--save_strategy", "steps", "--save_steps", "40", "--max_steps", "40", "--logging_steps", "1")
     folder = run(reports, tmp_path / "out", encoder, text_model, *more, *fold)
@@ -97,8 +97,8 @@ def test_every_encoder_learns_and_loads(encoder, reports, text_model, tmp_path):
         assert Image.open(picture).height > Image.open(picture).width / 2
 
 
-def test_a_killed_pretraining_goes_on_by_itself(reports, text_model, tmp_path, capsys):
-    """Of a run that was killed while it wrote a checkpoint, that one lacks its mark, which is written last."""
+def test_a_killed_pretraining_resumes(reports, text_model, tmp_path, capsys):
+    """The last checkpoint of a run that was killed while saving has no `run.json`, which is written last."""
     settings = ("--save_strategy", "steps", "--save_steps", "2", "--max_steps", "4", "--logging_steps", "1")
     whole = run(reports, tmp_path / "out", "mtae", text_model, *settings)
     expected, weights = losses(whole / "checkpoint-4"), load_file(whole / "model.safetensors")
@@ -108,11 +108,11 @@ def test_a_killed_pretraining_goes_on_by_itself(reports, text_model, tmp_path, c
     assert f"Continuing from {whole / 'checkpoint-2'}\n" in capsys.readouterr().out
     assert losses(again / "checkpoint-4") == expected
     assert all(torch.equal(weights[name], found) for name, found in load_file(again / "model.safetensors").items())
-    with pytest.raises(ValueError, match="checkpoint-4 is of another run: learning_rate 0.001 there, 0.01 here"):
+    with pytest.raises(ValueError, match="checkpoint-4 belongs to another run: learning_rate 0.001 there, 0.01 here"):
         run(reports, tmp_path / "out", "mtae", text_model, *settings, "--learning_rate", "1e-2")
 
 
-def test_a_checkpoint_is_trained_further(reports, text_model, tmp_path):
+def test_pretraining_continues_from_a_checkpoint(reports, text_model, tmp_path):
     first = run(reports, tmp_path / "first", "st_mem", text_model)
     second = run(reports, tmp_path / "second", str(first), text_model)
     before, after = (load_file(folder / "model.safetensors") for folder in (first, second))
@@ -121,7 +121,7 @@ def test_a_checkpoint_is_trained_further(reports, text_model, tmp_path):
     )
 
 
-def test_a_folds_test_patients_are_held_out(reports):
+def test_the_test_patients_of_a_fold_are_held_out(reports):
     table = load_records(reports)
     tested = {name for row in load_elm_dataset(reports, 1, "test") for name in row["patient_ids"]}
     records = load_pretraining_records([reports], fold=1)
@@ -136,7 +136,7 @@ def test_a_folds_test_patients_are_held_out(reports):
             np.testing.assert_allclose(row["ecg"], ecg / 1000, atol=1e-6)
 
 
-def test_what_is_held_out_is_neither_cut_at_random_nor_changed(reports):
+def test_held_out_records_are_neither_cropped_at_random_nor_augmented(reports):
     records = load_pretraining_records([reports], fold=1)
     collator = EcgPretrainingCollator(EcgFeatureExtractor(num_samples=300), augmentation=EcgAugmentation(noise=0.2))
     for split, same in ((records.held_out, True), (records.train, False)):
@@ -146,7 +146,7 @@ def test_what_is_held_out_is_neither_cut_at_random_nor_changed(reports):
         assert torch.equal(*values) == same
 
 
-def test_records_are_classed_by_the_one_superclass_of_their_reports(reports):
+def test_the_class_of_a_record_is_its_only_superclass(reports):
     with pytest.raises(ValueError, match="name a fold"):
         load_pretraining_records([reports], target="class")
     strata = {
@@ -158,10 +158,10 @@ def test_records_are_classed_by_the_one_superclass_of_their_reports(reports):
     assert records.num_left_out == len(strata) - len(single)
 
 
-def test_an_encoder_that_is_none_is_refused(reports, text_model, tmp_path):
-    with pytest.raises(ValueError, match='"bert" is no ECG encoder'):
+def test_other_models_than_ecg_encoders_are_refused(reports, text_model, tmp_path):
+    with pytest.raises(ValueError, match='"bert" is not an ECG encoder; expected ecg_resnet, '):
         run(reports, tmp_path / "out", str(text_model), text_model)
-    with pytest.raises(FileNotFoundError, match="st_men: no such folder.*nor one of our encoders: .*st_mem"):
+    with pytest.raises(FileNotFoundError, match="st_men: no such folder.*Types of new encoders: .*st_mem"):
         run(reports, tmp_path / "out", "st_men", text_model)
 
 
@@ -173,7 +173,7 @@ def test_records_too_short_for_the_encoder_are_refused_before_training(text_mode
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "recipes").glob("pretrain_*.yaml")))
-def test_recipes_are_understood(recipe):
+def test_recipes_are_valid(recipe):
     script_args, training_args, _ = pretrain.parse(["--config", recipe, "--use_cpu"])
     assert script_args.encoder in ECG_ENCODER_TYPES
     assert training_args.learning_rate > 0 and training_args.num_train_epochs >= 20

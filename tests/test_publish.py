@@ -294,7 +294,7 @@ print(json.dumps([model.num_parameters(), results, card.text]))
     assert f"| parameters | {loaded[0]:,} |" in loaded[2]
     assert "| all | 40 | Exact match | 0.750 [0.610, 0.860] | 0.250 |" in loaded[2]
     assert "This model's answers depend on the ECG" in loaded[2]
-    assert "no medical device" in loaded[2] and 'repo = "user/elm"' in loaded[2]
+    assert "not a medical device" in loaded[2] and 'repo = "user/elm"' in loaded[2]
 
 
 def test_a_folder_without_a_model_or_with_another_report_is_refused(tiny_elm, tmp_path):
@@ -303,5 +303,5 @@ def test_a_folder_without_a_model_or_with_another_report_is_refused(tiny_elm, tm
         publish_model(tiny_elm, "user/elm", [tmp_path], dry_run=True)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         publish_model(tiny_elm, "user/elm", [tmp_path / "nowhere.json"], dry_run=True)
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint"):
         publish_model(tmp_path, "user/elm", dry_run=True)

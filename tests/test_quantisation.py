@@ -1,4 +1,4 @@
-"""QLoRA on the CPU: the LLM alone is quantized, trains, is saved as an adapter, and comes back quantized or whole."""
+"""QLoRA on the CPU: only the LLM is quantized; training, adapters, and loading them in 4 bits, 8 bits or merged."""
 
 import json
 from pathlib import Path
@@ -49,8 +49,8 @@ def arguments(model: Path, dataset: Path, output: Path, *more: str) -> list[str]
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
-def test_an_elm_quantized_as_a_whole_still_reads_the_ecg(bits, elm_with_encoder):
-    """`from_pretrained` with a plain configuration quantizes the projector, too, whose weights are then integers."""
+def test_an_elm_whose_projector_is_quantized_has_similar_ecg_features(bits, elm_with_encoder):
+    """`from_pretrained` with a plain configuration also quantizes the projector, whose weights are then integers."""
     config = BitsAndBytesConfig(**{f"load_in_{bits}": True})
     whole = ElmForCausalLM.from_pretrained(elm_with_encoder)
     quantized = ElmForCausalLM.from_pretrained(elm_with_encoder, quantization_config=config)
@@ -62,7 +62,7 @@ def test_an_elm_quantized_as_a_whole_still_reads_the_ecg(bits, elm_with_encoder)
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
-def test_the_llm_alone_is_quantized_and_learns_through_adapters(bits, elm_with_encoder, simulated_dataset, tmp_path):
+def test_only_the_llm_is_quantized_and_its_adapters_are_trained(bits, elm_with_encoder, simulated_dataset, tmp_path):
     options = (f"--load_in_{bits}", "--use_peft", "--lora_r", "4", "--trainable", "projector", "llm")
     command = arguments(elm_with_encoder, simulated_dataset, tmp_path / "adapter", *options)
     trainer = sft.build_trainer(*sft.parse(command))
@@ -75,7 +75,7 @@ def test_the_llm_alone_is_quantized_and_learns_through_adapters(bits, elm_with_e
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert sum(losses[-3:]) < sum(losses[:3])
 
-    # The base stays the checkpoint in full precision: the adapter loads onto it, and merges into it.
+    # The base is the checkpoint in full precision: the adapter is loaded onto it and merged into it.
     _, processor = load_checkpoint(tmp_path / "adapter")
     quantization = quantization_config(ModelConfig(**{f"load_in_{bits}": True}))
     again = AutoPeftModelForCausalLM.from_pretrained(
@@ -89,7 +89,9 @@ def test_the_llm_alone_is_quantized_and_learns_through_adapters(bits, elm_with_e
     assert (merged - trained).abs().mean() < 0.3 * (merged - untrained).abs().mean()
 
 
-def test_a_quantized_checkpoint_comes_back_and_is_no_base_to_merge_into(elm_with_encoder, simulated_dataset, tmp_path):
+def test_a_quantized_checkpoint_loads_but_adapters_are_not_merged_into_it(
+    elm_with_encoder, simulated_dataset, tmp_path
+):
     quantization = quantization_config(ModelConfig(load_in_4bit=True))
     model = ElmForCausalLM.from_pretrained(
         elm_with_encoder, quantization_config=quantization, dtype=torch.bfloat16
@@ -105,7 +107,7 @@ def test_a_quantized_checkpoint_comes_back_and_is_no_base_to_merge_into(elm_with
         tmp_path / "quantized", simulated_dataset, tmp_path / "adapter", "--use_peft", "--max_steps", "1"
     )
     sft.train(sft.build_trainer(*sft.parse([*command, "--trainable", "llm"])))
-    with pytest.raises(ValueError, match="quantized: quantized, and adapters cannot be merged.*--base"):
+    with pytest.raises(ValueError, match="quantized: is quantized, and merging into quantized weights.*--base"):
         merge_adapter(tmp_path / "adapter", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
     merge_adapter(tmp_path / "adapter", tmp_path / "merged", base=elm_with_encoder)

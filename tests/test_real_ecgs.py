@@ -1,4 +1,4 @@
-"""The main job on real ECGs: PTB-XL and ECG-QA are built, a model is fine-tuned on real reports and asked about a record."""
+"""The whole workflow on real ECGs: building PTB-XL and ECG-QA, fine-tuning on real reports, asking about a record."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def train(model: Path, dataset: Path, output: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def real_reports(shared_data, tmp_path_factory) -> Path:
-    """PTB-XL's records and reports; one of the sample's eight rows has no 500 Hz file."""
+    """PTB-XL's records and reports. One of the eight rows of the sample has no 500 Hz file."""
     folder = tmp_path_factory.mktemp("real") / "ptb_xl"
     prepare_dataset("ptb_xl", folder, source=shared_data / "ptb_xl", max_skipped=0.125)
     return folder
@@ -35,7 +35,7 @@ def real_reports(shared_data, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(real_reports, tmp_path_factory) -> Path:
-    """A tiny ELM after a few steps on real ECGs and their reports."""
+    """A tiny ELM trained for a few steps on real ECGs and their reports."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "elm.json").write_text(
         '{"text_config": {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, '
@@ -45,14 +45,14 @@ def trained(real_reports, tmp_path_factory) -> Path:
     return train(folder / "elm", real_reports, folder / "trained")
 
 
-def test_the_answer_to_a_real_ecg_is_its_own_report(real_reports, shared_data):
+def test_a_conversation_contains_the_right_ecg_and_a_report(real_reports, shared_data):
     rows = load_elm_dataset(real_reports, fold=1, split="train")
     for row in rows:
         number = int(row["record_ids"][0].split("-")[1])
         record = wfdb.rdrecord(str(shared_data / f"ptb_xl/records500/06000/{number:05d}_hr"))
         names = [name.upper() for name in record.sig_name]
         lead_ii = record.p_signal[:, names.index("II")]
-        # Half the samples, so a peak may be missed by a sample; the slow course of the lead is the same.
+        # At half the sampling rate peaks may differ; the correlation is high because the slower waves agree.
         ours = row["ecgs"][0][LEADS.index("II")]
         assert np.corrcoef(ours, lead_ii.reshape(-1, 2).mean(axis=1))[0, 1] > 0.99
         assert row["messages"][-1]["role"] == "assistant"

@@ -103,9 +103,9 @@ def test_lora_leaves_ecg_tokens_alone_unless_told(symbol_elm, simulated_dataset,
 
 
 def test_ecg_tokens_are_those_of_a_symbol_model(tiny_elm, symbol_elm, simulated_dataset, tmp_path):
-    with pytest.raises(ValueError, match='this is an ELM with "signal"'):
+    with pytest.raises(ValueError, match='representation "symbol"; found representation "signal" with --use_peft'):
         train(tiny_elm, simulated_dataset, tmp_path, "--use_peft", "--trainable", "llm", "ecg_tokens")
-    with pytest.raises(ValueError, match="full training"):
+    with pytest.raises(ValueError, match='needs --use_peft.*; found representation "symbol" without --use_peft'):
         train(symbol_elm, simulated_dataset, tmp_path, "--trainable", "llm", "ecg_tokens")
 
 
@@ -157,5 +157,5 @@ def test_augmentation_differs_by_epoch_and_not_by_worker(tiny_elm, simulated_dat
 
 
 def test_symbols_need_their_tokenizer(create):
-    with pytest.raises(ValueError, match="--ecg-tokenizer goes with"):
+    with pytest.raises(ValueError, match="--ecg-tokenizer and --representation symbol must be used together"):
         create("wrong", representation="symbol")

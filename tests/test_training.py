@@ -1,4 +1,4 @@
-"""`train_sft.py` on simulated ECGs: which parts learn, LoRA, resuming, tools that take wrong input."""
+"""Training on simulated ECGs: trainable parts, LoRA, resuming, packing, wrong arguments, the model card."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def parsed(*args) -> tuple:
 
 
 def train(*args) -> Path:
-    """Runs the script's `main` in this process."""
+    """Trains in this process and returns the output folder."""
     sft.train(sft.build_trainer(*parsed(*args)))
     return Path(args[2])
 
@@ -66,7 +66,7 @@ def some_logits(model, processor, dataset: Path) -> torch.Tensor:
         return model(**inputs).logits
 
 
-def test_everything_learns_by_default(tiny_elm, simulated_dataset, tmp_path):
+def test_all_parts_are_trained_by_default(tiny_elm, simulated_dataset, tmp_path):
     trained = train(tiny_elm, simulated_dataset, tmp_path / "out")
     names = changed_weights(tiny_elm, trained)
     assert names == set(load_file(tiny_elm / "model.safetensors"))
@@ -74,7 +74,7 @@ def test_everything_learns_by_default(tiny_elm, simulated_dataset, tmp_path):
     assert some_logits(model, processor, simulated_dataset).isfinite().all()
 
 
-def test_alignment_changes_the_projector_alone(tiny_elm, simulated_dataset, tmp_path):
+def test_alignment_changes_only_the_projector(tiny_elm, simulated_dataset, tmp_path):
     trained = train(tiny_elm, simulated_dataset, tmp_path / "out", "--trainable", "projector")
     assert changed_weights(tiny_elm, trained) == {"model.projector.linear.weight", "model.projector.linear.bias"}
 
@@ -100,7 +100,7 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tiny_elm, simulate
     assert not changed_weights(whole, resumed)
 
 
-def test_lora_learns_inside_the_llm_and_saves_the_projector(tiny_elm, simulated_dataset, tmp_path):
+def test_lora_adapts_the_llm_and_saves_the_projector(tiny_elm, simulated_dataset, tmp_path):
     adapter = train(
         tiny_elm,
         simulated_dataset,
@@ -142,27 +142,29 @@ def test_variants_of_lora_merge_into_a_full_checkpoint(flag, tiny_elm, simulated
     _, processor = load_checkpoint(adapter)
     expected = some_logits(AutoPeftModelForCausalLM.from_pretrained(adapter).eval(), processor, simulated_dataset)
     command = [Path(sys.executable).with_name("elm-hf"), "merge", adapter, tmp_path / "merged"]
-    # A fresh process, where no classes are known yet.
+    # A fresh process, in which no classes are registered yet.
     result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert result.returncode == 0 and "parameters, float32" in result.stdout, result.stderr
     merged, processor = load_checkpoint(tmp_path / "merged")
     assert type(merged) is ElmForCausalLM
     assert torch.allclose(some_logits(merged, processor, simulated_dataset), expected, atol=1e-4)
     card = str(model_card(tmp_path / "merged", "user/merged", read_training(tmp_path / "merged"), []))
-    assert "projector, llm (the LLM through LoRA adapters)" in card and "AutoModelForCausalLM" in card
+    assert "projector, llm (the LLM with LoRA adapters)" in card and "AutoModelForCausalLM" in card
     assert "needs peft" not in card and f"{merged.num_parameters():,}" in card
 
 
-def test_an_adapter_without_its_base_is_told(tiny_elm, simulated_dataset, tmp_path):
+def test_errors_about_adapters_and_their_bases(tiny_elm, simulated_dataset, tmp_path):
     shutil.copytree(tiny_elm, tmp_path / "base")
     adapter = train(tmp_path / "base", simulated_dataset, tmp_path / "adapter", "--use_peft", "--max_steps", "1")
     with pytest.raises(ValueError, match="--model_name_or_path .*adapter is an adapter; .*elm-hf merge"):
         sft.build_trainer(*parsed(adapter, simulated_dataset, tmp_path / "more"))
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(FileNotFoundError, match="adapter: its base is not there .*base: no such folder.*--base"):
+    with pytest.raises(
+        FileNotFoundError, match="adapter: its base model was not found .*base: no such folder.*--base"
+    ):
         merge_adapter(adapter, tmp_path / "merged")
     with pytest.raises(
-        FileNotFoundError, match="adapter: an adapter whose base is not there .*base: no such folder.*--base"
+        FileNotFoundError, match="adapter: the base model of this adapter was not found .*base: no such folder.*--base"
     ):
         load_checkpoint(adapter)
     merge_adapter(adapter, tmp_path / "merged", base=tiny_elm)
@@ -179,12 +181,12 @@ def test_an_adapter_without_its_base_is_told(tiny_elm, simulated_dataset, tmp_pa
 
 
 def test_a_full_checkpoint_is_not_merged(tiny_elm, tmp_path):
-    with pytest.raises(ValueError, match="elm: no adapter .adapter_config.json is missing.*needs no merging"):
+    with pytest.raises(ValueError, match="elm: not an adapter .adapter_config.json is missing.*need no merging"):
         merge_adapter(tiny_elm, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
-def test_ecgs_too_short_for_the_model_are_refused_before_its_weights_are_read(tiny_elm, tmp_path):
+def test_ecgs_too_short_for_the_model_are_refused_before_its_weights_are_loaded(tiny_elm, tmp_path):
     prepare_dataset("simulated_qa", tmp_path / "short", seconds=1, num_recordings=10)
     shutil.copytree(tiny_elm, tmp_path / "elm")
     (tmp_path / "elm" / "model.safetensors").write_text("broken")
@@ -192,7 +194,7 @@ def test_ecgs_too_short_for_the_model_are_refused_before_its_weights_are_read(ti
         sft.build_trainer(*parsed(tmp_path / "elm", tmp_path / "short", tmp_path / "out"))
 
 
-def test_batches_without_padding_have_the_losses_of_padded_ones(tiny_elm, simulated_dataset, tmp_path):
+def test_padding_free_batches_have_the_losses_of_padded_ones(tiny_elm, simulated_dataset, tmp_path):
     settings = ("--save_strategy", "steps", "--save_steps", "4")
     padded = train(tiny_elm, simulated_dataset, tmp_path / "padded", *settings)
     flat = train(tiny_elm, simulated_dataset, tmp_path / "flat", *settings, "--padding_free")
@@ -201,7 +203,7 @@ def test_batches_without_padding_have_the_losses_of_padded_ones(tiny_elm, simula
     assert all(one == pytest.approx(other, rel=1e-3) for one, other in later)  # rounding grows with the updates
 
 
-def test_questions_of_one_ecg_are_packed(tiny_elm, simulated_dataset, tmp_path):
+def test_training_on_packed_questions_reduces_the_loss(tiny_elm, simulated_dataset, tmp_path):
     settings = ("--save_strategy", "steps", "--save_steps", "4", "--pack_by_ecg", "8", "--use_peft")
     packed = train(tiny_elm, simulated_dataset, tmp_path / "out", *settings)
     history = losses(packed / "checkpoint-4")
@@ -211,7 +213,10 @@ def test_questions_of_one_ecg_are_packed(tiny_elm, simulated_dataset, tmp_path):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--trainable", "decoder"], "--trainable takes some of encoder, projector, llm, ecg_tokens; got decoder"),
+        (
+            ["--trainable", "decoder"],
+            "--trainable takes one or more of encoder, projector, llm, ecg_tokens; got decoder",
+        ),
         (["--use_peft", "--trainable", "projector"], 'without "llm"'),
         (["--use_peft", "--lora_target_modules", "query"], "no linear layer named query; it has down_proj"),
         (["--fold", "9"], "no 'fold9'; available: fold1"),
@@ -228,12 +233,12 @@ def test_wrong_arguments_are_named(more, message, tiny_elm, simulated_dataset, t
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("option", ["--attn_implementation flash_attention_2", "--fp16", "--use_liger_kernel"])
-def test_what_needs_a_gpu_is_refused_without_one(option, tiny_elm, simulated_dataset, tmp_path):
+def test_options_that_need_a_gpu_are_refused_without_one(option, tiny_elm, simulated_dataset, tmp_path):
     with pytest.raises(ValueError, match=f"{option} needs a GPU, and torch finds none"):
         train(tiny_elm, simulated_dataset, tmp_path / "out", *option.split())
 
 
-def test_wrong_input_ends_the_script_with_one_line(tmp_path):
+def test_a_wrong_recipe_ends_the_program_with_one_line(tmp_path):
     recipe = "model_name_or_path: m\ndataset: [d]\noutput_dir: o\nuse_cpu: true\nlearning_rat: 1.0\n"
     (tmp_path / "recipe.yaml").write_text(recipe)
     result = subprocess.run(
@@ -247,7 +252,7 @@ def test_wrong_input_ends_the_script_with_one_line(tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_a_checkpoint_keeps_the_system_prompt_that_it_was_trained_with(tiny_elm, simulated_dataset, tmp_path):
+def test_the_system_prompt_of_training_is_saved_with_the_checkpoint(tiny_elm, simulated_dataset, tmp_path):
     (tmp_path / "prompt.txt").write_text("You read ECGs.\n")
     flag = ("--system_prompt_file", str(tmp_path / "prompt.txt"))
     _, processor = load_checkpoint(train(tiny_elm, simulated_dataset, tmp_path / "out", *flag))
@@ -261,9 +266,7 @@ def test_a_checkpoint_keeps_the_system_prompt_that_it_was_trained_with(tiny_elm,
         ElmScriptArguments(dataset=["d"], system_prompt_file=str(tmp_path / "none.txt"))
 
 
-def test_the_card_says_how_the_model_is_used_and_what_it_learnt_from(
-    tiny_elm, simulated_dataset, tmp_path, monkeypatch
-):
+def test_the_card_has_a_usage_example_and_the_training_data(tiny_elm, simulated_dataset, tmp_path, monkeypatch):
     trained = train(tiny_elm, simulated_dataset, tmp_path / "my-elm", "--trainable", "projector")
     card = ModelCard.load(trained / "README.md")
     assert card.data.library_name == "transformers" and "ecg" in card.data.tags
@@ -271,9 +274,9 @@ def test_the_card_says_how_the_model_is_used_and_what_it_learnt_from(
         weight.numel() for name, weight in load_file(trained / "model.safetensors").items() if "projector" in name
     )
     assert f"of which {number:,} were trained: projector |" in card.text
-    assert "| data | simulated, fold 1, its training patients |" in card.text
+    assert "| data | simulated, fold 1, training split |" in card.text
     assert "| training | 4 steps of 4 conversations, learning rate 0.01 (linear), seed 42 |" in card.text
     snippet = card.text.split("```python\n")[1].split("```")[0]
     ecg = load_elm_dataset(simulated_dataset)[0]["ecgs"][0]
-    monkeypatch.chdir(tmp_path)  # the card names the folder alone
-    exec(snippet, {"ecg": np.repeat(ecg, 2, axis=1)})  # of 500 Hz, as it says
+    monkeypatch.chdir(tmp_path)  # the card contains only the last part of the path
+    exec(snippet, {"ecg": np.repeat(ecg, 2, axis=1)})  # 500 Hz, as in the example

@@ -1,4 +1,4 @@
-"""Translation of reports: languages told apart, a real endpoint on loopback that also fails, models that run here."""
+"""Translation of reports: language detection, an endpoint on loopback that also fails, and local models."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ ENGLISH_OF = {GERMAN: "Sinus tachycardia, normal axis, otherwise normal ECG."}
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    """Speaks the chat-completions protocol: puts a report into capitals, after answering it as its script says."""
+    """A chat-completions endpoint. Its answers are the steps of the report's script, then the report in capitals."""
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -45,7 +45,7 @@ class Endpoint(BaseHTTPRequestHandler):
         self.wfile.write(payload)
 
     def log_message(self, *args):
-        """Nothing on the terminal."""
+        """Writes nothing to the terminal."""
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def endpoint():
 
 @pytest.fixture(scope="module")
 def ptb_xl(shared_data, tmp_path_factory) -> Path:
-    """Seven real records, of which two have German reports."""
+    """Seven real records; two of them have German reports."""
     folder = tmp_path_factory.mktemp("ptb_xl") / "built"
     prepare_dataset("ptb_xl", folder, source=shared_data / "ptb_xl", num_folds=0, max_skipped=0.5)
     return folder
@@ -87,7 +87,7 @@ def translate(ptb_xl: Path, output: Path, endpoint, **options) -> dict:
         (None, "4.46"),
     ],
 )
-def test_languages_of_reports(language, report):
+def test_the_language_of_a_report_is_detected(language, report):
     assert language_of(report) == language
 
 
@@ -108,7 +108,7 @@ def test_reports_that_are_not_english_are_translated_once(ptb_xl, endpoint, tmp_
     assert len(endpoint.requests) == 2
 
 
-def test_translations_by_hand_stay(ptb_xl, endpoint, tmp_path):
+def test_translations_by_hand_are_kept(ptb_xl, endpoint, tmp_path):
     output = tmp_path / "translations.csv"
     with output.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, (GERMAN, "de", ENGLISH_OF[GERMAN], "a cardiologist")])
@@ -118,7 +118,7 @@ def test_translations_by_hand_stay(ptb_xl, endpoint, tmp_path):
     assert len(found) == 2
 
 
-def test_failures_are_counted_and_tried_again(ptb_xl, endpoint, tmp_path):
+def test_failures_are_counted_and_retried_by_the_next_run(ptb_xl, endpoint, tmp_path):
     output = tmp_path / "translations.csv"
     endpoint.scripts = {GERMAN: [500] * MAX_ATTEMPTS}
     report = translate(ptb_xl, output, endpoint)
@@ -129,12 +129,12 @@ def test_failures_are_counted_and_tried_again(ptb_xl, endpoint, tmp_path):
     assert read_translations(output)[GERMAN]["translation"] == GERMAN.upper()
 
 
-def test_an_empty_translation_is_none(ptb_xl, endpoint, tmp_path):
+def test_an_empty_translation_is_a_failure(ptb_xl, endpoint, tmp_path):
     endpoint.scripts = {GERMAN: [" \n "]}
-    assert translate(ptb_xl, tmp_path / "out.csv", endpoint)["failures"] == {"no words": 1}
+    assert translate(ptb_xl, tmp_path / "out.csv", endpoint)["failures"] == {"empty translation": 1}
 
 
-def test_what_a_killed_run_has_is_not_asked_again(ptb_xl, endpoint, tmp_path):
+def test_the_translations_of_a_killed_run_are_kept(ptb_xl, endpoint, tmp_path):
     output = tmp_path / "translations.csv"
     row = dict(zip(COLUMNS, (GERMAN, "de", "as before", "x")))
     Path(f"{output}.unfinished").write_text(json.dumps(row) + '\n{"report": "half')
@@ -144,7 +144,7 @@ def test_what_a_killed_run_has_is_not_asked_again(ptb_xl, endpoint, tmp_path):
     assert not Path(f"{output}.unfinished").exists()
 
 
-def test_an_endpoint_that_refuses_ends_it_and_loses_nothing(ptb_xl, endpoint, tmp_path):
+def test_an_endpoint_that_rejects_requests_ends_the_run_and_nothing_is_lost(ptb_xl, endpoint, tmp_path):
     output = tmp_path / "translations.csv"
     endpoint.scripts = {GERMAN: [401]}
     with pytest.raises(
@@ -155,18 +155,18 @@ def test_an_endpoint_that_refuses_ends_it_and_loses_nothing(ptb_xl, endpoint, tm
     assert len(read_translations(output)) == 2
 
 
-def test_a_chat_model_that_runs_here(ptb_xl, tmp_path, monkeypatch):
+def test_a_local_chat_model(ptb_xl, tmp_path, monkeypatch):
     monkeypatch.setattr("elm_hf.descriptions.translate.MAX_TOKENS", 8)
     model = tiny_llm("qwen2")
     model.config.max_position_embeddings = 4096
     model.save_pretrained(tmp_path / "chat")
     tiny_tokenizer("qwen2").save_pretrained(tmp_path / "chat")
     report = translate_reports(ptb_xl, tmp_path / "out.csv", str(tmp_path / "chat"), quiet=True)
-    # random weights do not come to an end, which is no translation
-    assert report["failures"] == {"a translation of more than 8 tokens": 2}
+    # a model with random weights does not end its answer
+    assert report["failures"] == {"translation of more than 8 tokens": 2}
 
 
-def test_a_translation_model_that_runs_here(ptb_xl, tmp_path):
+def test_a_local_translation_model(ptb_xl, tmp_path):
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer("opt")
     tokenizer.pad_token = tokenizer.eos_token
@@ -188,8 +188,6 @@ def test_the_command(ptb_xl, endpoint, tmp_path):
     ran = CliRunner().invoke(app, command)
     assert ran.exit_code == 0 and "2 translated now" in ran.stdout
     wrong = CliRunner().invoke(app, [*command[:3], str(tmp_path / "out.txt"), *command[4:]])
-    assert "give it a name that ends in .csv" in str(wrong.exception)
-    nobody = CliRunner().invoke(
-        app, ["describe", str(ptb_xl), "--output", str(tmp_path / "x"), "--reports", "english"]
-    )
-    assert "give it a name that ends in .parquet" in str(nobody.exception)
+    assert "choose a name that ends in .csv" in str(wrong.exception)
+    wrong = CliRunner().invoke(app, ["describe", str(ptb_xl), "--output", str(tmp_path / "x"), "--reports", "english"])
+    assert "choose a name that ends in .parquet" in str(wrong.exception)

@@ -1,1 +1,1 @@
-"""Creating, converting, loading, merging and publishing checkpoints."""
+"""Checkpoints: creating, converting, loading, merging and publishing them."""

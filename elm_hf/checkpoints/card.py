@@ -1,4 +1,4 @@
-"""The card (README.md) of a trained ELM: `cards/model_card.md` filled from its training and its evaluations."""
+"""The model card (README.md) of a trained ELM: `cards/model_card.md` filled from its training and evaluations."""
 
 import json
 from importlib.metadata import version
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it needs torch
     from elm_hf.modeling.configuration_elm import ElmConfig
 
 
-# What `ElmTrainer` writes beside a checkpoint, so that its card can be made again, under another name or with results.
+# Written by `ElmTrainer` into a checkpoint, so that its card can be created again, under another name or with results.
 TRAINING_NAME = "elm_training.json"
 TAGS = ["ecg", "electrocardiogram", "ecg-language-model", "elm-hf"]
 
@@ -26,14 +26,14 @@ def model_card(
     folder: Path, name: str, training: dict | None, evaluations: list[dict], base: str | None = None
 ) -> ModelCard:
     """
-    The card of a checkpoint.
+    Creates the card of a checkpoint.
 
     Args:
-        folder: of the checkpoint.
-        name: what it is loaded by: repository or folder.
-        training: what `ElmTrainer` recorded; None if it was not trained here.
-        evaluations: reports of `elm-hf evaluate`. Without any, results that an earlier card in the folder has are kept.
-        base: repository with the base of an adapter, where it is not the one that was trained on.
+        folder: folder of the checkpoint.
+        name: repository or folder that the usage example loads.
+        training: training record written by `ElmTrainer`; None if there is none.
+        evaluations: reports of `elm-hf evaluate`. If empty, the results on the folder's existing card are kept.
+        base: repository of an adapter's base model, if it differs from the one used in training.
     """
     facts = training or _facts_of_checkpoint(folder)
     if base is not None:
@@ -63,13 +63,13 @@ def model_card(
 
 
 def read_training(folder: Path) -> dict | None:
-    """What `ElmTrainer` recorded of how a checkpoint was trained; None if it did not train it."""
+    """Reads the training record of a checkpoint; None if `ElmTrainer` did not write one."""
     path = folder / TRAINING_NAME
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _facts_of_checkpoint(folder: Path) -> dict:
-    """What the card can say of a checkpoint of which no training was recorded."""
+    """Facts for the card of a checkpoint without a training record."""
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         base_model = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
@@ -87,7 +87,7 @@ def _facts_of_checkpoint(folder: Path) -> dict:
 
 
 def parts_of(config: "ElmConfig") -> dict:
-    """What an ELM is made of, as the card says it."""
+    """Facts for the card about the parts of an ELM."""
     return {
         "representation": config.representation,
         "num_leads": config.num_leads,
@@ -107,8 +107,8 @@ def _size(shape: list[int]) -> int:
 
 def _results(report: dict) -> list[EvalResult]:
     """
-    For the `model-index`: what the model scored with the true ECG, over all answers and by question type, and how much of it
-    it owes to the ECG.
+    Entries of the `model-index`: the scores with the true ECG, over all answers and by question type, and the signal
+    reliance.
     """
     results = []
     for group, scores in report["scores"].items():
@@ -122,7 +122,7 @@ def _results(report: dict) -> list[EvalResult]:
 
 
 def _result(run: dict, metric: str, title: str, entry: dict) -> EvalResult | None:
-    """None where there is no score: a metric is reported only where it is defined."""
+    """None if there is no score: a metric is reported only where it is defined."""
     if entry.get("score") is None:
         return None
     return EvalResult(
@@ -145,7 +145,7 @@ def _metric_title(metric: str) -> str:
 
 
 def _table(report: dict) -> dict:
-    """For the text of the card: a row per group of questions, a column per condition."""
+    """The card's table of scores: one row per group of questions, one column per condition."""
     run, groups = report["run"], report["scores"]
     conditions = list(next(iter(groups.values()))["conditions"])
     rows = [
@@ -170,5 +170,5 @@ def _score(entry: dict | None) -> str:
 
 
 def _public_name(dataset: str) -> str:
-    """A dataset as the card names it: of a folder only the last part, for the rest is nobody's concern."""
+    """The name of a dataset on the card. Only the last part of a local path is published."""
     return Path(dataset).name if Path(dataset).is_dir() or Path(dataset).is_absolute() else dataset

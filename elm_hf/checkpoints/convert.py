@@ -1,4 +1,4 @@
-"""Turns published checkpoints of other projects into Hub checkpoints: configuration, safetensors, processor and code."""
+"""Converts published checkpoints of other projects to Hub checkpoints: configuration, safetensors, processor, code."""
 
 from collections.abc import Callable
 from os import PathLike
@@ -10,7 +10,7 @@ from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle
 from elm_hf.utils.files import check_free, save_whole
 
 
-# From a published file to what is saved; each part has `save_pretrained`.
+# Functions that read a published file and return the parts to save; each part has `save_pretrained`.
 CONVERTERS: dict[str, Callable[[Path], list]] = {
     "st_mem": convert_st_mem,
     "mtae": convert_mtae,
@@ -22,20 +22,20 @@ CONVERTERS: dict[str, Callable[[Path], list]] = {
 
 def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | PathLike) -> list:
     """
-    Converts one published file.
+    Converts a published file to a Hub checkpoint.
 
     Args:
-        kind: which project's: a key of `CONVERTERS`.
-        checkpoint: the file as published. It is read without running anything that it may contain.
-        output: folder to make, ready for `from_pretrained(..., trust_remote_code=True)` and for the Hub.
+        kind: format of the file, a key of `CONVERTERS`.
+        checkpoint: the file as published. No code in it is executed.
+        output: folder to create, ready for `from_pretrained(..., trust_remote_code=True)` and for the Hub.
 
     Returns:
-        What was saved in `output`: a model and its feature extractor, say.
+        The parts saved in `output`, such as a model and its feature extractor.
 
     Raises:
-        FileExistsError: `output` is there and not empty.
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: an unknown kind; a file that is damaged, wants to import code, or holds other weights than `kind`'s.
+        FileExistsError: `output` exists and is not empty.
+        FileNotFoundError: `checkpoint` does not exist.
+        ValueError: `kind` is unknown, or the file is damaged, would import code, or has the weights of another model.
     """
     if kind not in CONVERTERS:
         raise ValueError(f'kind "{kind}" is not one of {", ".join(CONVERTERS)}.')

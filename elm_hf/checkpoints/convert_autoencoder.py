@@ -1,4 +1,4 @@
-"""Turns the published checkpoints of the ST-MEM project into Hub checkpoints: ST-MEM, MTAE and MLAE, encoder-only and full."""
+"""Converts the published checkpoints of the ST-MEM project: ST-MEM, MTAE and MLAE, with and without the decoder."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,8 @@ from elm_hf.modeling.modeling_maefe import MlaeForPreTraining, MlaeModel, MtaeFo
 from elm_hf.modeling.modeling_st_mem import StMemForPreTraining, StMemModel
 
 
-# Ours -> published, tried in this order, several may apply.
+# Patterns that turn our names into the published ones. They are applied in this order, and several may apply to a
+# name.
 AUTOENCODER_NAMES = [
     *LAYER_NAMES,
     (r"^decoder\.embed\.", "to_decoder_embedding."),
@@ -45,17 +46,17 @@ AUTOENCODER_NAMES = [
 
 
 def convert_st_mem(checkpoint: Path) -> list:
-    """ST-MEM (Na et al. 2024): the "encoder" file gives a `StMemModel`, the "full" file a `StMemForPreTraining`."""
+    """Converts ST-MEM (Na et al. 2024): "encoder" files to `StMemModel`, "full" files to `StMemForPreTraining`."""
     return _convert_autoencoder(checkpoint, StMemConfig, StMemModel, StMemForPreTraining)
 
 
 def convert_mtae(checkpoint: Path) -> list:
-    """MTAE (Zhang et al. 2022) as the ST-MEM project trains it, on twelve leads."""
+    """Converts MTAE (Zhang et al. 2022) as trained by the ST-MEM project, on twelve leads."""
     return _convert_autoencoder(checkpoint, MtaeConfig, MtaeModel, MtaeForPreTraining)
 
 
 def convert_mlae(checkpoint: Path) -> list:
-    """MLAE (Zhang et al. 2022) as the ST-MEM project trains it, one token per lead."""
+    """Converts MLAE (Zhang et al. 2022) as trained by the ST-MEM project, with one token per lead."""
     return _convert_autoencoder(checkpoint, MlaeConfig, MlaeModel, MlaeForPreTraining)
 
 
@@ -84,7 +85,7 @@ def _convert_autoencoder(
 
 
 def st_mem_feature_extractor(config: PreTrainedConfig) -> EcgFeatureExtractor:
-    """What the ST-MEM project feeds all three models; its loader takes the first leads of the standard order."""
+    """The ST-MEM project's preprocessing for all three models, with the first leads of the standard order."""
     return EcgFeatureExtractor(
         sampling_rate=250,
         num_samples=config.num_samples,
@@ -96,23 +97,24 @@ def st_mem_feature_extractor(config: PreTrainedConfig) -> EcgFeatureExtractor:
 
 
 def _with_stacked_leads(state_dict: dict[str, torch.Tensor], prefix: str, source: Path) -> dict[str, torch.Tensor]:
-    """ST-MEM's vectors `lead_embeddings.0`, … as one tensor `lead_embeddings` of shape `(leads, hidden)`."""
+    """Stacks ST-MEM's vectors `lead_embeddings.0`, … into one tensor `lead_embeddings` of shape `(leads, hidden)`."""
     pattern = re.compile(rf"{re.escape(prefix)}lead_embeddings\.(\d+)")
     vectors = {int(match[1]): tensor for key, tensor in state_dict.items() if (match := pattern.fullmatch(key))}
     if not vectors:
         return state_dict
     if sorted(vectors) != list(range(len(vectors))) or len(vectors) > len(LEADS):
         raise ValueError(
-            f"{source}: lead_embeddings {', '.join(map(str, sorted(vectors)))} are not numbered from 0 to 11 at most."
+            f"{source}: found lead_embeddings {', '.join(map(str, sorted(vectors)))}; expected consecutive numbers from "
+            f"0, at most {len(LEADS)} of them."
         )
     if len({tuple(tensor.shape) for tensor in vectors.values()}) > 1:
-        raise ValueError(f"{source}: the lead_embeddings differ in shape.")
+        raise ValueError(f"{source}: the lead_embeddings have different shapes; expected a single one.")
     rest = {key: tensor for key, tensor in state_dict.items() if not pattern.fullmatch(key)}
     return rest | {f"{prefix}lead_embeddings": torch.stack([vectors[lead] for lead in range(len(vectors))])}
 
 
 def _without_aliases(state_dict: dict[str, torch.Tensor], source: Path) -> dict[str, torch.Tensor]:
-    """Full files hold the encoder's patch embedding a second time, as the pre-training model's own."""
+    """Removes the copy of the encoder's patch embedding that full files contain."""
     aliases = {key for key in state_dict if f"encoder.{key}" in state_dict}
     different = [key for key in aliases if not torch.equal(state_dict[key], state_dict[f"encoder.{key}"])]
     if different:
@@ -121,7 +123,7 @@ def _without_aliases(state_dict: dict[str, torch.Tensor], source: Path) -> dict[
 
 
 def _check_kind(state_dict: dict[str, torch.Tensor], prefix: str, kind: str, source: Path):
-    """Raises unless the weights that give the sizes are there and have as many dimensions as they should."""
+    """Checks that the weights that determine the sizes exist and have the expected number of dimensions."""
     special = {"sep_embedding": 1, "lead_embeddings": 2} if kind == "st_mem" else {"cls_embedding": 1}
     dimensions = special | {
         "pos_embedding": 3,
@@ -137,8 +139,8 @@ def _check_kind(state_dict: dict[str, torch.Tensor], prefix: str, kind: str, sou
     if lacking:
         first = sorted(state_dict)[:5]
         raise ValueError(
-            f"{source}: no {kind} checkpoint: it lacks {listed(lacking)}. Its {len(state_dict)} weights begin with "
-            f"{', '.join(first)}."
+            f"{source}: not a checkpoint of {kind}: it lacks {listed(lacking)}. It has {len(state_dict)} weights, such "
+            f"as {', '.join(first)}."
         )
 
 
@@ -150,14 +152,16 @@ def _sizes(state_dict: dict[str, torch.Tensor], prefix: str, source: Path) -> di
 def _decoder_sizes(state_dict: dict[str, torch.Tensor], source: Path) -> dict[str, int]:
     needed = ["decoder_pos_embed", "decoder_blocks.0.attn.fn.to_qkv.weight", "decoder_blocks.0.ff.fn.net.0.weight"]
     if lacking := [name for name in needed if name not in state_dict]:
-        raise ValueError(f"{source}: an encoder under encoder. but no whole decoder: it lacks {listed(lacking)}.")
+        raise ValueError(
+            f"{source}: has an encoder (encoder.*) but an incomplete decoder: it lacks {listed(lacking)}."
+        )
     sizes = {"hidden_size": state_dict["decoder_pos_embed"].shape[-1]}
     sizes |= layer_sizes(state_dict, "decoder_blocks.", source)
     return {f"decoder_{name}": size for name, size in sizes.items()}
 
 
 def _signal_sizes(kind: str, state_dict: dict[str, torch.Tensor], prefix: str, source: Path) -> dict[str, int]:
-    """Leads, samples and patch size, from the position table and the patch embedding."""
+    """Number of leads, number of samples and patch size, from the shapes of the position and patch embeddings."""
     patch_dim = state_dict[f"{prefix}to_patch_embedding.2.weight"].shape[1]
     num_positions = state_dict[f"{prefix}pos_embedding"].shape[1]
     if kind == "st_mem":  # a separator at both ends
@@ -166,13 +170,14 @@ def _signal_sizes(kind: str, state_dict: dict[str, torch.Tensor], prefix: str, s
     if kind == "mlae":  # a class token, then one token per lead
         if num_positions - 1 > len(LEADS):
             raise ValueError(
-                f"{source}: no mlae checkpoint: positions for {num_positions - 1} leads; an mtae one has as many."
+                f"{source}: not a checkpoint of mlae: it has positions for {num_positions - 1} leads; expected at "
+                f"most {len(LEADS)}. It may be a checkpoint of mtae."
             )
         return {"num_leads": num_positions - 1, "num_samples": patch_dim}
     if patch_dim % len(LEADS):
         raise ValueError(
-            f"{source}: no mtae checkpoint: its patches have {patch_dim} values, no multiple of {len(LEADS)} leads; an "
-            "mlae one has such."
+            f"{source}: not a checkpoint of mtae: its patches have {patch_dim} values; expected a multiple of "
+            f"{len(LEADS)}, the number of leads. It may be a checkpoint of mlae."
         )
     patch_size = patch_dim // len(LEADS)
     return {"num_leads": len(LEADS), "patch_size": patch_size, "num_samples": (num_positions - 1) * patch_size}

@@ -1,4 +1,4 @@
-"""Turns the published checkpoints of MERL (Liu et al. 2024) into Hub checkpoints: encoder-only and full, ResNet and ViT."""
+"""Converts the published checkpoints of MERL (Liu et al. 2024): ResNet and ViT, encoders alone and full models."""
 
 import logging
 import re
@@ -24,15 +24,16 @@ logger = logging.getLogger(__name__)
 
 SAMPLING_RATE = 500
 NUM_SAMPLES = 5000
-# MIMIC-IV-ECG's order, in which MERL was trained: aVF before aVL.
+# The lead order of MIMIC-IV-ECG, on which MERL was trained: aVF before aVL.
 MERL_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
-BERT_HEAD_DIM = 64  # of every published BERT
+BERT_HEAD_DIM = 64  # dimensions of an attention head in every published BERT
 ENCODER_PREFIX = "ecg_encoder."
-# Weights that the published files hold and nothing reads: a classifier without training, a buffer of old transformers.
+# Weights in the published files that MERL does not use: an untrained classifier, and a buffer of old transformers.
 UNUSED = r"(ecg_encoder\.)?linear\.(weight|bias)|lm_model\.embeddings\.position_ids"
 
 CONVOLUTIONS = {"first": 1, "second": 2, "third": 3}
-# Ours -> published, tried in this order, several may apply.
+# Patterns that turn our names into the published ones. They are applied in this order, and several may apply to a
+# name.
 RESNET_NAMES = [
     (r"(^|\.)encoder\.stem\.convolution\.", r"\1conv1."),
     (r"(^|\.)encoder\.stem\.normalization\.", r"\1bn1."),
@@ -68,14 +69,14 @@ HEAD_NAMES = [
 
 def convert_merl(checkpoint: Path) -> list:
     """
-    A MERL file as published: "encoder" files give a [`MerlModel`], "ckpt" files a [`MerlForPreTraining`].
+    Converts a published MERL file: an "encoder" file to a [`MerlModel`], a "ckpt" file to a [`MerlForPreTraining`].
 
-    Encoder, sizes and text tower are read off the weights' names and shapes. Weights that MERL itself never uses are
-    left out with a warning that names them.
+    The type of the encoder and all sizes follow from the names and shapes of the weights. Weights that MERL does not
+    use are left out, and a warning names them.
 
     Returns:
-        The model, and the feature extractor with what MERL was trained on: 500 Hz, 5,000 samples, 0 … 1 over all
-        leads, aVF before aVL.
+        The model, and a feature extractor with the preprocessing that MERL was trained with: 500 Hz, 5,000 samples,
+        one scale of 0 … 1 for all leads, aVF before aVL.
 
     Raises:
         ValueError: the file cannot be read safely, or weights are unknown, missing or of another shape.
@@ -100,14 +101,14 @@ def convert_merl(checkpoint: Path) -> list:
     if is_full:
         sizes |= _head_sizes(state_dict, sizes["encoder_type"], checkpoint)
     if sizes["num_leads"] != len(MERL_LEADS):
-        raise ValueError(f"{checkpoint}: its encoder reads {sizes['num_leads']} leads, MERL's all {len(MERL_LEADS)}.")
+        raise ValueError(f"{checkpoint}: its encoder reads {sizes['num_leads']} leads; expected {len(MERL_LEADS)}.")
     config = MerlConfig(**sizes)
     model = load_weights(lambda: _build(config, is_full), state_dict, renamer(names), checkpoint)
     return [model, merl_feature_extractor(config)]
 
 
 def merl_feature_extractor(config: MerlConfig) -> EcgFeatureExtractor:
-    """What MERL reads: 500 Hz, 0 to 1, leads in the order of MIMIC-IV-ECG (aVF before aVL)."""
+    """MERL's preprocessing: 500 Hz, one scale of 0 … 1 for all leads, leads in the order of `MERL_LEADS`."""
     return EcgFeatureExtractor(
         sampling_rate=SAMPLING_RATE,
         num_samples=config.num_samples,
@@ -118,12 +119,12 @@ def merl_feature_extractor(config: MerlConfig) -> EcgFeatureExtractor:
 
 
 def _build(config: MerlConfig, is_full: bool) -> MerlModel | MerlForPreTraining:
-    with torch.device("cpu"):  # BERT's position ids are no weights of the checkpoint; on "meta" they would stay empty
+    with torch.device("cpu"):  # BERT's position ids are not in the checkpoint; on "meta" they would stay empty
         return MerlForPreTraining(config) if is_full else MerlModel(config)
 
 
 def _reshaped(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The weights in our shapes: tables without a batch dimension, a pointwise convolution as a linear layer, apart q, k, v."""
+    """Weights in our shapes: tables without a batch dimension, pointwise convolution as linear layer, q, k, v split."""
     shaped = {}
     for key, tensor in state_dict.items():
         if key in (f"{prefix}pos_embedding", "att_pool_head.positional_embedding") and tensor.dim() == 3:
@@ -141,7 +142,7 @@ def _reshaped(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, tor
 
 
 def _resnet_blocks(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[int, list[int]]:
-    """The numbers of each stage's blocks; empty where there is no ResNet."""
+    """The numbers of the blocks of each stage; empty if the encoder is not a ResNet."""
     blocks = {}
     for key in state_dict:
         if match := re.match(rf"{re.escape(prefix)}layer(\d+)\.(\d+)\.conv1\.weight$", key):
@@ -150,7 +151,7 @@ def _resnet_blocks(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[int
 
 
 def _resnet_sizes(state_dict: dict[str, torch.Tensor], prefix: str, blocks: dict[int, list[int]]) -> dict:
-    """Width and number of blocks of each stage, and whether the blocks are bottlenecks."""
+    """The width and number of blocks of each stage, and the type of the blocks."""
     is_bottleneck = f"{prefix}layer1.0.conv3.weight" in state_dict
     expansion = BOTTLENECK_REDUCTION if is_bottleneck else 1
     stages = sorted(blocks)
@@ -168,15 +169,15 @@ def _resnet_sizes(state_dict: dict[str, torch.Tensor], prefix: str, blocks: dict
 
 
 def _patch_embedding(state_dict: dict[str, torch.Tensor], prefix: str, source: Path) -> str:
-    """The name of the ViT's only convolution, `(hidden_size, leads, patch_size)`."""
+    """The name of the ViT's only convolution, of shape `(hidden_size, leads, patch_size)`."""
     needed = [
         f"{prefix}{name}" for name in ("pos_embedding", "block0.attn.fn.to_qkv.weight", "block0.ff.fn.net.0.weight")
     ]
     convolutions = [key for key, tensor in state_dict.items() if key.startswith(prefix) and tensor.dim() == 3]
     if len(convolutions) != 1 or any(name not in state_dict for name in needed):
         raise ValueError(
-            f"{source}: no MERL checkpoint: it has neither the ResNet's {prefix}conv1.weight nor the ViT's "
-            f"{', '.join(needed)} and one convolution. Its {len(state_dict)} weights begin with "
+            f"{source}: not a checkpoint of merl: it has neither the ResNet's {prefix}conv1.weight nor the ViT's "
+            f"{', '.join(needed)} and one convolution. It has {len(state_dict)} weights, such as "
             f"{', '.join(sorted(state_dict)[:5])}."
         )
     return convolutions[0]
@@ -194,7 +195,7 @@ def _vit_sizes(state_dict: dict[str, torch.Tensor], prefix: str, patch_embedding
 
 
 def _head_sizes(state_dict: dict[str, torch.Tensor], encoder_type: str, source: Path) -> dict:
-    """The text tower's sizes, the width of the shared space, and for the ResNet the length it was trained on."""
+    """Sizes of the text tower, the width of the shared space and, for the ResNet, the length of the training ECGs."""
     embeddings = "lm_model.embeddings"
     needed = ["linear1.weight", "lm_model.encoder.layer.0.intermediate.dense.weight"]
     needed += [f"{embeddings}.{name}_embeddings.weight" for name in ("word", "position", "token_type")]
@@ -202,7 +203,7 @@ def _head_sizes(state_dict: dict[str, torch.Tensor], encoder_type: str, source: 
         needed.append("att_pool_head.positional_embedding")
     if lacking := [name for name in needed if name not in state_dict]:
         raise ValueError(
-            f"{source}: an encoder under {ENCODER_PREFIX} but no whole model: it lacks {listed(lacking)}."
+            f"{source}: has an encoder ({ENCODER_PREFIX}*) but an incomplete head: it lacks {listed(lacking)}."
         )
     vocab_size, hidden_size = state_dict[f"{embeddings}.word_embeddings.weight"].shape
     layers = {match[1] for key in state_dict if (match := re.match(r"lm_model\.encoder\.layer\.(\d+)\.", key))}
@@ -219,5 +220,5 @@ def _head_sizes(state_dict: dict[str, torch.Tensor], encoder_type: str, source: 
     if encoder_type == "resnet":
         num_tokens = len(state_dict["att_pool_head.positional_embedding"]) - 1
         if num_tokens != MerlConfig().num_tokens(NUM_SAMPLES):
-            sizes["num_samples"] = 16 * num_tokens  # the longest ECG of so many tokens
+            sizes["num_samples"] = 16 * num_tokens  # the longest ECG that gives this number of tokens
     return sizes

@@ -1,4 +1,4 @@
-"""Composes a new ELM from an LLM, a tokenizer and (if wanted) an ECG encoder, and saves it as a checkpoint."""
+"""Creates a new ELM from an LLM, a tokenizer and optionally an ECG encoder, and saves it as a checkpoint."""
 
 import json
 import math
@@ -43,7 +43,7 @@ _DERIVED = {"num_leads", "num_samples", "ecg_token_id", "ecg_token_offset", "ecg
 
 
 def _with_plain_errors(function: Callable) -> Callable:
-    """What transformers finds wrong with a configuration becomes a ValueError that says just that."""
+    """Turns transformers' errors about a configuration into a ValueError with their message."""
 
     @wraps(function)
     def run(*args, **kwargs):
@@ -75,34 +75,35 @@ def create_elm(
     seed: int = 0,
 ) -> ElmForCausalLM:
     """
-    Writes a checkpoint that is ready to be trained: `config.json`, weights, processor and the code to load them.
+    Creates a checkpoint that is ready for training: `config.json`, weights, processor and the code to load them.
 
     Args:
-        output: folder to make.
+        output: folder to create.
         llm: repository or folder of a pre-trained causal LLM.
-        config: JSON file with fields of [`ElmConfig`]. Its `text_config` describes an LLM that starts from random
-            weights, instead of `llm`, its `encoder_config` an encoder; the arguments below outrank it.
-        tokenizer: repository or folder of its tokenizer; `llm`'s by default, or
-        tokenizer_dataset: an elm-hf dataset on whose conversations (fold 1, train) a new tokenizer is trained.
-        vocab_size: of a new tokenizer.
-        representation: `"signal"` (by default), `"stacked_signal"`, `"image"` or `"symbol"`.
-        encoder: repository or folder of an ECG encoder or, for pictures, of a vision encoder (of CLIP and SigLIP the
-            vision tower is taken); `"ecg_resnet"` and the like for a new ECG encoder; None for none.
-        ecg_tokenizer: repository or folder of the [`EcgByteTokenizer`] of `"symbol"`.
-        max_ecg_tokens: most tokens of an ECG that become part of the sequence (`"symbol"`); all by default.
-        projector: `"linear"` or `"mlp"` with an encoder (by default `"mlp"`); `"linear"`, `"patch"` or `"conv"`
-            without (by default `"patch"`).
-        num_ecg_tokens: positions per ECG; by default 1 for the encoder-free linear projector and 50 otherwise.
-        seconds: length of the ECGs the model reads; by default the pre-trained encoder's, or 10.
-        normalization: of the ECG's amplitude, `"min_max"`, `"z_score"` or `"none"`; by default the pre-trained
-            encoder's, or `"min_max"` for signals and `"none"` otherwise.
-        dtype: precision of the weights; `"auto"` keeps the LLM's.
-        seed: of new weights.
+        config: JSON file with fields of [`ElmConfig`]. `text_config` describes an LLM with random weights, used
+            instead of `llm`; `encoder_config` describes a new encoder. The arguments below take precedence over the
+            file.
+        tokenizer: repository or folder of the LLM's tokenizer. Defaults to that of `llm`.
+        tokenizer_dataset: elm-hf dataset on whose conversations (fold 1, train) a new tokenizer is trained.
+        vocab_size: size of a new tokenizer's vocabulary.
+        representation: `"signal"` (default), `"stacked_signal"`, `"image"` or `"symbol"`.
+        encoder: repository or folder of an ECG encoder or, for pictures, of a vision encoder (for CLIP and SigLIP the
+            vision tower is used); a type such as `"ecg_resnet"` for a new ECG encoder; None for no encoder.
+        ecg_tokenizer: repository or folder of the [`EcgByteTokenizer`] for `"symbol"`.
+        max_ecg_tokens: maximum number of tokens per ECG for `"symbol"`; None for no limit.
+        projector: `"linear"` or `"mlp"` (default) with an encoder; `"linear"`, `"patch"` (default) or `"conv"`
+            without.
+        num_ecg_tokens: positions per ECG. Defaults to 1 for the encoder-free linear projector and to 50 otherwise.
+        seconds: length of the ECGs that the model reads. Defaults to that of the pre-trained encoder, or 10.
+        normalization: normalization of the ECG's amplitude: `"min_max"`, `"z_score"` or `"none"`. Defaults to that of
+            the pre-trained encoder, or to `"min_max"` for signals and `"none"` otherwise.
+        dtype: precision of the weights; `"auto"` keeps that of the LLM.
+        seed: random seed for new weights.
 
     Raises:
-        FileExistsError: `output` is there and not empty.
-        ValueError: parts are missing or do not fit.
-        OSError: a repository or folder has no such model.
+        FileExistsError: `output` exists and is not empty.
+        ValueError: parts are missing or do not fit together.
+        OSError: a repository or folder does not contain the model.
     """
     settings = _read_config(config)
     text_config, encoder_config = settings.pop("text_config", None), settings.pop("encoder_config", None)
@@ -111,9 +112,11 @@ def create_elm(
             "Give either a pre-trained LLM (--llm) or a --config whose `text_config` describes a new one."
         )
     if seconds is not None and not 1 <= seconds * SAMPLING_RATE < math.inf:
-        raise ValueError(f"ECGs of {seconds:g} s (--seconds) have no samples at {SAMPLING_RATE} Hz.")
+        raise ValueError(
+            f"--seconds is {seconds:g}; expected the length of at least one sample at {SAMPLING_RATE} Hz."
+        )
     if dtype != "auto" and not getattr(getattr(torch, dtype, None), "is_floating_point", False):
-        raise ValueError(f'dtype (--dtype) "{dtype}" is not auto, float32, bfloat16 or float16.')
+        raise ValueError(f'--dtype is "{dtype}"; expected auto, float32, bfloat16 or float16.')
     output = Path(output)
     check_free(output)
     set_seed(seed)
@@ -124,7 +127,7 @@ def create_elm(
     if not has_encoder and settings.get("projector_type") == "linear":
         settings.setdefault("num_ecg_tokens", 1)
     if (ecg_tokenizer is None) != (representation != "symbol"):
-        raise ValueError("--ecg-tokenizer goes with --representation symbol, and the other way round.")
+        raise ValueError("--ecg-tokenizer and --representation symbol must be used together.")
 
     llm_tokenizer = _tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
     encoder_model = load_encoder(encoder, encoder_config, dtype)
@@ -161,16 +164,16 @@ def create_elm(
 
 def load_encoder(name: str | None, config: dict | None = None, dtype: str = "auto") -> PreTrainedModel | None:
     """
-    An encoder: a pre-trained one, of a whole CLIP or SigLIP the vision tower; or a new ECG encoder with random weights.
+    Loads a pre-trained encoder (for CLIP and SigLIP its vision tower), or creates an ECG encoder with random weights.
 
     Args:
-        name: repository, folder, or the `model_type` of an ECG encoder.
-        config: fields of a new encoder's configuration, `model_type` among them.
+        name: repository or folder of a pre-trained encoder, or the `model_type` of a new ECG encoder.
+        config: fields of a new encoder's configuration, including `model_type`.
         dtype: precision of pre-trained weights.
 
     Raises:
-        ValueError: a name and a configuration are given.
-        OSError: there is no such checkpoint.
+        ValueError: both a pre-trained encoder and a configuration are given.
+        OSError: the checkpoint does not exist.
     """
     import_ecg_encoders()
     if name in ECG_ENCODER_TYPES:
@@ -178,7 +181,7 @@ def load_encoder(name: str | None, config: dict | None = None, dtype: str = "aut
     if name is None:
         return None if config is None else AutoModel.from_config(AutoConfig.for_model(**config))
     if config is not None:
-        raise ValueError(f"The encoder is {name}; drop the `encoder_config`, which describes a new one.")
+        raise ValueError(f"--encoder is {name}; remove `encoder_config` from --config, which describes a new encoder.")
     check_encoder_name(name)
     loaded = load_pretrained(AutoConfig, name)
     return load_pretrained(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
@@ -186,15 +189,15 @@ def load_encoder(name: str | None, config: dict | None = None, dtype: str = "aut
 
 def check_encoder_name(name: str) -> None:
     """
-    Refuses, before the Hub is asked, what is no folder and cannot be a repository, and says which encoders are ours.
+    Checks that the name of a pre-trained encoder is that of a folder or repository.
 
     Raises:
-        FileNotFoundError: it is neither.
+        FileNotFoundError: it is neither. The message lists the types of new encoders.
     """
     try:
         check_name(name)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}, nor one of our encoders: {', '.join(ECG_ENCODER_TYPES)}") from error
+        raise FileNotFoundError(f"{error}. Types of new encoders: {', '.join(ECG_ENCODER_TYPES)}.") from error
 
 
 def _feature_extractor(
@@ -204,12 +207,12 @@ def _feature_extractor(
     seconds: float | None,
     normalization: str | None,
 ) -> EcgFeatureExtractor:
-    """A pre-trained ECG encoder's own, since it should see its signals as it always has; otherwise a new one."""
+    """The feature extractor of a pre-trained ECG encoder, which keeps its preprocessing; otherwise a new one."""
     is_pretrained = name is not None and name not in ECG_ENCODER_TYPES
     if is_pretrained and encoder.config.model_type in ECG_ENCODER_TYPES:
         settings = EcgFeatureExtractor.from_pretrained(name).to_dict()
     else:
-        # A new encoder with learnt positions says how many samples it has them for.
+        # An encoder with learned positions limits the number of samples.
         length = getattr(encoder.config, "num_samples", None) if representation == "signal" and encoder else None
         settings = {"normalization": "min_max" if representation == "signal" else "none"}
         settings |= {} if length is None else {"num_samples": length}
@@ -223,7 +226,7 @@ def _feature_extractor(
 def _image_processor(
     name: str | None, encoder: PreTrainedModel, representation: str, seconds: float | None
 ) -> EcgImageProcessor:
-    """Pictures of the size and with the normalisation that the vision encoder was trained with."""
+    """An image processor with the picture size and normalization of the vision encoder."""
     settings = {"representation": representation, "num_samples": round((seconds or 10) * SAMPLING_RATE)}
     if name is not None:
         return EcgImageProcessor.from_vision_encoder(name, **settings)
@@ -243,31 +246,27 @@ def _read_config(path: str | PathLike | None) -> dict:
         isinstance(settings.get(name, {}), dict) for name in ("text_config", "encoder_config")
     ):
         raise ValueError(
-            f"{path}: expected a JSON object, and `text_config` and `encoder_config` in it to be objects."
+            f"{path}: expected a JSON object whose `text_config` and `encoder_config` are objects as well."
         )
     unknown = sorted(set(settings) - {field.name for field in fields(ElmConfig)})
     if unknown:
-        raise ValueError(f"{path}: {', '.join(unknown)} are no fields of ElmConfig.")
+        raise ValueError(f"{path}: not a field of ElmConfig: {', '.join(unknown)}.")
     derived = sorted(set(settings) & _DERIVED)
     if derived:
-        raise ValueError(
-            f"{path}: leave out {', '.join(derived)}; the other arguments say so (--seconds, --dtype, ...)."
-        )
+        raise ValueError(f"{path}: remove {', '.join(derived)}; other arguments set this (--seconds, --dtype, ...).")
     if (
         "text_config" in settings
         and settings["text_config"].get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     ):
         found = settings["text_config"].get("model_type")
-        raise ValueError(
-            f'{path}: expected a causal LLM as `model_type` of `text_config`, such as "qwen2", found {found!r}.'
-        )
+        raise ValueError(f'{path}: `model_type` of `text_config` is {found!r}; expected a causal LLM such as "qwen2".')
     return settings
 
 
 def _pretrained_llm(name: str, dtype: str) -> PreTrainedModel:
     model_type = load_pretrained(AutoConfig, name).model_type
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ValueError(f'{name}: a checkpoint of type "{model_type}", not a causal LLM.')
+        raise ValueError(f'{name}: a checkpoint of type "{model_type}"; expected a causal LLM.')
     return load_pretrained(AutoModelForCausalLM, name, dtype=dtype)
 
 
@@ -279,7 +278,7 @@ def _new_llm(settings: dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedMo
 
 
 def _set_special_tokens(model: ElmForCausalLM, processor: BaseElmProcessor):
-    """Generation stops where the chat template ends the assistant's turn, as well as where the LLM stopped before."""
+    """Adds the end of the assistant's turn to the tokens that end generation, and sets the padding token."""
     generation = model.generation_config
     known = generation.eos_token_id
     ends = set(known if isinstance(known, list) else [known]) | {processor.end_of_turn_token_id}

@@ -1,4 +1,4 @@
-"""ECG-Byte tokenizers (Han et al. 2024): trained on an elm-hf dataset, or read from the published pickles."""
+"""ECG-Byte tokenizers (Han et al. 2024): training on an elm-hf dataset, and reading the published pickles."""
 
 import json
 import pickle
@@ -20,7 +20,7 @@ from elm_hf.modeling.tokenization_ecg_byte import BYTE_TOKENS, SYMBOLS, EcgByteT
 from elm_hf.utils.files import check_free, save_whole
 
 
-NUM_MEASURED = 200  # records at most from which the card's figures are taken
+NUM_MEASURED = 200  # maximum number of records on which the figures of the card are measured
 PERCENTILES = (1, 99)
 MARGIN_MV = 0.5
 
@@ -35,36 +35,38 @@ def train_ecg_byte_tokenizer(
     show_progress: bool = False,
 ) -> dict:
     """
-    Trains an ECG-Byte tokenizer and saves it with its card; the same tokenizer whatever the number of threads.
+    Trains an ECG-Byte tokenizer and saves it with its card. The number of threads does not change the tokenizer.
 
-    The amplitude range is that of ECG-Byte, the 1st percentile less 0.5 mV to the 99th and 0.5 mV, of the training
-    records. Each lead is a word, so that no token reaches from one lead into the next; missing leads are left out.
+    As in ECG-Byte, the amplitude range extends from 0.5 mV below the 1st percentile to 0.5 mV above the 99th
+    percentile of the training records. Each lead is a word, so that no token spans two leads; missing leads are left
+    out.
 
     Args:
-        dataset: elm-hf dataset, folder or repository; its `records` are used.
-        num_merges: tokens beside the 26 letters.
-        output: folder to make.
-        num_records: records that are drawn for training, all if there are fewer. Training takes about 40 bytes of memory
-            per sample, that is 1.2 MB per 12-lead record of 10 s at 250 Hz (500 records 0.6 GB, 20,000 records 24 GB);
-            200 records give about as good a vocabulary as 2,000.
+        dataset: folder or repository of an elm-hf dataset, whose `records` are used.
+        num_merges: number of tokens in addition to the 26 letters.
+        output: folder to create.
+        num_records: number of records drawn for training; all records if there are fewer. Training takes about 40
+            bytes of memory per sample, that is 1.2 MB per 12-lead record of 10 s at 250 Hz (500 records 0.6 GB, 20,000
+            records 24 GB); 200 records give about as good a vocabulary as 2,000.
         encoding: how ECGs are encoded, see [`EcgByteTokenizer`].
-        seed: of the draw.
-        show_progress: show the trainer's progress bars.
+        seed: random seed for drawing records.
+        show_progress: show progress bars.
 
     Returns:
-        What the card reports: `num_merges`, `num_records`, `num_measured` (records not used in training, unless there
-        are none: `measured_on_training`), `value_range` (mV), `compression` (samples per token), `rmse_uv` and `max_uv`
-        (reconstruction error in µV) and `clipped` (share of samples outside the range), among others.
+        The figures of the card: `num_merges`, `num_records`, `num_measured` (measured records, which were not used in
+        training unless `measured_on_training` is true), `value_range` (mV), `compression` (samples per token),
+        `rmse_uv` and `max_uv` (reconstruction error in µV) and `clipped` (share of samples outside the range), among
+        others.
 
     Raises:
-        FileExistsError: `output` is there and not empty.
-        FileNotFoundError: there is no such dataset.
-        ValueError: it is no elm-hf dataset, or its records do not hold that many merges.
+        FileExistsError: `output` exists and is not empty.
+        FileNotFoundError: the dataset does not exist.
+        ValueError: the dataset is not an elm-hf dataset, or its records give fewer merges.
     """
     output = Path(output)
     check_free(output)
     if num_merges < 1 or num_records < 1:
-        raise ValueError(f"{num_merges} merges of {num_records} records cannot be learnt; both are to be at least 1.")
+        raise ValueError(f"Got {num_merges} merges and {num_records} records; expected at least 1 of each.")
     records = load_records(dataset)
     drawn = np.random.default_rng(seed).permutation(len(records))
     training, measured = _ecgs(records, drawn[:num_records]), _ecgs(records, drawn[num_records:][:NUM_MEASURED])
@@ -90,18 +92,18 @@ def train_ecg_byte_tokenizer(
 
 def read_ecg_byte_pickle(path: str | PathLike) -> EcgByteTokenizer:
     """
-    The tokenizer of a file published with ECG-Byte or ECG-Bench, with the published ids. Nothing in it is executed.
+    Reads a tokenizer file published with ECG-Byte or ECG-Bench and keeps its ids. No code in the file is executed.
 
-    It encodes an ECG as one string by the longest match and scales each ECG by its own range, as ECG-Bench does. A
-    vocabulary of the original ECG-Byte, which scales all by percentiles of its data, is given its range (mV) by
+    The tokenizer encodes an ECG as one string by the longest match and scales each ECG by its own range, as ECG-Bench
+    does. The original ECG-Byte scales all ECGs by percentiles of its training data; set this range (mV) with
     `EcgByteTokenizer.from_pretrained(folder, value_range=(low, high))`.
 
     Args:
         path: pickle of `(vocab, merges)`: the string of each id, and `(bytes of the new token, id)` of each merge.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the pickle wants to import something, is damaged, or holds something else than such a vocabulary.
+        FileNotFoundError: the file does not exist.
+        ValueError: the pickle would import something, is damaged, or does not contain such a vocabulary.
     """
     path = Path(path)
     try:
@@ -110,43 +112,43 @@ def read_ecg_byte_pickle(path: str | PathLike) -> EcgByteTokenizer:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: refused, nothing was executed: {error}.") from error
     except (EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError, MemoryError) as error:
-        raise ValueError(f"{path}: no readable pickle ({error}).") from error
+        raise ValueError(f"{path}: not a readable pickle ({error}).") from error
     try:
         tokens = _published_tokens(loaded)
         merges = recover_merges(tokens)
     except ValueError as error:
-        raise ValueError(f"{path}: no ECG-Byte tokenizer: {error}") from error
+        raise ValueError(f"{path}: not an ECG-Byte tokenizer: {error}.") from error
     vocab = {token: index for index, token in enumerate([*BYTE_TOKENS, *tokens])}
     return EcgByteTokenizer(vocab, merges, lead_words=False)
 
 
 def recover_merges(tokens: Sequence[str]) -> list[tuple[str, str]]:
     """
-    The pairs of which byte-pair encoding made these tokens, of which ECG-Byte's files keep the whole strings only.
+    Recovers the pair that byte-pair encoding joined for each token. ECG-Byte's files keep only the joined strings.
 
-    The earlier merges, applied to a token's own letters, leave exactly its pair: the token occurred in the training text
-    between two boundaries that no earlier merge had crossed, and merging goes from left to right.
+    Applying the earlier merges to the letters of a token leaves exactly its pair: the token occurred in the training
+    text between two boundaries that no earlier merge had crossed, and merging goes from left to right.
 
     Args:
-        tokens: strings of letters in the order in which they were made.
+        tokens: strings of letters in the order of their merges.
 
     Raises:
-        ValueError: a token is not made of two earlier ones in this way.
+        ValueError: a token is not the merge of two earlier ones.
     """
     ranks: dict[tuple[str, str], int] = {}
     for rank, token in enumerate(tokens):
         pieces = _merged(token, ranks)
         if len(pieces) != 2:
             raise ValueError(
-                f"merge {rank} makes {token!r}, of which the merges before it leave {len(pieces)} tokens "
-                f"({', '.join(pieces[:5])}); expected two."
+                f"merge {rank} gives {token!r}, which the merges before it split into {len(pieces)} tokens "
+                f"({', '.join(pieces[:5])}); expected two"
             )
         ranks[pieces[0], pieces[1]] = rank
     return list(ranks)
 
 
 def _merged(text: str, ranks: dict[tuple[str, str], int]) -> list[str]:
-    """The tokens of a text: as long as a pair in it has a rank, all occurrences of the one of lowest rank are joined."""
+    """Tokenizes a text: while pairs in it have a rank, all occurrences of the pair with the lowest rank are joined."""
     pieces = list(text)
     while found := ranks.keys() & set(pairwise(pieces)):
         pair = min(found, key=ranks.__getitem__)
@@ -160,14 +162,14 @@ def _merged(text: str, ranks: dict[tuple[str, str], int]) -> list[str]:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads numbers, strings and containers, and refuses everything that would have to be imported."""
+    """Reads numbers, strings and containers, and refuses everything that would need an import."""
 
     def find_class(self, module: str, name: str):
         raise pickle.UnpicklingError(f"it wants to import {module}.{name}; expected numbers, strings and containers")
 
 
 def _published_tokens(loaded) -> list[str]:
-    """The strings of the merges of a published file, in their order."""
+    """The strings of the merges in a published file, in order."""
     if not (isinstance(loaded, tuple) and [type(part) for part in loaded] == [dict, list]):
         raise ValueError(f"it holds {type(loaded).__name__}; expected a tuple of a dictionary and a list")
     vocab, merges = loaded
@@ -177,25 +179,27 @@ def _published_tokens(loaded) -> list[str]:
     ids = [index for _, index in merges]
     if ids != list(range(256, 256 + len(merges))):
         odd = next(place for place, index in enumerate(ids) if index != 256 + place)
-        raise ValueError(f"merge {odd} has the id {ids[odd]!r}; expected {256 + odd}, as ids count on from 256")
+        raise ValueError(
+            f"merge {odd} has the id {ids[odd]!r}; expected {256 + odd}, since ids of merges start at 256"
+        )
     letters = set(SYMBOLS.encode())
     for place, (values, _) in enumerate(merges):
         if not (values and letters.issuperset(values)):
             raise ValueError(f"merge {place} has the symbols {values!r:.60}; expected bytes of the letters a ... z")
     tokens = [bytes(values).decode() for values, _ in merges]
     if len(set(tokens)) < len(tokens):
-        raise ValueError("several merges make the same string")
+        raise ValueError("several merges give the same string; expected different ones")
     expected = dict(enumerate([*BYTE_TOKENS, *tokens]))
     if vocab != expected:
         odd = next((index for index in expected if vocab.get(index) != expected[index]), None)
         found = f"more than {len(expected)} ids" if odd is None else f"{vocab.get(odd)!r} as id {odd}"
-        wanted = f"ids up to {len(expected) - 1}" if odd is None else f"{expected[odd]!r} as the merges have it"
+        wanted = f"ids up to {len(expected) - 1}" if odd is None else f"{expected[odd]!r} as in the merges"
         raise ValueError(f"its vocabulary has {found}; expected {wanted}")
     return tokens
 
 
 def _ecgs(records: Dataset, rows: np.ndarray) -> EcgSequence:
-    """These ECGs, in the order of the table, which is the faster one to read."""
+    """The ECGs of these rows in the order of the table, which is faster to read."""
     return EcgSequence(EcgTable(records), sorted(rows.tolist()))
 
 
@@ -216,7 +220,7 @@ def _value_range(ecgs: EcgSequence) -> tuple[float, float]:
 def _train(
     ecgs: EcgSequence, value_range: tuple[float, float], num_merges: int, show_progress: bool
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of byte-pair encoding; `tokenizers` breaks ties by id, so nothing depends on threads."""
+    """Trains byte-pair encoding. `tokenizers` breaks ties by id, so the number of threads does not matter."""
     alphabet = EcgByteTokenizer({letter: index for index, letter in enumerate(SYMBOLS)}, [], value_range=value_range)
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -228,14 +232,14 @@ def _train(
     model = json.loads(backend.to_str())["model"]
     if len(model["merges"]) < num_merges:
         raise ValueError(
-            f"{len(ecgs)} records hold {len(model['merges'])} merges, {num_merges} are asked for; ask for fewer or train on "
-            "more records."
+            f"{len(ecgs)} records give only {len(model['merges'])} of {num_merges} merges; request fewer merges or train "
+            "on more records."
         )
     return model["vocab"], [tuple(pair) for pair in model["merges"]]
 
 
 def _measure(tokenizer: EcgByteTokenizer, ecgs: Sequence[np.ndarray]) -> dict[str, float]:
-    """Samples per token and reconstruction error."""
+    """Measures the samples per token, the reconstruction error and the share of clipped samples."""
     num_samples, num_tokens, num_clipped, squares, largest = 0, 0, 0, 0.0, 0.0
     for ecg in _present_leads(ecgs):
         clipped = np.clip(ecg, *tokenizer.value_range)

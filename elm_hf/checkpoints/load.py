@@ -1,4 +1,4 @@
-"""Loading a checkpoint: an ELM or a LoRA adapter, with its processor."""
+"""Loads a checkpoint: an ELM or a LoRA adapter, with its processor."""
 
 from os import PathLike
 from pathlib import Path
@@ -23,17 +23,17 @@ def load_checkpoint(
     path_or_repo: str | PathLike, trust_remote_code: bool = False, dtype: str = "auto", device: str | None = None
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """
-    Loads an ELM (a full checkpoint or a LoRA adapter) and its processor, ready to answer.
+    Loads an ELM (a full checkpoint or a LoRA adapter) and its processor for inference.
 
     Args:
-        path_or_repo: folder or repository.
+        path_or_repo: folder or repository of the checkpoint.
         trust_remote_code: run the code inside the checkpoint instead of elm-hf's own. If elm-hf's classes have been
             imported before in this process, transformers prefers them.
-        dtype: precision of the weights; `"auto"` is the checkpoint's.
-        device: where to put the model; a GPU if there is one.
+        dtype: precision of the weights; `"auto"` keeps that of the checkpoint.
+        device: device of the model. Defaults to a GPU if there is one.
 
     Raises:
-        OSError: there is no such checkpoint.
+        OSError: the checkpoint does not exist.
         ValueError: it is not an ELM, has no processor, or is damaged: a file cannot be read, or weights are missing.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -47,7 +47,7 @@ def load_checkpoint(
         _check_is_elm(name)
     if Path(name).is_dir() and not (Path(name) / PROCESSOR_NAME).is_file():
         raise ValueError(
-            f"{name}: no processor beside the model ({PROCESSOR_NAME}); save that of the checkpoint it was made from there "
+            f"{name}: {PROCESSOR_NAME} is missing; save the processor of the original checkpoint in this folder "
             "(processor.save_pretrained)"
         )
     try:
@@ -55,7 +55,7 @@ def load_checkpoint(
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (ValueError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(f"{name}: cannot be loaded as an ELM ({error})") from error
-    if model.device.type != torch.device(device).type:  # quantised weights are where they belong, and may not be moved
+    if model.device.type != torch.device(device).type:  # quantized weights are on their device and cannot be moved
         model = model.to(device)
     return model.eval(), processor
 
@@ -68,7 +68,7 @@ def _check_is_elm(name: str):
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type != "elm":
         found = "without a model_type" if model_type is None else f'of type "{model_type}"'
-        raise ValueError(f'{name}: a checkpoint {found}, not an ELM ("elm").')
+        raise ValueError(f'{name}: a checkpoint {found}; expected an ELM (type "elm").')
 
 
 def _load_adapter(name: str, options: dict) -> PreTrainedModel:
@@ -79,25 +79,25 @@ def _load_adapter(name: str, options: dict) -> PreTrainedModel:
         check_name(base)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{name}: an adapter whose base is not there ({error}); where the base has moved to, "
-            f"`elm-hf merge {name} OUTPUT --base FOLDER` makes a full checkpoint of both"
+            f"{name}: the base model of this adapter was not found ({error}); if it has moved, "
+            f"`elm-hf merge {name} OUTPUT --base FOLDER` merges both into a full checkpoint"
         ) from error
     return AutoPeftModelForCausalLM.from_pretrained(name, **options)
 
 
 def _load_model(name: str, options: dict) -> PreTrainedModel:
-    """The model; transformers would put random weights in the place of those that the checkpoint lacks."""
+    """Loads a full checkpoint and refuses missing weights, which transformers would initialize at random."""
     model, found = AutoModelForCausalLM.from_pretrained(
         name, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if lacking:
-        raise ValueError(f"{len(lacking)} weights are missing or of another shape, such as {lacking[0]}")
+        raise ValueError(f"{len(lacking)} weights are missing or have another shape, such as {lacking[0]}")
     return model
 
 
 def load_pretrained(auto_class: type, name: str | PathLike, **options):
-    """`from_pretrained` whose errors name the repository or folder."""
+    """Calls `from_pretrained` with errors that name the repository or folder."""
     check_name(str(name), needs_owner=False)
     try:
         return auto_class.from_pretrained(name, **options)

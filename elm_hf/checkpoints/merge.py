@@ -1,4 +1,4 @@
-"""Merging a LoRA adapter into its base: a full checkpoint that needs no PEFT."""
+"""Merges a LoRA adapter into its base model: a full checkpoint that does not need PEFT."""
 
 import json
 from os import PathLike
@@ -19,45 +19,46 @@ def merge_adapter(
     adapter: str | PathLike, output: str | PathLike, base: str | PathLike | None = None
 ) -> ElmForCausalLM:
     """
-    Writes a full checkpoint of an adapter that `train_sft.py --use_peft` trained.
+    Merges an adapter that was trained with `--use_peft` into its base model, and saves a full checkpoint.
 
     Args:
         adapter: folder or repository of the adapter.
-        output: folder to make.
-        base: folder or repository of the full checkpoint that the adapter was trained on; the one that it names by default.
+        output: folder to create.
+        base: folder or repository of the checkpoint that the adapter was trained on. Defaults to the base that the
+            adapter names.
 
     Returns:
         The merged model, in the precision of its base.
 
     Raises:
-        FileNotFoundError: there is no such adapter, or its base is not where it says.
-        FileExistsError: `output` is there and not empty.
-        ValueError: `adapter` is none, was trained on another base, or its base is quantized.
+        FileNotFoundError: the adapter or its base does not exist.
+        FileExistsError: `output` exists and is not empty.
+        ValueError: `adapter` is not an adapter, was trained on another base, or its base is quantized.
     """
     output = Path(output)
     check_free(output)
     check_name(str(adapter))
     if Path(adapter).is_dir() and not (Path(adapter) / CONFIG_NAME).is_file():
         raise ValueError(
-            f"{adapter}: no adapter ({CONFIG_NAME} is missing); a checkpoint trained without --use_peft needs no merging"
+            f"{adapter}: not an adapter ({CONFIG_NAME} is missing); models trained without --use_peft need no merging"
         )
     config = PeftConfig.from_pretrained(str(adapter))
     base = str(base or config.base_model_name_or_path)
     try:
         check_name(base)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{adapter}: its base is not there ({error}); name it with --base") from error
+        raise FileNotFoundError(f"{adapter}: its base model was not found ({error}); name it with --base") from error
     register_modeling_classes()
     base_config = AutoConfig.from_pretrained(base)
     if "quantization_config" in base_config.to_dict():
         raise ValueError(
-            f"{base}: quantized, and adapters cannot be merged into quantized weights without loss; name the checkpoint that "
-            "it was quantized from with --base"
+            f"{base}: is quantized, and merging into quantized weights loses precision; name the checkpoint before "
+            "quantization with --base"
         )
     model = ElmForCausalLM.from_pretrained(base, config=base_config, dtype="auto")
     try:
         adapted = PeftModel.from_pretrained(model, str(adapter))
-    except (KeyError, RuntimeError) as error:  # weights of other names, or of other shapes
+    except (KeyError, RuntimeError) as error:  # weights have other names or shapes
         one = str(error).splitlines()[-1].strip()
         raise ValueError(
             f"{adapter}: does not fit {base} ({one}); name the checkpoint that it was trained on with --base"

@@ -1,4 +1,4 @@
-"""Publishing trained models: in one commit, with a card of their data, training and evaluation."""
+"""Publishes trained models in one commit, with a card of their data, training and evaluation."""
 
 import json
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from elm_hf.utils.hub import Publication, check_repo_id, publish_files
 from elm_hf.utils.reports import read_report
 
 
-# Weights of an earlier version that a new one does not have.
+# Endings of weight files that are deleted if only an earlier version has them.
 STALE_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt")
-# What training leaves beside a checkpoint.
+# Files of training in the folder of a checkpoint that do not belong to it.
 NOT_OF_A_CHECKPOINT = ("checkpoint-*", "runs", "global_step*", ".*", "_*")
 NOT_PUBLISHED = (".bin", ".pt", ".pth", ".pkl")
 
@@ -29,19 +29,19 @@ def publish_model(
     base: str | None = None,
 ) -> Publication:
     """
-    Publish a trained ELM or its adapter, with a card that has its data, hyper-parameters and evaluation.
+    Publishes a trained ELM or adapter, with a card of its data, hyperparameters and evaluation.
 
     Args:
-        folder: of the checkpoint, as `train_sft.py` or `save_pretrained` wrote it. Optimizer states, logs and pickles that
-            training left there stay.
-        repo_id: `user/name`.
-        evaluations: `report.json` of `elm-hf evaluate`, or folders with one: results for the card.
-        private, revision, dry_run: as for datasets.
-        base: of an adapter, the repository in which others find what it was trained on; the one that it names by default.
+        folder: folder of the checkpoint, written by training or by `save_pretrained`. Optimizer states, logs and
+            pickles in it are not published.
+        repo_id: repository, `user/name`.
+        evaluations: `report.json` files of `elm-hf evaluate`, or their folders, whose results are added to the card.
+        private, revision, dry_run: as in `publish_dataset`.
+        base: repository of the checkpoint that an adapter was trained on. Defaults to the base that the adapter names.
 
     Raises:
-        ValueError: `folder` holds no checkpoint, the adapter's base is a folder of this machine, or an evaluation is none.
-        ConnectionError, HfHubHTTPError: as for datasets.
+        ValueError: `folder` is not a checkpoint, the base of the adapter is a local folder, or a report is not one.
+        ConnectionError, HfHubHTTPError: as in `publish_dataset`.
     """
     folder = Path(folder)
     check_repo_id(repo_id)
@@ -56,27 +56,27 @@ def publish_model(
 
 
 def _adapter_config(folder: Path, base: str | None) -> dict | None:
-    """What `adapter_config.json` is to say, whose base others must be able to load; None of a full checkpoint."""
+    """The `adapter_config.json` to publish, with a base that others can load; None for a full checkpoint."""
     path = folder / CONFIG_NAME
     if not path.is_file():
         if base is not None:
-            raise ValueError(f"{folder}: no adapter (no {CONFIG_NAME}), so it has no base (--base)")
+            raise ValueError(f"{folder}: not an adapter ({CONFIG_NAME} is missing); leave out --base")
         return None
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base = base or config["base_model_name_or_path"]
     if Path(base).is_absolute() or Path(base).is_dir():
         raise ValueError(
-            f"{folder}: an adapter of {base}, a folder of this machine, which others do not have; publish that, too, and name its "
-            "repository with --base, or publish what elm-hf merge makes of both"
+            f"{folder}: an adapter of {base}, a local folder that others cannot load; publish that as well and name "
+            "its repository with --base, or merge both with elm-hf merge and publish the result"
         )
     check_repo_id(base)
     return config
 
 
 def _checkpoint_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint: no earlier checkpoints, logs or hidden files, and nothing that is pickled."""
+    """The files of a checkpoint, without earlier checkpoints, logs, hidden files and pickles."""
     if not any((folder / name).is_file() for name in ("config.json", CONFIG_NAME)):
-        raise ValueError(f"{folder}: no checkpoint (neither config.json nor {CONFIG_NAME})")
+        raise ValueError(f"{folder}: not a checkpoint (neither config.json nor {CONFIG_NAME} is there)")
     top = [path for path in folder.iterdir() if not any(path.match(pattern) for pattern in NOT_OF_A_CHECKPOINT)]
     nested = [file for path in top for file in ([path] if path.is_file() else path.rglob("*"))]
     files = sorted(path for path in nested if path.is_file() and path.suffix not in NOT_PUBLISHED)

@@ -1,4 +1,4 @@
-"""Reads the weights that other projects published, without running what is in the file, and puts each in its place."""
+"""Reads weights published by other projects, without executing code in the file, and loads them into our models."""
 
 import pickle
 import re
@@ -10,8 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 
-HEAD_DIM = 64  # of every published ECG transformer
-# Layers of the published ECG transformers: ours -> published, tried in this order, several may apply.
+HEAD_DIM = 64  # dimensions of an attention head in every published ECG transformer
+# Patterns that turn our names of a transformer's layers into the published ones. They are applied in this order, and
+# several may apply to a name.
 LAYER_NAMES = [
     (r"\.attention_norm\.", ".attn.norm."),
     (r"\.attention\.qkv_proj\.", ".attn.fn.to_qkv."),
@@ -24,17 +25,18 @@ LAYER_NAMES = [
 
 def load_state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
     """
-    The tensors of a `.pth` file by name: bare or under "model", without the `module.` of data-parallel training.
+    Reads the tensors of a `.pth` file, a dictionary by name or one under "model". The prefix `module.` of
+    data-parallel training is removed.
 
     Raises:
-        ValueError: the file is no such thing, or unpickling it would import more than tensors and plain containers.
+        ValueError: the file is not such a dictionary, or unpickling it would import more than tensors and containers.
     """
     try:
         loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(checkpoint, error)) from error
     except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{checkpoint}: no readable PyTorch checkpoint ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"{checkpoint}: not a readable PyTorch file ({type(error).__name__}: {error}).") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
         loaded = loaded["model"]
     if not isinstance(loaded, Mapping) or not loaded:
@@ -42,7 +44,7 @@ def load_state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
     others = [str(key) for key, value in loaded.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise ValueError(
-            f'{checkpoint}: expected tensors, or a dictionary of them under "model"; no tensors: {listed(others)}.'
+            f'{checkpoint}: expected tensors, or a dictionary of them under "model"; not tensors: {listed(others)}.'
         )
     if all(key.startswith("module.") for key in loaded):
         return {key.removeprefix("module."): value for key, value in loaded.items()}
@@ -52,13 +54,13 @@ def load_state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
 def _refusal(checkpoint: Path, error: Exception) -> str:
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(str(checkpoint))
-    except Exception:  # it scans today's files only; for others torch's own message names the first
+    except Exception:  # it reads only current formats; for older ones torch's message names the first import
         unsafe = re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
     reason = re.search(r"WeightsUnpickler error:\s*(\S.*)|$", str(error))[1]
-    found = f"it wants to import {listed(unsafe)}" if unsafe else f"no file of tensors ({reason or 'unreadable'})"
+    found = f"it wants to import {listed(unsafe)}" if unsafe else f"not a file of tensors ({reason or 'unreadable'})"
     return (
-        f"{checkpoint}: refused, nothing was executed: {found}; expected tensors and plain containers. If you trust its "
-        "origin, load it yourself and save only its state dict with torch.save."
+        f"{checkpoint}: refused, nothing was executed: {found}; expected tensors and plain containers. If you trust "
+        "the file, load it yourself and save only its state dict with torch.save."
     )
 
 
@@ -69,16 +71,16 @@ def load_weights(
     source: Path,
 ) -> PreTrainedModel:
     """
-    A model with the weights of a published checkpoint, each of which must have its place and the other way round.
+    Builds a model with the weights of a published checkpoint. The weights of both must match one to one.
 
     Args:
-        build: makes the model.
+        build: function that creates the model.
         state_dict: the published weights.
-        published_name: the published name of a weight of ours.
-        source: the file, for messages.
+        published_name: function that turns our name of a weight into the published one.
+        source: the file, for error messages.
 
     Raises:
-        ValueError: weights are unknown, missing or of another shape; the message lists them.
+        ValueError: weights are unknown, missing or have another shape; the message lists them.
     """
     with torch.device("meta"):
         model = build()
@@ -107,7 +109,7 @@ def listed(names: list[str]) -> str:
 
 
 def renamer(rules: list[tuple[str, str]]) -> Callable[[str], str]:
-    """A function that applies all `rules` (regular expression, replacement) to a name, one after the other."""
+    """A function that applies all `rules` (regular expression, replacement) to a name, in order."""
 
     def rename(name: str) -> str:
         for pattern, replacement in rules:
@@ -118,13 +120,13 @@ def renamer(rules: list[tuple[str, str]]) -> Callable[[str], str]:
 
 
 def layer_sizes(state_dict: dict[str, torch.Tensor], layer: str, source: Path) -> dict[str, int]:
-    """Layers whose names match `layer` (a number after it), and heads and MLP width of the first."""
+    """The number of layers, whose names are `layer` and a number, and the heads and MLP width of the first layer."""
     numbers = {int(match[1]) for key in state_dict if (match := re.match(rf"{re.escape(layer)}(\d+)\.", key))}
     inner = state_dict[f"{layer}0.attn.fn.to_qkv.weight"].shape[0]
     if inner % (3 * HEAD_DIM):
         raise ValueError(
-            f"{source}: {layer}0.attn.fn.to_qkv.weight has {inner} rows, no multiple of 3 x {HEAD_DIM}: the heads of "
-            f"these models have {HEAD_DIM} dimensions."
+            f"{source}: {layer}0.attn.fn.to_qkv.weight has {inner} rows; expected a multiple of 3 x {HEAD_DIM}, since "
+            f"the attention heads of these models have {HEAD_DIM} dimensions."
         )
     return {
         "num_hidden_layers": len(numbers),

@@ -1,4 +1,4 @@
-"""The text tokenizer of a new LLM: trained on the conversations of a dataset."""
+"""The text tokenizer of a new LLM, trained on the conversations of a dataset."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ from elm_hf.data.loading import load_elm_dataset
 from elm_hf.modeling.processing_elm_base import ECG_TOKEN
 
 
-# One token opens each role's turn and one ends it, so that little of a short conversation is not words.
+# One token opens a turn and one ends it, so that short conversations have little overhead.
 NEW_TOKENIZER_CHAT_TEMPLATE = """\
 {%- for message in messages %}
     {{- '<|' + message['role'] + '|>' + message['content'] + eos_token }}
@@ -29,24 +29,24 @@ NEW_TOKENIZER_CHAT_TEMPLATE = """\
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, whole: Iterable[str] = ()) -> PreTrainedTokenizerFast:
     """
-    A byte-level BPE tokenizer trained on `texts`, with a chat template of its own.
+    Trains a byte-level BPE tokenizer with a chat template.
 
-    Its tokens may span several words (Liu et al. 2025, SuperBPE) but no punctuation, so that the recurring phrases of a
-    narrow subject take one token each.
+    Its tokens may span several words (Liu et al. 2025, SuperBPE) but no punctuation, so that frequent phrases of a
+    narrow domain take one token each.
 
     Args:
-        texts: what the tokenizer is trained on.
-        vocab_size: number of tokens, those of `whole` not counted.
-        whole: phrases that are one token wherever they occur.
+        texts: training texts.
+        vocab_size: number of tokens without those of `whole`.
+        whole: phrases that are always one token.
 
     Raises:
-        ValueError: `vocab_size` has no room for the 256 bytes and the special tokens.
+        ValueError: `vocab_size` is smaller than the number of bytes (256) and special tokens.
     """
     special = ["<|end|>", "<|pad|>", ECG_TOKEN, "<|system|>", "<|user|>", "<|assistant|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     smallest = len(special) + len(alphabet)
     if vocab_size < smallest:
-        raise ValueError(f"A byte-level vocabulary needs at least {smallest} tokens, got {vocab_size}.")
+        raise ValueError(f"A byte-level vocabulary needs at least {smallest} tokens, got {vocab_size} (--vocab-size).")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -69,7 +69,7 @@ def _tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTra
     if dataset is not None:
         rows = load_elm_dataset(dataset, fold=1, split="train")
         content = pc.struct_field(pc.list_flatten(_column(rows, "messages")), "content")
-        texts = pc.struct_field(pc.list_flatten(content), "text")  # none of an ECG
+        texts = pc.struct_field(pc.list_flatten(content), "text")  # null for an ECG
         return train_tokenizer(texts.drop_null().to_pylist(), vocab_size, _frequent_answers(rows))
     if name is None:
         raise ValueError("A new LLM needs a tokenizer: --tokenizer NAME, or --tokenizer-dataset DATASET to train one.")
@@ -77,7 +77,7 @@ def _tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTra
 
 
 def _frequent_answers(rows: Dataset) -> list[str]:
-    """What is, or is one item of, at least one answer in a thousand: a label's name is best one token everywhere."""
+    """Answers and items of answers in at least 1 of 1,000 rows; the name of a label is best a single token."""
     if "answer" not in rows.column_names:
         return []
     counts = pc.value_counts(pc.list_flatten(_column(rows, "answer"))).to_pylist()
@@ -85,5 +85,5 @@ def _frequent_answers(rows: Dataset) -> list[str]:
 
 
 def _column(rows: Dataset, name: str) -> pa.ChunkedArray:
-    """A column as Arrow has it, which costs no Python objects."""
+    """A column as an Arrow array, which creates no Python objects."""
     return rows.select_columns(name).with_format("arrow")[:][name]

@@ -55,4 +55,4 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ):
-    """ECG-language models: build datasets, create models, evaluate them and ask them about ECGs."""
+    """ECG-language models: build datasets, create, train and evaluate models, and ask them about ECGs."""

@@ -1,4 +1,4 @@
-"""Subcommands that publish on the Hub."""
+"""Subcommands that publish datasets and models on the Hub."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,29 +8,32 @@ import typer
 from elm_hf.cli.app import app
 
 
-Private = Annotated[bool, typer.Option("--private", help="Make it a private repository.")]
-Revision = Annotated[str | None, typer.Option(help="Branch to publish on, made if missing; main by default.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="List what would be published and send nothing.")]
+Private = Annotated[bool, typer.Option("--private", help="Create a private repository.")]
+Revision = Annotated[str | None, typer.Option(help="Branch to publish to, created if missing. Default: main.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List the files and send nothing.")]
 
 
 @app.command()
 def publish(
-    folder: Annotated[Path, typer.Argument(help="Dataset that elm-hf prepare built.")],
-    repo: Annotated[str, typer.Argument(help="user/NAME-RATE-SAMPLES, such as user/ecg-qa-ptbxl-250-2500.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a dataset built by elm-hf prepare.")],
+    repo: Annotated[
+        str,
+        typer.Argument(help="Repository, user/NAME-RATE-SAMPLES, such as user/ecg-qa-ptbxl-250-2500."),
+    ],
     private: Private = False,
     revision: Revision = None,
     signals: Annotated[
         bool | None,
         typer.Option(
             "--with-signals/--without-signals",
-            help="Without: ids and folds only. With: all of it, although a source's licence leaves it unclear. "
-            "[default: with, where the licences allow it]",
+            help="Publish the ECG signals even if a source's licence is unclear, or publish only ids and folds. "
+            "By default signals are published if all licences allow it.",
             show_default=False,
         ),
     ] = None,
     dry_run: DryRun = False,
 ):
-    """Publish a built dataset on the Hub: Parquet files, folds and card, in one commit."""
+    """Publish a dataset on the Hub: Parquet files, folds and card in one commit."""
     from elm_hf.prepare.publish import publish_dataset
 
     _report(publish_dataset(folder, repo, private, revision, signals, dry_run))
@@ -39,18 +42,19 @@ def publish(
 @app.command("publish-model")
 def publish_model(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a trained model or adapter.")],
-    repo: Annotated[str, typer.Argument(help="user/name")],
+    repo: Annotated[str, typer.Argument(help="Repository, user/NAME.")],
     evaluation: Annotated[
-        list[Path] | None, typer.Option(help="report.json of elm-hf evaluate, or its folder; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="Report of elm-hf evaluate for the card: report.json or its folder. May be repeated."),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="Of an adapter: repository of the checkpoint that it was trained on.")
+        str | None, typer.Option(help="Repository of the checkpoint that the adapter was trained on.")
     ] = None,
     private: Private = False,
     revision: Revision = None,
     dry_run: DryRun = False,
 ):
-    """Publish a trained model on the Hub, with a card of its data, training and evaluation."""
+    """Publish a trained model or adapter on the Hub, with a card of its data, training and evaluation."""
     from elm_hf.checkpoints.publish import publish_model as run
 
     _report(run(checkpoint, repo, evaluation or [], private, revision, dry_run, base))

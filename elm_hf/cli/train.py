@@ -1,4 +1,4 @@
-"""Subcommands that train: `train`, `pretrain`, and the `recipes` that they take."""
+"""Subcommands that train: `train`, `pretrain`, and `recipes`, which lists their settings."""
 
 import argparse
 import dataclasses
@@ -12,12 +12,12 @@ from elm_hf.cli.app import app
 from elm_hf.utils.recipes import recipe_names, recipe_path, with_recipe
 
 
-# The options are those of dataclasses, so they are parsed by TRL and not by typer.
+# The options are fields of dataclasses, which TRL parses.
 _TRAINING = {"add_help_option": False, "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}}
 _OTHERS = {
-    "train": "All fields of TRL's SFTConfig (with transformers' TrainingArguments) and ModelConfig are options, too: --help-all "
-    "lists them, huggingface.co/docs/trl/sft_trainer explains them.",
-    "pretrain": "All fields of transformers' TrainingArguments are options, too: --help-all lists them, "
+    "train": "All fields of TRL's SFTConfig (with transformers' TrainingArguments) and ModelConfig are options as "
+    "well. --help-all lists them; huggingface.co/docs/trl/sft_trainer explains them.",
+    "pretrain": "All fields of transformers' TrainingArguments are options as well. --help-all lists them; "
     "huggingface.co/docs/transformers/main_classes/trainer explains them.",
 }
 
@@ -53,9 +53,9 @@ def pretrain(context: typer.Context):
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Recipe whose path to print. All are listed by default.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Recipe whose path to print. Default: list all recipes.")] = None,
 ):
-    """List the recipes that --config of train and pretrain takes by name, or print the path of one."""
+    """List the recipes for --config of train and pretrain, or print the path of one."""
     if name is not None:
         typer.echo(recipe_path(name))
         return
@@ -67,13 +67,15 @@ def recipes(
 
 def _checked(command: str, arguments: Sequence[str], options: tuple) -> list[str] | None:
     """
-    The arguments with the path of their recipe, their datasets and checkpoint looked up; None if help was asked for and
-    printed. Torch is not imported for any of this.
+    Resolves the recipe and checks that datasets and checkpoints exist, without importing torch. Returns the arguments
+    with the path of the recipe, or None if help was printed.
     """
     parser = argparse.ArgumentParser(
         f"elm-hf {command}", usage=f"elm-hf {command} [OPTIONS]", allow_abbrev=False, add_help=False
     )
-    parser.add_argument("--config", metavar="RECIPE", help="YAML file with options, or a name of elm-hf recipes.")
+    parser.add_argument(
+        "--config", metavar="RECIPE", help="YAML file with options, or name of a recipe (elm-hf recipes lists them)."
+    )
     for each in options:
         for field in dataclasses.fields(each):
             parser.add_argument(
@@ -94,7 +96,7 @@ def _metavar(field: dataclasses.Field) -> str:
 
 
 def _check_names(arguments: list[str]) -> None:
-    """Looks up the names of datasets and checkpoints on the command line and in the recipe; the command line wins."""
+    """Checks that datasets and checkpoints exist; the command line takes precedence over the recipe."""
     from elm_hf.data.layout import check_dataset
     from elm_hf.utils.hub import check_name
 
@@ -123,5 +125,5 @@ def _recipe_values(arguments: list[str]) -> dict:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: a recipe is a table of options, one `name: value` a line")
+        raise ValueError(f"{path}: not a recipe; expected options, one `name: value` per line")
     return values

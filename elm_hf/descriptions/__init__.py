@@ -1,1 +1,1 @@
-"""ECGs described in words, for alignment."""
+"""Descriptions of ECGs in words, for alignment."""

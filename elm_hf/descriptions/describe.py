@@ -1,4 +1,4 @@
-"""What is known of each ECG in words: who the person is, the report in English, what features lie outside their normal range."""
+"""Descriptions of ECGs in words: the patient, the report in English, and the features outside their normal range."""
 
 from collections import Counter
 from os import PathLike
@@ -29,7 +29,7 @@ FEATURES = Features(
         "height_cm": Value("float32"),
         "weight_kg": Value("float32"),
         "report": _TEXT,
-        "language": _TEXT,  # of the report as the source has it
+        "language": _TEXT,  # of the original report
         "translator": _TEXT,  # null where it was not translated
         "features_from": _TEXT,
         "general": List(_TEXT),
@@ -48,31 +48,33 @@ def describe_records(
     num_proc: int = 1,
 ) -> dict:
     """
-    Writes a table of descriptions, a row for each record with a report (Yang et al. 2024, ECG-LM).
+    Writes a table of descriptions with a row for each record that has a report (Yang et al. 2024, ECG-LM).
 
     Args:
         dataset: folder or Hub name of an elm-hf dataset.
         output: Parquet file to write.
-        ptb_xl: folder of PTB-XL, from whose `ptbxl_database.csv` heights and weights come.
-        ptb_xl_plus: folder of PTB-XL+, whose 12SL features are taken; ECGs that are not there are measured.
-        translations: CSV of `elm-hf translate`, or of your own with the same columns.
-        reports: without translations, what becomes of reports that are not in English: `"english"` leaves their records out,
-            `"original"` takes them as they are. With translations, records are left out whose report is not among them.
-        num_proc: processes that measure.
+        ptb_xl: folder of PTB-XL, whose `ptbxl_database.csv` contains heights and weights.
+        ptb_xl_plus: folder of PTB-XL+, whose 12SL features are used. ECGs that are not in it are measured.
+        translations: CSV written by `elm-hf translate`, or by hand with the same columns.
+        reports: what to do with reports that are neither in English nor among the translations: `"english"` omits
+            their records, `"original"` keeps the original text. Required if there are such reports and no
+            translations; with translations the default is `"english"`.
+        num_proc: number of processes that measure ECGs.
 
     Returns:
-        `records`, how many are described; `left_out`, how many are not for which reason; `translated`; `features`, how
-        many come from where.
+        Numbers of records: `records` (described), `left_out` (omitted, by reason), `translated` (with a translated
+        report) and `features` (described, by source of the features).
 
     Raises:
-        ValueError: reports are not in English and nothing says what to do with them; nothing to describe.
-        FileNotFoundError: a source is missing.
-        ImportError: NeuroKit2 is missing, and an ECG has to be measured.
+        ValueError: reports are not in English and neither `translations` nor `reports` is given, or no record can be
+            described.
+        FileNotFoundError: a source does not exist.
+        ImportError: NeuroKit2 is not installed, and an ECG must be measured.
     """
     if reports is not None and reports not in REPORTS:
-        raise ValueError(f"reports (--reports) is {' or '.join(REPORTS)}; got {reports!r}")
+        raise ValueError(f"--reports is {reports!r}; expected {' or '.join(REPORTS)}")
     if Path(output).suffix != ".parquet":
-        raise ValueError(f"{output}: the descriptions are a Parquet file; give it a name that ends in .parquet")
+        raise ValueError(f"{output}: descriptions are written as Parquet; choose a name that ends in .parquet")
     sizes = {} if ptb_xl is None else _sizes(Path(ptb_xl))
     known = {} if ptb_xl_plus is None else read_12sl_features(ptb_xl_plus)
     records = load_records(dataset)
@@ -114,7 +116,7 @@ def describe_records(
 def _english(
     reports: list[str | None], translations: str | PathLike | None, choice: str | None
 ) -> tuple[list[dict | None], Counter]:
-    """For each record its report, the language it was in and who translated it; None where it is left out."""
+    """For each record the report, its original language and its translator; None if the record is omitted."""
     translated = {} if translations is None else read_translations(translations)
     left_out, texts = Counter(), []
     for report in reports:
@@ -134,17 +136,17 @@ def _english(
     foreign = left_out["not in English"]
     if foreign and choice is None:
         raise ValueError(
-            f"{foreign} of {len(reports)} reports are not in English: translate them (elm-hf translate, then --translations), "
-            "or choose --reports english to leave them out or --reports original to take them as they are"
+            f"{foreign} of {len(reports)} reports are not in English: translate them (elm-hf translate, then "
+            "--translations), or choose --reports english to omit them or --reports original to keep them"
         )
     return texts, left_out
 
 
 def _sizes(folder: Path) -> dict[str, dict[str, float]]:
-    """Heights and weights in PTB-XL's table, where they are given."""
+    """The known heights and weights in PTB-XL's table."""
     path = folder / "ptbxl_database.csv"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; --ptb-xl is to be the folder of PTB-XL")
+        raise FileNotFoundError(f"{path}: not found; expected the folder of PTB-XL (--ptb-xl)")
     return {
         row["ecg_id"]: {f"{name}_{unit}": float(row[name]) for name, unit in _SIZE_UNITS.items() if row[name]}
         for row in read_table(path, ["ecg_id", *_SIZE_UNITS])
@@ -170,7 +172,7 @@ def _measure(records: Dataset, rows: list[int], num_proc: int) -> dict[int, dict
 
 
 class _Measure:
-    """Adds its features to a row number; an object, so that other processes can have it."""
+    """Adds the features of an ECG to its row number. A class, so that it can be pickled for other processes."""
 
     def __init__(self, ecgs: EcgTable, sampling_rate: int):
         self.ecgs, self.sampling_rate = ecgs, sampling_rate

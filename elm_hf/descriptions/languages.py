@@ -1,10 +1,10 @@
-"""Which language an ECG report is in: German, Swedish or English, told by its words."""
+"""Detects the language of an ECG report (German, Swedish or English) by its words."""
 
 import re
 
 
 ENGLISH = "en"
-# Words and endings of each language in reports. Words that two of them share (normal, block, sinus, ST) are in none.
+# Words of each language in ECG reports, without words that several languages share (normal, block, sinus, ST).
 _WORDS = {
     "de": (
         "und oder nicht der die das den dem des ein eine bei mit ohne ist sind sonst auf im vom zum zu am an nach als auch "
@@ -42,10 +42,10 @@ _LETTERS = {"de": "äöüß", "sv": "åäö", "en": ""}
 
 def language_of(report: str) -> str | None:
     """
-    The language of an ECG report, `"de"`, `"sv"` or `"en"`; None if its words do not tell.
+    Detects the language of an ECG report: `"de"`, `"sv"` or `"en"`; None if it has no known word, ending or letter.
 
-    A known word counts two, an ending or a letter of the language one; a report in mixed languages is of the one that counts
-    most, and in a tie it is not English.
+    A known word counts two; an ending or a letter of the language counts one. The language with the highest count
+    wins, and English loses a tie.
     """
     words = re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", report.lower())
     counts = {}

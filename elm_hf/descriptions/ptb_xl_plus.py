@@ -1,4 +1,4 @@
-"""The 12SL table of PTB-XL+ (Strodthoff et al. 2023): features of PTB-XL's ECGs by a commercial algorithm."""
+"""Reads the 12SL table of PTB-XL+ (Strodthoff et al. 2023): features of PTB-XL's ECGs by a commercial algorithm."""
 
 from os import PathLike
 from pathlib import Path
@@ -11,7 +11,7 @@ from elm_hf.utils.files import read_table
 
 
 TABLE = "features/12sl_features.csv"
-# Column of each feature; the table is in ms, mV, degrees and beats per minute. Waves below the line are negative there.
+# The column of each feature, in ms, mV, degrees or beats per minute. Downward waves are negative in the table.
 _GENERAL = {
     "heart_rate": "HR_Ventr_Global",
     "p_ms": "P_Dur_Global",
@@ -28,17 +28,17 @@ _DEPTHS = ("q_mv", "s_mv")
 
 def read_12sl_features(folder: str | PathLike) -> dict[str, dict[str, float]]:
     """
-    The features of each ECG of PTB-XL, as `measure_ecg` would give them: NaN where the algorithm gives none.
+    Reads the features of each ECG of PTB-XL, in the form of `measure_ecg`; NaN where the algorithm gives no value.
 
     Args:
-        folder: of PTB-XL+, with `features/12sl_features.csv`.
+        folder: folder of PTB-XL+, with `features/12sl_features.csv`.
 
     Returns:
-        `ecg_id` to a value for each of `FEATURES`.
+        A dictionary from `ecg_id` to a value for each of `FEATURES`.
 
     Raises:
-        FileNotFoundError: there is no such table.
-        ValueError: the table lacks a column, or a value is no number.
+        FileNotFoundError: the table does not exist.
+        ValueError: the table lacks a column, or a value is not a number.
     """
     path = Path(folder) / TABLE
     if not path.is_file():
@@ -61,7 +61,7 @@ def _number(row: dict[str, str], column: str, path: Path) -> float:
 
 
 def _voltages(values: dict[str, float]) -> dict[str, float]:
-    """Sums of two leads; NaN where one of them is."""
+    """The voltage sums of two leads; NaN if one of them is NaN."""
     return {
         "sokolow_mv": values["s_mv_V1"] + np.fmax(values["r_mv_V5"], values["r_mv_V6"]),
         "cornell_mv": values["r_mv_aVL"] + values["s_mv_V3"],

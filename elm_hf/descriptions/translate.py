@@ -1,4 +1,4 @@
-"""Translates ECG reports into English, each wording once, through a model that runs here or at an endpoint."""
+"""Translates ECG reports into English, each wording once, with a local model or an endpoint."""
 
 import csv
 import io
@@ -39,36 +39,37 @@ def translate_reports(
     quiet: bool = False,
 ) -> dict:
     """
-    Writes a CSV with the translation of every report that is not in English, with its language and the translator.
+    Writes a CSV with a translation of every report that is not in English, its language and its translator.
 
-    Translations are kept as they come (`OUTPUT.unfinished`): started again, the same command asks for those that are missing,
-    and for those of which none could be had. Reports that the CSV has already, from whichever translator, stay as they are.
+    Each translation is saved at once (`OUTPUT.unfinished`). The same command, run again, translates the reports that
+    are missing or failed before. Reports that are in the CSV already are kept, whoever translated them.
 
     Args:
         dataset: folder or Hub name of an elm-hf dataset.
         output: CSV to write, with the columns of `COLUMNS`.
-        translator: a URL of an OpenAI-compatible endpoint (`http://localhost:8000/v1`), or folder or name of a model that runs
-            here: a chat model, or a translation model such as Marian. A key for the endpoint is taken from the environment,
-            `ELM_HF_TRANSLATOR_API_KEY`.
-        translator_model: name of the model at the endpoint, where it serves several.
-        num_workers: requests at once to an endpoint.
-        first_wait_s: before a failed request is repeated, in seconds; doubled with each repetition.
-        quiet: no progress bar.
+        translator: URL of an OpenAI-compatible endpoint (`http://localhost:8000/v1`), or folder or name of a local
+            model: a chat model, or a translation model such as Marian. The key of the endpoint is read from the
+            environment variable `ELM_HF_TRANSLATOR_API_KEY`.
+        translator_model: name of the model at the endpoint, if it serves several.
+        num_workers: number of parallel requests to an endpoint.
+        first_wait_s: seconds before the first retry of a failed request; doubled for each further retry.
+        quiet: hide the progress bar.
 
     Returns:
-        `reports` (wordings), `languages` (how many of each), `translated` now, `kept` from before, `failures` by reason.
+        Numbers of wordings: `reports` (all), `languages` (by language), `translated` (now), `kept` (from earlier runs)
+        and `failures` (by reason).
 
     Raises:
-        ValueError: the dataset has no reports, or the endpoint refuses.
-        OSError: there is no such model.
+        ValueError: the dataset has no reports, or the endpoint rejects the requests.
+        OSError: the model does not exist.
     """
     output = Path(output)
     if output.suffix != ".csv":
-        raise ValueError(f"{output}: translations are a CSV file; give it a name that ends in .csv")
+        raise ValueError(f"{output}: translations are written as CSV; choose a name that ends in .csv")
     column = load_records(dataset).select_columns("report")[:]["report"]
     reports = list(dict.fromkeys(report.strip() for report in column if report and report.strip()))
     if not reports:
-        raise ValueError(f"{dataset}: none of its {len(column)} records has a report to translate")
+        raise ValueError(f"{dataset}: none of the {len(column)} records has a report to translate")
     languages = {report: language_of(report) for report in reports}
     unfinished = Path(f"{output}.unfinished")
     known = (read_translations(output) if output.is_file() else {}) | _read_unfinished(unfinished)
@@ -104,11 +105,11 @@ def translate_reports(
 
 def read_translations(path: str | PathLike) -> dict[str, dict[str, str]]:
     """
-    Report to its row in a CSV of translations, written by [`translate_reports`] or by hand.
+    Reads a CSV of translations, written by [`translate_reports`] or by hand, as a dictionary from report to row.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it lacks one of `COLUMNS`.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file lacks one of `COLUMNS`.
     """
     rows = read_table(path, COLUMNS)
     return {row["report"].strip(): {name: row[name] for name in COLUMNS} for row in rows if row["translation"].strip()}
@@ -123,7 +124,7 @@ def _as_csv(rows: Iterable[dict[str, str]]) -> str:
 
 
 def _read_unfinished(path: Path) -> dict[str, dict[str, str]]:
-    """Translations of a run that did not end; a line that was left half-written is dropped."""
+    """The translations of an interrupted run, without an incomplete line."""
     known = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
@@ -135,13 +136,13 @@ def _read_unfinished(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _append(path: Path, row: dict[str, str]) -> None:
-    """Adds a line, which opens with its line break: the last one may be half-written."""
+    """Appends a line. Its line break comes first, since the line before it may be incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write("\n" + json.dumps(row, ensure_ascii=False))
 
 
-# Takes a report and its language; gives the translation, or None and what went wrong.
+# Takes a report and its language; returns the translation and None, or None and the reason of the failure.
 Translate = Callable[[str, str | None], tuple[str | None, str | None]]
 
 
@@ -155,7 +156,7 @@ def _translator(name: str, model: str | None, first_wait_s: float) -> Translate:
 
 def _by_chat(chat: Chat, first_wait_s: float) -> Translate:
     def translate(report: str, language: str | None) -> tuple[str | None, str | None]:
-        failure = "no words"
+        failure = "empty translation"
         for attempt in range(MAX_ATTEMPTS):
             try:
                 text, _, written = chat(_messages(report, language))
@@ -165,9 +166,9 @@ def _by_chat(chat: Chat, first_wait_s: float) -> Translate:
                     time.sleep(first_wait_s * 2**attempt if error.wait is None else error.wait)
                 continue
             if written >= MAX_TOKENS:
-                return None, f"a translation of more than {MAX_TOKENS} tokens"
+                return None, f"translation of more than {MAX_TOKENS} tokens"
             text = " ".join(text.split())
-            return (text, None) if text else (None, "no words")  # greedily, the same would be said again
+            return (text, None) if text else (None, "empty translation")  # greedy decoding would repeat it
         return None, failure
 
     return translate
@@ -179,7 +180,7 @@ def _messages(report: str, language: str | None) -> list[dict]:
 
 
 def _by_translation_model(name: str) -> Translate:
-    """A sequence-to-sequence model, which takes a report and gives its translation."""
+    """Translates with a sequence-to-sequence model."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(name)
@@ -189,13 +190,13 @@ def _by_translation_model(name: str) -> Translate:
         inputs = tokenizer([report], return_tensors="pt", truncation=True).to(model.device)
         output = model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
         text = tokenizer.decode(output[0], skip_special_tokens=True).strip()
-        return (text, None) if text else (None, "no words")
+        return (text, None) if text else (None, "empty translation")
 
     return translate
 
 
 def translation_summary(report: dict) -> str:
-    """What was translated, in one line."""
+    """One line about a run of [`translate_reports`]."""
     languages = ", ".join(f"{language} {number:,}" for language, number in report["languages"].items())
     failed = "; ".join(f"{number} failed: {reason}" for reason, number in report["failures"].items())
     return (

@@ -1,5 +1,6 @@
 """
-Pre-trains an ECG encoder on the records of elm-hf datasets: masked autoencoding, contrast with reports, or classes.
+Pre-trains an ECG encoder on the records of elm-hf datasets: masked autoencoding, contrastive learning with reports, or
+classification. `elm-hf pretrain` is the same program on one process.
 
     accelerate launch -m elm_hf.pretrain --config pretrain_st_mem
 """
@@ -25,16 +26,16 @@ from elm_hf.utils.recipes import with_recipe
 
 
 ARGUMENTS = (PretrainArguments, TrainingArguments, EcgAugmentation)
-# What an encoder learns from, beside the signal.
+# Targets of the encoders that need more than the signal.
 TARGETS = {"merl": "report", "ecg_resnet": "class"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Trains, saves, and pushes if asked to.
+    Trains and saves an encoder, and pushes it to the Hub if requested.
 
     Args:
-        arguments: of the command line; those of this process by default.
+        arguments: command-line arguments. Defaults to those of this process.
     """
     with errors_in_one_line("elm-hf pretrain"):
         parsed = parse(arguments)
@@ -43,14 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple:
-    """The arguments as instances of `ARGUMENTS`; `--config` takes a YAML file or the name of a recipe."""
+    """Parses arguments into instances of `ARGUMENTS`; `--config` takes a YAML file or the name of a recipe."""
     return TrlParser(ARGUMENTS).parse_args_and_config(with_recipe(arguments))
 
 
 def build_trainer(
     script_args: PretrainArguments, training_args: TrainingArguments, augmentation: EcgAugmentation
 ) -> PretrainTrainer:
-    """The trainer of a run, ready to train or to go on from its last checkpoint."""
+    """Builds the trainer of a run, ready to start or to resume from its last checkpoint."""
     run = run_settings(training_args, script_args, augmentation)
     training_args.resume_from_checkpoint = checkpoint_to_continue(
         training_args.resume_from_checkpoint, training_args.output_dir, run
@@ -61,7 +62,7 @@ def build_trainer(
     records = load_pretraining_records(script_args.dataset, script_args.fold, target, script_args.held_out_dataset)
     first = records.train[0]
     model, feature_extractor, tokenizer = load_encoder_to_train(script_args, records.classes, first)
-    # all records have one length and rate: what is too short is refused before training
+    # Records that are too short are refused before training; all have the same length and rate.
     feature_extractor(first["ecg"], sampling_rate=first["sampling_rate"], lead_names=list(LEADS))
 
     training_args.remove_unused_columns = False
@@ -85,14 +86,14 @@ def build_trainer(
         plots=plots,
     )
     trainer.accelerator.print(
-        f"{model.config.model_type}: {model.num_parameters():,} parameters, {len(records.train):,} records, "
-        f"{records.num_left_out:,} left out, {len(records.held_out or []):,} of the fold's test patients"
+        f"{model.config.model_type}: {model.num_parameters():,} parameters, {len(records.train):,} training records, "
+        f"{len(records.held_out or []):,} held out, {records.num_left_out:,} omitted"
     )
     return trainer
 
 
 def train(trainer: PretrainTrainer, datasets: list[str]) -> None:
-    """Trains, saves the encoder with its feature extractor and tokenizer, and pushes it if asked to."""
+    """Trains and saves the encoder with its feature extractor and tokenizer, and pushes it to the Hub if requested."""
     args = trainer.args
     if args.resume_from_checkpoint is not None:
         trainer.accelerator.print(f"Continuing from {args.resume_from_checkpoint}")

@@ -1,4 +1,4 @@
-"""What encoders are pre-trained on: records of elm-hf datasets with reports or classes, without a fold's test patients."""
+"""Data for pre-training encoders: records with reports or classes, without the test patients of a fold."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.training.augmentation import EcgAugmentation, sample_rng
 
 
-MAX_REPORT_TOKENS = 256  # MERL's (Liu et al. 2024)
+MAX_REPORT_TOKENS = 256  # as in MERL (Liu et al. 2024)
 
 
 @dataclass
 class PretrainingRecords:
     """
-    Records to pre-train on.
+    Records for pre-training.
 
-    Rows have `row`, their number, `ecg`, an array `(12, samples)` in millivolt (NaN where a lead is missing), `sampling_rate` in Hz, whether
-    they are `held_out`, and `report` or `label`, the number of the class, where that is the target.
+    Columns are `row` (row number), `ecg` (array `(12, samples)` in millivolt, NaN where a lead is missing),
+    `sampling_rate` in Hz, `held_out`, and the target, if there is one: `report`, or `label` (number of the class).
 
     Args:
-        train: what is learnt from.
-        held_out: records of the patients that the fold tests on; None without a fold.
+        train: training records.
+        held_out: records of the fold's test patients; None if there are none.
         classes: names of the classes; None unless they are the target.
-        num_left_out: records without a report or of several classes, where that is the target, and those of patients that
-            another dataset tests on.
+        num_left_out: number of omitted records: those without the target or of several classes, and those of another
+            dataset's test patients.
     """
 
     train: Dataset
@@ -50,30 +50,30 @@ def load_pretraining_records(
     held_out_dataset: str | PathLike | None = None,
 ) -> PretrainingRecords:
     """
-    Puts the records of several datasets into one table, the patients that a fold tests on apart.
+    Joins the records of several datasets and separates those of a fold's test patients.
 
     Args:
         paths: folders or Hub names of elm-hf datasets.
-        fold: 1 to 5 or `"official"`.
-        target: `"report"`, which leaves out records that lack a lead, too, since contrastive encoders need them all;
-            `"class"`, the stratum of a record's conversations, which leaves out records of several or of none; or None.
-        held_out_dataset: leave out the patients that this fold of another dataset tests or validates on, too: its fold need not
-            be cut where those of `paths` are.
+        fold: 1 to 5 or `"official"`; None to train on all records.
+        target: `"report"`, which also omits records that lack a lead, since contrastive encoders need all leads;
+            `"class"`, the stratum of a record's conversations, which omits records with several or none; or None.
+        held_out_dataset: another dataset whose test and validation patients in this fold are omitted as well, since
+            its folds may differ from those of `paths`.
 
     Raises:
-        FileNotFoundError: there is no such dataset.
-        ValueError: no such fold; classes without a fold; records of different length or sampling rate; nothing to train
-            on.
+        FileNotFoundError: a dataset does not exist.
+        ValueError: the fold does not exist, classes are requested without a fold, records differ in length or sampling
+            rate, or no record is left to train on.
     """
     if target == "class" and fold is None:
-        raise ValueError("Classes are the strata of a fold's conversations: name a fold (--fold).")
+        raise ValueError("Classes are the strata of a fold's conversations; name a fold (--fold).")
     tables = [load_records(path) for path in paths]
     if len(tables) > 1:
         check_same_shape(list(paths), tables)
     tested_elsewhere = set()
     if held_out_dataset is not None:
         if fold is None:
-            raise ValueError("--held_out_dataset leaves out a fold's test patients: name the fold (--fold).")
+            raise ValueError("--held_out_dataset omits the test patients of a fold; name the fold (--fold).")
         tested_elsewhere = patients_of(held_out_dataset, load_records(held_out_dataset), fold, held_out=True)
     rows: dict[bool, list[dict]] = {False: [], True: []}
     num_left_out = start = 0
@@ -87,7 +87,7 @@ def load_pretraining_records(
                 rows[row in held_out].append({"row": start + row, "class": class_of.get(row)})
         start += len(table)
     if not rows[False]:
-        raise ValueError(f"none of the {start} records can be trained on (target: {target}, fold: {fold})")
+        raise ValueError(f"none of the {start} records can be used for training (target: {target}, fold: {fold})")
     classes = sorted({one["class"] for one in rows[False]}) if target == "class" else None
     records = datasets.concatenate_datasets(tables)
     known = [one for one in rows[True] if classes is None or one["class"] in classes]
@@ -101,14 +101,15 @@ def load_pretraining_records(
 
 class EcgPretrainingCollator:
     """
-    Turns records into a batch for an encoder: ECGs of the model's length and their target. What is held out is cut where
-    the feature extractor cuts it, what is learnt from at a random place.
+    Collates records into a batch for an encoder: ECGs of the model's length and their targets. Training records are
+    cropped at a random place, held-out records where the feature extractor crops them.
 
     Args:
-        feature_extractor: prepares the ECGs.
-        tokenizer: of the text tower, where reports are the target.
-        augmentation: changes the ECGs that are learnt from.
-        seed: of the cuts and changes. They depend on it, the record and the `epoch` (see [`FollowEpoch`]) alone.
+        feature_extractor: feature extractor of the encoder.
+        tokenizer: tokenizer of the text tower, if reports are the target.
+        augmentation: random changes of training records.
+        seed: random seed of cropping and augmentation, which depend only on the seed, the record and the `epoch` (see
+            [`FollowEpoch`]).
     """
 
     def __init__(
@@ -127,10 +128,10 @@ class EcgPretrainingCollator:
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """
         Args:
-            rows: of [`PretrainingRecords`].
+            rows: rows of [`PretrainingRecords`].
 
         Returns:
-            What the feature extractor makes of the ECGs, and `labels (rows,)` or the tokens of the reports.
+            The outputs of the feature extractor, and `labels (rows,)` or the tokens of the reports.
         """
         ecgs = [row["ecg"] if row["held_out"] else self._changed(row) for row in rows]
         rates = [row["sampling_rate"] for row in rows]
@@ -155,7 +156,7 @@ class EcgPretrainingCollator:
 
 
 class _Join:
-    """Adds the ECG and the target to a batch of row numbers."""
+    """Adds ECGs and targets to a batch of row numbers."""
 
     def __init__(self, records: Dataset, target: str | None, classes: list[str] | None, held_out: bool):
         self.records = records
@@ -180,7 +181,7 @@ class _Join:
 
 
 def _fold_of(path: str | PathLike, table: Dataset, fold: int | str | None) -> tuple[set[int], dict[int, str]]:
-    """The rows of the patients that a fold tests on, and the class of each row that has exactly one."""
+    """The rows of the fold's test patients, and the class of each row that has exactly one."""
     if fold is None:
         return set(), {}
     splits = {split: load_elm_dataset(path, fold, split) for split in ("train", "test")}
@@ -196,7 +197,7 @@ def _fold_of(path: str | PathLike, table: Dataset, fold: int | str | None) -> tu
 
 
 def _is_one_class(strata: set[str]) -> bool:
-    """Whether the strata are one diagnostic superclass: "CD+MI" are two, and "none" is none."""
+    """Whether the strata are a single diagnostic superclass. "CD+MI" stands for two of them, "none" for none."""
     return len(strata) == 1 and not strata & {"none"} and "+" not in next(iter(strata))
 
 

@@ -1,4 +1,4 @@
-"""The encoder that is pre-trained: new weights, or a checkpoint to go on from."""
+"""The encoder to pre-train: a new one, or a checkpoint to continue from."""
 
 import json
 from pathlib import Path
@@ -26,12 +26,15 @@ def load_encoder_to_train(
     arguments: PretrainArguments, classes: list[str] | None, record: dict
 ) -> tuple[PreTrainedModel, EcgFeatureExtractor, PreTrainedTokenizerBase | None]:
     """
-    The encoder with its pre-training head, its feature extractor and, of one with a text tower, the tokenizer.
+    Loads or creates the encoder with its pre-training head, its feature extractor and the tokenizer of its text tower.
 
     Args:
-        arguments: name the encoder.
+        arguments: arguments that name the encoder.
         classes: names of the classes of `"ecg_resnet"`.
-        record: one of those to train on; all have its sampling rate and length.
+        record: a training record; all have its sampling rate and length.
+
+    Returns:
+        The model, the feature extractor, and the tokenizer (None without a text tower).
     """
     name, model_type = arguments.encoder, encoder_type(arguments.encoder)
     if name == model_type:
@@ -50,10 +53,10 @@ def new_encoder(
     model_type: str, config_file: str | None, text_model: str, classes: list[str] | None
 ) -> PreTrainedModel:
     """
-    An encoder with random weights and the head that it is pre-trained with.
+    Creates an encoder with random weights and its pre-training head.
 
     Args:
-        model_type: which encoder.
+        model_type: type of the encoder.
         config_file: JSON file with fields of its configuration.
         text_model: text tower of `"merl"`.
         classes: names of the classes of `"ecg_resnet"`.
@@ -70,11 +73,12 @@ def new_encoder(
 
 def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_samples: int) -> EcgFeatureExtractor:
     """
-    The signal conventions of the encoder's paper; `ecg_resnet` reads records as they are, in millivolt.
+    A feature extractor with the preprocessing of the encoder's paper. `ecg_resnet` reads records in millivolt, without
+    normalization.
 
     Args:
         model: the encoder.
-        sampling_rate, num_samples: of the records.
+        sampling_rate, num_samples: sampling rate in Hz and length of the records.
     """
     if model.config.model_type == "merl":
         return merl_feature_extractor(model.config)
@@ -85,11 +89,11 @@ def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_sample
 
 def encoder_type(encoder: str) -> str:
     """
-    The `model_type` of an encoder that is named by it, or of a checkpoint.
+    The `model_type` of `--encoder`, which is a type of encoder or a checkpoint.
 
     Raises:
-        FileNotFoundError: neither a type nor a checkpoint.
-        ValueError: a checkpoint of something else.
+        FileNotFoundError: it is neither.
+        ValueError: the checkpoint is not that of an ECG encoder.
     """
     if encoder in ECG_ENCODER_TYPES:
         return encoder
@@ -97,5 +101,5 @@ def encoder_type(encoder: str) -> str:
     import_ecg_encoders()
     model_type = AutoConfig.from_pretrained(encoder).model_type
     if model_type not in ECG_ENCODER_TYPES:
-        raise ValueError(f'{encoder}: a "{model_type}" is no ECG encoder; there are {", ".join(ECG_ENCODER_TYPES)}.')
+        raise ValueError(f'{encoder}: "{model_type}" is not an ECG encoder; expected {", ".join(ECG_ENCODER_TYPES)}.')
     return model_type

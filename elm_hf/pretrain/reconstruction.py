@@ -1,4 +1,4 @@
-"""Pictures of what a masked autoencoder saw of an ECG and what it made of it."""
+"""Pictures of an ECG, of the part that a masked autoencoder sees, and of its reconstruction."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,16 +18,17 @@ def plot_reconstruction(
     model: PreTrainedModel, feature_extractor: EcgFeatureExtractor, ecg: np.ndarray, sampling_rate: float
 ) -> Image.Image:
     """
-    Draws an ECG three times on paper: what is left of it after masking, the whole, and the model's reconstruction.
+    Draws an ECG three times on ECG paper: the part that is not masked, the whole ECG, and the model's reconstruction.
+    The mask is drawn with torch's global random generator.
 
     Args:
         model: `StMemForPreTraining`, `MtaeForPreTraining` or `MlaeForPreTraining`.
-        feature_extractor: the model's.
-        ecg: `(12, samples)` in millivolt, leads in the order of `LEADS`.
-        sampling_rate: of the ECG in Hz. Masks are drawn from torch's random numbers.
+        feature_extractor: feature extractor of the model.
+        ecg: array `(12, samples)` in millivolt, leads in the order of `LEADS`.
+        sampling_rate: sampling rate of the ECG in Hz.
 
     Returns:
-        The picture; where the model saw the ECG, its reconstruction is the ECG itself.
+        The picture. The reconstruction shows the ECG itself where it is not masked.
     """
     was_training = model.training
     inputs = feature_extractor(ecg, sampling_rate, LEADS, return_tensors="pt").to(model.device)
@@ -48,9 +49,9 @@ def plot_reconstruction(
     pages = [
         plot_ecg(millivolt(page), feature_extractor.sampling_rate, feature_extractor.leads, title=title)
         for title, page in (
-            (f"What the model saw ({1 - mask.double().mean():.0%})", seen),
-            ("The ECG", values[0].numpy()),
-            ("The reconstruction", reconstructed),
+            (f"Visible part ({1 - mask.double().mean():.0%})", seen),
+            ("ECG", values[0].numpy()),
+            ("Reconstruction", reconstructed),
         )
     ]
     return _stacked(pages)
@@ -58,12 +59,12 @@ def plot_reconstruction(
 
 class ReconstructionPlots(TrainerCallback):
     """
-    Saves reconstructions as PNG beside each checkpoint.
+    Saves pictures of reconstructions in each checkpoint.
 
     Args:
-        feature_extractor: the model's.
+        feature_extractor: feature extractor of the model.
         records: rows of `PretrainingRecords`, of which the first `number` are drawn.
-        number: how many.
+        number: number of ECGs to draw. ECGs with missing leads are skipped.
     """
 
     def __init__(self, feature_extractor: EcgFeatureExtractor, records: Dataset, number: int):
@@ -76,7 +77,7 @@ class ReconstructionPlots(TrainerCallback):
             self.draw(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def draw(self, model: PreTrainedModel, folder: Path):
-        """Writes `reconstruction-0.png`, ... into the folder, always with the same masks."""
+        """Writes `reconstruction-0.png`, … into the folder, with the same masks each time."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             for number, row in enumerate(self.records.select(range(min(self.number, len(self.records))))):
@@ -87,7 +88,7 @@ class ReconstructionPlots(TrainerCallback):
 
 
 def _unpatchify(model: PreTrainedModel, patches: torch.Tensor) -> np.ndarray:
-    """The signal `(leads, samples)` of the patches of one ECG, by the way in which the model would cut it."""
+    """The signal `(leads, samples)` of the patches of one ECG, the inverse of the model's `patchify`."""
     shape = (model.config.num_leads, patches.numel() // model.config.num_leads)
     places = model.base_model.patchify(torch.arange(patches.numel(), dtype=torch.double).reshape(1, *shape))
     signal = torch.empty(patches.numel(), dtype=torch.double)
@@ -98,7 +99,7 @@ def _unpatchify(model: PreTrainedModel, patches: torch.Tensor) -> np.ndarray:
 def _millivolt_of(
     feature_extractor: EcgFeatureExtractor, ecg: np.ndarray, sampling_rate: float, values: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The function that undoes the normalisation of this ECG, which is a shift and a scale."""
+    """A function that undoes the normalization of this ECG, which is a shift and a scale."""
     settings = feature_extractor.to_dict() | {"normalization": "none"}
     plain = EcgFeatureExtractor.from_dict(settings)
     millivolt = plain(ecg, sampling_rate, LEADS)["ecg_values"][0]

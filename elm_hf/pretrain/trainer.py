@@ -11,13 +11,13 @@ from elm_hf.training.resume import WholeCheckpoints
 
 class PretrainTrainer(WholeCheckpoints, Trainer):
     """
-    Transformers' `Trainer` whose checkpoints appear whole or not at all.
+    Transformers' `Trainer` with resumable checkpoints ([`WholeCheckpoints`]).
 
     Args:
-        run: settings of the run, by which its checkpoints are known.
-        text_tokenizer: of the text tower, saved with the encoder that has one.
-        plots: of masked autoencoders.
-        args, kwargs: of `Trainer`.
+        run: settings of the run, saved with its checkpoints.
+        text_tokenizer: tokenizer of the text tower, saved with the encoder; None without a text tower.
+        plots: reconstructions of a masked autoencoder; None for other encoders.
+        args, kwargs: arguments of `Trainer`.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """
-Text-ECG alignment on descriptions of ECGs, and the expansion of its data by leaving out leads (Yang et al. 2024, ECG-LM).
+Text-ECG alignment on descriptions of ECGs, with data expansion by leaving out leads (Yang et al. 2024, ECG-LM).
 
-The text of an ECG is "This person is a {age}-year-old {gender} {height and weight}. The ECG signal is {ecg}. The ECG report
-indicates {report}. The anomalies in general: {general}, lead I: {description}, …, lead V6: {description}." Leads without a
-finding are not spoken of.
+The text of an ECG is "This person is a {age}-year-old {gender} {height and weight}. The ECG signal is {ecg}. The ECG
+report indicates {report}. The anomalies in general: {general}, lead I: {description}, …, lead V6: {description}."
+Leads without findings are not mentioned.
 """
 
 import copy
@@ -26,7 +26,7 @@ from elm_hf.training.augmentation import sample_rng
 from elm_hf.training.collator import ElmDataCollator
 
 
-# One turn after the other, without any words for the roles.
+# A chat template that joins the turns without names of the roles.
 PLAIN_TEXT = "{{- bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}{{ '.' + eos_token }}"
 LEADS_DROPPED = (4, 6)
 NO_FINDING = "none"
@@ -36,12 +36,12 @@ _COLUMNS = ("record_id", "age", "sex", "height_cm", "weight_kg", "report", "gene
 
 def alignment_messages(description: dict, feature_sentences: bool = True) -> list[dict]:
     """
-    The text of an ECG as a conversation: what is to be learnt, the report and the descriptions, is the assistant's; what
-    stands between is the user's.
+    The text of an ECG as a conversation. Report and findings, which the model is trained on, are turns of the
+    assistant; the text between them is turns of the user.
 
     Args:
-        description: a row of the table of `describe_records`.
-        feature_sentences: with the anomalies in general and by lead; else with the report alone.
+        description: row of the table that `describe_records` writes.
+        feature_sentences: whether to include the findings, in general and by lead, and not only the report.
     """
     opening = [_text(f"This person is a {_person(description)}. The ECG signal is "), {"type": "ecg", "text": None}]
     turns = [(opening + [_text(". The ECG report indicates ")], description["report"].rstrip(". "))]
@@ -77,20 +77,20 @@ def alignment_conversations(
     conversations: Dataset, descriptions: str | PathLike, feature_sentences: bool = True, data_expansion: int = 0
 ) -> Dataset:
     """
-    The descriptions of the ECGs that a split's conversations are about, and of no others.
+    The descriptions of the ECGs that the conversations of a split are about, as conversations.
 
     Args:
-        conversations: of `load_elm_dataset`.
-        descriptions: the Parquet file of `describe_records`.
+        conversations: split loaded with `load_elm_dataset`.
+        descriptions: Parquet file written by `describe_records`.
         feature_sentences: see [`alignment_messages`].
-        data_expansion: how many more times each ECG comes with leads left out (see [`drop_leads`]).
+        data_expansion: number of extra copies of each ECG, with leads left out (see [`drop_leads`]).
 
     Returns:
-        Rows as `load_elm_dataset` gives them, with `expansion`: 0 for a whole ECG, else from 1 on.
+        Rows like those of `load_elm_dataset`, with the column `expansion`: 0 for the whole ECG, 1 or more for a copy.
 
     Raises:
-        FileNotFoundError: there is no such table.
-        ValueError: it is no such table, or none of the ECGs is in it.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a table of descriptions, or it contains none of the ECGs.
     """
     table = _read_descriptions(Path(descriptions))
     columns = conversations.with_format(None).select_columns(["record_ids", "ecg_index"])[:]
@@ -102,8 +102,8 @@ def alignment_conversations(
     ]
     if not found:
         raise ValueError(
-            f"{descriptions}: none of its {len(table)} records is among the {len(row_of)} of the dataset; describe the records "
-            "of that dataset (elm-hf describe)"
+            f"{descriptions}: none of its {len(table)} records is among the {len(row_of)} of the dataset; run elm-hf "
+            "describe on this dataset"
         )
     rows = [
         {
@@ -122,14 +122,14 @@ def alignment_conversations(
 
 def _read_descriptions(path: Path) -> list[dict]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; --descriptions is the table that elm-hf describe writes")
+        raise FileNotFoundError(f"{path}: no such file; --descriptions takes the table that elm-hf describe writes")
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: not the Parquet file of elm-hf describe ({error})") from error
+        raise ValueError(f"{path}: not a Parquet file of elm-hf describe ({error})") from error
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing:
-        raise ValueError(f"{path}: not the table of elm-hf describe (no {', '.join(missing)})")
+        raise ValueError(f"{path}: not a table of elm-hf describe (missing columns: {', '.join(missing)})")
     return table.to_pylist()
 
 
@@ -137,15 +137,15 @@ def drop_leads(
     messages: Sequence[dict], ecg: np.ndarray, rng: np.random.Generator
 ) -> tuple[list[dict], np.ndarray, list[str]]:
     """
-    Leaves out 4 to 6 leads, their signals and descriptions: first leads that are described, but never all of these.
+    Leaves out 4 to 6 leads with their signals and descriptions. Described leads come first, but at least one is kept.
 
     Args:
-        messages: of [`alignment_messages`].
-        ecg: `(12, samples)`.
-        rng: draws.
+        messages: messages of [`alignment_messages`].
+        ecg: array `(12, samples)`.
+        rng: random generator.
 
     Returns:
-        The messages and the ECG without these leads, which are rows of NaN, and the names of the leads.
+        The messages and the ECG without these leads, whose rows are NaN, and the names of the leads.
     """
     present = [lead for lead, row in zip(LEADS, ecg) if np.isfinite(row).any()]
     turn_of = {
@@ -167,13 +167,12 @@ def drop_leads(
 
 class AlignmentCollator(ElmDataCollator):
     """
-    [`ElmDataCollator`] of [`alignment_conversations`]: their text is written one part after the other, without the LLM's chat
-    template, and the leads of expanded rows are left out, other ones in each epoch. Labels are the report and the
-    descriptions, and nothing else of the text.
+    [`ElmDataCollator`] for [`alignment_conversations`]. The turns are joined without the LLM's chat template, and
+    copies of an ECG lose different leads in each epoch. Only the report and the findings have labels.
 
     Args:
-        processor: the ELM's processor; it stays as it is.
-        args, kwargs: of [`ElmDataCollator`].
+        processor: the ELM's processor, which is not modified.
+        args, kwargs: arguments of [`ElmDataCollator`].
     """
 
     def __init__(self, processor: BaseElmProcessor, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""Arguments of `elm-hf train` beside those of TRL. Nothing here imports torch, so that `--help` answers at once."""
+"""Arguments of `elm-hf train` in addition to those of TRL. Nothing here imports torch, so that `--help` is fast."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,77 +10,78 @@ PARTS = ("encoder", "projector", "llm", "ecg_tokens")
 
 
 def _argument(help: str, default=None):
-    """A field with a help text, which `elm-hf train --help` and TRL's parser show."""
+    """A field with the help text that `elm-hf train --help` and TRL's parser show."""
     return field(default=default, metadata={"help": help})
 
 
 @dataclass
 class ElmScriptArguments:
     """
-    Arguments of `elm-hf train` beside those of TRL's `SFTConfig` and `ModelConfig`. The help of each field says what it does;
-    `--descriptions` and `--data_expansion` follow ECG-LM (Yang et al. 2024), `ecg_tokens` ECG-Byte (Han et al. 2024).
+    Arguments of `elm-hf train` in addition to those of TRL's `SFTConfig` and `ModelConfig`. The fields are documented
+    by their help texts. `descriptions` and `data_expansion` follow ECG-LM (Yang et al. 2024), the part `ecg_tokens`
+    follows ECG-Byte (Han et al. 2024).
 
     Raises:
-        ValueError: an unknown part, a number out of range, or options that exclude each other.
+        ValueError: a part is unknown, a number is out of range, or options exclude each other.
     """
 
     dataset: list[str] = field(metadata={"help": "Datasets to train on: folders or Hub names. Several are mixed."})
     dataset_probabilities: list[float] | None = _argument(
-        "Probability of drawing from each dataset. By default all rows of each dataset, one dataset after the other."
+        "Probability of drawing from each dataset. By default all rows of all datasets are used."
     )
     fold: str = _argument('Fold to train on: 1 to 5, or "official" for the split of the dataset\'s authors.', "1")
     question_types: list[str] | None = _argument("Question types to train on. All by default.")
     trainable: list[str] = field(
         default_factory=lambda: ["encoder", "projector", "llm"],
         metadata={
-            "help": "Parts to train: encoder, projector, llm. With LoRA, llm means its adapters; add ecg_tokens to train "
-            "the embeddings of a symbol model's ECG tokens, too."
+            "help": "Parts to train: encoder, projector, llm. With LoRA, llm means its adapters; add ecg_tokens to "
+            "train the embeddings of a symbol model's ECG tokens as well."
         },
     )
     merge_questions: int = _argument(
-        "Number of conversations about the same ECGs to join into one conversation of several turns.", 1
+        "Maximum number of conversations about the same ECGs to join into one conversation of several turns.", 1
     )
     pack_by_ecg: int = _argument(
-        "Number of conversations about the same ECGs to pack behind one copy of their common prefix. The loss is that of "
-        "separate conversations.",
+        "Maximum number of conversations about the same ECGs to pack behind one copy of their shared prefix. The loss "
+        "is that of separate conversations.",
         1,
     )
-    cache_encoder: bool = _argument("Run the frozen encoder once, and train on its stored features.", False)
+    cache_encoder: bool = _argument("Run the frozen encoder once and train on its stored features.", False)
     system_prompt_file: str | None = _argument(
-        "Text file with the system prompt of conversations that have none. It is saved with the model."
+        "Text file with a system prompt for conversations without one. It is saved with the model."
     )
     deterministic: bool = _argument(
-        "Compute the same bits in every run on the same machine. Slower, above all on a GPU.", False
+        "Make runs on the same machine bit-identical. Training is slower, especially on a GPU.", False
     )
     descriptions: str | None = _argument(
-        "Table written by elm-hf describe: train on its descriptions of the training ECGs instead of on conversations."
+        "Table written by elm-hf describe. Train on its descriptions of the training ECGs instead of conversations."
     )
-    feature_sentences: bool = _argument(
-        "Include the findings of each lead in descriptions, not the report alone.", True
-    )
+    feature_sentences: bool = _argument("Include the findings in the descriptions, not only the report.", True)
     data_expansion: int = _argument(
-        "Number of extra copies of each described ECG, each with other leads left out in each epoch.", 0
+        "Number of extra copies of each described ECG. Each copy omits 4 to 6 leads, drawn in each epoch.", 0
     )
     rag_index: str | None = _argument(
-        "Folder written by elm-hf index: add similar ECGs of other patients to the prompts."
+        "Folder written by elm-hf index. Adds similar ECGs of other patients to the prompts."
     )
-    rag_k: int = _argument("Number of similar ECGs for each ECG.", 3)
-    rag_content: str = _argument("What to add of a similar ECG: report or features.", "report")
+    rag_k: int = _argument("Number of similar ECGs to add for each ECG.", 3)
+    rag_content: str = _argument("What to add for a similar ECG: report or features.", "report")
     rag_location: str = _argument("Where to add it: user (after the ECG) or system (in the system prompt).", "user")
 
     def __post_init__(self):
         unknown = sorted(set(self.trainable) - set(PARTS))
         if unknown or not self.trainable:
-            raise ValueError(f"--trainable takes some of {', '.join(PARTS)}; got {', '.join(unknown) or 'nothing'}.")
+            raise ValueError(
+                f"--trainable takes one or more of {', '.join(PARTS)}; got {', '.join(unknown) or 'nothing'}."
+            )
         if self.pack_by_ecg < 1:
-            raise ValueError(f"--pack_by_ecg is {self.pack_by_ecg}; expected 1 (off) or more conversations.")
+            raise ValueError(f"--pack_by_ecg is {self.pack_by_ecg}; expected 1 (off) or more.")
         if self.cache_encoder and "encoder" in self.trainable:
             raise ValueError(
-                "--cache_encoder runs the encoder once, but it is among the parts to train; leave it out of --trainable "
-                "(--trainable projector llm)."
+                "--cache_encoder needs a frozen encoder, but encoder is in --trainable; leave it out (--trainable "
+                "projector llm)."
             )
         self._check_descriptions()
-        _ = self.retrieval, self.system_prompt  # raises for wrong values before any work starts
+        _ = self.retrieval, self.system_prompt  # wrong values raise an error before any work starts
 
     @property
     def retrieval(self) -> RetrievalOptions | None:

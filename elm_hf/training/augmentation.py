@@ -1,4 +1,4 @@
-"""Random changes of ECGs and of their pictures for training; never applied at evaluation."""
+"""Random augmentation of ECGs and of their pictures in training; never applied in evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -13,25 +13,24 @@ if TYPE_CHECKING:
     import torch
 
 
-# All twelve leads from the independent ones: III = II - I, aVR = -(I + II)/2, aVL = I - II/2, aVF = II - I/2.
+# All twelve leads follow from eight: III = II - I, aVR = -(I + II)/2, aVL = I - II/2, aVF = II - I/2.
 INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 LEADS_FROM_INDEPENDENT = np.zeros((12, 8), np.float32)
 LEADS_FROM_INDEPENDENT[:6, :2] = [[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]]
 LEADS_FROM_INDEPENDENT[6:, 2:] = np.eye(6)
 
-# In Hz.
-WANDER_FREQUENCIES = (0.05, 0.5)
+WANDER_FREQUENCIES = (0.05, 0.5)  # Hz
 WANDER_WAVES = 3
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     """
-    The random numbers of one sample in one epoch: the same whichever worker prepares it, in whatever order.
+    The random generator of one sample in one epoch. It does not depend on workers or on the order of samples.
 
     Args:
-        seed: of the run; 0 or more, like the others.
-        epoch: counted from 0.
-        index: of the sample in its dataset.
+        seed: random seed of the run, 0 or more.
+        epoch: number of the epoch, from 0.
+        index: number of the sample, 0 or more.
     """
     return np.random.default_rng([seed, epoch, index])
 
@@ -43,33 +42,33 @@ def _strength(help: str) -> float:
 @dataclass(frozen=True)
 class EcgAugmentation:
     """
-    Random changes of an ECG. Each field is a strength, 0 is off; the amount is drawn anew for each ECG, uniformly up to
+    Random changes of an ECG. Each field is a strength, and 0 is off. The amount is drawn for each ECG, uniformly up to
     the strength.
 
     The limb leads keep their identities: noise and wander are drawn for the eight independent leads (I, II, V1 to V6),
-    and what III, aVR, aVL and aVF get follows from what I and II got. The same scale and shift apply to all leads.
-    Missing leads (NaN) stay missing.
+    and those of III, aVR, aVL and aVF follow from I and II. All leads have the same scale and shift. Missing leads
+    (NaN) stay missing.
 
     Args:
-        noise: standard deviation of white Gaussian noise, in mV, of the independent leads (that of III is sqrt(2) times
-            as large, of aVR 1/sqrt(2) times, of aVL and aVF 1.12 times).
-        baseline_wander: amplitude in mV of the wander of the independent leads, the sum of three sine waves of 0.05 to
-            0.5 Hz (breathing moves the baseline; so do slow drifts of the electrodes).
+        noise: standard deviation in mV of white Gaussian noise in the independent leads (sqrt(2) times as large in
+            III, 1/sqrt(2) times in aVR, 1.12 times in aVL and aVF).
+        baseline_wander: amplitude in mV of the baseline wander in the independent leads: the sum of three sine waves
+            of 0.05 to 0.5 Hz, like the effect of breathing and of slow drifts of the electrodes.
         amplitude_scale: relative change of the amplitude, below 1: 0.2 multiplies by 0.8 to 1.2.
-        time_shift: in seconds, to either side. What comes free takes the nearest sample's value: no beat is invented.
-        lead_dropout: probability of each lead to go missing; one always stays.
+        time_shift: shift in seconds, in either direction. The gap repeats the sample at the edge; no beat is invented.
+        lead_dropout: probability of dropping each lead. At least one lead is kept.
 
     Raises:
-        ValueError: a strength that is negative, or an amplitude_scale or lead_dropout of 1 or more.
+        ValueError: a strength is negative, or amplitude_scale or lead_dropout is 1 or more.
     """
 
-    noise: float = _strength("Largest standard deviation, in mV, of Gaussian noise added to each ECG in training.")
+    noise: float = _strength("Maximum standard deviation, in mV, of Gaussian noise added to each ECG in training.")
     baseline_wander: float = _strength(
-        "Largest amplitude, in mV, of the baseline wander added to each ECG in training."
+        "Maximum amplitude, in mV, of the baseline wander added to each ECG in training."
     )
-    amplitude_scale: float = _strength("Largest relative change of each ECG's amplitude in training.")
-    time_shift: float = _strength("Largest shift, in seconds, of each ECG in training.")
-    lead_dropout: float = _strength("Probability of each lead to be left out in training.")
+    amplitude_scale: float = _strength("Maximum relative change of each ECG's amplitude in training.")
+    time_shift: float = _strength("Maximum shift, in seconds, of each ECG in training.")
+    lead_dropout: float = _strength("Probability of dropping each lead in training.")
 
     def __post_init__(self):
         _check_strengths(self, below_one=("amplitude_scale", "lead_dropout"))
@@ -79,13 +78,13 @@ class EcgAugmentation:
     ) -> np.ndarray:
         """
         Args:
-            ecg: `(leads, samples)` in mV, NaN where missing; it is not changed.
-            sampling_rate: in Hz.
-            rng: see [`sample_rng`].
-            leads: the names of the rows of `ecg`.
+            ecg: array `(leads, samples)` in mV, NaN where missing; it is not modified.
+            sampling_rate: sampling rate in Hz.
+            rng: random generator, see [`sample_rng`].
+            leads: names of the rows of `ecg`.
 
         Returns:
-            The changed ECG, float32, of the same shape.
+            The augmented ECG, float32, of the same shape.
         """
         ecg = np.array(ecg, np.float32)
         samples = ecg.shape[1]
@@ -109,7 +108,7 @@ class EcgAugmentation:
         return ecg
 
     def _draw_wander(self, seconds: float, samples: int, rng: np.random.Generator) -> np.ndarray:
-        """`(8, samples)` in mV, at most the amplitude drawn: waves of the same frequencies, in each lead its own."""
+        """Wander `(8, samples)` in mV, up to the drawn amplitude; leads share frequencies, not phases and weights."""
         frequencies = rng.uniform(*WANDER_FREQUENCIES, (WANDER_WAVES, 1))
         phases, weights = rng.uniform(0, 1, (2, len(INDEPENDENT_LEADS), WANDER_WAVES, 1))
         waves = np.sin(2 * np.pi * (frequencies * np.linspace(0, seconds, samples, endpoint=False) + phases))
@@ -120,23 +119,24 @@ class EcgAugmentation:
 @dataclass(frozen=True)
 class EcgImageAugmentation:
     """
-    Random changes of the pictures of ECGs, as photographs and scans differ. Each field is a strength, 0 is off; the
-    amount is drawn anew for each picture, uniformly up to the strength.
+    Random changes of pictures of ECGs, like those between photographs and scans. Each field is a strength, and 0 is
+    off. The amount is drawn for each picture, uniformly up to the strength.
 
     Args:
         brightness: relative change, below 1: 0.2 multiplies all values by 0.8 to 1.2, clipped to white.
-        hue: angle in turns (0.5 is half the circle of colours), to either side; grey and black stay as they are.
-        rotation: in degrees, to either side, about the middle; the border is continued outwards.
+        hue: rotation of the hue in turns (0.5 is half the colour circle), in either direction; grey and black do not
+            change.
+        rotation: rotation about the centre in degrees, in either direction; the border is extended outwards.
         blur: standard deviation of a Gaussian blur, in pixels.
 
     Raises:
-        ValueError: a strength that is negative, or a brightness of 1 or more.
+        ValueError: a strength is negative, or brightness is 1 or more.
     """
 
-    brightness: float = _strength("Largest relative change of each picture's brightness in training.")
-    hue: float = _strength("Largest change of each picture's hue in training, in turns of the colour circle.")
-    rotation: float = _strength("Largest rotation, in degrees, of each picture in training.")
-    blur: float = _strength("Largest standard deviation, in pixels, of each picture's blur in training.")
+    brightness: float = _strength("Maximum relative change of each picture's brightness in training.")
+    hue: float = _strength("Maximum change of each picture's hue in training, in turns of the colour circle.")
+    rotation: float = _strength("Maximum rotation, in degrees, of each picture in training.")
+    blur: float = _strength("Maximum standard deviation, in pixels, of each picture's blur in training.")
 
     def __post_init__(self):
         _check_strengths(self, below_one=("brightness",))
@@ -150,22 +150,22 @@ class EcgImageAugmentation:
     ) -> "torch.Tensor":
         """
         Args:
-            pixel_values: normalized pictures `(num_ecgs, 3, height, width)`, as `EcgImageProcessor` gives them; they
-                are not changed.
-            rngs: one for each picture; see [`sample_rng`].
-            image_mean, image_std: of the processor.
+            pixel_values: normalized pictures `(num_ecgs, 3, height, width)` of `EcgImageProcessor`; they are not
+                modified.
+            rngs: random generator of each picture, see [`sample_rng`].
+            image_mean, image_std: mean and standard deviation of the image processor's normalization.
 
         Returns:
-            The changed pictures, normalized, of the same shape.
+            The augmented pictures, normalized, of the same shape.
         """
-        import torch  # here, so that the options of training can be listed without it
+        import torch  # here, so that the training options can be listed without torch
 
         mean, std = (torch.tensor(values).view(3, 1, 1).to(pixel_values) for values in (image_mean, image_std))
         changed = [self.change(picture * std + mean, rng) for picture, rng in zip(pixel_values, rngs, strict=True)]
         return (torch.stack(changed) - mean) / std
 
     def change(self, picture: "torch.Tensor", rng: np.random.Generator) -> "torch.Tensor":
-        """The changed picture `(3, height, width)` of one of values from 0 to 1."""
+        """Augments a picture `(3, height, width)` with values from 0 to 1."""
         from elm_hf.training.picture_changes import blur, rotate, turn_hue
 
         if self.rotation:

@@ -1,4 +1,4 @@
-"""Checks before training: options that exclude each other, the checkpoint's name, and whether the ECGs fit the model."""
+"""Checks before training: options that exclude each other, the name of the checkpoint, and ECGs that do not fit."""
 
 import numpy as np
 import torch
@@ -24,34 +24,36 @@ def check_arguments(
     image_augmentation: EcgImageAugmentation,
 ) -> None:
     """
-    Refuses options that exclude each other or need a GPU that is not there, before anything is loaded.
+    Checks the options before anything is loaded.
 
     Raises:
-        ValueError: names the options.
+        ValueError: options exclude each other, or need a GPU that is not available; the message names them.
     """
     if script_args.pack_by_ecg > 1 and training_args.padding_free:
         raise ValueError(
-            "--pack_by_ecg and --padding_free both lay out a batch; choose --pack_by_ecg for many questions about each ECG "
-            "(sdpa), --padding_free for flash attention."
+            "--pack_by_ecg and --padding_free exclude each other; choose --pack_by_ecg for many questions about each "
+            "ECG (sdpa), --padding_free for flash attention."
         )
     if training_args.packing:
         raise ValueError("--packing cuts conversations and their ECGs; use --padding_free or --pack_by_ecg.")
     if script_args.cache_encoder and (augmentation, image_augmentation) != (EcgAugmentation(), EcgImageAugmentation()):
         raise ValueError(
-            "--cache_encoder reads every ECG as it is; augmentation would change it: leave one of them out."
+            "--cache_encoder runs the encoder once, and augmentation changes the ECGs in each epoch; leave one of "
+            "them out."
         )
     if script_args.cache_encoder and script_args.data_expansion:
         raise ValueError(
-            "--cache_encoder reads every ECG whole, --data_expansion leaves leads out: leave one of them out."
+            "--cache_encoder runs the encoder once, and --data_expansion drops other leads in each epoch; leave one "
+            "of them out."
         )
     if script_args.cache_encoder and is_deepspeed_zero3_enabled():
         raise ValueError(
-            "--cache_encoder runs the encoder before training, and ZeRO-3 has taken it apart then: use "
-            "recipes/accelerate/fsdp2.yaml or zero2.yaml."
+            "--cache_encoder runs the encoder before training, when ZeRO-3 has already partitioned it; use the recipe "
+            "accelerate/fsdp2 or accelerate/zero2."
         )
     quantized = model_args.load_in_4bit or model_args.load_in_8bit
     if quantized and not model_args.use_peft:
-        raise ValueError("--load_in_4bit and --load_in_8bit freeze the LLM's weights; add --use_peft for it to learn.")
+        raise ValueError("--load_in_4bit and --load_in_8bit freeze the LLM's weights; add --use_peft to train it.")
     needs_gpu = {
         f"--attn_implementation {model_args.attn_implementation}": "flash" in (model_args.attn_implementation or ""),
         "--fp16": training_args.fp16,
@@ -64,26 +66,29 @@ def check_arguments(
 
 def check_model(model_args: ModelConfig) -> None:
     """
-    Refuses, before anything is loaded, a mistyped name, and an adapter, of which transformers would train all and save a part.
+    Checks before anything is loaded that the checkpoint exists and is not an adapter, of which transformers would
+    train all weights and save only some.
 
     Raises:
-        FileNotFoundError: there is no such folder, and no repository can have this name.
+        FileNotFoundError: the checkpoint is neither a folder nor a repository.
         ValueError: it is an adapter.
     """
     name = model_args.model_name_or_path
     check_name(name)
     if find_adapter_config_file(name, revision=model_args.model_revision) is not None:
         raise ValueError(
-            f"--model_name_or_path {name} is an adapter; make a full checkpoint of it (elm-hf merge {name} FOLDER) and train that."
+            f"--model_name_or_path {name} is an adapter; merge it into a full checkpoint (elm-hf merge {name} FOLDER) "
+            "and train that."
         )
 
 
 def check_ecgs(dataset: Dataset, processor: ProcessorMixin) -> None:
     """
-    Refuses ECGs that the model does not read, by the first of them: all of a dataset have one length and rate.
+    Checks that the model can read the ECGs. The first one is enough, since those of a dataset have one length and
+    rate.
 
     Raises:
-        ValueError: the ECG is shorter than the model's, or lacks its leads.
+        ValueError: the ECG is too short for the model or lacks leads.
     """
     first = next((row for row, ecgs in enumerate(dataset["ecg_index"]) if len(ecgs)), None)
     if first is None:
@@ -98,14 +103,14 @@ def check_ecgs(dataset: Dataset, processor: ProcessorMixin) -> None:
 @torch.no_grad()
 def check_packing(model: ElmForCausalLM, behind_prefix: bool) -> None:
     """
-    Refuses an LLM that does not keep packed conversations apart, such as a recurrent one.
+    Checks that the LLM keeps packed conversations apart. Recurrent LLMs, for example, do not.
 
     Args:
-        model: the ELM, as it will be trained.
-        behind_prefix: whether conversations are packed by [`pack_by_ecg`]; otherwise they are padding-free.
+        model: the ELM to train.
+        behind_prefix: whether conversations are packed by [`pack_by_ecg`] or by `padding_free`.
 
     Raises:
-        ValueError: the logits of packed conversations are not those of each alone.
+        ValueError: the logits of packed conversations differ from those of separate ones.
     """
     was_training = model.training
     model.eval()
@@ -126,10 +131,10 @@ def check_packing(model: ElmForCausalLM, behind_prefix: bool) -> None:
     alone = [model(input_ids=batch["input_ids"].new_tensor(each[None])).logits[0, -1].float() for each, _ in sequences]
     model.train(was_training)
     expected = torch.stack(alone)
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.05  # half precision alone makes some percent
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.05  # half precision alone differs by a few percent
     if (packed - expected).abs().mean() > tolerance * expected.std():
         raise ValueError(
-            f'The "{model.config.text_config.model_type}" LLM does not keep conversations apart that are packed into one '
-            f"row ({model.config.text_config._attn_implementation} attention): "
+            f'The "{model.config.text_config.model_type}" LLM does not keep conversations apart that are packed into '
+            f"one row ({model.config.text_config._attn_implementation} attention); "
             f"train without {'--pack_by_ecg' if behind_prefix else '--padding_free'}."
         )

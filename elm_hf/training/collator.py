@@ -1,4 +1,4 @@
-"""Turns rows of conversations into training batches: labels on the assistant's words, padded to the longest."""
+"""Collates conversations into training batches, with labels on the assistant's words."""
 
 import zlib
 from collections.abc import Sequence
@@ -18,21 +18,21 @@ class ElmDataCollator:
     """
     Collates rows of [`load_elm_dataset`], or packs of them ([`pack_by_ecg`]), for `SFTTrainer`.
 
-    Labels and `max_length` are explained at [`ConversationTokenizer`].
+    See [`ConversationTokenizer`] for labels and `max_length`.
 
     Args:
         processor: the ELM's processor.
-        max_length: tokens a conversation may take; None for no limit.
-        augmentation: changes each ECG at random; for training only.
-        image_augmentation: the same for the pictures that a vision encoder reads.
-        seed: of the changes. They depend on it, the conversation and the `epoch` (see [`FollowEpoch`]) alone, not on
-            the worker or the order.
-        padding_free: one conversation after the other in a single row instead of padding; the attention keeps them apart
-            by `position_ids`, flash attention by `cu_seq_lens`.
-        encoder_features: what the encoder made of each record ([`EncoderFeatures`]), read instead of the ECGs.
-        ecg_in_every_batch: give a batch without ECGs a flat one that nothing is learnt from. Processes that share a step
-            wait for each other's encoder and projector, so that all must run them; and so must one process, for its
-            optimizer to take the same steps.
+        max_length: maximum number of tokens of a conversation; None for no limit.
+        augmentation: random changes of each ECG, for training only.
+        image_augmentation: random changes of the pictures that a vision encoder reads, for training only.
+        seed: random seed of the augmentation, which depends only on the seed, the conversation and the `epoch` (see
+            [`FollowEpoch`]), not on the worker or the order.
+        padding_free: whether to join the conversations in a single row instead of padding them. Attention keeps them
+            apart by `position_ids`, flash attention by `cu_seq_lens`.
+        encoder_features: features of each record ([`EncoderFeatures`]), used instead of the ECGs.
+        ecg_in_every_batch: whether a batch without ECGs gets a flat ECG without labels. Processes that share a step
+            wait for each other's encoder and projector, so all of them must run both; a single process does the same,
+            so that its optimizer takes the same steps.
     """
 
     def __init__(
@@ -59,19 +59,19 @@ class ElmDataCollator:
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """
         Args:
-            rows: each with `messages`, `ecgs` (`(12, samples)` in mV, in the order of `LEADS`) and `sampling_rate` in Hz; their
-                `conversation_id`, where they have one, seeds what augmentation does to them. Rows that
-                [`tokenize_conversations`] has been over come with `input_ids` and `labels` instead of `messages`; packs hold
-                such rows about the same ECGs in `conversations`.
+            rows: each with `messages`, `ecgs` (`(12, samples)` in mV, in the order of `LEADS`) and `sampling_rate` in
+                Hz. The `conversation_id`, if present, seeds the augmentation. Rows of [`tokenize_conversations`] have
+                `input_ids` and `labels` instead of `messages`; packs have such rows about the same ECGs in
+                `conversations`.
 
         Returns:
-            `input_ids`, `attention_mask`, `labels`, each `(rows, length)`; of packs also `position_ids` and
-            `sequence_ids`; padding-free `input_ids`, `position_ids`, `labels`, `(1, length)`, and where the conversations
-            begin. `ecg_values (num_ecgs, leads, samples)` and `ecg_lead_mask (num_ecgs, leads)`, or
-            `encoder_hidden_states`, if any row has an ECG.
+            `input_ids`, `attention_mask` and `labels`, each `(rows, length)`, and for packs also `position_ids` and
+            `sequence_ids`. Without padding: `input_ids`, `position_ids` and `labels`, each `(1, length)`, and the
+            starts of the conversations. If any row has an ECG: `ecg_values (num_ecgs, leads, samples)` and
+            `ecg_lead_mask (num_ecgs, leads)`, or `encoder_hidden_states`.
 
         Raises:
-            ValueError: a conversation has no assistant's turn, or its ECGs alone fill `max_length`.
+            ValueError: a conversation has no assistant turn, or its ECGs alone fill `max_length`.
         """
         packs = [row.get("conversations", [row]) for row in rows]
         first_rows = [pack[0] for pack in packs]
@@ -98,11 +98,11 @@ class ElmDataCollator:
         return self._prepare_ecgs([row], ["flat"])
 
     def _count_ecgs(self, ids: np.ndarray) -> float:
-        """How many ECGs of their own token sequences `ids` holds, whole or in part; symbols are words like others."""
+        """Number of ECGs whose placeholders are in `ids`, fractional if one is cut. Symbols count as text."""
         return (ids == self.processor.ecg_token_id).sum() / self.processor.num_ecg_tokens
 
     def _prepare_ecgs(self, rows: list[dict], names: list[str]) -> tuple[dict[str, torch.Tensor], list[np.ndarray]]:
-        """What the model reads beside the text, ECG after ECG, and the token ids that stand for each in the text."""
+        """The model's inputs for the ECGs, and the token ids that represent each ECG in the text."""
         num_ecgs = sum(len(row["ecgs"]) for row in rows)
         if num_ecgs == 0:
             return {}, []

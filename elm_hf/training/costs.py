@@ -1,4 +1,4 @@
-"""What training cost: wall time, samples and tokens of a run."""
+"""Costs of a training run: wall time, samples and tokens."""
 
 import json
 import time
@@ -15,11 +15,11 @@ from elm_hf.utils.files import write_whole
 
 class RunCosts(TrainerCallback, ExportableState):
     """
-    Writes `costs.json` into the output folder when training ends. A run that was interrupted and went on from a checkpoint
-    counts as one: what was trained after the checkpoint and lost is not in it.
+    Writes `costs.json` into the output folder when training ends. An interrupted and resumed run counts as one; steps
+    that were lost after its checkpoint do not count.
 
     Args:
-        num_samples: rows of the training data.
+        num_samples: number of rows of the training data.
     """
 
     def __init__(self, num_samples: int):
@@ -42,7 +42,7 @@ class RunCosts(TrainerCallback, ExportableState):
         costs = {
             "steps": state.global_step,
             "samples": round(state.epoch * self.num_samples),
-            # Processes of tensor parallelism have the same tokens; transformers adds them all.
+            # With tensor parallelism all processes have the same tokens, and transformers adds them up.
             "tokens": state.num_input_tokens_seen // tensor_parallel_size() or None,
             "seconds": round(self._seconds(), 1),
             "processes": args.world_size,

@@ -30,27 +30,27 @@ OF_TEXT = ("tokenizer", "system_prompt")  # parts of a processor that do not con
 def cache_encoders_of(
     paths: Sequence[str], model: ElmForCausalLM, processor: BaseElmProcessor, show_progress: bool = False
 ) -> EncoderFeatures:
-    """The features of all datasets that are about ECGs; see [`cache_encoder`]."""
+    """The features of all datasets that have ECGs; see [`cache_encoder`]."""
     files = [cache_encoder(path, model, processor, show_progress) for path in paths if has_records(path)]
     return EncoderFeatures(files)
 
 
 def cache_encoder(path: str, model: ElmForCausalLM, processor: BaseElmProcessor, show_progress: bool = False) -> Path:
     """
-    Runs the model's encoder over all records of a dataset, unless that has been done before.
+    Runs the model's encoder over all records of a dataset, unless their features are cached already.
 
-    The features are pooled to the `num_ecg_tokens` that the projector reads and kept in the encoder's precision, in
-    `DATASET.encoder_features` beside a folder, or in the cache of `datasets` for a repository. The name of the file is a
-    hash of the encoder's weights, its configuration, how ECGs are prepared for it, and the records.
+    The features are pooled to the `num_ecg_tokens` that the projector reads and stored in the encoder's precision: in
+    `DATASET.encoder_features` next to a folder, or in the cache of `datasets` for a repository. The name of the file
+    is a hash of the encoder's weights and configuration, of the preprocessing, and of the records.
 
     Args:
         path: folder or repository of an elm-hf dataset.
-        model: its encoder is put into evaluation mode.
-        processor: the model's.
-        show_progress: draw a progress bar.
+        model: the ELM, whose encoder is set to evaluation mode.
+        processor: the ELM's processor.
+        show_progress: show a progress bar.
 
     Returns:
-        The file, an array `(records, num_ecg_tokens, hidden_size)`; bfloat16 is written as the int16 of the same bits.
+        Path of an array `(records, num_ecg_tokens, hidden_size)`; bfloat16 is stored as int16 with the same bits.
 
     Raises:
         ValueError: the model has no encoder.

@@ -1,4 +1,4 @@
-"""An encoder's features of the records of datasets, read from files that worker processes share."""
+"""Cached features of an encoder, read from files that worker processes share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +9,11 @@ import torch
 
 class EncoderFeatures:
     """
-    An encoder's features of the records of one or several datasets, memory-mapped, so that worker processes share them.
+    An encoder's features of the records of one or several datasets, memory-mapped, so that worker processes share
+    them.
 
     Args:
-        paths: files that [`cache_encoder`] wrote, in the order in which [`load_elm_dataset`] was given their datasets.
+        paths: files written by [`cache_encoder`], in the order of the datasets passed to [`load_elm_dataset`].
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -27,7 +28,7 @@ class EncoderFeatures:
         return int(self._starts[-1])
 
     def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
-        """The features `(len(rows), tokens, hidden_size)` of these rows of the joined records."""
+        """The features `(len(rows), tokens, hidden_size)` of rows of the joined records."""
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
         features = np.stack(
             [self._files[number][row - self._starts[number]] for number, row in zip(numbers, rows, strict=True)]
@@ -43,5 +44,5 @@ class EncoderFeatures:
 
 
 def _as_bfloat16(features: torch.Tensor) -> torch.Tensor:
-    """NumPy has no bfloat16: its bits are kept as integers."""
+    """Tensors of bfloat16 are kept as integers of the same bits, since NumPy has no bfloat16."""
     return features.view(torch.bfloat16) if features.dtype == torch.int16 else features

@@ -1,4 +1,4 @@
-"""What changes from epoch to epoch: the order of the batches, and the random changes of the ECGs."""
+"""The order of batches in each epoch, and passing the number of the epoch on to samplers and collators."""
 
 import torch
 from transformers import TrainerCallback
@@ -7,13 +7,13 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 class EpochSampler(LengthGroupedSampler):
     """
-    Batches of conversations of similar length, in an order that depends on the seed and the epoch alone, so that a resumed
-    run and one of more processes go on with the same batches.
+    Samples batches of conversations of similar length. Their order depends only on the seed and the epoch, so that a
+    resumed run, or a run with more processes, has the same batches.
 
     Args:
-        batch_size: conversations of one optimizer step, of all processes together.
-        lengths: of each conversation.
-        seed: of the order; `epoch`, an attribute, is added to it.
+        batch_size: number of conversations of one optimizer step, over all processes.
+        lengths: length of each conversation.
+        seed: random seed of the order, to which the attribute `epoch` is added.
     """
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int):
@@ -28,10 +28,11 @@ class EpochSampler(LengthGroupedSampler):
 
 class FollowEpoch(TrainerCallback):
     """
-    Tells objects which epoch it is. Accelerate tells a sampler only where one process trains from the start of an epoch.
+    Sets the attribute `epoch` of samplers and collators. Accelerate does this only for a sampler, and only if a single
+    process starts at the beginning of an epoch.
 
     Attributes:
-        followers: objects whose attribute `epoch` is set at the start of each epoch, such as a collator or a sampler.
+        followers: objects whose attribute `epoch` is set at the start of each epoch.
     """
 
     def __init__(self, *followers):

@@ -1,4 +1,4 @@
-"""How `accelerate launch` spreads the model over the processes, as far as it matters before there is a trainer."""
+"""How `accelerate launch` distributes the model over processes, for decisions before the trainer exists."""
 
 import os
 
@@ -13,28 +13,32 @@ from elm_hf.modeling.modeling_elm import ElmForCausalLM
 
 
 def shards_weights() -> bool:
-    """Whether each process will hold a part of every weight (FSDP, ZeRO-3): the whole may be too large for one GPU."""
+    """Whether the weights are sharded (FSDP, ZeRO-3), so that the whole model may be too large for one GPU."""
     return parse_flag_from_env("ACCELERATE_USE_FSDP") or is_deepspeed_zero3_enabled()
 
 
 def runs_before_sharding(model: ElmForCausalLM) -> bool:
-    """Whether the model runs before the trainer has it: not in ZeRO-3's parts, nor with flash attention left on the CPU."""
+    """
+    Whether the model can run before the trainer prepares it. It cannot if ZeRO-3 partitions it, nor if it is still on
+    the CPU (FSDP) and has flash attention.
+    """
     has_flash = "flash" in model.config.text_config._attn_implementation
     return not (is_deepspeed_zero3_enabled() or (shards_weights() and has_flash))
 
 
 def tensor_parallel_size() -> int:
-    """The number of processes that share each layer and each batch; 1 without tensor parallelism."""
+    """Number of processes that share each layer and each batch; 1 without tensor parallelism."""
     return ParallelismConfig().tp_size if parse_flag_from_env("ACCELERATE_USE_PARALLELISM_CONFIG") else 1
 
 
 def tensor_parallelism(model_args: ModelConfig, training_args: SFTConfig) -> DistributedConfig | None:
     """
-    What `from_pretrained` spreads the LLM with, following the plan that transformers has for its family; None without
-    tensor parallelism. Encoder and projector stay whole in every process.
+    The configuration with which `from_pretrained` splits the LLM by transformers' plan for its family; None without
+    tensor parallelism. Every process has the whole encoder and projector.
 
     Raises:
-        ValueError: the LLM has no plan, its heads or the processes cannot be shared out evenly, or an option excludes it.
+        ValueError: the LLM has no plan, its heads or the processes cannot be divided evenly, or an option excludes
+            tensor parallelism.
     """
     size = tensor_parallel_size()
     if size == 1:
@@ -47,23 +51,24 @@ def tensor_parallelism(model_args: ModelConfig, training_args: SFTConfig) -> Dis
     if any(chosen.values()):
         option = next(name for name, is_chosen in chosen.items() if is_chosen)
         raise ValueError(
-            f"{option} does not go with tensor parallelism: leave it out, or use recipes/accelerate/fsdp2.yaml."
+            f"{option} cannot be combined with tensor parallelism; leave it out, or use the recipe accelerate/fsdp2."
         )
     if training_args.save_strategy != "no":
         raise ValueError(
-            "transformers cannot resume training with tensor parallelism; --save_strategy no, and the trained model is saved."
+            "transformers cannot resume training with tensor parallelism; add --save_strategy no (the trained model "
+            "is saved at the end)."
         )
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if processes != size:
         raise ValueError(
-            f"Tensor parallelism over {size} processes, but there are {processes}: --num_processes and tp_size "
-            "(--parallelism_config_tp_size) must be the same."
+            f"--parallelism_config_tp_size (tp_size) is {size}, but there are {processes} processes; it must equal "
+            "--num_processes."
         )
     llm = ElmConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision).text_config
     if not llm.base_model_tp_plan:
         raise ValueError(
             f'transformers has no plan for tensor parallelism of the "{llm.model_type}" LLM; '
-            "use recipes/accelerate/fsdp2.yaml or zero3.yaml."
+            "use the recipe accelerate/fsdp2 or accelerate/zero3."
         )
     if llm.num_key_value_heads % size:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which parts of an ELM learn, and how: whole, through LoRA adapters, or not at all."""
+"""The trainable parts of an ELM: trained in full, with LoRA adapters, or frozen."""
 
 from peft import LoraConfig
 from torch import nn
@@ -16,13 +16,14 @@ def load_model(
     script_args: ElmScriptArguments, training_args: SFTConfig, model_args: ModelConfig
 ) -> tuple[ElmForCausalLM, dict[str, int], LoraConfig | None]:
     """
-    The ELM to train, its parts frozen or not.
+    Loads the ELM to train and freezes its other parts.
 
     Returns:
-        The model; the number of learning parameters of each part; PEFT's configuration, None without `--use_peft`.
+        The model; the number of trainable parameters of each part; the configuration of PEFT, None without
+        `--use_peft`.
 
     Raises:
-        OSError: there is no such checkpoint.
+        OSError: the checkpoint does not exist.
         ValueError: options do not fit the model, or its LLM does not keep packed conversations apart.
     """
     quantization = quantization_config(model_args)
@@ -37,7 +38,7 @@ def load_model(
     learning = set_trainable(model, script_args.trainable)
     peft_config = lora_config(model, model_args, script_args.trainable)
     if script_args.pack_by_ecg > 1 or training_args.padding_free:
-        if quantization is None and not shards_weights():  # quantized weights are where they run
+        if quantization is None and not shards_weights():  # quantized weights are on their device already
             model.to(training_args.device)
         if runs_before_sharding(model):
             check_packing(model, behind_prefix=script_args.pack_by_ecg > 1)
@@ -46,14 +47,16 @@ def load_model(
 
 def quantization_config(model_args: ModelConfig) -> BitsAndBytesConfig | None:
     """
-    From TRL's flags `load_in_4bit` (Dettmers et al. 2023, QLoRA) and `load_in_8bit`: the LLM's layers are quantized; encoder,
-    projector and LM head stay in half precision, which `model_args.dtype` is set to. None without the flags; a checkpoint that
-    was saved quantized is loaded as it is.
+    The quantization for TRL's flags `load_in_4bit` (Dettmers et al. 2023, QLoRA) and `load_in_8bit`; None without
+    them.
+
+    The layers of the LLM are quantized. Encoder, projector and LM head stay in half precision, and `model_args.dtype`
+    is set to it. A checkpoint that was saved quantized keeps its precision.
     """
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
         saved, _ = PreTrainedConfig.get_config_dict(model_args.model_name_or_path, revision=model_args.model_revision)
         if "quantization_config" in saved:
-            model_args.dtype = "auto"  # what is not quantized must stay as it was saved
+            model_args.dtype = "auto"  # weights that are not quantized keep their saved precision
         return None
     if model_args.dtype != "float16":
         model_args.dtype = "bfloat16"
@@ -64,22 +67,23 @@ def quantization_config(model_args: ModelConfig) -> BitsAndBytesConfig | None:
 
 def set_trainable(model: ElmForCausalLM, parts: list[str]) -> dict[str, int]:
     """
-    Lets the named parts learn and freezes the others. What the model does not have, such as an encoder, is no error.
+    Makes the named parts trainable and freezes the others. Parts that the model lacks, such as an encoder, are
+    ignored.
 
     Returns:
-        Number of learning parameters of each part; a weight that the LLM uses twice counts once.
+        Number of trainable parameters of each part. Tied weights count once.
     """
     modules = {
         "encoder": [model.model.encoder] if model.model.encoder is not None else [],
         "projector": [model.model.projector] if model.model.projector is not None else [],
         "llm": [model.model.language_model, model.lm_head],
-        "ecg_tokens": [],  # rows of the LLM's embeddings, which PEFT singles out
+        "ecg_tokens": [],  # rows of the LLM's embeddings, which PEFT selects
     }
     model.requires_grad_(False)
     for part in parts:
         for module in modules[part]:
             for parameter in module.parameters():
-                parameter.requires_grad_(parameter.is_floating_point())  # quantized weights cannot learn
+                parameter.requires_grad_(parameter.is_floating_point())  # quantized weights cannot be trained
     return {
         part: sum(p.numel() for p in {p for module in modules[part] for p in module.parameters()} if p.requires_grad)
         for part in PARTS
@@ -88,41 +92,43 @@ def set_trainable(model: ElmForCausalLM, parts: list[str]) -> dict[str, int]:
 
 def lora_config(model: ElmForCausalLM, model_args: ModelConfig, parts: list[str]) -> LoraConfig | None:
     """
-    PEFT's configuration from TRL's flags: adapters in the LLM only, the other trained parts whole and saved with them.
+    The configuration of PEFT for TRL's flags: adapters in the LLM only; other parts are trained in full and saved with
+    the adapters.
 
     Args:
         model: the ELM.
-        model_args: TRL's; `lora_target_modules` names layers of the LLM, all of its linear layers by default.
-        parts: the parts that learn.
+        model_args: TRL's arguments. `lora_target_modules` names layers of the LLM; default: all of its linear layers.
+        parts: the trainable parts.
 
     Returns:
-        None without `--use_peft`.
+        The configuration, or None without `--use_peft`.
 
     Raises:
-        ValueError: "llm" is not among the parts, the LLM has no layer of a given name, or there are no ECG tokens.
+        ValueError: "llm" is not among the parts, the LLM has no layer of the given name, or there are no ECG tokens.
     """
     config = get_peft_config(model_args)
     if "ecg_tokens" in parts and (config is None or model.config.representation != "symbol"):
         raise ValueError(
-            'ecg_tokens names the embeddings that LoRA leaves out of an ELM with representation="symbol"; this is '
-            f'{"an ELM" if config is not None else "full training of an ELM"} with "{model.config.representation}".'
+            'ecg_tokens in --trainable needs --use_peft and an ELM with representation "symbol"; found representation '
+            f'"{model.config.representation}" {"without" if config is None else "with"} --use_peft.'
         )
     if config is None:
         return None
     if "llm" not in parts:
-        raise ValueError(f'--use_peft puts adapters into the LLM, but --trainable is {" ".join(parts)} without "llm".')
+        raise ValueError(f'--use_peft adds adapters to the LLM, but --trainable is {" ".join(parts)} without "llm".')
     linear = {
         name.rsplit(".", 1)[-1]
         for name, module in model.model.language_model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
     }
     targets = model_args.lora_target_modules or "all-linear"
-    if isinstance(targets, str):  # TRL makes a string of a single name
+    if isinstance(targets, str):  # TRL turns a single name into a string
         targets = sorted(linear) if targets == "all-linear" else [targets]
     unknown = sorted(set(targets) - linear)
     if unknown:
         raise ValueError(
-            f"The LLM has no linear layer named {', '.join(unknown)}; it has {', '.join(sorted(linear))}."
+            f"--lora_target_modules: the LLM has no linear layer named {', '.join(unknown)}; it has "
+            f"{', '.join(sorted(linear))}."
         )
     config.target_modules = rf"model\.language_model\..*\.({'|'.join(targets)})"
     if "ecg_tokens" in parts:

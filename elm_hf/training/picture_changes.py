@@ -1,26 +1,26 @@
-"""Changes of a picture `(3, height, width)` of values from 0 to 1: rotation, blur, hue."""
+"""Rotation, blur and hue of a picture `(3, height, width)` with values from 0 to 1."""
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 
-# The plane of colours (chroma) in which the hue is an angle: YIQ.
+# In YIQ the hue is an angle in the plane of I and Q.
 YIQ_FROM_RGB = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
 def rotate(picture: torch.Tensor, degrees: float) -> torch.Tensor:
-    """Counter-clockwise about the middle, bilinear, of `(3, height, width)`."""
+    """Rotates a picture counter-clockwise about its centre, with bilinear interpolation."""
     height, width = picture.shape[1:]
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    # affine_grid counts both directions from -1 to 1, whatever the sides of the picture.
+    # affine_grid scales both axes to -1 … 1, whatever the size of the picture.
     turn = torch.tensor([[cos, -sin * height / width, 0], [sin * width / height, cos, 0]]).to(picture)
     grid = F.affine_grid(turn[None], (1, 3, height, width), align_corners=False)
     return F.grid_sample(picture[None], grid, padding_mode="border", align_corners=False)[0]
 
 
 def blur(picture: torch.Tensor, deviation: float) -> torch.Tensor:
-    """Gaussian blur of `(3, height, width)`, cut off at three standard deviations; the border is continued outwards."""
+    """Blurs a picture with a Gaussian, truncated at three standard deviations; the border is extended outwards."""
     reach = int(np.ceil(3 * deviation))
     if reach == 0:
         return picture
@@ -31,7 +31,7 @@ def blur(picture: torch.Tensor, deviation: float) -> torch.Tensor:
 
 
 def turn_hue(picture: torch.Tensor, turns: float) -> torch.Tensor:
-    """Every colour of `(3, height, width)` turned about the grey axis, as bright as before."""
+    """Rotates the hue of a picture and keeps its luminance."""
     cos, sin = np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)
     turn = torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]], dtype=torch.float32)
     matrix = torch.linalg.inv(YIQ_FROM_RGB) @ turn @ YIQ_FROM_RGB

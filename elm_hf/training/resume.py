@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is whole and may be continued: each carries, written last, what its run was started with."""
+"""Resuming runs: a checkpoint is complete when it has a `run.json` with the settings of its run, written last."""
 
 import json
 import shutil
@@ -16,24 +16,25 @@ from elm_hf.utils.files import write_whole
 # Not the file of the same name in the folder of an evaluation.
 RUN_SETTINGS_NAME = "run.json"
 
-# What one step after another depends on. The number of processes is not in it, the size of their common batch is.
+# Settings that the steps depend on. The total batch size is among them, the number of processes is not.
 _TRAINING_SETTINGS = (
     *("seed", "data_seed", "max_steps", "num_train_epochs", "max_length", "loss_type"),
     *("optim", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha"),
     *("bf16", "fp16"),
 )
-# A run may be prolonged, if its checkpoint is named.
+# Settings that may change if the checkpoint is named, so that a run can be extended.
 _LENGTHS = ("max_steps", "num_train_epochs")
 
 
 def run_settings(training_args: TrainingArguments, *others) -> dict:
     """
-    What the weights after each step depend on: model, data, parts that learn, optimizer, seed. Values for JSON.
+    The settings that the weights after each step depend on: model, data, trainable parts, optimizer, seed. JSON
+    values.
 
     Args:
-        training_args: as the run is started with.
-        others: dataclasses with the run's other arguments.
+        training_args: training arguments of the run.
+        others: dataclasses with the other arguments of the run.
     """
     settings = {}
     for arguments in others:
@@ -47,26 +48,26 @@ def run_settings(training_args: TrainingArguments, *others) -> dict:
 
 class WholeCheckpoints:
     """
-    Mix-in of a `Trainer` whose checkpoints appear whole or not at all, and which trains no further than it was told to.
+    Mix-in of a `Trainer` whose checkpoints are either complete or ignored, and which takes no step after the last one.
 
     Attributes:
-        run: of [`run_settings`], by which the run's checkpoints are known; set before training.
+        run: settings of the run ([`run_settings`]), saved with its checkpoints; set before training.
     """
 
     run: dict
 
     def _run_epoch(self, *args, **kwargs):
-        """Ends a run that its last checkpoint had finished; transformers would take one more step within an epoch."""
+        """Ends a run that is resumed after its last step; transformers would take one more within an epoch."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model, trial):
-        """Marks the checkpoint as whole when every process has written its part; only then may older ones go."""
+        """Marks the checkpoint as complete when every process has written its part, and then deletes older ones."""
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
-            shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
+            shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted run
         self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         super()._save_checkpoint(model, trial)
@@ -78,23 +79,24 @@ class WholeCheckpoints:
 
 
 def last_checkpoint(output_dir: str | PathLike) -> Path | None:
-    """The whole checkpoint of most steps, or None; what was interrupted while it was written is passed over."""
+    """The complete checkpoint with the most steps, or None."""
     whole = [path.parent for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{RUN_SETTINGS_NAME}")]
     return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[-1]), default=None)
 
 
 def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, settings: dict) -> str | None:
     """
-    The checkpoint that a run goes on from.
+    The checkpoint that a run resumes from.
 
     Args:
-        chosen: a checkpoint's folder; "true" or None for the last whole one of `output_dir`, if there is one; "false" to
-            begin anew.
-        output_dir: where the run writes its checkpoints.
-        settings: of [`run_settings`]; the checkpoint's must be the same. The run may be longer where `chosen` is a folder.
+        chosen: folder of a checkpoint; "true" or None for the last complete checkpoint in `output_dir`, if there is
+            one; "false" to start over.
+        output_dir: folder in which the run saves its checkpoints.
+        settings: settings of the run ([`run_settings`]), which must equal those of the checkpoint. If `chosen` is a
+            folder, the run may be longer.
 
     Raises:
-        ValueError: the checkpoint is not whole, or of another run; names the settings.
+        ValueError: the checkpoint is incomplete or belongs to another run; the message names the settings.
     """
     word = str(chosen).lower()
     if word == "false":
@@ -105,8 +107,8 @@ def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, setti
         return None
     if not (checkpoint / RUN_SETTINGS_NAME).is_file():
         raise ValueError(
-            f"--resume_from_checkpoint {checkpoint}: no whole checkpoint (it has no {RUN_SETTINGS_NAME}, which is written last)"
-            f"; the last whole one in {checkpoint.parent} is {last_checkpoint(checkpoint.parent) or 'not there, either'}."
+            f"--resume_from_checkpoint {checkpoint}: incomplete checkpoint (it has no {RUN_SETTINGS_NAME}, which is written "
+            f"last). Last complete checkpoint in {checkpoint.parent}: {last_checkpoint(checkpoint.parent) or 'none'}."
         )
     found = json.loads((checkpoint / RUN_SETTINGS_NAME).read_text(encoding="utf-8"))
     compared = [name for name in settings if not (is_named and name in _LENGTHS)]
@@ -117,7 +119,7 @@ def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, setti
     ]
     if differing:
         raise ValueError(
-            f"{checkpoint} is of another run: {'; '.join(differing)}. Repeat the command that began it to go on with it, "
-            "or give another --output_dir, or begin anew there with --resume_from_checkpoint false."
+            f"{checkpoint} belongs to another run: {'; '.join(differing)}. Repeat the original command to continue "
+            "it, or choose another --output_dir, or start over with --resume_from_checkpoint false."
         )
     return str(checkpoint)

@@ -1,4 +1,4 @@
-"""The rows that training reads: conversations of the datasets, tokenized or packed, and the collator that batches them."""
+"""Training rows: the conversations of the datasets, tokenized and packed, and the collator that batches them."""
 
 from datasets import Dataset
 from transformers import ProcessorMixin
@@ -22,11 +22,12 @@ def load_training_data(
     script_args: ElmScriptArguments, training_args: SFTConfig, processor: ProcessorMixin
 ) -> Dataset:
     """
-    The conversations to train on, or descriptions in their place, with similar ECGs in their prompts if asked for.
+    Loads the conversations, or the descriptions used instead of them, and adds similar ECGs to the prompts if
+    requested.
 
     Raises:
-        FileNotFoundError: there is no such dataset, table of descriptions or index.
-        ValueError: the fold is missing, the ECGs do not fit the model, or no conversation is left.
+        FileNotFoundError: a dataset, table of descriptions or index does not exist.
+        ValueError: the fold does not exist, the ECGs do not fit the model, or no conversation is left.
     """
     dataset = load_elm_dataset(
         script_args.dataset,
@@ -59,13 +60,12 @@ def prepare_rows(
     image_augmentation: EcgImageAugmentation,
 ) -> tuple[Dataset, ElmDataCollator]:
     """
-    The rows as the trainer reads them, tokenized where the text does not depend on the ECG and packed if asked for, and
-    their collator.
+    Tokenizes the rows if their text does not depend on the ECG, packs them if requested, and creates their collator.
 
     Args:
-        dataset: of [`load_training_data`].
-        script_args, training_args, augmentation, image_augmentation: the arguments of the run.
-        model: the ELM, whose encoder is run for `--cache_encoder`.
+        dataset: rows of [`load_training_data`].
+        script_args, training_args, augmentation, image_augmentation: arguments of the run.
+        model: the ELM, whose encoder runs here with `--cache_encoder`.
         processor: the ELM's processor.
     """
     collator_class = ElmDataCollator if script_args.descriptions is None else AlignmentCollator
@@ -92,7 +92,7 @@ def prepare_rows(
 def _encoder_features(
     script_args: ElmScriptArguments, training_args: SFTConfig, model: ElmForCausalLM, processor: ProcessorMixin
 ) -> EncoderFeatures:
-    for part in (model.model.encoder, model.model.projector):  # the LLM may be too large for one GPU
+    for part in (model.model.encoder, model.model.projector):  # not the LLM, which may be too large for one GPU
         if part is not None:
             part.to(training_args.device)
     with training_args.main_process_first(desc="running the encoder"):

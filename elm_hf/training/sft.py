@@ -1,14 +1,14 @@
 """
-Fine-tunes an ELM with TRL's `SFTTrainer`.
+Fine-tunes an ELM with TRL's `SFTTrainer`. `elm-hf train` is the same program on one process.
 
     accelerate launch -m elm_hf.training.sft --config quickstart
 
-Alignment, the projector alone:
+Alignment, which trains only the projector:
 
     accelerate launch -m elm_hf.training.sft --model_name_or_path my-elm --dataset my-dataset --output_dir aligned \
         --trainable projector
 
-LoRA in the LLM with the projector still learning, two processes:
+LoRA in the LLM together with the projector, on two processes:
 
     accelerate launch --num_processes 2 -m elm_hf.training.sft --model_name_or_path aligned --dataset my-dataset \
         --output_dir adapter --trainable projector llm --use_peft
@@ -40,10 +40,10 @@ ARGUMENTS = (ElmScriptArguments, SFTConfig, ModelConfig, EcgAugmentation, EcgIma
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Trains, saves, and pushes if asked to.
+    Trains and saves a model, and pushes it to the Hub if requested.
 
     Args:
-        arguments: of the command line; those of this process by default.
+        arguments: command-line arguments. Defaults to those of this process.
     """
     with errors_in_one_line("elm-hf train"):
         trainer = build_trainer(*parse(arguments))
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple:
-    """The arguments as instances of `ARGUMENTS`; `--config` takes a YAML file or the name of a recipe."""
+    """Parses arguments into instances of `ARGUMENTS`; `--config` takes a YAML file or the name of a recipe."""
     return TrlParser(ARGUMENTS).parse_args_and_config(with_recipe(arguments))
 
 
@@ -62,15 +62,15 @@ def build_trainer(
     augmentation: EcgAugmentation,
     image_augmentation: EcgImageAugmentation,
 ) -> ElmTrainer:
-    """The trainer of a run, ready to train or to go on from its last checkpoint."""
+    """Builds the trainer of a run, ready to start or to resume from its last checkpoint."""
     check_arguments(script_args, training_args, model_args, augmentation, image_augmentation)
     run = run_settings(training_args, script_args, model_args, augmentation, image_augmentation)
-    run["system_prompt"] = script_args.system_prompt  # the file's words, which may change
+    run["system_prompt"] = script_args.system_prompt  # the text, since the file may change
     training_args.resume_from_checkpoint = checkpoint_to_continue(
         training_args.resume_from_checkpoint, training_args.output_dir, run
     )
     check_model(model_args)
-    set_seed(training_args.seed)  # new adapters are drawn before the trainer sets it
+    set_seed(training_args.seed)  # new adapters are initialized before the trainer sets the seed
     if script_args.deterministic:
         make_deterministic(training_args)
 
@@ -78,16 +78,16 @@ def build_trainer(
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     if script_args.system_prompt is not None:
         processor.system_prompt = script_args.system_prompt or None
-    conversations = load_training_data(script_args, training_args, processor)  # checked before weights are read
+    conversations = load_training_data(script_args, training_args, processor)  # checked before weights are loaded
     model, learning, peft_config = load_model(script_args, training_args, model_args)
     rows, collator = prepare_rows(
         conversations, script_args, training_args, model, processor, augmentation, image_augmentation
     )
 
-    training_args.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator does it, ECGs included
-    training_args.padding_free = False  # the collator does this, too
+    training_args.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator prepares text and ECGs
+    training_args.padding_free = False  # the collator removes the padding
     training_args.remove_unused_columns = False
-    training_args.include_num_input_tokens_seen = "non_padding"  # for the costs
+    training_args.include_num_input_tokens_seen = "non_padding"  # for costs.json
     training_args.train_sampling_strategy = "group_by_length"
     trainer = ElmTrainer(
         model=model,
@@ -102,12 +102,12 @@ def build_trainer(
         learning=[part for part, number in learning.items() if number],
         run=run,
     )
-    trainer.accelerator.print(f"Learning parameters: {learning}, {len(rows)} rows")
+    trainer.accelerator.print(f"Trainable parameters: {learning}, {len(rows)} rows")
     return trainer
 
 
 def train(trainer: ElmTrainer) -> None:
-    """Trains, saves the model with its card, and pushes it if asked to."""
+    """Trains and saves the model with its card, and pushes it to the Hub if requested."""
     args = trainer.args
     if args.resume_from_checkpoint is not None:
         trainer.accelerator.print(f"Continuing from {args.resume_from_checkpoint}")
@@ -122,15 +122,15 @@ def train(trainer: ElmTrainer) -> None:
 
 def make_deterministic(training_args: SFTConfig) -> None:
     """
-    Sets all seeds, lets cuDNN and cuBLAS choose deterministic algorithms, and warns about the costs. Must run before
-    anything is computed on a GPU, since cuBLAS reads its setting once.
+    Sets all seeds, makes cuDNN and cuBLAS use deterministic algorithms, and warns that this is slower. It must run
+    before any computation on a GPU, since cuBLAS reads its setting once.
     """
     training_args.full_determinism = True
     enable_full_determinism(training_args.seed)
     logger.warning(
-        "--deterministic: GPU kernels run one after the other, and slower deterministic ones replace those that add in any "
-        "order; an operation without a deterministic kernel raises an error that names it. Two runs are equal bit for bit "
-        "on the same machine with the same libraries and number of processes."
+        "--deterministic: GPU kernels run one after the other, and slower deterministic kernels replace those that "
+        "sum in any order. An operation without a deterministic kernel raises an error that names it. Two runs are "
+        "bit-identical on the same machine with the same libraries and number of processes."
     )
 
 

@@ -1,4 +1,4 @@
-"""Conversations as token ids and labels: labels cover the assistant's words, and what is too long loses its oldest text."""
+"""Tokenizes conversations: labels cover the assistant's words, and long conversations lose their oldest text."""
 
 from collections.abc import Callable
 
@@ -21,13 +21,13 @@ class ConversationTokenizer:
     """
     Turns a conversation into token ids and labels.
 
-    Labels are the assistant's words and the token that ends its turn; everything else is -100. A conversation longer
-    than `max_length` loses its oldest text first, and words of its last answer only when nothing else is left; its
+    Labels are the assistant's words and the tokens that end its turns; all other labels are -100. A conversation
+    longer than `max_length` loses its oldest text first, and words of its last answer only if no other text is left.
     ECGs are never cut.
 
     Args:
         processor: the ELM's processor.
-        max_length: tokens a conversation may take; None for no limit.
+        max_length: maximum number of tokens of a conversation; None for no limit.
     """
 
     def __init__(self, processor: ProcessorMixin, max_length: int | None = None):
@@ -39,12 +39,13 @@ class ConversationTokenizer:
         Token ids and labels, both `(length,)`, of a conversation.
 
         Args:
-            messages: as the datasets store them.
-            ecg_ids: the token ids that stand for each of its ECGs.
-            name: what errors call the conversation.
+            messages: messages in the format of the datasets.
+            ecg_ids: token ids that represent each of its ECGs.
+            name: name of the conversation in error messages.
 
         Raises:
-            ValueError: it has no assistant turn, its ECGs alone fill `max_length`, or the number of `ecg_ids` is wrong.
+            ValueError: it has no assistant turn, its ECGs alone fill `max_length`, or the number of `ecg_ids` is
+                wrong.
         """
         expected = len(ecg_items(messages))
         if expected != len(ecg_ids):
@@ -57,20 +58,22 @@ class ConversationTokenizer:
         return ids[kept], np.where(answer, ids, IGNORE_INDEX)[kept]
 
     def _kept_positions(self, ids: np.ndarray, answer: np.ndarray) -> np.ndarray:
-        """Positions of a conversation `(length,)` that fit into `max_length`, in order."""
+        """Positions of a conversation `(length,)` that are kept within `max_length`, in order."""
         in_answer = np.flatnonzero(answer)
         if len(in_answer) == 0:
-            raise ValueError("it has no assistant's turn to learn from.")
+            raise ValueError("it has no assistant turn to train on.")
         excess = 0 if self.max_length is None else len(ids) - self.max_length
         if excess <= 0:
             return np.arange(len(ids))
         logger.warning_once(
-            f"A conversation of {len(ids)} tokens is longer than max_length={self.max_length}: its oldest text is left "
-            "out, and so for every such conversation."
+            f"A conversation of {len(ids)} tokens is longer than max_length={self.max_length}: its oldest text is "
+            "cut, and so is that of every other conversation that is too long."
         )
         is_ecg = self.processor.is_ecg_token(ids)
         if is_ecg.sum() >= self.max_length:
-            raise ValueError(f"its ECGs take {is_ecg.sum()} tokens, max_length={self.max_length} leaves no answer.")
+            raise ValueError(
+                f"its ECGs take {is_ecg.sum()} tokens, and max_length={self.max_length} leaves no room for an answer."
+            )
         last_start = in_answer[np.flatnonzero(np.diff(in_answer, prepend=-2) > 1)[-1]]
         positions = np.arange(len(ids))
         text = positions[~is_ecg]
@@ -84,19 +87,20 @@ class ConversationTokenizer:
 
 def tokenize_conversations(dataset: Dataset, tokenize: ConversationTokenizer, num_proc: int | None = None) -> Dataset:
     """
-    Tokenizes conversations once instead of every time they are read.
+    Tokenizes conversations once instead of each time they are read.
 
     Args:
-        dataset: of [`load_elm_dataset`]; not for a model that reads ECGs as symbols, whose text depends on them.
-        tokenize: the collator's `tokenize`.
+        dataset: conversations of [`load_elm_dataset`]. Not for models that read ECGs as symbols, which are part of the
+            text.
+        tokenize: tokenizer of the collator.
         num_proc: number of processes.
 
     Returns:
-        The dataset with `input_ids` and `labels`, arrays of int32; `length` (see [`rounded_length`]); and those of its own
-        columns that training reads: the name of the conversation and its ECGs.
+        The dataset with `input_ids` and `labels` (arrays of int32), `length` (see [`rounded_length`]) and the columns
+        that training reads: the name of the conversation and its ECGs.
 
     Raises:
-        ValueError: as [`ConversationTokenizer`].
+        ValueError: see [`ConversationTokenizer`].
     """
     tokenized = dataset.with_format(None).map(
         _TokenizeRow(tokenize),
@@ -110,11 +114,11 @@ def tokenize_conversations(dataset: Dataset, tokenize: ConversationTokenizer, nu
 
 def add_lengths(dataset: Dataset, num_ecg_tokens: int) -> Dataset:
     """
-    Adds the column `length`, estimated before tokenizing: four characters of text count as a token.
+    Adds an estimated column `length` without tokenizing: four characters of text count as one token.
 
     Args:
-        dataset: conversations as `load_elm_dataset` gives them.
-        num_ecg_tokens: positions that one ECG takes.
+        dataset: conversations of `load_elm_dataset`.
+        num_ecg_tokens: number of positions of one ECG.
     """
 
     def length(messages: list[dict]) -> int:
@@ -127,14 +131,15 @@ def add_lengths(dataset: Dataset, num_ecg_tokens: int) -> Dataset:
 
 def rounded_length(tokens: int) -> int:
     """
-    A length by which the trainer groups its batches, rounded up to `LENGTH_STEP`. Exact lengths would fill a batch with
-    one template's questions, since those are equally long, and the loss would jump from batch to batch.
+    The length by which the trainer groups batches, rounded up to a multiple of `LENGTH_STEP`. With exact lengths a
+    batch would contain the questions of one template, which are equally long, and the loss would jump from batch to
+    batch.
     """
     return -(-tokens // LENGTH_STEP) * LENGTH_STEP
 
 
 class _TokenizeRow:
-    """An object and not a closure, so that it can be pickled; `datasets` names cached results by its attributes."""
+    """A class and not a closure, so that it can be pickled. `datasets` identifies cached results by its attributes."""
 
     def __init__(self, tokenize: ConversationTokenizer):
         self.tokenize = tokenize
@@ -151,10 +156,10 @@ class _TokenizeRow:
 
 
 class _TokensFromBytes:
-    """Makes arrays of the bytes that tokens are stored as: lists take many times as long to read."""
+    """Reads tokens, which are stored as bytes, into arrays. Lists would take many times as long to read."""
 
     def __init__(self, transform: Callable[[dict], dict] | None):
-        """`transform` is the dataset's own."""
+        """`transform` is the previous transform of the dataset."""
         self.transform = transform
 
     def __call__(self, batch: dict) -> dict:

@@ -1,4 +1,4 @@
-"""The trainer of ELMs and the card that it fills from its run."""
+"""The trainer of ELMs, which also writes the model card."""
 
 import json
 from importlib.metadata import version
@@ -19,15 +19,15 @@ from elm_hf.utils.hub import split_revision
 
 class ElmTrainer(WholeCheckpoints, SFTTrainer):
     """
-    TRL's `SFTTrainer` whose checkpoints appear whole or not at all, with a card that says how an ELM is used and what this
-    one learnt from.
+    TRL's `SFTTrainer` with resumable checkpoints ([`WholeCheckpoints`]) and a model card about usage and training
+    data.
 
     Args:
         script_args: `ElmScriptArguments` of the run.
         base_model: repository or folder of the checkpoint that training starts from.
-        learning: names of the parts that learn.
-        run: settings of the run, by which its checkpoints are known.
-        args, kwargs: of `SFTTrainer`.
+        learning: names of the trainable parts.
+        run: settings of the run, saved with its checkpoints.
+        args, kwargs: arguments of `SFTTrainer`.
     """
 
     def __init__(
@@ -49,20 +49,20 @@ class ElmTrainer(WholeCheckpoints, SFTTrainer):
         return sampler
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
-        """Writes a model that `from_pretrained` loads, gathered from the processes; a checkpoint's shards stay apart."""
+        """Saves a model that `from_pretrained` loads, gathered from all processes; checkpoints stay sharded."""
         if self.is_fsdp_enabled and not _internal_call:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
         sharded_class = type(self.model)
-        if issubclass(sharded_class, FSDPModule):  # made by torch, whose files would be saved as the model's code
+        if issubclass(sharded_class, FSDPModule):  # created by torch, whose files would be saved as the model's code
             self.model.__class__ = sharded_class.__bases__[1]
         super()._save(output_dir, state_dict)
         self.model.__class__ = sharded_class
 
     def create_model_card(self, model_name: str | None = None, **kwargs):
-        """Writes `README.md` and what it is made from into the output folder; called with each checkpoint and push."""
+        """Writes `README.md` and the training record into the output folder; called with each checkpoint and push."""
         if self.is_world_process_zero():
             folder, facts = Path(self.args.output_dir), training_facts(self)
             (folder / TRAINING_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -71,7 +71,7 @@ class ElmTrainer(WholeCheckpoints, SFTTrainer):
 
 
 def training_facts(trainer: ElmTrainer) -> dict:
-    """What the card says of what the trainer has trained so far and of how it did; values for JSON."""
+    """The training record for the card: settings and results of the training so far, as JSON values."""
     args, script_args = trainer.args, trainer.script_args
     model = trainer.accelerator.unwrap_model(trainer.model)
     is_adapter = isinstance(model, PeftModel)
@@ -82,7 +82,7 @@ def training_facts(trainer: ElmTrainer) -> dict:
         "is_adapter": is_adapter,
         "num_parameters": model.num_parameters(),
         "num_trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "trained": ", ".join(trainer.learning) + (" (the LLM through LoRA adapters)" if is_adapter else ""),
+        "trained": ", ".join(trainer.learning) + (" (the LLM with LoRA adapters)" if is_adapter else ""),
         "base_model": Path(trainer.base_model).name if is_local else trainer.base_model,
         "base_model_on_hub": not is_local,
         "datasets": [path if path in repos else Path(path).name for path in script_args.dataset],

@@ -1,14 +1,16 @@
 #!/bin/sh
-# Ways for an ECG into an LLM, on the same questions with the same LLM: one table of time, data, tokens and scores.
+# Compares ways of giving an ECG to an LLM, with the same questions and the same LLM, in one table of time, samples, tokens
+# and scores.
 #
 #     LLM=meta-llama/Llama-3.2-1B-Instruct sh recipes/comparison/run.sh [--smoke] [RECIPE ...]
 #
-# Recipes, all by default; the first one is what the others are compared with:
-#     two_stage           an encoder pre-trained on the same ECGs, then as LLaVA (Liu et al. 2023): projector, then LLM
-#     ecg_byte            ECG-Byte (Han et al. 2024): end to end, LoRA, embeddings frozen
-#     linear, patch, conv no encoder: the signal through a projector alone
-#     stacked_signal, image   a vision encoder reads the signal or its drawing (VISION, by default SigLIP)
-# The data, data/ecg_qa, are made as in recipes/ecg_lm. --smoke: tiny models and simulated ECGs.
+# Recipes (default: all). The others are compared with the first one:
+#     two_stage               an encoder pre-trained on the same ECGs; then the projector and the LLM are trained as in
+#                             LLaVA (Liu et al. 2023)
+#     ecg_byte                ECG-Byte (Han et al. 2024): end to end with LoRA, frozen embeddings
+#     linear, patch, conv     no encoder, only a projector
+#     stacked_signal, image   a vision encoder (VISION, default: SigLIP) reads the signal or its picture
+# The dataset data/ecg_qa is built as in recipes/ecg_lm. --smoke uses tiny models and simulated ECGs.
 set -eu
 cd "$(dirname "$0")/../.."
 here=recipes/comparison smoke=false data=data/ecg_qa out=outputs/comparison
@@ -18,7 +20,7 @@ if [ "${1:-}" = --smoke ]; then
 fi
 recipes=${*:-two_stage ecg_byte linear patch conv stacked_signal image}
 run() { printf '\n$ %s\n' "$*"; "$@"; }
-# Made already, by an earlier, interrupted run.
+# Skips steps whose output exists already.
 make() { target=$1; shift; [ -e "$target" ] || run "$@"; }
 
 if $smoke; then
@@ -68,7 +70,7 @@ for recipe in $recipes; do
             make $folder/elm elm-hf create $folder/elm $vision --representation $recipe --num-ecg-tokens $tokens \
                 --seconds $seconds
             ;;
-        *) echo "run.sh: unknown recipe $recipe; see the head of $0" >&2; exit 2 ;;
+        *) echo "run.sh: unknown recipe $recipe; the first lines of $0 list them" >&2; exit 2 ;;
     esac
     start=$folder/elm
     [ $recipe != two_stage ] || start=$folder/aligned

@@ -1,9 +1,9 @@
 #!/bin/sh
-# ECG-LM (Yang et al. 2024) from the first phase to the last. Every line is a command you can type alone.
+# All phases of ECG-LM (Yang et al. 2024). Each command can also be run alone.
 #
 #     PTB_XL=... PTB_XL_PLUS=... ECG_QA=... HEALTH_CARE_MAGIC=... LLM=... TRANSLATOR=... sh recipes/ecg_lm/run.sh
 #
-# --smoke: tiny models and simulated ECGs, to see that everything runs. The ablations of the paper's Table 5:
+# --smoke uses tiny models and simulated ECGs, to check that everything runs. Ablations of the paper (Table 5):
 # --no-encoder-pretraining, --no-feature-sentences, --no-data-expansion.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -15,13 +15,13 @@ for option in "$@"; do
         --no-encoder-pretraining) pretrain_encoder=false ablation=$ablation-no-encoder-pretraining ;;
         --no-feature-sentences) feature_sentences=false ablation=$ablation-no-feature-sentences ;;
         --no-data-expansion) data_expansion=0 ablation=$ablation-no-data-expansion ;;
-        *) echo "run.sh: unknown option $option; see the head of $0" >&2; exit 2 ;;
+        *) echo "run.sh: unknown option $option; the first lines of $0 list them" >&2; exit 2 ;;
     esac
 done
 out=$base$ablation encoder=$base/encoder
 started=$(date +%s)
 run() { printf '\n$ %s\n' "$*"; "$@"; }
-# Made already: of the same data, or by an earlier, interrupted run.
+# Skips steps whose output exists already, from an interrupted run or from a run on the same data.
 make() { target=$1; shift; [ -e "$target" ] || run "$@"; }
 
 if $smoke; then
@@ -47,7 +47,7 @@ else
     llm="--llm $LLM"
 fi
 
-# 1. The encoder.
+# 1. Pre-training of the encoder.
 if $pretrain_encoder; then
     encoder_run=$encoder,
     make $encoder/costs.json accelerate launch -m elm_hf.pretrain --config $recipe/1_encoder.yaml \
@@ -55,19 +55,19 @@ if $pretrain_encoder; then
 else
     encoder=ecg_resnet
 fi
-# 2-4. Alignment on descriptions, expanded by leaving out leads. The ECG is one token.
+# 2-4. Alignment on descriptions, with data expansion by leaving out leads. An ECG is one token.
 make $out/elm elm-hf create $out/elm $llm --encoder $encoder --normalization none --num-ecg-tokens 1
 make $out/aligned/costs.json accelerate launch -m elm_hf.training.sft --config $recipe/2_alignment.yaml \
     --model_name_or_path $out/elm --dataset $data/ecg_qa --fold $fold --descriptions $data/ecg_lm.parquet \
     --feature_sentences $feature_sentences --data_expansion $data_expansion --output_dir $out/aligned $align_options
-# 5. Questions and conversation.
+# 5. Fine-tuning on questions and dialogues.
 make $out/trained/costs.json accelerate launch -m elm_hf.training.sft --config $recipe/5_finetuning.yaml \
     --model_name_or_path $out/aligned --dataset $data/ecg_qa $data/health_care_magic --fold $fold \
     --output_dir $out/trained $tune_options
-# 6. Evaluation, beside the paper.
+# 6. Evaluation, and comparison with the paper.
 run elm-hf zero-shot $out/aligned --dataset $data/ecg_qa --fold $fold --output $out/aligned/report $tasks
 run elm-hf evaluate $out/trained --dataset $data/ecg_qa --fold $fold --output $out/trained/report $evaluate_options
-run python $recipe/beside_the_paper.py $out
+run python $recipe/compare_with_paper.py $out
 run elm-hf costs "ECG-LM=$encoder_run$out/aligned,$out/trained"
 
 printf '\nFinished in %s seconds.\n' "$(($(date +%s) - started))"

@@ -1,7 +1,7 @@
 """
-Prints the scores of a run of ECG-LM's recipe beside those of the paper (Yang et al. 2024, Health Data Science).
+Compares the scores of a run of ECG-LM's recipe with those of the paper (Yang et al. 2024, Health Data Science).
 
-    python recipes/ecg_lm/beside_the_paper.py outputs/ecg_lm
+    python recipes/ecg_lm/compare_with_paper.py outputs/ecg_lm
 """
 
 import json
@@ -30,7 +30,7 @@ def main(run: Path):
         entry = scores["conditions"]["ecg"]["exact_match"] if scores else NOT_RUN
         rows.append([f"ECG-QA, {question_type}", f"{paper:.3f}", score_cell(entry)])
     asked = evaluation["run"]
-    print(f"Asked about {asked['dataset']}, fold {asked['fold']}, {asked['split']}:\n")
+    print(f"Questions of {asked['dataset']}, fold {asked['fold']}, {asked['split']}:\n")
     print(markdown_table(["", "paper", "this run"], rows))
 
 
