@@ -246,7 +246,7 @@ def test_text_beyond_ascii_is_spelled_in_ascii():
         ({"ecg": np.zeros((12, 2500), np.int16)}, "int16; expected floats in millivolt"),
         ({"ecg": np.zeros((3, 2500))}, r"\(3, 2500\).*12 names"),
         ({"leads": ("V7", *LEADS[1:])}, '"V7" is not one of I, II'),
-        ({"leads": ("II", *LEADS[1:])}, '"II" stands in the ECG twice'),
+        ({"leads": ("II", *LEADS[1:])}, 'lead "II" occurs twice in the ECG'),
         ({"rhythm_lead": "vx"}, '"vx" is not one of I, II'),
         ({"sampling_rate": 0}, "sampling_rate is 0"),
         ({"pixels_per_mm": 0.5}, "pixels_per_mm is 0.5"),
