@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, IterableDataset
 from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError
@@ -15,7 +16,7 @@ from datasets.inspect import SplitsNotFoundError
 from yaml import YAMLError
 
 from elm_hf.data.ecg_table import EcgSequence, EcgTable, StreamedEcgTable
-from elm_hf.data.layout import fold_config
+from elm_hf.data.layout import OFFICIAL, PATIENTS, RECORDS, fold_config
 from elm_hf.utils.hub import check_name, split_revision
 
 
@@ -137,7 +138,7 @@ def _join_local_build(
 
 def _check_same_records(path: str | PathLike, local: str | PathLike, records: Dataset) -> None:
     """Check that the local records have the published length and sampling rate, which their ids do not include."""
-    published = _load(path, "records", "train")[0]
+    published = _load(path, RECORDS, "train")[0]
     found = (records.features["ecg"].shape[1], records[0]["sampling_rate"])
     wanted = (published.get("num_samples", found[0]), published["sampling_rate"])
     if found != wanted:
@@ -150,7 +151,7 @@ def _check_same_records(path: str | PathLike, local: str | PathLike, records: Da
 def _local_conversations(path: str | PathLike, local: str | PathLike, ids: list[str]) -> Dataset:
     """Select conversations by id from all splits of a local build."""
     name, _ = _name_and_revision(local)
-    configs = [config for config in datasets.get_dataset_config_names(name) if config != "records"]
+    configs = [config for config in datasets.get_dataset_config_names(name) if config not in (RECORDS, PATIENTS)]
     splits = [
         _load(local, config, split) for config in configs for split in datasets.get_dataset_split_names(name, config)
     ]
@@ -175,11 +176,11 @@ def _stream(paths: list, fold: int | str, split: str, probabilities: list[float]
         conversations = _load_conversations(path, fold, split, streaming=True)
         parts.append(conversations.map(_OffsetRow(len(table)), features=conversations.features))
         if has_records(path):
-            records = _load(path, "records", "train", streaming=True)
+            records = _load(path, RECORDS, "train", streaming=True)
             _check_has_signals(path, records)
             rate = next(iter(records.select_columns(["sampling_rate"])))["sampling_rate"]
             shapes[path] = (records.features["ecg"].shape, rate)
-            table.add_files(_data_files(path, "records"))
+            table.add_files(_data_files(path, RECORDS))
     _check_shapes(shapes)
     if len(parts) == 1:
         mixed = parts[0]
@@ -202,9 +203,27 @@ def load_records(path_or_repo: str | PathLike) -> Dataset:
         FileNotFoundError: there is no such folder or dataset.
         ValueError: the dataset is not an elm-hf dataset, is damaged, or was published without signals.
     """
-    records = _load(path_or_repo, "records", "train")
+    records = _load(path_or_repo, RECORDS, "train")
     _check_has_signals(path_or_repo, records)
     return records
+
+
+def load_patients(path_or_repo: str | PathLike) -> pa.Table | None:
+    """
+    Load the patients of a dataset with their folds: columns `source`, `patient_id`, `test_fold` and `validation_fold`.
+    Returns None if the dataset has no folds, is text-only, or was built before datasets had this table.
+
+    Args:
+        path_or_repo: folder, `user/name` or `user/name@revision`.
+
+    Raises:
+        FileNotFoundError: there is no such folder or dataset.
+        ValueError: the dataset is not an elm-hf dataset, or is damaged.
+    """
+    name, revision = _name_and_revision(path_or_repo)
+    if PATIENTS not in datasets.get_dataset_config_names(name, revision=revision):
+        return None
+    return _load(path_or_repo, PATIENTS, "train").with_format("arrow")[:]
 
 
 def split_names(path_or_repo: str | PathLike, fold: int | str) -> list[str]:
@@ -305,7 +324,7 @@ def _data_files(path: str | PathLike, config: str) -> list[str]:
 def has_records(path: str | PathLike) -> bool:
     """Return whether an existing dataset has records. A text-only dataset has none."""
     name, revision = _name_and_revision(path)
-    return "records" in datasets.get_dataset_config_names(name, revision=revision)
+    return RECORDS in datasets.get_dataset_config_names(name, revision=revision)
 
 
 def _check_has(name: str, revision: str | None, config: str, split: str | None = None) -> None:
@@ -313,16 +332,28 @@ def _check_has(name: str, revision: str | None, config: str, split: str | None =
         configs = datasets.get_dataset_config_names(name, revision=revision)
     except (EmptyDatasetError, DataFilesNotFoundError):
         configs = []
-    if not {"records", "fold1", "official"} & set(configs):
-        raise ValueError(f"{name}: not an elm-hf dataset (no configuration `records`; found {_listed(configs)})")
+    if not {RECORDS, fold_config(1), OFFICIAL} & set(configs):
+        raise ValueError(f"{name}: not an elm-hf dataset (no configuration `{RECORDS}`; found {_listed(configs)})")
     if config not in configs:
-        folds = [config for config in configs if config != "records"]
-        if config == "records":
+        folds = [config for config in configs if config not in (RECORDS, PATIENTS)]
+        if config == RECORDS:
             raise ValueError(f"{name}: is a text-only dataset, so there are no ECGs to load")
         raise ValueError(f"{name}: no {config!r}; available: {_listed(folds)}")
     splits = datasets.get_dataset_split_names(name, config, revision=revision)
     if split is not None and split not in splits:
-        raise ValueError(f"{name}: {config} has no split {split!r}; available: {_listed(splits)}")
+        raise ValueError(
+            f"{name}: {config} has no split {split!r}; available: {_listed(splits)}{_remedy(split, configs)}"
+        )
+
+
+def _remedy(split: str, configs: list[str]) -> str:
+    """How to get a validation split in a fold of a dataset that was built by an earlier version."""
+    if split != "validation" or PATIENTS in configs:
+        return ""
+    return (
+        ". It was built by an earlier version of elm-hf, without validation splits; build it again (elm-hf prepare NAME "
+        "with the options on its card and --overwrite), first the dataset with its records, if that is another one"
+    )
 
 
 def _listed(names: list[str]) -> str:
