@@ -220,8 +220,7 @@ def load_patients(path_or_repo: str | PathLike) -> pa.Table | None:
         FileNotFoundError: there is no such folder or dataset.
         ValueError: the dataset is not an elm-hf dataset, or is damaged.
     """
-    name, revision = _name_and_revision(path_or_repo)
-    if PATIENTS not in datasets.get_dataset_config_names(name, revision=revision):
+    if PATIENTS not in config_names(path_or_repo):
         return None
     return _load(path_or_repo, PATIENTS, "train").with_format("arrow")[:]
 
@@ -321,10 +320,15 @@ def _data_files(path: str | PathLike, config: str) -> list[str]:
     return list(urls)
 
 
+def config_names(path: str | PathLike) -> list[str]:
+    """Return the configurations of an existing dataset."""
+    name, revision = _name_and_revision(path)
+    return datasets.get_dataset_config_names(name, revision=revision)
+
+
 def has_records(path: str | PathLike) -> bool:
     """Return whether an existing dataset has records. A text-only dataset has none."""
-    name, revision = _name_and_revision(path)
-    return RECORDS in datasets.get_dataset_config_names(name, revision=revision)
+    return RECORDS in config_names(path)
 
 
 def _check_has(name: str, revision: str | None, config: str, split: str | None = None) -> None:

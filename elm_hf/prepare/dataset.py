@@ -25,7 +25,7 @@ from elm_hf.modeling.ecg_leads import SAMPLING_RATE
 from elm_hf.prepare.builder import ElmDatasetBuilder, find_builder
 from elm_hf.prepare.card import write_card
 from elm_hf.prepare.matching import asked_recordings, find_ecgs, list_conversations, recording_names
-from elm_hf.prepare.patients import write_patients
+from elm_hf.prepare.patients import GivenFolds, write_patients
 from elm_hf.prepare.record_files import VERSIONS, RecordFiles, build_records, plan_records
 from elm_hf.prepare.splits import assign_folds, split_conversations, write_splits
 from elm_hf.prepare.work_folder import (
@@ -103,6 +103,7 @@ def prepare_dataset(
             raise ValueError(f"{name} is a text-only dataset: omit records (--records)")
         reads_ecgs = builder.HAS_ECGS and records is None
         paths = [records] if isinstance(records, str | PathLike) else list(records or [])
+        given = GivenFolds.load(paths, num_folds) if paths else None
         if merge and not reads_ecgs:
             raise ValueError(
                 f"{name} does not read recordings in this build, so there are no shards to merge (--merge)"
@@ -131,7 +132,7 @@ def prepare_dataset(
                 "num_folds": num_folds,
                 "seed": seed,
             }
-            report = _finish(name, output.name, files, conversations, unusable, settings, paths)
+            report = _finish(name, output.name, files, conversations, unusable, settings, given)
             publish(work, output)
     return report
 
@@ -269,7 +270,7 @@ def _finish(
     conversations: list[Path],
     unusable: list[tuple[str, str]],
     settings: dict,
-    record_paths: list[str | PathLike],
+    given: GivenFolds | None,
 ) -> dict:
     """
     Write the patients, the splits, the build report, the lists of skipped and excluded data, and the card. Returns the
@@ -285,7 +286,7 @@ def _finish(
     if not num_built:
         first = f"; first damaged entry: {unusable[0][1]}" if unusable else ""
         raise ValueError(f"none of the {left_out.total()} conversations can be used: {_counts(left_out)}{first}")
-    folds = assign_folds(joined, keys, settings["num_folds"], settings["seed"], record_paths)
+    folds = assign_folds(joined, keys, settings["num_folds"], settings["seed"], given)
     splits, split_report = split_conversations(joined, folds)
     if folds.patients is not None:
         write_patients(folds.patients, build)
@@ -296,7 +297,7 @@ def _finish(
         "records": _records_report(files, keys, skipped),
         "conversations": {"built": num_built, "left_out": dict(left_out)},
         "splits": split_report,
-        "folds_from_records": bool(record_paths),
+        "folds_from_records": given is not None,
         "labels": folds.labels,
         "versions": {package: version(package) for package in VERSIONS},
     }

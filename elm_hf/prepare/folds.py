@@ -9,9 +9,11 @@ from scipy.sparse import csr_matrix
 
 # The shares of labels with at least this number of patients are balanced between the test sets, to `TOLERANCE`.
 MIN_PATIENTS, TOLERANCE = 50, 0.1
-# Balancing aims a little below the tolerance. It exchanges the patients of one label at a time, at most `MAX_EXCHANGES`
-# times, and considers this number of patients with and without the label in each test set.
-_AIM, MAX_EXCHANGES, _WITH_LABEL, _OTHERS, _ATTEMPTS = 0.095, 200, 24, 8, 5
+# Balancing aims a little below the tolerance. It makes at most `MAX_EXCHANGES` exchanges and chooses each among the
+# pairs of so many patients with a label and so many others of two test sets. It ends if so many attempts fail.
+_AIM, MAX_EXCHANGES, _WITH_LABEL, _OTHERS, _ATTEMPTS = 0.095, 1000, 16, 4, 5
+# Shares change a little with the sizes of the test sets, so labels within this margin of the aim are considered as well.
+_MARGIN = 0.002
 # Share of all patients in the validation set of a fold.
 VALIDATION_SHARE = 0.1
 
@@ -96,8 +98,9 @@ def deviations(
         their shares in patients and in records, both `(common, folds)`. A fold without patients has deviation 0.
     """
     common = np.flatnonzero(counts.getnnz(axis=0) >= MIN_PATIENTS)
-    features = _Features(counts, num_records, common)
-    table = np.stack([features.total(np.flatnonzero(test_fold == fold)) for fold in range(1, test_fold.max() + 1)])
+    num_folds = int(test_fold.max())
+    features = _Features(counts, num_records, common, num_folds)
+    table = np.stack([features.total(np.flatnonzero(test_fold == fold)) for fold in range(1, num_folds + 1)])
     deviation = features.deviations(table).reshape(len(table), 2, len(common))
     return common, deviation[:, 0].T, deviation[:, 1].T
 
@@ -164,9 +167,11 @@ class _Features:
     records with it; then 1 and the number of all records. The features of a set of patients are their sums.
     """
 
-    def __init__(self, counts: csr_matrix, num_records: np.ndarray, labels: np.ndarray):
-        self._counts, self._num_records, self._num_labels = counts[:, labels], num_records, len(labels)
-        self._shares = self._shares_in(self.total(np.arange(counts.shape[0])))
+    def __init__(self, counts: csr_matrix, num_records: np.ndarray, labels: np.ndarray, num_sets: int):
+        self._counts, self._num_records = counts[:, labels], num_records
+        self._size_of = np.repeat([0, 1], len(labels))
+        everyone = self.total(np.arange(counts.shape[0]))
+        self._shares, self._mean = self._shares_in(everyone), everyone[:-2] / num_sets
 
     def of(self, patients: np.ndarray) -> np.ndarray:
         """The features of patients, `(patients, features)`."""
@@ -180,13 +185,22 @@ class _Features:
         sums = [records.getnnz(axis=0), np.asarray(records.sum(axis=0)).ravel()]
         return np.concatenate([*sums, [len(patients), self._num_records[patients].sum()]]).astype(float)
 
-    def deviations(self, table: np.ndarray) -> np.ndarray:
-        """Relative deviations `(..., 2 * labels)` of the shares in sets with the features `table` `(..., features)`."""
-        return np.abs(self._shares_in(table) / self._shares - 1) * (table[..., -1:] > 0)
+    def deviations(self, table: np.ndarray, columns: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """
+        Relative deviations `(..., columns)` of the shares in sets of patients.
 
-    def _shares_in(self, table: np.ndarray) -> np.ndarray:
-        size = np.repeat(np.maximum(table[..., -2:], 1), self._num_labels, axis=-1)
-        return table[..., :-2] / size
+        Args:
+            table: features of the sets, `(..., columns + 2)`: those in `columns`, and the numbers of patients and records.
+            columns: numbers of features of labels. Defaults to all.
+        """
+        return np.abs(self._shares_in(table, columns) / self._shares[columns] - 1) * (table[..., -1:] > 0)
+
+    def largest_changes(self, features: np.ndarray) -> np.ndarray:
+        """The largest changes `(2 * labels,)` of a deviation if a set of mean size gets one of these patients."""
+        return features[:, :-2].max(axis=0) / self._mean
+
+    def _shares_in(self, table: np.ndarray, columns: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return table[..., :-2] / np.maximum(table[..., -2:], 1)[..., self._size_of[columns]]
 
 
 class _Balance:
@@ -203,7 +217,7 @@ class _Balance:
     ):
         common = np.flatnonzero(counts.getnnz(axis=0) >= MIN_PATIENTS)
         self.fold, self.num_folds, self.rng, self.num_labels = fold, num_folds, rng, len(common)
-        self.features = _Features(counts, num_records, common)
+        self.features = _Features(counts, num_records, common, num_folds)
         self.table = np.stack([self.features.total(np.flatnonzero(fold == number)) for number in range(num_folds)])
         by_label = counts[:, common].tocsc()
         self.members = np.split(by_label.indices, by_label.indptr[1:-1])
@@ -212,29 +226,34 @@ class _Balance:
         """Balance the test sets and return the fold of each patient, numbered from 0."""
         failures = 0
         for _ in range(MAX_EXCHANGES if self.num_labels else 0):
-            excess = self._excess(self.table)
-            if failures == _ATTEMPTS or not excess.any():
+            if failures == _ATTEMPTS or not self._excess(self.table).any():
                 break
-            failures = 0 if self._exchange(excess) else failures + 1
+            failures = 0 if self._exchange() else failures + 1
         return self.fold
 
-    def _excess(self, table: np.ndarray) -> np.ndarray:
-        return ((self.features.deviations(table) - _AIM).clip(min=0) ** 2).sum(axis=-1)
+    def _excess(self, table: np.ndarray, columns: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return ((self.features.deviations(table, columns) - _AIM).clip(min=0) ** 2).sum(axis=-1)
 
-    def _exchange(self, excess: np.ndarray) -> bool:
+    def _exchange(self) -> bool:
         """Make the best exchange for the largest deviation. Returns False if none is an improvement."""
-        worst, feature = np.unravel_index(self.features.deviations(self.table).argmax(), self.table[:, :-2].shape)
+        deviations = self.features.deviations(self.table)
+        worst, feature = np.unravel_index(deviations.argmax(), deviations.shape)
         members = self.members[feature % self.num_labels]
         own, own_features = self._candidates(worst, members)
         best, chosen = -1e-12, None
         for other in set(range(self.num_folds)) - {worst}:
             others, features = self._candidates(other, members)
-            change = features[None] - own_features[:, None]
-            gain = self._excess(self.table[worst] + change) + self._excess(self.table[other] - change)
-            gain -= excess[worst] + excess[other]
+            changes = self.features.largest_changes(own_features) + self.features.largest_changes(features)
+            columns = np.flatnonzero(deviations[[worst, other]].max(axis=0) + changes > _AIM - _MARGIN)
+            kept = np.append(columns, [-2, -1])
+            change = features[None, :, kept] - own_features[:, None, kept]
+            gain = self._excess(self.table[worst, kept] + change, columns)
+            gain += self._excess(self.table[other, kept] - change, columns)
+            gain -= gain[0, 0]  # that of exchanging nobody
             first, second = np.unravel_index(gain.argmin(), gain.shape)
             if gain[first, second] < best:
-                best, chosen = gain[first, second], (other, own[first], others[second], change[first, second])
+                best = gain[first, second]
+                chosen = (other, own[first], others[second], features[second] - own_features[first])
         if chosen is None:
             return False
         other, leaves, enters, change = chosen

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 from elm_hf.data.columns import PATIENT_FEATURES
 from elm_hf.data.layout import PATIENTS, parquet_name
-from elm_hf.data.loading import load_patients
+from elm_hf.data.loading import config_names, load_patients
 from elm_hf.prepare.folds import deal_patients, deviations
 
 
@@ -129,59 +129,82 @@ def deal(names: Sequence[tuple[str, str]], labels: PatientLabels, num_folds: int
     return pa.table(columns, schema=_SCHEMA)
 
 
-def taken_patients(
-    paths: Sequence[str | PathLike], names: Sequence[tuple[str, str]], num_folds: int | None
-) -> pa.Table | None:
+@dataclass(frozen=True)
+class GivenFolds:
     """
-    Take the folds of patients from the datasets with their records.
+    The folds of the datasets with the records of a build, which the patients keep.
 
-    Args:
-        paths: datasets with records.
-        names: (source, patient_id) of each patient whose fold is needed, sorted.
-        num_folds: number of folds to build: None for that of the datasets, 0 for an official split only.
-
-    Returns:
-        A table as returned by `deal`; None if a dataset has no folds and none are needed.
-
-    Raises:
-        ValueError: a dataset has no folds, the numbers of folds differ, or a patient is in different folds of two
-            datasets.
+    Attributes:
+        number: number of folds to build.
+        tables: configuration `patients` of each dataset, by its path; empty if they have no folds and none are built.
     """
-    tables = [load_patients(path) for path in paths]
-    without = [path for path, table in zip(paths, tables) if table is None]
-    if without and num_folds == 0:
-        return None
-    if without:
-        raise ValueError(
-            f"{without[0]}: no table of patients with their folds (configuration `{PATIENTS}`), because it was built "
-            f"by an earlier version of elm-hf or has fewer patients than folds; build it again (elm-hf prepare NAME "
-            f"--source FOLDER --output {without[0]} --overwrite), or build without folds (--num-folds 0)"
-        )
-    numbers = {path: num_folds_of(table) for path, table in zip(paths, tables)}
-    if len({*numbers.values()} | ({num_folds} if num_folds else set())) > 1:
-        found = ", ".join(f"{path} has {number}" for path, number in numbers.items())
-        raise ValueError(
-            f"folds are those of the datasets with the records, so their numbers must agree: {found}"
-            + (f", but num_folds (--num-folds) is {num_folds}; omit it" if num_folds else "; build them alike")
-        )
-    fold_of, from_path = {}, {}
-    for path, table in zip(paths, tables):
-        columns = (table[name].to_pylist() for name in _SCHEMA.names)
-        for source, patient, *folds in zip(*columns):
-            name = (source, patient)
-            if fold_of.setdefault(name, folds) != folds:
-                raise ValueError(
-                    f"patient {patient} of {source} is in different folds of {from_path[name]} and {path}; build one "
-                    "of them with the records of the other, or pass only one of them"
-                )
-            from_path.setdefault(name, path)
-    rows = [[*name, *fold_of[name]] for name in names]
-    return pa.table([list(column) for column in zip(*rows)], schema=_SCHEMA)
+
+    number: int
+    tables: dict[str | PathLike, pa.Table]
+
+    @classmethod
+    def load(cls, paths: Sequence[str | PathLike], num_folds: int | None) -> "GivenFolds":
+        """
+        Load the folds of datasets.
+
+        Args:
+            paths: datasets with records.
+            num_folds: number of folds to build: None for that of the datasets, 0 for an official split only.
+
+        Raises:
+            ValueError: a dataset has no folds, or the numbers of folds differ.
+        """
+        tables = {path: load_patients(path) for path in paths}
+        without = [path for path, table in tables.items() if table is None]
+        if without and num_folds == 0:
+            return cls(0, {})
+        if without:
+            raise ValueError(
+                f"{without[0]}: no table of patients with their folds (configuration `{PATIENTS}`), because it was "
+                "built by an earlier version of elm-hf or has fewer patients than folds; build it again (elm-hf "
+                f"prepare NAME --source FOLDER --output {without[0]} --overwrite), or build without folds "
+                "(--num-folds 0)"
+            )
+        numbers = {path: _num_folds(path, table) for path, table in tables.items()}
+        if len({*numbers.values()} | ({num_folds} if num_folds else set())) > 1:
+            found = ", ".join(f"{path} has {number}" for path, number in numbers.items())
+            raise ValueError(
+                f"folds are those of the datasets with the records, so their numbers must agree: {found}"
+                + (f", but num_folds (--num-folds) is {num_folds}; omit it" if num_folds else "; build them alike")
+            )
+        return cls(next(iter(numbers.values())) if num_folds is None else num_folds, tables)
+
+    def of(self, names: Sequence[tuple[str, str]]) -> pa.Table | None:
+        """
+        Return the folds of patients as `deal` does; None if there are no folds.
+
+        Args:
+            names: (source, patient_id) of each patient, sorted.
+
+        Raises:
+            ValueError: a patient is in different folds of two datasets.
+        """
+        fold_of, path_of = {}, {}
+        for path, table in self.tables.items():
+            columns = (table[name].to_pylist() for name in _SCHEMA.names)
+            for source, patient, *folds in zip(*columns):
+                name = (source, patient)
+                if fold_of.setdefault(name, folds) != folds:
+                    raise ValueError(
+                        f"patient {patient} of {source} is in different folds of {path_of[name]} and {path}; build "
+                        "one of them with the records of the other, or pass only one of them"
+                    )
+                path_of.setdefault(name, path)
+        if not self.tables:
+            return None
+        rows = [[*name, *fold_of[name]] for name in names]
+        return pa.table([list(column) for column in zip(*rows)], schema=_SCHEMA)
 
 
-def num_folds_of(table: pa.Table) -> int:
-    """Return the number of folds that patients were dealt into."""
-    return pc.max(table["test_fold"]).as_py()
+def _num_folds(path: str | PathLike, patients: pa.Table) -> int:
+    """The number of folds of a dataset; a dataset with an official split only has those of its patients."""
+    built = [name for name in config_names(path) if name.removeprefix("fold").isdecimal()]
+    return max(len(built), pc.max(patients["test_fold"]).as_py())
 
 
 def write_patients(table: pa.Table, folder: Path) -> None:

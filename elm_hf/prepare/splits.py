@@ -1,10 +1,8 @@
 """The splits of the conversations: `official`, and train, validation and test of each fold."""
 
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 
 import datasets
@@ -18,14 +16,13 @@ from elm_hf.data.layout import OFFICIAL, SPLITS, fold_config, parquet_name
 from elm_hf.prepare.folds import check_enough, deal_patients
 from elm_hf.prepare.matching import read_batches
 from elm_hf.prepare.patients import (
+    GivenFolds,
     PatientLabels,
     RecordPatients,
     count_labels,
     deal,
     label_report,
     labels_of_records,
-    num_folds_of,
-    taken_patients,
 )
 from elm_hf.prepare.record_files import new_path
 
@@ -111,9 +108,7 @@ class Folds:
     labels: dict | None
 
 
-def assign_folds(
-    joined: Path, keys: pa.Table, num_folds: int | None, seed: int, record_paths: Sequence[str | PathLike]
-) -> Folds:
+def assign_folds(joined: Path, keys: pa.Table, num_folds: int | None, seed: int, given: GivenFolds | None) -> Folds:
     """
     Deal the patients of the records into folds, or take their folds from the datasets with the records.
 
@@ -123,26 +118,26 @@ def assign_folds(
     Args:
         joined: file written by `find_ecgs`.
         keys: columns `RECORD_KEYS` of the records.
-        num_folds: number of folds; 0 for an official split only; None for that of the datasets with the records, or 5.
+        num_folds: number of folds; 0 for an official split only; None for the default.
         seed: random seed.
-        record_paths: datasets from which the records were copied; empty if the records were built.
+        given: folds of the datasets from which the records were copied; None if the records were built.
 
     Raises:
-        ValueError: there are fewer patients than folds, or as in `taken_patients`.
+        ValueError: there are fewer patients than folds, or a patient is in different folds of two datasets.
     """
     patients = RecordPatients.from_keys(keys)
     conversations = ConversationPatients.read(joined, patients)
     labels = labels_of_records(keys["labels"], patients)
     from_records = labels is not None
     labels = labels or conversations.strata_of_records()
-    table = None
-    if record_paths:
-        table = taken_patients(record_paths, patients.names, num_folds)
-        num_folds = num_folds if table is None or num_folds == 0 else num_folds_of(table)
     num_folds = NUM_FOLDS if num_folds is None else num_folds
+    num_folds = num_folds if given is None else given.number
     if patients.names and num_folds:
         check_enough(len(patients.names), num_folds)
-    if table is None and len(patients.names) >= (num_folds or NUM_FOLDS) and not record_paths:
+    table = None
+    if given is not None:
+        table = given.of(patients.names)
+    elif len(patients.names) >= (num_folds or NUM_FOLDS):
         table = deal(patients.names, labels, num_folds or NUM_FOLDS, seed)
     test_fold = validation_fold = np.zeros(len(patients.names), dtype=np.int64)
     if table is not None:
