@@ -223,7 +223,7 @@ def test_the_number_of_folds_is_that_of_the_records(base, questions, tmp_path):
     with pytest.raises(ValueError, match=r"base has 5, but num_folds \(--num-folds\) is 4; omit it"):
         prepare_dataset("simulated_qa", tmp_path / "built", records=base, num_folds=4)
     prepare_dataset("simulated_qa", tmp_path / "two", num_recordings=20, seconds=2, num_folds=2, seed=1)
-    with pytest.raises(ValueError, match=r"base has 5, .*two has 2; build them alike"):
+    with pytest.raises(ValueError, match=r"questions has 5, .*two has 2; build them alike"):
         prepare_dataset("simulated_qa", tmp_path / "built", records=[questions, tmp_path / "two"])
 
 
