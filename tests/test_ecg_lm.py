@@ -15,7 +15,8 @@ from transformers import AutoProcessor
 from typer.testing import CliRunner
 
 from elm_hf.cli import app
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.tables import load_records
 from elm_hf.descriptions.describe import describe_records
 from elm_hf.descriptions.ptb_xl_plus import read_12sl_features
 from elm_hf.modeling.ecg_leads import LEADS

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 
 import elm_hf.prepare.folds
 from benchmarks.folds import ptb_xl_like
-from elm_hf.data.loading import load_patients
+from elm_hf.data.tables import load_patients
 from elm_hf.dataset_scripts.simulated_qa import SimulatedQa
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.prepare.folds import deal_patients, deviations

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from tiny_models import tiny_tokenizer
 from transformers import AutoModel, BertConfig, BertModel
 
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.tables import load_records
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from elm_hf.cli import app
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.tables import load_records
 from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.inference.generation import generate_answers
 from elm_hf.prepare.dataset import prepare_dataset

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from datasets import Features
 
 from elm_hf.data.layout import BUILD_REPORT_NAME
-from elm_hf.data.loading import check_same_shape, load_records
+from elm_hf.data.loading import check_same_shape
+from elm_hf.data.tables import load_records
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE
 from elm_hf.prepare.builder import ElmDatasetBuilder, find_builder
 from elm_hf.prepare.card import write_card

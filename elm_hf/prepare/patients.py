@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 from elm_hf.data.columns import PATIENT_FEATURES
 from elm_hf.data.layout import PATIENTS, parquet_name
-from elm_hf.data.loading import config_names, load_patients
+from elm_hf.data.tables import config_names, load_patients
 from elm_hf.prepare.folds import deal_patients, deviations
 
 

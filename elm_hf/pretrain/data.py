@@ -12,7 +12,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from elm_hf.data.ecg_table import EcgTable
-from elm_hf.data.loading import check_same_shape, load_elm_dataset, load_records, patients_of
+from elm_hf.data.loading import check_same_shape, load_elm_dataset, patients_of
+from elm_hf.data.tables import load_records
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.training.augmentation import EcgAugmentation, sample_rng

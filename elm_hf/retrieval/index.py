@@ -15,7 +15,8 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig
 
 from elm_hf.data.ecg_table import EcgTable
-from elm_hf.data.loading import load_records, patients_of
+from elm_hf.data.loading import patients_of
+from elm_hf.data.tables import load_records
 from elm_hf.ecg.measurements import GENERAL_FEATURES, feature_matrix, measure_ecg
 from elm_hf.ecg.normal_ranges import feature_text
 from elm_hf.modeling.ecg_leads import LEADS
