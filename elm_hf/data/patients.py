@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from elm_hf.data.layout import RECORDS, fold_config
-from elm_hf.data.tables import has_records, read_columns, split_names
+from elm_hf.data.columns import PATIENT_FEATURES
+from elm_hf.data.layout import PATIENTS, RECORDS, fold_config
+from elm_hf.data.tables import config_names, has_records, read_columns, split_names
 
 
 def record_patients(records: Dataset | pa.Table) -> pa.Array:
@@ -31,6 +32,9 @@ def patients_of_splits(dataset: str | PathLike, fold: int | str, streaming: bool
     """
     Return the patients of each split of a fold as `source/patient_id`. Conversations without ECGs have none.
 
+    The validation and test patients of a fold include those without conversations in it, because other datasets about
+    the same records may have some.
+
     Args:
         dataset: folder or Hub name of an elm-hf dataset.
         fold: 1 to 5 or `"official"`.
@@ -49,6 +53,11 @@ def patients_of_splits(dataset: str | PathLike, fold: int | str, streaming: bool
         ecg_index = read_columns(dataset, fold_config(fold), split, ["ecg_index"], streaming)["ecg_index"]
         rows = np.unique(pc.list_flatten(ecg_index).to_numpy())
         found[split] = set(patients.take(pa.array(rows)).to_pylist())
+    if str(fold).isdecimal() and PATIENTS in config_names(dataset):
+        table = read_columns(dataset, PATIENTS, "train", list(PATIENT_FEATURES), streaming)
+        for split in ("validation", "test"):
+            rows = pc.fill_null(pc.equal(table[f"{split}_fold"], int(fold)), False)
+            found[split] = found.get(split, set()) | set(record_patients(table.filter(rows)).to_pylist())
     return found
 
 

@@ -116,6 +116,17 @@ def write_stages(folder: str | PathLike, stages: Sequence[Stage]) -> None:
     pq.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA), Path(folder) / SEEN_PATIENTS_NAME)
 
 
+class SeenPatients:
+    """The stages of training of a checkpoint, as a part that is saved with it."""
+
+    def __init__(self, stages: Sequence[Stage]):
+        self.stages = stages
+
+    def save_pretrained(self, folder: str | PathLike) -> None:
+        """Write the stages into the folder of a checkpoint."""
+        write_stages(folder, self.stages)
+
+
 @dataclass(frozen=True)
 class Overlap:
     """

@@ -12,10 +12,11 @@ import pandas as pd
 
 from elm_hf.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES
 from elm_hf.evaluation.markdown import NO_EVIDENCE, report_markdown
-from elm_hf.evaluation.metrics import answer_items, statements
+from elm_hf.evaluation.metrics import statements
 from elm_hf.evaluation.names import BLIND, FIGURES_NAME, KIND_NAMES, OCCLUSION_NAME, REPORT_TEXT_NAME
 from elm_hf.evaluation.pictures import EcgsOf, draw_examples, draw_occlusions
 from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers, signal_reliance
+from elm_hf.utils.exact_match import answer_items
 from elm_hf.utils.reports import METRIC_OF_KIND, REPORT_NAME
 
 

@@ -69,7 +69,7 @@ def build_trainer(
     training_args.label_names = ["labels"] if target == "class" else []
     plots = None
     if target is None:
-        plots = ReconstructionPlots(feature_extractor, records.held_out or records.train, script_args.num_plots)
+        plots = ReconstructionPlots(feature_extractor, records.validation or records.train, script_args.num_plots)
     collator = EcgPretrainingCollator(
         feature_extractor, tokenizer, augmentation if augmentation != EcgAugmentation() else None, training_args.seed
     )
@@ -77,7 +77,7 @@ def build_trainer(
         model=model,
         args=training_args,
         train_dataset=records.train,
-        eval_dataset=records.held_out,
+        eval_dataset=records.validation,
         data_collator=collator,
         processing_class=feature_extractor,
         callbacks=[FollowEpoch(collator), RunCosts(len(records.train))],
@@ -87,7 +87,7 @@ def build_trainer(
     )
     trainer.accelerator.print(
         f"{model.config.model_type}: {model.num_parameters():,} parameters, {len(records.train):,} training records, "
-        f"{len(records.held_out or []):,} held out, {records.num_left_out:,} omitted"
+        f"{len(records.validation or []):,} validation records, {records.num_left_out:,} omitted"
     )
     return trainer
 
