@@ -30,7 +30,7 @@ def load_encoder_to_train(
 
     Args:
         arguments: arguments that name the encoder.
-        classes: names of the classes of `"ecg_resnet"`.
+        classes: names of the classes, for encoders that are trained to classify.
         record: a training record; all have its sampling rate and length.
 
     Returns:
@@ -42,7 +42,7 @@ def load_encoder_to_train(
         feature_extractor = new_feature_extractor(model, record["sampling_rate"], record["ecg"].shape[1])
         text_model = arguments.text_model
     else:
-        auto_class = AutoModelForSequenceClassification if model_type == "ecg_resnet" else AutoModelForPreTraining
+        auto_class = AutoModelForPreTraining if classes is None else AutoModelForSequenceClassification
         model = auto_class.from_pretrained(name)
         feature_extractor = EcgFeatureExtractor.from_pretrained(name)
         text_model = name
@@ -59,13 +59,13 @@ def new_encoder(
         model_type: type of the encoder.
         config_file: JSON file with fields of its configuration.
         text_model: text tower of `"merl"`.
-        classes: names of the classes of `"ecg_resnet"`.
+        classes: names of the classes, for encoders that are trained to classify.
     """
     import_ecg_encoders()
     fields = {} if config_file is None else json.loads(Path(config_file).read_text(encoding="utf-8"))
     if model_type == "merl":
         return MerlForPreTraining.from_text_pretrained(text_model, **fields)
-    if model_type == "ecg_resnet":
+    if classes is not None:
         fields |= {"id2label": dict(enumerate(classes)), "label2id": {name: n for n, name in enumerate(classes)}}
         return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(model_type, **fields))
     return AutoModelForPreTraining.from_config(AutoConfig.for_model(model_type, **fields))
@@ -73,8 +73,8 @@ def new_encoder(
 
 def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_samples: int) -> EcgFeatureExtractor:
     """
-    A feature extractor with the preprocessing of the encoder's paper. `ecg_resnet` reads records in millivolt, without
-    normalization.
+    A feature extractor with the preprocessing of the encoder's paper. `ecg_resnet` and `ecg_se_resnet` read records in
+    millivolt, without normalization, the latter at 100 Hz.
 
     Args:
         model: the encoder.
@@ -84,6 +84,8 @@ def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_sample
         return merl_feature_extractor(model.config)
     if model.config.model_type == "ecg_resnet":
         return EcgFeatureExtractor(sampling_rate, num_samples, normalization="none")
+    if model.config.model_type == "ecg_se_resnet":
+        return EcgFeatureExtractor(100, round(num_samples / sampling_rate * 100), normalization="none")
     return st_mem_feature_extractor(model.config)
 
 

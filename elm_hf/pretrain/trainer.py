@@ -1,10 +1,9 @@
-"""The trainer of ECG encoders."""
+"""The trainer of ECG encoders, and what it measures on validation patients."""
 
-from transformers import (
-    PreTrainedTokenizerBase,
-    Trainer,
-)
+from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer
 
+from elm_hf.pretrain.auroc import macro_aurocs
+from elm_hf.pretrain.label_tasks import LabelTasks
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
 from elm_hf.training.resume import WholeCheckpoints
 
@@ -34,3 +33,19 @@ class PretrainTrainer(WholeCheckpoints, Trainer):
         super().__init__(*args, **kwargs)
         if plots is not None:
             self.add_callback(plots)
+
+
+class TaskAurocs:
+    """
+    Macro AUROC of each task (`eval_auroc_all`, ...), for `compute_metrics` of `Trainer` and `metric_for_best_model`.
+
+    Args:
+        tasks: the tasks of the classifier.
+    """
+
+    def __init__(self, tasks: LabelTasks):
+        self.tasks = tasks
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        aurocs = macro_aurocs(prediction.predictions, prediction.label_ids, self.tasks.tasks)
+        return {f"auroc_{task}": float(values[0]) for task, values in aurocs.items()}
