@@ -100,6 +100,8 @@ def build_report(
 ) -> dict:
     """The report without its figures."""
     notes = []
+    if run.get("seen_patients", {}).get("sentence"):
+        notes.append(run["seen_patients"]["sentence"])
     if questions.without_truth:
         notes.append(f"{questions.without_truth} questions without a true answer were left out")
     if training_rows is None or not training_rows["answer"].notna().any():
