@@ -162,7 +162,7 @@ def stages_with_this_one(script_args: ElmScriptArguments, model_args: ModelConfi
             f"{name}: the patients that it was trained on are unknown ({SEEN_PATIENTS_NAME} is missing or incomplete); "
             "they may be among the test patients."
         )
-    is_alignment = script_args.descriptions is not None or script_args.trainable == ["projector"]
+    is_alignment = script_args.descriptions is not None or "llm" not in script_args.trainable
     kind = "alignment" if is_alignment else "fine-tuning"
     return stages + [stage_of(kind, path, script_args.fold, found.get("train", ())) for path, found in splits.items()]
 
