@@ -107,8 +107,8 @@ def load_pretraining_records(
     known = [one for one in rows["validation"] if classes is None or one["class"] in classes]
     validation = Dataset.from_list(known) if known else None
     return PretrainingRecords(
-        Dataset.from_list(rows["train"]).with_transform(_Join(records, target, classes, is_training=True)),
-        validation and validation.with_transform(_Join(records, target, classes, is_training=False)),
+        Dataset.from_list(rows["train"]).with_transform(_AddEcg(records, target, classes, is_training=True)),
+        validation and validation.with_transform(_AddEcg(records, target, classes, is_training=False)),
         classes,
         num_left_out,
         stages,
@@ -171,7 +171,7 @@ class EcgPretrainingCollator:
         return ecg if self.augmentation is None else self.augmentation(ecg, row["sampling_rate"], rng)
 
 
-class _Join:
+class _AddEcg:
     """Adds ECGs and targets to a batch of row numbers."""
 
     def __init__(self, records: Dataset, target: str | None, classes: list[str] | None, is_training: bool):

@@ -17,14 +17,14 @@ from elm_hf.data.seen_patients import Stage
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.epochs import EpochSampler, FollowEpoch
-from elm_hf.training.resume import WholeCheckpoints
+from elm_hf.training.resume import CompleteCheckpoints
 from elm_hf.training.validation import EXACT_MATCH, ValidationQuestions
 from elm_hf.utils.hub import split_revision
 
 
-class ElmTrainer(WholeCheckpoints, SFTTrainer):
+class ElmTrainer(CompleteCheckpoints, SFTTrainer):
     """
-    TRL's `SFTTrainer` with resumable checkpoints ([`WholeCheckpoints`]) and a model card about usage and training
+    TRL's `SFTTrainer` with resumable checkpoints ([`CompleteCheckpoints`]) and a model card about usage and training
     data.
 
     Args:
