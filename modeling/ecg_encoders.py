@@ -39,6 +39,7 @@ ECG_ENCODERS = {
     "mlae": ("modeling_maefe", "MlaeModel"),
     "mtae": ("modeling_maefe", "MtaeModel"),
     "st_mem": ("modeling_st_mem", "StMemModel"),
+    "net1d": ("modeling_net1d", "Net1DModel"),
 }
 
 

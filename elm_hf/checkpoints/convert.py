@@ -6,7 +6,9 @@ from pathlib import Path
 
 from elm_hf.checkpoints.convert_autoencoder import convert_mlae, convert_mtae, convert_st_mem
 from elm_hf.checkpoints.convert_merl import convert_merl
+from elm_hf.checkpoints.convert_net1d import convert_clef, convert_ecgfounder
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle
+from elm_hf.checkpoints.published_encoders import CLEF, ECGFOUNDER, PublishedEncoder, encoder_card
 from elm_hf.utils.files import check_free, save_whole
 
 
@@ -16,8 +18,12 @@ CONVERTERS: dict[str, Callable[[Path], list]] = {
     "mtae": convert_mtae,
     "mlae": convert_mlae,
     "merl": convert_merl,
+    "ecgfounder": convert_ecgfounder,
+    "clef": convert_clef,
     "ecg_byte": lambda path: [read_ecg_byte_pickle(path)],
 }
+# The encoders whose checkpoints get a card, a model and a feature extractor each.
+PUBLISHED_ENCODERS: dict[str, PublishedEncoder] = {"ecgfounder": ECGFOUNDER, "clef": CLEF}
 
 
 def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | PathLike) -> list:
@@ -44,5 +50,6 @@ def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | Path
         raise FileNotFoundError(f"{checkpoint}: no such file.")
     check_free(output)
     parts = CONVERTERS[kind](checkpoint)
-    save_whole(parts, output)
+    card = [encoder_card(output.name, PUBLISHED_ENCODERS[kind], *parts)] if kind in PUBLISHED_ENCODERS else []
+    save_whole([*parts, *card], output)
     return parts
