@@ -40,6 +40,7 @@ ECG_ENCODERS = {
     "mtae": ("modeling_maefe", "MtaeModel"),
     "st_mem": ("modeling_st_mem", "StMemModel"),
     "net1d": ("modeling_net1d", "Net1DModel"),
+    "ecg_fm": ("modeling_ecg_fm", "EcgFmModel"),
 }
 
 

@@ -125,3 +125,130 @@ def net1d(weights: dict, ecg: torch.Tensor, prefix: str = "") -> torch.Tensor:
             index += 1
         stage += 1
     return x.transpose(1, 2)
+
+
+# Networks of ECG-FM and HuBERT-ECG with heads of 64 dimensions, which the files do not show.
+ECG_FM_TINY = {"leads": 12, "conv": [(24, 2, 2)] * 4, "width": 128, "heads": 2, "layers": 2, "inner": 80, "labels": 17}
+HUBERT_TINY = {"leads": 1, "conv": [(20, 10, 4), (20, 3, 2), (20, 3, 2), (20, 2, 2), (20, 2, 2)], "width": 96}
+HUBERT_TINY |= {"heads": 3, "layers": 2, "inner": 72, "labels": 6}  # heads of 32 dimensions
+TAPS, GROUPS = 128, 16  # of the convolution of positions
+# What ECG-FM and HuBERT-ECG call the same parts.
+ECG_FM_NAMES = {
+    "conv": "feature_extractor.conv_layers.{}.0",
+    "conv_norm": "feature_extractor.conv_layers.0.2",
+    "features_norm": "layer_norm",
+    "features": "post_extract_proj",
+    "positions": "conv_pos.pos_conv.0",
+    "norm": "encoder.layer_norm",
+    "attention": "encoder.layers.{}.self_attn",
+    "first_norm": "encoder.layers.{}.self_attn_layer_norm",
+    "up": "encoder.layers.{}.fc1",
+    "down": "encoder.layers.{}.fc2",
+    "last_norm": "encoder.layers.{}.final_layer_norm",
+}
+HUBERT_NAMES = {
+    "conv": "feature_extractor.conv_layers.{}.conv",
+    "conv_norm": "feature_extractor.conv_layers.0.layer_norm",
+    "features_norm": "feature_projection.layer_norm",
+    "features": "feature_projection.projection",
+    "positions": "encoder.pos_conv_embed.conv",
+    "norm": "encoder.layer_norm",
+    "attention": "encoder.layers.{}.attention",
+    "first_norm": "encoder.layers.{}.layer_norm",
+    "up": "encoder.layers.{}.feed_forward.intermediate_dense",
+    "down": "encoder.layers.{}.feed_forward.output_dense",
+    "last_norm": "encoder.layers.{}.final_layer_norm",
+}
+
+
+def wav2vec_weights(sizes: dict, names: dict, prefix: str = "", old_names: bool = False, seed: int = 0) -> dict:
+    """The encoder's weights in a file of ECG-FM or HuBERT-ECG; `old_names`: as PyTorch named normalized weights once."""
+    shapes, width = {}, sizes["width"]
+
+    def layer(name, *shape):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+
+    channels = sizes["leads"]
+    for index, (output, kernel, _) in enumerate(sizes["conv"]):
+        shapes[f"{names['conv'].format(index)}.weight"] = (output, channels, kernel)
+        channels = output
+    layer(names["conv_norm"], sizes["conv"][0][0])
+    layer(names["features_norm"], channels)
+    layer(names["features"], width, channels)
+    length, direction = (
+        ("weight_g", "weight_v") if old_names else [f"parametrizations.weight.original{number}" for number in (0, 1)]
+    )
+    shapes[f"{names['positions']}.{length}"] = (1, 1, TAPS)
+    shapes[f"{names['positions']}.{direction}"] = (width, width // GROUPS, TAPS)
+    shapes[f"{names['positions']}.bias"] = (width,)
+    layer(names["norm"], width)
+    for index in range(sizes["layers"]):
+        for part in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            layer(f"{names['attention'].format(index)}.{part}", width, width)
+        layer(names["up"].format(index), sizes["inner"], width)
+        layer(names["down"].format(index), width, sizes["inner"])
+        layer(names["first_norm"].format(index), width)
+        layer(names["last_norm"].format(index), width)
+    return {f"{prefix}{name}": value for name, value in draw(shapes, seed).items()}
+
+
+def gelu(x):
+    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+
+def standardised(x, axis):
+    x = x - x.mean(axis, keepdim=True)
+    return x / torch.sqrt((x**2).mean(axis, keepdim=True) + 1e-5)
+
+
+def wav2vec(weights: dict, ecg: torch.Tensor, sizes: dict, names: dict, prefix: str = "") -> torch.Tensor:
+    """Tokens `(batch, tokens, width)` of signals `(batch, channels, samples)`."""
+    weights = {name.removeprefix(prefix): value.double() for name, value in weights.items()}
+
+    def linear(x, name):
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(x, name):
+        return standardised(x, -1) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    x = ecg.double()
+    for index, (_, kernel, stride) in enumerate(sizes["conv"]):
+        windows = x.unfold(2, kernel, stride)  # (batch, channels, places, kernel)
+        x = torch.einsum("bcpk,wck->bwp", windows, weights[f"{names['conv'].format(index)}.weight"])
+        if index == 0:
+            scale, offset = (weights[f"{names['conv_norm']}.{part}"][:, None] for part in ("weight", "bias"))
+            x = standardised(x, 2) * scale + offset
+        x = gelu(x)
+    x = linear(norm(x.transpose(1, 2), names["features_norm"]), names["features"])
+    x = norm(x + gelu(positions(x, weights, names["positions"])), names["norm"])
+    for index in range(sizes["layers"]):
+        name = names["attention"].format(index)
+        query, key, value = (linear(x, f"{name}.{part}_proj").chunk(sizes["heads"], -1) for part in "qkv")
+        heads = []
+        for q, k, v in zip(query, key, value):
+            scores = torch.exp(q @ k.transpose(1, 2) / math.sqrt(q.shape[-1]))
+            heads.append(scores @ v / scores.sum(-1, keepdim=True))
+        x = norm(x + linear(torch.cat(heads, -1), f"{name}.out_proj"), names["first_norm"].format(index))
+        inner = gelu(linear(x, names["up"].format(index)))
+        x = norm(x + linear(inner, names["down"].format(index)), names["last_norm"].format(index))
+    return x
+
+
+def positions(x, weights, name):
+    """The convolution of positions: each tap's matrix has a length of its own, and there are 64 taps before a token."""
+    length, direction = (
+        weights[f"{name}.{new}"] if f"{name}.{new}" in weights else weights[f"{name}.{old}"]
+        for new, old in (
+            ("parametrizations.weight.original0", "weight_g"),
+            ("parametrizations.weight.original1", "weight_v"),
+        )
+    )
+    batch, tokens, width = x.shape
+    padded = torch.zeros(batch, tokens + TAPS, width, dtype=x.dtype)
+    padded[:, TAPS // 2 : TAPS // 2 + tokens] = x
+    output = torch.zeros_like(x)
+    for tap in range(TAPS):
+        matrix = length[0, 0, tap] * direction[:, :, tap] / direction[:, :, tap].square().sum().sqrt()
+        groups = padded[:, tap : tap + tokens].reshape(batch, tokens, GROUPS, -1)
+        output += torch.einsum("btgi,goi->btgo", groups, matrix.reshape(GROUPS, width // GROUPS, -1)).flatten(2)
+    return output + weights[f"{name}.bias"]

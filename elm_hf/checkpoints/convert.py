@@ -5,10 +5,11 @@ from os import PathLike
 from pathlib import Path
 
 from elm_hf.checkpoints.convert_autoencoder import convert_mlae, convert_mtae, convert_st_mem
+from elm_hf.checkpoints.convert_ecg_fm import convert_ecg_fm
 from elm_hf.checkpoints.convert_merl import convert_merl
 from elm_hf.checkpoints.convert_net1d import convert_clef, convert_ecgfounder
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle
-from elm_hf.checkpoints.published_encoders import CLEF, ECGFOUNDER, PublishedEncoder, encoder_card
+from elm_hf.checkpoints.published_encoders import CLEF, ECG_FM, ECGFOUNDER, PublishedEncoder, encoder_card
 from elm_hf.utils.files import check_free, save_whole
 
 
@@ -20,10 +21,11 @@ CONVERTERS: dict[str, Callable[[Path], list]] = {
     "merl": convert_merl,
     "ecgfounder": convert_ecgfounder,
     "clef": convert_clef,
+    "ecg_fm": convert_ecg_fm,
     "ecg_byte": lambda path: [read_ecg_byte_pickle(path)],
 }
 # The encoders whose checkpoints get a card, a model and a feature extractor each.
-PUBLISHED_ENCODERS: dict[str, PublishedEncoder] = {"ecgfounder": ECGFOUNDER, "clef": CLEF}
+PUBLISHED_ENCODERS: dict[str, PublishedEncoder] = {"ecgfounder": ECGFOUNDER, "clef": CLEF, "ecg_fm": ECG_FM}
 
 
 def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | PathLike) -> list:

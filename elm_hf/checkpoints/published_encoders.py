@@ -75,6 +75,27 @@ CLEF = PublishedEncoder(
     pretraining="Contrastive learning, weighted by a clinical risk score, on MIMIC-IV-ECG (161,000 patients).",
     pretraining_data=("mimic_iv_ecg",),
 )
+ECG_FM = PublishedEncoder(
+    title="ECG-FM",
+    homepage="https://github.com/bowang-lab/ECG-FM",
+    license="mit",
+    license_note=(
+        "The code is under the MIT licence. Third parties list the weights on the Hub (`wanglab/ecg-fm`) under the MIT "
+        "licence as well. It permits commercial use."
+    ),
+    citation="""@article{mckeen2025ecgfm,
+  title = {{ECG-FM}: an open electrocardiogram foundation model},
+  author = {McKeen, Kaden and Masood, Sameer and Toma, Augustin and Rubin, Barry and Wang, Bo},
+  journal = {JAMIA Open},
+  year = {2025},
+  note = {arXiv:2408.05178}
+}""",
+    pretraining=(
+        "Contrastive learning with random leads masked on MIMIC-IV-ECG and on the PhysioNet/CinC Challenge 2021, which "
+        "contains PTB-XL, CPSC, Georgia, Chapman-Shaoxing and Ningbo."
+    ),
+    pretraining_data=("mimic_iv_ecg", "ptb_xl", "cpsc", "csn", "georgia"),
+)
 
 
 def encoder_card(

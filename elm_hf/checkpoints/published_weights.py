@@ -88,6 +88,19 @@ def state_dict_of(loaded: object, checkpoint: Path) -> dict[str, torch.Tensor]:
     return dict(loaded)
 
 
+def with_new_weight_norm_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """
+    The weights under the names that PyTorch gives to normalized weights since version 2.0.
+
+    Args:
+        state_dict: weights, whose lengths and directions may have the older names `weight_g` and `weight_v`.
+    """
+    rules = [(r"(^|\.)weight_g$", r"\1parametrizations.weight.original0")]
+    rules += [(r"(^|\.)weight_v$", r"\1parametrizations.weight.original1")]
+    rename = renamer(rules)
+    return {rename(key): tensor for key, tensor in state_dict.items()}
+
+
 def _refusal(checkpoint: Path, error: Exception) -> str:
     try:
         with torch.serialization.safe_globals(_NUMPY_NUMBERS):

@@ -111,7 +111,9 @@ def create(
 def convert(
     kind: Annotated[
         str,
-        typer.Argument(help="Format of the checkpoint: st_mem, mtae, mlae, merl, ecgfounder, clef or ecg_byte."),
+        typer.Argument(
+            help="Format of the checkpoint: st_mem, mtae, mlae, merl, ecgfounder, clef, ecg_fm or ecg_byte."
+        ),
     ],
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file, as published. No code in it is executed.")],
     output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
