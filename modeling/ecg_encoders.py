@@ -41,6 +41,7 @@ ECG_ENCODERS = {
     "st_mem": ("modeling_st_mem", "StMemModel"),
     "net1d": ("modeling_net1d", "Net1DModel"),
     "ecg_fm": ("modeling_ecg_fm", "EcgFmModel"),
+    "hubert_ecg": ("modeling_hubert_ecg", "HubertEcgModel"),
 }
 
 

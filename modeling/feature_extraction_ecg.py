@@ -208,14 +208,14 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             return resample(ecg, sampling_rate, self.sampling_rate, self.resampling)
         num_samples = int(ecg.shape[1] * self.sampling_rate / sampling_rate)
         if self.resampling == "fft":
-            return _scipy_signal().resample(ecg.astype(np.float64), num_samples, axis=1)
+            return scipy_signal().resample(ecg.astype(np.float64), num_samples, axis=1)
         positions = np.linspace(0, num_samples - 1, ecg.shape[1])
         return np.stack([np.interp(np.arange(num_samples), positions, lead) for lead in ecg])
 
     def _filter(self, ecg: np.ndarray) -> np.ndarray:
         if self.band_pass is None:
             return ecg
-        signal = _scipy_signal()
+        signal = scipy_signal()
         ecg = ecg.astype(np.float64)
         for frequency, kind in zip(self.band_pass, ("highpass", "lowpass")):
             sections = signal.butter(5, frequency, kind, fs=self.sampling_rate, output="sos")
@@ -274,7 +274,13 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]):
         raise ValueError(f'{name} "{value}" is not one of {", ".join(choices)}.')
 
 
-def _scipy_signal():
+def scipy_signal():
+    """
+    The module `scipy.signal`, which checkpoints need only if their preprocessing does.
+
+    Raises:
+        `ImportError`: If scipy is not installed.
+    """
     try:
         import scipy.signal
     except ImportError as error:
@@ -293,4 +299,4 @@ EcgFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 # `AutoFeatureExtractor` finds the class by the name in its JSON file.
 register(AutoFeatureExtractor, EcgFeatureExtractor, EcgFeatureExtractor)
 
-__all__ = ["EcgFeatureExtractor"]
+__all__ = ["EcgFeatureExtractor", "scipy_signal"]

@@ -21,7 +21,7 @@ from transformers import AutoFeatureExtractor
 
 from .auto_classes import register
 from .ecg_leads import LEADS
-from .feature_extraction_ecg import EcgFeatureExtractor
+from .feature_extraction_ecg import EcgFeatureExtractor, scipy_signal
 
 
 STANDARDIZATION_EPSILON = 1e-8
@@ -107,16 +107,14 @@ class Net1DFeatureExtractor(EcgFeatureExtractor):
         out[:] = self._crop(self._normalize(self._filter(ecg)))
 
     def _filter(self, ecg: np.ndarray) -> np.ndarray:
-        try:
-            from scipy import signal
-            from scipy.ndimage import median_filter
-        except ImportError as error:
-            raise ImportError("preparing ECGs for this model needs scipy: pip install scipy") from error
+        signal = scipy_signal()
         if self.notch_frequency is not None:
             ecg = signal.filtfilt(*signal.iirnotch(self.notch_frequency, NOTCH_QUALITY, self.sampling_rate), ecg)
         if self.band_pass is not None:
             ecg = signal.filtfilt(*_band_pass(self.filter_order, *self.band_pass, self.sampling_rate), ecg)
         if self.baseline_window is not None:
+            from scipy.ndimage import median_filter
+
             size = int(self.baseline_window * self.sampling_rate) + 1
             size += size % 2 == 0
             # Lead by lead: in two dimensions scipy's filter is fifty times slower.
@@ -134,9 +132,7 @@ class Net1DFeatureExtractor(EcgFeatureExtractor):
 @lru_cache(maxsize=8)
 def _band_pass(order: int, low: float, high: float, sampling_rate: float) -> tuple[np.ndarray, np.ndarray]:
     """A Butterworth filter in the published form (b, a); second-order sections would round differently."""
-    from scipy.signal import butter
-
-    return butter(order, [low, high], "bandpass", fs=sampling_rate)
+    return scipy_signal().butter(order, [low, high], "bandpass", fs=sampling_rate)
 
 
 Net1DFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")

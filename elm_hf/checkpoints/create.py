@@ -23,6 +23,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from elm_hf.checkpoints.convert_ecg_fm import ecg_fm_feature_extractor
+from elm_hf.checkpoints.convert_hubert_ecg import hubert_ecg_feature_extractor
 from elm_hf.checkpoints.convert_net1d import net1d_feature_extractor
 from elm_hf.checkpoints.load import load_feature_extractor, load_pretrained
 from elm_hf.checkpoints.tokenizer import _tokenizer
@@ -45,7 +46,11 @@ from elm_hf.utils.hub import check_name
 logger = logging.getLogger(__name__)
 
 # The preprocessing of a new encoder, from its configuration. Other encoders read 250 Hz in 0 ... 1.
-FEATURE_EXTRACTORS = {"net1d": net1d_feature_extractor, "ecg_fm": ecg_fm_feature_extractor}
+FEATURE_EXTRACTORS = {
+    "net1d": net1d_feature_extractor,
+    "ecg_fm": ecg_fm_feature_extractor,
+    "hubert_ecg": hubert_ecg_feature_extractor,
+}
 # Fields of ElmConfig that follow from the other arguments of `create_elm`.
 _DERIVED = {"num_leads", "num_samples", "ecg_token_id", "ecg_token_offset", "ecg_vocab_size", "dtype"}
 

@@ -96,6 +96,28 @@ ECG_FM = PublishedEncoder(
     ),
     pretraining_data=("mimic_iv_ecg", "ptb_xl", "cpsc", "csn", "georgia"),
 )
+HUBERT_ECG = PublishedEncoder(
+    title="HuBERT-ECG",
+    homepage="https://github.com/Edoar-do/HuBERT-ECG",
+    license="cc-by-nc-4.0",
+    license_note=(
+        "Code and weights are under CC BY-NC 4.0: **commercial use is not permitted**, and the authors must be named."
+    ),
+    citation="""@article{coppola2024hubertecg,
+  title = {{HuBERT-ECG}: a self-supervised foundation model for broad and scalable cardiac applications},
+  author = {Coppola, Edoardo and Savardi, Mattia and Massussi, Mauro and Adamo, Marianna and Metra, Marco and
+    Signoroni, Alberto},
+  journal = {medRxiv},
+  year = {2024},
+  doi = {10.1101/2024.11.14.24317328}
+}""",
+    pretraining=(
+        "Masked prediction of clusters on 9.1 million ECGs from four countries. The authors name these collections, on "
+        "which they also fine-tuned it: PTB, PTB-XL, CPSC and its extra records, Georgia, Chapman-Shaoxing, Ningbo, SPH, "
+        "CODE, SaMi-Trop and Hefei."
+    ),
+    pretraining_data=("ptb_xl", "cpsc", "csn", "code15", "georgia", "ptb", "sph", "sami_trop", "hefei"),
+)
 
 
 def encoder_card(

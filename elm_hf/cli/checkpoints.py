@@ -112,10 +112,14 @@ def convert(
     kind: Annotated[
         str,
         typer.Argument(
-            help="Format of the checkpoint: st_mem, mtae, mlae, merl, ecgfounder, clef, ecg_fm or ecg_byte."
+            help="Format of the checkpoint: st_mem, mtae, mlae, merl, ecgfounder, clef, ecg_fm, hubert_ecg or "
+            "ecg_byte."
         ),
     ],
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file, as published. No code in it is executed.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="Checkpoint as published: a file, or a folder of hubert_ecg. No code in it is executed."),
+    ],
     output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
 ):
     """Turn another project's published checkpoint into one for from_pretrained and the Hub."""

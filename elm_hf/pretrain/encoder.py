@@ -25,7 +25,7 @@ from elm_hf.pretrain.arguments import PretrainArguments
 
 
 # Targets of the encoders that are not trained to reconstruct the signal.
-TARGETS = {"merl": "report", "ecg_resnet": "class", "net1d": "class", "ecg_fm": "class"}
+TARGETS = {"merl": "report", "ecg_resnet": "class", "net1d": "class", "ecg_fm": "class", "hubert_ecg": "class"}
 
 
 def load_encoder_to_train(
