@@ -29,6 +29,8 @@ DECODER = {
     "decoder_num_attention_heads": 1,
     "decoder_intermediate_size": 32,
 }
+HUBERT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 40}
+HUBERT |= {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 AUTOENCODER = VIT | DECODER | {"num_samples": 450}
 ENCODERS = {
     "st_mem": AUTOENCODER | {"patch_size": 75},
@@ -36,7 +38,11 @@ ENCODERS = {
     "mlae": AUTOENCODER,
     "merl": {"num_samples": 1000, "projection_dim": 16, "hidden_sizes": [8, 8, 8, 8]},
     "ecg_resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+    "net1d": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "group_size": 4, "num_samples": 1000},
+    "ecg_fm": HUBERT | {"conv_dim": [16] * 4, "piece_samples": 500},
+    "hubert_ecg": HUBERT | {"conv_dim": [16] * 5, "piece_samples": 200},
 }
+CLASSIFIERS = ("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +86,7 @@ def losses(checkpoint: Path) -> list[float]:
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_loss_of_every_encoder_falls_and_it_loads(encoder, reports, text_model, tmp_path):
-    fold = ("--fold", "1") if encoder == "ecg_resnet" else ()
+    fold = ("--fold", "1") if encoder in CLASSIFIERS else ()
     more = ("--save_strategy", "steps", "--save_steps", "40", "--max_steps", "40", "--logging_steps", "1")
     folder = run(reports, tmp_path / "out", encoder, text_model, *more, *fold)
     history = losses(folder / "checkpoint-40")
