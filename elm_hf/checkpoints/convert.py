@@ -18,7 +18,7 @@ from elm_hf.checkpoints.published_encoders import (
     PublishedEncoder,
     encoder_card,
 )
-from elm_hf.utils.files import check_free, save_whole
+from elm_hf.utils.files import check_free, save_atomically
 
 
 # Functions that read a published file (of `FOLDERS` a folder) and return the parts to save; each part has
@@ -73,5 +73,5 @@ def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | Path
     check_free(output)
     parts = CONVERTERS[kind](checkpoint)
     card = [encoder_card(output.name, PUBLISHED_ENCODERS[kind], *parts)] if kind in PUBLISHED_ENCODERS else []
-    save_whole([*parts, *card], output)
+    save_atomically([*parts, *card], output)
     return parts
