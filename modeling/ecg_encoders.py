@@ -42,6 +42,7 @@ ECG_ENCODERS = {
     "net1d": ("modeling_net1d", "Net1DModel"),
     "ecg_fm": ("modeling_ecg_fm", "EcgFmModel"),
     "hubert_ecg": ("modeling_hubert_ecg", "HubertEcgModel"),
+    "ecg_jepa": ("modeling_ecg_jepa", "EcgJepaModel"),
 }
 
 

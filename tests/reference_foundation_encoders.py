@@ -252,3 +252,63 @@ def positions(x, weights, name):
         groups = padded[:, tap : tap + tokens].reshape(batch, tokens, GROUPS, -1)
         output += torch.einsum("btgi,goi->btgo", groups, matrix.reshape(GROUPS, width // GROUPS, -1)).flatten(2)
     return output + weights[f"{name}.bias"]
+
+
+# ECG-JEPA with heads of 48 dimensions, which the file does not show.
+JEPA_TINY = {"leads": 8, "patches": 6, "patch": 10, "width": 96, "heads": 2, "layers": 3, "inner": 56}
+
+
+def jepa_weights(sizes: dict, seed: int = 0) -> dict[str, torch.Tensor]:
+    """The weights in a file of ECG-JEPA. The table is random, so that one that is not loaded is noticed."""
+    width = sizes["width"]
+    shapes = {"pos_embed": (sizes["leads"] * sizes["patches"], width)}
+
+    def layer(name, *shape):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+
+    for index in range(sizes["layers"]):
+        name = f"encoder_blocks.blocks.{index}"
+        layer(f"{name}.norm1", width)
+        layer(f"{name}.norm2", width)
+        shapes[f"{name}.attn.qkv.weight"] = (3 * width, width)
+        layer(f"{name}.attn.proj", width, width)
+        layer(f"{name}.mlp.fc1", sizes["inner"], width)
+        layer(f"{name}.mlp.fc2", width, sizes["inner"])
+    layer("norm", width)
+    layer("W_P", width, sizes["patch"])
+    return draw(shapes, seed)
+
+
+def jepa(weights: dict, ecg: torch.Tensor, sizes: dict, leads: list[int]) -> torch.Tensor:
+    """Tokens `(batch, leads * patches, width)` of some of the eight leads, from ECGs `(batch, these leads, samples)`."""
+    weights = {name: value.double() for name, value in weights.items()}
+
+    def linear(x, name):
+        return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0)
+
+    def norm(x, name):
+        return standardised(x, -1) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    patches = ecg.shape[2] // sizes["patch"]
+    places = [(lead, patch) for lead in leads for patch in range(patches)]
+    x = torch.stack(
+        [
+            ecg[:, leads.index(lead), patch * sizes["patch"] : (patch + 1) * sizes["patch"]].double()
+            for lead, patch in places
+        ],
+        dim=1,
+    )
+    x = linear(x, "W_P")
+    table = weights["pos_embed"][[lead * sizes["patches"] + patch for lead, patch in places]]
+    sees = torch.tensor([[a[0] == b[0] or a[1] == b[1] for b in places] for a in places])
+    for index in range(sizes["layers"]):
+        name = f"encoder_blocks.blocks.{index}"
+        x = x + table
+        heads = []
+        query, key, value = linear(norm(x, f"{name}.norm1"), f"{name}.attn.qkv").chunk(3, -1)
+        for q, k, v in zip(*(part.chunk(sizes["heads"], -1) for part in (query, key, value))):
+            scores = torch.exp(q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])) * sees
+            heads.append(scores @ v / scores.sum(-1, keepdim=True))
+        x = x + linear(torch.cat(heads, -1), f"{name}.attn.proj")
+        x = x + linear(gelu(linear(norm(x, f"{name}.norm2"), f"{name}.mlp.fc1")), f"{name}.mlp.fc2")
+    return norm(x, "norm")

@@ -44,6 +44,13 @@ FOUNDATION_ENCODERS = {
     "net1d": {"model_type": "net1d", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "group_size": 4},
     "ecg_fm": {"model_type": "ecg_fm", "conv_dim": [16] * 4, **_HUBERT},
     "hubert_ecg": {"model_type": "hubert_ecg", "conv_dim": [16] * 5, **_HUBERT},
+    "ecg_jepa": {
+        "model_type": "ecg_jepa",
+        "num_leads": 12,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    },
 }
 VISION_ENCODERS = {
     "vit": {"model_type": "vit", **_PICTURE},

@@ -41,8 +41,15 @@ ENCODERS = {
     "net1d": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "group_size": 4, "num_samples": 1000},
     "ecg_fm": HUBERT | {"conv_dim": [16] * 4, "piece_samples": 500},
     "hubert_ecg": HUBERT | {"conv_dim": [16] * 5, "piece_samples": 200},
+    "ecg_jepa": {
+        "num_samples": 500,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
 }
-CLASSIFIERS = ("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg")
+CLASSIFIERS = ("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg", "ecg_jepa")
 
 
 @pytest.fixture(scope="module")

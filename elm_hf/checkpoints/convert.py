@@ -6,6 +6,7 @@ from pathlib import Path
 
 from elm_hf.checkpoints.convert_autoencoder import convert_mlae, convert_mtae, convert_st_mem
 from elm_hf.checkpoints.convert_ecg_fm import convert_ecg_fm
+from elm_hf.checkpoints.convert_ecg_jepa import convert_ecg_jepa
 from elm_hf.checkpoints.convert_hubert_ecg import convert_hubert_ecg
 from elm_hf.checkpoints.convert_merl import convert_merl
 from elm_hf.checkpoints.convert_net1d import convert_clef, convert_ecgfounder
@@ -13,6 +14,7 @@ from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle
 from elm_hf.checkpoints.published_encoders import (
     CLEF,
     ECG_FM,
+    ECG_JEPA,
     ECGFOUNDER,
     HUBERT_ECG,
     PublishedEncoder,
@@ -32,6 +34,7 @@ CONVERTERS: dict[str, Callable[[Path], list]] = {
     "clef": convert_clef,
     "ecg_fm": convert_ecg_fm,
     "hubert_ecg": convert_hubert_ecg,
+    "ecg_jepa": convert_ecg_jepa,
     "ecg_byte": lambda path: [read_ecg_byte_pickle(path)],
 }
 # The encoders whose checkpoints get a card, a model and a feature extractor each.
@@ -40,6 +43,7 @@ PUBLISHED_ENCODERS: dict[str, PublishedEncoder] = {
     "clef": CLEF,
     "ecg_fm": ECG_FM,
     "hubert_ecg": HUBERT_ECG,
+    "ecg_jepa": ECG_JEPA,
 }
 
 

@@ -118,6 +118,26 @@ HUBERT_ECG = PublishedEncoder(
     ),
     pretraining_data=("ptb_xl", "cpsc", "csn", "code15", "georgia", "ptb", "sph", "sami_trop", "hefei"),
 )
+ECG_JEPA = PublishedEncoder(
+    title="ECG-JEPA",
+    homepage="https://github.com/sehunfromdaegu/ECG_JEPA",
+    license="mit",
+    license_note=(
+        "The repository, which links the weights, is under the MIT licence. It permits commercial use. The weights have "
+        "no statement of their own."
+    ),
+    citation="""@article{kim2024ecgjepa,
+  title = {Learning General Representation of 12-Lead Electrocardiogram with a Joint-Embedding Predictive Architecture},
+  author = {Kim, Sehun},
+  journal = {arXiv preprint arXiv:2410.08559},
+  year = {2024}
+}""",
+    pretraining=(
+        "Prediction of the representations of masked patches on Chapman-Shaoxing, Ningbo and CODE-15 (about 180,000 "
+        "ECGs)."
+    ),
+    pretraining_data=("csn", "code15"),
+)
 
 
 def encoder_card(

@@ -112,8 +112,8 @@ def convert(
     kind: Annotated[
         str,
         typer.Argument(
-            help="Format of the checkpoint: st_mem, mtae, mlae, merl, ecgfounder, clef, ecg_fm, hubert_ecg or "
-            "ecg_byte."
+            help="Format of the checkpoint: st_mem, mtae, mlae, merl, ecgfounder, clef, ecg_fm, hubert_ecg, "
+            "ecg_jepa or ecg_byte."
         ),
     ],
     checkpoint: Annotated[
