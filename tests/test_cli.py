@@ -266,7 +266,7 @@ def test_a_table_that_is_no_text(message, tmp_path):
     [
         (["--seconds", "0.001"], "0.001 s at 250 Hz is not a whole number of samples"),
         (["--seconds", "inf"], "inf s at 250 Hz is not a whole number of samples"),
-        (["--num-recordings", "3"], "5 folds require at least 5 patients, but the conversations have 2; "),
+        (["--num-recordings", "3"], "5 folds require at least 5 patients, but there are 2; "),
         (["--num-folds", "0"], "num_folds (--num-folds) is 0, but the source has no official split"),
     ],
 )
@@ -337,7 +337,7 @@ def test_a_folder_that_is_no_dataset(message, tiny_elm):
 def test_an_unknown_fold_split_or_record_is_named(message, tiny_elm, simulated_dataset):
     asked = ["ask", tiny_elm, "--dataset", simulated_dataset]
     assert "no 'fold6'; available: fold1, fold2, fold3, fold4, fold5" in message(*asked, "--fold", 6)
-    assert "fold1 has no split 'validation'; available: train, test" in message(*asked, "--split", "validation")
+    assert "fold1 has no split 'dev'; available: train, validation, test" in message(*asked, "--split", "dev")
     found = message(*asked, "--record-id", "simulated_qa-x")
     assert str(simulated_dataset) in found and 'no questions about an ECG "simulated_qa-x"' in found
 
@@ -573,3 +573,14 @@ def test_where_ecgs_have_one_question_each_one_is_asked(run, yes_sayer):
         "List the findings of this ECG.",
         f"    yes   (truth: {', '.join(rows[0]['answer'])})",
     ]
+
+
+def test_figures_are_printed_as_json(run, simulated_dataset, tmp_path):
+    finished = run(
+        "prepare", "simulated_qa", "--output", tmp_path / "made", "--num-recordings", 6, "--num-folds", 2, "--json"
+    )
+    assert json.loads(finished.out) == json.loads((tmp_path / "made" / "build_report.json").read_text())
+
+
+def test_h_is_help(run):
+    assert run("compare", "-h").out == run("compare", "--help").out

@@ -349,6 +349,41 @@ def test_the_result_does_not_depend_on_the_number_of_processes(source, tmp_path,
     assert same_files(builds[0], builds[1]) and same_files(builds[0], builds[2])
 
 
+def test_a_recording_filed_under_two_patients_is_kept_once(source, tmp_path, monkeypatch):
+    """As in PTB-XL 1.0.1. The copies are in other files of the build, of other processes and of other shards."""
+    monkeypatch.setattr(elm_hf.prepare.record_files, "RECORDINGS_PER_FILE", 2)
+    options = {"source": source, "max_skipped": 0.5, "num_folds": 3}
+    prepare_dataset("ptb_xl", tmp_path / "clean", **options)
+    path, folder = source / "ptbxl_database.csv", source / "records500" / "06000"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    original = next(row for row in rows if row["ecg_id"] == "6003")
+    for name, patient in (("90001", "70001"), ("90002", "70002")):
+        for suffix in (".hea", ".dat"):
+            content = (folder / f"06003_hr{suffix}").read_bytes()
+            (folder / f"{name}_hr{suffix}").write_bytes(content.replace(b"06003_hr", f"{name}_hr".encode()))
+        rows.append(original | {"ecg_id": name, "patient_id": patient, "filename_hr": f"records500/06000/{name}_hr"})
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, original.keys())
+        table.writeheader()
+        table.writerows(rows)
+    for num_proc in (1, 3):
+        prepare_dataset("ptb_xl", tmp_path / str(num_proc) / "built", num_proc=num_proc, **options)
+    built = tmp_path / "1" / "built"
+    assert same_files(built, tmp_path / "3" / "built")
+    lines = [row for row in csv.DictReader((built / "skipped.csv").open()) if row["recording_id"] > "9"]
+    assert [(row["recording_id"], row["reason"]) for row in lines] == [
+        ("90001", "same signal as another recording"),
+        ("90002", "same signal as another recording"),
+    ]
+    assert all(row["message"].endswith(": same signal as 6003") for row in lines)
+    assert report(built)["records"]["skipped"]["same signal as another recording"] == 2
+    columns = ["recording_id", "patient_id", "ecg"]
+    kept, clean = (load(path, "records").select_columns(columns)[:] for path in (built, tmp_path / "clean"))
+    assert kept == clean
+    assert load(built, "patients")[:] == load(tmp_path / "clean", "patients")[:]
+
+
 # bad input
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import tiny_tokenizer
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoFeatureExtractor, AutoModel, BertConfig, BertModel
 
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.tables import load_records
@@ -30,6 +30,8 @@ DECODER = {
     "decoder_num_attention_heads": 1,
     "decoder_intermediate_size": 32,
 }
+HUBERT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 40}
+HUBERT |= {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 AUTOENCODER = VIT | DECODER | {"num_samples": 450}
 ENCODERS = {
     "st_mem": AUTOENCODER | {"patch_size": 75},
@@ -37,7 +39,18 @@ ENCODERS = {
     "mlae": AUTOENCODER,
     "merl": {"num_samples": 1000, "projection_dim": 16, "hidden_sizes": [8, 8, 8, 8]},
     "ecg_resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+    "net1d": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "group_size": 4, "num_samples": 1000},
+    "ecg_fm": HUBERT | {"conv_dim": [16] * 4, "piece_samples": 500},
+    "hubert_ecg": HUBERT | {"conv_dim": [16] * 5, "piece_samples": 200},
+    "ecg_jepa": {
+        "num_samples": 500,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
 }
+CLASSIFIERS = ("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg", "ecg_jepa")
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +94,12 @@ def losses(checkpoint: Path) -> list[float]:
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_loss_of_every_encoder_falls_and_it_loads(encoder, reports, text_model, tmp_path):
-    fold = ("--fold", "1") if encoder == "ecg_resnet" else ()
+    fold = ("--fold", "1") if encoder in CLASSIFIERS else ()
     more = ("--save_strategy", "steps", "--save_steps", "40", "--max_steps", "40", "--logging_steps", "1")
     folder = run(reports, tmp_path / "out", encoder, text_model, *more, *fold)
     history = losses(folder / "checkpoint-40")
     assert sum(history[-8:]) < 0.97 * sum(history[:8])
-    extractor = EcgFeatureExtractor.from_pretrained(folder)
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
     ecg = load_elm_dataset(reports)[0]["ecgs"][0]
     inputs = extractor(ecg, sampling_rate=250, lead_names=[list(LEADS)], return_tensors="pt")
     with torch.no_grad():
@@ -122,25 +135,26 @@ def test_pretraining_continues_from_a_checkpoint(reports, text_model, tmp_path):
     )
 
 
-def test_the_test_patients_of_a_fold_are_held_out(reports):
+def test_the_test_patients_of_a_fold_are_omitted_and_its_validation_patients_are_for_evaluation(reports):
     table = load_records(reports)
-    tested = {name for row in load_elm_dataset(reports, 1, "test") for name in row["patient_ids"]}
-    records = load_pretraining_records([reports], fold=1)
     patients = np.array(table["patient_id"])
+    of_split = {
+        split: np.isin(patients, [name for row in load_elm_dataset(reports, 1, split) for name in row["patient_ids"]])
+        for split in ("train", "validation", "test")
+    }
+    records = load_pretraining_records([reports], fold=1)
     ecgs = table.with_format("numpy")["ecg"]
-    for split, expected in (
-        (records.train, ~np.isin(patients, list(tested))),
-        (records.held_out, np.isin(patients, list(tested))),
-    ):
+    assert records.num_left_out == of_split["test"].sum() > 0
+    for split, expected in ((records.train, of_split["train"]), (records.validation, of_split["validation"])):
         assert len(split) == expected.sum() > 0
         for row, ecg in zip(split, np.stack(list(ecgs))[expected]):
             np.testing.assert_allclose(row["ecg"], ecg / 1000, atol=1e-6)
 
 
-def test_held_out_records_are_neither_cropped_at_random_nor_augmented(reports):
+def test_validation_records_are_neither_cropped_at_random_nor_augmented(reports):
     records = load_pretraining_records([reports], fold=1)
     collator = EcgPretrainingCollator(EcgFeatureExtractor(num_samples=300), augmentation=EcgAugmentation(noise=0.2))
-    for split, same in ((records.held_out, True), (records.train, False)):
+    for split, same in ((records.validation, True), (records.train, False)):
         values = []
         for collator.epoch in range(2):
             values.append(collator([split[0]])["ecg_values"])
@@ -151,11 +165,14 @@ def test_the_class_of_a_record_is_its_only_superclass(reports):
     with pytest.raises(ValueError, match="name a fold"):
         load_pretraining_records([reports], target="class")
     strata = {
-        row["record_ids"][0]: row["stratum"] for s in ("train", "test") for row in load_elm_dataset(reports, 1, s)
+        row["record_ids"][0]: row["stratum"]
+        for s in ("train", "validation", "test")
+        for row in load_elm_dataset(reports, 1, s)
     }
+    tested = {row["record_ids"][0] for row in load_elm_dataset(reports, 1, "test")}
     records = load_pretraining_records([reports], fold=1, target="class")
-    single = {name for name, stratum in strata.items() if stratum != "none" and "+" not in stratum}
-    assert len(records.train) + len(records.held_out or []) == len(single)
+    single = {name for name, stratum in strata.items() if stratum != "none" and "+" not in stratum} - tested
+    assert len(records.train) + len(records.validation or []) == len(single)
     assert records.num_left_out == len(strata) - len(single)
 
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoProcessor
 from elm_hf.checkpoints.card import TRAINING_NAME, read_training
 from elm_hf.data.seen_patients import SeenPatients, stages_before
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.utils.files import check_free, save_whole, write_whole
+from elm_hf.utils.files import check_free, save_atomically, write_atomically
 from elm_hf.utils.hub import check_name
 from elm_hf.utils.registration import register_modeling_classes
 
@@ -66,9 +66,9 @@ def merge_adapter(
         ) from error
     merged = adapted.merge_and_unload(safe_merge=True)
     seen = SeenPatients(stages_before(adapter))  # with those of the base
-    save_whole([merged, AutoProcessor.from_pretrained(str(adapter)), seen], output)
+    save_atomically([merged, AutoProcessor.from_pretrained(str(adapter)), seen], output)
     training = read_training(Path(adapter))
     if training is not None:  # for the card
         training |= {"is_adapter": False, "num_parameters": merged.num_parameters()}
-        write_whole(output / TRAINING_NAME, json.dumps(training, indent=2) + "\n")
+        write_atomically(output / TRAINING_NAME, json.dumps(training, indent=2) + "\n")
     return merged

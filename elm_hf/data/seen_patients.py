@@ -6,7 +6,7 @@ the file is small. A hash does not hide an id that can be guessed.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from elm_hf.utils.hub import split_revision
+from elm_hf.utils.hub import check_name, split_revision
 
 
 SEEN_PATIENTS_NAME = "seen_patients.parquet"
@@ -72,10 +72,12 @@ def read_stages(checkpoint: str | PathLike, revision: str | None = None) -> list
         The stages in order; empty for a checkpoint that has seen no patient; None if the checkpoint has no such file.
 
     Raises:
+        FileNotFoundError: there is no such folder or repository.
         ValueError: the file is damaged.
     """
     path = Path(checkpoint) / SEEN_PATIENTS_NAME
     if not Path(checkpoint).is_dir():
+        check_name(str(checkpoint), needs_owner=False)
         repo, named = split_revision(str(checkpoint))
         try:
             path = Path(hf_hub_download(repo, SEEN_PATIENTS_NAME, revision=revision or named))
@@ -144,6 +146,23 @@ class Overlap:
     stages: list[str]
     known: bool
 
+    @property
+    def sentence(self) -> str | None:
+        """What a report must say; None if no patient was seen."""
+        if self.seen:
+            return (
+                f"the model was trained on {self.seen} of the {self.asked} patients ({'; '.join(self.stages)}), so these "
+                "scores do not show how it does on unseen patients"
+            )
+        if not self.known and self.asked:
+            reasons = f" ({'; '.join(self.stages)})" if self.stages else ""
+            return f"the patients that the model was trained on are unknown{reasons}; some of these may be among them"
+        return None
+
+    def to_dict(self) -> dict:
+        """The entry of a report."""
+        return asdict(self) | {"sentence": self.sentence}
+
 
 def overlap(stages: Sequence[Stage] | None, patients: Collection[str]) -> Overlap:
     """
@@ -163,6 +182,28 @@ def overlap(stages: Sequence[Stage] | None, patients: Collection[str]) -> Overla
             names.append(f"training of {stage.dataset} unknown" if stage.patients is None else str(stage))
     known = stages is not None and all(stage.patients is not None for stage in stages)
     return Overlap(int(seen.sum()), len(asked), names, known)
+
+
+def check_evaluated_patients(checkpoint: str | PathLike, patients: Collection[str], allow_seen: bool) -> dict:
+    """
+    Check that a checkpoint was not trained on the patients of an evaluation. Returns the entry of the report.
+
+    Args:
+        checkpoint: folder or repository.
+        patients: as `source/patient_id`.
+        allow_seen: return the number of patients in common instead of raising an error.
+
+    Raises:
+        ValueError: it was trained on some of them.
+    """
+    remedy = (
+        "evaluate it on the test split of the fold that it was trained on, or allow seen patients "
+        "(--allow-seen-patients), and the report will say so"
+    )
+    found = check_not_seen(
+        checkpoint, read_stages(checkpoint), patients, "patients asked about", "" if allow_seen else remedy
+    )
+    return found.to_dict()
 
 
 def check_not_seen(

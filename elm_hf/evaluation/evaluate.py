@@ -15,9 +15,11 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from transformers.utils import logging
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.seen_patients import check_evaluated_patients
 from elm_hf.data.tables import load_records
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
@@ -32,7 +34,11 @@ from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.retrieval.options import RetrievalOptions
 from elm_hf.retrieval.prompts import Retrieval, add_neighbours
+from elm_hf.utils.encoder_origin import known_sources, known_sources_message
 from elm_hf.utils.weights import fingerprint_of_weights
+
+
+logger = logging.get_logger(__name__)
 
 
 def evaluate(
@@ -55,6 +61,7 @@ def evaluate(
     judge_model: str | None = None,
     bert_score: str | None = None,
     system_prompt: str | None = None,
+    allow_seen_patients: bool = False,
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in its place and without any, and reports the scores.
@@ -83,14 +90,15 @@ def evaluate(
         bert_score: encoder for BERTScore of free text: folder or Hub name (see [`BertScorer`]).
         system_prompt: opens conversations without a system message, instead of the one that the checkpoint was trained
             with; `""` for none.
+        allow_seen_patients: continue if the checkpoint was trained on some of the patients; the report says so.
 
     Returns:
         The report (docs/evaluation.md has its schema); None in all but the first of several processes.
 
     Raises:
         ValueError: nothing to evaluate; conversations without a column that is needed, or two with the same
-            `conversation_id`; a checkpoint that is not a whole ELM or computes NaN; no encoder for BERTScore; or an
-            `output` that holds another evaluation.
+            `conversation_id`; a checkpoint that is not a whole ELM, computes NaN or was trained on some of the patients; no
+            encoder for BERTScore; or an `output` that holds another evaluation.
     """
     started = time.monotonic()
     conditions = tuple(dict.fromkeys(conditions))
@@ -102,10 +110,14 @@ def evaluate(
 
     # What is asked. Errors in the data come before the model is loaded, which may take long.
     asked = _what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
+    patients = {name for names in asked.questions["patient_ids"] for name in names}
+    seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
     model, processor = load_checkpoint(checkpoint, device=str(state.device))
     if system_prompt is not None:
         processor.system_prompt = system_prompt or None
     asked = _with_neighbours(asked, processor.system_prompt)
+    if known := known_sources(model.config.encoder_config, asked.sources):
+        logger.warning("%s: %s", checkpoint, known_sources_message(known))
     with _errors_of(dataset):
         asker = Asker(asked.rows, asked.questions, asked.ablation, conditions, max_new_tokens, batch_size)
     identity = {
@@ -139,8 +151,9 @@ def evaluate(
         judged = {}
         if judge is not None:
             judged["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
-        settings = {"limit": limit, "batch_size": batch_size, "processes": state.num_processes}
+        settings = {"seen_patients": seen, "limit": limit, "batch_size": batch_size, "processes": state.num_processes}
         settings["seconds"] = round(time.monotonic() - started, 1)
+        settings["encoder_trained_on"] = known
         settings["versions"] = {name: version(name) for name in ("elm-hf", "torch", "transformers", "datasets")}
         return write_report(
             folder.path,
@@ -162,12 +175,14 @@ class _Asked:
         rows: the conversations, with their ECGs.
         questions: of [`list_questions`].
         ablation: what stands in the place of the ECGs.
+        sources: names of the datasets of the ECGs.
         neighbours: what is put into the prompts, if anything.
     """
 
     rows: Dataset
     questions: pd.DataFrame
     ablation: SignalAblation
+    sources: set[str]
     neighbours: Retrieval | None
 
     def ecgs_of(self, question_id: str) -> tuple[list[np.ndarray], float]:
@@ -194,12 +209,15 @@ def _what_is_asked(
     if limit is not None and limit < len(rows):
         rows = rows.select(np.linspace(0, len(rows) - 1, limit).astype(int))
     with _errors_of(dataset):
-        questions = list_questions(rows, _sources(rows, records or dataset))
+        source_of = _sources(rows, records or dataset)
+        questions = list_questions(rows, source_of)
         ablation = SignalAblation(rows, conditions, seed)
         neighbours = None
         if retrieval is not None:
             neighbours = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
-    return _Asked(rows, questions, ablation, neighbours)
+    asked_about = {number for ecg_index in rows.select_columns("ecg_index")[:]["ecg_index"] for number in ecg_index}
+    sources = set() if source_of is None else {source_of[number] for number in asked_about}
+    return _Asked(rows, questions, ablation, sources, neighbours)
 
 
 def _sources(rows: Dataset, dataset: str | PathLike) -> list[str] | None:

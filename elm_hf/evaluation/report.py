@@ -16,6 +16,7 @@ from elm_hf.evaluation.metrics import statements
 from elm_hf.evaluation.names import BLIND, FIGURES_NAME, KIND_NAMES, OCCLUSION_NAME, REPORT_TEXT_NAME
 from elm_hf.evaluation.pictures import EcgsOf, draw_examples, draw_occlusions
 from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers, signal_reliance
+from elm_hf.utils.encoder_origin import known_sources_message
 from elm_hf.utils.exact_match import answer_items
 from elm_hf.utils.reports import METRIC_OF_KIND, REPORT_NAME
 
@@ -100,8 +101,12 @@ def build_report(
 ) -> dict:
     """The report without its figures."""
     notes = []
+    if run.get("seen_patients", {}).get("sentence"):
+        notes.append(run["seen_patients"]["sentence"])
     if questions.without_truth:
         notes.append(f"{questions.without_truth} questions without a true answer were left out")
+    if run.get("encoder_trained_on"):
+        notes.append(known_sources_message(run["encoder_trained_on"]))
     if training_rows is None or not training_rows["answer"].notna().any():
         notes.append("no blind baseline: there are no training questions to take majorities from")
     else:

@@ -27,7 +27,7 @@ from elm_hf.data.columns import RECORD_KEYS, record_features
 from elm_hf.data.layout import RECORDS, parquet_name
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.prepare.builder import ElmDatasetBuilder
-from elm_hf.utils.files import write_whole
+from elm_hf.utils.files import write_atomically
 
 
 # A file is the unit of work, so that the files do not depend on the number of processes and machines.
@@ -194,7 +194,7 @@ class RecordFiles:
     def _finish(self, number: int, recordings: list, skipped: list) -> None:
         note = {"build_id": self.build_id, "num_shards": self.num_shards}
         note |= {"recordings": recordings, "skipped": skipped}
-        write_whole(self._note_path(number), json.dumps(note))
+        write_atomically(self._note_path(number), json.dumps(note))
         self._replace(number)
 
     def _replace(self, number: int) -> None:

@@ -9,25 +9,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import TrainingArguments, set_seed
+from transformers.utils import logging
 from trl import TrlParser
 
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.patients import patients_of
+from elm_hf.data.seen_patients import Stage, check_not_seen, stages_before
+from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.pretrain.arguments import PretrainArguments
-from elm_hf.pretrain.data import EcgPretrainingCollator, load_pretraining_records
-from elm_hf.pretrain.encoder import encoder_type, load_encoder_to_train
+from elm_hf.pretrain.data import EcgPretrainingCollator, PretrainingRecords, load_pretraining_records
+from elm_hf.pretrain.encoder import TARGETS, encoder_type, load_encoder_to_train
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
 from elm_hf.pretrain.trainer import PretrainTrainer, TaskAurocs
 from elm_hf.training.augmentation import EcgAugmentation
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.epochs import FollowEpoch
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
+from elm_hf.training.rows import load_sources
+from elm_hf.training.validation import check_evaluation, evaluates, evaluation_callbacks
+from elm_hf.utils.encoder_origin import known_sources, known_sources_message
 from elm_hf.utils.errors import errors_in_one_line
 from elm_hf.utils.recipes import with_recipe
 
 
+logger = logging.get_logger(__name__)
+
 ARGUMENTS = (PretrainArguments, TrainingArguments, EcgAugmentation)
-# What encoders learn by default. The others reconstruct the signal.
-TARGETS = {"merl": "report", "ecg_resnet": "class", "ecg_se_resnet": "labels"}
 CLASSIFIED = ("class", "labels")
 
 
@@ -53,6 +61,7 @@ def build_trainer(
     script_args: PretrainArguments, training_args: TrainingArguments, augmentation: EcgAugmentation
 ) -> PretrainTrainer:
     """Builds the trainer of a run, ready to start or to resume from its last checkpoint."""
+    check_evaluation(training_args, script_args.early_stopping_patience)
     run = run_settings(training_args, script_args, augmentation)
     training_args.resume_from_checkpoint = checkpoint_to_continue(
         training_args.resume_from_checkpoint, training_args.output_dir, run
@@ -61,8 +70,13 @@ def build_trainer(
 
     target = target_of(encoder_type(script_args.encoder), script_args.target)
     records = load_pretraining_records(script_args.dataset, script_args.fold, target, script_args.held_out_dataset)
+    if evaluates(training_args):
+        _check_has_validation(script_args, records)
+    stages = _stages_before(script_args)
     first = records.train[0]
     model, feature_extractor, tokenizer = load_encoder_to_train(script_args, records.classes, first)
+    if known := known_sources(model.config, load_sources(script_args.dataset)):
+        logger.warning(f"{script_args.encoder}: {known_sources_message(known)}")
     # Records that are too short are refused before training; all have the same length and rate.
     feature_extractor(first["ecg"], sampling_rate=first["sampling_rate"], lead_names=list(LEADS))
 
@@ -88,8 +102,13 @@ def build_trainer(
         data_collator=collator,
         processing_class=feature_extractor,
         compute_metrics=None if records.tasks is None else TaskAurocs(records.tasks),
-        callbacks=[FollowEpoch(collator), RunCosts(len(records.train))],
+        callbacks=[
+            FollowEpoch(collator),
+            RunCosts(len(records.train)),
+            *evaluation_callbacks(script_args.early_stopping_patience),
+        ],
         run=run,
+        stages=stages + records.stages,
         text_tokenizer=tokenizer,
         plots=plots,
     )
@@ -114,6 +133,35 @@ def target_of(model_type: str, target: str | None) -> str | None:
         choices = CLASSIFIED if default in CLASSIFIED else (default or "reconstruction, without --target",)
         raise ValueError(f"--target {target}: {model_type} encoders can learn {' or '.join(choices)}.")
     return target
+
+
+def _stages_before(script_args: PretrainArguments) -> list[Stage]:
+    """The stages of training of a checkpoint to continue from, which must not have seen the fold's held-out patients."""
+    if script_args.encoder in ECG_ENCODER_TYPES:
+        return []
+    stages = stages_before(script_args.encoder)
+    if script_args.fold is not None:
+        held_out = set().union(*(patients_of(path, script_args.fold, held_out=True) for path in script_args.dataset))
+        check_not_seen(
+            f"--encoder {script_args.encoder}",
+            stages,
+            held_out,
+            f"validation and test patients of fold {script_args.fold}",
+            "continue from an encoder that has not seen them",
+        )
+    return stages
+
+
+def _check_has_validation(script_args: PretrainArguments, records: PretrainingRecords) -> None:
+    """Checks that there are records to evaluate on. The error of a dataset without them says how to build it again."""
+    if script_args.fold is None:
+        raise ValueError("--eval_strategy evaluates on the validation patients of a fold; name the fold (--fold).")
+    for path in script_args.dataset:
+        load_elm_dataset(path, script_args.fold, "validation")
+    if records.validation is None:
+        raise ValueError(
+            f"--eval_strategy: none of the validation records of fold {script_args.fold} can be used; leave it out."
+        )
 
 
 def train(trainer: PretrainTrainer, datasets: list[str]) -> None:

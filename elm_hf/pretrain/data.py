@@ -116,8 +116,8 @@ def load_pretraining_records(
     validation = Dataset.from_list(known) if known else None
     answers = classes if tasks is None else tasks
     return PretrainingRecords(
-        Dataset.from_list(rows["train"]).with_transform(_Join(records, target, answers, is_training=True)),
-        validation and validation.with_transform(_Join(records, target, answers, is_training=False)),
+        Dataset.from_list(rows["train"]).with_transform(_AddEcg(records, target, answers, is_training=True)),
+        validation and validation.with_transform(_AddEcg(records, target, answers, is_training=False)),
         classes,
         tasks,
         num_left_out,
@@ -190,7 +190,7 @@ class EcgPretrainingCollator:
         return ecg if self.augmentation is None else self.augmentation(ecg, row["sampling_rate"], rng)
 
 
-class _Join:
+class _AddEcg:
     """Adds ECGs and targets to a batch of row numbers."""
 
     def __init__(
@@ -232,7 +232,7 @@ def load_labelled_records(path: str | PathLike, fold: int | str, tasks: LabelTas
         By split: a dataset with the columns of [`PretrainingRecords`] and `patient`.
     """
     records = load_records(path)
-    join = _Join(records, "labels", tasks, is_training=False)
+    join = _AddEcg(records, "labels", tasks, is_training=False)
     split_of = {owner: split for split, owners in patients_of_splits(path, fold).items() for owner in owners}
     rows: dict[str, list[dict]] = {}
     for row, owner in enumerate(record_patients(records).to_pylist()):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -14,12 +15,18 @@ from transformers import (
 
 from elm_hf.checkpoints.convert_autoencoder import st_mem_feature_extractor
 from elm_hf.checkpoints.convert_merl import merl_feature_extractor
-from elm_hf.checkpoints.create import check_encoder_name
+from elm_hf.checkpoints.create import FEATURE_EXTRACTORS, check_encoder_name
+from elm_hf.checkpoints.load import load_feature_extractor
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.modeling_merl import MerlForPreTraining
 from elm_hf.pretrain.arguments import PretrainArguments
+
+
+# Targets of the encoders that are not trained to reconstruct the signal.
+TARGETS = {"merl": "report", "ecg_se_resnet": "labels"}
+TARGETS |= dict.fromkeys(("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg", "ecg_jepa"), "class")
 
 
 def load_encoder_to_train(
@@ -42,11 +49,30 @@ def load_encoder_to_train(
         feature_extractor = new_feature_extractor(model, record["sampling_rate"], record["ecg"].shape[1])
         text_model = arguments.text_model
     else:
-        auto_class = AutoModelForPreTraining if classes is None else AutoModelForSequenceClassification
-        model = auto_class.from_pretrained(name)
-        feature_extractor = EcgFeatureExtractor.from_pretrained(name)
+        model = AutoModelForPreTraining.from_pretrained(name) if classes is None else load_classifier(name, classes)
+        feature_extractor = load_feature_extractor(name)
         text_model = name
     return model, feature_extractor, AutoTokenizer.from_pretrained(text_model) if model_type == "merl" else None
+
+
+def load_classifier(name: str, classes: list[str]) -> PreTrainedModel:
+    """
+    Loads a pre-trained encoder with its classifier, or with a new one if it has none of these classes.
+
+    Args:
+        name: folder or repository of the encoder.
+        classes: names of the classes.
+    """
+    config = AutoConfig.from_pretrained(name)
+    fields = _class_fields(classes)
+    if config.id2label == fields["id2label"]:
+        return AutoModelForSequenceClassification.from_pretrained(name)
+    for field, value in fields.items():
+        setattr(config, field, value)
+    encoder = AutoModel.from_pretrained(name)
+    model = AutoModelForSequenceClassification.from_config(config).to(encoder.dtype)
+    setattr(model, model.base_model_prefix, encoder)
+    return model
 
 
 def new_encoder(
@@ -66,7 +92,7 @@ def new_encoder(
     if model_type == "merl":
         return MerlForPreTraining.from_text_pretrained(text_model, **fields)
     if classes is not None:
-        fields |= {"id2label": dict(enumerate(classes)), "label2id": {name: n for n, name in enumerate(classes)}}
+        fields |= _class_fields(classes)
         return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(model_type, **fields))
     return AutoModelForPreTraining.from_config(AutoConfig.for_model(model_type, **fields))
 
@@ -80,6 +106,8 @@ def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_sample
         model: the encoder.
         sampling_rate, num_samples: sampling rate in Hz and length of the records.
     """
+    if model.config.model_type in FEATURE_EXTRACTORS:
+        return FEATURE_EXTRACTORS[model.config.model_type](model.config)
     if model.config.model_type == "merl":
         return merl_feature_extractor(model.config)
     if model.config.model_type == "ecg_resnet":
@@ -87,6 +115,15 @@ def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_sample
     if model.config.model_type == "ecg_se_resnet":
         return EcgFeatureExtractor(100, round(num_samples / sampling_rate * 100), normalization="none")
     return st_mem_feature_extractor(model.config)
+
+
+def _class_fields(classes: list[str]) -> dict:
+    """The fields of a configuration for classes of which a record has one; for labels the trainer changes the type."""
+    return {
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: number for number, name in enumerate(classes)},
+        "problem_type": "single_label_classification",
+    }
 
 
 def encoder_type(encoder: str) -> str:

@@ -2,18 +2,20 @@
 
 from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer
 
+from elm_hf.data.seen_patients import Stage
 from elm_hf.pretrain.auroc import macro_aurocs
 from elm_hf.pretrain.label_tasks import LabelTasks
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
-from elm_hf.training.resume import WholeCheckpoints
+from elm_hf.training.resume import CompleteCheckpoints
 
 
-class PretrainTrainer(WholeCheckpoints, Trainer):
+class PretrainTrainer(CompleteCheckpoints, Trainer):
     """
-    Transformers' `Trainer` with resumable checkpoints ([`WholeCheckpoints`]).
+    Transformers' `Trainer` with resumable checkpoints ([`CompleteCheckpoints`]).
 
     Args:
         run: settings of the run, saved with its checkpoints.
+        stages: stages of training including this one, saved with the encoder.
         text_tokenizer: tokenizer of the text tower, saved with the encoder; None without a text tower.
         plots: reconstructions of a masked autoencoder; None for other encoders.
         args, kwargs: arguments of `Trainer`.
@@ -23,11 +25,13 @@ class PretrainTrainer(WholeCheckpoints, Trainer):
         self,
         *args,
         run: dict,
+        stages: list[Stage],
         text_tokenizer: PreTrainedTokenizerBase | None,
         plots: ReconstructionPlots | None,
         **kwargs,
     ):
         self.run = run
+        self.stages = stages
         self.text_tokenizer = text_tokenizer
         self.plots = plots
         super().__init__(*args, **kwargs)

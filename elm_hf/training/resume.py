@@ -9,8 +9,9 @@ from pathlib import Path
 from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from elm_hf.data.seen_patients import Stage, write_stages
 from elm_hf.training.parallelism import tensor_parallel_size
-from elm_hf.utils.files import write_whole
+from elm_hf.utils.files import write_atomically
 
 
 # Not the file of the same name in the folder of an evaluation.
@@ -46,15 +47,21 @@ def run_settings(training_args: TrainingArguments, *others) -> dict:
     return json.loads(json.dumps(settings, default=str))
 
 
-class WholeCheckpoints:
+class CompleteCheckpoints:
     """
     Mix-in of a `Trainer` whose checkpoints are either complete or ignored, and which takes no step after the last one.
 
     Attributes:
         run: settings of the run ([`run_settings`]), saved with its checkpoints; set before training.
+        stages: stages of training including this one, saved with the model and its checkpoints; set before training.
     """
 
     run: dict
+    stages: list[Stage]
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
+        super()._save(output_dir, state_dict)
+        write_stages(output_dir or self.args.output_dir, self.stages)
 
     def _run_epoch(self, *args, **kwargs):
         """Ends a run that is resumed after its last step; transformers would take one more within an epoch."""
@@ -74,7 +81,7 @@ class WholeCheckpoints:
         self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            write_whole(folder / RUN_SETTINGS_NAME, json.dumps(self.run, indent=2) + "\n")
+            write_atomically(folder / RUN_SETTINGS_NAME, json.dumps(self.run, indent=2) + "\n")
             rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint)
 
 
