@@ -161,7 +161,7 @@ def test_code15_is_built_without_the_row_of_zeros(source):
     assert list(rows) == ["code15-2969044-0", "code15-1594286-0", "code15-975093-0"]
     assert report["records"]["patients"] == 3
     row = rows["code15-1594286-0"]
-    assert (row["age"], row["sex"], list(row["labels"])) == (68, "female", ["right bundle branch block"])
+    assert (row["age"], row["sex"], list(row["labels"])) == (68, "female", ["complete right bundle branch block"])
     assert np.median(row["ecg"][LEAD["V3"]]) == pytest.approx(-9000, abs=500)  # the offset is part of the signal
 
 
@@ -186,7 +186,7 @@ def test_code15_is_read_part_by_part(source):
 def test_code15_labels_and_sex(source):
     edit(source / "exams.csv", "46,True,38.72283,True,False", "46,False,38.72283,True,True")
     _, metadata = read("code15", source, "438277")
-    labels = ["first-degree atrioventricular block", "right bundle branch block"]
+    labels = ["first degree AV block", "complete right bundle branch block"]
     assert metadata == {"age": 46, "sex": "female", "labels": labels}
     assert conversations("code15", source)["438277"]["stratum"] == "+".join(labels)
 
@@ -270,7 +270,7 @@ def test_cpsc_is_segmented_and_each_recording_is_a_patient(source):
     assert report["records"]["patients"] == 7
     row = rows["cpsc-A1986-3"]
     assert (float(row["start_s"]), row["age"], row["sex"]) == (30.0, 53, "female")
-    assert list(row["labels"]) == ["right bundle branch block"]
+    assert list(row["labels"]) == ["complete right bundle branch block"]
 
 
 @of("cpsc")
@@ -304,8 +304,8 @@ def test_csn_is_built_with_flat_leads_and_label_names(source):
     row = rows["csn-JS20004-0"]
     assert (row["age"], row["sex"]) == (89, "male")
     # two of the four codes 284470004, 427084000, 55827005 and 427172004 are in the table of the source
-    labels = ["premature atrial beats", "sinus tachycardia", "left ventricular high voltage"]
-    assert list(row["labels"]) == [*labels, "premature ventricular beats"]
+    labels = ["atrial premature complex", "sinus tachycardia", "left ventricular high voltage"]
+    assert list(row["labels"]) == [*labels, "ventricular premature complex"]
     assert rows["csn-JS20008-0"]["age"] == 5
     assert int(rows["csn-JS20011-0"]["ecg"].min()) < -9000  # -11.4 mV at 500 Hz, a narrow spike
     assert conversations("csn", source)["JS20004"]["stratum"] == (
@@ -345,7 +345,7 @@ def test_unknown_age_sex_and_codes(source):
     edit(header, "#Sex: Female", "#Sex: Unknown")
     edit(header, "#Dx: 284470004", "#Dx: 12345, 284470004,284470004")
     _, metadata = read("csn", source, "JS20009")
-    labels = ["SNOMED CT 12345", "premature atrial beats", "sinus tachycardia", "ST change"]
+    labels = ["SNOMED CT 12345", "atrial premature complex", "sinus tachycardia", "ST change"]
     assert metadata == {"age": None, "sex": None, "labels": labels}
     edit(header, "#Dx: 12345, 284470004,284470004,427084000,55930002", "#Dx: Unknown")
     assert conversations("csn", source)["JS20009"]["answer"] == []
@@ -373,7 +373,7 @@ def test_every_code_in_the_table_of_csn_has_one_name(shared_data):
 
 
 def test_codes_of_one_finding_have_one_name_and_group():
-    assert {snomed_name(code) for code in ("17338001", "164884008", "427172004")} == {"premature ventricular beats"}
+    assert {snomed_name(code) for code in ("17338001", "164884008", "427172004")} == {"ventricular premature complex"}
     groups = {
         "426783006": "sinus rhythm",
         "164889003": "atrial fibrillation or flutter",

@@ -99,7 +99,8 @@ def snomed_name(code: str) -> str:
 
     The table contains the codes of the PhysioNet/CinC Challenge 2021 (Reyna et al. 2021) and of the CSN database.
     Names do not depend on the source: 164931005 is ST elevation, although the table of CSN calls it "ST tilt up", and
-    three codes are premature ventricular beats.
+    three codes are ventricular premature complexes. Codes that the Challenge scores as equivalent have one name, and
+    findings of PTB-XL have the names of its SCP-ECG statements.
     """
     return _table()[code]["name"] if code in _table() else f"SNOMED CT {code}"
 
