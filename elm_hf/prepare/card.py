@@ -64,6 +64,7 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> Datas
         description=builder.DESCRIPTION,
         credits=sources,
         report=report,
+        notes=report.get("notes", []) + report.get("record_notes", []),  # builds of earlier versions have neither
         records=records,
         seconds=records["samples"] / records["sampling_rate"] if records["records"] else 0,
         official=report["splits"].get("official"),

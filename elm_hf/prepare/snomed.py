@@ -82,6 +82,13 @@ def read_labelled_recording(path: str | PathLike) -> tuple[Recording, dict]:
     return read_recording(path), {"age": comments.age, "sex": comments.sex, "labels": comments.labels}
 
 
+def list_headers(folder: Path, record_name: re.Pattern) -> Iterator[dict]:
+    """List references to the records of a name in any sub-folder, sorted by name. Each counts as a separate patient."""
+    paths = (path for path in folder.rglob("*.hea") if record_name.fullmatch(path.stem))
+    for path in sorted(paths, key=lambda path: (path.stem, path)):
+        yield {"recording_id": path.stem, "patient_id": path.stem, "path": str(path.relative_to(folder))}
+
+
 def list_findings(builder: ElmDatasetBuilder) -> Iterator[dict]:
     """List a conversation for each recording of a builder. Its references must have the `path` of the header."""
     folder = builder.source_folder()
