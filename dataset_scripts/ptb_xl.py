@@ -48,7 +48,7 @@ class PtbXl(ElmDatasetBuilder):
         "PTB-XL 1.0.3: ECGs of 10 s from the Physikalisch-Technische Bundesanstalt, recorded 1989-1996, with reports "
         "in German, English or Swedish (column `report`) and SCP-ECG statements (column `labels`: the names of all listed "
         "statements, regardless of their likelihood). An `age` of 90 means that the source has 300, which stands for "
-        "patients over 89 and, since release 1.0.2, also for 89 patients of unknown age, which cannot be told apart. "
+        "patients over 89 and, since release 1.0.2, also for 89 ECGs of unknown age, which cannot be told apart. "
         "Strata are the diagnostic superclasses of its statements. The official split is `strat_fold` 1-8, 9 and "
         "10."
     )

@@ -49,7 +49,8 @@ def prepare(
         Path | None, typer.Option(help="ptb_xl: CSV file with translated reports, as elm-hf translate writes it.")
     ] = None,
     questions_per_ecg: Annotated[
-        int | None, typer.Option(min=1, help="Questions from labels: mean number of questions per ECG. Default: all.")
+        int | None,
+        typer.Option(min=1, help="Questions from labels: largest mean number of questions per ECG. Default: 16."),
     ] = None,
     questions_per_template: Annotated[
         int | None, typer.Option(min=1, help="Questions from labels: largest number of questions of a template.")

@@ -39,7 +39,7 @@ class ElmDatasetConfig(datasets.BuilderConfig):
         source_rate: sampling rate in Hz of the files to read, if the source has several (`ptb_xl`).
         reports: language of the reports in conversations, `"english"` (default) or `"original"` (`ptb_xl`).
         translations: CSV with English translations of reports, as written by `elm-hf translate` (`ptb_xl`).
-        questions_per_ecg: mean number of questions per ECG (questions from labels).
+        questions_per_ecg: largest mean number of questions per ECG (questions from labels).
         questions_per_template: maximum number of questions per template (questions from labels).
     """
 

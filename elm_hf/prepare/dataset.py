@@ -32,6 +32,7 @@ from elm_hf.prepare.matching import (
     split_conversations,
     write_splits,
 )
+from elm_hf.prepare.question_report import question_report
 from elm_hf.prepare.record_files import VERSIONS, RecordFiles, build_records, plan_records
 from elm_hf.prepare.work_folder import (
     begin,
@@ -321,6 +322,7 @@ def _finish(
     report = {
         "dataset": name,
         "options": settings,
+        "templates": question_report(joined),
         **notes,
         "records": _records_report(files, keys, skipped),
         "conversations": {"built": num_built, "left_out": dict(left_out)},
