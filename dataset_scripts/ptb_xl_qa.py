@@ -133,12 +133,14 @@ class PtbXlQa(PtbXl):
             ):
                 present |= annotated[0]
                 uncertain |= annotated[1]
+            unknown = set() if class_of.keys() & codes.keys() else {*DIAGNOSTIC_TOPICS}
+            unknown |= set() if SUPERCLASSES["MI"] in present else {"stage_of_infarction"}
             yield LabelledRecording(
                 row["recording_id"],
                 row["patient_id"],
                 frozenset(present),
                 frozenset(uncertain),
-                unknown=frozenset() if class_of.keys() & codes.keys() else DIAGNOSTIC_TOPICS,
+                unknown=frozenset(unknown),
                 split=official_split(row),
             )
 
@@ -148,7 +150,7 @@ def _axis(row: dict) -> tuple[set[str], set[str]]:
 
 
 def _stage(row: dict) -> tuple[set[str], set[str]]:
-    """The stage, if it is known and is the only one."""
+    """The stage or stages, if all of them are known."""
     stages = {row["infarction_stadium1"], row["infarction_stadium2"]} - {""}
     return {STAGES[stage] for stage in stages if stages <= {*STAGES}}, set()
 

@@ -181,7 +181,7 @@ def _units(table: LabelTable, topic: Topic) -> dict[int, list[_Unit]]:
     units |= {NEW: [], GONE: [], BOTH: []}
     for label in labels:
         for kind in (NEW, GONE, BOTH):
-            unit = _compare(label, kind, table.pairs, present[label], absent[label])
+            unit = _compare(label, kind, table.pairs, present[label], certain[label])
             units[kind] += [] if unit is None else [unit]
     if len(labels) > 1 and not topic.exclusive:
         for kind in (WHAT_IS_NEW, WHAT_IS_GONE):

@@ -57,7 +57,7 @@ _ISCHEMIA = _ANY_ISCHEMIA | _ANTERIOR_ISCHEMIA | _LATERAL_ISCHEMIA | _INFERIOR_I
 _ST_T = frozenset(
     {
         *("non-specific ST changes", "non-diagnostic T abnormalities", "non-specific T-wave changes"),
-        *("T-wave abnormality", "inverted T-waves", "low amplitude T-waves", "T wave change"),
+        *("T-wave abnormality", "inverted T-waves", "low amplitude T-waves"),
         *("non-specific ST depression", "non-specific ST elevation", "ST depression", "ST elevation"),
         *("inferior ST depression", "ST change", "nonspecific ST-T change", "abnormal ST interval"),
     }

@@ -10,7 +10,6 @@ _PHRASES = {
     "T-wave abnormality": "a T-wave abnormality",
     "inverted T-waves": "inverted T waves",
     "low amplitude T-waves": "low-amplitude T waves",
-    "T wave change": "T-wave changes",
     "ST change": "ST changes",
     "abnormal QRS": "an abnormal QRS complex",
     "Q waves present": "pathological Q waves",
@@ -69,9 +68,9 @@ QUESTION_TYPES = {
 _WORDINGS = {
     VERIFY: (
         "Does this ECG show {x}?",
-        "Is there {x} in this ECG?",
+        "Do you find {x} in this ECG?",
         "Can {x} be seen in this ECG?",
-        "Does this recording have {x}?",
+        "Does this recording show {x}?",
         "Would you report {x} in this ECG?",
     ),
     CHOOSE: (
@@ -94,17 +93,17 @@ _WORDINGS = {
     NEW: (
         "Compared with the {first}, does the {second} newly show {x}?",
         "Does the {second} show {x} that the {first} did not show?",
-        "From the {first} to the {second}: has {x} appeared?",
+        "Did {x} appear between the {first} and the {second}?",
     ),
     GONE: (
         "Compared with the {first}, does the {second} no longer show {x}?",
         "Did the {first} show {x} that the {second} does not show?",
-        "From the {first} to the {second}: has {x} disappeared?",
+        "Did {x} disappear between the {first} and the {second}?",
     ),
     BOTH: (
         "Do both the {first} and the {second} show {x}?",
         "Can {x} be seen in the {first} as well as in the {second}?",
-        "Is {x} common to the {first} and the {second}?",
+        "Do the {first} and the {second} have {x} in common?",
     ),
     WHAT_IS_NEW: (
         "Compared with the {first}, which {topic} does the {second} newly show?",
@@ -172,7 +171,7 @@ _OF_TOPIC = {
         "Is this ECG disturbed by {x}?",
         "Does the signal of this ECG have {x}?",
         "Is the quality of this ECG reduced by {x}?",
-        "Is there {x} in this recording?",
+        "Do you see {x} in this recording?",
     ),
     ("noise", CHOOSE): (
         "What disturbs this ECG: {options}?",
