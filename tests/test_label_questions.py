@@ -370,6 +370,7 @@ def test_questions_about_the_labels_of_any_records(tmp_path):
     assert sum(entry["questions"] for entry in templates.values()) == report["conversations"]["built"]
     assert all(entry["questions"] <= 40 for entry in templates.values())
     assert templates[1301]["answers"] == {"yes": 0.5, "no": 0.5} and templates[1301]["blind_majority"] == 0.5
+    assert "| `single-verify` | " in (built / "README.md").read_text()
     assert json.loads((built / "build_report.json").read_text())["templates"] == report["templates"]
 
 
