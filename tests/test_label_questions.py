@@ -77,6 +77,8 @@ def test_an_exclusive_topic_is_known_if_one_label_is_listed():
         ("left ventricular hypertrophy", "high QRS voltage", "right ventricular hypertrophy"),
         ("anterior myocardial infarction", "anteroseptal myocardial infarction", "inferior myocardial infarction"),
         ("non-specific ST depression", "lateral ischemia", "complete right bundle branch block"),
+        ("ST-T changes", "complete left bundle branch block", "left anterior fascicular block"),
+        ("complete left bundle branch block", "paced rhythm", "inferior myocardial infarction"),
         ("abnormal QRS", "complete left bundle branch block", "sinus tachycardia"),
         ("left axis deviation", "extreme left axis deviation", "right axis deviation"),
         ("complete right bundle branch block", "bundle branch block", "complete left bundle branch block"),

@@ -126,6 +126,12 @@ _ATRIAL = frozenset(
         *("premature junctional beat", "supraventricular extrasystoles"),
     }
 )
+# with these, ST-T changes are expected and often not listed
+_SECONDARY_ST_T = (
+    _PACED
+    | _PRE_EXCITATION
+    | {"complete left bundle branch block", "complete right bundle branch block", "bundle branch block"}
+)
 _ABNORMAL_QRS = (
     _ALL_INFARCTIONS | _VOLTAGE | _LOW_VOLTAGE | _BUNDLE_BRANCH | _INTRAVENTRICULAR | _FASCICULAR | _PRE_EXCITATION
 ) | {
@@ -170,10 +176,11 @@ _FAMILIES = (
 )
 # Findings, and others that make their absence doubtful.
 _DOUBTFUL = (
-    (_ST_T, _ST_T_CAUSES | _INJURIES),
+    (_ST_T, _ST_T_CAUSES | _INJURIES | _SECONDARY_ST_T),
     (_ALL_INFARCTIONS, frozenset({"Q waves present", "poor R wave progression"})),
     (frozenset({"Q waves present"}), _ALL_INFARCTIONS),
     (_INTRAVENTRICULAR, _BUNDLE_BRANCH),
+    (_BUNDLE_BRANCH | _INTRAVENTRICULAR | _FASCICULAR, _PACED),
     (frozenset({"bundle branch block"}), _BUNDLE_BRANCH | _INTRAVENTRICULAR),
     (_BUNDLE_BRANCH, frozenset({"bundle branch block"})),
     (frozenset({"abnormal QRS"}), _ABNORMAL_QRS),
@@ -183,7 +190,7 @@ _DOUBTFUL = (
     (frozenset({"right axis deviation"}), frozenset({"left posterior fascicular block"})),
     # the diagnostic superclasses of PTB-XL
     (frozenset({"myocardial infarction of any site"}), frozenset({"Q waves present"})),
-    (frozenset({"ST-T changes"}), _ST_T | _ST_T_CAUSES | _INJURIES),
+    (frozenset({"ST-T changes"}), _ST_T | _ST_T_CAUSES | _INJURIES | _SECONDARY_ST_T),
     (
         frozenset({"conduction disturbance"}),
         _ABNORMAL_QRS & (_BUNDLE_BRANCH | _INTRAVENTRICULAR | _FASCICULAR | _PRE_EXCITATION)
