@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from datasets import List, Value
 
+from elm_hf.data.loading import load_records
 from elm_hf.dataset_scripts.ptb_xl import COLUMNS, PtbXl, is_uncertain, official_split, scp_codes
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.prepare.label_questions import label_conversations, label_questions
@@ -114,7 +115,10 @@ class PtbXlQa(PtbXl):
         path = self.source_folder("ptbxl_database.csv") / "ptbxl_database.csv"
         next(read_table(path, [*COLUMNS, "recording_date", *ANNOTATIONS]), None)  # the columns must exist
         name_of, class_of = self.statement_names(), self.statements("diagnostic_class")
+        built = self._built_recordings()
         for row in sorted(self.distinct_references(), key=lambda row: row["recording_date"]):
+            if built is not None and row["recording_id"] not in built:
+                continue  # questions about it would be excluded, and answers no longer balanced
             try:
                 codes = scp_codes(row)
             except RecordingError:
@@ -143,6 +147,18 @@ class PtbXlQa(PtbXl):
                 unknown=frozenset(unknown),
                 split=official_split(row),
             )
+
+    def _built_recordings(self) -> set[str] | None:
+        """The recordings in `records`; None if recordings are read from the source."""
+        if not self.config.records:
+            return None
+        columns = [load_records(path).select_columns(["source", "recording_id"])[:] for path in self.config.records]
+        return {
+            recording_id
+            for table in columns
+            for source, recording_id in zip(table["source"], table["recording_id"])
+            if source == self.record_source
+        }
 
 
 def _axis(row: dict) -> tuple[set[str], set[str]]:

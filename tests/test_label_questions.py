@@ -5,6 +5,7 @@ import csv
 import json
 import lzma
 import shutil
+import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_an_exclusive_topic_is_known_if_one_label_is_listed():
         ("sinus rhythm", "sinus bradycardia", "atrial fibrillation"),
         ("left ventricular hypertrophy", "high QRS voltage", "right ventricular hypertrophy"),
         ("anterior myocardial infarction", "anteroseptal myocardial infarction", "inferior myocardial infarction"),
-        ("non-specific ST depression", "lateral ischemia", "complete right bundle branch block"),
+        ("non-specific ST depression", "lateral ischemia", "left anterior fascicular block"),
         ("ST-T changes", "complete left bundle branch block", "left anterior fascicular block"),
         ("complete left bundle branch block", "paced rhythm", "inferior myocardial infarction"),
         ("abnormal QRS", "complete left bundle branch block", "sinus tachycardia"),
@@ -342,6 +343,47 @@ def test_no_template_of_ptb_xl_can_be_guessed(ptb_xl_questions):
     limits = {1: 0.5, 2: 0.51, 3: 0.4, 4: 0.4, 5: 0.5, 6: 0.5, 7: 0.5, 8: 0.4, 9: 0.4}
     shares = {template_id: blind[template_id] / total[template_id] for template_id in total}
     assert not {key: share for key, share in shares.items() if share > limits[key % 100]}
+
+
+@pytest.fixture(scope="module")
+def ptb_xl_100_hz(shared_data, tmp_path_factory) -> Path:
+    """1,000 records of PTB-XL at 100 Hz with their rows of the table."""
+    folder = tmp_path_factory.mktemp("ptb_xl_100_hz")
+    with tarfile.open(shared_data / "ptb_xl_1000/records100.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    names = {str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.hea")}
+    with lzma.open(shared_data / "ptb_xl_metadata/ptbxl_database.csv.xz", "rt", encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        kept = [row for row in rows if row["filename_lr"] in names]
+    with (folder / "ptbxl_database.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows.fieldnames)
+        writer.writeheader()
+        writer.writerows(kept)
+    shutil.copy(shared_data / "ptb_xl/scp_statements.csv", folder)
+    return folder
+
+
+def test_questions_are_the_same_whether_ecgs_are_read_or_copied(ptb_xl_100_hz, tmp_path):
+    options = {"source_rate": 100, "sampling_rate": 100, "num_recordings": 150}
+    prepare_dataset("ptb_xl", tmp_path / "ptb_xl", ptb_xl_100_hz, **options)
+    prepare_dataset("ptb_xl_qa", tmp_path / "read", ptb_xl_100_hz, **options)
+    report = prepare_dataset("ptb_xl_qa", tmp_path / "copied", ptb_xl_100_hz, records=tmp_path / "ptb_xl")
+    assert report["conversations"] == {"built": report["conversations"]["built"], "left_out": {}}
+    columns = ["conversation_id", "record_ids", "question", "answer", "attribute"]  # only ECGs in questions are copied
+    read, copied = (
+        [
+            row
+            for split in ("train", "validation", "test")
+            for row in _official(tmp_path / name, split).select_columns(columns)
+        ]
+        for name in ("read", "copied")
+    )
+    assert len(read) > 500 and read == copied
+    assert all(record_id.startswith("ptb_xl-") for row in read for record_id in row["record_ids"])
+
+
+def _official(path: Path, split: str) -> datasets.Dataset:
+    return datasets.load_dataset(str(path), "official", split=split)
 
 
 def test_too_few_ecgs_give_no_questions(shared_data, tmp_path):
