@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from datasets import List, Value
 
-from elm_hf.data.loading import load_records
+from elm_hf.data.tables import load_records
 from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.label_questions import label_conversations, label_questions
 from elm_hf.prepare.label_table import LabelledRecording, LabelTable, Topic

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from datasets import List, Value
 
-from elm_hf.data.loading import load_records
+from elm_hf.data.tables import load_records
 from elm_hf.dataset_scripts.ptb_xl import COLUMNS, PtbXl, is_uncertain, official_split, scp_codes
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.prepare.label_questions import label_conversations, label_questions

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from elm_hf.prepare.builder import find_builder
@@ -379,6 +380,8 @@ def test_questions_are_the_same_whether_ecgs_are_read_or_copied(ptb_xl_100_hz, t
         for name in ("read", "copied")
     )
     assert len(read) > 500 and read == copied
+    patients = [(tmp_path / name / "patients/train-00000-of-00001.parquet") for name in ("ptb_xl", "read")]
+    assert pq.read_table(patients[0]) == pq.read_table(patients[1])  # the same folds
     assert all(record_id.startswith("ptb_xl-") for row in read for record_id in row["record_ids"])
 
 
@@ -404,7 +407,11 @@ def test_questions_about_the_labels_of_any_records(tmp_path):
             ["recording_id", "labels"]
         )
     }
-    rows = [row for split in ("train", "test") for row in datasets.load_dataset(str(built), "fold1", split=split)]
+    rows = [
+        row
+        for split in ("train", "validation", "test")
+        for row in datasets.load_dataset(str(built), "fold1", split=split)
+    ]
     verified = [row for row in rows if row["question_type"] == "single-verify"]
     assert len(verified) > 20
     for row in verified:

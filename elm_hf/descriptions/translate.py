@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import AutoConfig
 
-from elm_hf.data.loading import load_records
+from elm_hf.data.tables import load_records
 from elm_hf.utils.chat_models import Chat, TransientError, endpoint_chat, is_endpoint, local_chat
 from elm_hf.utils.files import write_atomically
 from elm_hf.utils.languages import ENGLISH, language_of
