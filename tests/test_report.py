@@ -18,8 +18,9 @@ from elm_hf.ecg.plot import plot_ecg
 from elm_hf.evaluation.compare import aggregate, compare
 from elm_hf.evaluation.occlusion import save_occlusions
 from elm_hf.evaluation.pictures import occlusion_picture
+from elm_hf.evaluation.reliance import signal_reliance
 from elm_hf.evaluation.report import write_report
-from elm_hf.evaluation.scores import Questions, ScoreBook, blind_answers, signal_reliance
+from elm_hf.evaluation.scores import Questions, ScoreBook, blind_answers
 from elm_hf.training.cost_file import COSTS_NAME
 
 

@@ -40,8 +40,8 @@ def evaluate(
     condition: Annotated[
         list[str] | None,
         typer.Option(
-            help="What stands in the place of the ECG: ecg, zeros, noise, shuffled or none; may be repeated. "
-            "All by default."
+            help="What stands in the place of the ECG: ecg, zeros, noise, shuffled, none, or demographics (age and sex "
+            "in words); may be repeated. All but demographics by default."
         ),
     ] = None,
     occlusions: Annotated[
