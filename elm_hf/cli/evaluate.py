@@ -185,6 +185,24 @@ def zero_shot(
         str | None, typer.Option(help="Tokenizer of MERL's text tower; the checkpoint's own by default.")
     ] = None,
     records: Records = None,
+    prompt: Annotated[
+        str,
+        typer.Option(
+            help="Prompt for an ECG-language model: question, or ecg_lm (that of the paper, which needs --descriptions)."
+        ),
+    ] = "question",
+    descriptions: Annotated[
+        Path | None, typer.Option(help="Table written by elm-hf describe, for --prompt ecg_lm.")
+    ] = None,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls/--no-controls", help="Ask with a zeroed ECG, another patient's, and permuted letters, too."
+        ),
+    ] = True,
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="Ask about all ECGs, also those of none or several of the classes.")
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Largest number of ECGs, drawn evenly from the split; all by default.")
     ] = None,
@@ -194,10 +212,12 @@ def zero_shot(
 ):
     """Classify ECGs without training: options A, B, C, ... for an ECG-language model, AUROC of prompts for MERL."""
     check_names(checkpoint, dataset)
+    from elm_hf.evaluation.zero_shot import ChoiceOptions
     from elm_hf.evaluation.zero_shot import zero_shot as run
-    from elm_hf.evaluation.zero_shot import zero_shot_table
+    from elm_hf.evaluation.zero_shot_report import zero_shot_table
     from elm_hf.evaluation.zero_shot_tasks import TASKS
 
+    options = ChoiceOptions(prompt, descriptions, controls, multi_label)
     report = run(
         checkpoint,
         dataset,
@@ -210,6 +230,7 @@ def zero_shot(
         limit=limit,
         seed=seed,
         quiet=quiet,
+        options=options,
     )
     print_json(report) if as_json else typer.echo(zero_shot_table(report))
 

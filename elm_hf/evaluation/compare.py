@@ -26,13 +26,14 @@ SAME_OF_RUNS = ("dataset", "split", "limit", "max_new_tokens", "retrieval")
 SAME_OF_QUESTIONS = {"messages_answer": "the true answers to", "question": "the words of", "record_ids": "the ECGs of"}
 
 
-def compare(first: Path, second: Path, seed: int = 0) -> dict:
+def compare(first: Path, second: Path, seed: int = 0, conditions: tuple[str, str] = ("ecg", "ecg")) -> dict:
     """
-    Compares the answers that two models gave with the ECG, question by question.
+    Compares the answers that two models gave, question by question.
 
     Args:
         first, second: folders of `elm-hf evaluate`.
         seed: random seed for the bootstrap.
+        conditions: under which each of them gave the answers.
 
     Returns:
         `reports`, `shared` questions and those `only_in_first` and `only_in_second`, `notes` about types that the
@@ -44,7 +45,7 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict:
     Raises:
         ValueError: a folder has no finished evaluation, or the two have different questions.
     """
-    runs = [_read_predictions(folder) for folder in (first, second)]
+    runs = [_read_predictions(folder, condition) for folder, condition in zip((first, second), conditions)]
     shared = runs[0].index.intersection(runs[1].index)
     if len(shared) == 0:
         raise ValueError(f"{first} and {second} have no question in common; compare evaluations of the same split")
@@ -71,18 +72,18 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict:
     }
 
 
-def _read_predictions(folder: Path) -> pd.DataFrame:
-    """The answers given with the ECG, by question."""
+def _read_predictions(folder: Path, condition: str) -> pd.DataFrame:
+    """The answers given under a condition, by question."""
     file = Path(folder) / PREDICTIONS_NAME
     if not file.exists():
         raise ValueError(
             f"{folder}: no {PREDICTIONS_NAME}; give folders of finished evaluations (elm-hf evaluate --output)"
         )
     predictions = pd.read_parquet(file)
-    with_ecg = predictions[predictions["condition"] == "ecg"]
-    if with_ecg.empty:
-        raise ValueError(f"{file}: no answers with the ECG; evaluate with the condition `ecg`")
-    return with_ecg.set_index("question_id")
+    found = predictions[predictions["condition"] == condition]
+    if found.empty:
+        raise ValueError(f"{file}: no answers under the condition `{condition}`; evaluate with it")
+    return found.set_index("question_id")
 
 
 def _compared_groups(questions: Questions, seed: int) -> tuple[dict[str, dict], list[str]]:

@@ -23,6 +23,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.checks import check_arguments, check_model
+from elm_hf.training.conditions import with_condition
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.parts import load_model
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
@@ -79,6 +80,7 @@ def build_trainer(
     if script_args.system_prompt is not None:
         processor.system_prompt = script_args.system_prompt or None
     conversations = load_training_data(script_args, training_args, processor)  # checked before weights are loaded
+    conversations = with_condition(conversations, script_args, training_args.seed)
     model, learning, peft_config = load_model(script_args, training_args, model_args)
     rows, collator = prepare_rows(
         conversations, script_args, training_args, model, processor, augmentation, image_augmentation
