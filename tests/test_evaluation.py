@@ -18,7 +18,7 @@ from datasets import Array2D, Dataset, Features, List, Value
 
 from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
-from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.loading import load_elm_dataset, load_records
 from elm_hf.data.messages import fill_ecgs
 from elm_hf.ecg.surrogates import surrogate_noise
 from elm_hf.evaluation.ablation import SignalAblation, person_text
@@ -303,6 +303,37 @@ def test_a_system_prompt_opens_every_conversation(steps, reader, tmp_path):
     again = evaluate(tmp_path / "trained_with_it", steps, **options)
     assert again["run"]["system_prompt"] == prompt
     assert again["scores"] == report["scores"]
+
+
+def test_age_and_sex_are_asked_instead_of_the_ecg(tiny_elm, simulated_dataset, tmp_path):
+    options = {
+        "limit": 5,
+        "conditions": ("ecg", "demographics"),
+        "num_occlusions": 0,
+        "max_new_tokens": 6,
+        "quiet": True,
+    }
+    evaluate(tiny_elm, simulated_dataset, output=tmp_path, **options)
+    assert "Age and sex only: the ECG is replaced" in (tmp_path / "report.md").read_text()
+    said = pd.read_parquet(tmp_path / "predictions.parquet").set_index(["question_id", "condition"])["prediction"]
+    model, processor = load_checkpoint(tiny_elm)
+    rows, records = load_elm_dataset(simulated_dataset, split="test"), load_records(simulated_dataset)
+    row = rows[0]
+    content = []
+    for item in row["messages"][0]["content"]:
+        index = row["ecg_index"][len(content)] if item["type"] == "ecg" else None
+        person = records[index] if index is not None else None
+        text = item["text"] if person is None else f"Age: {person['age']} years. Sex: {person['sex']}."
+        content.append({"type": "text", "text": text})
+    assert content[0]["text"].startswith("Age: ")
+    (expected,) = generate_answers(model, processor, [[{"role": "user", "content": content}]], 6)
+    assert said[f"{row['conversation_id']}#0", "demographics"] == expected.text
+
+    identity = json.loads((tmp_path / "run.json").read_text())
+    assert identity.pop("controls") == 2
+    (tmp_path / "run.json").write_text(json.dumps(identity))  # as an earlier version wrote it
+    with pytest.raises(ValueError, match=r"holds another evaluation \(controls is None there, 2 here\)"):
+        evaluate(tiny_elm, simulated_dataset, output=tmp_path, **options)
 
 
 def test_equal_prompts_are_asked_once(steps):

@@ -129,10 +129,10 @@ def evaluate(
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of an evaluation.")],
     second: Annotated[Path, typer.Argument(help="Folder of another model's evaluation on the same questions.")],
-    seed: Annotated[int, typer.Option(min=0, help="Random seed for resampling and permuting patients.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for resampling patients.")] = 0,
     as_json: Json = False,
 ):
-    """Compare two evaluations question by question: difference, 95 % interval, p-value by paired permutation."""
+    """Compare two evaluations question by question: difference, 95 % interval, and the p-value that agrees with it."""
     from elm_hf.evaluation.compare import compare as run
     from elm_hf.evaluation.compare import comparison_table
 
