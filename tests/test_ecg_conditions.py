@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_wrong_conditions_are_refused(options, message):
         ElmScriptArguments(dataset=["d"], **options)
 
 
-def test_the_matrix_has_the_score_of_each_pair_and_the_difference(tmp_path):
+def test_the_matrix_has_the_score_of_each_pair_and_the_difference(tmp_path, capsys):
     shares = {"signal": (0.9, 0.5, 0.4), "zeros": (0.5, 0.6, 0.5), "none": (0.5, 0.5, 0.6)}
     right = {}
     for seed, (trained, those) in enumerate(shares.items()):
@@ -116,10 +117,9 @@ def test_the_matrix_has_the_score_of_each_pair_and_the_difference(tmp_path):
         (folder / "report.json").write_text(json.dumps(report))
         is_right = predictions["prediction"] == predictions["messages_answer"]
         right[trained] = is_right.groupby(predictions["condition"]).mean()
-    script = str(ROOT / "recipes" / "ecg_conditions" / "print_matrix.py")
-    done = subprocess.run([sys.executable, script, str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    table = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| trained with")]
+    runpy.run_path(str(ROOT / "recipes" / "ecg_conditions" / "print_matrix.py"))["main"](tmp_path)
+    printed = capsys.readouterr().out
+    table = [line.split(" | ") for line in printed.splitlines() if line.startswith("| trained with")]
     assert len(table) == 6  # all answers, and the average over types
     for line, scores in zip(table, right.values()):
         assert [float(cell.split()[0]) for cell in line[1:]] == pytest.approx(
@@ -127,7 +127,7 @@ def test_the_matrix_has_the_score_of_each_pair_and_the_difference(tmp_path):
         )
         assert all("[" in cell for cell in line[1:])
     difference = right["signal"]["ecg"] - right["none"]["none"]
-    assert f"| all, exact match, minus text only | {difference:+.3f} | [+0." in done.stdout
+    assert f"| all, exact match, minus text only | {difference:+.3f} | [+0." in printed
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +30,10 @@ from elm_hf.evaluation.zero_shot_scores import (
     weighted_auroc,
 )
 from elm_hf.evaluation.zero_shot_tasks import TASKS, load_task
+from elm_hf.utils.reports import REPORT_SCHEMA
 
 
+ROOT = Path(__file__).parent.parent
 RHYTHMS = ("sinus rhythm", "atrial fibrillation", "sinus tachycardia", "sinus bradycardia")
 
 
@@ -321,6 +325,46 @@ def _test_records(dataset) -> set[str]:
 
     rows = load_elm_dataset(dataset, 1, "test").select_columns("record_ids")[:]
     return {name for names in rows["record_ids"] for name in names}
+
+
+def test_the_comparison_with_the_paper_says_in_what_the_two_differ(tmp_path, capsys):
+    truth, patients = np.repeat([0, 1], [30, 10]), [(str(number),) for number in range(40)]
+    member, bootstrap = np.eye(5, dtype=bool)[truth], PatientBootstrap(patients)
+
+    def scores(right: int) -> dict:
+        chosen = [place if number < right else 4 for number, place in enumerate(truth)]
+        found = classification_scores(truth, chosen, TASKS["rhythm"], bootstrap)
+        return {"letter": found, "likelihood": found}
+
+    found = {"ecgs": 40, "split_ecgs": 57, "left_out": {"of no class": 12, "of several": 5}}
+    found |= {"members": {"SR": {"ecgs": 33, "of_this_class_only": 30}}, **scores(36)}
+    found |= {"majority": majority_scores(member, TASKS["rhythm"], bootstrap)}
+    found |= {"controls": {"zeros": scores(28), "shuffled": scores(24), "permuted": scores(32)}}
+    for folder in ("report", "report_ecg_lm"):
+        path = tmp_path / "aligned" / folder / "zero_shot.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"run": {"schema": REPORT_SCHEMA}, "tasks": {"rhythm": found}}))
+    entry = {"exact_match": {"score": 0.5, "low": 0.4, "high": 0.6}}
+    report = {"schema": REPORT_SCHEMA, "run": {"dataset": "ecg_qa", "fold": "official", "split": "test"}}
+    report["scores"] = {"single-verify": {"kind": "short", "conditions": {"ecg": entry, "blind": entry}}}
+    (tmp_path / "trained" / "report").mkdir(parents=True)
+    (tmp_path / "trained" / "report" / "report.json").write_text(json.dumps(report))
+    main = runpy.run_path(str(ROOT / "recipes" / "ecg_lm" / "compare_with_paper.py"))["main"]
+    main(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("| rhythm, by letter, the paper's prompt | 0.670 |"))
+    cells = [cell.split(" ")[0] for cell in line.split(" | ")[2:]]
+    assert cells == ["0.900", "0.700", "0.600", "0.800", "0.750"] and line.endswith("0.750 (SR) |")
+    assert any(
+        "40 of 57 ECGs are asked about (12 of no class, 5 of several); of each class SR 33 → 30" in x for x in lines
+    )
+    for row in ("without pre-training of the encoder | 0.666", "without data expansion | 0.655"):
+        assert any(line.startswith(f"| {row} | --no-") for line in lines)
+    assert any(line.startswith("| LLaMA2-Chat instead of BioMedGPT-LM | 0.670 |") for line in lines)
+    assert "| ECG-QA, single-verify | 0.758 | 0.500 [0.400, 0.600] | — | 0.500 [0.400, 0.600] |" in lines
+    path.write_text(json.dumps({"run": {}, "tasks": {}}))
+    with pytest.raises(ValueError, match="written by an earlier version of elm-hf; delete it"):
+        main(tmp_path)
 
 
 def test_bad_tasks_are_refused(tiny_elm, simulated_dataset, tmp_path):
