@@ -460,6 +460,12 @@ def test_aggregate_averages_seeds_then_folds(tmp_path):
     assert aggregate(folders[:2])["runs"] == "seeds"
     finished = CliRunner().invoke(app, ["aggregate", *map(str, folders)])
     assert f"{entry['mean']:.3f} ± {entry['sd']:.3f}" in finished.output
+    other = report | {
+        "scores": report["scores"] | {"macro-average": report["scores"]["macro-average"] | {"averaged": []}}
+    }
+    (folders[-1] / "report.json").write_text(json.dumps(other))
+    assert "macro-average" in found["scores"]
+    assert [note.split(":")[0] for note in aggregate(folders)["notes"]] == ["macro-average"]
     with pytest.raises(ValueError, match="give each run once"):
         aggregate([folders[0], folders[0]])
     for change, message in (

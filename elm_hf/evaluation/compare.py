@@ -204,11 +204,10 @@ def aggregate(folders: Sequence[Path]) -> dict:
     for report in reports:
         by_fold[report["run"]["fold"]].append(report)
     groups = list(by_fold.values()) if len(by_fold) > 1 else [[report] for report in reports]
-    kinds = {name: scores["kind"] for name, scores in reports[0]["scores"].items()}
     names = [
         name
-        for name, kind in kinds.items()
-        if all(name in report["scores"] and report["scores"][name]["kind"] == kind for report in reports)
+        for name, scores in reports[0]["scores"].items()
+        if all(_same_group(scores, report["scores"].get(name)) for report in reports)
     ]
     conditions = [name for name in reports[0]["conditions"] if all(name in report["conditions"] for report in reports)]
     scores = {}
@@ -225,8 +224,15 @@ def aggregate(folders: Sequence[Path]) -> dict:
         "runs": "folds" if len(by_fold) > 1 else "seeds",
         "num_runs": len(groups),
         "scores": scores,
-        "notes": [f"{name}: left out, not in every report, or not of one kind" for name in sorted(left_out)],
+        "notes": [
+            f"{name}: left out, not in every report, not of one kind, or not an average over the same types"
+            for name in sorted(left_out)
+        ],
     }
+
+
+def _same_group(scores: dict, others: dict | None) -> bool:
+    return others is not None and all(scores.get(key) == others.get(key) for key in ("kind", "averaged"))
 
 
 def _mean(scores: list[list[float]]) -> dict:

@@ -245,7 +245,8 @@ class ScoreBook:
             for name in self.conditions
         }
         conditions = {name: {metric: entry | {"answers": len(rows)}} for name, entry in conditions.items()}
-        return {"kind": kind, "answers": len(rows), "patients": num_patients, "conditions": conditions}
+        of_what = {"kind": kind, "averaged": list(groups), "answers": len(rows), "patients": num_patients}
+        return of_what | {"conditions": conditions}
 
 
 def average_support(patients_of_groups: Sequence[int], num_patients: int, num_answers: int) -> Support:
