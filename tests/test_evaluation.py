@@ -18,8 +18,9 @@ from datasets import Array2D, Dataset, Features, List, Value
 
 from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs
+from elm_hf.data.tables import load_records
 from elm_hf.ecg.surrogates import surrogate_noise
 from elm_hf.evaluation.ablation import SignalAblation, person_text
 from elm_hf.evaluation.asker import Asker

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.cli import app
-from elm_hf.data.loading import load_records
+from elm_hf.data.tables import load_records
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.zero_shot import ChoiceOptions, choose_options, other_classes, zero_shot
 from elm_hf.evaluation.zero_shot_prompts import ecg_lm_content, options_text, question_content, read_option

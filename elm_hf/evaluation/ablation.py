@@ -9,8 +9,8 @@ import pandas as pd
 from datasets import Dataset
 
 from elm_hf.ecg.surrogates import surrogate_noise
-from elm_hf.evaluation.metrics import answer_items
 from elm_hf.evaluation.names import ALL_CONDITIONS, CONDITIONS, DEMOGRAPHICS
+from elm_hf.utils.exact_match import answer_items
 
 
 FEW_TRIES = 4

@@ -14,8 +14,10 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, Proce
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs
+from elm_hf.data.seen_patients import check_evaluated_patients
+from elm_hf.data.tables import load_records
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.names import ZERO_SHOT_NAME, ZERO_SHOT_TEXT_NAME
 from elm_hf.evaluation.report_folder import check_same_run
@@ -85,6 +87,7 @@ def zero_shot(
     seed: int = 0,
     quiet: bool = False,
     options: ChoiceOptions | None = None,
+    allow_seen_patients: bool = False,
 ) -> dict:
     """
     Classifies the ECGs of a split without training for the task.
@@ -108,9 +111,10 @@ def zero_shot(
         seed: random seed for the bootstrap, other patients' ECGs and orders of options.
         quiet: no progress bar.
         options: how an ECG-language model is asked.
+        allow_seen_patients: continue if the checkpoint was trained on some of the patients; the report says so.
 
     Returns:
-        `run`, and `tasks`: name to the scores (docs/evaluation.md has the schema).
+        `run`, `seen_patients`, and `tasks`: name to the scores (docs/evaluation.md has the schema).
 
     Raises:
         ValueError: unknown task, no ECG of a task's classes, ECGs without a description, a checkpoint of another kind, or an
@@ -127,12 +131,14 @@ def zero_shot(
             Path(output), json.loads((Path(output) / ZERO_SHOT_NAME).read_text(encoding="utf-8"))["run"], run
         )
     ecgs = LabelledEcgs(dataset, fold, split, records, limit)
+    patients = {name for names in ecgs.patients for name in names}
+    seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
     is_merl = _is_merl(checkpoint)
     for task in loaded:  # all of them before the first, which may take long
         _check_classes(task, ecgs.classes(task), is_merl)
     classifier = _merl_classifier(checkpoint, tokenizer) if is_merl else _elm_classifier(checkpoint, ecgs, options)
     found = {task.name: classifier(task, ecgs, seed, quiet) for task in loaded}
-    report = {"run": run, "tasks": found}
+    report = {"run": run, "seen_patients": seen, "tasks": found}
     if output is not None:
         _write(Path(output), report)
     return report

@@ -15,11 +15,14 @@ CONDITION_NAMES = {
 
 def zero_shot_table(report: dict) -> str:
     """The scores as Markdown."""
-    return "\n\n".join(
+    seen = report["seen_patients"]["sentence"]
+    parts = [f"{seen[0].upper()}{seen[1:]}."] if seen else []
+    parts += [
         f"### {name}: {found['ecgs']} ECGs, {found['patients']} patients\n\n"
         + (_auroc_table(found) if "macro_auroc" in found else _choice_section(found, report["run"]))
         for name, found in report["tasks"].items()
-    )
+    ]
+    return "\n\n".join(parts)
 
 
 def _auroc_table(found: dict) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from datasets import Dataset
 
-from elm_hf.data.loading import has_records, load_records
+from elm_hf.data.tables import has_records, load_records
 from elm_hf.ecg.surrogates import surrogate_noise
 from elm_hf.training.arguments import ElmScriptArguments
 
