@@ -139,7 +139,7 @@ BAD_RECORDS = {
     "truncated": "truncated.dat has 5000 bytes, expected 120000 for 12 leads of 5000 samples",
     "header": "header.hea: the WFDB header cannot be read",
     "signal": "signal.dat: no such file, but ",
-    "swapped": "swapped: III is not II - I",
+    "swapped": "swapped: the limb leads disagree: III is not II - I",
 }
 
 

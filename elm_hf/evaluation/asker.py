@@ -149,9 +149,8 @@ class Asker:
         messages = row["messages"][: prompt.position]
         if prompt.ecgs not in read:
             read[prompt.ecgs] = self._ablation.ecgs(prompt.row, condition, len(prompt.ecgs))
-        return fill_ecgs(
-            _without_ecgs(messages) if condition == "none" else messages, read[prompt.ecgs], row["sampling_rate"]
-        )
+        messages = _without_ecgs(messages) if condition == "none" else messages
+        return fill_ecgs(messages, read[prompt.ecgs], row["sampling_rate"], keep_flat=condition == "zeros")
 
 
 def _batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
