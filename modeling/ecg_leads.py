@@ -176,11 +176,8 @@ def limb_lead_error(ecg: np.ndarray, leads: tuple[str, ...] | list[str] = LEADS)
     Raises:
         `ValueError`: If a lead name is unknown, or the number of names is not the number of rows.
     """
-    rows = {
-        canonical_lead(lead): row
-        for lead, row in zip(leads, np.asarray(ecg, np.float32), strict=True)
-        if not is_flat(row)
-    }
+    ecg = np.asarray(ecg, np.float32)
+    rows = {canonical_lead(lead): row for lead, row, flat in zip(leads, ecg, flat_leads(ecg), strict=True) if not flat}
     if "I" not in rows and {"II", "III"} <= rows.keys():
         rows["I"] = rows["II"] - rows["III"]
     if "II" not in rows and {"I", "III"} <= rows.keys():
@@ -192,6 +189,8 @@ def limb_lead_error(ecg: np.ndarray, leads: tuple[str, ...] | list[str] = LEADS)
         if lead not in rows:
             continue
         deviation = np.abs(rows[lead] - expected(rows["I"], rows["II"]))
+        if deviation.max() <= _LIMB_LEAD_TOLERANCE:  # false if a sample is NaN
+            continue
         deviation = deviation[np.isfinite(deviation)]
         share = np.mean(deviation > _LIMB_LEAD_TOLERANCE) if deviation.size else 0.0
         if share > _LIMB_LEAD_SHARE:
@@ -213,7 +212,7 @@ def typical_span(ecg: np.ndarray) -> float | None:
     Returns:
         `float` or `None`: The span in the unit of the ECG; `None` if no lead varies.
     """
-    drawn = np.sort(ecg[:, :: max(1, ecg.shape[1] // 1000)], axis=1)  # NaN are last
+    drawn = np.sort(ecg[:, :: max(1, ecg.shape[1] // 500)], axis=1)  # NaN are last
     counts = np.full(len(drawn), drawn.shape[1])
     if drawn.size and np.isnan(drawn[:, -1]).any():
         counts = np.count_nonzero(~np.isnan(drawn), axis=1)
@@ -222,6 +221,26 @@ def typical_span(ecg: np.ndarray) -> float | None:
     spans = drawn[rows, np.rint(0.99 * last).astype(int)] - drawn[rows, np.rint(0.01 * last).astype(int)]
     spans = spans[spans > 0]
     return float(np.median(spans)) if spans.size else None
+
+
+def flat_leads(ecg: np.ndarray) -> np.ndarray:
+    r"""
+    Which leads have no signal, see [`~ecg_leads.is_flat`].
+
+    Args:
+        ecg (`np.ndarray` of shape `(num_leads, num_samples)`):
+            The ECG in any unit, NaN where invalid.
+
+    Returns:
+        `np.ndarray` of shape `(num_leads,)`, bool.
+    """
+    if not ecg.shape[1]:
+        return np.ones(len(ecg), dtype=bool)
+    low, high = ecg.min(axis=1), ecg.max(axis=1)
+    flat = low == high
+    for row in np.flatnonzero(~(np.isfinite(low) & np.isfinite(high))):
+        flat[row] = is_flat(ecg[row])
+    return flat
 
 
 def is_flat(lead: np.ndarray) -> bool:
@@ -250,6 +269,7 @@ __all__ = [
     "SAMPLING_RATE",
     "SMALLEST_SPAN",
     "canonical_lead",
+    "flat_leads",
     "is_flat",
     "is_lead",
     "limb_lead_error",

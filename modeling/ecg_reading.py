@@ -13,6 +13,7 @@
 # limitations under the License.
 """Reads WFDB records in all formats, with their checksums."""
 
+import os
 from os import PathLike
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from .ecg_leads import is_lead
 from .ecg_resampling import resample
+from .folder_paths import Folder
 from .wfdb_header import WfdbHeader, read_header
 from .wfdb_signals import read_signals
 
@@ -68,11 +70,9 @@ def load_signals(
     Raises:
         `ValueError`, `FileNotFoundError`, `ImportError`: As for [`~ecg_reading.load_ecg`].
     """
-    record_path = Path(path)
-    if record_path.suffix.lower() in (".hea", ".dat", ".mat"):
-        record_path = record_path.with_suffix("")
-    header_path = record_path.with_name(record_path.name + ".hea")
-    folder = header_path.parent if folder is None else folder
+    stem, suffix = os.path.splitext(path)
+    header_path = Path(f"{stem if suffix.lower() in ('.hea', '.dat', '.mat') else os.fspath(path)}.hea")
+    folder = Folder(os.path.dirname(header_path) or "." if folder is None else folder)
     header = read_header(header_path, folder)
     _check_signals(header)
     header.signals = [signal for signal in header.signals if signal.file_name != "~"]  # stands for no signal
@@ -86,7 +86,7 @@ def load_signals(
         )
     leads = [one for one, _ in voltages if is_lead(one.name)] or [one for one, _ in voltages]
     per_frame = max(one.samples_per_frame for one in leads)
-    ecg = np.stack([_resampled(values, one.samples_per_frame, per_frame, header) for one, values in voltages])
+    ecg = _stacked([_resampled(values, one.samples_per_frame, per_frame, header) for one, values in voltages])
     others = [one.name for one, _ in signals if one.millivolt is None]
     return ecg, header.frame_rate * per_frame, [one.name for one, _ in voltages], others
 
@@ -110,6 +110,14 @@ def _resampled(values: np.ndarray, per_frame: int, new_per_frame: int, header: W
         raise ValueError(
             f"{header.path}: signals of {rates[0]:g} and {rates[1]:g} Hz do not combine: {error}"
         ) from error
+
+
+def _stacked(rows: list[np.ndarray]) -> np.ndarray:
+    """The rows as one array, without a copy if they are all of one array."""
+    whole = rows[0].base
+    if whole is not None and whole.size == len(rows) * len(rows[0]) and all(row.base is whole for row in rows):
+        return whole.reshape(len(rows), -1)
+    return np.stack(rows)
 
 
 __all__ = ["load_ecg", "load_signals"]

@@ -85,6 +85,8 @@ def resampled_length(num_samples: int, sampling_rate: float, new_sampling_rate: 
     Returns:
         `int`: Samples afterwards.
     """
+    if sampling_rate == new_sampling_rate:
+        return num_samples
     ratio = _rate(new_sampling_rate) / _rate(sampling_rate)
     return -(-num_samples * ratio.numerator // ratio.denominator)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .ecg_leads import LARGEST_SPAN, SMALLEST_SPAN, limb_lead_error, other_signals, place_leads, typical_span
-from .ecg_resampling import fill_gaps, interpolate, resample
+from .ecg_resampling import interpolate, resample
 
 
 # The largest absolute value that int16 microvolt can represent on both sides of zero. Larger values are invalid.
@@ -61,13 +61,13 @@ class EcgSegment:
         ecg: array `(leads, samples)`, float32 in mV; a missing lead is a row of NaN.
         causes: for each lead why it is missing, such as `"flat"` or `"a gap of 0.4 s"`; `None` if it is present.
         num_filled: number of gaps that were interpolated.
-        spans: array `(leads,)`, difference of the largest and smallest sample before gaps were filled, in mV.
+        span: difference of the largest and the smallest sample of all leads without NaN, in mV.
     """
 
     ecg: np.ndarray
     causes: list[str | None]
     num_filled: int
-    spans: np.ndarray
+    span: float
 
 
 def place_recording(
@@ -172,11 +172,11 @@ def read_segments(
     for start, segment in zip(starts, segments):
         segment.ecg = resampled[:, start : start + num_samples]
         # The filter overshoots at steps, and what varies too fast for the new rate becomes flat.
-        beyond, is_flat, _ = _range(segment.ecg)
+        low, high = segment.ecg.min(axis=1), segment.ecg.max(axis=1)
         for row, cause in enumerate(segment.causes):
-            if cause is None and beyond[row]:
+            if cause is None and not (low[row] >= -LARGEST_MILLIVOLT and high[row] <= LARGEST_MILLIVOLT):
                 segment.causes[row] = f"beyond ±{LARGEST_MILLIVOLT} mV"
-            elif cause is None and is_flat[row] and not keep_flat:
+            elif cause is None and not keep_flat and np.rint(1000 * low[row]) == np.rint(1000 * high[row]):
                 segment.causes[row] = "flat"
         missing = [row for row, cause in enumerate(segment.causes) if cause is not None]
         segment.ecg[missing] = np.nan
@@ -185,46 +185,34 @@ def read_segments(
 
 def _judged(ecg: np.ndarray, sampling_rate: float, keep_flat: bool) -> EcgSegment:
     """A segment `(leads, samples)` at its own rate with its short gaps filled and its missing leads NaN."""
-    beyond, is_flat, spans = _range(ecg)
-    doubtful = beyond if keep_flat else beyond | is_flat
-    causes: list[str | None] = [None] * len(ecg)
-    if not doubtful.any():
-        return EcgSegment(ecg, causes, 0, spans)
-    ecg, num_filled = ecg.copy(), 0
-    for row in np.flatnonzero(doubtful):
-        causes[row], filled = _judge_lead(ecg[row], sampling_rate, keep_flat)
-        num_filled += filled
-    return EcgSegment(ecg, causes, num_filled, spans)
-
-
-def _range(ecg: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each lead whether a sample is invalid, whether all samples are equal to a microvolt, and what they span."""
     low, high = ecg.min(axis=1), ecg.max(axis=1)
-    is_valid = (low >= -LARGEST_MILLIVOLT) & (high <= LARGEST_MILLIVOLT)  # false if a sample is NaN
-    with np.errstate(invalid="ignore"):  # infinite samples
-        return ~is_valid, np.rint(1000 * low) == np.rint(1000 * high), high - low
+    lowest, highest = float(np.fmin.reduce(low)), float(np.fmax.reduce(high))  # those of leads without NaN
+    segment = EcgSegment(ecg, [None] * len(ecg), 0, highest - lowest)
+    is_flat = np.rint(1000 * low) == np.rint(1000 * high)
+    beyond = ~((low >= -LARGEST_MILLIVOLT) & (high <= LARGEST_MILLIVOLT))  # true if a sample is NaN
+    for row in np.flatnonzero(beyond if keep_flat else beyond | is_flat).tolist():
+        segment.causes[row], lead, num_filled = _judge_lead(ecg[row], sampling_rate, keep_flat)
+        segment.num_filled += num_filled
+        if segment.ecg is ecg:
+            segment.ecg = ecg.copy()
+        segment.ecg[row] = lead
+    return segment
 
 
-def _judge_lead(lead: np.ndarray, sampling_rate: float, keep_flat: bool) -> tuple[str | None, int]:
-    """Fills the short gaps of a lead in place, or makes it NaN. Returns why it is missing, and the number of gaps."""
+def _judge_lead(lead: np.ndarray, sampling_rate: float, keep_flat: bool) -> tuple[str | None, np.ndarray | float, int]:
+    """Why a lead is missing; its samples with filled gaps, NaN if it is missing; and the number of gaps."""
     invalid = ~(np.abs(lead) <= LARGEST_MILLIVOLT)
-    cause, num_gaps = None, 0
     if invalid.all():
-        cause = "no valid sample"
-    elif not keep_flat and np.rint(1000 * lead[~invalid].min()) == np.rint(1000 * lead[~invalid].max()):
-        cause = "flat"
-    elif invalid.any():
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], invalid, [False]])))
-        gaps = edges[1::2] - edges[::2]
-        num_gaps, longest = len(gaps), gaps.max() / sampling_rate
-        if longest > LONGEST_GAP + 1e-6 / sampling_rate:
-            cause, num_gaps = f"a gap of {longest:.3g} s", 0
-    if cause is None:
-        lead[invalid] = np.nan
-        lead[:] = fill_gaps(lead[None], sampling_rate, LONGEST_GAP)[0]
-    else:
-        lead[:] = np.nan
-    return cause, num_gaps
+        return "no valid sample", np.nan, 0
+    valid = lead[~invalid]
+    if not keep_flat and np.rint(1000 * valid.min()) == np.rint(1000 * valid.max()):
+        return "flat", np.nan, 0
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], invalid, [False]])))
+    gaps = edges[1::2] - edges[::2]
+    longest = gaps.max(initial=0) / sampling_rate
+    if longest > LONGEST_GAP + 1e-6 / sampling_rate:
+        return f"a gap of {longest:.3g} s", np.nan, 0
+    return None, interpolate(np.where(invalid, np.float32(np.nan), lead)[None])[0], len(gaps)
 
 
 def _whole(ecg: np.ndarray, edges: list[list[int]], segments: list[EcgSegment]) -> np.ndarray:

@@ -158,10 +158,11 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 segment = self._read(*arguments, position=position)
             except ValueError as error:
                 raise ValueError(f"{position}: {error}") from error
-            lead_mask[index] = present = np.array([cause is None for cause in segment.causes])
-            if present.all():
+            if not any(segment.causes):
+                lead_mask[index] = True
                 self._normalize(self._filter(segment.ecg), out=values[index])
             else:
+                lead_mask[index] = present = np.array([cause is None for cause in segment.causes])
                 values[index] = 0
                 values[index, present] = self._normalize(self._filter(segment.ecg[present]))
         return BatchFeature({"ecg_values": values, "ecg_lead_mask": lead_mask}, tensor_type=return_tensors)
@@ -195,7 +196,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         placed, rate, others = self._placed(ecg, sampling_rate, lead_names, tuple(self.leads))
         segment = self._segment(placed, rate, keep_flat)
         is_file = isinstance(ecg, str | PathLike)
-        if not is_file and not np.count_nonzero(segment.spans <= LARGEST_SPAN) >= len(placed) / 2:
+        if not is_file and not segment.span <= LARGEST_SPAN:
             span = typical_span(placed)
             if span is not None and span > LARGEST_SPAN:
                 raise ValueError(f"its leads span {span:.3g} mV, ECGs 0.2 to 5. Divide microvolt by 1000.")
@@ -206,7 +207,10 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             found = f"{ecg}: " if is_file else ""
             raise ValueError(f"{found}none of the leads can be used: {described(self.leads, segment.causes)}.")
         # A lead that is absent from an array, or NaN in it, was left out on purpose.
-        said = [cause if is_file or not np.isnan(lead).all() else None for lead, cause in zip(placed, segment.causes)]
+        said = [
+            cause if cause is not None and (is_file or not np.isnan(lead).all()) else None
+            for lead, cause in zip(placed, segment.causes)
+        ]
         parts = ["missing leads: " + described(self.leads, said)] if any(said) else []
         if is_file and others:
             parts.append("signals that are not among the twelve leads are not read: " + ", ".join(others))
@@ -225,8 +229,9 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             return placed if leads == LEADS else placed[rows], sampling_rate, more + others
         ecg = np.asarray(ecg)
         self._check_array(ecg, sampling_rate, lead_names)
-        with np.errstate(over="ignore"):  # what becomes infinite is invalid
-            ecg = np.asarray(ecg, dtype=np.float32)
+        if ecg.dtype != np.float32:
+            with np.errstate(over="ignore"):  # what becomes infinite is invalid
+                ecg = ecg.astype(np.float32)
         names = self.leads if lead_names is None else list(lead_names)
         if names == list(leads):
             return ecg, sampling_rate, []

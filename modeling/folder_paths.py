@@ -21,11 +21,59 @@ class OutsideFolderError(ValueError):
     """A path leads out of the folder that is read."""
 
 
+class Folder:
+    r"""
+    A folder whose files are read. Links within the folder are followed, and so are the links of a snapshot in the
+    Hub's cache to the files of its repository.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The folder, which may itself be reached through a link.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = os.fspath(path)
+        self._real = os.path.realpath(self.path)
+        self._roots = _roots(self._real)
+
+    def inside(self, path: str | os.PathLike) -> Path:
+        r"""
+        Checks that a path, after following all links, is inside the folder.
+
+        Args:
+            path (`str` or `os.PathLike`):
+                The path. It need not exist.
+
+        Returns:
+            `Path`: The path, unchanged.
+
+        Raises:
+            `OutsideFolderError`: If the path leads out of the folder.
+        """
+        try:
+            real = self._real_path(os.fspath(path))
+        except (OSError, ValueError) as error:  # a name that cannot exist, such as one with a null character
+            raise OutsideFolderError(f"{_shown(path)}: not a valid path ({error})") from error
+        if not any(real == root or real.startswith(os.path.join(root, "")) for root in self._roots):
+            is_link = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(self.path))
+            raise OutsideFolderError(
+                f"{_shown(path)}: {'a link that leads' if is_link else 'is'} outside the folder, so it is not read; "
+                "copy the file into the folder"
+            )
+        return Path(path)
+
+    def _real_path(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        if folder == self.path and name not in ("", ".", ".."):  # saves looking at every folder above
+            path = os.path.join(self._real, name)
+            return os.path.realpath(path) if os.path.islink(path) else path
+        return os.path.realpath(path)
+
+
 def path_inside(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
     r"""
-    Checks that a path, after following all links, is inside a folder. Links within the folder are allowed, and so are
-    the links of a snapshot in the Hub's cache to the files of its repository. Every path that is opened on behalf of a
-    file of someone else goes through this function.
+    Checks that a path, after following all links, is inside a folder. Every path that is opened on behalf of someone
+    else's file goes through this function or [`Folder`].
 
     Args:
         path (`str` or `os.PathLike`):
@@ -39,20 +87,7 @@ def path_inside(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
     Raises:
         `OutsideFolderError`: If the path leads out of the folder.
     """
-    path = Path(path)
-    try:
-        real = os.path.realpath(path)
-        inside = any(os.path.commonpath([root, real]) == root for root in _roots(os.path.realpath(folder)))
-    except (OSError, ValueError) as error:  # a name that cannot exist, such as one with a null character
-        raise OutsideFolderError(f"{_shown(path)}: not a valid path ({error})") from error
-    if not inside:
-        kind = (
-            "is a link that leads" if Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)) else "is"
-        )
-        raise OutsideFolderError(
-            f"{_shown(path)}: {kind} outside the folder, so it is not read; copy the file into the folder"
-        )
-    return path
+    return Folder(folder).inside(path)
 
 
 def _roots(folder: str) -> list[str]:
@@ -64,8 +99,8 @@ def _roots(folder: str) -> list[str]:
     return [folder, os.path.join(*repository, "blobs")]
 
 
-def _shown(path: Path) -> str:
+def _shown(path: str | os.PathLike) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-__all__ = ["OutsideFolderError", "path_inside"]
+__all__ = ["Folder", "OutsideFolderError", "path_inside"]

@@ -17,9 +17,10 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from .folder_paths import path_inside
+from .folder_paths import Folder
 
 
 # Bytes of the largest header and of the longest line; real headers have some hundred.
@@ -31,6 +32,7 @@ _SIGNAL_LINE = re.compile(
     rb"(\s+(?P<resolution>\d{1,18})(\s+(?P<zero>%(i)s)(\s+(?P<first>%(i)s)(\s+(?P<checksum>%(i)s)"
     rb"(\s+(?P<block>\d{1,18})(\s+(?P<name>\S.*))?)?)?)?)?)?)?" % {b"i": _INTEGER}
 )
+_SEPARATOR = re.compile(rb"[/\\\0]")
 _DEFAULT_RATE, _DEFAULT_GAIN = 250, 200.0
 _MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
 
@@ -86,7 +88,7 @@ class WfdbHeader:
     signals: list[WfdbSignal]
 
 
-def read_header(path: Path, folder: str | os.PathLike) -> WfdbHeader:
+def read_header(path: Path, folder: Folder) -> WfdbHeader:
     r"""
     Reads the header of a record of one segment. Fields that are not needed (the name of the record, time and date) may
     have any form.
@@ -94,7 +96,7 @@ def read_header(path: Path, folder: str | os.PathLike) -> WfdbHeader:
     Args:
         path (`Path`):
             The header.
-        folder (`str` or `os.PathLike`):
+        folder ([`Folder`]):
             Folder that the header must be in.
 
     Returns:
@@ -105,7 +107,7 @@ def read_header(path: Path, folder: str | os.PathLike) -> WfdbHeader:
         `OutsideFolderError`: If the header is outside the folder.
         `ValueError`: If the header cannot be read or has several segments.
     """
-    record_line, *signal_lines = _lines(path_inside(path, folder))
+    record_line, *signal_lines = _lines(folder.inside(path))
     fields = record_line.split()
     if _has_segments(fields, signal_lines):
         raise ValueError(f"{path}: a record of several segments; give the path of one of them")
@@ -128,15 +130,16 @@ def _lines(path: Path) -> list[bytes]:
     """The lines of a header without comments and empty lines."""
     if not os.path.isfile(path):  # unlike Path.is_file, it does not raise if the name is too long
         raise FileNotFoundError(f"{path}: no such file; a WFDB record needs its .hea header")
+    size = os.path.getsize(path)
     with open(path, "rb") as file:
-        text = file.read(_LARGEST_HEADER + 1)
+        text = file.read(min(size, _LARGEST_HEADER))
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith(b"#")]
     if not lines:
         raise ValueError(
             f"{path}: no WFDB header, the file {'contains comments only' if text.strip() else 'is empty'}"
         )
-    if len(text) > _LARGEST_HEADER or max(map(len, lines)) > _LONGEST_LINE:
+    if size > _LARGEST_HEADER or max(map(len, lines)) > _LONGEST_LINE:
         raise ValueError(
             f"{path}: not a WFDB header, it has over {_LARGEST_HEADER} bytes or {_LONGEST_LINE} in a line"
         )
@@ -173,43 +176,39 @@ def _signal(line: bytes, number: int, path: Path) -> WfdbSignal:
     found = _SIGNAL_LINE.fullmatch(line)
     if found is None:
         raise ValueError(f'{path}: line of signal {number} "{_text(line)}" cannot be read')
-    file_name = os.fsdecode(found["file"])
-    if "/" in file_name or "\\" in file_name or "\0" in file_name:
-        raise ValueError(f'{path}: its signal file "{_text(found["file"])}" is in another folder, expected beside it')
-    gain = float(found["gain"] or 0) or _DEFAULT_GAIN
+    field = found.groupdict()
+    if _SEPARATOR.search(field["file"]):
+        raise ValueError(f'{path}: its signal file "{_text(field["file"])}" is in another folder, expected beside it')
+    unit, gain = field["unit"] or b"mV", float(field["gain"] or 0) or _DEFAULT_GAIN
     if not 1e-30 < abs(gain) < 1e30:
-        raise ValueError(
-            f"{path}: signal {number} has a gain of {gain:g}, expected a number of units per {_unit(found)}"
-        )
-    samples_per_frame = int(found["frame"] or 1)
+        raise ValueError(f"{path}: signal {number} has a gain of {gain:g}, expected units per {_text(unit)}")
+    samples_per_frame = int(field["frame"] or 1)
     if samples_per_frame == 0:
         raise ValueError(f"{path}: signal {number} has 0 samples per frame, expected 1 or more")
     return WfdbSignal(
-        name=found["name"] and _text(found["name"]),
-        file_name=file_name,
-        format=int(found["format"]),
-        samples_per_frame=samples_per_frame,
-        skew=int(found["skew"] or 0),
-        offset=int(found["offset"] or 0),
+        None if field["name"] is None else _text(field["name"]),
+        os.fsdecode(field["file"]),
+        int(field["format"]),
+        samples_per_frame,
+        skew=int(field["skew"] or 0),
+        offset=int(field["offset"] or 0),
         gain=gain,
-        baseline=int(found["baseline"] or found["zero"] or 0),
-        unit=_unit(found),
-        millivolt=_in_millivolt(found["unit"] or b"mV"),
-        first=int(found["first"] or 0),
-        checksum=found["checksum"] and int(found["checksum"]),
+        baseline=int(field["baseline"] or field["zero"] or 0),
+        unit=_text(unit),
+        millivolt=_in_millivolt(unit),
+        first=int(field["first"] or 0),
+        checksum=None if field["checksum"] is None else int(field["checksum"]),
     )
 
 
-def _unit(found: re.Match) -> str:
-    return _text(found["unit"] or b"mV")
-
-
+@lru_cache(maxsize=64)
 def _in_millivolt(unit: bytes) -> float | None:
     """A unit in millivolt. The micro sign (U+00B5) and the letter mu (U+03BC) may be in UTF-8 or Latin-1."""
     unit = re.sub(rb"^(\xc2?\xb5|\xce\xbc)(?=[vV]$)", b"u", unit)
     return _MILLIVOLTS.get(unit.decode("latin-1").lower())
 
 
+@lru_cache(maxsize=256)
 def _text(text: bytes) -> str:
     """Text of a header for messages, in UTF-8 or Latin-1 and at most 80 characters long."""
     try:

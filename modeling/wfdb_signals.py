@@ -17,7 +17,7 @@ import os
 
 import numpy as np
 
-from .folder_paths import path_inside
+from .folder_paths import Folder
 from .wfdb_header import WfdbHeader, WfdbSignal
 
 
@@ -33,7 +33,7 @@ _INVALID |= {212: -(2**11), 310: -(2**9), 311: -(2**9), 508: -(2**7), 516: -(2**
 _ALWAYS_READ, _LARGEST_COMPRESSION = 2**24, 64
 
 
-def read_signals(header: WfdbHeader, folder: str | os.PathLike) -> list[np.ndarray]:
+def read_signals(header: WfdbHeader, folder: Folder) -> list[np.ndarray]:
     r"""
     Reads the signals of a record, each with all its samples. Every number of the header is compared with the size of
     the signal file before it is used, and the samples are compared with the checksums of the header.
@@ -41,7 +41,7 @@ def read_signals(header: WfdbHeader, folder: str | os.PathLike) -> list[np.ndarr
     Args:
         header ([`WfdbHeader`]):
             The header of the record.
-        folder (`str` or `os.PathLike`):
+        folder ([`Folder`]):
             Folder that the signal files must be in.
 
     Returns:
@@ -64,15 +64,15 @@ def read_signals(header: WfdbHeader, folder: str | os.PathLike) -> list[np.ndarr
 class _SignalFile:
     """A signal file and the signals in it, which are stored frame by frame."""
 
-    def __init__(self, header: WfdbHeader, name: str, folder: str | os.PathLike):
+    def __init__(self, header: WfdbHeader, name: str, folder: Folder):
         self.header, self.name = header, name
-        self.path = path_inside(header.path.with_name(name), folder)
+        self.path = folder.inside(os.path.join(os.path.dirname(header.path), name))
         self.signals = [signal for signal in header.signals if signal.file_name == name]
         self.format, self.offset = self.signals[0].format, self.signals[0].offset
         self.frame_size = sum(signal.samples_per_frame for signal in self.signals)
-        if {signal.format for signal in self.signals} != {self.format}:
+        if any(signal.format != self.format for signal in self.signals):
             raise ValueError(f"{header.path}: the signals of {name} have several formats, expected one")
-        if self.format not in _INVALID.keys() | _PLAIN.keys():
+        if self.format not in _INVALID and self.format != 8:
             raise ValueError(f"{header.path}: {name} has the unknown format {self.format}")
         if not os.path.isfile(self.path):
             raise FileNotFoundError(f"{self.path}: no such file, but {header.path} names it")
@@ -103,7 +103,13 @@ class _SignalFile:
         if self.format == 8:
             columns = [np.cumsum(column, dtype=np.int64) + one.first for one, column in zip(self.signals, columns)]
         self._compare_checksums(columns)
-        return [self._values(*pair) for pair in zip(self.signals, columns)]
+        is_valid = self.format == 8 or digital.min() > _INVALID[self.format]
+        # One array, so that signals of the same rate need not be copied together later.
+        values = np.empty(sum(map(len, columns)), np.float32)
+        signals = np.split(values, np.cumsum([len(column) for column in columns])[:-1])
+        for signal, column, out in zip(self.signals, columns, signals):
+            self._convert(signal, column, out, is_valid)
+        return signals
 
     def _read_samples(self, frames: int) -> np.ndarray:
         size, needed = os.path.getsize(self.path), self._num_bytes_of(frames * self.frame_size)
@@ -176,23 +182,32 @@ class _SignalFile:
         for signal, column in zip(self.signals, columns):
             if signal.checksum is None:
                 continue
-            sums = [int(column[start:].sum(dtype=np.int64)) for start in {0, signal.skew * signal.samples_per_frame}]
+            # The sum may overflow: its last 16 bits are right.
+            starts = {0, signal.skew * signal.samples_per_frame}
+            sums = [int(column[start:].sum(dtype=column.dtype.newbyteorder("="))) for start in starts]
             if all((signal.checksum - found) % 65536 for found in sums):
                 raise ValueError(
                     f'{self.header.path}: the samples of lead "{signal.name}" do not add up to its checksum '
                     f"({sums[0] % 65536}, expected {signal.checksum % 65536}): the signal file was damaged or replaced"
                 )
 
-    def _values(self, signal: WfdbSignal, column: np.ndarray) -> np.ndarray:
-        values = (column - float(signal.baseline)) / signal.gain
+    def _convert(self, signal: WfdbSignal, column: np.ndarray, out: np.ndarray, is_valid: bool):
+        """Writes the stored numbers of a signal in millivolt, or in its unit if that is no voltage, to `out`."""
+        gain = np.float32(signal.gain)
+        if column.dtype == np.int16 and abs(signal.baseline) < 2**23 and gain == signal.gain:
+            # Single precision is faster. The difference is exact, and so is its quotient, up to one rounding.
+            np.subtract(column, np.float32(signal.baseline), out=out)
+            np.divide(out, gain, out=out)
+        else:
+            out[:] = (column - float(signal.baseline)) / signal.gain
         if signal.millivolt not in (None, 1.0):
-            values *= signal.millivolt
-        values = values.astype(np.float32)
-        if self.format in _INVALID:
-            values[column == _INVALID[self.format]] = np.nan
+            out *= np.float32(signal.millivolt)
+        if not is_valid:
+            out[column == _INVALID[self.format]] = np.nan
         skew = signal.skew * signal.samples_per_frame
-        # A signal that lags behind is moved forward. What then lies beyond the end of the record is invalid.
-        return np.concatenate([values[skew:], np.full(skew, np.nan, np.float32)]) if skew else values
+        if skew:  # a signal that lags behind is moved forward; what then lies beyond the end of the record is invalid
+            out[:-skew] = out[skew:].copy()
+            out[-skew:] = np.nan
 
 
 def _unpack(data: np.ndarray, format: int) -> np.ndarray:

@@ -192,7 +192,10 @@ BAD_ECGS = {
         lambda e: (e * 1000, {"sampling_rate": 250}),
         r"its leads span [\d.e+]+ mV, .* Divide microvolt by 1000",
     ),
-    "a rate in words": (lambda e: (e, {"sampling_rate": "250 Hz"}), "must be a number of Hz, got '250 Hz'"),
+    "a rate in words": (
+        lambda e: (e, {"sampling_rate": "250 Hz"}),
+        "must be a number of Hz from 50 to 20000, got '250 Hz'",
+    ),
     "one dimension": (lambda e: (e[0], {"sampling_rate": 250}), r"expected the shape \(leads, samples\)"),
     "unknown lead": (lambda e: (e, {"sampling_rate": 250, "lead_names": [*LEADS[:11], "V7"]}), '"V7" is not one of I'),
     "repeated lead": (
@@ -200,7 +203,10 @@ BAD_ECGS = {
         '"I" occurs twice in the ECG',
     ),
     "two rates": (lambda e: ([e], {"sampling_rate": [250, 250]}), "2 sampling rates for 1 ECGs"),
-    "all absent": (lambda e: (e * np.nan, {"sampling_rate": 250}), r"none of the leads .*I, II, .*V6 \(no valid sample"),
+    "all absent": (
+        lambda e: (e * np.nan, {"sampling_rate": 250}),
+        r"none of the leads .*I, II, .*V6 \(no valid sample",
+    ),
     "all zero": (lambda e: (e * 0, {"sampling_rate": 250}), r"none of the leads can be used: I, II, .*V6 \(flat\)"),
     "an absurd rate": (lambda e: (e, {"sampling_rate": 0.002}), "a number of Hz from 50 to 20000, got 0.002"),
 }
@@ -233,7 +239,9 @@ def test_a_record_with_exchanged_leads_is_refused(tmp_path):
         wfdb.wrsamp(name, 250, ["mV"] * 12, list(LEADS), rows, fmt=["16"] * 12, write_dir=str(tmp_path))
     extract = EcgFeatureExtractor(num_samples=500)
     assert extract(tmp_path / "right")["ecg_lead_mask"].all()
-    with pytest.raises(ValueError, match="ECG 1 of 1: .*wrong: the limb leads disagree: III is not II - I .*exchanged"):
+    with pytest.raises(
+        ValueError, match="ECG 1 of 1: .*wrong: the limb leads disagree: III is not II - I .*exchanged"
+    ):
         extract(tmp_path / "wrong")
 
 

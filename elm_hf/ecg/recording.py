@@ -1,13 +1,13 @@
 """From a recording to segments: read an ECG, place and check its leads, and cut it into equal lengths at 250 Hz."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from elm_hf.modeling.ecg_leads import LEADS, SAMPLING_RATE, is_flat
+from elm_hf.modeling.ecg_leads import LEADS, SAMPLING_RATE, flat_leads
 from elm_hf.modeling.ecg_reading import load_signals
 from elm_hf.modeling.ecg_resampling import resampled_length
 from elm_hf.modeling.ecg_segments import RecordingError, place_recording, read_segments
@@ -131,7 +131,7 @@ def make_recording(
     if ecg.ndim != 2 or len(ecg) != len(lead_names):
         raise ValueError(f"{name}: {len(lead_names)} lead names for an ECG of shape {ecg.shape}, expected one per row")
     placed, others = place_recording(ecg, sampling_rate, lead_names, name, units)
-    missing = [is_flat(lead) for lead in placed]
+    missing = flat_leads(placed)
     placed[missing] = np.nan
     return Recording(placed, sampling_rate, _names(missing), name, tuple(others))
 
@@ -184,7 +184,7 @@ def _microvolt(ecg: np.ndarray, missing: list[bool]) -> np.ndarray:
     return values.astype(np.int16)
 
 
-def _names(missing: list[bool]) -> tuple[str, ...]:
+def _names(missing: Iterable[bool]) -> tuple[str, ...]:
     return tuple(lead for lead, absent in zip(LEADS, missing) if absent)
 
 
