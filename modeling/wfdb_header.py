@@ -24,7 +24,7 @@ from .folder_paths import Folder
 
 
 # Bytes of the largest header and of the longest line; real headers have some hundred.
-_LARGEST_HEADER, _LONGEST_LINE = 2**22, 2000
+LARGEST_HEADER, _LONGEST_LINE = 2**22, 2000
 _INTEGER = rb"[-+]?\d{1,18}"
 _SIGNAL_LINE = re.compile(
     rb"(?P<file>\S+)\s+(?P<format>\d{1,4})(x(?P<frame>\d{1,18}))?(:(?P<skew>\d{1,18}))?(\+(?P<offset>\d{1,18}))?"
@@ -132,17 +132,15 @@ def _lines(path: Path) -> list[bytes]:
         raise FileNotFoundError(f"{path}: no such file; a WFDB record needs its .hea header")
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        text = file.read(min(size, _LARGEST_HEADER))
+        text = file.read(min(size, LARGEST_HEADER))
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith(b"#")]
     if not lines:
         raise ValueError(
             f"{path}: no WFDB header, the file {'contains comments only' if text.strip() else 'is empty'}"
         )
-    if size > _LARGEST_HEADER or max(map(len, lines)) > _LONGEST_LINE:
-        raise ValueError(
-            f"{path}: not a WFDB header, it has over {_LARGEST_HEADER} bytes or {_LONGEST_LINE} in a line"
-        )
+    if size > LARGEST_HEADER or max(map(len, lines)) > _LONGEST_LINE:
+        raise ValueError(f"{path}: not a WFDB header, it has over {LARGEST_HEADER} bytes or {_LONGEST_LINE} in a line")
     return lines
 
 
@@ -218,4 +216,4 @@ def _text(text: bytes) -> str:
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
-__all__ = ["WfdbHeader", "WfdbSignal", "read_header"]
+__all__ = ["LARGEST_HEADER", "WfdbHeader", "WfdbSignal", "read_header"]
