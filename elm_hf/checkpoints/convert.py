@@ -7,6 +7,7 @@ from pathlib import Path
 from elm_hf.checkpoints.convert_autoencoder import convert_mlae, convert_mtae, convert_st_mem
 from elm_hf.checkpoints.convert_merl import convert_merl
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle
+from elm_hf.modeling.folder_paths import path_inside
 from elm_hf.utils.files import check_free, save_atomically
 
 
@@ -35,13 +36,14 @@ def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | Path
     Raises:
         FileExistsError: `output` exists and is not empty.
         FileNotFoundError: `checkpoint` does not exist.
-        ValueError: `kind` is unknown, or the file is damaged, would import code, or has the weights of another model.
+        ValueError: `kind` is unknown, or the file is a link that leads out of its folder, is damaged, would import code, or has the weights of another model.
     """
     if kind not in CONVERTERS:
         raise ValueError(f'kind "{kind}" is not one of {", ".join(CONVERTERS)}.')
     checkpoint, output = Path(checkpoint), Path(output)
     if not checkpoint.is_file():
         raise FileNotFoundError(f"{checkpoint}: no such file.")
+    path_inside(checkpoint, checkpoint.parent)
     check_free(output)
     parts = CONVERTERS[kind](checkpoint)
     save_atomically(parts, output)

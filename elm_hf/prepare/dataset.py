@@ -42,6 +42,7 @@ from elm_hf.prepare.work_folder import (
     was_published,
     work_folder,
 )
+from elm_hf.utils.files import check_links
 
 
 def prepare_dataset(
@@ -246,6 +247,9 @@ def _copy_records(
     if paths is None:
         return RecordFiles(work, 0, build_id)
     paths = [paths] if isinstance(paths, str | PathLike) else list(paths)
+    for path in paths:
+        if Path(path).is_dir():
+            check_links(path)
     tables = [load_records(path) for path in paths]
     check_same_shape(paths, tables)
     records = datasets.concatenate_datasets(tables)

@@ -25,7 +25,7 @@ from elm_hf.data.columns import RECORD_KEYS, record_features
 from elm_hf.data.layout import RECORDS, parquet_name
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.prepare.builder import ElmDatasetBuilder
-from elm_hf.utils.files import write_atomically
+from elm_hf.utils.files import read_json, write_atomically
 
 
 # A file is the unit of work, so that the files do not depend on the number of processes and machines.
@@ -144,10 +144,13 @@ class RecordFiles:
         self._unfinished(number).rename(new_path(self.path(number)))
 
     def _is_whole(self, number: int) -> bool:
-        return self.path(number).is_file() and self._note(number)["build_id"] == self.build_id
+        try:
+            return self.path(number).is_file() and self._note(number).get("build_id") == self.build_id
+        except (ValueError, FileNotFoundError):  # damaged, so that the file is built again
+            return False
 
     def _note(self, number: int) -> dict:
-        return json.loads(self._note_path(number).read_text(encoding="utf-8"))
+        return read_json(self._note_path(number))
 
     def _note_path(self, number: int) -> Path:
         return self.work / "skipped" / f"{number:05d}.json"
