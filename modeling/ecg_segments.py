@@ -247,4 +247,4 @@ def described(leads: Sequence[str], causes: Sequence[str | None]) -> str:
     return ", ".join(f"{', '.join(names)} ({cause})" for cause, names in leads_of.items())
 
 
-__all__ = ["EcgSegment", "RecordingError", "described", "place_recording", "read_segments"]
+__all__ = ["LARGEST_MILLIVOLT", "EcgSegment", "RecordingError", "described", "place_recording", "read_segments"]

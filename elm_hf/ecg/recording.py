@@ -10,7 +10,7 @@ import numpy as np
 from elm_hf.modeling.ecg_leads import LEADS, SAMPLING_RATE, flat_leads
 from elm_hf.modeling.ecg_reading import load_signals
 from elm_hf.modeling.ecg_resampling import resampled_length
-from elm_hf.modeling.ecg_segments import RecordingError, place_recording, read_segments
+from elm_hf.modeling.ecg_segments import LARGEST_MILLIVOLT, RecordingError, place_recording, read_segments
 from elm_hf.modeling.folder_paths import OutsideFolderError, path_inside
 
 
@@ -131,6 +131,11 @@ def make_recording(
     if ecg.ndim != 2 or len(ecg) != len(lead_names):
         raise ValueError(f"{name}: {len(lead_names)} lead names for an ECG of shape {ecg.shape}, expected one per row")
     placed, others = place_recording(ecg, sampling_rate, lead_names, name, units)
+    if not (
+        np.fmin.reduce(placed, axis=None) >= -LARGEST_MILLIVOLT
+        and np.fmax.reduce(placed, axis=None) <= LARGEST_MILLIVOLT
+    ):
+        placed = np.where(np.abs(placed) <= LARGEST_MILLIVOLT, placed, np.float32(np.nan))
     missing = flat_leads(placed)
     placed[missing] = np.nan
     return Recording(placed, sampling_rate, _names(missing), name, tuple(others))
