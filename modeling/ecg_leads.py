@@ -26,7 +26,7 @@ SMALLEST_SPAN, LARGEST_SPAN = 0.02, 20
 
 _CANONICAL_LEADS = {lead.lower(): lead for lead in LEADS} | {"di": "I", "dii": "II", "diii": "III"}
 # What may precede the name: `ECG I`, `Lead I`, `ECG Lead I`, `MDC_ECG_LEAD_I` (ISO/IEEE 11073).
-_PREFIX = re.compile(r"(mdc[ _-])?(ecg[ _:-]+)?(lead[ _:-]+)?")
+_PREFIX = re.compile(r"(mdc[ _-])?(e[ck]g[ _:-]+)?(lead[ _:-]+)?")
 # First words of the names of other signals that are often recorded with an ECG: Frank and right-sided leads; breathing,
 # pulse, pressures, gases, temperature; other biosignals; markers.
 _OTHER_SIGNALS = re.compile(

@@ -51,7 +51,7 @@ def read_npy(path: Path) -> np.ndarray:
 def _npy_fields(header: str) -> tuple[np.dtype, bool, tuple[int, ...]]:
     descr = re.search(r"""["']descr["']\s*:\s*["']([^"']*)["']""", header)
     if descr is None or not re.fullmatch(r"[<>=|]?([iu][1248]|f[248])", descr[1]):
-        found = "with fields" if descr is None else f"of type {descr[1][:20]}"
+        found = "with fields" if descr is None else f"of type {descr[1][:20]}".replace("type |O", "Python objects")
         raise ValueError(f"array {found}, expected numbers")
     order = re.search(r"""["']fortran_order["']\s*:\s*(True|False)""", header)
     shape = re.search(r"""["']shape["']\s*:\s*\(([\d, ]*)\)""", header)

@@ -1,5 +1,6 @@
 """From a recording to segments: read an ECG, place and check its leads, and cut it into equal lengths at 250 Hz."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -67,7 +68,7 @@ def path_within(folder: Path, name: str) -> Path:
     if not name:
         raise RecordingError("missing file", f"{folder}: the table lists no file for this recording")
     try:
-        return path_inside(folder / name, folder)
+        return path_inside(folder / os.path.normpath(name), folder)
     except OutsideFolderError as error:
         raise RecordingError("path outside the source", str(error)) from error
 
