@@ -167,7 +167,9 @@ def test_spellings_of_lead_names(pattern, tmp_path):
     assert set(LEADS) - set(read_recording(tmp_path / "made").missing_leads) == {"I", "II", "III"}
 
 
-@pytest.mark.parametrize("name", ["RESP", "PLETH", "ABP", "SpO2", "Pleth L", "CVP", "Resp. Imp.", "vx", "EtCO2", "ART"])
+@pytest.mark.parametrize(
+    "name", ["RESP", "PLETH", "ABP", "SpO2", "Pleth L", "CVP", "Resp. Imp.", "vx", "EtCO2", "ART"]
+)
 def test_other_signals_beside_the_leads_are_dropped_and_named(name, tmp_path):
     write(tmp_path, np.rint(1000 * limb_ecg(5000)).astype(int), "16", gain=1000, sig_name=["I", "II", name])
     recording = read_recording(tmp_path / "made")

@@ -132,10 +132,7 @@ def make_recording(
     if ecg.ndim != 2 or len(ecg) != len(lead_names):
         raise ValueError(f"{name}: {len(lead_names)} lead names for an ECG of shape {ecg.shape}, expected one per row")
     placed, others = place_recording(ecg, sampling_rate, lead_names, name, units)
-    if not (
-        np.fmin.reduce(placed, axis=None) >= -LARGEST_MILLIVOLT
-        and np.fmax.reduce(placed, axis=None) <= LARGEST_MILLIVOLT
-    ):
+    if placed.size and not np.fmax.reduce(np.abs(placed), None) <= LARGEST_MILLIVOLT:
         placed = np.where(np.abs(placed) <= LARGEST_MILLIVOLT, placed, np.float32(np.nan))
     missing = flat_leads(placed)
     placed[missing] = np.nan

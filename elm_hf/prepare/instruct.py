@@ -95,7 +95,7 @@ def read_entries(path: Path, leave_out: Callable[[str, str], None]) -> Iterator[
 def entry_name(path: Path, number: int, entry: dict) -> str:
     """The file, the number from 1 on and the id of an entry, for messages."""
     found = [entry[name] for name in _ID_FIELDS if isinstance(entry.get(name), str | int | float)]
-    return f"{path}: entry {number + 1}" + (f" ({short(found[0])})" if found else "")
+    return f"{path}: entry {number + 1}" + (f", id {short(found[0])}," if found else "")
 
 
 def short(value: object, length: int = 200) -> str:
@@ -381,7 +381,7 @@ class InstructBuilder(ElmDatasetBuilder):
                 try:
                     conversation = self.make_conversation(entry, name)
                 except EntryError as error:
-                    self.leave_out(error.reason, f"{entry_name(path, number, entry)}: {error}")
+                    self.leave_out(error.reason, f"{entry_name(path, number, entry).rstrip(',')}: {error}")
                     continue
                 content = json.dumps([conversation["recording_ids"], conversation["messages"]])
                 digest = hashlib.blake2b(content.encode(), digest_size=16).digest()
