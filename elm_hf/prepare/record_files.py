@@ -25,6 +25,7 @@ from elm_hf.data.columns import RECORD_KEYS, record_features
 from elm_hf.data.layout import RECORDS, parquet_name
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.prepare.builder import ElmDatasetBuilder
+from elm_hf.utils.errors import LONGEST_MESSAGE, short
 from elm_hf.utils.files import read_json, write_atomically
 
 
@@ -113,7 +114,7 @@ class RecordFiles:
                 try:
                     rows += list(builder.record_rows(reference))
                 except RecordingError as error:
-                    message = builder.from_source(str(error))
+                    message = short(builder.from_source(str(error)), LONGEST_MESSAGE)
                     skipped.append((reference["recording_id"], error.reason, message))
                 while len(rows) >= RECORDS_PER_ROW_GROUP:
                     writer.write_table(_record_table(rows[:RECORDS_PER_ROW_GROUP], features))

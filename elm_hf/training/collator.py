@@ -120,7 +120,15 @@ class ElmDataCollator:
             rngs = [rng_of_row[row] for row in rows_of_ecgs]
         if self.augmentation is not None:
             ecgs = [self.augmentation(ecg, rate, rng) for ecg, rate, rng in zip(ecgs, rates, rngs)]
-        prepared, ecg_ids = self.processor.prepare_ecgs(ecgs, rates, [list(LEADS)] * num_ecgs, keep_flat)
+        leads = [list(LEADS)] * num_ecgs
+        try:
+            prepared, ecg_ids = self.processor.prepare_ecgs(ecgs, rates, leads, keep_flat)
+        except ValueError:  # an ECG without any signal in the part that the model reads must not end a training run
+            reader = self.processor.ecg_reader
+            is_flat = [all(reader.read(ecg, rate, LEADS).causes) for ecg, rate in zip(ecgs, rates)]
+            if keep_flat or not any(is_flat):
+                raise
+            prepared, ecg_ids = self.processor.prepare_ecgs(ecgs, rates, leads, is_flat)
         names_read = self.processor.model_input_names
         ecg_data = {name: torch.from_numpy(values) for name, values in prepared.items() if name in names_read}
         if self.image_augmentation is not None and "ecg_values" in ecg_data:
