@@ -26,7 +26,9 @@ from .wfdb_header import WfdbHeader, read_header
 from .wfdb_signals import read_signals
 
 
-def load_ecg(path: str | PathLike, folder: str | PathLike | None = None) -> tuple[np.ndarray, int | float, list[str]]:
+def load_ecg(
+    path: str | PathLike, folder: str | PathLike | None = None, dtype: type = np.float32
+) -> tuple[np.ndarray, int | float, list[str]]:
     r"""
     Reads the voltages of a WFDB record, in the order of its header. Other signals, such as a blood pressure, are left
     out.
@@ -36,10 +38,11 @@ def load_ecg(path: str | PathLike, folder: str | PathLike | None = None) -> tupl
             The record, with or without `.hea`, `.dat` or `.mat`.
         folder (`str` or `os.PathLike`, *optional*):
             Folder that all files of the record must be in, links included. By default the folder of the header.
+        dtype (`type`, *optional*, defaults to `np.float32`):
+            Precision of the ECG.
 
     Returns:
-        `tuple[np.ndarray, int | float, list[str]]`: The ECG of shape `(num_leads, num_samples)`, float32, in
-        millivolt, with NaN for samples that the record marks as invalid; the sampling rate in Hz, which is the highest
+        `tuple[np.ndarray, int | float, list[str]]`: The ECG of shape `(num_leads, num_samples)` in millivolt, with NaN for samples that the record marks as invalid; the sampling rate in Hz, which is the highest
         one of the twelve leads if they differ; and the lead names.
 
     Raises:
@@ -50,17 +53,17 @@ def load_ecg(path: str | PathLike, folder: str | PathLike | None = None) -> tupl
             the samples do not fit the checksums.
         `ImportError`: If the record is in FLAC format and `soundfile` is not installed.
     """
-    return load_signals(path, folder)[:3]
+    return load_signals(path, folder, dtype)[:3]
 
 
 def load_signals(
-    path: str | PathLike, folder: str | PathLike | None = None
+    path: str | PathLike, folder: str | PathLike | None = None, dtype: type = np.float32
 ) -> tuple[np.ndarray, int | float, list[str], list[str]]:
     r"""
     Like [`~ecg_reading.load_ecg`], and also returns the names of the signals that are left out.
 
     Args:
-        path, folder:
+        path, folder, dtype:
             As for [`~ecg_reading.load_ecg`].
 
     Returns:
@@ -78,7 +81,7 @@ def load_signals(
     header.signals = [signal for signal in header.signals if signal.file_name != "~"]  # stands for no signal
     if not header.signals:
         raise ValueError(f"{header_path}: names no signals")
-    signals = list(zip(header.signals, read_signals(header, folder)))
+    signals = list(zip(header.signals, read_signals(header, folder, dtype)))
     voltages = [(one, values) for one, values in signals if one.millivolt is not None]
     if not voltages:
         raise ValueError(

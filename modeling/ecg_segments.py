@@ -76,6 +76,7 @@ def place_recording(
     lead_names: Sequence[str],
     name: str = "recording",
     units: str | None = None,
+    dtype: type = np.float32,
 ) -> tuple[np.ndarray, list[str]]:
     r"""
     Places the leads of a recording by name, drops other signals, and checks that the recording can be an ECG.
@@ -91,9 +92,11 @@ def place_recording(
             Name of the recording in error messages, such as its path.
         units (`str`, *optional*):
             Units of the file in error messages. With them, the amplitude is checked.
+        dtype (`type`, *optional*, defaults to `np.float32`):
+            Precision of the result.
 
     Returns:
-        `tuple[np.ndarray, list[str]]`: The leads, of shape `(12, num_samples)`, float32, in the order of `LEADS`, NaN
+        `tuple[np.ndarray, list[str]]`: The leads, of shape `(12, num_samples)`, in the order of `LEADS`, NaN
         where absent; and the names of the other signals.
 
     Raises:
@@ -111,7 +114,7 @@ def place_recording(
         raise RecordingError("unknown lead", f"{name}: {error}") from error
     kept = [row for row, lead in enumerate(lead_names) if lead not in others]
     try:
-        placed, _ = place_leads(ecg[kept] if others else ecg, [lead_names[row] for row in kept])
+        placed, _ = place_leads(ecg[kept] if others else ecg, [lead_names[row] for row in kept], dtype=dtype)
     except ValueError as error:
         raise RecordingError("repeated lead", f"{name}: {error}") from error
     disagreement = limb_lead_error(placed)
@@ -168,7 +171,7 @@ def read_segments(
     segments = [_judged(ecg[:, start:end], sampling_rate, keep_flat) for start, end in edges]
     if sampling_rate == new_sampling_rate:
         return segments
-    resampled = resample(_whole(ecg, edges, segments), sampling_rate, new_sampling_rate)
+    resampled = resample(whole_recording(ecg, edges, segments), sampling_rate, new_sampling_rate)
     for start, segment in zip(starts, segments):
         segment.ecg = resampled[:, start : start + num_samples]
         # The filter overshoots at steps, and what varies too fast for the new rate becomes flat.
@@ -212,15 +215,29 @@ def _judge_lead(lead: np.ndarray, sampling_rate: float, keep_flat: bool) -> tupl
     longest = gaps.max(initial=0) / sampling_rate
     if longest > LONGEST_GAP + 1e-6 / sampling_rate:
         return f"a gap of {longest:.3g} s", np.nan, 0
-    return None, interpolate(np.where(invalid, np.float32(np.nan), lead)[None])[0], len(gaps)
+    return None, interpolate(np.where(invalid, lead.dtype.type(np.nan), lead)[None])[0], len(gaps)
 
 
-def _whole(ecg: np.ndarray, edges: list[list[int]], segments: list[EcgSegment]) -> np.ndarray:
-    """The recording for resampling: with the filled gaps, and all other invalid samples interpolated."""
+def whole_recording(ecg: np.ndarray, edges: Sequence[Sequence[int]], segments: Sequence[EcgSegment]) -> np.ndarray:
+    r"""
+    The recording for resampling and filters: with the filled gaps of the segments, and all other invalid samples
+    interpolated.
+
+    Args:
+        ecg (`np.ndarray` of shape `(num_leads, total_samples)`):
+            The recording in millivolt, NaN where invalid.
+        edges (`list[list[int]]`):
+            First sample of each segment, and the first one behind it.
+        segments (`list[EcgSegment]`):
+            The segments at the rate of the recording.
+
+    Returns:
+        `np.ndarray` of shape `(num_leads, total_samples)`: The recording without NaN, which may be `ecg` itself.
+    """
     low, high = ecg.min(), ecg.max()
     if low >= -LARGEST_MILLIVOLT and high <= LARGEST_MILLIVOLT:
         return ecg  # nothing was filled
-    whole = np.where(np.abs(ecg) <= LARGEST_MILLIVOLT, ecg, np.float32(np.nan))
+    whole = np.where(np.abs(ecg) <= LARGEST_MILLIVOLT, ecg, ecg.dtype.type(np.nan))
     for (start, end), segment in zip(edges, segments):
         present = [row for row, cause in enumerate(segment.causes) if cause is None]
         whole[present, start:end] = segment.ecg[present]
@@ -247,4 +264,4 @@ def described(leads: Sequence[str], causes: Sequence[str | None]) -> str:
     return ", ".join(f"{', '.join(names)} ({cause})" for cause, names in leads_of.items())
 
 
-__all__ = ["LARGEST_MILLIVOLT", "EcgSegment", "RecordingError", "described", "place_recording", "read_segments"]
+__all__ = ["LARGEST_MILLIVOLT", "EcgSegment", "RecordingError", "described", "place_recording", "read_segments", "whole_recording"]

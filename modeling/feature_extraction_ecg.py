@@ -25,11 +25,19 @@ from .auto_classes import register
 from .ecg_leads import LARGEST_SPAN, LEADS, SAMPLING_RATE, canonical_lead, other_signals, place_leads, typical_span
 from .ecg_reading import load_signals
 from .ecg_resampling import resample, resampled_length
-from .ecg_segments import LARGEST_RATE, SMALLEST_RATE, EcgSegment, described, place_recording, read_segments
+from .ecg_segments import (
+    LARGEST_RATE,
+    SMALLEST_RATE,
+    EcgSegment,
+    described,
+    place_recording,
+    read_segments,
+    whole_recording,
+)
 
 
 NORMALIZATIONS = ("min_max", "z_score", "none")
-RESAMPLINGS = ("polyphase", "cubic", "fft")
+RESAMPLINGS = ("polyphase", "cubic", "fft", "linear")
 CROPS = ("start", "center")
 
 
@@ -55,8 +63,9 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         min_max_epsilon (`float`, *optional*, defaults to 1e-6):
             Value that `"min_max"` adds to the range before dividing by it.
         resampling (`str`, *optional*, defaults to `"polyphase"`):
-            `"polyphase"` or `"cubic"`: see [`~ecg_resampling.resample`]. `"fft"`: `scipy.signal.resample` of the whole
-            ECG, as for some published encoders (Na et al. 2024, ST-MEM).
+            `"polyphase"` or `"cubic"`: see [`~ecg_resampling.resample`]. For published encoders that were trained with
+            them, `"fft"` (`scipy.signal.resample` of the whole ECG) and `"linear"` (linear interpolation of the whole
+            ECG without a low-pass filter; the first and last sample stay the first and last).
         crop (`str`, *optional*, defaults to `"start"`):
             The part of a longer ECG to keep: `"start"` or `"center"`.
         band_pass (`list[float]`, *optional*):
@@ -69,6 +78,11 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
     """
 
     model_input_names = ["ecg_values", "ecg_lead_mask"]
+    # A subclass may have other values of `normalization`, may compute in float64 from the start, since some published
+    # filters amplify rounding errors, and may prepare the whole recording: see `_prepare`.
+    normalizations = NORMALIZATIONS
+    working_dtype = np.float32
+    prepares_whole = False
 
     def __init__(
         self,
@@ -82,7 +96,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         band_pass: Sequence[float] | None = None,
         **kwargs,
     ):
-        _check_choice("normalization", normalization, NORMALIZATIONS)
+        _check_choice("normalization", normalization, self.normalizations)
         _check_choice("resampling", resampling, RESAMPLINGS)
         _check_choice("crop", crop, CROPS)
         if band_pass is not None:
@@ -155,16 +169,11 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         for index, arguments in enumerate(zip(ecgs, rates, names, flat)):
             position = f"ECG {index + 1} of {len(ecgs)}"
             try:
-                segment = self._read(*arguments, position=position)
+                segment, rate = self._read(*arguments, position=position)
+                lead_mask[index] = present = np.array([cause is None for cause in segment.causes])
+                self._prepare(segment.ecg, rate, present, out=values[index])
             except ValueError as error:
                 raise ValueError(f"{position}: {error}") from error
-            if not any(segment.causes):
-                lead_mask[index] = True
-                self._normalize(self._filter(segment.ecg), out=values[index])
-            else:
-                lead_mask[index] = present = np.array([cause is None for cause in segment.causes])
-                values[index] = 0
-                values[index, present] = self._normalize(self._filter(segment.ecg[present]))
         return BatchFeature({"ecg_values": values, "ecg_lead_mask": lead_mask}, tensor_type=return_tensors)
 
     def read(
@@ -184,15 +193,47 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 Leads to return. By default those of the model.
 
         Returns:
-            [`EcgSegment`]: The leads in millivolt at the model's sampling rate, of shape `(num_leads, num_samples)`.
+            [`EcgSegment`]: The leads in millivolt at the model's sampling rate, of shape `(num_leads, num_samples)`. If
+            the extractor prepares the whole recording, that one, at its own rate.
 
         Raises:
             `ValueError`: As for calling the extractor, but not if no lead is present.
         """
         return self._segment(*self._placed(ecg, sampling_rate, lead_names, tuple(leads or self.leads))[:2])
 
-    def _read(self, ecg, sampling_rate, lead_names, keep_flat: bool, position: str) -> EcgSegment:
-        """The segment of the model, with a warning if leads are missing."""
+    def _prepare(self, ecg: np.ndarray, sampling_rate: float, present: np.ndarray, out: np.ndarray):
+        """
+        Writes the input of the model to `out`, `(leads, num_samples)`.
+
+        Args:
+            ecg: what the model reads, `(leads, samples)` in mV: the segment at the model's rate, or with
+                `prepares_whole` the whole recording at its own rate. A missing lead is NaN, the others have no NaN.
+            sampling_rate: sampling rate of `ecg` in Hz.
+            present: which leads are not missing, `(leads,)`.
+            out: the array to write.
+        """
+        if present.all():
+            self._normalize(self._filter(ecg), out=out)
+        else:
+            out[:] = 0
+            out[present] = self._normalize(self._filter(ecg[present]))
+
+    def _crop(self, ecg: np.ndarray) -> np.ndarray:
+        """The part of an ECG `(leads, samples)` at the model's rate that the model reads."""
+        start = self._start(ecg.shape[1])
+        return ecg[:, start : start + self.num_samples]
+
+    def _start(self, samples: int) -> int:
+        """The first sample that the model reads of an ECG with a number of samples at the model's rate."""
+        if samples < self.num_samples:
+            raise ValueError(
+                f"the ECG is {samples / self.sampling_rate:g} s long, the model reads "
+                f"{self.num_samples / self.sampling_rate:g} s."
+            )
+        return (samples - self.num_samples) // 2 if self.crop == "center" else 0
+
+    def _read(self, ecg, sampling_rate, lead_names, keep_flat: bool, position: str) -> tuple[EcgSegment, float]:
+        """The segment of the model and the sampling rate of the recording, with a warning if leads are missing."""
         placed, rate, others = self._placed(ecg, sampling_rate, lead_names, tuple(self.leads))
         segment = self._segment(placed, rate, keep_flat)
         is_file = isinstance(ecg, str | PathLike)
@@ -201,7 +242,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             if span is not None and span > LARGEST_SPAN:
                 raise ValueError(f"its leads span {span:.3g} mV, ECGs 0.2 to 5. Divide microvolt by 1000.")
         if not any(segment.causes) and not others:
-            return segment
+            return segment, rate
         name = f"{position} ({ecg})" if is_file else position
         if all(segment.causes):
             found = f"{ecg}: " if is_file else ""
@@ -216,57 +257,73 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             parts.append("signals that are not among the twelve leads are not read: " + ", ".join(others))
         if parts:
             warnings.warn(f"{name}: {'; '.join(parts)}", MissingLeadsWarning, stacklevel=4)
-        return segment
+        return segment, rate
 
     def _placed(
         self, ecg, sampling_rate: float | None, lead_names: Sequence[str] | None, leads: tuple[str, ...]
     ) -> tuple[np.ndarray, float, list[str]]:
         """The leads of an ECG `(leads, samples)`, float32 in mV, NaN if absent; the sampling rate; other signals."""
         if isinstance(ecg, str | PathLike):
-            signals, sampling_rate, lead_names, others = load_signals(ecg)
-            placed, more = place_recording(signals, sampling_rate, lead_names, str(ecg), "of its header")
+            signals, sampling_rate, lead_names, others = load_signals(ecg, dtype=self.working_dtype)
+            placed, more = place_recording(
+                signals, sampling_rate, lead_names, str(ecg), "of its header", self.working_dtype
+            )
             rows = [LEADS.index(canonical_lead(lead)) for lead in leads]
             return placed if leads == LEADS else placed[rows], sampling_rate, more + others
         ecg = np.asarray(ecg)
         self._check_array(ecg, sampling_rate, lead_names)
-        if ecg.dtype != np.float32:
+        if ecg.dtype != self.working_dtype:
             with np.errstate(over="ignore"):  # what becomes infinite is invalid
-                ecg = ecg.astype(np.float32)
+                ecg = ecg.astype(self.working_dtype)
         names = self.leads if lead_names is None else list(lead_names)
         if names == list(leads):
             return ecg, sampling_rate, []
         others = other_signals(names)
         kept = [row for row, name in enumerate(names) if name not in others]
-        placed, _ = place_leads(ecg[kept] if others else ecg, [names[row] for row in kept], leads)
+        placed, _ = place_leads(ecg[kept] if others else ecg, [names[row] for row in kept], leads, self.working_dtype)
         return placed, sampling_rate, others
 
     def _segment(self, ecg: np.ndarray, sampling_rate: float, keep_flat: bool = False) -> EcgSegment:
         """The part that the model reads."""
-        if self.resampling == "fft":
+        if self.resampling in ("fft", "linear"):
             samples = int(ecg.shape[1] * self.sampling_rate / sampling_rate)
         else:
             samples = resampled_length(ecg.shape[1], sampling_rate, self.sampling_rate)
-        if samples < self.num_samples:
-            raise ValueError(
-                f"the ECG is {samples / self.sampling_rate:g} s long, the model reads "
-                f"{self.num_samples / self.sampling_rate:g} s."
+        start = self._start(samples)
+        if self.prepares_whole:
+            ratio = sampling_rate / self.sampling_rate
+            first, end = (min(round(edge * ratio), ecg.shape[1]) for edge in (start, start + self.num_samples))
+            (segment,) = read_segments(
+                ecg, sampling_rate, [first], end - first, sampling_rate, keep_flat=keep_flat
             )
-        start = (samples - self.num_samples) // 2 if self.crop == "center" else 0
+            segment.ecg = whole_recording(ecg, [[first, end]], [segment])
+            missing = [row for row, cause in enumerate(segment.causes) if cause is not None]
+            if missing:
+                segment.ecg = segment.ecg.copy()
+                segment.ecg[missing] = np.nan
+            return segment
         window = ([start], self.num_samples, self.sampling_rate)
         (segment,) = read_segments(ecg, sampling_rate, *window, self._resample, keep_flat=keep_flat)
+        segment.ecg = segment.ecg.astype(np.float32, copy=False)
         return segment
 
-    def _resample(self, ecg: np.ndarray, sampling_rate: float, new_sampling_rate: float) -> np.ndarray:
-        """An ECG without NaN at the model's rate."""
-        if self.resampling != "fft":
+    def _resample(self, ecg: np.ndarray, sampling_rate: float, new_sampling_rate: float | None = None) -> np.ndarray:
+        """The ECG at the model's rate, or at another one."""
+        new_sampling_rate = self.sampling_rate if new_sampling_rate is None else new_sampling_rate
+        if sampling_rate == new_sampling_rate:
+            return ecg
+        if self.resampling in ("polyphase", "cubic"):
             return resample(ecg, sampling_rate, new_sampling_rate, self.resampling)
         num_samples = int(ecg.shape[1] * new_sampling_rate / sampling_rate)
-        return _scipy_signal().resample(ecg.astype(np.float64), num_samples, axis=1).astype(np.float32)
+        if self.resampling == "fft":
+            return scipy_signal().resample(ecg.astype(np.float64), num_samples, axis=1)
+        positions = np.linspace(0, num_samples - 1, ecg.shape[1])
+        return np.stack([np.interp(np.arange(num_samples), positions, lead) for lead in ecg])
 
     def _filter(self, ecg: np.ndarray) -> np.ndarray:
         if self.band_pass is None:
             return ecg
-        signal = _scipy_signal()
+        signal = scipy_signal()
         ecg = ecg.astype(np.float64)
         for frequency, kind in zip(self.band_pass, ("highpass", "lowpass")):
             sections = signal.butter(5, frequency, kind, fs=self.sampling_rate, output="sos")
@@ -310,7 +367,13 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]):
         raise ValueError(f'{name} "{value}" is not one of {", ".join(choices)}.')
 
 
-def _scipy_signal():
+def scipy_signal():
+    """
+    The module `scipy.signal`, which checkpoints need only if their preprocessing does.
+
+    Raises:
+        `ImportError`: If scipy is not installed.
+    """
     try:
         import scipy.signal
     except ImportError as error:
@@ -329,4 +392,4 @@ EcgFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 # `AutoFeatureExtractor` finds the class by the name in its JSON file.
 register(AutoFeatureExtractor, EcgFeatureExtractor, EcgFeatureExtractor)
 
-__all__ = ["EcgFeatureExtractor", "MissingLeadsWarning"]
+__all__ = ["EcgFeatureExtractor", "MissingLeadsWarning", "scipy_signal"]

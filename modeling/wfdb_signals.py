@@ -33,7 +33,7 @@ _INVALID |= {212: -(2**11), 310: -(2**9), 311: -(2**9), 508: -(2**7), 516: -(2**
 _ALWAYS_READ, _LARGEST_COMPRESSION = 2**24, 64
 
 
-def read_signals(header: WfdbHeader, folder: Folder) -> list[np.ndarray]:
+def read_signals(header: WfdbHeader, folder: Folder, dtype: type = np.float32) -> list[np.ndarray]:
     r"""
     Reads the signals of a record, each with all its samples. Every number of the header is compared with the size of
     the signal file before it is used, and the samples are compared with the checksums of the header.
@@ -43,9 +43,11 @@ def read_signals(header: WfdbHeader, folder: Folder) -> list[np.ndarray]:
             The header of the record.
         folder ([`Folder`]):
             Folder that the signal files must be in.
+        dtype (`type`, *optional*, defaults to `np.float32`):
+            Precision of the signals.
 
     Returns:
-        `list[np.ndarray]`: Each signal, of shape `(num_frames * samples_per_frame,)`, float32, in millivolt (a
+        `list[np.ndarray]`: Each signal, of shape `(num_frames * samples_per_frame,)`, in millivolt (a
         signal that is no voltage in its unit), NaN where invalid. All signals have the same number of frames.
 
     Raises:
@@ -57,7 +59,7 @@ def read_signals(header: WfdbHeader, folder: Folder) -> list[np.ndarray]:
     names = dict.fromkeys(signal.file_name for signal in header.signals)
     files = [_SignalFile(header, name, folder) for name in names]
     frames = header.num_frames or min(file.num_frames() for file in files)
-    read = {name: iter(file.read(frames)) for name, file in zip(names, files)}
+    read = {name: iter(file.read(frames, dtype)) for name, file in zip(names, files)}
     return [next(read[signal.file_name]) for signal in header.signals]
 
 
@@ -86,8 +88,8 @@ class _SignalFile:
             raise ValueError(f"{self.header.path}: {self.name} contains no samples")
         return frames
 
-    def read(self, frames: int) -> list[np.ndarray]:
-        """The signals, each `(frames * samples_per_frame,)`, float32."""
+    def read(self, frames: int, dtype: type) -> list[np.ndarray]:
+        """The signals, each `(frames * samples_per_frame,)`."""
         skew = max(signal.skew for signal in self.signals)
         digital = self._read_flac(frames) if self.format in _FLAC_BITS else self._read_samples(frames)
         digital = digital.reshape(-1, self.frame_size)
@@ -105,7 +107,7 @@ class _SignalFile:
         self._compare_checksums(columns)
         is_valid = self.format == 8 or digital.min() > _INVALID[self.format]
         # One array, so that signals of the same rate need not be copied together later.
-        values = np.empty(sum(map(len, columns)), np.float32)
+        values = np.empty(sum(map(len, columns)), dtype)
         signals = np.split(values, np.cumsum([len(column) for column in columns])[:-1])
         for signal, column, out in zip(self.signals, columns, signals):
             self._convert(signal, column, out, is_valid)
@@ -194,14 +196,14 @@ class _SignalFile:
     def _convert(self, signal: WfdbSignal, column: np.ndarray, out: np.ndarray, is_valid: bool):
         """Writes the stored numbers of a signal in millivolt, or in its unit if that is no voltage, to `out`."""
         gain = np.float32(signal.gain)
-        if column.dtype == np.int16 and abs(signal.baseline) < 2**23 and gain == signal.gain:
+        if out.dtype == np.float32 and column.dtype == np.int16 and abs(signal.baseline) < 2**23 and gain == signal.gain:
             # Single precision is faster. The difference is exact, and so is its quotient, up to one rounding.
             np.subtract(column, np.float32(signal.baseline), out=out)
             np.divide(out, gain, out=out)
         else:
             out[:] = (column - float(signal.baseline)) / signal.gain
         if signal.millivolt not in (None, 1.0):
-            out *= np.float32(signal.millivolt)
+            out *= out.dtype.type(signal.millivolt)
         if not is_valid:
             out[column == _INVALID[self.format]] = np.nan
         skew = signal.skew * signal.samples_per_frame
