@@ -264,4 +264,12 @@ def described(leads: Sequence[str], causes: Sequence[str | None]) -> str:
     return ", ".join(f"{', '.join(names)} ({cause})" for cause, names in leads_of.items())
 
 
-__all__ = ["LARGEST_MILLIVOLT", "EcgSegment", "RecordingError", "described", "place_recording", "read_segments", "whole_recording"]
+__all__ = [
+    "LARGEST_MILLIVOLT",
+    "EcgSegment",
+    "RecordingError",
+    "described",
+    "place_recording",
+    "read_segments",
+    "whole_recording",
+]

@@ -293,9 +293,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         if self.prepares_whole:
             ratio = sampling_rate / self.sampling_rate
             first, end = (min(round(edge * ratio), ecg.shape[1]) for edge in (start, start + self.num_samples))
-            (segment,) = read_segments(
-                ecg, sampling_rate, [first], end - first, sampling_rate, keep_flat=keep_flat
-            )
+            (segment,) = read_segments(ecg, sampling_rate, [first], end - first, sampling_rate, keep_flat=keep_flat)
             segment.ecg = whole_recording(ecg, [[first, end]], [segment])
             missing = [row for row, cause in enumerate(segment.causes) if cause is not None]
             if missing:

@@ -196,7 +196,12 @@ class _SignalFile:
     def _convert(self, signal: WfdbSignal, column: np.ndarray, out: np.ndarray, is_valid: bool):
         """Writes the stored numbers of a signal in millivolt, or in its unit if that is no voltage, to `out`."""
         gain = np.float32(signal.gain)
-        if out.dtype == np.float32 and column.dtype == np.int16 and abs(signal.baseline) < 2**23 and gain == signal.gain:
+        if (
+            out.dtype == np.float32
+            and column.dtype == np.int16
+            and abs(signal.baseline) < 2**23
+            and gain == signal.gain
+        ):
             # Single precision is faster. The difference is exact, and so is its quotient, up to one rounding.
             np.subtract(column, np.float32(signal.baseline), out=out)
             np.divide(out, gain, out=out)

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -71,6 +72,11 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
     HAS_ECGS = True
     # additional columns of the conversations of this dataset
     CONVERSATION_FEATURES: dict = {}
+
+    def __init__(self, *arguments, **options):
+        # What was changed in the recordings that were read: filled gaps and, by name, dropped signals.
+        self.counts: Counter = Counter()
+        super().__init__(*arguments, **options)
 
     def list_recordings(self) -> Iterator[dict]:
         """
@@ -240,7 +246,9 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             name = reference["recording_id"]
             raise RecordingError("repeated recording", f"{name}: listed more than once; only the first entry is used")
         recording, metadata = self.read_recording(reference)
+        self.counts.update(f"signals {name}" for name in recording.other_signals)
         for segment in segments(recording, self.config.seconds, self.config.sampling_rate):
+            self.counts["gaps"] += segment.num_filled
             yield {
                 "record_id": f"{self.name}-{reference['recording_id']}-{segment.index}",
                 "recording_id": reference["recording_id"],

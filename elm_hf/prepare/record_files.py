@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -108,6 +109,7 @@ class RecordFiles:
     def write(self, number: int, builder: ElmDatasetBuilder, references: list[dict]) -> tuple[int, int]:
         """Read the recordings of a file and write it. Returns the number of recordings and of skipped recordings."""
         features = record_features(builder.config.seconds, builder.config.sampling_rate)
+        builder.counts.clear()
         rows, skipped = [], []
         with pq.ParquetWriter(self._unfinished(number), features.arrow_schema, **_PARQUET) as writer:
             for reference in references:
@@ -121,6 +123,7 @@ class RecordFiles:
                     rows = rows[RECORDS_PER_ROW_GROUP:]
             if rows:
                 writer.write_table(_record_table(rows, features))
+        write_atomically(self._counts_path(number), json.dumps(builder.counts))
         self._finish(number, skipped)
         return len(references), len(skipped)
 
@@ -155,6 +158,14 @@ class RecordFiles:
 
     def _note_path(self, number: int) -> Path:
         return self.work / "skipped" / f"{number:05d}.json"
+
+    def counts(self) -> Counter:
+        """How many gaps were filled (`gaps`) and how many recordings had a signal that was dropped (`signals NAME`)."""
+        paths = map(self._counts_path, range(self.count))
+        return sum((Counter(read_json(path)) for path in paths if path.is_file()), Counter())
+
+    def _counts_path(self, number: int) -> Path:
+        return self.work / "counts" / f"{number:05d}.json"
 
     def _unfinished(self, number: int) -> Path:
         return new_path(self.work / "unfinished" / f"{number:05d}.parquet")
