@@ -289,9 +289,8 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             samples = int(ecg.shape[1] * self.sampling_rate / sampling_rate)
         else:
             samples = resampled_length(ecg.shape[1], sampling_rate, self.sampling_rate)
-        start = self._start(samples)
-        if self.prepares_whole:
-            ratio = sampling_rate / self.sampling_rate
+        if self.prepares_whole:  # `_prepare` refuses an ECG that is too short
+            ratio, start = sampling_rate / self.sampling_rate, self._start(max(samples, self.num_samples))
             first, end = (min(round(edge * ratio), ecg.shape[1]) for edge in (start, start + self.num_samples))
             (segment,) = read_segments(ecg, sampling_rate, [first], end - first, sampling_rate, keep_flat=keep_flat)
             segment.ecg = whole_recording(ecg, [[first, end]], [segment])
@@ -300,7 +299,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 segment.ecg = segment.ecg.copy()
                 segment.ecg[missing] = np.nan
             return segment
-        window = ([start], self.num_samples, self.sampling_rate)
+        window = ([self._start(samples)], self.num_samples, self.sampling_rate)
         (segment,) = read_segments(ecg, sampling_rate, *window, self._resample, keep_flat=keep_flat)
         segment.ecg = segment.ecg.astype(np.float32, copy=False)
         return segment

@@ -179,7 +179,7 @@ def test_damaged_files_of_all_kinds_do_not_end_a_build(tmp_path):
 def test_what_was_filled_and_dropped_is_in_the_build_report(tmp_path):
     folder = tmp_path / "ecgs"
     for name in ("a", "b"):
-        signal = smooth_ecg(12)
+        signal = smooth_ecg(12) * (1 if name == "a" else 0.5)
         signal[3, 100:110] = signal[8, 50:60] = np.nan
         (folder / name).mkdir(parents=True)
         write(folder / name, np.vstack([signal, signal[:1]]), [*LEADS, "RESP"])
@@ -219,7 +219,7 @@ def test_a_damaged_plan_is_refused_in_one_line_and_can_be_replaced(text, tmp_pat
     (tmp_path / "built.building").mkdir(exist_ok=True)
     (tmp_path / "built.building" / "plan.json").write_text(text)
     if text in ("[]", "{"):
-        assert prepare_dataset(output=tmp_path / "built", overwrite=True, **options)["records"]["records"] == 12
+        assert prepare_dataset(output=tmp_path / "built", overwrite=True, **options)["records"]["recordings"] == 12
 
 
 def _hold(output: Path, seconds: float, started) -> None:
