@@ -9,7 +9,8 @@ import pytest
 from elm_hf.ecg.measurements import FEATURES, GENERAL_FEATURES, LEAD_FEATURES, feature_matrix, measure_ecg
 from elm_hf.ecg.normal_ranges import RULES, describe_features, feature_text
 from elm_hf.ecg.recording import read_recording
-from elm_hf.ecg.simulation import Findings, draw_findings, simulate_ecg
+from elm_hf.ecg.simulated_findings import Findings, draw_findings
+from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
 
 
