@@ -34,7 +34,8 @@ class Measured:
 
     def __init__(self, ecg: np.ndarray):
         peaks = r_peaks(ecg, RATE)
-        self.interval = float(np.diff(peaks).mean())
+        intervals = np.diff(peaks)
+        self.interval, self.irregularity = float(intervals.mean()), float(intervals.std() / intervals.mean())
         self.heart_rate = 60_000 / self.interval
         peaks = _aligned(ecg, peaks)
         self.beats = np.stack([ecg[:, peak - BEFORE : peak + AFTER] for peak in peaks])
@@ -122,14 +123,19 @@ class Measured:
         return highest if margins[highest] >= 1 else "none"
 
     def _rhythm(self) -> str:
-        """Atrial waves that change from beat to beat, or that are absent from I and V5: no P waves."""
+        """
+        Flutter waves are the same before each QRS, and much larger in III, aVF and V1 than in I, V5 and V6. In atrial
+        fibrillation, the intervals are irregular and the waves change from beat to beat.
+        """
         atrial = self.beats[:, :, self.onset - 80 : self.onset - 5] - self._level(self.beats)
-        if (atrial - atrial.mean(axis=0)).std() > 0.018:
-            return "atrial fibrillation"
+        changes = (atrial - atrial.mean(axis=0)).std()
         before = self.beat[:, self.onset - min(150, round(0.22 * self.interval)) : self.onset]
         height = dict(zip(LEADS, np.ptp(savgol_filter(before, 25, 2, axis=1), axis=1).tolist()))
-        if height["I"] + height["V5"] + height["V6"] < 0.6 * (height["III"] + height["aVF"] + height["V1"]):
+        left, lower = height["I"] + height["V5"] + height["V6"], height["III"] + height["aVF"] + height["V1"]
+        if lower > 0.19 and changes < 0.02 and left < 0.35 * lower:
             return "atrial flutter"
+        if changes > 0.008 and self.irregularity > 0.1:
+            return "atrial fibrillation"
         if self.heart_rate < 60:
             return "sinus bradycardia"
         return "sinus tachycardia" if self.heart_rate > 100 else "sinus rhythm"
@@ -180,38 +186,54 @@ def _last_below(size: np.ndarray, level: float) -> int:
 
 
 def measured_noise(ecg: np.ndarray) -> str:
-    """The kind of noise in an ECG `(12, samples)` at 250 Hz, from what remains after the average beat is subtracted."""
-    rest = _without_beats(ecg)
-    frequency = np.fft.rfftfreq(rest.shape[1], 1 / 250)
-    power = np.abs(np.fft.rfft(rest)) ** 2 * 2 / rest.shape[1] ** 2
-
-    def rms(low: float, high: float, signal_power: np.ndarray = power) -> np.ndarray:
-        return np.sqrt(signal_power[:, (frequency >= low) & (frequency < high)].sum(axis=1))
-
-    hum = max(np.median(rms(line - 0.5, line + 0.5)) for line in (50, 60))
-    if hum > 0.02 and hum > np.median(rms(65, 125)):
+    """The kind of noise in an ECG `(12, samples)` at 250 Hz, from what remains after the beats are subtracted."""
+    rest = _electrodes(_without_beats(ecg))
+    hum = max(np.median(_rms(rest, line - 0.5, line + 0.5)) for line in (50, 60))
+    fast = np.median(_rms(rest, 80, 125))
+    if hum > 0.012 and hum > fast:
         return "line noise"
-    if np.median(rms(80, 125)) > 0.025:
+    if fast > 0.02:
         return "static noise"
-    # A tremor of the limbs is the same in all chest leads.
-    between = np.abs(np.fft.rfft(rest[6:8] - rest[10:12])) ** 2 * 2 / rest.shape[1] ** 2
-    limbs = rms(4, 9)[:3].max()
-    if limbs > 0.03 and rms(4, 9, between).max() < 0.5 * limbs:
-        return "tremor"
     medians = median_filter(rest, (1, 15))
-    if np.abs(medians[:, 16:] - medians[:, :-16]).max() > 0.38:
+    # Tremor lasts and is at the limbs; jumps are rare, large, and at one or two electrodes.
+    changes = np.abs(medians[:, 16:] - medians[:, :-16])
+    lasting, jumps = np.quantile(changes, 0.6, axis=1), changes.max(axis=1)
+    if lasting[:3].max() > max(0.03, 2 * lasting[3:].max()):
+        return "tremor"
+    if jumps.max() > max(0.3, 2 * np.median(jumps)):
         return "electrode motion"
-    return "baseline drift" if rms(0.05, 0.5).max() > 0.08 else "none"
+    return "baseline drift" if _rms(rest, 0.05, 0.5).max() > 0.05 else "none"
+
+
+def _rms(signals: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The root mean square of each signal between two frequencies."""
+    frequency = np.fft.rfftfreq(signals.shape[1], 1 / 250)
+    power = np.abs(np.fft.rfft(signals)) ** 2 * 2 / signals.shape[1] ** 2
+    return np.sqrt(power[:, (frequency >= low) & (frequency < high)].sum(axis=1))
+
+
+def _electrodes(ecg: np.ndarray) -> np.ndarray:
+    """The potentials of RA, LA, LL, V1 ... V6 against the mean of V1 ... V6."""
+    limbs = [ecg[ROW[lead]] * 2 / 3 for lead in ("aVR", "aVL", "aVF")]
+    return np.concatenate([limbs, ecg[6:]]) - ecg[6:].mean(axis=0)
 
 
 def _without_beats(ecg: np.ndarray) -> np.ndarray:
-    """The signal from the first to the last QRS, without the median beat."""
+    """The signal from the first to the last QRS without the median beat, whose height and time fit each beat."""
     peaks = r_peaks(ecg, 250)
     interval = np.median(np.diff(peaks))
-    before, after = round(min(75, 0.4 * interval)), round(min(110, 0.6 * interval))
+    before, after = round(min(90, 0.45 * interval)), round(min(130, 0.55 * interval))
     rest = ecg - np.median(ecg, axis=1, keepdims=True)
     inner = [peak for peak in peaks if before <= peak < ecg.shape[1] - after]
     beat = np.median([rest[:, peak - before : peak + after] for peak in inner], axis=0)
+    changes = np.stack([beat, np.gradient(beat, axis=1)])
+    middle = changes[:, :, before - 20 : before + 20]
     for peak in inner:
-        rest[:, peak - before : peak + after] -= beat
+        found = rest[:, peak - 20 : peak + 20]
+        fit = np.linalg.lstsq(
+            (middle - middle.mean(axis=2, keepdims=True)).reshape(2, -1).T,
+            (found - found.mean(axis=1, keepdims=True)).ravel(),
+            rcond=None,
+        )[0]
+        rest[:, peak - before : peak + after] -= np.tensordot(fit, changes, axes=1)
     return rest[:, inner[0] - before : inner[-1] + after]

@@ -47,7 +47,7 @@ _T_CHEST, _T_CHEST_RIGHT_BLOCK = np.array([0.36, 0.30, -0.20]), np.array([0.28, 
 _T_CHEST_STRAIN = np.array([-0.30, -0.10, -0.20])
 # QRS: centres, rises and falls (any unit), and vectors. The four waves are Q, R, S and a late slur; a small start, two
 # peaks of a notched R and their end; or Q, R, S and a broad late R'.
-_NORMAL_TIMES = np.array([[0.17, 0.44, 0.74, 0.64], [0.17, 0.25, 0.22, 0.17], [0.15, 0.24, 0.26, 0.24]])
+_NORMAL_TIMES = np.array([[0.17, 0.44, 0.74, 0.64], [0.17, 0.27, 0.30, 0.17], [0.27, 0.30, 0.26, 0.24]])
 _NORMAL_CHEST = np.array([(-0.12, -0.08, -0.28), (1.0, 0.85, 0.35), (-0.15, -0.15, 0.55), (0.6, 0.4, 0.45)])
 _LEFT_TIMES = np.array([[0.12, 0.35, 0.65, 0.84], [0.12, 0.25, 0.22, 0.18], [0.14, 0.22, 0.24, 0.16]])
 _LEFT_CHEST = np.array([(0.18, 0.12, -0.25), (0.75, 0.35, 0.75), (0.85, 0.3, 0.8), (0.25, 0.1, 0.3)])
@@ -143,7 +143,7 @@ def _p_wave(normal: np.ndarray, uniform: np.ndarray) -> Waves:
     """The right atrium (forward), then the left atrium (backward). P starts at 0."""
     angles = np.deg2rad(_P_ANGLES + 10 * normal[:2])
     frontal = (0.09 + 0.06 * uniform[0]) * np.stack([np.cos(angles), np.sin(angles)])
-    chest = (0.9 + 0.5 * uniform[1]) * (_P_CHEST + 0.012 * normal[2:8].reshape(2, 3))
+    chest = (0.6 + 0.4 * uniform[1]) * (_P_CHEST + 0.012 * normal[2:8].reshape(2, 3))
     waves = Waves(*(0.92 + 0.18 * uniform[2]) * _P_TIMES_S, np.concatenate([EINTHOVEN @ frontal, DOWER @ chest.T]))
     times = waves.times()
     return waves.moved(-_edges(times, waves.curves(times))[0])

@@ -120,10 +120,10 @@ def _wave_trains(onsets: np.ndarray, gains: np.ndarray, waves: Waves, samples: i
 def _fibrillation(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
     """
     Fibrillatory waves in I, II, V1 ... V6: several waves of 4 to 9 Hz without a common period, whose rates and sizes
-    vary. Each has its own size in each lead. In V1, they reach 0.05 to 0.2 mV.
+    vary. Each has its own size in each lead. Their usual height from peak to peak in V1 is 0.05 to 0.2 mV.
     """
     number = rng.integers(3, 6)
-    size = rng.uniform(0.05, 0.2) / np.sqrt(number)
+    size = rng.uniform(0.05, 0.2) / 1.85 / np.sqrt(number)  # 1.85: height of such a sum relative to its waves
     rates = rng.uniform(4.5, 8) + rng.normal(0, 0.8, (number, 1))
     phase, slow, swell = rng.uniform(0, 2 * np.pi, (3, number, 1))
     phases = 2 * np.pi * rates * time + 1.2 * np.sin(rng.uniform(1, 3, (number, 1)) * time + slow) + phase
