@@ -40,7 +40,7 @@ class Measured:
         peaks = _aligned(ecg, peaks)
         self.beats = np.stack([ecg[:, peak - BEFORE : peak + AFTER] for peak in peaks])
         self.beat = self.beats.mean(axis=0)
-        self.onset, self.end = self._qrs_bounds(0.03)
+        self.onset, self.end = self._qrs_bounds(0.03) or self._qrs_bounds(0.08)
         self.rhythm = self._rhythm()
         if not self.is_sinus:  # atrial waves are as steep as the ends of QRS
             self.onset, self.end = self._qrs_bounds(0.08)
@@ -51,10 +51,12 @@ class Measured:
     def is_sinus(self) -> bool:
         return self.rhythm.startswith("sinus")
 
-    def _qrs_bounds(self, share: float) -> tuple[int, int]:
+    def _qrs_bounds(self, share: float) -> tuple[int, int] | None:
         speed = np.linalg.norm(savgol_filter(self.beat, 9, 2, deriv=1, axis=1), axis=0)
         middle = BEFORE - 60 + int(np.argmax(speed[BEFORE - 60 : BEFORE + 60]))
         quiet = np.convolve(speed < share * speed[middle], np.ones(8), "valid") == 8
+        if not quiet[BEFORE // 2 : middle - 8].any():
+            return None
         # The smoothing widens QRS by 5 ms.
         onset = int(np.flatnonzero(quiet[: middle - 8]).max()) + 7 + 2
         return onset, middle + int(np.flatnonzero(quiet[middle:]).min()) - 3
@@ -196,11 +198,11 @@ def measured_noise(ecg: np.ndarray) -> str:
         return "static noise"
     medians = median_filter(rest, (1, 15))
     # Tremor lasts and is at the limbs; jumps are rare, large, and at one or two electrodes.
-    changes = np.abs(medians[:, 16:] - medians[:, :-16])
-    lasting, jumps = np.quantile(changes, 0.6, axis=1), changes.max(axis=1)
-    if lasting[:3].max() > max(0.03, 2 * lasting[3:].max()):
+    lasting = np.quantile(np.abs(medians[:, 16:] - medians[:, :-16]), 0.3, axis=1)
+    if lasting[:3].max() > max(0.012, 2 * lasting[3:].max()):
         return "tremor"
-    if jumps.max() > max(0.3, 2 * np.median(jumps)):
+    jumps = np.abs(medians[:, 8:] - medians[:, :-8]).max(axis=1)
+    if jumps.max() > max(0.25, 2 * np.median(jumps)):
         return "electrode motion"
     return "baseline drift" if _rms(rest, 0.05, 0.5).max() > 0.05 else "none"
 
