@@ -85,6 +85,7 @@ class Measured:
         last = min(self.onset + round(self.interval - np.nan_to_num(self.pr_ms, nan=60)), AFTER + BEFORE)
         size = np.sqrt(np.square(savgol_filter(self.beat, 25, 2, axis=1)).mean(axis=0))
         first = self.end + 90
+        last = max(last, first + 50)
         found = find_peaks(size[first:last])[0]
         peak = first + (found[np.argmax(size[first:last][found])] if len(found) else 0)
         below = np.flatnonzero(size[peak:last] < 0.05 * size[peak])
@@ -131,7 +132,7 @@ class Measured:
         """
         atrial = self.beats[:, :, self.onset - 80 : self.onset - 5] - self._level(self.beats)
         changes = (atrial - atrial.mean(axis=0)).std()
-        before = self.beat[:, self.onset - min(150, round(0.22 * self.interval)) : self.onset]
+        before = self.beat[:, self.onset - min(150, round(0.2 * self.interval)) : self.onset]
         height = dict(zip(LEADS, np.ptp(savgol_filter(before, 25, 2, axis=1), axis=1).tolist()))
         left, lower = height["I"] + height["V5"] + height["V6"], height["III"] + height["aVF"] + height["V1"]
         if lower > 0.19 and changes < 0.02 and left < 0.35 * lower:
