@@ -199,7 +199,8 @@ def _without_conflicts(classes: dict[str, str], present: set[str], changing: str
     is_fast = classes["rhythm"] in RHYTHMS[2:]
     is_left_block = classes["qrs"] == LEFT_BLOCK
     conflicts = [("rhythm", "pr"), ("rhythm", "qt")] * is_fast + [("qrs", "st")] * is_left_block
-    conflicts += [("rhythm", "st")] * (classes["rhythm"] == RHYTHMS[4])
+    is_flutter = classes["rhythm"] == RHYTHMS[4]
+    conflicts += [("rhythm", "st")] * is_flutter + [("rhythm", "qrs")] * (is_flutter and is_left_block)
     conflicts += [("qrs", "axis")] * (is_left_block and classes["axis"] == AXES[2])
     for one, other in conflicts:
         if {one, other} <= present | {changing}:

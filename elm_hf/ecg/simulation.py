@@ -124,7 +124,7 @@ def _fibrillation(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
     """
     number = rng.integers(3, 6)
     size = rng.uniform(0.05, 0.2) / 1.85 / np.sqrt(number)  # 1.85: height of such a sum relative to its waves
-    rates = rng.uniform(4.5, 8) + rng.normal(0, 0.8, (number, 1))
+    rates = (rng.uniform(5, 8) + rng.normal(0, 0.8, (number, 1))).clip(4, 9)
     phase, slow, swell = rng.uniform(0, 2 * np.pi, (3, number, 1))
     phases = 2 * np.pi * rates * time + 1.2 * np.sin(rng.uniform(1, 3, (number, 1)) * time + slow) + phase
     waves = (1 + 0.5 * np.sin(rng.uniform(0.8, 2.5, (number, 1)) * time + swell)) * np.sin(phases)
