@@ -199,8 +199,8 @@ def measured_noise(ecg: np.ndarray) -> str:
         return "static noise"
     medians = median_filter(rest, (1, 15))
     # Tremor lasts and is at the limbs; jumps are rare, large, and at one or two electrodes.
-    lasting = np.quantile(np.abs(medians[:, 16:] - medians[:, :-16]), 0.3, axis=1)
-    if lasting[:3].max() > max(0.012, 2 * lasting[3:].max()):
+    lasting = np.quantile(np.abs(medians[:, 32:] - 2 * medians[:, 16:-16] + medians[:, :-32]), 0.3, axis=1)
+    if lasting[:3].max() > max(0.02, 1.5 * lasting[3:].max()):
         return "tremor"
     jumps = np.abs(medians[:, 8:] - medians[:, :-8]).max(axis=1)
     if jumps.max() > max(0.25, 2 * np.median(jumps)):

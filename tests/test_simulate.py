@@ -96,8 +96,7 @@ def test_each_kind_of_noise_is_measured():
     drawn = list(draw_each_label(NOISES[1:], 40, seed=1))
     pairs = [({one.noise}, {measured_noise(simulate_ecg(one, rng(seed)))}) for seed, one in enumerate(drawn)]
     agreements = {noise: agreement(pairs, noise) for noise in NOISES}
-    assert all(min(values) >= 0.93 for values in agreements.values()), agreements
-    assert np.mean([min(values) for values in agreements.values()]) >= 0.97, agreements
+    assert all(min(values) >= 0.97 for values in agreements.values()), agreements
 
 
 @pytest.mark.parametrize(
@@ -157,7 +156,7 @@ def test_normal_ecg_has_the_usual_polarities_and_r_progression(clean, patient):
     assert qrs["V6"].max() > -3 * qrs["V6"].min() and t_wave["V4"] > 0.1
     ratio = {lead: qrs[lead].max() / -qrs[lead].min() for lead in ("V1", "V2", "V3", "V4", "V5", "V6")}
     assert max(ratio["V1"], ratio["V2"]) < 1 < min(ratio["V4"], ratio["V5"], ratio["V6"])
-    assert ratio["V2"] < ratio["V3"] < ratio["V4"]
+    assert max(ratio["V1"], ratio["V2"], ratio["V3"]) < ratio["V4"]
 
 
 @pytest.mark.parametrize("patient", range(6))

@@ -48,7 +48,7 @@ _T_CHEST_STRAIN = np.array([-0.30, -0.10, -0.20])
 # QRS: centres, rises and falls (any unit), and vectors. The four waves are Q, R, S and a late slur; a small start, two
 # peaks of a notched R and their end; or Q, R, S and a broad late R'.
 _NORMAL_TIMES = np.array([[0.17, 0.44, 0.74, 0.64], [0.17, 0.27, 0.30, 0.17], [0.27, 0.30, 0.26, 0.24]])
-_NORMAL_CHEST = np.array([(-0.08, -0.08, -0.28), (1.0, 0.85, 0.25), (-0.15, -0.15, 0.6), (0.6, 0.4, 0.45)])
+_NORMAL_CHEST = np.array([(-0.08, -0.08, -0.22), (1.0, 0.85, 0.25), (-0.15, -0.15, 0.6), (0.6, 0.4, 0.45)])
 _LEFT_TIMES = np.array([[0.12, 0.35, 0.65, 0.84], [0.12, 0.25, 0.22, 0.18], [0.14, 0.22, 0.24, 0.16]])
 _LEFT_CHEST = np.array([(0.18, 0.12, -0.25), (0.75, 0.35, 0.75), (0.85, 0.3, 0.8), (0.25, 0.1, 0.3)])
 _LEFT_FRONTAL = np.array([(0.12, 0.0), (0.9, 0.1), (1.0, -0.1), (0.3, 0.0)])
