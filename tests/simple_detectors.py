@@ -202,10 +202,17 @@ def measured_noise(ecg: np.ndarray) -> str:
     lasting = np.quantile(np.abs(medians[:, 32:] - 2 * medians[:, 16:-16] + medians[:, :-32]), 0.3, axis=1)
     if lasting[:3].max() > max(0.02, 1.5 * lasting[3:].max()):
         return "tremor"
-    jumps = np.abs(medians[:, 8:] - medians[:, :-8]).max(axis=1)
-    if jumps.max() > max(0.25, 2 * np.median(jumps)):
+    jumps, stays = (_largest_step(rest, width) for width in (8, 18))
+    electrode = jumps.argmax()
+    if jumps[electrode] > max(0.22, 2 * np.median(jumps)) and stays[electrode] > 0.2:
         return "electrode motion"
     return "baseline drift" if _rms(rest, 0.05, 0.5).max() > 0.05 else "none"
+
+
+def _largest_step(signals: np.ndarray, width: int) -> np.ndarray:
+    """The largest difference between the levels of each signal over some samples before and after a time."""
+    levels = median_filter(signals, (1, 2 * width - 1))
+    return np.abs(levels[:, width:] - levels[:, :-width]).max(axis=1)
 
 
 def _rms(signals: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -228,7 +235,8 @@ def _without_beats(ecg: np.ndarray) -> np.ndarray:
     before, after = round(min(90, 0.45 * interval)), round(min(130, 0.55 * interval))
     rest = ecg - np.median(ecg, axis=1, keepdims=True)
     inner = [peak for peak in peaks if before <= peak < ecg.shape[1] - after]
-    beat = np.median([rest[:, peak - before : peak + after] for peak in inner], axis=0)
+    beats = np.stack([rest[:, peak - before : peak + after] for peak in inner])
+    beat = np.median(beats - np.median(beats, axis=2, keepdims=True), axis=0)
     changes = np.stack([beat, np.gradient(beat, axis=1)])
     middle = changes[:, :, before - 20 : before + 20]
     for peak in inner:
