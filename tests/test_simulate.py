@@ -187,22 +187,18 @@ def test_strain_lowers_st_and_inverts_t_in_the_leads_with_a_tall_r(clean):
     assert st["V5"] < -0.03 and st["V6"] < -0.03
 
 
-def test_fibrillatory_waves_have_several_rates_and_differ_by_lead(clean):
-    """V1 and II, each scaled to the other, differ: the waves are not one wave in all leads."""
+def test_fibrillatory_waves_have_several_rates_and_differ_by_lead():
+    """II and V1 are not one wave of another size, and neither is periodic."""
     heights, similarities, peaks = [], [], []
     for patient in range(30):
-        findings = replace(NORMAL, rhythm="atrial fibrillation", pr_ms=None, patient=patient, heart_rate=45.0)
-        flat = replace(findings, rhythm="sinus rhythm")
-        generator = rng(patient)
-        waves = elm_hf.ecg.simulation._fibrillation(generator, np.arange(5000) / 250)
+        waves = elm_hf.ecg.simulation._fibrillation(rng(patient), np.arange(5000) / 250)
         heights.append(np.median(np.ptp(waves[2].reshape(-1, 50), axis=1)))
         similarities.append(abs(np.corrcoef(waves[1], waves[2])[0, 1]))
         power = np.abs(np.fft.rfft(waves[2] * np.hanning(5000))) ** 2
         frequency = np.fft.rfftfreq(5000, 1 / 250)
         peaks.append(((power > 0.1 * power.max()) & (frequency > 3) & (frequency < 11)).sum())
         assert power[(frequency > 3) & (frequency < 11)].sum() > 0.9 * power.sum()
-        assert np.isfinite(simulate_ecg(flat, rng(patient))).all()
-    assert 0.03 < min(heights) and max(heights) < 0.23
+    assert min(heights) > 0.03 and max(heights) < 0.23
     assert np.median(similarities) < 0.8
     assert np.median(peaks) > 10  # a single sine wave of 20 s has 3
 
@@ -325,7 +321,7 @@ def cnn_accuracy(train, test, leads):
 
 
 def test_the_axis_is_learned_from_the_limb_leads_and_not_from_the_chest_leads():
-    train, test = axis_ecgs(1200, 1), axis_ecgs(600, 2)
+    train, test = axis_ecgs(2000, 1), axis_ecgs(600, 2)
     assert cnn_accuracy(train, test, leads=range(6)) > 0.95
     assert cnn_accuracy(train, test, leads=range(6, 12)) < 1 / 3 + 0.1
 
