@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import Quiet, app
+from elm_hf.cli.app import Json, Quiet, app, print_json
 
 
 @app.command()
@@ -59,6 +59,12 @@ def create(
             "or min_max."
         ),
     ] = None,
+    leads: Annotated[
+        str | None,
+        typer.Option(
+            help="Leads that the model reads, such as I or I,II,V2; by default those of a pre-trained encoder, or all."
+        ),
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="Data type of the weights, such as bfloat16; auto takes that of the LLM.")
     ] = "auto",
@@ -89,6 +95,7 @@ def create(
         num_ecg_tokens=num_ecg_tokens,
         seconds=seconds,
         normalization=normalization,
+        leads=None if leads is None else leads.split(","),
         dtype=dtype,
         seed=seed,
     )
@@ -104,9 +111,15 @@ def create(
 def convert(
     kind: Annotated[
         str,
-        typer.Argument(help="Format of the checkpoint: st_mem, mtae, mlae, merl or ecg_byte."),
+        typer.Argument(
+            help="Format of the checkpoint: st_mem, mtae, mlae, merl, ecgfounder, clef, ecg_fm, hubert_ecg, "
+            "ecg_jepa or ecg_byte."
+        ),
     ],
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file, as published. No code in it is executed.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="Checkpoint as published: a file, or a folder of hubert_ecg. No code in it is executed."),
+    ],
     output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
 ):
     """Turn another project's published checkpoint into one for from_pretrained and the Hub."""
@@ -143,6 +156,7 @@ def train_tokenizer(
         str, typer.Option(help="How ECGs are encoded: longest_match or merge_order.")
     ] = "longest_match",
     seed: Annotated[int, typer.Option(help="Random seed for drawing records.")] = 0,
+    as_json: Json = False,
     quiet: Quiet = False,
 ):
     """Train an ECG-Byte tokenizer: ECGs as tokens of an LLM."""
@@ -150,6 +164,9 @@ def train_tokenizer(
 
     show_progress = sys.stderr.isatty() and not quiet
     report = train_ecg_byte_tokenizer(dataset, merges, output, num_records, encoding, seed, show_progress)
+    if as_json:
+        print_json(report)
+        return
     typer.echo(
         f"{output}: {report['num_merges']:,} merges from {report['num_records']:,} records; "
         f"{report['compression']:.2f} samples per token, error {report['rmse_uv']:.1f} µV RMS and at most "
