@@ -53,13 +53,17 @@ def test_measurements_of_simulated_ecgs_are_close_to_the_true_values(measured):
 
 def test_pr_is_measured_in_sinus_rhythm_and_missing_in_atrial_fibrillation(measured):
     sinus = [found["pr_ms"] - true.pr_ms for true, found in measured if true.pr_ms is not None]
-    fibrillation = [found["pr_ms"] for true, found in measured if true.pr_ms is None]
+    rng, fibrillation, variation = np.random.default_rng(12), [], {"fibrillation": [], "sinus": []}
+    while len(fibrillation) < 12:
+        true = draw_findings(rng)
+        if true.rhythm == "atrial fibrillation":
+            found = measure_ecg(simulate_ecg(true, rng), 250)
+            fibrillation.append(found["pr_ms"])
+            variation["fibrillation"].append(found["rr_variation"])
     assert np.isfinite(sinus).mean() > 0.85
     assert (error_quantiles(np.array(sinus)[np.isfinite(sinus)], 0.5, 0.9) < (8, 16)).all()
     assert np.isnan(fibrillation).mean() > 0.7
-    variation = {rhythm: [] for rhythm in ("fibrillation", "sinus")}
-    for true, found in measured:
-        variation["sinus" if true.pr_ms else "fibrillation"].append(found["rr_variation"])
+    variation["sinus"] = [found["rr_variation"] for true, found in measured if true.pr_ms]
     assert np.quantile(variation["fibrillation"], 0.1) > np.quantile(variation["sinus"], 0.9)
 
 
