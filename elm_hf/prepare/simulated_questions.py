@@ -161,7 +161,8 @@ def select_questions(
     Args:
         candidates: all questions about each ECG, or about each pair of ECGs.
         rng: random generator.
-        number: upper limit of the mean number of questions for each entry of `candidates`.
+        number: upper limit of the mean number of questions for each entry of `candidates`. Small datasets can exceed it,
+            because at least one question for each answer is selected.
 
     Returns:
         The selected questions for each entry. An entry with rare findings has more of them than one without.
