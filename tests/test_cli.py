@@ -26,7 +26,8 @@ from elm_hf import cli
 from elm_hf.checkpoints.convert import CONVERTERS
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.ecg.plot import plot_ecg
-from elm_hf.ecg.simulation import draw_findings, simulate_ecg
+from elm_hf.ecg.simulated_findings import draw_findings
+from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.inference.generation import answer
 from elm_hf.modeling.ecg_leads import LEADS
 
