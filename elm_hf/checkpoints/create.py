@@ -46,13 +46,15 @@ from elm_hf.utils.hub import check_name
 
 logger = logging.getLogger(__name__)
 
-# The preprocessing of a new encoder, from its configuration. Other encoders read 250 Hz in 0 ... 1.
+# The preprocessing of a new encoder, from its configuration. Other encoders read millivolt at 250 Hz.
 FEATURE_EXTRACTORS = {
     "net1d": net1d_feature_extractor,
     "ecg_fm": ecg_fm_feature_extractor,
     "hubert_ecg": hubert_ecg_feature_extractor,
     "ecg_jepa": ecg_jepa_feature_extractor,
 }
+# Normalizations after which the voltage of an ECG is lost.
+SCALED_BY_ITSELF = ("min_max", "z_score", "min_max_per_lead", "z_score_per_lead")
 # Fields of ElmConfig that follow from the other arguments of `create_elm`.
 _DERIVED = {"num_leads", "num_samples", "ecg_token_id", "ecg_token_offset", "ecg_vocab_size", "dtype"}
 
@@ -111,8 +113,9 @@ def create_elm(
             without.
         num_ecg_tokens: positions per ECG. Defaults to 1 for the encoder-free linear projector and to 50 otherwise.
         seconds: length of the ECGs that the model reads. Defaults to that of the pre-trained encoder, or 10.
-        normalization: normalization of the ECG's amplitude: `"min_max"`, `"z_score"` or `"none"`. Defaults to that of
-            the pre-trained encoder, or to `"min_max"` for signals and `"none"` otherwise.
+        normalization: normalization of the ECG's amplitude, see [`EcgFeatureExtractor`]. Defaults to that of the
+            pre-trained encoder, or to `"millivolt"` for signals and `"none"` for tokens. `"min_max"` and `"z_score"`
+            scale each ECG by itself, and the model cannot learn criteria of voltage: a warning says so.
         leads: names of the leads that the model reads, in its order. Defaults to those of the pre-trained encoder, or
             to all twelve. Encoders that read their leads together take no others.
         dtype: precision of the weights; `"auto"` keeps that of the LLM.
@@ -245,7 +248,7 @@ def _feature_extractor(
         # An encoder with learned positions limits the number of samples.
         length = getattr(encoder.config, "num_samples", None) if representation == "signal" and encoder else None
         feature_extractor = EcgFeatureExtractor(
-            normalization="min_max" if representation == "signal" else "none",
+            normalization="millivolt" if representation == "signal" else "none",
             **({} if length is None else {"num_samples": length}),
         )
     settings = feature_extractor.to_dict()
@@ -253,6 +256,12 @@ def _feature_extractor(
         settings["normalization"] = normalization
     if seconds is not None:
         settings["num_samples"] = round(seconds * settings["sampling_rate"])
+    if settings["normalization"] in SCALED_BY_ITSELF:
+        logger.warning(
+            "normalization %s: each ECG is scaled by itself, so that the model cannot learn criteria of voltage "
+            "(ventricular hypertrophy, low voltage).",
+            settings["normalization"],
+        )
     if leads is not None:
         settings["leads"] = [canonical_lead(lead) for lead in leads]
     return type(feature_extractor).from_dict(settings)

@@ -55,8 +55,8 @@ def create(
     normalization: Annotated[
         str | None,
         typer.Option(
-            help="Normalization of the amplitude: min_max, z_score or none; by default that of a pre-trained encoder, "
-            "or min_max."
+            help="Normalization of the amplitude: millivolt (clipped at ±10 mV), min_max, z_score or none; by default "
+            "that of a pre-trained encoder, or millivolt. min_max and z_score erase the voltage."
         ),
     ] = None,
     leads: Annotated[
