@@ -152,6 +152,13 @@ def train_tokenizer(
     num_records: Annotated[
         int, typer.Option(help="Number of records to train on; one of 12 leads and 10 s takes 1.2 MB of memory.")
     ] = 500,
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="Amplitudes of the letters: companded (-5.5 to 5.5 mV, finer near 0) or published (percentiles of the "
+            "training records, as in ECG-Byte)."
+        ),
+    ] = "companded",
     encoding: Annotated[
         str, typer.Option(help="How ECGs are encoded: longest_match or merge_order.")
     ] = "longest_match",
@@ -163,7 +170,7 @@ def train_tokenizer(
     from elm_hf.checkpoints.ecg_byte import train_ecg_byte_tokenizer
 
     show_progress = sys.stderr.isatty() and not quiet
-    report = train_ecg_byte_tokenizer(dataset, merges, output, num_records, encoding, seed, show_progress)
+    report = train_ecg_byte_tokenizer(dataset, merges, output, num_records, scale, encoding, seed, show_progress)
     if as_json:
         print_json(report)
         return
