@@ -30,7 +30,7 @@ from elm_hf.checkpoints.load import load_feature_extractor, load_pretrained
 from elm_hf.checkpoints.tokenizer import _tokenizer
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
-from elm_hf.modeling.ecg_leads import SAMPLING_RATE, canonical_lead
+from elm_hf.modeling.ecg_leads import LEADS, SAMPLING_RATE, canonical_lead
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
@@ -151,7 +151,7 @@ def create_elm(
         raise ValueError("--ecg-tokenizer and --representation symbol must be used together.")
 
     llm_tokenizer = _tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
-    encoder_model = load_encoder(encoder, encoder_config, dtype)
+    encoder_model = load_encoder(encoder, encoder_config, dtype, len(leads or LEADS))
     if license := non_commercial_license(encoder_model and encoder_model.config):
         logger.warning(
             "%s: the licence of its weights, %s, does not permit commercial use. It also applies to the new model.",
@@ -191,7 +191,9 @@ def create_elm(
     return model
 
 
-def load_encoder(name: str | None, config: dict | None = None, dtype: str = "auto") -> PreTrainedModel | None:
+def load_encoder(
+    name: str | None, config: dict | None = None, dtype: str = "auto", num_leads: int = len(LEADS)
+) -> PreTrainedModel | None:
     """
     Loads a pre-trained encoder (for CLIP and SigLIP its vision tower), or creates an ECG encoder with random weights.
 
@@ -199,6 +201,7 @@ def load_encoder(name: str | None, config: dict | None = None, dtype: str = "aut
         name: repository or folder of a pre-trained encoder, or the `model_type` of a new ECG encoder.
         config: fields of a new encoder's configuration, including `model_type`.
         dtype: precision of pre-trained weights.
+        num_leads: number of leads that a new encoder reads.
 
     Raises:
         ValueError: both a pre-trained encoder and a configuration are given.
@@ -208,12 +211,25 @@ def load_encoder(name: str | None, config: dict | None = None, dtype: str = "aut
     if name in ECG_ENCODER_TYPES:
         config, name = {"model_type": name} | (config or {}), None
     if name is None:
-        return None if config is None else AutoModel.from_config(AutoConfig.for_model(**config))
+        return None if config is None else AutoModel.from_config(new_encoder_config(**config, default_leads=num_leads))
     if config is not None:
         raise ValueError(f"--encoder is {name}; remove `encoder_config` from --config, which describes a new encoder.")
     check_encoder_name(name)
     loaded = load_pretrained(AutoConfig, name)
     return load_pretrained(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
+
+
+def new_encoder_config(model_type: str, default_leads: int = len(LEADS), **fields) -> PreTrainedConfig:
+    """
+    The configuration of a new encoder. A new `ecg_resnet` knows its leads by name, unless `num_leads` is given.
+
+    Args:
+        model_type: type of the encoder.
+        default_leads: number of leads that an `ecg_resnet` knows by default.
+        fields: fields of its configuration.
+    """
+    defaults = {"num_leads": default_leads} if model_type == "ecg_resnet" else {}
+    return AutoConfig.for_model(model_type, **defaults | fields)
 
 
 def check_encoder_name(name: str) -> None:
