@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def create_elm(
     seconds: float | None = None,
     normalization: str | None = None,
     leads: Sequence[str] | None = None,
+    picture_size: int | None = None,
     dtype: str = "auto",
     seed: int = 0,
 ) -> ElmForCausalLM:
@@ -118,6 +120,9 @@ def create_elm(
             scale each ECG by itself, and the model cannot learn criteria of voltage: a warning says so.
         leads: names of the leads that the model reads, in its order. Defaults to those of the pre-trained encoder, or
             to all twelve. Encoders that read their leads together take no others.
+        picture_size: height and width of pictures in pixels. Defaults to that of the vision encoder; for another size
+            its position embeddings are interpolated. A millimetre of ECG paper has 0.9 pixels at 224 and 2 at 512, for
+            10 s.
         dtype: precision of the weights; `"auto"` keeps that of the LLM.
         seed: random seed for new weights.
 
@@ -162,10 +167,13 @@ def create_elm(
         ecg_byte = load_pretrained(EcgByteTokenizer, ecg_tokenizer)
         settings["ecg_vocab_size"] = len(ecg_byte)
     reads_pictures = representation in ("image", "stacked_signal") and encoder_model is not None
+    if picture_size is not None and not reads_pictures:
+        raise ValueError("--picture-size is for models that read pictures: --representation image or stacked_signal.")
     if reads_pictures:
         if leads is not None:
             raise ValueError("--leads chooses the leads of signals; pictures show all twelve. Leave it out.")
-        reader = _image_processor(encoder, encoder_model, representation, seconds)
+        reader = _image_processor(encoder, encoder_model, representation, seconds, picture_size)
+        settings["picture_size"] = picture_size
     else:
         reader = _feature_extractor(encoder, encoder_model, representation, seconds, normalization, leads)
     ecg_token_id = add_ecg_token(llm_tokenizer)
@@ -284,14 +292,34 @@ def _feature_extractor(
 
 
 def _image_processor(
-    name: str | None, encoder: PreTrainedModel, representation: str, seconds: float | None
+    name: str | None,
+    encoder: PreTrainedModel,
+    representation: str,
+    seconds: float | None,
+    picture_size: int | None,
 ) -> EcgImageProcessor:
-    """An image processor with the picture size and normalization of the vision encoder."""
+    """An image processor with the normalization and, without `picture_size`, the picture size of the vision encoder."""
     settings = {"representation": representation, "num_samples": round((seconds or 10) * SAMPLING_RATE)}
+    if picture_size is not None:
+        _check_picture_size(encoder, picture_size)
+        settings["size"] = {"height": picture_size, "width": picture_size}
     if name is not None:
         return EcgImageProcessor.from_vision_encoder(name, **settings)
-    size = encoder.config.image_size
-    return EcgImageProcessor(size={"height": size, "width": size}, **settings)
+    size = picture_size or encoder.config.image_size
+    return EcgImageProcessor(**{"size": {"height": size, "width": size}} | settings)
+
+
+def _check_picture_size(encoder: PreTrainedModel, size: int):
+    config = encoder.config
+    if size < config.patch_size or size % config.patch_size:
+        raise ValueError(
+            f"--picture-size {size}: expected a multiple of the encoder's patch size, {config.patch_size}."
+        )
+    is_flexible = config.model_type == "siglip2_vision_model"
+    if not is_flexible and "interpolate_pos_encoding" not in signature(encoder.forward).parameters:
+        raise ValueError(
+            f"--picture-size {size}: a {config.model_type} encoder takes pictures of {config.image_size} pixels only."
+        )
 
 
 def _read_config(path: str | PathLike | None) -> dict:

@@ -65,6 +65,14 @@ def create(
             help="Leads that the model reads, such as I or I,II,V2; by default those of a pre-trained encoder, or all."
         ),
     ] = None,
+    picture_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Height and width of pictures in pixels, by default those of the vision encoder. Of 10 s, a millimetre "
+            "has 0.9 pixels at 224 and 2 at 512.",
+        ),
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="Data type of the weights, such as bfloat16; auto takes that of the LLM.")
     ] = "auto",
@@ -96,6 +104,7 @@ def create(
         seconds=seconds,
         normalization=normalization,
         leads=None if leads is None else leads.split(","),
+        picture_size=picture_size,
         dtype=dtype,
         seed=seed,
     )
