@@ -415,7 +415,7 @@ def test_occlusion_finds_the_lead_and_the_time_that_matter(report, reader, steps
     hidden = row["ecgs"][0].copy()
     hidden[STEP_LEAD] = np.median(hidden[STEP_LEAD])
     scores = [
-        log_likelihoods(model, processor, [fill_ecgs(row["messages"], [ecg], 250)])[0]
+        log_likelihoods(model, processor, [fill_ecgs(row["messages"], [ecg], 250, keep_flat=True)])[0]
         for ecg in (row["ecgs"][0], hidden)
     ]
     assert effects["log_likelihood"] == pytest.approx(scores[0], abs=1e-4)

@@ -149,7 +149,7 @@ class Asker:
         messages = self._ablation.messages(prompt.row, condition, row["messages"][: prompt.position])
         if prompt.ecgs not in read:
             read[prompt.ecgs] = self._ablation.ecgs(prompt.row, condition, len(prompt.ecgs), question_id)
-        return fill_ecgs(messages, read[prompt.ecgs], row["sampling_rate"])
+        return fill_ecgs(messages, read[prompt.ecgs], row["sampling_rate"], keep_flat=condition == "zeros")
 
 
 def _batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
