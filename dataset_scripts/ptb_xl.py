@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-from elm_hf.ecg.recording import Recording, RecordingError, path_within, read_recording
+from elm_hf.ecg.recording import Recording, RecordingError
 from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.report_questions import findings_conversation, report_conversation
 from elm_hf.utils.files import read_table
@@ -115,7 +115,7 @@ class PtbXl(ElmDatasetBuilder):
             "report": reference["report"].strip() or None,
             "labels": [name_of.get(code, code) for code in scp_codes(reference)],
         }
-        return read_recording(path_within(self.source_folder(), reference[self.file_column()])), metadata
+        return self.read_wfdb(reference[self.file_column()]), metadata
 
     def list_conversations(self) -> Iterator[dict]:
         """List a conversation for each row, which asks for its report or its findings."""
