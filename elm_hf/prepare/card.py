@@ -64,6 +64,8 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> Datas
         description=builder.DESCRIPTION,
         credits=sources,
         report=report,
+        question_types=_question_types(report.get("templates", [])),
+        notes=report.get("notes", []) + report.get("record_notes", []),  # builds of earlier versions have neither
         records=records,
         seconds=records["samples"] / records["sampling_rate"] if records["records"] else 0,
         official=report["splits"].get(OFFICIAL),
@@ -84,6 +86,18 @@ def credited(folder: Path, report: dict) -> list[type[ElmDatasetBuilder]]:
     columns = [pq.read_table(path, columns=["source"])["source"] for path in (folder / RECORDS).glob("*.parquet")]
     sources = {source for column in columns for source in column.unique().to_pylist()} - {report["dataset"]}
     return [find_builder(name) for name in (report["dataset"], *sorted(sources)) if name in dataset_names()]
+
+
+def _question_types(templates: list[dict]) -> dict[str, dict]:
+    """Number of templates and questions, and blind accuracy, of each question type."""
+    types = {}
+    for entry in templates:
+        found = types.setdefault(entry["question_type"], {"templates": 0, "questions": 0, "blind": 0})
+        found["blind"] = found["blind"] * found["questions"] + entry["blind_majority"] * entry["questions"]
+        found["templates"] += 1
+        found["questions"] += entry["questions"]
+        found["blind"] /= found["questions"]
+    return types
 
 
 def _examples(folder: Path) -> list[dict]:
