@@ -53,6 +53,8 @@ class ElmSymbolProcessor(BaseElmProcessor):
             Chat template to use instead of the tokenizer's.
         system_prompt (`str`, *optional*):
             System message of conversations that have none: the one that the model was trained with.
+        enable_thinking (`bool`, *optional*, defaults to `False`):
+            Whether prompts let the model begin with reasoning: `True` for models trained on answers with reasoning.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class ElmSymbolProcessor(BaseElmProcessor):
         ecg_token: str = ECG_TOKEN,
         chat_template: str | None = None,
         system_prompt: str | None = None,
+        enable_thinking: bool = False,
     ):
         self.ecg_token_offset = ecg_token_offset
         self.max_ecg_tokens = max_ecg_tokens
@@ -73,6 +76,7 @@ class ElmSymbolProcessor(BaseElmProcessor):
             ecg_token,
             chat_template,
             system_prompt,
+            enable_thinking,
             feature_extractor=feature_extractor,
             ecg_tokenizer=ecg_tokenizer,
         )
