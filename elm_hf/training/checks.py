@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 from transformers import ProcessorMixin
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.utils import find_adapter_config_file
+from transformers.utils import find_adapter_config_file, logging
 from trl import ModelConfig, SFTConfig
 
 from elm_hf.modeling.ecg_leads import LEADS
@@ -14,6 +14,12 @@ from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix, pack_without_padding
 from elm_hf.utils.hub import check_name
+
+
+logger = logging.get_logger(__name__)
+
+# Number of conversations that are searched for reasoning.
+NUM_SAMPLED = 256
 
 
 def check_arguments(
@@ -79,6 +85,48 @@ def check_model(model_args: ModelConfig) -> None:
         raise ValueError(
             f"--model_name_or_path {name} is an adapter; merge it into a full checkpoint (elm-hf merge {name} FOLDER) "
             "and train that."
+        )
+
+
+def check_chat_template(processor: ProcessorMixin, script_args: ElmScriptArguments) -> None:
+    """
+    Checks that the model is asked for an answer as it learns it, and that joined questions are learnt.
+
+    Raises:
+        ValueError: the chat template writes no answer as it asks for it, or of joined answers only the last.
+    """
+    if script_args.descriptions is not None:
+        return
+    processor.tokenize_conversation(_short_conversation(1), [])
+    _, learnt = processor.tokenize_conversation(_short_conversation(2), [])
+    if script_args.merge_questions > 1 and (np.diff(learnt, prepend=0) == 1).sum() < 2:
+        raise ValueError(
+            "--merge_questions joins answers, and the model's chat template writes an earlier answer in another way than "
+            "the last one, so that only the last would be learnt; leave it out, or use --pack_by_ecg."
+        )
+
+
+def _short_conversation(num_answers: int) -> list[dict]:
+    return [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * num_answers
+
+
+def set_thinking(processor: ProcessorMixin, dataset: Dataset) -> None:
+    """
+    Makes the processor ask for reasoning if most conversations have answers with reasoning (`<think>...</think>`) that
+    its chat template writes. This is saved with the model.
+
+    Args:
+        processor: the ELM's processor.
+        dataset: conversations of `load_elm_dataset`, of which a sample is read.
+    """
+    step = max(1, len(dataset) // NUM_SAMPLED)
+    sample = dataset.with_format(None).select(range(0, len(dataset), step))["messages"]
+    reasoned = [processor.learns_reasoning(messages) for messages in sample]
+    if 2 * sum(reasoned) > len(reasoned):
+        processor.enable_thinking = True
+        logger.warning(
+            "The answers hold reasoning (<think>): the model will be asked with enable_thinking=True, which is saved with "
+            "its processor."
         )
 
 

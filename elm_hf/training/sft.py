@@ -22,7 +22,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
-from elm_hf.training.checks import check_arguments, check_model
+from elm_hf.training.checks import check_arguments, check_chat_template, check_model, set_thinking
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.parts import load_model
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
@@ -78,7 +78,9 @@ def build_trainer(
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     if script_args.system_prompt is not None:
         processor.system_prompt = script_args.system_prompt or None
+    check_chat_template(processor, script_args)
     conversations = load_training_data(script_args, training_args, processor)  # checked before weights are loaded
+    set_thinking(processor, conversations)
     model, learning, peft_config = load_model(script_args, training_args, model_args)
     rows, collator = prepare_rows(
         conversations, script_args, training_args, model, processor, augmentation, image_augmentation
