@@ -573,3 +573,14 @@ def test_where_ecgs_have_one_question_each_one_is_asked(run, yes_sayer):
         "List the findings of this ECG.",
         f"    yes   (truth: {', '.join(rows[0]['answer'])})",
     ]
+
+
+def test_figures_are_printed_as_json(run, simulated_dataset, tmp_path):
+    finished = run(
+        "prepare", "simulated_qa", "--output", tmp_path / "made", "--num-recordings", 6, "--num-folds", 2, "--json"
+    )
+    assert json.loads(finished.out) == json.loads((tmp_path / "made" / "build_report.json").read_text())
+
+
+def test_h_is_help(run):
+    assert run("compare", "-h").out == run("compare", "--help").out

@@ -52,6 +52,16 @@ def test_every_folder_of_code_is_packaged():
     }
 
 
+def test_links_of_the_readme_work_outside_the_clone():
+    targets = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    ours = re.compile(
+        r"https://(?:github\.com/elm-hf/elm-hf/blob|raw\.githubusercontent\.com/elm-hf/elm-hf)/main/([^#]+)"
+    )
+    assert len(targets) > 10 and all(target.startswith("https://") for target in targets)
+    for path in (found[1] for target in targets if (found := ours.match(target))):
+        assert (ROOT / path).is_file(), path
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
     """An environment with the wheel and the libraries, but without the clone: its `bin`."""

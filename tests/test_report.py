@@ -399,12 +399,12 @@ import sys
 from elm_hf.evaluation import card, figures, pictures, report
 from elm_hf.evaluation.compare import aggregate, aggregate_table, compare, comparison_table
 from elm_hf.evaluation.markdown import report_markdown, report_table
-from elm_hf.evaluation.recipe_costs import costs_table
+from elm_hf.evaluation.recipe_costs import costs_table, recipe_costs
 from elm_hf.utils.reports import read_report
 read = read_report("one/report")
 folders = ["one/report", "two/report"]
 print(report_table(read), report_markdown(read), comparison_table(compare(*folders)), aggregate_table(aggregate(folders)))
-print(costs_table({"first": ["one"], "second": ["two"]}))
+print(costs_table(recipe_costs({"first": ["one"], "second": ["two"]})))
 print(*({"torch", "trl", "peft", "accelerate", "transformers"} & set(sys.modules)) or ["nothing large"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

@@ -23,7 +23,7 @@ from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.training import sft
 from elm_hf.training.arguments import ElmScriptArguments
-from elm_hf.utils.files import save_whole
+from elm_hf.utils.files import save_atomically
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -174,7 +174,7 @@ def test_errors_about_adapters_and_their_bases(tiny_elm, simulated_dataset, tmp_
     model, processor = load_checkpoint(tiny_elm)
     sizes = {"text_config": model.config.text_config.to_dict() | {"hidden_size": 64}}
     other = ElmForCausalLM(ElmConfig(**model.config.to_dict() | sizes))
-    save_whole([other, processor], tmp_path / "other")
+    save_atomically([other, processor], tmp_path / "other")
     with pytest.raises(ValueError, match="adapter: does not fit .*other .*trained on with --base"):
         merge_adapter(adapter, tmp_path / "again", base=tmp_path / "other")
     assert not (tmp_path / "again").exists()

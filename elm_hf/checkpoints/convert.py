@@ -7,7 +7,7 @@ from pathlib import Path
 from elm_hf.checkpoints.convert_autoencoder import convert_mlae, convert_mtae, convert_st_mem
 from elm_hf.checkpoints.convert_merl import convert_merl
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle
-from elm_hf.utils.files import check_free, save_whole
+from elm_hf.utils.files import check_free, save_atomically
 
 
 # Functions that read a published file and return the parts to save; each part has `save_pretrained`.
@@ -44,5 +44,5 @@ def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | Path
         raise FileNotFoundError(f"{checkpoint}: no such file.")
     check_free(output)
     parts = CONVERTERS[kind](checkpoint)
-    save_whole(parts, output)
+    save_atomically(parts, output)
     return parts

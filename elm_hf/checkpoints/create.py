@@ -34,7 +34,7 @@ from elm_hf.modeling.processing_elm_base import BaseElmProcessor, add_ecg_token
 from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor
 from elm_hf.modeling.processing_elm_vision import ElmVisionProcessor
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
-from elm_hf.utils.files import check_free, save_whole
+from elm_hf.utils.files import check_free, save_atomically
 from elm_hf.utils.hub import check_name
 
 
@@ -158,7 +158,7 @@ def create_elm(
         processor_class = ElmVisionProcessor if model.config.reads_pictures else ElmProcessor
         processor = processor_class(reader, llm_tokenizer, model.config.num_ecg_tokens)
     _set_special_tokens(model, processor)
-    save_whole([model, processor], output)
+    save_atomically([model, processor], output)
     return model
 
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
 from elm_hf.data.loading import load_records
 from elm_hf.modeling.tokenization_ecg_byte import BYTE_TOKENS, SYMBOLS, EcgByteTokenizer
-from elm_hf.utils.files import check_free, save_whole
+from elm_hf.utils.files import check_free, save_atomically
 
 
 NUM_MEASURED = 200  # maximum number of records on which the figures of the card are measured
@@ -86,7 +86,7 @@ def train_ecg_byte_tokenizer(
         "num_measured": len(measured) or min(len(training), NUM_MEASURED),
     }
     report |= _measure(tokenizer, measured if len(measured) else training[:NUM_MEASURED])
-    save_whole([tokenizer, _card(output.name, tokenizer, report)], output)
+    save_atomically([tokenizer, _card(output.name, tokenizer, report)], output)
     return report
 
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from elm_hf.checkpoints.card import TRAINING_NAME, read_training
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.utils.files import check_free, save_whole, write_whole
+from elm_hf.utils.files import check_free, save_atomically, write_atomically
 from elm_hf.utils.hub import check_name
 from elm_hf.utils.registration import register_modeling_classes
 
@@ -64,9 +64,9 @@ def merge_adapter(
             f"{adapter}: does not fit {base} ({one}); name the checkpoint that it was trained on with --base"
         ) from error
     merged = adapted.merge_and_unload(safe_merge=True)
-    save_whole([merged, AutoProcessor.from_pretrained(str(adapter))], output)
+    save_atomically([merged, AutoProcessor.from_pretrained(str(adapter))], output)
     training = read_training(Path(adapter))
     if training is not None:  # for the card
         training |= {"is_adapter": False, "num_parameters": merged.num_parameters()}
-        write_whole(output / TRAINING_NAME, json.dumps(training, indent=2) + "\n")
+        write_atomically(output / TRAINING_NAME, json.dumps(training, indent=2) + "\n")
     return merged

@@ -11,7 +11,8 @@ from elm_hf.utils.errors import errors_in_one_line
 
 def main():
     """Runs the command. An error that the user can fix is one line on standard error and exit code 1, never a traceback."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not {"train", "pretrain"} & set(sys.argv[1:2]):  # training warns of what it does to long conversations
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

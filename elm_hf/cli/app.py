@@ -1,5 +1,6 @@
 """The command itself and the options that several subcommands share."""
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,12 @@ import typer
 app = typer.Typer(
     name="elm-hf",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print plain lines instead of progress bars.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 Fold = Annotated[str, typer.Option(help='Fold: 1 to 5, or "official" for the split of the dataset\'s authors.')]
 Split = Annotated[str, typer.Option(help="Split of the fold.")]
 Records = Annotated[
@@ -36,6 +38,11 @@ def check_names(checkpoint: str | None = None, dataset: str | None = None) -> No
         check_name(checkpoint)
     if dataset is not None:
         check_name(dataset, repo_type="dataset")
+
+
+def print_json(figures: object) -> None:
+    """Prints figures as JSON; paths as text."""
+    typer.echo(json.dumps(figures, indent=2, ensure_ascii=False, default=str))
 
 
 def read_system_prompt(path: Path | None) -> str | None:

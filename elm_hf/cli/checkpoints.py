@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import Quiet, app
+from elm_hf.cli.app import Json, Quiet, app, print_json
 
 
 @app.command()
@@ -143,6 +143,7 @@ def train_tokenizer(
         str, typer.Option(help="How ECGs are encoded: longest_match or merge_order.")
     ] = "longest_match",
     seed: Annotated[int, typer.Option(help="Random seed for drawing records.")] = 0,
+    as_json: Json = False,
     quiet: Quiet = False,
 ):
     """Train an ECG-Byte tokenizer: ECGs as tokens of an LLM."""
@@ -150,6 +151,9 @@ def train_tokenizer(
 
     show_progress = sys.stderr.isatty() and not quiet
     report = train_ecg_byte_tokenizer(dataset, merges, output, num_records, encoding, seed, show_progress)
+    if as_json:
+        print_json(report)
+        return
     typer.echo(
         f"{output}: {report['num_merges']:,} merges from {report['num_records']:,} records; "
         f"{report['compression']:.2f} samples per token, error {report['rmse_uv']:.1f} µV RMS and at most "

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import Fold, Quiet, Records, Split, SystemPromptFile, app, check_names, read_system_prompt
+from elm_hf.cli.app import (
+    Fold,
+    Json,
+    Quiet,
+    Records,
+    Split,
+    SystemPromptFile,
+    app,
+    check_names,
+    print_json,
+    read_system_prompt,
+)
 
 
 @app.command()
@@ -60,6 +71,7 @@ def evaluate(
     update_card: Annotated[
         bool, typer.Option("--update-card", help="Write the results into the checkpoint's card (README.md).")
     ] = False,
+    as_json: Json = False,
     quiet: Quiet = False,
 ):
     """Score a model's answers with the true ECG, and with other signals or none in its place; write a report."""
@@ -98,16 +110,19 @@ def evaluate(
     )
     if report is None:  # the first of the processes prints
         return
-    typer.echo(f"Answers about {dataset}, fold {fold}, {split}:\n\n{report_table(report)}\n")
-    for reliance in report["signal_reliance"].values():
-        typer.echo(reliance["sentence"])
-    if output is not None:
-        typer.echo(f"Report in {output / REPORT_TEXT_NAME}")
+    if as_json:
+        print_json(report)
+    else:
+        typer.echo(f"Answers about {dataset}, fold {fold}, {split}:\n\n{report_table(report)}\n")
+        for reliance in report["signal_reliance"].values():
+            typer.echo(reliance["sentence"])
+        if output is not None:
+            typer.echo(f"Report in {output / REPORT_TEXT_NAME}")
     if update_card:
         from elm_hf.evaluation.card import update_card as write_into_card
 
         write_into_card(checkpoint, report)
-        typer.echo(f"Results in {Path(checkpoint) / 'README.md'}")
+        typer.echo(f"Results in {Path(checkpoint) / 'README.md'}", err=as_json)
 
 
 @app.command()
@@ -115,23 +130,27 @@ def compare(
     first: Annotated[Path, typer.Argument(help="Folder of an evaluation.")],
     second: Annotated[Path, typer.Argument(help="Folder of another model's evaluation on the same questions.")],
     seed: Annotated[int, typer.Option(min=0, help="Random seed for resampling and permuting patients.")] = 0,
+    as_json: Json = False,
 ):
     """Compare two evaluations question by question: difference, 95 % interval, p-value by paired permutation."""
     from elm_hf.evaluation.compare import compare as run
     from elm_hf.evaluation.compare import comparison_table
 
-    typer.echo(comparison_table(run(first, second, seed)))
+    comparison = run(first, second, seed)
+    print_json(comparison) if as_json else typer.echo(comparison_table(comparison))
 
 
 @app.command()
 def aggregate(
     reports: Annotated[list[Path], typer.Argument(help="Folders of two or more evaluations of one experiment.")],
+    as_json: Json = False,
 ):
     """Print mean and standard deviation of several seeds, or folds, of one experiment."""
     from elm_hf.evaluation.compare import aggregate as run
     from elm_hf.evaluation.compare import aggregate_table
 
-    typer.echo(aggregate_table(run(reports)))
+    aggregated = run(reports)
+    print_json(aggregated) if as_json else typer.echo(aggregate_table(aggregated))
 
 
 @app.command()
@@ -140,11 +159,13 @@ def costs(
         list[str],
         typer.Argument(help="Recipes to compare, each NAME=RUN or NAME=RUN,RUN,...; a run is its output folder."),
     ],
+    as_json: Json = False,
 ):
     """Compare what recipes cost: wall time, samples, tokens, and scores where a run's folder has a report."""
-    from elm_hf.evaluation.recipe_costs import costs_table
+    from elm_hf.evaluation.recipe_costs import costs_table, recipe_costs
 
-    typer.echo(costs_table(dict(_runs(text) for text in recipe)))
+    totals = recipe_costs(dict(_runs(text) for text in recipe))
+    print_json(totals) if as_json else typer.echo(costs_table(totals))
 
 
 @app.command("zero-shot")
@@ -168,6 +189,7 @@ def zero_shot(
         int | None, typer.Option(min=1, help="Largest number of ECGs, drawn evenly from the split; all by default.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for resampling.")] = 0,
+    as_json: Json = False,
     quiet: Quiet = False,
 ):
     """Classify ECGs without training: options A, B, C, ... for an ECG-language model, AUROC of prompts for MERL."""
@@ -189,7 +211,7 @@ def zero_shot(
         seed=seed,
         quiet=quiet,
     )
-    typer.echo(zero_shot_table(report))
+    print_json(report) if as_json else typer.echo(zero_shot_table(report))
 
 
 def _token_limits(text: str) -> int | dict[str, int]:

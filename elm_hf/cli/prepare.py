@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import Quiet, app
+from elm_hf.cli.app import Json, Quiet, app, print_json
 from elm_hf.prepare.names import check_dataset_name, dataset_names
 
 
@@ -45,6 +45,7 @@ def prepare(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what another build left in the folder.")
     ] = False,
+    as_json: Json = False,
     quiet: Quiet = False,
 ):
     """
@@ -85,7 +86,7 @@ def prepare(
         merge=merge,
         **options,
     )
-    typer.echo(f"{output}: {build_summary(report)}")
+    print_json(report) if as_json else typer.echo(f"{output}: {build_summary(report)}")
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

@@ -15,8 +15,8 @@ from transformers import AutoConfig
 
 from elm_hf.data.loading import load_records
 from elm_hf.descriptions.languages import ENGLISH, language_of
-from elm_hf.utils.chat_models import Chat, PassingError, endpoint_chat, is_endpoint, local_chat
-from elm_hf.utils.files import read_table, write_whole
+from elm_hf.utils.chat_models import Chat, TransientError, endpoint_chat, is_endpoint, local_chat
+from elm_hf.utils.files import read_table, write_atomically
 
 
 COLUMNS = ["report", "language", "translation", "translator"]
@@ -92,7 +92,7 @@ def translate_reports(
             except ValueError:
                 pool.shutdown(cancel_futures=True)
                 raise
-    write_whole(output, _as_csv(known.values()))
+    write_atomically(output, _as_csv(known.values()))
     unfinished.unlink(missing_ok=True)
     return {
         "reports": len(reports),
@@ -160,7 +160,7 @@ def _by_chat(chat: Chat, first_wait_s: float) -> Translate:
         for attempt in range(MAX_ATTEMPTS):
             try:
                 text, _, written = chat(_messages(report, language))
-            except PassingError as error:
+            except TransientError as error:
                 failure = str(error)
                 if attempt + 1 < MAX_ATTEMPTS:
                     time.sleep(first_wait_s * 2**attempt if error.wait is None else error.wait)

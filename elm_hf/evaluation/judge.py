@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from elm_hf.evaluation.metrics import is_exact_match
 from elm_hf.evaluation.names import JUDGEMENTS_NAME
-from elm_hf.utils.chat_models import Chat, PassingError, endpoint_chat, is_endpoint, local_chat, writable
+from elm_hf.utils.chat_models import Chat, TransientError, endpoint_chat, is_endpoint, local_chat, writable
 
 
 SCORES = (0, 1, 2)  # wrong, partly right, right
@@ -167,7 +167,7 @@ def _judge(chat: Chat, messages: list[dict], first_wait_s: float) -> Judgement:
         judgement.attempts += 1
         try:
             text, read, written = chat(asked)
-        except PassingError as error:
+        except TransientError as error:
             failures[str(error)] += 1
             judgement.reason = str(error)
             if judgement.attempts < MAX_ATTEMPTS:

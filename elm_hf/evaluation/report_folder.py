@@ -9,7 +9,7 @@ import pandas as pd
 from elm_hf.evaluation.names import IDENTITY_NAME, PREDICTIONS_NAME
 from elm_hf.evaluation.predictions import Key, write_predictions
 from elm_hf.inference.generation import Answer
-from elm_hf.utils.files import write_whole
+from elm_hf.utils.files import write_atomically
 from elm_hf.utils.reports import REPORT_NAME
 
 
@@ -39,7 +39,7 @@ class ReportFolder:
         foreign = [name for name in (PREDICTIONS_NAME, REPORT_NAME) if (path / name).exists()]
         if foreign:
             raise ValueError(f"{path}: holds results ({foreign[0]}) of an unknown evaluation; choose another folder")
-        write_whole(identity_file, json.dumps(identity, indent=2) + "\n")
+        write_atomically(identity_file, json.dumps(identity, indent=2) + "\n")
 
     def read(self) -> dict[Key, Answer]:
         """The answers so far."""

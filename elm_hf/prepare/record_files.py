@@ -25,7 +25,7 @@ from elm_hf.data.columns import RECORD_KEYS, record_features
 from elm_hf.data.layout import RECORDS, parquet_name
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.prepare.builder import ElmDatasetBuilder
-from elm_hf.utils.files import write_whole
+from elm_hf.utils.files import write_atomically
 
 
 # A file is the unit of work, so that the files do not depend on the number of processes and machines.
@@ -138,7 +138,7 @@ class RecordFiles:
 
     def _finish(self, number: int, skipped: list) -> None:
         note = {"build_id": self.build_id, "num_shards": self.num_shards, "skipped": skipped}
-        write_whole(self._note_path(number), json.dumps(note))
+        write_atomically(self._note_path(number), json.dumps(note))
         with self._unfinished(number).open("rb") as file:  # write to disk before renaming, in case of a system crash
             os.fsync(file.fileno())
         self._unfinished(number).rename(new_path(self.path(number)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from elm_hf.data.layout import BUILD_REPORT_NAME
-from elm_hf.utils.files import write_whole
+from elm_hf.utils.files import write_atomically
 
 
 _PLAN_NAME = "plan.json"
@@ -80,7 +80,7 @@ def begin(work: Path, plan: dict, overwrite: bool = False, exclusive: bool = Tru
     if found != plan:
         if exclusive:
             clear(work)
-        write_whole(work / _PLAN_NAME, json.dumps(plan, indent=2))
+        write_atomically(work / _PLAN_NAME, json.dumps(plan, indent=2))
     (work / "build").mkdir(exist_ok=True)
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -92,8 +92,8 @@ def load_pretraining_records(
     records = datasets.concatenate_datasets(tables)
     known = [one for one in rows[True] if classes is None or one["class"] in classes]
     return PretrainingRecords(
-        Dataset.from_list(rows[False]).with_transform(_Join(records, target, classes, held_out=False)),
-        Dataset.from_list(known).with_transform(_Join(records, target, classes, held_out=True)) if known else None,
+        Dataset.from_list(rows[False]).with_transform(_AddEcg(records, target, classes, held_out=False)),
+        Dataset.from_list(known).with_transform(_AddEcg(records, target, classes, held_out=True)) if known else None,
         classes,
         num_left_out,
     )
@@ -155,7 +155,7 @@ class EcgPretrainingCollator:
         return ecg if self.augmentation is None else self.augmentation(ecg, row["sampling_rate"], rng)
 
 
-class _Join:
+class _AddEcg:
     """Adds ECGs and targets to a batch of row numbers."""
 
     def __init__(self, records: Dataset, target: str | None, classes: list[str] | None, held_out: bool):

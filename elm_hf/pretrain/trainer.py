@@ -6,12 +6,12 @@ from transformers import (
 )
 
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
-from elm_hf.training.resume import WholeCheckpoints
+from elm_hf.training.resume import CompleteCheckpoints
 
 
-class PretrainTrainer(WholeCheckpoints, Trainer):
+class PretrainTrainer(CompleteCheckpoints, Trainer):
     """
-    Transformers' `Trainer` with resumable checkpoints ([`WholeCheckpoints`]).
+    Transformers' `Trainer` with resumable checkpoints ([`CompleteCheckpoints`]).
 
     Args:
         run: settings of the run, saved with its checkpoints.

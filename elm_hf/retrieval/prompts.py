@@ -13,7 +13,7 @@ from elm_hf.data.loading import patients_of, records_of
 from elm_hf.modeling.chat_rendering import with_system_prompt
 from elm_hf.retrieval.index import EcgIndex
 from elm_hf.retrieval.options import RetrievalOptions
-from elm_hf.utils.source_code import source_digest
+from elm_hf.utils.source_digest import source_digest
 
 
 class Retrieval:

@@ -10,7 +10,7 @@ from transformers.trainer_callback import ExportableState
 
 from elm_hf.training.cost_file import COSTS_NAME
 from elm_hf.training.parallelism import tensor_parallel_size
-from elm_hf.utils.files import write_whole
+from elm_hf.utils.files import write_atomically
 
 
 class RunCosts(TrainerCallback, ExportableState):
@@ -48,4 +48,4 @@ class RunCosts(TrainerCallback, ExportableState):
             "processes": args.world_size,
             "device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
         }
-        write_whole(Path(args.output_dir) / COSTS_NAME, json.dumps(costs, indent=2) + "\n")
+        write_atomically(Path(args.output_dir) / COSTS_NAME, json.dumps(costs, indent=2) + "\n")

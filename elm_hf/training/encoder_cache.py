@@ -19,7 +19,7 @@ from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm_base import BaseElmProcessor
 from elm_hf.training.encoder_features import EncoderFeatures
-from elm_hf.utils.source_code import source_digest
+from elm_hf.utils.source_digest import source_digest
 from elm_hf.utils.weights import fingerprint_of_weights
 
 

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from elm_hf.training.parallelism import tensor_parallel_size
-from elm_hf.utils.files import write_whole
+from elm_hf.utils.files import write_atomically
 
 
 # Not the file of the same name in the folder of an evaluation.
@@ -46,7 +46,7 @@ def run_settings(training_args: TrainingArguments, *others) -> dict:
     return json.loads(json.dumps(settings, default=str))
 
 
-class WholeCheckpoints:
+class CompleteCheckpoints:
     """
     Mix-in of a `Trainer` whose checkpoints are either complete or ignored, and which takes no step after the last one.
 
@@ -74,7 +74,7 @@ class WholeCheckpoints:
         self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            write_whole(folder / RUN_SETTINGS_NAME, json.dumps(self.run, indent=2) + "\n")
+            write_atomically(folder / RUN_SETTINGS_NAME, json.dumps(self.run, indent=2) + "\n")
             rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint)
 
 

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from elm_hf.modeling.chat_rendering import ecg_items
 from elm_hf.training.packing import IGNORE_INDEX
-from elm_hf.utils.source_code import source_digest
+from elm_hf.utils.source_digest import source_digest
 
 
 logger = logging.get_logger(__name__)

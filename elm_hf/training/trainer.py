@@ -13,13 +13,13 @@ from trl import SFTTrainer
 from elm_hf.checkpoints.card import TRAINING_NAME, model_card, parts_of
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.epochs import EpochSampler, FollowEpoch
-from elm_hf.training.resume import WholeCheckpoints
+from elm_hf.training.resume import CompleteCheckpoints
 from elm_hf.utils.hub import split_revision
 
 
-class ElmTrainer(WholeCheckpoints, SFTTrainer):
+class ElmTrainer(CompleteCheckpoints, SFTTrainer):
     """
-    TRL's `SFTTrainer` with resumable checkpoints ([`WholeCheckpoints`]) and a model card about usage and training
+    TRL's `SFTTrainer` with resumable checkpoints ([`CompleteCheckpoints`]) and a model card about usage and training
     data.
 
     Args:

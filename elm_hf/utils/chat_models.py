@@ -8,7 +8,7 @@ from httpx2 import TransportError
 from huggingface_hub import ChatCompletionOutput, ChatCompletionOutputUsage, InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 
-from elm_hf.utils.hub import PASSING
+from elm_hf.utils.hub import TRANSIENT_CODES
 
 
 # A function that takes messages and returns the text of the answer, the number of prompt tokens and of generated
@@ -16,7 +16,7 @@ from elm_hf.utils.hub import PASSING
 Chat = Callable[[list[dict]], tuple[str, int, int]]
 
 
-class PassingError(Exception):
+class TransientError(Exception):
     """
     A transient error: the request may succeed if it is repeated.
 
@@ -47,7 +47,7 @@ def endpoint_chat(url: str, model: str | None, max_tokens: int, role: str) -> Ch
             variable that contains the API key, such as `ELM_HF_JUDGE_API_KEY`.
 
     Returns:
-        A function that raises [`PassingError`] on a transient error and ValueError if the endpoint rejects the
+        A function that raises [`TransientError`] on a transient error and ValueError if the endpoint rejects the
         request.
     """
     key = f"ELM_HF_{role.upper()}_API_KEY"
@@ -57,21 +57,21 @@ def endpoint_chat(url: str, model: str | None, max_tokens: int, role: str) -> Ch
         try:
             output = client.chat_completion(messages, model=model, max_tokens=max_tokens, temperature=0.0)
         except InferenceTimeoutError as error:
-            raise PassingError("timeout") from error
+            raise TransientError("timeout") from error
         except TransportError as error:
-            raise PassingError(f"no connection to {url} ({type(error).__name__})") from error
+            raise TransientError(f"no connection to {url} ({type(error).__name__})") from error
         except HfHubHTTPError as error:
             status = error.response.status_code
-            if status not in PASSING:
+            if status not in TRANSIENT_CODES:
                 raise ValueError(
                     f"the {role} at {url} rejects the request (HTTP {status}: {error.response.text[:200]}); check its "
                     f"URL, its model (--{role}-model) and its API key ({key})"
                 ) from error
-            raise PassingError(f"HTTP {status}", _retry_after(error.response.headers)) from error
+            raise TransientError(f"HTTP {status}", _retry_after(error.response.headers)) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise PassingError("not JSON") from error
+            raise TransientError("not JSON") from error
         except ValueError as error:  # JSON other than an object
-            raise PassingError("no chat completion") from error
+            raise TransientError("no chat completion") from error
         return _words(output), *_tokens(output.usage)
 
     return chat
@@ -87,7 +87,7 @@ def _words(output: ChatCompletionOutput) -> str:
     try:
         content = output.choices[0].message.content
     except (AttributeError, IndexError, TypeError) as error:
-        raise PassingError("no chat completion") from error
+        raise TransientError("no chat completion") from error
     return writable(content) if isinstance(content, str) else ""
 
 

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a small file atomically: to a temporary file that is then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
@@ -18,7 +18,7 @@ def write_whole(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def save_whole(parts: list, output: Path):
+def save_atomically(parts: list, output: Path):
     """Save all parts of a checkpoint atomically: to a temporary folder that is then renamed to `output`."""
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))

@@ -23,7 +23,7 @@ ATTEMPTS = 4
 # Timeout in seconds for asking the Hub whether a repository exists.
 TIMEOUT_S = 4
 # HTTP status codes of transient errors: timeouts, conflicts, too many requests, unavailable servers.
-PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
+TRANSIENT_CODES = (408, 409, 425, 429, 500, 502, 503, 504)
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -149,7 +149,7 @@ def publish_files(
             return Publication(repo_id, sizes, url)
         except (HfHubHTTPError, httpx2.TransportError) as error:
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-            if status is not None and status not in PASSING:
+            if status is not None and status not in TRANSIENT_CODES:
                 raise
             reason = error
             if attempt < ATTEMPTS:
