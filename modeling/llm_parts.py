@@ -22,6 +22,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 UNUSUAL_PARTS = (AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
+class _Unusual(TypeError):
+    """An LLM is built in a way that an ECG-language model does not take."""
+
+
 def text_part(llm: PreTrainedModel) -> PreTrainedModel:
     r"""
     The causal LLM inside a model of text and pictures, such as Gemma 3 from 4B on.
@@ -44,7 +48,7 @@ def text_part(llm: PreTrainedModel) -> PreTrainedModel:
             text_llm = AutoModelForCausalLM.from_config(text_config, dtype=llm.dtype)
         decoder = llm.get_decoder()
         if type(decoder) is not type(text_llm.base_model):
-            raise TypeError(f"its text part is a {type(decoder).__name__}")
+            raise _Unusual(f"its text part is a {type(decoder).__name__}")
         setattr(text_llm, text_llm.base_model_prefix, decoder)
         text_llm.set_output_embeddings(llm.get_output_embeddings())
     except UNUSUAL_PARTS as error:
@@ -71,9 +75,9 @@ def check_llm(llm: PreTrainedModel, tied_embeddings: tuple[str, ...]):
         head, embeddings = llm.get_output_embeddings(), llm.get_input_embeddings()
         names = [name for name, module in llm.base_model.named_modules() if module is embeddings]
         if not isinstance(head, nn.Linear):
-            raise TypeError(f"its head is a {type(head).__name__}, not a linear layer")
+            raise _Unusual(f"its head is a {type(head).__name__}, not a linear layer")
         if llm.config.tie_word_embeddings and not any(name in tied_embeddings for name in names):
-            raise TypeError(
+            raise _Unusual(
                 f"its head shares the input embeddings `{', '.join(names)}`; supported names are "
                 f"{', '.join(tied_embeddings)}"
             )
@@ -105,9 +109,9 @@ def check_logits(model: PreTrainedModel, llm: PreTrainedModel):
         expected = llm(input_ids=input_ids).logits
         found = model(input_ids=input_ids).logits
         if not torch.allclose(found, expected, atol=1e-4, rtol=1e-4):
-            raise TypeError("it computes its logits in a way that ElmForCausalLM does not reproduce")
+            raise _Unusual("it computes its logits in a way that ElmForCausalLM does not reproduce")
         if not torch.allclose(expected[0, :3], expected[1, :3], atol=1e-3, rtol=1e-3):
-            raise TypeError("its tokens read later ones, so that it is not a causal LLM")
+            raise _Unusual("its tokens read later ones, so that it is not a causal LLM")
     except UNUSUAL_PARTS as error:
         raise unsupported(llm, error) from error
     finally:
@@ -125,7 +129,9 @@ def unsupported(llm: PreTrainedModel, error: Exception) -> ValueError:
         error (`Exception`):
             The cause.
     """
-    cause = " ".join(str(error).split())[:300] or type(error).__name__
+    cause = " ".join(str(error).split())[:300]
+    if not isinstance(error, _Unusual):
+        cause = f"it has other parts or inputs than a causal LLM of text ({type(error).__name__}: {cause})"
     return ValueError(
         f'{type(llm).__name__} ("{llm.config.model_type}") is not supported as the LLM of an ECG-language model: {cause}.'
     )

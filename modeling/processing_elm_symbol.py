@@ -28,6 +28,22 @@ from .tokenization_ecg_byte import EcgByteTokenizer
 logger = logging.get_logger(__name__)
 
 
+def symbols_of_an_ecg(num_leads: int, num_samples: int) -> int:
+    r"""
+    Approximate number of tokens of an ECG, one per ten samples (Han et al. 2024).
+
+    Args:
+        num_leads (`int`):
+            Number of leads.
+        num_samples (`int`):
+            Number of samples of a lead.
+
+    Returns:
+        `int`: The number of tokens.
+    """
+    return num_leads * num_samples // 10
+
+
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class ElmSymbolProcessor(BaseElmProcessor):
     r"""
@@ -87,8 +103,8 @@ class ElmSymbolProcessor(BaseElmProcessor):
 
     @property
     def num_ecg_tokens(self) -> int:
-        """Approximate number of tokens of an ECG: `max_ecg_tokens`, or one per ten samples (Han et al. 2024)."""
-        return self.max_ecg_tokens or len(self.leads) * self.feature_extractor.num_samples // 10
+        """Approximate number of tokens of an ECG: `max_ecg_tokens`, or see [`symbols_of_an_ecg`]."""
+        return self.max_ecg_tokens or symbols_of_an_ecg(len(self.leads), self.feature_extractor.num_samples)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -135,4 +151,4 @@ ElmSymbolProcessor.register_for_auto_class("AutoProcessor")
 # `AutoProcessor` finds the class by the name in `processor_config.json`.
 register(AutoProcessor, ElmSymbolProcessor, ElmSymbolProcessor)
 
-__all__ = ["ElmSymbolProcessor"]
+__all__ = ["ElmSymbolProcessor", "symbols_of_an_ecg"]
