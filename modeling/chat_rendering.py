@@ -185,6 +185,10 @@ def _write_in_full(turns: list[dict], write: Callable[[list[dict]], str], ecg_ma
         except TemplateError as error:
             refusal = refusal or error
             continue
+        if (
+            form[0]["content"] != turns[0]["content"] and "{'type': 'text'" in rendered
+        ):  # a list written as Python has it
+            continue
         if rendered.count(ecg_mark) == num_ecgs and all(words in rendered for words in system + last):
             return rendered
         if in_part is None and all(words in rendered for words in system):

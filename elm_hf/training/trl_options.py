@@ -8,7 +8,6 @@ from trl import ModelConfig, SFTConfig
 
 _TOKENIZED_HERE = "conversations are tokenized by their chat template"
 _LABELS = "labels are always the assistant's words alone"
-_PADDED_HERE = "batches are padded to their longest conversation"
 _LENGTHS = "batches are always grouped by length"
 _CLASSES = "training loads elm-hf's own classes"
 # Name of a field -> why another value than the default has no effect, and what has.
@@ -24,7 +23,6 @@ REFUSED = {
     "shuffle_dataset": "rows are shuffled in each epoch; --data_seed changes their order",
     "packing_strategy": "conversations are not cut into blocks; use --padding_free or --pack_by_ecg",
     "eval_packing": "conversations are not cut into blocks",
-    "pad_to_multiple_of": _PADDED_HERE,
     "assistant_only_loss": _LABELS,
     "length_column_name": f"{_LENGTHS}, which are measured here",
     "include_for_metrics": "no metrics are computed in training; elm-hf evaluate does",
@@ -38,6 +36,7 @@ REFUSED = {
 # Options that have the same effect with one other value.
 _ALSO = {
     "completion_only_loss": ((None, True), _LABELS),
+    "pad_to_multiple_of": ((None, "auto"), "batches are padded to their longest conversation"),
     "train_sampling_strategy": (("random", "group_by_length"), _LENGTHS),
     "include_num_input_tokens_seen": (("no", False, "non_padding"), "costs.json counts tokens without padding"),
 }
