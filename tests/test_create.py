@@ -24,6 +24,7 @@ from elm_hf.checkpoints.tokenizer import train_tokenizer
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.utils.files import save_atomically
+from elm_hf.utils.positions import position_limit
 
 
 SMALL = {
@@ -215,6 +216,22 @@ def test_symbols_that_fill_the_positions_are_refused(ecg_tokenizer, tmp_path):
                 ecg_tokenizer=str(tmp_path / "symbols"),
                 max_ecg_tokens=largest,
             )
+
+
+@pytest.mark.parametrize(
+    "family, settings, limit",
+    [
+        ("gpt2", {"n_positions": 64}, 64),
+        ("opt", {"max_position_embeddings": 64}, 64),
+        ("gptj", {"n_positions": 64}, 64),
+        ("llama", {"max_position_embeddings": 64}, None),
+        ("bloom", {}, None),
+        ("falcon", {"max_position_embeddings": 64, "alibi": True}, None),
+        ("nemotron_h", {"max_position_embeddings": 64}, None),
+    ],
+)
+def test_only_tables_of_positions_limit_them(family, settings, limit):
+    assert position_limit(AutoConfig.for_model(family, **settings)) == limit
 
 
 class NoisyConfig(LlamaConfig):
