@@ -96,7 +96,7 @@ def test_options_without_effect_are_refused_by_name(name):
         (["--pad_to_multiple_of", "8"], "--pad_to_multiple_of 8 is not possible for ELMs: batches are padded to"),
         (["--completion_only_loss", "false"], "--completion_only_loss False is not possible for ELMs: labels are"),
         (["--train_sampling_strategy", "sequential"], "--train_sampling_strategy sequential is not possible"),
-        (["--include_num_input_tokens_seen", "all"], "--include_num_input_tokens_seen all is not possible"),
+        (["--include_num_input_tokens_seen", "true"], "--include_num_input_tokens_seen all is not possible"),
         (["--lora_r", "8"], "--lora_r has no effect without --use_peft"),
         (["--use_bnb_nested_quant"], "--use_bnb_nested_quant has no effect without --load_in_4bit"),
         (["--chat_template_path", "someone/model"], "--chat_template_path someone/model: expected a .jinja or .j2"),
