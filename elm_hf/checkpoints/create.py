@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from elm_hf.checkpoints.chat_template import check_template
 from elm_hf.checkpoints.llm import (
     check_answers_are_learnt,
     check_room_for_ecgs,
@@ -138,6 +139,7 @@ def create_elm(
     llm_tokenizer = text_tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
     llm_settings = new_llm_config(text_config, llm_tokenizer) if llm is None else llm_config(llm)
     ecg_token_id = add_ecg_token(llm_tokenizer)
+    check_template(llm_tokenizer, tokenizer or llm or "the new tokenizer")
     check_answers_are_learnt(ElmProcessor(EcgFeatureExtractor(), llm_tokenizer))
     encoder_model = load_encoder(encoder, encoder_config, dtype)
     if representation == "symbol":

@@ -57,7 +57,7 @@ def merge_adapter(
             f"{base}: is quantized, and merging into quantized weights loses precision; name the checkpoint before "
             "quantization with --base"
         )
-    model = ElmForCausalLM.from_pretrained(base, config=base_config, dtype="auto")
+    model = ElmForCausalLM.from_pretrained(base, config=base_config, dtype="auto", use_safetensors=True)
     is_tied = _untie_head(model, config)
     try:
         adapted = PeftModel.from_pretrained(model, str(adapter))

@@ -8,6 +8,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import find_adapter_config_file, logging
 from trl import ModelConfig, SFTConfig
 
+from elm_hf.checkpoints.chat_template import check_template
 from elm_hf.checkpoints.llm import check_answers_are_learnt
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
@@ -100,6 +101,7 @@ def check_chat_template(processor: ProcessorMixin, script_args: ElmScriptArgumen
     """
     if script_args.descriptions is not None:
         return
+    check_template(processor.tokenizer, "the model")
     check_answers_are_learnt(processor)
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 2
     _, learnt = processor.tokenize_conversation(turns, [])
