@@ -26,7 +26,11 @@ def copy(tiny_elm, tmp_path) -> Path:
 
 def change(folder: Path, file: str, **settings):
     path = folder / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    found = json.loads(path.read_text())
+    for name, value in settings.items():
+        is_part = isinstance(value, dict) and isinstance(found.get(name), dict)
+        found[name] = found[name] | value if is_part else value
+    path.write_text(json.dumps(found))
 
 
 @pytest.mark.parametrize(
