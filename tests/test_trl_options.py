@@ -29,6 +29,7 @@ WORK = {
     *("chat_template_path", "dataset_num_proc", "max_length", "padding_free", "loss_type", "completion_only_loss"),
     "pad_to_multiple_of",
     "packing",  # refused by `check_arguments`
+    *("eval_packing", "include_for_metrics", "batch_eval_metrics", "do_predict"),  # refused by `check_evaluation`
     # steps
     *("per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type"),
     *("lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2"),
@@ -77,7 +78,6 @@ def test_options_without_effect_are_refused_by_name(name):
         "dataset_kwargs": {"a": 1},
         "truncation_mode": "keep_end",
         "packing_strategy": "wrapped",
-        "include_for_metrics": ["loss"],
         "liger_kernel_config": {"rope": True},
         "lora_task_type": "SEQ_CLS",
         "length_column_name": "n",

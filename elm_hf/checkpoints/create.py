@@ -35,6 +35,7 @@ from elm_hf.checkpoints.llm import (
 )
 from elm_hf.checkpoints.load import load_feature_extractor, load_pretrained
 from elm_hf.checkpoints.tokenizer import text_tokenizer
+from elm_hf.data.seen_patients import SeenPatients, Stage, stages_before
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE, canonical_lead
@@ -199,8 +200,16 @@ def create_elm(
         processor_class = ElmVisionProcessor if model.config.reads_pictures else ElmProcessor
         processor = processor_class(reader, llm_tokenizer, model.config.num_ecg_tokens)
     set_generation(model, processor)
-    save_atomically([model, processor], output, check=lambda folder: check_saved(model, folder))
+    seen = SeenPatients(_stages_of(encoder, encoder_model))
+    save_atomically([model, processor, seen], output, check=lambda folder: check_saved(model, folder))
     return model
+
+
+def _stages_of(name: str | None, encoder: PreTrainedModel | None) -> list[Stage]:
+    """The stages of training of a pre-trained ECG encoder. New encoders, LLMs and vision encoders have seen no patient."""
+    if name is None or name in ECG_ENCODER_TYPES or encoder.config.model_type not in ECG_ENCODER_TYPES:
+        return []
+    return stages_before(name)
 
 
 def load_encoder(name: str | None, config: dict | None = None, dtype: str = "auto") -> PreTrainedModel | None:

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoProcessor
 
 from elm_hf.checkpoints.card import TRAINING_NAME, read_training
+from elm_hf.data.seen_patients import SeenPatients, stages_before
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.utils.files import check_free, save_atomically, write_atomically
 from elm_hf.utils.hub import check_name
@@ -70,7 +71,8 @@ def merge_adapter(
     if is_tied and torch.equal(merged.lm_head.weight, merged.get_input_embeddings().weight):
         merged.lm_head.weight = merged.get_input_embeddings().weight
         merged.config.tie_word_embeddings = merged.config.text_config.tie_word_embeddings = True
-    save_atomically([merged, AutoProcessor.from_pretrained(str(adapter))], output)
+    seen = SeenPatients(stages_before(adapter))  # with those of the base
+    save_atomically([merged, AutoProcessor.from_pretrained(str(adapter)), seen], output)
     training = read_training(Path(adapter))
     if training is not None:  # for the card
         training |= {"is_adapter": False, "num_parameters": merged.num_parameters()}

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
+from elm_hf.data.seen_patients import Stage, write_stages
 from elm_hf.training.parallelism import tensor_parallel_size
 from elm_hf.utils.files import write_atomically
 
@@ -59,9 +60,15 @@ class CompleteCheckpoints:
     Attributes:
         run: settings of the run ([`run_settings`]), saved with its checkpoints and the sizes of their files; set before
             training.
+        stages: stages of training including this one, saved with the model and its checkpoints; set before training.
     """
 
     run: dict
+    stages: list[Stage]
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
+        super()._save(output_dir, state_dict)
+        write_stages(output_dir or self.args.output_dir, self.stages)
 
     def add_to_checkpoint(self, folder: Path) -> None:
         """Writes further files into a checkpoint, in the main process, before it is complete."""

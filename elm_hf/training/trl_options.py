@@ -10,6 +10,7 @@ _TOKENIZED_HERE = "conversations are tokenized by their chat template"
 _LABELS = "labels are always the assistant's words alone"
 _LENGTHS = "batches are always grouped by length"
 _CLASSES = "training loads elm-hf's own classes"
+# Options about evaluation are checked in `validation.py`.
 # Name of a field -> why another value than the default has no effect, and what has.
 REFUSED = {
     "model_init_kwargs": f"{_CLASSES}; use --dtype, --attn_implementation and --model_revision",
@@ -22,12 +23,8 @@ REFUSED = {
     "truncation_mode": "long conversations lose their oldest text first",
     "shuffle_dataset": "rows are shuffled in each epoch; --data_seed changes their order",
     "packing_strategy": "conversations are not cut into blocks; use --padding_free or --pack_by_ecg",
-    "eval_packing": "conversations are not cut into blocks",
     "assistant_only_loss": _LABELS,
     "length_column_name": f"{_LENGTHS}, which are measured here",
-    "include_for_metrics": "no metrics are computed in training; elm-hf evaluate does",
-    "batch_eval_metrics": "no metrics are computed in training; elm-hf evaluate does",
-    "do_predict": "training makes no predictions; elm-hf evaluate does",
     "auto_find_batch_size": "a resumed run needs a fixed batch size; set --per_device_train_batch_size",
     "use_liger_kernel": "Liger has no kernels for ELMs; use --attn_implementation",
     "liger_kernel_config": "Liger has no kernels for ELMs",
