@@ -33,9 +33,13 @@ PROCESSOR = {
     "ecg_leads",
     "ecg_reading",
     "ecg_resampling",
+    "ecg_segments",
     "feature_extraction_ecg",
+    "folder_paths",
     "processing_elm_base",
     "turn_format",
+    "wfdb_header",
+    "wfdb_signals",
 }
 SIGNAL = MODEL | PROCESSOR | {"processing_elm"}
 VISION = MODEL | PROCESSOR | {"ecg_raster", "image_processing_ecg", "processing_elm_vision"}

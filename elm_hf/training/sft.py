@@ -26,6 +26,7 @@ from elm_hf.data.seen_patients import SEEN_PATIENTS_NAME, Stage, check_not_seen,
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.checks import check_arguments, check_chat_template, check_model, set_max_length, set_thinking
+from elm_hf.training.conditions import with_condition
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.parts import load_model
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
@@ -101,12 +102,14 @@ def build_trainer(
         training_args.chat_template_path = None
     check_chat_template(processor, script_args)
     conversations = load_training_data(script_args, training_args, processor)  # checked before weights are loaded
+    conversations = with_condition(conversations, script_args, training_args.seed)
     set_thinking(processor, conversations)
     elm_config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     set_max_length(training_args, conversations, processor, elm_config)
     validation = None
     if evaluates(training_args):
         validation = load_training_data(script_args, training_args, processor, split="validation")
+        validation = with_condition(validation, script_args, training_args.seed)
     model, learning, peft_config = load_model(script_args, training_args, model_args)
     if run["chat_template"] is not None:
         set_generation(model, processor)  # its end of a turn
