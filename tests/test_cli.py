@@ -408,7 +408,10 @@ DAMAGED_CHECKPOINTS = {
     "half the weights": (lambda folder: truncate(folder / "model.safetensors"), "file not fully covered"),
     "a missing weight": (without_embeddings, "weights are missing or have another shape, such as "),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded as an ELM"),
-    "half a template": (lambda folder: truncate(folder / "chat_template.jinja"), "its chat template refuses: "),
+    "half a template": (
+        lambda folder: truncate(folder / "chat_template.jinja"),
+        "The chat template refuses the conversation: ",
+    ),
 }
 
 

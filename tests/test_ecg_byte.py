@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -577,6 +578,56 @@ def test_a_damaged_pickle_is_refused(published, tmp_path):
     damaged.write_bytes(published[0].read_bytes()[:-100])
     with pytest.raises(ValueError, match="damaged.pkl: "):
         read_ecg_byte_pickle(damaged)
+
+
+def nested(kind: bytes, depth: int) -> bytes:
+    return b"\x80\x04" + kind * depth + {b"]": b"a", b")": b"\x85"}[kind] * (depth - 1) + b"."
+
+
+# Small files that take very long, or very much memory, when they are built, compared or written as text.
+BOMBS = {
+    "a list that holds itself": b"\x80\x02]q\x00h\x00a.",
+    "a list twice in a list, 60 times": b"\x80\x02]q\x00"
+    + b"".join(b"](h%ch%ceq%c" % (place, place, place + 1) for place in range(60))
+    + b".",
+    "a tuple twice in a tuple, 60 times": b"\x80\x02)q\x00"
+    + b"".join(b"h%ch%c\x86q%c" % (place, place, place + 1) for place in range(60))
+    + b".",
+    "the memo's last place": b"\x80\x02K\x01r\xff\xff\xff\x7f.",
+    "the memo's last place as text": b"I1\np9223372036854775807\n.",
+    "lists 100,000 deep": nested(b"]", 100_000),
+    "a frame of 2 ** 62 bytes": b"\x80\x04\x95" + (2**62).to_bytes(8, "little") + b"K\x01.",
+    "a string of 2 ** 62 bytes": b"\x80\x04\x8d" + (2**62).to_bytes(8, "little") + b"a.",
+    "a number of 100,000 bytes": b"\x80\x02\x8b" + (100_000).to_bytes(4, "little") + b"\x7f" * 100_000 + b".",
+    "a number of 10,000 digits": b"L" + b"9" * 10_000 + b"L\n.",
+    "copies of the last object": b"\x80\x02]" + b"2" * 1000 + b".",
+    "no stack": b"\x80\x02a.",
+    "no mark": b"\x80\x02e.",
+    "a mark that is remembered": b"\x80\x02(q\x00.",
+    "a dictionary with a list as a key": b"\x80\x02}](K\x01es.",
+    "a set": b"\x80\x04\x8f.",
+    "an import as text": b"cposix\nsystem\n(Vtrue\ntR.",
+    "an extension": b"\x80\x02\x82\x01.",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_pickle_that_would_grow_is_refused_before_it_is_built(bomb, tmp_path):
+    path = tmp_path / "tokenizer.pkl"
+    path.write_bytes(BOMBS[bomb])
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="tokenizer.pkl: "):
+        read_ecg_byte_pickle(path)
+    assert time.monotonic() - start < 5
+
+
+def test_a_vocabulary_of_strange_values_is_refused_in_one_line(tmp_path):
+    strings = dict(enumerate([chr(byte) if byte < 128 else f"<{byte}>" for byte in range(256)]))
+    path = tmp_path / "tokenizer.pkl"
+    for values in ([97.0, 98], [[97], 98], [None], [True], ["a"], [97] * 6000):
+        path.write_bytes(pickle.dumps((strings | {256: "ab"}, [(values, 256)])))
+        with pytest.raises(ValueError, match="not an ECG-Byte tokenizer: "):
+            read_ecg_byte_pickle(path)
 
 
 # Invalid input

@@ -15,20 +15,28 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     set_seed,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from elm_hf.checkpoints.chat_template import check_template
 from elm_hf.checkpoints.convert_ecg_fm import ecg_fm_feature_extractor
 from elm_hf.checkpoints.convert_ecg_jepa import ecg_jepa_feature_extractor
 from elm_hf.checkpoints.convert_hubert_ecg import hubert_ecg_feature_extractor
 from elm_hf.checkpoints.convert_net1d import net1d_feature_extractor
+from elm_hf.checkpoints.llm import (
+    check_answers_are_learnt,
+    check_room_for_ecgs,
+    check_saved,
+    llm_config,
+    load_llm,
+    new_llm_config,
+    set_generation,
+)
 from elm_hf.checkpoints.load import load_feature_extractor, load_pretrained
-from elm_hf.checkpoints.tokenizer import _tokenizer
+from elm_hf.checkpoints.tokenizer import text_tokenizer
 from elm_hf.data.seen_patients import SeenPatients, Stage, stages_before
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
@@ -37,8 +45,8 @@ from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor
-from elm_hf.modeling.processing_elm_base import BaseElmProcessor, add_ecg_token
-from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor
+from elm_hf.modeling.processing_elm_base import add_ecg_token
+from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor, symbols_of_an_ecg
 from elm_hf.modeling.processing_elm_vision import ElmVisionProcessor
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
 from elm_hf.utils.encoder_origin import non_commercial_license
@@ -129,7 +137,7 @@ def create_elm(
 
     Raises:
         FileExistsError: `output` exists and is not empty.
-        ValueError: parts are missing or do not fit together.
+        ValueError: parts are missing or do not fit together, or the LLM or its chat template is not supported.
         OSError: a repository or folder does not contain the model.
     """
     settings = _read_config(config)
@@ -156,7 +164,11 @@ def create_elm(
     if (ecg_tokenizer is None) != (representation != "symbol"):
         raise ValueError("--ecg-tokenizer and --representation symbol must be used together.")
 
-    llm_tokenizer = _tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
+    llm_tokenizer = text_tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
+    llm_settings = new_llm_config(text_config, llm_tokenizer) if llm is None else llm_config(llm)
+    ecg_token_id = add_ecg_token(llm_tokenizer)
+    check_template(llm_tokenizer, tokenizer or llm or "the new tokenizer")
+    check_answers_are_learnt(ElmProcessor(EcgFeatureExtractor(), llm_tokenizer))
     encoder_model = load_encoder(encoder, encoder_config, dtype, len(leads or LEADS))
     if license := non_commercial_license(encoder_model and encoder_model.config):
         logger.warning(
@@ -177,10 +189,14 @@ def create_elm(
         settings["picture_size"] = picture_size
     else:
         reader = _feature_extractor(encoder, encoder_model, representation, seconds, normalization, leads)
-    ecg_token_id = add_ecg_token(llm_tokenizer)
+    if representation == "symbol":
+        of_an_ecg = max_ecg_tokens or symbols_of_an_ecg(len(reader.leads), reader.num_samples)
+        check_room_for_ecgs(llm_settings, of_an_ecg, "--max-ecg-tokens")
+    else:
+        check_room_for_ecgs(llm_settings, settings.get("num_ecg_tokens", ElmConfig.num_ecg_tokens), "--num-ecg-tokens")
     model = ElmForCausalLM.from_encoder_llm_pretrained(
         encoder_model,
-        _new_llm(text_config, llm_tokenizer) if llm is None else _pretrained_llm(llm, dtype),
+        load_llm(llm, llm_settings, dtype),
         ecg_token_id=ecg_token_id,
         dtype=dtype,
         num_leads=len(reader.leads),
@@ -195,8 +211,9 @@ def create_elm(
     else:
         processor_class = ElmVisionProcessor if model.config.reads_pictures else ElmProcessor
         processor = processor_class(reader, llm_tokenizer, model.config.num_ecg_tokens)
-    _set_special_tokens(model, processor)
-    save_atomically([model, processor, SeenPatients(_stages_of(encoder, encoder_model))], output)
+    set_generation(model, processor)
+    seen = SeenPatients(_stages_of(encoder, encoder_model))
+    save_atomically([model, processor, seen], output, check=lambda folder: check_saved(model, folder))
     return model
 
 
@@ -357,28 +374,3 @@ def _read_config(path: str | PathLike | None) -> dict:
         found = settings["text_config"].get("model_type")
         raise ValueError(f'{path}: `model_type` of `text_config` is {found!r}; expected a causal LLM such as "qwen2".')
     return settings
-
-
-def _pretrained_llm(name: str, dtype: str) -> PreTrainedModel:
-    model_type = load_pretrained(AutoConfig, name).model_type
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ValueError(f'{name}: a checkpoint of type "{model_type}"; expected a causal LLM.')
-    return load_pretrained(AutoModelForCausalLM, name, dtype=dtype)
-
-
-def _new_llm(settings: dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    config = AutoConfig.for_model(**settings | {"vocab_size": len(tokenizer)})
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(config, name, getattr(tokenizer, name))
-    return AutoModelForCausalLM.from_config(config)
-
-
-def _set_special_tokens(model: ElmForCausalLM, processor: BaseElmProcessor):
-    """Adds the end of the assistant's turn to the tokens that end generation, and sets the padding token."""
-    generation = model.generation_config
-    known = generation.eos_token_id
-    ends = set(known if isinstance(known, list) else [known]) | {processor.end_of_turn_token_id}
-    generation.eos_token_id = sorted(end for end in ends if end is not None)
-    generation.pad_token_id = processor.tokenizer.pad_token_id
-    text_config: PreTrainedConfig = model.config.text_config
-    text_config.pad_token_id = processor.tokenizer.pad_token_id

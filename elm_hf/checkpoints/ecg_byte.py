@@ -1,13 +1,13 @@
 """ECG-Byte tokenizers (Han et al. 2024): training on an elm-hf dataset, and reading the published pickles."""
 
 import json
-import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 from datasets import Dataset
@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from elm_hf.checkpoints.card import CardFile
 from elm_hf.checkpoints.ecg_byte_voltage import measure_voltage
+from elm_hf.checkpoints.plain_pickle import read_plain_pickle
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
 from elm_hf.data.tables import load_records
 from elm_hf.modeling.tokenization_ecg_byte import BYTE_TOKENS, SYMBOLS, EcgByteTokenizer
@@ -25,6 +26,9 @@ from elm_hf.utils.files import check_free, save_atomically
 NUM_MEASURED = 200  # maximum number of records on which the figures of the card are measured
 PERCENTILES = (1, 99)
 MARGIN_MV = 0.5
+# Limits for published files: symbols of a token, and seconds for recovering the merges.
+MAX_SYMBOLS = 5000
+RECOVERY_S = 60
 SCALES = ("companded", "published")
 # The default scale: QRS complexes of up to 5.5 mV, and levels of less than 0.1 mV near the baseline.
 COMPANDED_RANGE = (-5.5, 5.5)
@@ -120,16 +124,11 @@ def read_ecg_byte_pickle(path: str | PathLike) -> EcgByteTokenizer:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the pickle would import something, is damaged, or does not contain such a vocabulary.
+        ValueError: the pickle would import something, is damaged, or does not contain such a vocabulary; or its merges
+            take more than a minute to recover.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            loaded = _PlainUnpickler(file).load()
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: refused, nothing was executed: {error}.") from error
-    except (EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError, MemoryError) as error:
-        raise ValueError(f"{path}: not a readable pickle ({error}).") from error
+    loaded = read_plain_pickle(path)
     try:
         tokens = _published_tokens(loaded)
         merges = recover_merges(tokens)
@@ -150,10 +149,16 @@ def recover_merges(tokens: Sequence[str]) -> list[tuple[str, str]]:
         tokens: strings of letters in the order of their merges.
 
     Raises:
-        ValueError: a token is not the merge of two earlier ones.
+        ValueError: a token is not the merge of two earlier ones, or this takes longer than `RECOVERY_S`.
     """
     ranks: dict[tuple[str, str], int] = {}
+    deadline = monotonic() + RECOVERY_S
     for rank, token in enumerate(tokens):
+        if len(token) > MAX_SYMBOLS or monotonic() > deadline:
+            raise ValueError(
+                f"merge {rank} gives {len(token)} symbols; expected at most {MAX_SYMBOLS}, and merges that are recovered "
+                f"within {RECOVERY_S} s"
+            )
         pieces = _merged(token, ranks)
         if len(pieces) != 2:
             raise ValueError(
@@ -178,13 +183,6 @@ def _merged(text: str, ranks: dict[tuple[str, str], int]) -> list[str]:
     return pieces
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads numbers, strings and containers, and refuses everything that would need an import."""
-
-    def find_class(self, module: str, name: str):
-        raise pickle.UnpicklingError(f"it wants to import {module}.{name}; expected numbers, strings and containers")
-
-
 def _published_tokens(loaded) -> list[str]:
     """The strings of the merges in a published file, in order."""
     if not (isinstance(loaded, tuple) and [type(part) for part in loaded] == [dict, list]):
@@ -201,7 +199,7 @@ def _published_tokens(loaded) -> list[str]:
         )
     letters = set(SYMBOLS.encode())
     for place, (values, _) in enumerate(merges):
-        if not (values and letters.issuperset(values)):
+        if not (values and all(type(value) is int for value in values) and letters.issuperset(values)):
             raise ValueError(f"merge {place} has the symbols {values!r:.60}; expected bytes of the letters a ... z")
     tokens = [bytes(values).decode() for values, _ in merges]
     if len(set(tokens)) < len(tokens):
