@@ -18,7 +18,7 @@ _QRS_BAND_HZ = (6, 22)
 _LOW_PASS_HZ = 40
 # Boundaries, in samples after the crossing of a threshold. They are the median differences to the cardiologists'
 # boundaries in the fitting half of LUDB.
-_SHIFT = {"qrs_start": -3, "qrs_end": 0, "t_end": 1, "p_start": 0, "p_end": -7}
+_SHIFT = {"qrs_start": -3, "qrs_end": -1, "t_end": 2, "p_start": 2, "p_end": -9}
 
 # Successive RR intervals differ by more than this share of the median interval in an irregular rhythm.
 IRREGULAR = 0.1
@@ -214,15 +214,15 @@ def _qrs_bounds(beat: np.ndarray) -> tuple[int, int] | None:
     top = slopes[BEFORE - 40 : BEFORE + 50].max()
     if top <= 1e-6:
         return None
-    start = BEFORE - _first_quiet(slopes[BEFORE - 130 : BEFORE + 1][::-1], 0.06 * top)
-    end = BEFORE + _first_quiet(slopes[BEFORE : BEFORE + 150], 0.05 * top)
+    start = BEFORE - _first_quiet(slopes[BEFORE - 130 : BEFORE + 1][::-1], 0.1 * top)
+    end = BEFORE + _first_quiet(slopes[BEFORE : BEFORE + 150], 0.06 * top)
     return start + _SHIFT["qrs_start"], end + _SHIFT["qrs_end"]
 
 
 def _first_quiet(slopes: np.ndarray, least: float) -> int:
-    """Number of samples from the centre to where the slopes stay below 2.5 times the level next to QRS, or `least`."""
-    highest = np.lib.stride_tricks.sliding_window_view(slopes, 12).max(axis=1)
-    return _first_below(highest, max(least, 2.5 * highest[10:].min()))
+    """Number of samples from the centre to where the slopes stay below `least`, or 3.5 times the level next to QRS."""
+    highest = np.lib.stride_tricks.sliding_window_view(slopes, 8).max(axis=1)
+    return _first_below(highest, max(least, 3.5 * highest[10:].min()))
 
 
 def _t_wave(beat: np.ndarray, qrs_end: int, interval: float) -> tuple[int, int] | None:
@@ -236,7 +236,7 @@ def _t_wave(beat: np.ndarray, qrs_end: int, interval: float) -> tuple[int, int] 
     speed = _speed(wave, 33)
     peak = 5 + int(np.argmax(size[5:-5]))
     steepest = peak + int(np.argmax(speed[peak : peak + 80]))
-    end = steepest + _first_below(speed[steepest:], 0.3 * speed[steepest])
+    end = steepest + _first_below(speed[steepest:], 0.4 * speed[steepest])
     return first + peak, min(first + end + _SHIFT["t_end"], beat.shape[1])
 
 
