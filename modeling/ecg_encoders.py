@@ -39,6 +39,10 @@ ECG_ENCODERS = {
     "mlae": ("modeling_maefe", "MlaeModel"),
     "mtae": ("modeling_maefe", "MtaeModel"),
     "st_mem": ("modeling_st_mem", "StMemModel"),
+    "net1d": ("modeling_net1d", "Net1DModel"),
+    "ecg_fm": ("modeling_ecg_fm", "EcgFmModel"),
+    "hubert_ecg": ("modeling_hubert_ecg", "HubertEcgModel"),
+    "ecg_jepa": ("modeling_ecg_jepa", "EcgJepaModel"),
 }
 
 

@@ -58,7 +58,10 @@ def canonical_lead(name: str) -> str:
 
 
 def place_leads(
-    ecg: np.ndarray, lead_names: list[str] | tuple[str, ...], leads: tuple[str, ...] = LEADS
+    ecg: np.ndarray,
+    lead_names: list[str] | tuple[str, ...],
+    leads: tuple[str, ...] = LEADS,
+    dtype: type = np.float32,
 ) -> tuple[np.ndarray, list[str]]:
     r"""
     Puts the leads of an ECG into a given order, by name.
@@ -70,10 +73,12 @@ def place_leads(
             Name of each row, in any case.
         leads (`tuple[str, ...]`, *optional*, defaults to the twelve standard leads in standard order):
             Names of the leads to return, in their order. Other standard leads of the ECG are dropped.
+        dtype (`type`, *optional*, defaults to `np.float32`):
+            Precision of the result.
 
     Returns:
-        `tuple[np.ndarray, list[str]]`: The ECG of shape `(len(leads), num_samples)`, float32, with rows of NaN for
-        absent leads; and the names of the absent leads.
+        `tuple[np.ndarray, list[str]]`: The ECG of shape `(len(leads), num_samples)`, with rows of NaN for absent
+        leads; and the names of the absent leads.
 
     Raises:
         `ValueError`: If a lead name is unknown or occurs twice, or the number of names is not the number of rows.
@@ -88,7 +93,7 @@ def place_leads(
             raise ValueError(f'lead "{lead}" occurs twice in the ECG, in rows {rows[lead]} and {row}')
         rows[lead] = row
     wanted = [canonical_lead(lead) for lead in leads]
-    placed = np.empty((len(wanted), ecg.shape[1]), dtype=np.float32)
+    placed = np.empty((len(wanted), ecg.shape[1]), dtype=dtype)
     for target, lead in enumerate(wanted):
         placed[target] = ecg[rows[lead]] if lead in rows else np.nan
     return placed, [lead for lead in wanted if lead not in rows]

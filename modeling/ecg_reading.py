@@ -34,7 +34,7 @@ _DEFAULT_GAIN = 200.0
 _INVALID_SAMPLE = -32768
 
 
-def load_ecg(path: str | PathLike) -> tuple[np.ndarray, int | float, list[str]]:
+def load_ecg(path: str | PathLike, dtype: type = np.float32) -> tuple[np.ndarray, int | float, list[str]]:
     r"""
     Reads a WFDB record with all its leads, in the order of its header.
 
@@ -45,10 +45,12 @@ def load_ecg(path: str | PathLike) -> tuple[np.ndarray, int | float, list[str]]:
     Args:
         path (`str` or `os.PathLike`):
             The record, with or without `.hea`, `.dat` or `.mat`.
+        dtype (`type`, *optional*, defaults to `np.float32`):
+            Precision of the ECG.
 
     Returns:
-        `tuple[np.ndarray, int | float, list[str]]`: The ECG of shape `(num_leads, num_samples)`, float32, in
-        millivolt, with NaN for samples that the record marks as invalid; the sampling rate in Hz; and the lead names.
+        `tuple[np.ndarray, int | float, list[str]]`: The ECG of shape `(num_leads, num_samples)` in millivolt, with NaN
+        for samples that the record marks as invalid; the sampling rate in Hz; and the lead names.
 
     Raises:
         `FileNotFoundError`: If the header or a signal file that it names is missing.
@@ -63,7 +65,7 @@ def load_ecg(path: str | PathLike) -> tuple[np.ndarray, int | float, list[str]]:
     record_line, signal_lines = _header_lines(header_path)
     signals = [_SIGNAL_LINE.fullmatch(line) for line in signal_lines]
     if _is_plain_format_16(record_line, signals):
-        ecg, lead_names, units = _read_format_16(header_path, int(record_line.split()[3]), signals)
+        ecg, lead_names, units = _read_format_16(header_path, int(record_line.split()[3]), signals, dtype)
     else:
         ecg, lead_names, units = _read_with_wfdb(record_path, header_path)
     scale = [
@@ -72,7 +74,7 @@ def load_ecg(path: str | PathLike) -> tuple[np.ndarray, int | float, list[str]]:
     ]
     if any(factor != 1 for factor in scale):
         ecg = ecg * np.array(scale)[:, None]
-    return ecg.astype(np.float32, copy=False), _header_sampling_rate(record_line, header_path), lead_names
+    return ecg.astype(dtype, copy=False), _header_sampling_rate(record_line, header_path), lead_names
 
 
 def _is_plain_format_16(record_line: bytes, signals: list[re.Match | None]) -> bool:
@@ -91,9 +93,9 @@ def _is_plain_format_16(record_line: bytes, signals: list[re.Match | None]) -> b
 
 
 def _read_format_16(
-    header_path: Path, samples: int, signals: list[re.Match]
+    header_path: Path, samples: int, signals: list[re.Match], dtype: type
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """The signals `(leads, samples)`, float32, in their units; lead names; units."""
+    """The signals `(leads, samples)` in their units; lead names; units."""
     file_name, offset = signals[0]["file"].decode("latin-1"), int(signals[0]["offset"] or 0)
     signal_path = header_path.with_name(file_name)
     if not signal_path.is_file():
@@ -106,7 +108,7 @@ def _read_format_16(
         )
     digital = np.fromfile(signal_path, "<i2", samples * len(signals), offset=offset).reshape(samples, -1)
     _compare_checksums(digital, signals, header_path)
-    ecg = np.empty((len(signals), samples), np.float32)
+    ecg = np.empty((len(signals), samples), dtype)
     any_invalid = digital.min() == _INVALID_SAMPLE
     for row, (signal, lead) in enumerate(zip(signals, np.ascontiguousarray(digital.T))):
         zero = float(signal["baseline"] or signal["zero"] or 0)

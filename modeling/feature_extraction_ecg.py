@@ -26,7 +26,7 @@ from .ecg_resampling import fill_gaps, resample
 
 
 NORMALIZATIONS = ("min_max", "z_score", "none")
-RESAMPLINGS = ("polyphase", "cubic", "fft")
+RESAMPLINGS = ("polyphase", "cubic", "fft", "linear")
 CROPS = ("start", "center")
 
 
@@ -48,8 +48,9 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         min_max_epsilon (`float`, *optional*, defaults to 1e-6):
             Value that `"min_max"` adds to the range before dividing by it.
         resampling (`str`, *optional*, defaults to `"polyphase"`):
-            `"polyphase"` or `"cubic"`: see [`~ecg_resampling.resample`]. `"fft"`: `scipy.signal.resample` of the whole
-            ECG, as for some published encoders (Na et al. 2024, ST-MEM).
+            `"polyphase"` or `"cubic"`: see [`~ecg_resampling.resample`]. For published encoders that were trained with
+            them, `"fft"` (`scipy.signal.resample` of the whole ECG) and `"linear"` (linear interpolation of the whole
+            ECG without a low-pass filter; the first and last sample stay the first and last).
         crop (`str`, *optional*, defaults to `"start"`):
             The part of a longer ECG to keep: `"start"` or `"center"`.
         band_pass (`list[float]`, *optional*):
@@ -62,6 +63,10 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
     """
 
     model_input_names = ["ecg_values", "ecg_lead_mask"]
+    # A subclass may have other values of `normalization`, and may compute in float64 from the start, since some
+    # published filters amplify rounding errors.
+    normalizations = NORMALIZATIONS
+    working_dtype = np.float32
 
     def __init__(
         self,
@@ -75,7 +80,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         band_pass: Sequence[float] | None = None,
         **kwargs,
     ):
-        _check_choice("normalization", normalization, NORMALIZATIONS)
+        _check_choice("normalization", normalization, self.normalizations)
         _check_choice("resampling", resampling, RESAMPLINGS)
         _check_choice("crop", crop, CROPS)
         if band_pass is not None:
@@ -139,62 +144,78 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         lead_mask = np.zeros((len(ecgs), len(self.leads)), dtype=bool)
         for index, (one, rate, its_names) in enumerate(zip(ecgs, rates, names)):
             try:
-                prepared, present = self._prepare(one, rate, its_names)
+                read, rate, lead_mask[index] = self._read(one, rate, its_names)
+                self._prepare(read, rate, lead_mask[index], out=values[index])
             except ValueError as error:
                 raise ValueError(f"ECG {index + 1} of {len(ecgs)}: {error}") from error
-            lead_mask[index] = present
-            if present.all():
-                self._normalize(self._filter(prepared), out=values[index])
-            else:
-                values[index] = 0
-                values[index, present] = self._normalize(self._filter(prepared[present]))
         return BatchFeature({"ecg_values": values, "ecg_lead_mask": lead_mask}, tensor_type=return_tensors)
 
-    def _prepare(
+    def _read(
         self, ecg, sampling_rate: float | None, lead_names: Sequence[str] | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """An ECG `(leads, num_samples)` in mV at the model's rate, and which leads are present, `(leads,)`."""
+    ) -> tuple[np.ndarray, float, np.ndarray]:
+        """
+        An ECG `(leads, samples)` in mV with the leads of the model, NaN where absent; its sampling rate; and which
+        leads are present, `(leads,)`.
+        """
         if isinstance(ecg, str | PathLike):
-            ecg, sampling_rate, lead_names = load_ecg(ecg)
+            ecg, sampling_rate, lead_names = load_ecg(ecg, self.working_dtype)
             disagreement = limb_lead_error(place_leads(ecg, lead_names)[0])
             if disagreement:
                 raise ValueError(f"the limb leads disagree: {disagreement}.")
-            ecg = fill_gaps(ecg, sampling_rate)
-            ecg[np.isnan(ecg).any(axis=1)] = np.nan
+            if not np.isfinite(ecg).all():
+                ecg = fill_gaps(ecg, sampling_rate)
+                ecg[np.isnan(ecg).any(axis=1)] = np.nan
         else:
             ecg = np.asarray(ecg)
             self._check_array(ecg, sampling_rate, lead_names)
         if lead_names is None or list(lead_names) == self.leads:
-            ecg = np.asarray(ecg, dtype=np.float32)
+            ecg = np.asarray(ecg, dtype=self.working_dtype)
         else:
-            ecg, _ = place_leads(ecg, lead_names, tuple(self.leads))
+            ecg, _ = place_leads(ecg, lead_names, tuple(self.leads), self.working_dtype)
         present = ~np.isnan(ecg[:, 0])
         if not present.any():
             raise ValueError(f"none of the leads {', '.join(self.leads)} is present.")
-        ecg = self._resample(ecg, sampling_rate)
+        return ecg, sampling_rate, present
+
+    def _prepare(self, ecg: np.ndarray, sampling_rate: float, present: np.ndarray, out: np.ndarray):
+        """
+        Writes the input of the model to `out`, `(leads, num_samples)`.
+
+        Each lead of `ecg` is entirely NaN, if it is not `present`, or has no NaN.
+        """
+        ecg = self._crop(self._resample(ecg, sampling_rate).astype(np.float32, copy=False))
+        if present.all():
+            self._normalize(self._filter(ecg), out=out)
+        else:
+            out[:] = 0
+            out[present] = self._normalize(self._filter(ecg[present]))
+
+    def _crop(self, ecg: np.ndarray) -> np.ndarray:
+        """The part of an ECG `(leads, samples)` at the model's rate that the model reads."""
         if ecg.shape[1] < self.num_samples:
             raise ValueError(
                 f"the ECG is {ecg.shape[1] / self.sampling_rate:g} s long, the model reads "
                 f"{self.num_samples / self.sampling_rate:g} s."
             )
         start = (ecg.shape[1] - self.num_samples) // 2 if self.crop == "center" else 0
-        return ecg[:, start : start + self.num_samples], present
+        return ecg[:, start : start + self.num_samples]
 
     def _resample(self, ecg: np.ndarray, sampling_rate: float) -> np.ndarray:
-        """The ECG at the model's rate. Each lead is entirely NaN or has no NaN."""
+        """The ECG at the model's rate."""
         if sampling_rate == self.sampling_rate:
             return ecg
-        if self.resampling != "fft":
-            return resample(
-                ecg, sampling_rate, self.sampling_rate, "cubic" if self.resampling == "cubic" else "polyphase"
-            )
+        if self.resampling in ("polyphase", "cubic"):
+            return resample(ecg, sampling_rate, self.sampling_rate, self.resampling)
         num_samples = int(ecg.shape[1] * self.sampling_rate / sampling_rate)
-        return _scipy_signal().resample(ecg.astype(np.float64), num_samples, axis=1).astype(np.float32)
+        if self.resampling == "fft":
+            return scipy_signal().resample(ecg.astype(np.float64), num_samples, axis=1)
+        positions = np.linspace(0, num_samples - 1, ecg.shape[1])
+        return np.stack([np.interp(np.arange(num_samples), positions, lead) for lead in ecg])
 
     def _filter(self, ecg: np.ndarray) -> np.ndarray:
         if self.band_pass is None:
             return ecg
-        signal = _scipy_signal()
+        signal = scipy_signal()
         ecg = ecg.astype(np.float64)
         for frequency, kind in zip(self.band_pass, ("highpass", "lowpass")):
             sections = signal.butter(5, frequency, kind, fs=self.sampling_rate, output="sos")
@@ -253,7 +274,13 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]):
         raise ValueError(f'{name} "{value}" is not one of {", ".join(choices)}.')
 
 
-def _scipy_signal():
+def scipy_signal():
+    """
+    The module `scipy.signal`, which checkpoints need only if their preprocessing does.
+
+    Raises:
+        `ImportError`: If scipy is not installed.
+    """
     try:
         import scipy.signal
     except ImportError as error:
@@ -272,4 +299,4 @@ EcgFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 # `AutoFeatureExtractor` finds the class by the name in its JSON file.
 register(AutoFeatureExtractor, EcgFeatureExtractor, EcgFeatureExtractor)
 
-__all__ = ["EcgFeatureExtractor"]
+__all__ = ["EcgFeatureExtractor", "scipy_signal"]

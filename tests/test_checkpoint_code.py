@@ -42,6 +42,7 @@ SYMBOL |= {"ecg_tokenizer/auto_classes", "ecg_tokenizer/tokenization_ecg_byte"}
 RESNET = {"configuration_ecg_resnet", "modeling_ecg_resnet"}
 ST_MEM = {"configuration_ecg_vit", "configuration_st_mem", "modeling_ecg_vit", "modeling_st_mem"}
 MAEFE = {"configuration_ecg_vit", "configuration_maefe", "modeling_ecg_vit", "modeling_maefe"}
+HUBERT_ECG = {"configuration_hubert_ecg", "modeling_hubert_ecg", "modeling_ecg_hubert"}
 MERL = {"configuration_merl", "modeling_merl", "modeling_merl_projection"} | RESNET
 MERL |= {"configuration_ecg_vit", "modeling_ecg_vit"}
 CODE = {
@@ -50,6 +51,7 @@ CODE = {
     "signal-st_mem-linear": SIGNAL | ST_MEM,
     "signal-mlae-mlp": SIGNAL | MAEFE,
     "signal-merl-vit-mlp": SIGNAL | MERL,
+    "signal-hubert_ecg-mlp": SIGNAL | HUBERT_ECG,
     "image-vit-mlp": VISION,
     "symbol": SYMBOL,
 }

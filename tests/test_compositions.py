@@ -38,6 +38,20 @@ ECG_ENCODERS = {
     "merl-resnet": {"model_type": "merl", "encoder_type": "resnet", "num_samples": NUM_SAMPLES},
     "merl-vit": {"model_type": "merl", "encoder_type": "vit", "patch_size": 50, **_AUTOENCODER},
 }
+_HUBERT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 40}
+_HUBERT |= {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+FOUNDATION_ENCODERS = {
+    "net1d": {"model_type": "net1d", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "group_size": 4},
+    "ecg_fm": {"model_type": "ecg_fm", "conv_dim": [16] * 4, **_HUBERT},
+    "hubert_ecg": {"model_type": "hubert_ecg", "conv_dim": [16] * 5, **_HUBERT},
+    "ecg_jepa": {
+        "model_type": "ecg_jepa",
+        "num_leads": 12,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    },
+}
 VISION_ENCODERS = {
     "vit": {"model_type": "vit", **_PICTURE},
     "clip": {"model_type": "clip_vision_model", **_PICTURE},
@@ -67,6 +81,7 @@ COMPOSITIONS = {
         for name, config in encoders.items()
         for projector in ("linear", "mlp")
     },
+    **{f"signal-{name}-mlp": Composition("signal", config, "mlp") for name, config in FOUNDATION_ENCODERS.items()},
     "symbol": Composition("symbol", None, None),
 }
 

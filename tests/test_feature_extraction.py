@@ -87,7 +87,7 @@ def test_settings_are_saved(tmp_path):
     "settings, message",
     [
         ({"crop": "end"}, 'crop "end" is not one of start, center'),
-        ({"resampling": "linear"}, 'resampling "linear" is not one of polyphase, cubic, fft'),
+        ({"resampling": "nearest"}, 'resampling "nearest" is not one of polyphase, cubic, fft, linear'),
         ({"band_pass": [40, 0.67]}, r"band_pass=\[40, 0.67\] must be two frequencies in Hz"),
         ({"band_pass": [0.5]}, r"band_pass=\[0.5\] must be two"),
         ({"band_pass": [0.5, 125]}, r"half the sampling rate \(125\)"),

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import tiny_tokenizer
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoFeatureExtractor, AutoModel, BertConfig, BertModel
 
 from elm_hf.data.loading import load_elm_dataset, load_records
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
@@ -29,6 +29,8 @@ DECODER = {
     "decoder_num_attention_heads": 1,
     "decoder_intermediate_size": 32,
 }
+HUBERT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 40}
+HUBERT |= {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 AUTOENCODER = VIT | DECODER | {"num_samples": 450}
 ENCODERS = {
     "st_mem": AUTOENCODER | {"patch_size": 75},
@@ -36,7 +38,18 @@ ENCODERS = {
     "mlae": AUTOENCODER,
     "merl": {"num_samples": 1000, "projection_dim": 16, "hidden_sizes": [8, 8, 8, 8]},
     "ecg_resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+    "net1d": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "group_size": 4, "num_samples": 1000},
+    "ecg_fm": HUBERT | {"conv_dim": [16] * 4, "piece_samples": 500},
+    "hubert_ecg": HUBERT | {"conv_dim": [16] * 5, "piece_samples": 200},
+    "ecg_jepa": {
+        "num_samples": 500,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
 }
+CLASSIFIERS = ("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg", "ecg_jepa")
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +93,12 @@ def losses(checkpoint: Path) -> list[float]:
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_loss_of_every_encoder_falls_and_it_loads(encoder, reports, text_model, tmp_path):
-    fold = ("--fold", "1") if encoder == "ecg_resnet" else ()
+    fold = ("--fold", "1") if encoder in CLASSIFIERS else ()
     more = ("--save_strategy", "steps", "--save_steps", "40", "--max_steps", "40", "--logging_steps", "1")
     folder = run(reports, tmp_path / "out", encoder, text_model, *more, *fold)
     history = losses(folder / "checkpoint-40")
     assert sum(history[-8:]) < 0.97 * sum(history[:8])
-    extractor = EcgFeatureExtractor.from_pretrained(folder)
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
     ecg = load_elm_dataset(reports)[0]["ecgs"][0]
     inputs = extractor(ecg, sampling_rate=250, lead_names=[list(LEADS)], return_tensors="pt")
     with torch.no_grad():

@@ -1,8 +1,9 @@
-"""The model card (README.md) of a trained ELM: `cards/model_card.md` filled from its training and evaluations."""
+"""The model card (`README.md`) of a trained ELM: `cards/model_card.md` filled from its training and evaluations."""
 
 import json
 from importlib.metadata import version
 from importlib.resources import files
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:  # it needs torch
 # Written by `ElmTrainer` into a checkpoint, so that its card can be created again, under another name or with results.
 TRAINING_NAME = "elm_training.json"
 TAGS = ["ecg", "electrocardiogram", "ecg-language-model", "elm-hf"]
+
+
+class CardFile(ModelCard):
+    """A card that is saved like the other parts of a checkpoint."""
+
+    def save_pretrained(self, folder: str | PathLike):
+        """Saves the card in a folder as `README.md`."""
+        self.save(Path(folder) / "README.md")
 
 
 def model_card(

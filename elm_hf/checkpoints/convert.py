@@ -5,19 +5,49 @@ from os import PathLike
 from pathlib import Path
 
 from elm_hf.checkpoints.convert_autoencoder import convert_mlae, convert_mtae, convert_st_mem
+from elm_hf.checkpoints.convert_ecg_fm import convert_ecg_fm
+from elm_hf.checkpoints.convert_ecg_jepa import convert_ecg_jepa
+from elm_hf.checkpoints.convert_hubert_ecg import convert_hubert_ecg
 from elm_hf.checkpoints.convert_merl import convert_merl
+from elm_hf.checkpoints.convert_net1d import convert_clef, convert_ecgfounder
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle
+from elm_hf.checkpoints.published_encoders import (
+    CLEF,
+    ECG_FM,
+    ECG_JEPA,
+    ECGFOUNDER,
+    HUBERT_ECG,
+    PublishedEncoder,
+    encoder_card,
+)
 from elm_hf.utils.files import check_free, save_atomically
 
 
-# Functions that read a published file and return the parts to save; each part has `save_pretrained`.
+# Functions that read a published file (of `FOLDERS` a folder) and return the parts to save; each part has
+# `save_pretrained`.
 CONVERTERS: dict[str, Callable[[Path], list]] = {
     "st_mem": convert_st_mem,
     "mtae": convert_mtae,
     "mlae": convert_mlae,
     "merl": convert_merl,
+    "ecgfounder": convert_ecgfounder,
+    "clef": convert_clef,
+    "ecg_fm": convert_ecg_fm,
+    "hubert_ecg": convert_hubert_ecg,
+    "ecg_jepa": convert_ecg_jepa,
     "ecg_byte": lambda path: [read_ecg_byte_pickle(path)],
 }
+# The encoders whose checkpoints get a card, a model and a feature extractor each.
+PUBLISHED_ENCODERS: dict[str, PublishedEncoder] = {
+    "ecgfounder": ECGFOUNDER,
+    "clef": CLEF,
+    "ecg_fm": ECG_FM,
+    "hubert_ecg": HUBERT_ECG,
+    "ecg_jepa": ECG_JEPA,
+}
+
+
+FOLDERS = {"hubert_ecg"}
 
 
 def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | PathLike) -> list:
@@ -26,7 +56,7 @@ def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | Path
 
     Args:
         kind: format of the file, a key of `CONVERTERS`.
-        checkpoint: the file as published. No code in it is executed.
+        checkpoint: the file or folder as published. No code in it is executed.
         output: folder to create, ready for `from_pretrained(..., trust_remote_code=True)` and for the Hub.
 
     Returns:
@@ -40,9 +70,12 @@ def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | Path
     if kind not in CONVERTERS:
         raise ValueError(f'kind "{kind}" is not one of {", ".join(CONVERTERS)}.')
     checkpoint, output = Path(checkpoint), Path(output)
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"{checkpoint}: no such file.")
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{checkpoint}: no such {'folder' if kind in FOLDERS else 'file'}.")
+    if checkpoint.is_dir() and kind not in FOLDERS:
+        raise ValueError(f"{checkpoint}: a folder; expected a file, as {kind} was published.")
     check_free(output)
     parts = CONVERTERS[kind](checkpoint)
-    save_atomically(parts, output)
+    card = [encoder_card(output.name, PUBLISHED_ENCODERS[kind], *parts)] if kind in PUBLISHED_ENCODERS else []
+    save_atomically([*parts, *card], output)
     return parts

@@ -1,8 +1,9 @@
 """Creates a new ELM from an LLM, a tokenizer and optionally an ECG encoder, and saves it as a checkpoint."""
 
 import json
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
 from os import PathLike
@@ -21,11 +22,15 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from elm_hf.checkpoints.load import load_pretrained
+from elm_hf.checkpoints.convert_ecg_fm import ecg_fm_feature_extractor
+from elm_hf.checkpoints.convert_ecg_jepa import ecg_jepa_feature_extractor
+from elm_hf.checkpoints.convert_hubert_ecg import hubert_ecg_feature_extractor
+from elm_hf.checkpoints.convert_net1d import net1d_feature_extractor
+from elm_hf.checkpoints.load import load_feature_extractor, load_pretrained
 from elm_hf.checkpoints.tokenizer import _tokenizer
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
-from elm_hf.modeling.ecg_leads import SAMPLING_RATE
+from elm_hf.modeling.ecg_leads import SAMPLING_RATE, canonical_lead
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
@@ -34,10 +39,20 @@ from elm_hf.modeling.processing_elm_base import BaseElmProcessor, add_ecg_token
 from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor
 from elm_hf.modeling.processing_elm_vision import ElmVisionProcessor
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
+from elm_hf.utils.encoder_origin import non_commercial_license
 from elm_hf.utils.files import check_free, save_atomically
 from elm_hf.utils.hub import check_name
 
 
+logger = logging.getLogger(__name__)
+
+# The preprocessing of a new encoder, from its configuration. Other encoders read 250 Hz in 0 ... 1.
+FEATURE_EXTRACTORS = {
+    "net1d": net1d_feature_extractor,
+    "ecg_fm": ecg_fm_feature_extractor,
+    "hubert_ecg": hubert_ecg_feature_extractor,
+    "ecg_jepa": ecg_jepa_feature_extractor,
+}
 # Fields of ElmConfig that follow from the other arguments of `create_elm`.
 _DERIVED = {"num_leads", "num_samples", "ecg_token_id", "ecg_token_offset", "ecg_vocab_size", "dtype"}
 
@@ -71,6 +86,7 @@ def create_elm(
     num_ecg_tokens: int | None = None,
     seconds: float | None = None,
     normalization: str | None = None,
+    leads: Sequence[str] | None = None,
     dtype: str = "auto",
     seed: int = 0,
 ) -> ElmForCausalLM:
@@ -97,6 +113,8 @@ def create_elm(
         seconds: length of the ECGs that the model reads. Defaults to that of the pre-trained encoder, or 10.
         normalization: normalization of the ECG's amplitude: `"min_max"`, `"z_score"` or `"none"`. Defaults to that of
             the pre-trained encoder, or to `"min_max"` for signals and `"none"` otherwise.
+        leads: names of the leads that the model reads, in its order. Defaults to those of the pre-trained encoder, or
+            to all twelve. Encoders that read their leads together take no others.
         dtype: precision of the weights; `"auto"` keeps that of the LLM.
         seed: random seed for new weights.
 
@@ -131,14 +149,22 @@ def create_elm(
 
     llm_tokenizer = _tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
     encoder_model = load_encoder(encoder, encoder_config, dtype)
+    if license := non_commercial_license(encoder_model and encoder_model.config):
+        logger.warning(
+            "%s: the licence of its weights, %s, does not permit commercial use. It also applies to the new model.",
+            encoder,
+            license,
+        )
     if representation == "symbol":
         ecg_byte = load_pretrained(EcgByteTokenizer, ecg_tokenizer)
         settings["ecg_vocab_size"] = len(ecg_byte)
     reads_pictures = representation in ("image", "stacked_signal") and encoder_model is not None
     if reads_pictures:
+        if leads is not None:
+            raise ValueError("--leads chooses the leads of signals; pictures show all twelve. Leave it out.")
         reader = _image_processor(encoder, encoder_model, representation, seconds)
     else:
-        reader = _feature_extractor(encoder, encoder_model, representation, seconds, normalization)
+        reader = _feature_extractor(encoder, encoder_model, representation, seconds, normalization, leads)
     ecg_token_id = add_ecg_token(llm_tokenizer)
     model = ElmForCausalLM.from_encoder_llm_pretrained(
         encoder_model,
@@ -206,21 +232,30 @@ def _feature_extractor(
     representation: str,
     seconds: float | None,
     normalization: str | None,
+    leads: Sequence[str] | None,
 ) -> EcgFeatureExtractor:
     """The feature extractor of a pre-trained ECG encoder, which keeps its preprocessing; otherwise a new one."""
     is_pretrained = name is not None and name not in ECG_ENCODER_TYPES
-    if is_pretrained and encoder.config.model_type in ECG_ENCODER_TYPES:
-        settings = EcgFeatureExtractor.from_pretrained(name).to_dict()
+    model_type = None if encoder is None else encoder.config.model_type
+    if is_pretrained and model_type in ECG_ENCODER_TYPES:
+        feature_extractor = load_feature_extractor(name)
+    elif model_type in FEATURE_EXTRACTORS:
+        feature_extractor = FEATURE_EXTRACTORS[model_type](encoder.config)
     else:
         # An encoder with learned positions limits the number of samples.
         length = getattr(encoder.config, "num_samples", None) if representation == "signal" and encoder else None
-        settings = {"normalization": "min_max" if representation == "signal" else "none"}
-        settings |= {} if length is None else {"num_samples": length}
+        feature_extractor = EcgFeatureExtractor(
+            normalization="min_max" if representation == "signal" else "none",
+            **({} if length is None else {"num_samples": length}),
+        )
+    settings = feature_extractor.to_dict()
     if normalization is not None:
         settings["normalization"] = normalization
     if seconds is not None:
-        settings["num_samples"] = round(seconds * settings.get("sampling_rate", SAMPLING_RATE))
-    return EcgFeatureExtractor.from_dict(settings)
+        settings["num_samples"] = round(seconds * settings["sampling_rate"])
+    if leads is not None:
+        settings["leads"] = [canonical_lead(lead) for lead in leads]
+    return type(feature_extractor).from_dict(settings)
 
 
 def _image_processor(

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from elm_hf.checkpoints.card import CardFile
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
 from elm_hf.data.loading import load_records
 from elm_hf.modeling.tokenization_ecg_byte import BYTE_TOKENS, SYMBOLS, EcgByteTokenizer
@@ -256,14 +257,9 @@ def _measure(tokenizer: EcgByteTokenizer, ecgs: Sequence[np.ndarray]) -> dict[st
     }
 
 
-class _TokenizerCard(ModelCard):
-    def save_pretrained(self, folder: str | PathLike):
-        self.save(Path(folder) / "README.md")
-
-
-def _card(name: str, tokenizer: EcgByteTokenizer, report: dict) -> _TokenizerCard:
+def _card(name: str, tokenizer: EcgByteTokenizer, report: dict) -> CardFile:
     low, high = report["value_range"]
-    return _TokenizerCard.from_template(
+    return CardFile.from_template(
         ModelCardData(library_name="transformers", tags=["ecg", "electrocardiogram", "tokenizer", "elm-hf"]),
         template_str=files("elm_hf.cards").joinpath("ecg_byte_card.md").read_text(encoding="utf-8"),
         name=name,

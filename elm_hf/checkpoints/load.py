@@ -7,6 +7,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
+    AutoFeatureExtractor,
     AutoModelForCausalLM,
     AutoProcessor,
     PreTrainedConfig,
@@ -15,6 +16,7 @@ from transformers import (
 )
 from transformers.utils import PROCESSOR_NAME, find_adapter_config_file
 
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.utils.hub import check_name
 from elm_hf.utils.registration import register_modeling_classes
 
@@ -103,3 +105,18 @@ def load_pretrained(auto_class: type, name: str | PathLike, **options):
         return auto_class.from_pretrained(name, **options)
     except (ValueError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def load_feature_extractor(name: str | PathLike) -> EcgFeatureExtractor:
+    """
+    Loads the feature extractor of a checkpoint of an ECG encoder, of the class that its file names.
+
+    Args:
+        name: folder or repository of the checkpoint.
+
+    Raises:
+        OSError: the checkpoint does not exist.
+        ValueError: its feature extractor cannot be read.
+    """
+    register_modeling_classes()
+    return load_pretrained(AutoFeatureExtractor, name)

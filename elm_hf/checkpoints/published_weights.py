@@ -6,10 +6,20 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 
+# Where training programs put the weights in their files.
+WEIGHT_KEYS = ("model", "state_dict", "encoder")
+# What a pickled NumPy number refers to: a constructor, under its names in NumPy 1 and 2, and types of numbers.
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+_NUMPY_NUMBERS = [
+    *((_NUMPY_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "bool")),
+]
 HEAD_DIM = 64  # dimensions of an attention head in every published ECG transformer
 # Patterns that turn our names of a transformer's layers into the published ones. They are applied in this order, and
 # several may apply to a name.
@@ -25,35 +35,76 @@ LAYER_NAMES = [
 
 def load_state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
     """
-    Reads the tensors of a `.pth` file, a dictionary by name or one under "model". The prefix `module.` of
-    data-parallel training is removed.
+    Reads the tensors of a `.pth` file: see [`load_file`] and [`state_dict_of`].
 
     Raises:
-        ValueError: the file is not such a dictionary, or unpickling it would import more than tensors and containers.
+        ValueError: the file holds no dictionary of tensors, or unpickling it would import more than tensors,
+            containers and NumPy numbers.
+    """
+    return state_dict_of(load_file(checkpoint), checkpoint)
+
+
+def load_file(checkpoint: Path) -> object:
+    """
+    Reads a `.pth` file of tensors, containers and NumPy numbers (such as metrics) without executing code in it.
+
+    Raises:
+        ValueError: the file is damaged, or unpickling it would import anything else.
     """
     try:
-        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            return torch.load(checkpoint, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(checkpoint, error)) from error
     except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{checkpoint}: not a readable PyTorch file ({type(error).__name__}: {error}).") from error
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
-        loaded = loaded["model"]
+
+
+def state_dict_of(loaded: object, checkpoint: Path) -> dict[str, torch.Tensor]:
+    """
+    The tensors in the content of a file: a dictionary by name, or one under a key of `WEIGHT_KEYS`. The prefix
+    `module.` of data-parallel training is removed.
+
+    Args:
+        loaded: content of the file.
+        checkpoint: the file, for error messages.
+
+    Raises:
+        ValueError: the content is not such a dictionary.
+    """
+    if isinstance(loaded, Mapping):
+        loaded = next((loaded[key] for key in WEIGHT_KEYS if isinstance(loaded.get(key), Mapping)), loaded)
     if not isinstance(loaded, Mapping) or not loaded:
         raise ValueError(f"{checkpoint}: expected a dictionary of tensors, found {type(loaded).__name__}.")
     others = [str(key) for key, value in loaded.items() if not isinstance(value, torch.Tensor)]
     if others:
+        keys = ", ".join(f'"{key}"' for key in WEIGHT_KEYS)
         raise ValueError(
-            f'{checkpoint}: expected tensors, or a dictionary of them under "model"; not tensors: {listed(others)}.'
+            f"{checkpoint}: expected tensors, or a dictionary of them under one of {keys}; not tensors: "
+            f"{listed(others)}."
         )
     if all(key.startswith("module.") for key in loaded):
         return {key.removeprefix("module."): value for key, value in loaded.items()}
     return dict(loaded)
 
 
+def with_new_weight_norm_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """
+    The weights under the names that PyTorch gives to normalized weights since version 2.0.
+
+    Args:
+        state_dict: weights, whose lengths and directions may have the older names `weight_g` and `weight_v`.
+    """
+    rules = [(r"(^|\.)weight_g$", r"\1parametrizations.weight.original0")]
+    rules += [(r"(^|\.)weight_v$", r"\1parametrizations.weight.original1")]
+    rename = renamer(rules)
+    return {rename(key): tensor for key, tensor in state_dict.items()}
+
+
 def _refusal(checkpoint: Path, error: Exception) -> str:
     try:
-        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(str(checkpoint))
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(str(checkpoint))
     except Exception:  # it reads only current formats; for older ones torch's message names the first import
         unsafe = re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
     reason = re.search(r"WeightsUnpickler error:\s*(\S.*)|$", str(error))[1]

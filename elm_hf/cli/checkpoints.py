@@ -59,6 +59,12 @@ def create(
             "or min_max."
         ),
     ] = None,
+    leads: Annotated[
+        str | None,
+        typer.Option(
+            help="Leads that the model reads, such as I or I,II,V2; by default those of a pre-trained encoder, or all."
+        ),
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="Data type of the weights, such as bfloat16; auto takes that of the LLM.")
     ] = "auto",
@@ -89,6 +95,7 @@ def create(
         num_ecg_tokens=num_ecg_tokens,
         seconds=seconds,
         normalization=normalization,
+        leads=None if leads is None else leads.split(","),
         dtype=dtype,
         seed=seed,
     )
@@ -104,9 +111,15 @@ def create(
 def convert(
     kind: Annotated[
         str,
-        typer.Argument(help="Format of the checkpoint: st_mem, mtae, mlae, merl or ecg_byte."),
+        typer.Argument(
+            help="Format of the checkpoint: st_mem, mtae, mlae, merl, ecgfounder, clef, ecg_fm, hubert_ecg, "
+            "ecg_jepa or ecg_byte."
+        ),
     ],
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file, as published. No code in it is executed.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="Checkpoint as published: a file, or a folder of hubert_ecg. No code in it is executed."),
+    ],
     output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
 ):
     """Turn another project's published checkpoint into one for from_pretrained and the Hub."""

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from transformers.utils import logging
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset, load_records
@@ -31,7 +32,11 @@ from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.retrieval.options import RetrievalOptions
 from elm_hf.retrieval.prompts import Retrieval, add_neighbours
+from elm_hf.utils.encoder_origin import known_sources, known_sources_message
 from elm_hf.utils.weights import fingerprint_of_weights
+
+
+logger = logging.get_logger(__name__)
 
 
 def evaluate(
@@ -105,6 +110,8 @@ def evaluate(
     if system_prompt is not None:
         processor.system_prompt = system_prompt or None
     asked = _with_neighbours(asked, processor.system_prompt)
+    if known := known_sources(model.config.encoder_config, asked.sources):
+        logger.warning("%s: %s", checkpoint, known_sources_message(known))
     with _errors_of(dataset):
         asker = Asker(asked.rows, asked.questions, asked.ablation, conditions, max_new_tokens, batch_size)
     identity = {
@@ -140,6 +147,7 @@ def evaluate(
             judged["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
         settings = {"limit": limit, "batch_size": batch_size, "processes": state.num_processes}
         settings["seconds"] = round(time.monotonic() - started, 1)
+        settings["encoder_trained_on"] = known
         settings["versions"] = {name: version(name) for name in ("elm-hf", "torch", "transformers", "datasets")}
         return write_report(
             folder.path,
@@ -161,12 +169,14 @@ class _Asked:
         rows: the conversations, with their ECGs.
         questions: of [`list_questions`].
         ablation: what stands in the place of the ECGs.
+        sources: names of the datasets of the ECGs.
         neighbours: what is put into the prompts, if anything.
     """
 
     rows: Dataset
     questions: pd.DataFrame
     ablation: SignalAblation
+    sources: set[str]
     neighbours: Retrieval | None
 
     def ecgs_of(self, question_id: str) -> tuple[list[np.ndarray], float]:
@@ -193,12 +203,15 @@ def _what_is_asked(
     if limit is not None and limit < len(rows):
         rows = rows.select(np.linspace(0, len(rows) - 1, limit).astype(int))
     with _errors_of(dataset):
-        questions = list_questions(rows, _sources(rows, records or dataset))
+        source_of = _sources(rows, records or dataset)
+        questions = list_questions(rows, source_of)
         ablation = SignalAblation(rows, conditions, seed)
         neighbours = None
         if retrieval is not None:
             neighbours = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
-    return _Asked(rows, questions, ablation, neighbours)
+    asked_about = {number for ecg_index in rows.select_columns("ecg_index")[:]["ecg_index"] for number in ecg_index}
+    sources = set() if source_of is None else {source_of[number] for number in asked_about}
+    return _Asked(rows, questions, ablation, sources, neighbours)
 
 
 def _sources(rows: Dataset, dataset: str | PathLike) -> list[str] | None:

@@ -16,6 +16,7 @@ from elm_hf.evaluation.metrics import answer_items, statements
 from elm_hf.evaluation.names import BLIND, FIGURES_NAME, KIND_NAMES, OCCLUSION_NAME, REPORT_TEXT_NAME
 from elm_hf.evaluation.pictures import EcgsOf, draw_examples, draw_occlusions
 from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers, signal_reliance
+from elm_hf.utils.encoder_origin import known_sources_message
 from elm_hf.utils.reports import METRIC_OF_KIND, REPORT_NAME
 
 
@@ -101,6 +102,8 @@ def build_report(
     notes = []
     if questions.without_truth:
         notes.append(f"{questions.without_truth} questions without a true answer were left out")
+    if run.get("encoder_trained_on"):
+        notes.append(known_sources_message(run["encoder_trained_on"]))
     if training_rows is None or not training_rows["answer"].notna().any():
         notes.append("no blind baseline: there are no training questions to take majorities from")
     else:

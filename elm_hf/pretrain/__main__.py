@@ -9,25 +9,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import TrainingArguments, set_seed
+from transformers.utils import logging
 from trl import TrlParser
 
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.pretrain.arguments import PretrainArguments
 from elm_hf.pretrain.data import EcgPretrainingCollator, load_pretraining_records
-from elm_hf.pretrain.encoder import encoder_type, load_encoder_to_train
+from elm_hf.pretrain.encoder import TARGETS, encoder_type, load_encoder_to_train
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
 from elm_hf.pretrain.trainer import PretrainTrainer
 from elm_hf.training.augmentation import EcgAugmentation
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.epochs import FollowEpoch
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
+from elm_hf.training.rows import load_sources
+from elm_hf.utils.encoder_origin import known_sources, known_sources_message
 from elm_hf.utils.errors import errors_in_one_line
 from elm_hf.utils.recipes import with_recipe
 
 
+logger = logging.get_logger(__name__)
+
 ARGUMENTS = (PretrainArguments, TrainingArguments, EcgAugmentation)
-# Targets of the encoders that need more than the signal.
-TARGETS = {"merl": "report", "ecg_resnet": "class"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,6 +65,8 @@ def build_trainer(
     records = load_pretraining_records(script_args.dataset, script_args.fold, target, script_args.held_out_dataset)
     first = records.train[0]
     model, feature_extractor, tokenizer = load_encoder_to_train(script_args, records.classes, first)
+    if known := known_sources(model.config, load_sources(script_args.dataset)):
+        logger.warning(f"{script_args.encoder}: {known_sources_message(known)}")
     # Records that are too short are refused before training; all have the same length and rate.
     feature_extractor(first["ecg"], sampling_rate=first["sampling_rate"], lead_names=list(LEADS))
 

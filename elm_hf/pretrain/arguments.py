@@ -19,14 +19,15 @@ class PretrainArguments:
     )
     encoder: str = field(
         metadata={
-            "help": "Type of a new encoder (ecg_resnet, merl, mlae, mtae, st_mem), or a checkpoint to continue from."
+            "help": "Type of a new encoder (ecg_fm, ecg_jepa, ecg_resnet, hubert_ecg, merl, mlae, mtae, net1d, st_mem), or "
+            "a checkpoint to continue from."
         }
     )
     encoder_config: str | None = _argument("JSON file with fields of a new encoder's configuration.")
     text_model: str = _argument("Text tower of a new merl encoder. It stays frozen.", "ncbi/MedCPT-Query-Encoder")
     fold: str | None = _argument(
-        "Fold whose test patients are held out for evaluation. Required by ecg_resnet, whose classes are the strata "
-        "of the fold's conversations. By default all records are used for training."
+        "Fold whose test patients are held out for evaluation. Required by encoders that learn classes (ecg_resnet and "
+        "published encoders), which are the strata of the fold's conversations. By default all records are used."
     )
     held_out_dataset: str | None = _argument(
         "Another dataset about the same ECGs, whose test and validation patients of the same fold are omitted as well."

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -14,12 +15,17 @@ from transformers import (
 
 from elm_hf.checkpoints.convert_autoencoder import st_mem_feature_extractor
 from elm_hf.checkpoints.convert_merl import merl_feature_extractor
-from elm_hf.checkpoints.create import check_encoder_name
+from elm_hf.checkpoints.create import FEATURE_EXTRACTORS, check_encoder_name
+from elm_hf.checkpoints.load import load_feature_extractor
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.modeling_merl import MerlForPreTraining
 from elm_hf.pretrain.arguments import PretrainArguments
+
+
+# Targets of the encoders that are not trained to reconstruct the signal.
+TARGETS = {"merl": "report"} | dict.fromkeys(("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg", "ecg_jepa"), "class")
 
 
 def load_encoder_to_train(
@@ -30,7 +36,7 @@ def load_encoder_to_train(
 
     Args:
         arguments: arguments that name the encoder.
-        classes: names of the classes of `"ecg_resnet"`.
+        classes: names of the classes, for encoders that are trained to classify.
         record: a training record; all have its sampling rate and length.
 
     Returns:
@@ -42,11 +48,30 @@ def load_encoder_to_train(
         feature_extractor = new_feature_extractor(model, record["sampling_rate"], record["ecg"].shape[1])
         text_model = arguments.text_model
     else:
-        auto_class = AutoModelForSequenceClassification if model_type == "ecg_resnet" else AutoModelForPreTraining
-        model = auto_class.from_pretrained(name)
-        feature_extractor = EcgFeatureExtractor.from_pretrained(name)
+        model = AutoModelForPreTraining.from_pretrained(name) if classes is None else load_classifier(name, classes)
+        feature_extractor = load_feature_extractor(name)
         text_model = name
     return model, feature_extractor, AutoTokenizer.from_pretrained(text_model) if model_type == "merl" else None
+
+
+def load_classifier(name: str, classes: list[str]) -> PreTrainedModel:
+    """
+    Loads a pre-trained encoder with its classifier, or with a new one if it has none of these classes.
+
+    Args:
+        name: folder or repository of the encoder.
+        classes: names of the classes.
+    """
+    config = AutoConfig.from_pretrained(name)
+    fields = _class_fields(classes)
+    if config.id2label == fields["id2label"]:
+        return AutoModelForSequenceClassification.from_pretrained(name)
+    for field, value in fields.items():
+        setattr(config, field, value)
+    encoder = AutoModel.from_pretrained(name)
+    model = AutoModelForSequenceClassification.from_config(config).to(encoder.dtype)
+    setattr(model, model.base_model_prefix, encoder)
+    return model
 
 
 def new_encoder(
@@ -59,14 +84,14 @@ def new_encoder(
         model_type: type of the encoder.
         config_file: JSON file with fields of its configuration.
         text_model: text tower of `"merl"`.
-        classes: names of the classes of `"ecg_resnet"`.
+        classes: names of the classes, for encoders that are trained to classify.
     """
     import_ecg_encoders()
     fields = {} if config_file is None else json.loads(Path(config_file).read_text(encoding="utf-8"))
     if model_type == "merl":
         return MerlForPreTraining.from_text_pretrained(text_model, **fields)
-    if model_type == "ecg_resnet":
-        fields |= {"id2label": dict(enumerate(classes)), "label2id": {name: n for n, name in enumerate(classes)}}
+    if classes is not None:
+        fields |= _class_fields(classes)
         return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(model_type, **fields))
     return AutoModelForPreTraining.from_config(AutoConfig.for_model(model_type, **fields))
 
@@ -80,11 +105,22 @@ def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_sample
         model: the encoder.
         sampling_rate, num_samples: sampling rate in Hz and length of the records.
     """
+    if model.config.model_type in FEATURE_EXTRACTORS:
+        return FEATURE_EXTRACTORS[model.config.model_type](model.config)
     if model.config.model_type == "merl":
         return merl_feature_extractor(model.config)
     if model.config.model_type == "ecg_resnet":
         return EcgFeatureExtractor(sampling_rate, num_samples, normalization="none")
     return st_mem_feature_extractor(model.config)
+
+
+def _class_fields(classes: list[str]) -> dict:
+    """The fields of a configuration for classes of which a record has one."""
+    return {
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: number for number, name in enumerate(classes)},
+        "problem_type": "single_label_classification",
+    }
 
 
 def encoder_type(encoder: str) -> str:

@@ -19,7 +19,6 @@ from elm_hf.data.loading import load_records, patients_of
 from elm_hf.ecg.measurements import GENERAL_FEATURES, feature_matrix, measure_ecg
 from elm_hf.ecg.normal_ranges import feature_text
 from elm_hf.modeling.ecg_leads import LEADS
-from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.utils.files import check_free
 from elm_hf.utils.hub import check_name
 
@@ -164,6 +163,7 @@ def _elm_encoder(checkpoint: str | PathLike):
 
 def _ecg_encoder(checkpoint: str | PathLike):
     from elm_hf.checkpoints.create import load_encoder
+    from elm_hf.checkpoints.load import load_feature_extractor
     from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 
     encoder = load_encoder(str(checkpoint)).eval()
@@ -171,7 +171,7 @@ def _ecg_encoder(checkpoint: str | PathLike):
         raise ValueError(
             f'{checkpoint}: a "{encoder.config.model_type}" is neither an ECG encoder ({", ".join(ECG_ENCODER_TYPES)}) nor an ELM'
         )
-    feature_extractor = EcgFeatureExtractor.from_pretrained(checkpoint)
+    feature_extractor = load_feature_extractor(checkpoint)
 
     def encode(ecgs: list[np.ndarray], sampling_rate: float) -> torch.Tensor:
         inputs = feature_extractor(

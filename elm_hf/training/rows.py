@@ -1,10 +1,13 @@
 """Training rows: the conversations of the datasets, tokenized and packed, and the collator that batches them."""
 
+from collections.abc import Sequence
+from os import PathLike
+
 from datasets import Dataset
 from transformers import ProcessorMixin
 from trl import SFTConfig
 
-from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.loading import load_elm_dataset, records_of
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.retrieval.prompts import Retrieval, add_neighbours
 from elm_hf.training.alignment import AlignmentCollator, alignment_conversations
@@ -48,6 +51,17 @@ def load_training_data(
             found = Retrieval(script_args.retrieval, script_args.dataset, script_args.fold, dataset["ecg_index"])
             return add_neighbours(dataset, found, processor.system_prompt, training_args.dataset_num_proc)
     return dataset
+
+
+def load_sources(paths: Sequence[str | PathLike]) -> set[str]:
+    """
+    Loads the names of the datasets from which the ECGs of datasets are.
+
+    Args:
+        paths: folders or Hub names of elm-hf datasets.
+    """
+    tables = [records_of(path, None) for path in paths]
+    return {source for table in tables if table is not None for source in table.unique("source")}
 
 
 def prepare_rows(

@@ -26,8 +26,9 @@ from elm_hf.training.checks import check_arguments, check_model
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.parts import load_model
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
-from elm_hf.training.rows import load_training_data, prepare_rows
+from elm_hf.training.rows import load_sources, load_training_data, prepare_rows
 from elm_hf.training.trainer import ElmTrainer
+from elm_hf.utils.encoder_origin import known_sources, known_sources_message
 from elm_hf.utils.errors import errors_in_one_line
 from elm_hf.utils.recipes import with_recipe
 from elm_hf.utils.registration import register_modeling_classes
@@ -80,6 +81,8 @@ def build_trainer(
         processor.system_prompt = script_args.system_prompt or None
     conversations = load_training_data(script_args, training_args, processor)  # checked before weights are loaded
     model, learning, peft_config = load_model(script_args, training_args, model_args)
+    if known := known_sources(model.config.encoder_config, load_sources(script_args.dataset)):
+        logger.warning(f"{model_args.model_name_or_path}: {known_sources_message(known)}")
     rows, collator = prepare_rows(
         conversations, script_args, training_args, model, processor, augmentation, image_augmentation
     )

@@ -9,6 +9,10 @@ def register_modeling_classes():
     needs `trust_remote_code=True`.
     """
     # Each module registers its classes when it is imported.
+    import elm_hf.modeling.feature_extraction_ecg_fm
+    import elm_hf.modeling.feature_extraction_ecg_jepa
+    import elm_hf.modeling.feature_extraction_hubert_ecg
+    import elm_hf.modeling.feature_extraction_net1d
     import elm_hf.modeling.modeling_elm
     import elm_hf.modeling.processing_elm
     import elm_hf.modeling.processing_elm_symbol

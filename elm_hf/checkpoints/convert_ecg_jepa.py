@@ -1,0 +1,85 @@
+"""Converts the published checkpoints of ECG-JEPA (Kim 2024): the encoder, pre-trained with blocks or random masks."""
+
+import re
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from elm_hf.checkpoints.published_encoders import ECG_JEPA
+from elm_hf.checkpoints.published_weights import listed, load_state_dict, load_weights, renamer
+from elm_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
+from elm_hf.modeling.feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
+from elm_hf.modeling.modeling_ecg_jepa import EcgJepaModel
+
+
+HEAD_DIM = 48  # dimensions of an attention head, which the weights do not show
+# Patterns that turn our names into the published ones. They are applied in this order, and several may apply to a
+# name.
+NAMES = [
+    (r"^position_embeddings$", "pos_embed"),
+    (r"^patch_embeddings\.", "W_P."),
+    (r"^layernorm\.", "norm."),
+    (r"^layers\.", "encoder_blocks.blocks."),
+    (r"\.attention_norm\.", ".norm1."),
+    (r"\.mlp_norm\.", ".norm2."),
+    (r"\.attention\.qkv_proj\.", ".attn.qkv."),
+    (r"\.attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.up_proj\.", ".mlp.fc1."),
+    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
+]
+NEEDED = {"pos_embed": 2, "W_P.weight": 2, "encoder_blocks.blocks.0.mlp.fc1.weight": 2}
+
+
+def convert_ecg_jepa(checkpoint: Path) -> list:
+    """
+    Converts ECG-JEPA.
+
+    Returns:
+        The model, and a feature extractor with the preprocessing of its pre-training.
+
+    Raises:
+        ValueError: the file cannot be read safely, or weights are unknown, missing or of another shape.
+    """
+    state_dict = load_state_dict(checkpoint)
+    sizes = _sizes(state_dict, checkpoint)
+    sizes |= {"pretraining_data": ECG_JEPA.pretraining_data, "license": ECG_JEPA.license}
+    try:
+        config = EcgJepaConfig(**sizes)
+    except StrictDataclassError as error:
+        raise ValueError(f"{checkpoint}: {error.__cause__ or error}") from error
+    table = state_dict["pos_embed"]
+    state_dict["pos_embed"] = table.unflatten(0, (config.num_leads, config.num_patches))
+    model = load_weights(lambda: EcgJepaModel(config), state_dict, renamer(NAMES), checkpoint)
+    return [model, ecg_jepa_feature_extractor(config)]
+
+
+def ecg_jepa_feature_extractor(config: EcgJepaConfig) -> EcgJepaFeatureExtractor:
+    """ECG-JEPA's preprocessing of ECGs of the model's length."""
+    return EcgJepaFeatureExtractor(num_samples=config.num_samples)
+
+
+def _sizes(state_dict: dict[str, torch.Tensor], source: Path) -> dict[str, int]:
+    """The fields of the configuration that follow from the names and shapes of the weights."""
+    if lacking := [name for name, dim in NEEDED.items() if name not in state_dict or state_dict[name].dim() != dim]:
+        raise ValueError(
+            f"{source}: not a checkpoint of ecg_jepa: it lacks {listed(lacking)}. It has {len(state_dict)} weights, such "
+            f"as {', '.join(sorted(state_dict)[:5])}."
+        )
+    hidden_size, patch_size = state_dict["W_P.weight"].shape
+    num_leads = EcgJepaConfig.num_leads
+    num_tokens = len(state_dict["pos_embed"])
+    if num_tokens % num_leads or hidden_size % HEAD_DIM:
+        raise ValueError(
+            f"{source}: its position table has {num_tokens} rows and its tokens a width of {hidden_size}; expected "
+            f"multiples of {num_leads} leads and of {HEAD_DIM}, the width of an attention head of ecg_jepa."
+        )
+    layers = {match[1] for key in state_dict if (match := re.match(r"encoder_blocks\.blocks\.(\d+)\.", key))}
+    return {
+        "num_samples": num_tokens // num_leads * patch_size,
+        "patch_size": patch_size,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": hidden_size // HEAD_DIM,
+        "intermediate_size": len(state_dict["encoder_blocks.blocks.0.mlp.fc1.weight"]),
+    }

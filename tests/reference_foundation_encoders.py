@@ -1,0 +1,314 @@
+"""
+The formulas of published encoders once more, in float64 and as plain functions, on weights under their published names.
+
+Written from the description of the reference models alone, so that a mistake in `modeling/` is not made here as well.
+"""
+
+import math
+
+import torch
+
+
+# Small networks whose axes have different lengths. `ratio`: inner by outer channels of a block.
+ECGFOUNDER_TINY = {
+    "leads": 12,
+    "stem": 4,
+    "widths": [4, 8, 12],
+    "depths": [1, 2, 2],
+    "ratio": 1,
+    "group": 2,
+    "labels": 5,
+}
+CLEF_TINY = {"leads": 1, "stem": 8, "widths": [8, 8, 16], "depths": [2, 1, 1], "ratio": 1.5, "group": 4, "labels": 0}
+
+
+def draw(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random weights of these shapes, which keep the size of what they are applied to."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, shape in shapes.items():
+        spread = 1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.3
+        weights[name] = torch.randn(shape, generator=generator) * spread
+        if len(shape) == 1 and name.endswith("weight"):  # of a norm
+            weights[name] += 1
+    return weights
+
+
+def swish(x):
+    return x / (1 + torch.exp(-x))
+
+
+def net1d_weights(sizes: dict, prefix: str = "", seed: int = 0) -> dict[str, torch.Tensor]:
+    """The content of a file of ECGFounder or CLEF, with batch norms that would change everything if applied."""
+    shapes, norms = {}, {"first_bn": sizes["stem"]}
+
+    def layer(name, *shape):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+
+    layer("first_conv.conv", sizes["stem"], sizes["leads"], 16)
+    channels = sizes["stem"]
+    for stage, (width, depth) in enumerate(zip(sizes["widths"], sizes["depths"])):
+        for index in range(depth):
+            name, inner = f"stage_list.{stage}.block_list.{index}", int(width * sizes["ratio"])
+            norms |= {f"{name}.bn1": channels, f"{name}.bn2": inner, f"{name}.bn3": inner}
+            layer(f"{name}.conv1.conv", inner, channels, 1)
+            layer(f"{name}.conv2.conv", inner, inner // (width // sizes["group"]), 16)
+            layer(f"{name}.conv3.conv", width, inner, 1)
+            layer(f"{name}.se_fc1", width // 2, width)
+            layer(f"{name}.se_fc2", width, width // 2)
+            channels = width
+    if sizes["labels"]:
+        layer("dense", sizes["labels"], channels)
+    weights = draw(shapes, seed)
+    for number, (name, width) in enumerate(norms.items()):
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            weights[f"{name}.{part}"] = 3 + torch.rand(width, generator=torch.Generator().manual_seed(number))
+        weights[f"{name}.num_batches_tracked"] = torch.tensor(7)
+    return {f"{prefix}{name}": value for name, value in weights.items()}
+
+
+def padded_convolution(x, weight, bias, stride):
+    """A convolution as one sum per output sample and group; `x` is `(batch, channels, samples)`."""
+    batch, channels, samples = x.shape
+    width, per_group, size = weight.shape
+    groups, places = channels // per_group, -(-samples // stride)
+    missing = max(0, (places - 1) * stride + size - samples)
+    padded = torch.zeros(batch, channels, samples + missing, dtype=x.dtype)
+    padded[:, :, missing // 2 : missing // 2 + samples] = x
+    kernel = weight.reshape(groups, width // groups, per_group, size)
+    output = [
+        torch.einsum(
+            "bgci,gwci->bgw",
+            padded[:, :, place * stride : place * stride + size].reshape(batch, groups, per_group, size),
+            kernel,
+        ).reshape(batch, width)
+        for place in range(places)
+    ]
+    return torch.stack(output, dim=-1) + bias[:, None]
+
+
+def net1d_block(x, weights, name, stride, is_first):
+    def convolve(x, layer, stride=1):
+        return padded_convolution(
+            x, weights[f"{name}.{layer}.conv.weight"], weights[f"{name}.{layer}.conv.bias"], stride
+        )
+
+    def linear(x, layer):
+        return x @ weights[f"{name}.{layer}.weight"].T + weights[f"{name}.{layer}.bias"]
+
+    y = convolve(x if is_first else swish(x), "conv1")
+    y = convolve(swish(convolve(swish(y), "conv2", stride)), "conv3")
+    gate = linear(swish(linear(y.mean(2), "se_fc1")), "se_fc2")
+    y = y / (1 + torch.exp(-gate))[:, :, None]
+    batch, channels, samples = x.shape
+    if stride == 2:
+        pairs = [
+            (x[:, :, i], x[:, :, i + 1] if i + 1 < samples else torch.zeros(batch, channels))
+            for i in range(0, samples, 2)
+        ]
+        x = torch.stack([torch.where(a > b, a, b) for a, b in pairs], dim=-1)
+    more = y.shape[1] - channels
+    y[:, more // 2 : more // 2 + channels] += x
+    return y
+
+
+def net1d(weights: dict, ecg: torch.Tensor, prefix: str = "") -> torch.Tensor:
+    """Tokens `(batch, tokens, width)` of ECGs `(batch, leads, samples)`."""
+    weights = {name.removeprefix(prefix): value.double() for name, value in weights.items()}
+    x = swish(padded_convolution(ecg.double(), weights["first_conv.conv.weight"], weights["first_conv.conv.bias"], 2))
+    stage = 0
+    while f"stage_list.{stage}.block_list.0.conv1.conv.weight" in weights:
+        index = 0
+        while f"stage_list.{stage}.block_list.{index}.conv1.conv.weight" in weights:
+            name, is_first = f"stage_list.{stage}.block_list.{index}", (stage, index) == (0, 0)
+            x = net1d_block(x, weights, name, 2 if index == 0 else 1, is_first)
+            index += 1
+        stage += 1
+    return x.transpose(1, 2)
+
+
+# Networks of ECG-FM and HuBERT-ECG with heads of 64 dimensions, which the files do not show.
+ECG_FM_TINY = {"leads": 12, "conv": [(24, 2, 2)] * 4, "width": 128, "heads": 2, "layers": 2, "inner": 80, "labels": 17}
+HUBERT_TINY = {"leads": 1, "conv": [(20, 10, 4), (20, 3, 2), (20, 3, 2), (20, 2, 2), (20, 2, 2)], "width": 96}
+HUBERT_TINY |= {"heads": 3, "layers": 2, "inner": 72, "labels": 6}  # heads of 32 dimensions
+TAPS, GROUPS = 128, 16  # of the convolution of positions
+# What ECG-FM and HuBERT-ECG call the same parts.
+ECG_FM_NAMES = {
+    "conv": "feature_extractor.conv_layers.{}.0",
+    "conv_norm": "feature_extractor.conv_layers.0.2",
+    "features_norm": "layer_norm",
+    "features": "post_extract_proj",
+    "positions": "conv_pos.pos_conv.0",
+    "norm": "encoder.layer_norm",
+    "attention": "encoder.layers.{}.self_attn",
+    "first_norm": "encoder.layers.{}.self_attn_layer_norm",
+    "up": "encoder.layers.{}.fc1",
+    "down": "encoder.layers.{}.fc2",
+    "last_norm": "encoder.layers.{}.final_layer_norm",
+}
+HUBERT_NAMES = {
+    "conv": "feature_extractor.conv_layers.{}.conv",
+    "conv_norm": "feature_extractor.conv_layers.0.layer_norm",
+    "features_norm": "feature_projection.layer_norm",
+    "features": "feature_projection.projection",
+    "positions": "encoder.pos_conv_embed.conv",
+    "norm": "encoder.layer_norm",
+    "attention": "encoder.layers.{}.attention",
+    "first_norm": "encoder.layers.{}.layer_norm",
+    "up": "encoder.layers.{}.feed_forward.intermediate_dense",
+    "down": "encoder.layers.{}.feed_forward.output_dense",
+    "last_norm": "encoder.layers.{}.final_layer_norm",
+}
+
+
+def wav2vec_weights(sizes: dict, names: dict, prefix: str = "", old_names: bool = False, seed: int = 0) -> dict:
+    """The encoder's weights in a file of ECG-FM or HuBERT-ECG; `old_names`: as PyTorch named normalized weights once."""
+    shapes, width = {}, sizes["width"]
+
+    def layer(name, *shape):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+
+    channels = sizes["leads"]
+    for index, (output, kernel, _) in enumerate(sizes["conv"]):
+        shapes[f"{names['conv'].format(index)}.weight"] = (output, channels, kernel)
+        channels = output
+    layer(names["conv_norm"], sizes["conv"][0][0])
+    layer(names["features_norm"], channels)
+    layer(names["features"], width, channels)
+    length, direction = (
+        ("weight_g", "weight_v") if old_names else [f"parametrizations.weight.original{number}" for number in (0, 1)]
+    )
+    shapes[f"{names['positions']}.{length}"] = (1, 1, TAPS)
+    shapes[f"{names['positions']}.{direction}"] = (width, width // GROUPS, TAPS)
+    shapes[f"{names['positions']}.bias"] = (width,)
+    layer(names["norm"], width)
+    for index in range(sizes["layers"]):
+        for part in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            layer(f"{names['attention'].format(index)}.{part}", width, width)
+        layer(names["up"].format(index), sizes["inner"], width)
+        layer(names["down"].format(index), width, sizes["inner"])
+        layer(names["first_norm"].format(index), width)
+        layer(names["last_norm"].format(index), width)
+    return {f"{prefix}{name}": value for name, value in draw(shapes, seed).items()}
+
+
+def gelu(x):
+    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+
+def standardised(x, axis):
+    x = x - x.mean(axis, keepdim=True)
+    return x / torch.sqrt((x**2).mean(axis, keepdim=True) + 1e-5)
+
+
+def wav2vec(weights: dict, ecg: torch.Tensor, sizes: dict, names: dict, prefix: str = "") -> torch.Tensor:
+    """Tokens `(batch, tokens, width)` of signals `(batch, channels, samples)`."""
+    weights = {name.removeprefix(prefix): value.double() for name, value in weights.items()}
+
+    def linear(x, name):
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(x, name):
+        return standardised(x, -1) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    x = ecg.double()
+    for index, (_, kernel, stride) in enumerate(sizes["conv"]):
+        windows = x.unfold(2, kernel, stride)  # (batch, channels, places, kernel)
+        x = torch.einsum("bcpk,wck->bwp", windows, weights[f"{names['conv'].format(index)}.weight"])
+        if index == 0:
+            scale, offset = (weights[f"{names['conv_norm']}.{part}"][:, None] for part in ("weight", "bias"))
+            x = standardised(x, 2) * scale + offset
+        x = gelu(x)
+    x = linear(norm(x.transpose(1, 2), names["features_norm"]), names["features"])
+    x = norm(x + gelu(positions(x, weights, names["positions"])), names["norm"])
+    for index in range(sizes["layers"]):
+        name = names["attention"].format(index)
+        query, key, value = (linear(x, f"{name}.{part}_proj").chunk(sizes["heads"], -1) for part in "qkv")
+        heads = []
+        for q, k, v in zip(query, key, value):
+            scores = torch.exp(q @ k.transpose(1, 2) / math.sqrt(q.shape[-1]))
+            heads.append(scores @ v / scores.sum(-1, keepdim=True))
+        x = norm(x + linear(torch.cat(heads, -1), f"{name}.out_proj"), names["first_norm"].format(index))
+        inner = gelu(linear(x, names["up"].format(index)))
+        x = norm(x + linear(inner, names["down"].format(index)), names["last_norm"].format(index))
+    return x
+
+
+def positions(x, weights, name):
+    """The convolution of positions: each tap's matrix has a length of its own, and there are 64 taps before a token."""
+    length, direction = (
+        weights[f"{name}.{new}"] if f"{name}.{new}" in weights else weights[f"{name}.{old}"]
+        for new, old in (
+            ("parametrizations.weight.original0", "weight_g"),
+            ("parametrizations.weight.original1", "weight_v"),
+        )
+    )
+    batch, tokens, width = x.shape
+    padded = torch.zeros(batch, tokens + TAPS, width, dtype=x.dtype)
+    padded[:, TAPS // 2 : TAPS // 2 + tokens] = x
+    output = torch.zeros_like(x)
+    for tap in range(TAPS):
+        matrix = length[0, 0, tap] * direction[:, :, tap] / direction[:, :, tap].square().sum().sqrt()
+        groups = padded[:, tap : tap + tokens].reshape(batch, tokens, GROUPS, -1)
+        output += torch.einsum("btgi,goi->btgo", groups, matrix.reshape(GROUPS, width // GROUPS, -1)).flatten(2)
+    return output + weights[f"{name}.bias"]
+
+
+# ECG-JEPA with heads of 48 dimensions, which the file does not show.
+JEPA_TINY = {"leads": 8, "patches": 6, "patch": 10, "width": 96, "heads": 2, "layers": 3, "inner": 56}
+
+
+def jepa_weights(sizes: dict, seed: int = 0) -> dict[str, torch.Tensor]:
+    """The weights in a file of ECG-JEPA. The table is random, so that one that is not loaded is noticed."""
+    width = sizes["width"]
+    shapes = {"pos_embed": (sizes["leads"] * sizes["patches"], width)}
+
+    def layer(name, *shape):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+
+    for index in range(sizes["layers"]):
+        name = f"encoder_blocks.blocks.{index}"
+        layer(f"{name}.norm1", width)
+        layer(f"{name}.norm2", width)
+        shapes[f"{name}.attn.qkv.weight"] = (3 * width, width)
+        layer(f"{name}.attn.proj", width, width)
+        layer(f"{name}.mlp.fc1", sizes["inner"], width)
+        layer(f"{name}.mlp.fc2", width, sizes["inner"])
+    layer("norm", width)
+    layer("W_P", width, sizes["patch"])
+    return draw(shapes, seed)
+
+
+def jepa(weights: dict, ecg: torch.Tensor, sizes: dict, leads: list[int]) -> torch.Tensor:
+    """Tokens `(batch, leads * patches, width)` of some of the eight leads, from ECGs `(batch, these leads, samples)`."""
+    weights = {name: value.double() for name, value in weights.items()}
+
+    def linear(x, name):
+        return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0)
+
+    def norm(x, name):
+        return standardised(x, -1) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    patches = ecg.shape[2] // sizes["patch"]
+    places = [(lead, patch) for lead in leads for patch in range(patches)]
+    x = torch.stack(
+        [
+            ecg[:, leads.index(lead), patch * sizes["patch"] : (patch + 1) * sizes["patch"]].double()
+            for lead, patch in places
+        ],
+        dim=1,
+    )
+    x = linear(x, "W_P")
+    table = weights["pos_embed"][[lead * sizes["patches"] + patch for lead, patch in places]]
+    sees = torch.tensor([[a[0] == b[0] or a[1] == b[1] for b in places] for a in places])
+    for index in range(sizes["layers"]):
+        name = f"encoder_blocks.blocks.{index}"
+        x = x + table
+        heads = []
+        query, key, value = linear(norm(x, f"{name}.norm1"), f"{name}.attn.qkv").chunk(3, -1)
+        for q, k, v in zip(*(part.chunk(sizes["heads"], -1) for part in (query, key, value))):
+            scores = torch.exp(q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])) * sees
+            heads.append(scores @ v / scores.sum(-1, keepdim=True))
+        x = x + linear(torch.cat(heads, -1), f"{name}.attn.proj")
+        x = x + linear(gelu(linear(norm(x, f"{name}.norm2"), f"{name}.mlp.fc1")), f"{name}.mlp.fc2")
+    return norm(x, "norm")
