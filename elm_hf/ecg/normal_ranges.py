@@ -84,8 +84,9 @@ _Q_LEADS = ("I", "II", "aVL", "aVF", "V4", "V5", "V6")
 _T_LEADS = ("I", "II", "aVL", "V2", "V3", "V4", "V5", "V6")
 # ST and T changes of these are secondary (Thygesen et al. 2018, table of ischaemia: "in the absence of left ventricular
 # hypertrophy and bundle branch block").
-_ST_UNLESS = ("left bundle branch block", "left ventricular hypertrophy")
-_DEPRESSION_UNLESS = ("wide QRS complex", "left ventricular hypertrophy")
+_ST_UNLESS = ("left bundle branch block", "left ventricular hypertrophy", "paced rhythm")
+_DEPRESSION_UNLESS = ("wide QRS complex", "left ventricular hypertrophy", "paced rhythm")
+_Q_UNLESS = ("left bundle branch block", "paced rhythm")
 _AF = "atrial fibrillation"
 
 # Limits for adults.
@@ -173,14 +174,14 @@ RULES = (
         "ST depression", "st_mv", ISCHEMIA, at_most=-0.1, leads=_NOT_V2_V3, unless=_DEPRESSION_UNLESS, contiguous=True
     ),
     Rule("ST depression", "st_mv", ISCHEMIA, at_most=-0.05, leads=_V2_V3, unless=_DEPRESSION_UNLESS, contiguous=True),
-    Rule("wide Q wave", "q_ms", INFARCTION, above=20, leads=_V2_V3, unless=("left bundle branch block",)),
+    Rule("wide Q wave", "q_ms", INFARCTION, above=20, leads=_V2_V3, unless=_Q_UNLESS),
     Rule(
         "wide and deep Q wave",
         "deep_q_ms",
         INFARCTION,
         at_least=30,
         leads=_Q_LEADS,
-        unless=("left bundle branch block",),
+        unless=_Q_UNLESS,
         contiguous=True,
     ),
     Rule("T wave inversion", "t_mv", REPOLARIZATION, below=-0.1, leads=_T_LEADS, unless=("wide QRS complex",)),
@@ -269,6 +270,7 @@ _CONDITIONS: dict[str, Callable[[Mapping[str, float], str | None], bool]] = {
     "wide QRS complex": lambda features, sex: features.get("qrs_ms", np.nan) >= 120,
     "left bundle branch block": lambda features, sex: _is_left_bundle_branch_block(features),
     "left ventricular hypertrophy": _has_high_voltage,
+    "paced rhythm": lambda features, sex: features.get("paced", np.nan) > 0.5,
 }
 
 
