@@ -235,10 +235,10 @@ def _t_wave(beat: np.ndarray, qrs_end: int, interval: float) -> tuple[int, int] 
     size = np.sqrt(np.sum(scipy.signal.savgol_filter(wave, 25, 2, axis=1) ** 2, axis=0))
     speed = _speed(wave, 33)
     peak = 5 + int(np.argmax(size[5:-5]))
-    # A raised ST segment can be higher than T; the next P wave must not be taken for T.
-    later = scipy.signal.argrelmax(size, order=15)[0]
-    later = later[(later > peak) & (size[later] > 0.6 * size[peak]) & (first + later < BEFORE + 0.5 * interval)]
-    peak = int(later[-1]) if len(later) else peak
+    if peak < 45:  # a raised ST segment that is higher than T
+        later = scipy.signal.argrelmax(size, order=15)[0]
+        later = later[(size[later] > 0.6 * size[peak]) & (first + later < BEFORE + min(0.5 * interval, 240))]
+        peak = int(later[-1]) if len(later) else peak
     steepest = peak + int(np.argmax(speed[peak : peak + 80]))
     end = steepest + _first_below(speed[steepest:], 0.4 * speed[steepest])
     return first + peak, min(first + end + _SHIFT["t_end"], beat.shape[1])
