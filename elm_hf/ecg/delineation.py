@@ -260,13 +260,18 @@ def _p_wave(
         return None
     margin = 50
     padded = np.pad(stretch, ((0, 0), (margin, margin)), mode="edge")
-    before, after = (_speed(padded, window)[margin:-margin] for window in (25, 31))
+    before, after = (_above_noise(_speed(padded, window)[margin:-margin]) for window in (25, 31))
     rise = max(0, peak - 45)
     steepest_rise = rise + int(np.argmax(before[rise : peak + 1]))
     steepest_fall = peak + int(np.argmax(after[peak : peak + 45]))
     start = steepest_rise - _first_below(before[: steepest_rise + 1][::-1], 0.4 * before[steepest_rise])
     end = steepest_fall + _first_below(after[steepest_fall:], 0.35 * after[steepest_fall])
     return first + start + _SHIFT["p_start"], min(first + end + _SHIFT["p_end"], qrs_start)
+
+
+def _above_noise(speed: np.ndarray) -> np.ndarray:
+    """The speed without the part of noise, which adds as squares and is alone in the quietest tenth of the samples."""
+    return np.sqrt(np.maximum(speed**2 - np.quantile(speed, 0.1) ** 2, 0))
 
 
 def _p_peak(stretch: np.ndarray, first: int, t_end: float) -> int | None:
