@@ -26,7 +26,14 @@ INTERVALS = {"PR": (0, 2), "QRS": (2, 3), "QT": (2, 4), "P": (0, 1)}
 # Two standard deviations of the referees of the CSE study (Willems et al. 1985), in ms
 TOLERANCE = dict(zip(POINTS, (10.2, 12.7, 6.5, 11.6, 30.6)))
 LEAST_LEADS = 6
-NEUROKIT = ("ECG_P_Onsets", "ECG_P_Offsets", "ECG_R_Onsets", "ECG_R_Offsets", "ECG_T_Offsets")
+# NeuroKit2's names of `POINTS`, and where the point of a beat is sought, in samples after its R peak
+NEUROKIT = {
+    "ECG_P_Onsets": (-200, 0),
+    "ECG_P_Offsets": (-200, 0),
+    "ECG_R_Onsets": (-100, 0),
+    "ECG_R_Offsets": (0, 100),
+    "ECG_T_Offsets": (30, 400),
+}
 
 
 def annotated_waves(record: Path, lead: str) -> dict[str, np.ndarray]:
@@ -93,10 +100,22 @@ def neurokit(method: str) -> Callable[[np.ndarray], np.ndarray]:
             waves = neurokit2.ecg_delineate(clean, peaks, sampling_rate=RATE, method=method)[1]
         except (ValueError, IndexError, ZeroDivisionError):  # raised for some records
             return np.zeros((0, 6))
-        columns = [np.asarray(waves.get(name, np.full(len(peaks), np.nan)), float) for name in NEUROKIT]
-        return np.column_stack([peaks, *columns])
+        return beside_peaks(np.asarray(peaks, float), waves)
 
     return delineated
+
+
+def beside_peaks(peaks: np.ndarray, waves: dict) -> np.ndarray:
+    """NeuroKit2's points beside each R peak `(beats, 6)`; its lists may be shorter than the list of peaks."""
+    table = np.full((len(peaks), 6), np.nan)
+    table[:, 0] = peaks
+    for column, (name, (first, last)) in enumerate(NEUROKIT.items(), start=1):
+        points = np.asarray(waves.get(name, []), float)
+        for beat, peak in enumerate(peaks):
+            inside = points[(points >= peak + first) & (points <= peak + last)]
+            if len(inside):
+                table[beat, column] = inside[np.argmin(np.abs(inside - peak))]
+    return table
 
 
 def errors(found: np.ndarray, true: np.ndarray) -> np.ndarray:

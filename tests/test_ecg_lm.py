@@ -181,7 +181,7 @@ def test_simulated_findings_are_described(simulated_dataset, descriptions):
     ]
     assert len(fast) > 3
     assert all(any(text.startswith("tachycardia (") for text in row["general"]) for row in fast)
-    assert {row["features_from"] for row in fast} == {"NeuroKit2"}
+    assert {row["features_from"] for row in fast} == {"measure_ecg"}
 
 
 def table_12sl(folder: Path, rows: list[dict]) -> Path:
@@ -217,7 +217,7 @@ def test_ptb_xl_is_described(ptb_xl, shared_data, tmp_path):
     assert (one["age"], one["sex"], one["height_cm"], one["weight_kg"]) == (59, "female", 158, None)
     assert one["general"] == ["prolonged PR interval (240 ms)"] and one["features_from"] == "12SL"
     assert one["leads"][1] == ["ST elevation (0.15 mV)"]
-    assert made["records"] == len(rows) and made["features"] == {"12SL": 1, "NeuroKit2": len(rows) - 1}
+    assert made["records"] == len(rows) and made["features"] == {"12SL": 1, "measure_ecg": len(rows) - 1}
     languages = {name: row["language"] for name, row in rows.items()}
     assert languages["ptb_xl-6001-0"] == "de" and languages["ptb_xl-6003-0"] == "de"
     assert languages["ptb_xl-6000-0"] == languages["ptb_xl-6004-0"] == "en"

@@ -98,7 +98,7 @@ def describe_records(
             | size
             | texts[row]
             | _findings(from_table.get(row) or measured[row], person["sex"], _or_none(person["age"]))
-            | {"features_from": "12SL" if row in from_table else "NeuroKit2"}
+            | {"features_from": "12SL" if row in from_table else "measure_ecg"}
         )
     table = Dataset.from_list(described, features=FEATURES)
     unfinished = Path(f"{output}.unfinished")

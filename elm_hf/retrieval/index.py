@@ -211,7 +211,7 @@ def build_index(
     Raises:
         FileExistsError: the folder is not empty.
         ValueError: another `by`, a missing encoder, or no usable record.
-        ImportError: FAISS or, for features, NeuroKit2 is not installed.
+        ImportError: FAISS is not installed.
     """
     if by not in ("features", "encoder") or (by == "encoder") != (encoder is not None):
         raise ValueError(
