@@ -69,7 +69,6 @@ def describe_records(
         ValueError: reports are not in English and neither `translations` nor `reports` is given, or no record can be
             described.
         FileNotFoundError: a source does not exist.
-        ImportError: NeuroKit2 is not installed, and an ECG must be measured.
     """
     if reports is not None and reports not in REPORTS:
         raise ValueError(f"--reports is {reports!r}; expected {' or '.join(REPORTS)}")
