@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from elm_hf.ecg.measurements import FEATURES, GENERAL_FEATURES, LEAD_FEATURES, feature_matrix, measure_ecg
+from elm_hf.ecg.measurements import FEATURES, LEAD_FEATURES, feature_matrix, measure_ecg
 from elm_hf.ecg.recording import read_recording
 from elm_hf.ecg.simulation import Findings, draw_findings, simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
@@ -74,7 +74,8 @@ def test_pr_is_measured_in_sinus_rhythm_and_missing_in_atrial_fibrillation(measu
 def test_st_elevation_is_measured_in_the_leads_of_its_territory(measured):
     elevated = [(true, found) for true, found in measured if true.territory != "none"]
     share = [
-        np.mean([found[f"st_mv_{lead}"] for lead in TERRITORIES[true.territory]]) / true.st_mv for true, found in elevated
+        np.mean([found[f"st_mv_{lead}"] for lead in TERRITORIES[true.territory]]) / true.st_mv
+        for true, found in elevated
     ]
     # The simulated ST segment reaches its level 10 ms after the J point, where it is measured.
     assert 0.6 < np.median(share) < 1.1
