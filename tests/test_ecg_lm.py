@@ -211,7 +211,7 @@ def test_the_12sl_table_is_read(tmp_path):
 
 
 def test_ptb_xl_is_described(ptb_xl, shared_data, tmp_path):
-    plus = table_12sl(tmp_path / "plus", [{"ecg_id": 6000, "PR_Int_Global": 240, "ST_Amp_II": 0.15}])
+    plus = table_12sl(tmp_path / "plus", [{"ecg_id": 6000, "PR_Int_Global": 240, "ST_Amp_II": 0.15, "ST_Amp_aVF": 0.12}])
     made = describe_records(ptb_xl, tmp_path / "all.parquet", shared_data / "ptb_xl", plus, reports="original")
     rows = {row["record_id"]: row for row in pq.read_table(tmp_path / "all.parquet").to_pylist()}
     one = rows["ptb_xl-6000-0"]
