@@ -136,7 +136,8 @@ class ElmModel(ElmPreTrainedModel):
             return BaseModelOutputWithPooling(pooler_output=self.projector(ecg_values))
         # CODEPATH: "image" and "stacked_signal" checkpoints have a vision encoder, "signal" ones an ECG encoder.
         if self.config.reads_pictures:
-            outputs = self.encoder(**vision_inputs(self.encoder, ecg_values), **kwargs)
+            interpolate = self.config.picture_size is not None
+            outputs = self.encoder(**vision_inputs(self.encoder, ecg_values, interpolate=interpolate), **kwargs)
         else:
             outputs = self.encoder(ecg_values, ecg_lead_mask=ecg_lead_mask, **kwargs)
         encoded = outputs.last_hidden_state
@@ -148,10 +149,14 @@ class ElmModel(ElmPreTrainedModel):
             raise ValueError(
                 'This model reads ECGs as tokens in `input_ids` (representation="symbol"); drop `ecg_values`.'
             )
-        # CODEPATH: "image" and "stacked_signal" checkpoints read pictures, whose size the encoder checks.
+        # CODEPATH: "image" and "stacked_signal" checkpoints read pictures, whose size the encoder checks unless its
+        # position embeddings are interpolated.
         if self.config.reads_pictures:
             if len(shape) != 4 or shape[1] != 3:
                 raise ValueError(f"`ecg_values` must have the shape (num_ecgs, 3, height, width), got {shape}.")
+            size = self.config.picture_size
+            if size is not None and shape[2:] != (size, size):
+                raise ValueError(f"This model takes pictures of {size} x {size} pixels, got {shape[2]} x {shape[3]}.")
             return
         if len(shape) != 3:
             raise ValueError(f"`ecg_values` must have the shape (num_ecgs, num_leads, num_samples), got {shape}.")

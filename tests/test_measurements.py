@@ -8,21 +8,17 @@ import pytest
 
 from elm_hf.ecg.measurements import FEATURES, LEAD_FEATURES, feature_matrix, measure_ecg
 from elm_hf.ecg.recording import read_recording
-from elm_hf.ecg.simulation import Findings, draw_findings, simulate_ecg
+from elm_hf.ecg.simulated_findings import Findings, draw_findings
+from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
 
 
-NORMAL = Findings(7, "sinus rhythm", 72, 150, 90, 400, "none", 0.0, 2.0, 45, "none")
+NORMAL = Findings(7, "sinus rhythm", 72.0, 150.0, 90.0, 400.0, "none", 0.0, 2.0, 45.0, "none")
 TERRITORIES = {"anterior": ("V2", "V3", "V4"), "inferior": ("II", "III", "aVF"), "lateral": ("I", "aVL", "V5", "V6")}
 
 
 def simulated(findings: Findings, seconds: float = 10, sampling_rate: int = 250) -> np.ndarray:
     return simulate_ecg(findings, np.random.default_rng(3), seconds, sampling_rate)
-
-
-def qt_ms(findings: Findings) -> float:
-    """The true QT interval: the inverse of Bazett's formula, plus the excess of the QRS duration over 90 ms."""
-    return findings.qtc_ms * np.sqrt(60 / findings.heart_rate) + findings.qrs_ms - 90
 
 
 @pytest.fixture(scope="module")
@@ -42,44 +38,40 @@ def error_quantiles(errors, *quantiles: float) -> np.ndarray:
 def test_measurements_of_simulated_ecgs_are_close_to_the_true_values(measured):
     rate = [found["heart_rate"] - true.heart_rate for true, found in measured]
     qrs = [found["qrs_ms"] - true.qrs_ms for true, found in measured]
-    qt = [found["qt_ms"] - qt_ms(true) for true, found in measured]
+    qt = [found["qt_ms"] - true.qt_ms for true, found in measured]
     axis = [(found["axis_deg"] - true.axis_deg + 180) % 360 - 180 for true, found in measured]
     voltage = [found["sokolow_mv"] - true.sokolow_mv for true, found in measured]
     assert (error_quantiles(rate, 0.5, 0.9) < (0.1, 2)).all()
-    assert (error_quantiles(qrs, 0.5, 0.9) < (12, 25)).all()
-    assert (error_quantiles(qt, 0.5, 0.9) < (16, 32)).all()
+    # Simulated waves end where a Gaussian is small; cardiologists, whom the measurements follow, see them end later.
+    assert 8 < np.median(qrs) < 16 and 12 < np.median(qt) < 22
+    assert (error_quantiles(qrs - np.median(qrs), 0.5, 0.9) < (3, 8)).all()
+    assert (error_quantiles(qt - np.median(qt), 0.5, 0.9) < (5, 12)).all()
     assert (error_quantiles(axis, 0.5, 0.9) < (5, 16)).all()
     assert (error_quantiles(voltage, 0.5, 0.9) < (0.06, 0.2)).all()
 
 
 def test_pr_is_measured_in_sinus_rhythm_and_missing_in_atrial_fibrillation(measured):
-    sinus, clear = [], []
-    for true, found in measured:
-        if true.pr_ms is not None:
-            sinus.append(found["pr_ms"] - true.pr_ms)
-            # P is on T in a tachycardia, and as small as the muscle noise of the simulation.
-            if true.heart_rate <= 100 and true.noise != "static noise":
-                clear.append(sinus[-1])
-    fibrillation = [found["pr_ms"] for true, found in measured if true.pr_ms is None]
+    sinus = [found["pr_ms"] - true.pr_ms for true, found in measured if true.pr_ms is not None]
+    rng, fibrillation, variation = np.random.default_rng(12), [], {"fibrillation": [], "sinus": []}
+    while len(fibrillation) < 12:
+        true = draw_findings(rng)
+        if true.rhythm == "atrial fibrillation":
+            found = measure_ecg(simulate_ecg(true, rng), 250)
+            fibrillation.append(found["pr_ms"])
+            variation["fibrillation"].append(found["rr_variation"])
     assert np.isfinite(sinus).mean() > 0.85
-    assert error_quantiles(np.array(sinus)[np.isfinite(sinus)], 0.5) < 8
-    assert (error_quantiles(clear, 0.5, 0.9) < (8, 16)).all()
+    assert (error_quantiles(np.array(sinus)[np.isfinite(sinus)], 0.5, 0.9) < (8, 16)).all()
     assert np.isnan(fibrillation).mean() > 0.7
-    variation = {rhythm: [] for rhythm in ("fibrillation", "sinus")}
-    for true, found in measured:
-        variation["sinus" if true.pr_ms else "fibrillation"].append(found["rr_variation"])
+    variation["sinus"] = [found["rr_variation"] for true, found in measured if true.pr_ms]
     assert np.quantile(variation["fibrillation"], 0.1) > np.quantile(variation["sinus"], 0.9)
 
 
 def test_st_elevation_is_measured_in_the_leads_of_its_territory(measured):
     elevated = [(true, found) for true, found in measured if true.territory != "none"]
-    share = [
-        np.mean([found[f"st_mv_{lead}"] for lead in TERRITORIES[true.territory]]) / true.st_mv
-        for true, found in elevated
-    ]
-    # The simulated ST segment reaches its level 10 ms after the J point, where it is measured.
-    assert 0.6 < np.median(share) < 1.1
-    assert np.quantile(share, 0.1) > 0.4
+    # Anterior elevation is defined in V2 and V3, that of the others in the second most elevated lead.
+    leads = TERRITORIES | {"anterior": ("V2", "V3")}
+    level = [sorted(found[f"st_mv_{lead}"] for lead in leads[true.territory])[-2] for true, found in elevated]
+    assert (error_quantiles([a - true.st_mv for a, (true, _) in zip(level, elevated)], 0.5, 0.9) < (0.02, 0.06)).all()
 
 
 def test_limb_lead_identities_hold_for_st_levels():

@@ -88,8 +88,10 @@ def credited(folder: Path, report: dict) -> list[type[ElmDatasetBuilder]]:
 
 def _examples(folder: Path) -> list[dict]:
     """Example conversations of the first question types: number of ECGs, question and answer."""
-    config = fold_config(1) if (folder / fold_config(1)).is_dir() else OFFICIAL
-    path = sorted((folder / config).glob("*.parquet"))[0]
+    files = [path for config in (fold_config(1), OFFICIAL) for path in sorted((folder / config).glob("*.parquet"))]
+    if not files:  # too few patients for folds
+        return []
+    path = files[0]
     types = pq.read_table(path, columns=["question_type"])["question_type"].to_pylist()
     rows = sorted({question_type: row for row, question_type in reversed(list(enumerate(types)))}.values())
     table = pq.read_table(path, columns=["conversation_id", "ecg_index", "messages"]).take(rows[:MAX_EXAMPLES])
