@@ -63,9 +63,10 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
     """
 
     model_input_names = ["ecg_values", "ecg_lead_mask"]
-    # A subclass may have other values of `normalization`, and may compute in float64 from the start, since some
-    # published filters amplify rounding errors.
+    # A subclass may have other values of `normalization` and `resampling`, and may compute in float64 from the start,
+    # since some published filters amplify rounding errors.
     normalizations = NORMALIZATIONS
+    resamplings = RESAMPLINGS
     working_dtype = np.float32
 
     def __init__(
@@ -81,7 +82,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         **kwargs,
     ):
         _check_choice("normalization", normalization, self.normalizations)
-        _check_choice("resampling", resampling, RESAMPLINGS)
+        _check_choice("resampling", resampling, self.resamplings)
         _check_choice("crop", crop, CROPS)
         if band_pass is not None:
             band_pass = list(band_pass)

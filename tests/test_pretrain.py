@@ -48,8 +48,9 @@ ENCODERS = {
         "num_attention_heads": 2,
         "intermediate_size": 64,
     },
+    "ecg_cpc": {"num_samples": 480, "hidden_size": 32, "num_hidden_layers": 1},
 }
-CLASSIFIERS = ("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg", "ecg_jepa")
+CLASSIFIERS = ("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg", "ecg_jepa", "ecg_cpc")
 
 
 @pytest.fixture(scope="module")

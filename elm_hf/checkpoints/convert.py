@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 
 from elm_hf.checkpoints.convert_autoencoder import convert_mlae, convert_mtae, convert_st_mem
+from elm_hf.checkpoints.convert_ecg_cpc import convert_ecg_cpc
 from elm_hf.checkpoints.convert_ecg_fm import convert_ecg_fm
 from elm_hf.checkpoints.convert_ecg_jepa import convert_ecg_jepa
 from elm_hf.checkpoints.convert_hubert_ecg import convert_hubert_ecg
@@ -13,6 +14,7 @@ from elm_hf.checkpoints.convert_net1d import convert_clef, convert_ecgfounder
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle
 from elm_hf.checkpoints.published_encoders import (
     CLEF,
+    ECG_CPC,
     ECG_FM,
     ECG_JEPA,
     ECGFOUNDER,
@@ -35,6 +37,7 @@ CONVERTERS: dict[str, Callable[[Path], list]] = {
     "ecg_fm": convert_ecg_fm,
     "hubert_ecg": convert_hubert_ecg,
     "ecg_jepa": convert_ecg_jepa,
+    "ecg_cpc": convert_ecg_cpc,
     "ecg_byte": lambda path: [read_ecg_byte_pickle(path)],
 }
 # The encoders whose checkpoints get a card, a model and a feature extractor each.
@@ -44,6 +47,7 @@ PUBLISHED_ENCODERS: dict[str, PublishedEncoder] = {
     "ecg_fm": ECG_FM,
     "hubert_ecg": HUBERT_ECG,
     "ecg_jepa": ECG_JEPA,
+    "ecg_cpc": ECG_CPC,
 }
 
 

@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from elm_hf.checkpoints.convert_ecg_cpc import ecg_cpc_feature_extractor
 from elm_hf.checkpoints.convert_ecg_fm import ecg_fm_feature_extractor
 from elm_hf.checkpoints.convert_ecg_jepa import ecg_jepa_feature_extractor
 from elm_hf.checkpoints.convert_hubert_ecg import hubert_ecg_feature_extractor
@@ -52,6 +53,7 @@ FEATURE_EXTRACTORS = {
     "ecg_fm": ecg_fm_feature_extractor,
     "hubert_ecg": hubert_ecg_feature_extractor,
     "ecg_jepa": ecg_jepa_feature_extractor,
+    "ecg_cpc": ecg_cpc_feature_extractor,
 }
 # Fields of ElmConfig that follow from the other arguments of `create_elm`.
 _DERIVED = {"num_leads", "num_samples", "ecg_token_id", "ecg_token_offset", "ecg_vocab_size", "dtype"}

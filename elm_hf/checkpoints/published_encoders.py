@@ -138,6 +138,24 @@ ECG_JEPA = PublishedEncoder(
     ),
     pretraining_data=("csn", "code15"),
 )
+ECG_CPC = PublishedEncoder(
+    title="ECG-CPC",
+    homepage="https://github.com/AI4HealthUOL/ecg-fm-benchmarking",
+    license="cc-by-4.0",
+    license_note=(
+        "Third parties list the weights (figshare record 30192604) under CC BY 4.0, which permits commercial use and "
+        "requires that the authors are named. The authors' code has no licence and is not part of this checkpoint."
+    ),
+    citation="""@inproceedings{almasud2026benchmarking,
+  title = {Benchmarking {ECG} Foundational Models: A Reality Check Across Clinical Tasks},
+  author = {Al-Masud, M A and Lopez Alcaraz, Juan Miguel and Strodthoff, Nils},
+  booktitle = {International Conference on Learning Representations},
+  year = {2026},
+  note = {arXiv:2509.25095}
+}""",
+    pretraining="Contrastive predictive coding on the Harvard-Emory ECG Database (10.7 million ECGs).",
+    pretraining_data=("heedb",),
+)
 
 
 def encoder_card(

@@ -113,7 +113,7 @@ def convert(
         str,
         typer.Argument(
             help="Format of the checkpoint: st_mem, mtae, mlae, merl, ecgfounder, clef, ecg_fm, hubert_ecg, "
-            "ecg_jepa or ecg_byte."
+            "ecg_jepa, ecg_cpc or ecg_byte."
         ),
     ],
     checkpoint: Annotated[
