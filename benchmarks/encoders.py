@@ -37,6 +37,7 @@ ENCODERS = {
     "hubert_ecg-large": ("hubert_ecg", HUBERT_LARGE),
     "ecg_jepa": ("ecg_jepa", {}),
     "ecg_cpc": ("ecg_cpc", {}),
+    "ecg_coca": ("ecg_coca", {}),
 }
 
 

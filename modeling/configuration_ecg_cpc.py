@@ -24,7 +24,7 @@ from .auto_classes import register
 class EcgCpcConfig(PreTrainedConfig):
     r"""
     Configuration of [`EcgCpcModel`] and [`EcgCpcForSequenceClassification`] (Al-Masud et al. 2026, Benchmarking ECG
-    Foundational Models: A Reality Check Across Clinical Tasks). The defaults are the published model's.
+    FMs: A Reality Check Across Clinical Tasks). The defaults are the published model's.
 
     Args:
         num_leads (`int`, *optional*, defaults to 12):

@@ -399,3 +399,66 @@ def cpc(weights: dict, ecg: torch.Tensor, sizes: dict) -> torch.Tensor:
         scale, offset = (double[f"predictor.predictor.norms.{index}.{part}"][:, None] for part in ("weight", "bias"))
         x = standardised(x + y, 1) * scale + offset
     return x.transpose(1, 2)
+
+
+COCA_TINY = {
+    "leads": 12,
+    "samples": 60,
+    "patch": 10,
+    "width": 128,
+    "heads": 2,
+    "layers": 2,
+    "inner": 56,
+    "embedding": 20,
+}
+
+
+def coca_weights(sizes: dict, prefix: str = "", seed: int = 0) -> dict[str, torch.Tensor]:
+    """The weights of ECG-CoCa in a file of its pre-training or of a language model."""
+    width = sizes["width"]
+    shapes = {"class_embedding": (width,), "proj": (width, sizes["embedding"])}
+    shapes["positional_embedding"] = (1 + sizes["samples"] // sizes["patch"], width)
+    shapes["conv1.weight"] = (width, sizes["leads"], sizes["patch"])
+
+    def layer(name, *shape):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+
+    layer("ln_pre", width)
+    layer("ln_post", width)
+    for index in range(sizes["layers"]):
+        name = f"transformer.resblocks.{index}"
+        layer(f"{name}.ln_1", width)
+        layer(f"{name}.ln_2", width)
+        shapes |= {f"{name}.attn.in_proj_weight": (3 * width, width), f"{name}.attn.in_proj_bias": (3 * width,)}
+        layer(f"{name}.attn.out_proj", width, width)
+        layer(f"{name}.mlp.c_fc", sizes["inner"], width)
+        layer(f"{name}.mlp.c_proj", width, sizes["inner"])
+    return {f"{prefix}{name}": value for name, value in draw(shapes, seed).items()}
+
+
+def coca(weights: dict, ecg: torch.Tensor, sizes: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens `(batch, 1 + patches, width)` and embeddings `(batch, embedding)` of ECGs `(batch, leads, samples)`."""
+    weights = {name: value.double() for name, value in weights.items()}
+
+    def linear(x, weight, bias):
+        return x @ weights[weight].T + weights[bias]
+
+    def norm(x, name):
+        return standardised(x, -1) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    patches = ecg.double().unfold(2, sizes["patch"], sizes["patch"])  # (batch, leads, patches, samples)
+    x = torch.einsum("blps,wls->bpw", patches, weights["conv1.weight"])
+    x = torch.cat([weights["class_embedding"].repeat(len(x), 1, 1), x], dim=1)
+    x = norm(x + weights["positional_embedding"], "ln_pre")
+    for index in range(sizes["layers"]):
+        name = f"transformer.resblocks.{index}"
+        inside, heads = norm(x, f"{name}.ln_1"), []
+        query, key, value = linear(inside, f"{name}.attn.in_proj_weight", f"{name}.attn.in_proj_bias").chunk(3, -1)
+        for q, k, v in zip(*(part.chunk(sizes["heads"], -1) for part in (query, key, value))):
+            scores = torch.exp(q @ k.transpose(1, 2) / 8)
+            heads.append(scores @ v / scores.sum(-1, keepdim=True))
+        x = x + linear(torch.cat(heads, -1), f"{name}.attn.out_proj.weight", f"{name}.attn.out_proj.bias")
+        inside = gelu(linear(norm(x, f"{name}.ln_2"), f"{name}.mlp.c_fc.weight", f"{name}.mlp.c_fc.bias"))
+        x = x + linear(inside, f"{name}.mlp.c_proj.weight", f"{name}.mlp.c_proj.bias")
+    embedding = norm(x, "ln_post")[:, 0] @ weights["proj"]
+    return x, embedding / embedding.square().sum(-1, keepdim=True).sqrt()

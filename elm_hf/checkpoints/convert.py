@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 
 from elm_hf.checkpoints.convert_autoencoder import convert_mlae, convert_mtae, convert_st_mem
+from elm_hf.checkpoints.convert_ecg_coca import convert_ecg_coca
 from elm_hf.checkpoints.convert_ecg_cpc import convert_ecg_cpc
 from elm_hf.checkpoints.convert_ecg_fm import convert_ecg_fm
 from elm_hf.checkpoints.convert_ecg_jepa import convert_ecg_jepa
@@ -14,6 +15,7 @@ from elm_hf.checkpoints.convert_net1d import convert_clef, convert_ecgfounder
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle
 from elm_hf.checkpoints.published_encoders import (
     CLEF,
+    ECG_COCA,
     ECG_CPC,
     ECG_FM,
     ECG_JEPA,
@@ -38,6 +40,7 @@ CONVERTERS: dict[str, Callable[[Path], list]] = {
     "hubert_ecg": convert_hubert_ecg,
     "ecg_jepa": convert_ecg_jepa,
     "ecg_cpc": convert_ecg_cpc,
+    "ecg_coca": convert_ecg_coca,
     "ecg_byte": lambda path: [read_ecg_byte_pickle(path)],
 }
 # The encoders whose checkpoints get a card, a model and a feature extractor each.
@@ -48,10 +51,11 @@ PUBLISHED_ENCODERS: dict[str, PublishedEncoder] = {
     "hubert_ecg": HUBERT_ECG,
     "ecg_jepa": ECG_JEPA,
     "ecg_cpc": ECG_CPC,
+    "ecg_coca": ECG_COCA,
 }
 
 
-FOLDERS = {"hubert_ecg"}
+FOLDERS = {"hubert_ecg", "ecg_coca"}
 
 
 def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | PathLike) -> list:

@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from elm_hf.checkpoints.convert_ecg_coca import ecg_coca_feature_extractor
 from elm_hf.checkpoints.convert_ecg_cpc import ecg_cpc_feature_extractor
 from elm_hf.checkpoints.convert_ecg_fm import ecg_fm_feature_extractor
 from elm_hf.checkpoints.convert_ecg_jepa import ecg_jepa_feature_extractor
@@ -40,7 +41,7 @@ from elm_hf.modeling.processing_elm_base import BaseElmProcessor, add_ecg_token
 from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor
 from elm_hf.modeling.processing_elm_vision import ElmVisionProcessor
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
-from elm_hf.utils.encoder_origin import non_commercial_license
+from elm_hf.utils.encoder_origin import license_warning
 from elm_hf.utils.files import check_free, save_atomically
 from elm_hf.utils.hub import check_name
 
@@ -54,6 +55,7 @@ FEATURE_EXTRACTORS = {
     "hubert_ecg": hubert_ecg_feature_extractor,
     "ecg_jepa": ecg_jepa_feature_extractor,
     "ecg_cpc": ecg_cpc_feature_extractor,
+    "ecg_coca": ecg_coca_feature_extractor,
 }
 # Fields of ElmConfig that follow from the other arguments of `create_elm`.
 _DERIVED = {"num_leads", "num_samples", "ecg_token_id", "ecg_token_offset", "ecg_vocab_size", "dtype"}
@@ -151,12 +153,8 @@ def create_elm(
 
     llm_tokenizer = _tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
     encoder_model = load_encoder(encoder, encoder_config, dtype)
-    if license := non_commercial_license(encoder_model and encoder_model.config):
-        logger.warning(
-            "%s: the licence of its weights, %s, does not permit commercial use. It also applies to the new model.",
-            encoder,
-            license,
-        )
+    if warning := license_warning(encoder_model and encoder_model.config):
+        logger.warning("%s: %s", encoder, warning)
     if representation == "symbol":
         ecg_byte = load_pretrained(EcgByteTokenizer, ecg_tokenizer)
         settings["ecg_vocab_size"] = len(ecg_byte)
