@@ -13,17 +13,22 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
 from elm_hf.checkpoints.create import FEATURE_EXTRACTORS, create_elm
 from elm_hf.checkpoints.load import load_checkpoint
-from elm_hf.checkpoints.published_encoders import CLEF, HUBERT_ECG, encoder_card
+from elm_hf.checkpoints.publish import publish_model
+from elm_hf.checkpoints.published_encoders import CLEF, ECG_COCA, HUBERT_ECG, encoder_card
 from elm_hf.data.loading import load_elm_dataset, load_records
 from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.utils.encoder_origin import known_sources
 
 
+# Where the preprocessing of an encoder has other leads or another rate than the ECGs of `test_compositions`.
+OWN_SIZES = {"ecg_jepa": {"num_leads": 8}, "ecg_coca": {"num_samples": 1000}}
+
+
 def save_encoder(folder: Path, name: str, **fields) -> Path:
     """A checkpoint as `elm-hf convert` makes it."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(**FOUNDATION_ENCODERS[name], **fields)
+    config = AutoConfig.for_model(**FOUNDATION_ENCODERS[name] | OWN_SIZES.get(name, {}), **fields)
     AutoModel.from_config(config).save_pretrained(folder / name)
     FEATURE_EXTRACTORS[config.model_type](config).save_pretrained(folder / name)
     return folder / name
@@ -60,7 +65,7 @@ def test_an_elm_keeps_the_preprocessing_and_the_tokens_of_its_encoder(name, crea
     assert found.pop("num_samples") == 2 * own.sampling_rate
     assert all(found[key] == value for key, value in expected.items() if key not in ("num_samples", "auto_map"))
     ecg = load_elm_dataset(simulated_dataset)[0]["ecgs"][0]
-    inputs = processor.feature_extractor(ecg, sampling_rate=250, return_tensors="pt")
+    inputs = processor.feature_extractor(ecg, sampling_rate=250, lead_names=list(LEADS), return_tensors="pt")
     with torch.no_grad():
         tokens = model.model.encoder(**inputs).last_hidden_state
         again = AutoModel.from_pretrained(encoder)(**inputs).last_hidden_state
@@ -73,6 +78,15 @@ def test_a_licence_without_commercial_use_is_told(create, tmp_path, caplog):
         create(encoder)
     (message,) = [record.getMessage() for record in caplog.records if "licence" in record.getMessage()]
     assert message.startswith(f"{encoder}: the licence of its weights, cc-by-nc-4.0, does not permit commercial use")
+
+
+def test_a_model_with_weights_without_a_licence_is_not_published(create, tmp_path, caplog):
+    encoder = save_encoder(tmp_path, "ecg_coca", license=ECG_COCA.license)
+    with caplog.at_level(logging.WARNING, logger="elm_hf"):
+        create(encoder)
+    assert f"{encoder}: no licence is stated for its weights" in caplog.text
+    with pytest.raises(ValueError, match="config.json: has the weights of ecg_coca, for which no licence is stated"):
+        publish_model(tmp_path / "elm", "someone/elm", dry_run=True)
 
 
 def test_a_network_of_single_leads_reads_the_leads_that_are_chosen(create, simulated_dataset, tmp_path):

@@ -173,7 +173,10 @@ ECG_COCA = PublishedEncoder(
   journal = {arXiv preprint arXiv:2408.08849},
   year = {2024}
 }""",
-    pretraining="Contrastive learning with reports, and captioning, on MIMIC-IV-ECG.",
+    pretraining=(
+        "Contrastive learning with reports, and captioning, on MIMIC-IV-ECG. Descriptions by third parties also name "
+        "PTB-XL, CPSC 2018, SPH, Chapman-Shaoxing and Ningbo, which could not be verified."
+    ),
     pretraining_data=("mimic_iv_ecg",),
 )
 
