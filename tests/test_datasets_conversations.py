@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.tables import load_records
 from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.prepare.instruct import (

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 from elm_hf.checkpoints.convert import convert_checkpoint
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle, recover_merges, train_ecg_byte_tokenizer
-from elm_hf.data.loading import load_records
+from elm_hf.data.tables import load_records
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
 
 

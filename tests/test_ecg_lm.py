@@ -15,7 +15,8 @@ from transformers import AutoProcessor
 from typer.testing import CliRunner
 
 from elm_hf.cli import app
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.tables import load_records
 from elm_hf.descriptions.describe import describe_records
 from elm_hf.descriptions.ptb_xl_plus import read_12sl_features
 from elm_hf.modeling.ecg_leads import LEADS
@@ -265,7 +266,8 @@ def test_the_encoder_is_not_trained_on_patients_of_the_test_questions(tmp_path):
     tested = {
         owner[row]
         for name in ("classes", "questions")
-        for rows in load_elm_dataset(tmp_path / name, 1, "test")["ecg_index"]
+        for split in ("validation", "test")
+        for rows in load_elm_dataset(tmp_path / name, 1, split)["ecg_index"]
         for row in rows
     }
     assert trained and not trained & tested and trained | tested == set(owner)

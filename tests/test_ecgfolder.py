@@ -14,7 +14,8 @@ import pytest
 import scipy.io
 import wfdb
 
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.tables import load_records
 from elm_hf.ecg.files import read_ecg_file
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.ecg.simulation import draw_findings, simulate_ecg

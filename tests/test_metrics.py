@@ -11,7 +11,8 @@ from elm_hf.evaluation.intervals import (
     paired_permutation_test,
     percentile_interval,
 )
-from elm_hf.evaluation.metrics import is_exact_match, statement_counts, statements, token_f1
+from elm_hf.evaluation.metrics import statement_counts, statements, token_f1
+from elm_hf.utils.exact_match import is_exact_match
 
 
 @pytest.mark.parametrize(

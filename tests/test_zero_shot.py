@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.cli import app
-from elm_hf.data.loading import load_records
+from elm_hf.data.tables import load_records
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.zero_shot import (
     auroc_scores,

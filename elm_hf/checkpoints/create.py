@@ -30,6 +30,7 @@ from elm_hf.checkpoints.convert_hubert_ecg import hubert_ecg_feature_extractor
 from elm_hf.checkpoints.convert_net1d import net1d_feature_extractor
 from elm_hf.checkpoints.load import load_feature_extractor, load_pretrained
 from elm_hf.checkpoints.tokenizer import _tokenizer
+from elm_hf.data.seen_patients import SeenPatients, Stage, stages_before
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE, canonical_lead
@@ -184,8 +185,15 @@ def create_elm(
         processor_class = ElmVisionProcessor if model.config.reads_pictures else ElmProcessor
         processor = processor_class(reader, llm_tokenizer, model.config.num_ecg_tokens)
     _set_special_tokens(model, processor)
-    save_atomically([model, processor], output)
+    save_atomically([model, processor, SeenPatients(_stages_of(encoder, encoder_model))], output)
     return model
+
+
+def _stages_of(name: str | None, encoder: PreTrainedModel | None) -> list[Stage]:
+    """The stages of training of a pre-trained ECG encoder. New encoders, LLMs and vision encoders have seen no patient."""
+    if name is None or name in ECG_ENCODER_TYPES or encoder.config.model_type not in ECG_ENCODER_TYPES:
+        return []
+    return stages_before(name)
 
 
 def load_encoder(name: str | None, config: dict | None = None, dtype: str = "auto") -> PreTrainedModel | None:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from elm_hf.checkpoints.card import CardFile
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
-from elm_hf.data.loading import load_records
+from elm_hf.data.tables import load_records
 from elm_hf.modeling.tokenization_ecg_byte import BYTE_TOKENS, SYMBOLS, EcgByteTokenizer
 from elm_hf.utils.files import check_free, save_atomically
 

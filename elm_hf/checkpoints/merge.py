@@ -9,6 +9,7 @@ from peft.utils import CONFIG_NAME
 from transformers import AutoConfig, AutoProcessor
 
 from elm_hf.checkpoints.card import TRAINING_NAME, read_training
+from elm_hf.data.seen_patients import SeenPatients, stages_before
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.utils.files import check_free, save_atomically, write_atomically
 from elm_hf.utils.hub import check_name
@@ -64,7 +65,8 @@ def merge_adapter(
             f"{adapter}: does not fit {base} ({one}); name the checkpoint that it was trained on with --base"
         ) from error
     merged = adapted.merge_and_unload(safe_merge=True)
-    save_atomically([merged, AutoProcessor.from_pretrained(str(adapter))], output)
+    seen = SeenPatients(stages_before(adapter))  # with those of the base
+    save_atomically([merged, AutoProcessor.from_pretrained(str(adapter)), seen], output)
     training = read_training(Path(adapter))
     if training is not None:  # for the card
         training |= {"is_adapter": False, "num_parameters": merged.num_parameters()}

@@ -20,6 +20,15 @@ from elm_hf.cli.app import (
 )
 
 
+AllowSeenPatients = Annotated[
+    bool,
+    typer.Option(
+        "--allow-seen-patients",
+        help="Continue although the checkpoint was trained on some of the patients; the report says so.",
+    ),
+]
+
+
 @app.command()
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="ECG-language model: folder or repository.")],
@@ -68,6 +77,7 @@ def evaluate(
         typer.Option(help="Encoder for BERTScore of free text: folder or repository, such as roberta-large."),
     ] = None,
     system_prompt_file: SystemPromptFile = None,
+    allow_seen_patients: AllowSeenPatients = False,
     update_card: Annotated[
         bool, typer.Option("--update-card", help="Write the results into the checkpoint's card (README.md).")
     ] = False,
@@ -107,6 +117,7 @@ def evaluate(
         judge_model=judge_model,
         bert_score=bert_score,
         system_prompt=read_system_prompt(system_prompt_file),
+        allow_seen_patients=allow_seen_patients,
     )
     if report is None:  # the first of the processes prints
         return
@@ -189,6 +200,7 @@ def zero_shot(
         int | None, typer.Option(min=1, help="Largest number of ECGs, drawn evenly from the split; all by default.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for resampling.")] = 0,
+    allow_seen_patients: AllowSeenPatients = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ):
@@ -210,6 +222,7 @@ def zero_shot(
         limit=limit,
         seed=seed,
         quiet=quiet,
+        allow_seen_patients=allow_seen_patients,
     )
     print_json(report) if as_json else typer.echo(zero_shot_table(report))
 

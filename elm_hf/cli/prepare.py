@@ -30,7 +30,14 @@ def prepare(
         float, typer.Option(min=0, max=1, help="Largest share of unusable recordings; more stop the build.")
     ] = 0.05,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for folds and simulated ECGs.")] = 0,
-    num_folds: Annotated[int, typer.Option(min=0, help="Number of folds, or 0 for the official split only.")] = 5,
+    num_folds: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Number of folds, or 0 for the official split only. Default: 5, or that of the --records datasets.",
+            show_default=False,
+        ),
+    ] = None,
     one_patient_per_file: Annotated[
         bool,
         typer.Option(

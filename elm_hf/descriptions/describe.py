@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from elm_hf.data.ecg_table import EcgTable
-from elm_hf.data.loading import load_records
+from elm_hf.data.tables import load_records
 from elm_hf.descriptions.languages import ENGLISH, language_of
 from elm_hf.descriptions.ptb_xl_plus import read_12sl_features
 from elm_hf.descriptions.translate import read_translations

@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import AutoConfig
 
-from elm_hf.data.loading import load_records
+from elm_hf.data.tables import load_records
 from elm_hf.descriptions.languages import ENGLISH, language_of
 from elm_hf.utils.chat_models import Chat, TransientError, endpoint_chat, is_endpoint, local_chat
 from elm_hf.utils.files import read_table, write_atomically

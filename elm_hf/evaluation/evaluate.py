@@ -18,7 +18,9 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from elm_hf.checkpoints.load import load_checkpoint
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.seen_patients import check_evaluated_patients
+from elm_hf.data.tables import load_records
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.bert_score import BertScorer
@@ -59,6 +61,7 @@ def evaluate(
     judge_model: str | None = None,
     bert_score: str | None = None,
     system_prompt: str | None = None,
+    allow_seen_patients: bool = False,
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in its place and without any, and reports the scores.
@@ -87,14 +90,15 @@ def evaluate(
         bert_score: encoder for BERTScore of free text: folder or Hub name (see [`BertScorer`]).
         system_prompt: opens conversations without a system message, instead of the one that the checkpoint was trained
             with; `""` for none.
+        allow_seen_patients: continue if the checkpoint was trained on some of the patients; the report says so.
 
     Returns:
         The report (docs/evaluation.md has its schema); None in all but the first of several processes.
 
     Raises:
         ValueError: nothing to evaluate; conversations without a column that is needed, or two with the same
-            `conversation_id`; a checkpoint that is not a whole ELM or computes NaN; no encoder for BERTScore; or an
-            `output` that holds another evaluation.
+            `conversation_id`; a checkpoint that is not a whole ELM, computes NaN or was trained on some of the patients; no
+            encoder for BERTScore; or an `output` that holds another evaluation.
     """
     started = time.monotonic()
     conditions = tuple(dict.fromkeys(conditions))
@@ -106,6 +110,8 @@ def evaluate(
 
     # What is asked. Errors in the data come before the model is loaded, which may take long.
     asked = _what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
+    patients = {name for names in asked.questions["patient_ids"] for name in names}
+    seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
     model, processor = load_checkpoint(checkpoint, device=str(state.device))
     if system_prompt is not None:
         processor.system_prompt = system_prompt or None
@@ -145,7 +151,7 @@ def evaluate(
         judged = {}
         if judge is not None:
             judged["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
-        settings = {"limit": limit, "batch_size": batch_size, "processes": state.num_processes}
+        settings = {"seen_patients": seen, "limit": limit, "batch_size": batch_size, "processes": state.num_processes}
         settings["seconds"] = round(time.monotonic() - started, 1)
         settings["encoder_trained_on"] = known
         settings["versions"] = {name: version(name) for name in ("elm-hf", "torch", "transformers", "datasets")}

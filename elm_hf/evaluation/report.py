@@ -12,11 +12,12 @@ import pandas as pd
 
 from elm_hf.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES
 from elm_hf.evaluation.markdown import NO_EVIDENCE, report_markdown
-from elm_hf.evaluation.metrics import answer_items, statements
+from elm_hf.evaluation.metrics import statements
 from elm_hf.evaluation.names import BLIND, FIGURES_NAME, KIND_NAMES, OCCLUSION_NAME, REPORT_TEXT_NAME
 from elm_hf.evaluation.pictures import EcgsOf, draw_examples, draw_occlusions
 from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers, signal_reliance
 from elm_hf.utils.encoder_origin import known_sources_message
+from elm_hf.utils.exact_match import answer_items
 from elm_hf.utils.reports import METRIC_OF_KIND, REPORT_NAME
 
 
@@ -100,6 +101,8 @@ def build_report(
 ) -> dict:
     """The report without its figures."""
     notes = []
+    if run.get("seen_patients", {}).get("sentence"):
+        notes.append(run["seen_patients"]["sentence"])
     if questions.without_truth:
         notes.append(f"{questions.without_truth} questions without a true answer were left out")
     if run.get("encoder_trained_on"):

@@ -15,8 +15,9 @@ from elm_hf.evaluation.intervals import (
     difference_interval,
     percentile_interval,
 )
-from elm_hf.evaluation.metrics import answer_items, is_exact_match, statement_counts, token_f1
+from elm_hf.evaluation.metrics import statement_counts, token_f1
 from elm_hf.evaluation.names import BLIND
+from elm_hf.utils.exact_match import answer_items, is_exact_match
 from elm_hf.utils.reports import METRIC_OF_KIND
 
 

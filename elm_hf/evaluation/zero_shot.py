@@ -14,8 +14,10 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, Proce
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs
+from elm_hf.data.seen_patients import check_evaluated_patients
+from elm_hf.data.tables import load_records
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.markdown import markdown_table, score_cell
 from elm_hf.evaluation.names import ZERO_SHOT_NAME, ZERO_SHOT_TEXT_NAME
@@ -44,6 +46,7 @@ def zero_shot(
     limit: int | None = None,
     seed: int = 0,
     quiet: bool = False,
+    allow_seen_patients: bool = False,
 ) -> dict:
     """
     Classifies the ECGs of a split without training for the task.
@@ -64,9 +67,10 @@ def zero_shot(
         limit: largest number of ECGs, drawn evenly; all by default.
         seed: random seed for the bootstrap.
         quiet: no progress bar.
+        allow_seen_patients: continue if the checkpoint was trained on some of the patients; the report says so.
 
     Returns:
-        `run`, and `tasks`: name to the scores (docs/evaluation.md has the schema).
+        `run`, `seen_patients`, and `tasks`: name to the scores (docs/evaluation.md has the schema).
 
     Raises:
         ValueError: unknown task, no ECG of a task's classes, a checkpoint of another kind, or an `output` with the
@@ -80,12 +84,14 @@ def zero_shot(
             Path(output), json.loads((Path(output) / ZERO_SHOT_NAME).read_text(encoding="utf-8"))["run"], run
         )
     ecgs = LabelledEcgs(dataset, fold, split, records, limit)
+    patients = {name for names in ecgs.patients for name in names}
+    seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
     is_merl = _is_merl(checkpoint)
     for task in loaded:  # all of them before the first, which may take long
         _check_classes(task, ecgs.classes(task), is_merl)
     classifier = _merl_classifier(checkpoint, tokenizer) if is_merl else _elm_classifier(checkpoint)
     found = {task.name: classifier(task, ecgs, seed, quiet) for task in loaded}
-    report = {"run": run, "tasks": found}
+    report = {"run": run, "seen_patients": seen, "tasks": found}
     if output is not None:
         _write(Path(output), report)
     return report
@@ -338,7 +344,8 @@ def weighted_auroc(member: np.ndarray, scores: np.ndarray, weights: np.ndarray) 
 
 def zero_shot_table(report: dict) -> str:
     """The scores as Markdown."""
-    tables = []
+    seen = report["seen_patients"]["sentence"]
+    tables = [f"{seen[0].upper()}{seen[1:]}."] if seen else []
     for name, found in report["tasks"].items():
         head = f"### {name}: {found['ecgs']} ECGs, {found['patients']} patients"
         if "macro_auroc" in found:

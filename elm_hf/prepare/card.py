@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from elm_hf.data.ecg_table import StreamedEcgTable
-from elm_hf.data.layout import BUILD_REPORT_NAME, PICTURE_NAME
+from elm_hf.data.layout import BUILD_REPORT_NAME, OFFICIAL, PATIENTS, PICTURE_NAME, RECORDS, SPLITS, fold_config
 from elm_hf.data.messages import message_text
 from elm_hf.ecg.plot import plot_ecg
 from elm_hf.prepare.builder import ElmDatasetBuilder, find_builder
@@ -28,7 +28,7 @@ def write_card(folder: Path, name: str) -> None:
         folder: folder of the dataset, which contains the build report and a sub-folder for each configuration.
         name: name or path of the dataset in the code examples.
     """
-    records = sorted((folder / "records").glob("*.parquet"))
+    records = sorted((folder / RECORDS).glob("*.parquet"))
     if records:
         table = StreamedEcgTable()
         table.add_files([str(records[0])])
@@ -66,8 +66,12 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> Datas
         report=report,
         records=records,
         seconds=records["samples"] / records["sampling_rate"] if records["records"] else 0,
-        official=report["splits"].get("official"),
-        folds={name: fold for name, fold in report["splits"].items() if name != "official"},
+        official=report["splits"].get(OFFICIAL),
+        official_splits=[split for split in SPLITS if split in report["splits"].get(OFFICIAL, ())],
+        folds={name: fold for name, fold in report["splits"].items() if name != OFFICIAL},
+        labels=report.get("labels"),  # builds of earlier versions have neither
+        has_patients=(folder / PATIENTS).is_dir(),
+        taken_from_records=report.get("folds_from_records"),
         examples=[] if ids_only else _examples(folder),
         picture=PICTURE_NAME if (folder / PICTURE_NAME).is_file() and not ids_only else None,
         ids_only=ids_only is not None,
@@ -77,14 +81,14 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> Datas
 
 def credited(folder: Path, report: dict) -> list[type[ElmDatasetBuilder]]:
     """Return the scripts of the datasets in a build: first that of the conversations, then those of the records."""
-    columns = [pq.read_table(path, columns=["source"])["source"] for path in (folder / "records").glob("*.parquet")]
+    columns = [pq.read_table(path, columns=["source"])["source"] for path in (folder / RECORDS).glob("*.parquet")]
     sources = {source for column in columns for source in column.unique().to_pylist()} - {report["dataset"]}
     return [find_builder(name) for name in (report["dataset"], *sorted(sources)) if name in dataset_names()]
 
 
 def _examples(folder: Path) -> list[dict]:
     """Example conversations of the first question types: number of ECGs, question and answer."""
-    config = "fold1" if (folder / "fold1").is_dir() else "official"
+    config = fold_config(1) if (folder / fold_config(1)).is_dir() else OFFICIAL
     path = sorted((folder / config).glob("*.parquet"))[0]
     types = pq.read_table(path, columns=["question_type"])["question_type"].to_pylist()
     rows = sorted({question_type: row for row, question_type in reversed(list(enumerate(types)))}.values())
@@ -113,10 +117,10 @@ def _configs(folder: Path) -> list[dict]:
     configs = []
     for name in names:
         splits = {path.name.split("-")[0] for path in (folder / name).glob("*.parquet")}
-        ordered = [split for split in ("train", "validation", "test") if split in splits]
+        ordered = [split for split in SPLITS if split in splits]
         data_files = [{"split": split, "path": f"{name}/{split}-*.parquet"} for split in ordered]
         config = {"config_name": name, "description": _fingerprint(folder / name), "data_files": data_files}
-        configs.append(config | ({"default": True} if name == "fold1" else {}))
+        configs.append(config | ({"default": True} if name == fold_config(1) else {}))
     return configs
 
 

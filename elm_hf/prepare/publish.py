@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 
 from elm_hf.data.columns import CONVERSATION_IDS, RECORD_IDS
-from elm_hf.data.layout import BUILD_REPORT_NAME, PICTURE_NAME
+from elm_hf.data.layout import BUILD_REPORT_NAME, PATIENTS, PICTURE_NAME
 from elm_hf.prepare.card import credited, dataset_card
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
 
@@ -118,10 +119,13 @@ def _dataset_files(folder: Path, repo_id: str, signals: bool) -> Iterator[dict[s
 
 
 def _write_ids(path: Path, new_path: Path) -> None:
+    new_path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent.name == PATIENTS:  # ids and folds only
+        shutil.copyfile(path, new_path)
+        return
     schema = pq.read_schema(path)
     table = pq.read_table(path, columns=RECORD_IDS if "ecg" in schema.names else CONVERSATION_IDS)
     if "ecg" in schema.names:
         samples = Features.from_arrow_schema(schema)["ecg"].shape[1]
         table = table.append_column("num_samples", pa.array([samples] * len(table), pa.int32()))
-    new_path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.replace_schema_metadata(None), new_path)

@@ -5,6 +5,7 @@ from transformers import (
     Trainer,
 )
 
+from elm_hf.data.seen_patients import Stage
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
 from elm_hf.training.resume import CompleteCheckpoints
 
@@ -15,6 +16,7 @@ class PretrainTrainer(CompleteCheckpoints, Trainer):
 
     Args:
         run: settings of the run, saved with its checkpoints.
+        stages: stages of training including this one, saved with the encoder.
         text_tokenizer: tokenizer of the text tower, saved with the encoder; None without a text tower.
         plots: reconstructions of a masked autoencoder; None for other encoders.
         args, kwargs: arguments of `Trainer`.
@@ -24,11 +26,13 @@ class PretrainTrainer(CompleteCheckpoints, Trainer):
         self,
         *args,
         run: dict,
+        stages: list[Stage],
         text_tokenizer: PreTrainedTokenizerBase | None,
         plots: ReconstructionPlots | None,
         **kwargs,
     ):
         self.run = run
+        self.stages = stages
         self.text_tokenizer = text_tokenizer
         self.plots = plots
         super().__init__(*args, **kwargs)

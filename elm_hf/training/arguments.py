@@ -50,6 +50,17 @@ class ElmScriptArguments:
     system_prompt_file: str | None = _argument(
         "Text file with a system prompt for conversations without one. It is saved with the model."
     )
+    early_stopping_patience: int | None = _argument(
+        "Number of evaluations without improvement after which training ends. Needs --eval_strategy and "
+        "--load_best_model_at_end."
+    )
+    eval_exact_match: int | None = _argument(
+        "Number of validation questions to answer at each evaluation. Logged as eval_exact_match, which can be the "
+        "--metric_for_best_model."
+    )
+    allow_seen_patients: bool = _argument(
+        "Train on although the starting checkpoint was trained on validation or test patients of the fold.", False
+    )
     deterministic: bool = _argument(
         "Make runs on the same machine bit-identical. Training is slower, especially on a GPU.", False
     )
@@ -102,6 +113,7 @@ class ElmScriptArguments:
             "--system_prompt_file": self.system_prompt_file is not None,
             "--rag_index": self.rag_index is not None,
             "--question_types": self.question_types is not None,
+            "--eval_exact_match": self.eval_exact_match is not None,
             "--dataset_probabilities": self.dataset_probabilities is not None,
         }
         chosen = [option for option, is_chosen in others.items() if is_chosen]

@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from elm_hf.data.seen_patients import Stage, write_stages
 from elm_hf.training.parallelism import tensor_parallel_size
 from elm_hf.utils.files import write_atomically
 
@@ -52,9 +53,15 @@ class CompleteCheckpoints:
 
     Attributes:
         run: settings of the run ([`run_settings`]), saved with its checkpoints; set before training.
+        stages: stages of training including this one, saved with the model and its checkpoints; set before training.
     """
 
     run: dict
+    stages: list[Stage]
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
+        super()._save(output_dir, state_dict)
+        write_stages(output_dir or self.args.output_dir, self.stages)
 
     def _run_epoch(self, *args, **kwargs):
         """Ends a run that is resumed after its last step; transformers would take one more within an epoch."""
