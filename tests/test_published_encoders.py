@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import TINY_LLM
 from test_compositions import FOUNDATION_ENCODERS
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification
 
+from elm_hf.checkpoints.card import model_card
 from elm_hf.checkpoints.create import FEATURE_EXTRACTORS, create_elm
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.publish import publish_model
@@ -19,6 +20,7 @@ from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.tables import load_records
 from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.pretrain.encoder import load_classifier
 from elm_hf.utils.encoder_origin import known_sources
 
 
@@ -79,6 +81,26 @@ def test_a_licence_without_commercial_use_is_told(create, tmp_path, caplog):
         create(encoder)
     (message,) = [record.getMessage() for record in caplog.records if "licence" in record.getMessage()]
     assert message.startswith(f"{encoder}: the licence of its weights, cc-by-nc-4.0, does not permit commercial use")
+
+
+def test_the_card_of_an_elm_names_the_licence_and_data_of_its_encoder(create, tmp_path):
+    fields = {"license": HUBERT_ECG.license, "pretraining_data": ["ptb_xl", "code15"]}
+    create(save_encoder(tmp_path, "hubert_ecg", **fields))
+    card = model_card(tmp_path / "elm", "someone/elm", None, [])
+    assert card.data.license == "cc-by-nc-4.0"
+    assert "| licence of the encoder's weights | `cc-by-nc-4.0` |\n" in card.text
+    assert "| datasets that the encoder was trained on before | ptb_xl, code15 |\n| projector | mlp |" in card.text
+
+
+def test_a_classifier_of_other_classes_keeps_the_encoder(tmp_path):
+    config = AutoConfig.for_model(**FOUNDATION_ENCODERS["net1d"], id2label={0: "AF", 1: "normal", 2: "PVC"})
+    published = AutoModelForSequenceClassification.from_config(config)
+    published.save_pretrained(tmp_path)
+    same, other = (load_classifier(str(tmp_path), classes) for classes in (["AF", "normal", "PVC"], ["MI", "normal"]))
+    for name, weight in published.state_dict().items():
+        assert torch.equal(same.state_dict()[name], weight)
+        assert name.startswith("classifier.") or torch.equal(other.state_dict()[name], weight)
+    assert other.classifier.out_features == 2 and other.config.id2label == {0: "MI", 1: "normal"}
 
 
 def test_a_model_with_weights_without_a_licence_is_not_published(create, tmp_path, caplog):

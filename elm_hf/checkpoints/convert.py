@@ -55,7 +55,8 @@ PUBLISHED_ENCODERS: dict[str, PublishedEncoder] = {
 }
 
 
-FOLDERS = {"hubert_ecg", "ecg_coca"}
+# What was published if it is not a file.
+FOLDERS = {"hubert_ecg": "folder", "ecg_coca": "file or folder"}
 
 
 def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | PathLike) -> list:
@@ -79,7 +80,7 @@ def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | Path
         raise ValueError(f'kind "{kind}" is not one of {", ".join(CONVERTERS)}.')
     checkpoint, output = Path(checkpoint), Path(output)
     if not checkpoint.exists():
-        raise FileNotFoundError(f"{checkpoint}: no such {'folder' if kind in FOLDERS else 'file'}.")
+        raise FileNotFoundError(f"{checkpoint}: no such {FOLDERS.get(kind, 'file')}.")
     if checkpoint.is_dir() and kind not in FOLDERS:
         raise ValueError(f"{checkpoint}: a folder; expected a file, as {kind} was published.")
     check_free(output)
