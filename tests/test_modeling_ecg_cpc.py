@@ -117,6 +117,17 @@ def test_all_sizes_follow_from_the_file(tmp_path, caplog):
         assert words in card, words
 
 
+def test_rows_that_share_memory_are_saved(tmp_path):
+    name = "ts_encoder.predictor.predictor.s4_layers.0.kernel.kernel.w"
+
+    def share(weights):
+        weights[name] = weights[name][:1].expand(6, 3, 2)
+
+    convert_checkpoint("ecg_cpc", published(tmp_path, share), tmp_path / "out")
+    saved = AutoModel.from_pretrained(tmp_path / "out").layers[0].state_space.diagonal
+    assert torch.equal(saved, cpc_weights(CPC_TINY)[name][:1].expand(6, 3, 2))
+
+
 def foreign(monkeypatch, module: str, name: str) -> object:
     """An object of a class of a module that is gone when the file is read."""
     found = type(name, (), {"__module__": module})
