@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from elm_hf.ecg.recording import Recording, RecordingError, path_within, read_recording
+from elm_hf.ecg.recording import Recording, RecordingError
 from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.report_questions import report_conversation
 from elm_hf.utils.files import read_table
@@ -54,7 +54,7 @@ class PtbXl(ElmDatasetBuilder):
             "report": reference["report"].strip() or None,
             "labels": [description_of.get(code, code) for code in _scp_codes(reference)],
         }
-        return read_recording(path_within(self.source_folder(), reference["filename_hr"])), metadata
+        return self.read_wfdb(reference["filename_hr"]), metadata
 
     def list_conversations(self) -> Iterator[dict]:
         """List a conversation for each row, which asks for its report."""

@@ -45,6 +45,7 @@ class EcgCocaFeatureExtractor(EcgFeatureExtractor):
     """
 
     normalizations = ("none",)
+    prepares_whole = True
 
     def __init__(
         self,
@@ -57,6 +58,10 @@ class EcgCocaFeatureExtractor(EcgFeatureExtractor):
         super().__init__(
             sampling_rate=sampling_rate, num_samples=num_samples, leads=leads, normalization=normalization, **kwargs
         )
+
+    def _prepare(self, ecg: np.ndarray, sampling_rate: float, present: np.ndarray, out: np.ndarray):
+        out[:] = 0
+        out[present] = self._crop(self._resample(ecg[present], sampling_rate))
 
     def _crop(self, ecg: np.ndarray) -> np.ndarray:
         missing = self.num_samples - ecg.shape[1]

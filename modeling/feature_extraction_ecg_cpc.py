@@ -57,6 +57,7 @@ class EcgCpcFeatureExtractor(EcgFeatureExtractor):
     normalizations = ("none",)
     resamplings = ("sinc",)
     working_dtype = np.float64
+    prepares_whole = True
 
     def __init__(
         self,

@@ -55,15 +55,13 @@ class ElmProcessor(BaseElmProcessor):
         super().__init__(tokenizer, ecg_token, chat_template, system_prompt, feature_extractor=feature_extractor)
 
     @property
-    def leads(self) -> list[str]:
-        return self.feature_extractor.leads
-
-    @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", *self.feature_extractor.model_input_names]
 
-    def prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        prepared = self.feature_extractor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names)
+    def prepare_ecgs(
+        self, ecgs: list, sampling_rate, lead_names, keep_flat: bool | list[bool] = False
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        prepared = self.feature_extractor(ecgs, sampling_rate, lead_names, keep_flat=keep_flat)
         return dict(prepared), self.placeholders(len(ecgs))
 
 

@@ -26,6 +26,7 @@ from .chat_rendering import (
     render_chat,
     with_system_prompt,
 )
+from .feature_extraction_ecg import EcgFeatureExtractor
 
 
 ECG_TOKEN = "<|ecg|>"
@@ -78,16 +79,23 @@ class BaseElmProcessor(ProcessorMixin):
     @property
     def leads(self) -> list[str]:
         """The leads of the model, which are the rows of ECGs without lead names."""
-        raise NotImplementedError
+        return self.ecg_reader.leads
 
-    def prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    @property
+    def ecg_reader(self) -> EcgFeatureExtractor:
+        """Reads ECGs for the model."""
+        return self.feature_extractor
+
+    def prepare_ecgs(
+        self, ecgs: list, sampling_rate, lead_names, keep_flat: bool | list[bool] = False
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         r"""
         Prepares ECGs for the model.
 
         Args:
             ecgs (`list`):
                 The ECGs: arrays of shape `(num_leads, num_samples)` in millivolt or paths of WFDB records.
-            sampling_rate, lead_names:
+            sampling_rate, lead_names, keep_flat:
                 As for [`EcgFeatureExtractor`].
 
         Returns:
@@ -172,7 +180,7 @@ class BaseElmProcessor(ProcessorMixin):
         num_placeholders = sum(len(chat.ecgs) for chat in chats)
         if num_placeholders != len(ecgs):
             raise ValueError(f"The text holds {num_placeholders} {self.ecg_token} placeholders for {len(ecgs)} ECGs.")
-        return self._encode(chats, ecgs, sampling_rate, lead_names, padding_side, return_tensors)
+        return self._encode(chats, ecgs, sampling_rate, lead_names, False, padding_side, return_tensors)
 
     def apply_chat_template(
         self,
@@ -196,7 +204,7 @@ class BaseElmProcessor(ProcessorMixin):
         The `content` of a message is a string or a list of items `{"type": "text", "text": ...}` and `{"type": "ecg",
         "ecg": ...}`. An ECG is an array of shape `(num_leads, num_samples)` in millivolt, or the path of a WFDB
         record. Items with arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads,
-        `"lead_names"`. A placeholder in the text of a message is not taken for an ECG. If the chat template has no
+        `"lead_names"`; `"keep_flat": True` keeps flat leads. A placeholder in the text of a message is not taken for an ECG. If the chat template has no
         system role (Gemma 2), the system message goes into the first user turn. Conversations without a system message
         get `system_prompt`.
 
@@ -261,6 +269,7 @@ class BaseElmProcessor(ProcessorMixin):
             [item["ecg"] for item in items],
             [item.get("sampling_rate", options["sampling_rate"]) for item in items],
             [item.get("lead_names") or list(self.leads) for item in items],
+            [item.get("keep_flat", False) for item in items],
             options["padding_side"] or ("left" if add_generation_prompt else None),
             options["return_tensors"],
             return_assistant_tokens_mask=return_assistant_tokens_mask,
@@ -292,12 +301,13 @@ class BaseElmProcessor(ProcessorMixin):
         ecgs: list,
         sampling_rate,
         lead_names,
+        keep_flat: bool | list[bool],
         padding_side: str | None,
         return_tensors: str | None,
         *,
         return_assistant_tokens_mask: bool = False,
     ) -> BatchFeature:
-        ecg_data, ecg_ids = self.prepare_ecgs(ecgs, sampling_rate, lead_names) if ecgs else ({}, [])
+        ecg_data, ecg_ids = self.prepare_ecgs(ecgs, sampling_rate, lead_names, keep_flat) if ecgs else ({}, [])
         remaining = iter(ecg_ids)
         rows = [self._tokenize(chat, [next(remaining) for _ in chat.ecgs]) for chat in chats]
         length = max(len(ids) for ids, _ in rows)

@@ -78,10 +78,6 @@ class ElmSymbolProcessor(BaseElmProcessor):
         )
 
     @property
-    def leads(self) -> list[str]:
-        return self.feature_extractor.leads
-
-    @property
     def num_ecg_tokens(self) -> int:
         """Approximate number of tokens of an ECG: `max_ecg_tokens`, or one per ten samples (Han et al. 2024)."""
         return self.max_ecg_tokens or len(self.leads) * self.feature_extractor.num_samples // 10
@@ -94,8 +90,10 @@ class ElmSymbolProcessor(BaseElmProcessor):
         number = input_ids - self.ecg_token_offset
         return (number >= 0) & (number < len(self.ecg_tokenizer))
 
-    def prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        prepared = self.feature_extractor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names)
+    def prepare_ecgs(
+        self, ecgs: list, sampling_rate, lead_names, keep_flat: bool | list[bool] = False
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        prepared = self.feature_extractor(ecgs, sampling_rate, lead_names, keep_flat=keep_flat)
         tokens = self.ecg_tokenizer.encode_ecg(prepared["ecg_values"])
         return {}, [self._truncate(np.array(one)) + self.ecg_token_offset for one in tokens]
 

@@ -31,8 +31,12 @@ PROCESSOR = {
     "ecg_leads",
     "ecg_reading",
     "ecg_resampling",
+    "ecg_segments",
     "feature_extraction_ecg",
+    "folder_paths",
     "processing_elm_base",
+    "wfdb_header",
+    "wfdb_signals",
 }
 SIGNAL = MODEL | PROCESSOR | {"processing_elm"}
 VISION = MODEL | PROCESSOR | {"ecg_raster", "image_processing_ecg", "processing_elm_vision"}

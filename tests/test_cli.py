@@ -137,9 +137,9 @@ BAD_RECORDS = {
     "array.npy": "array.npy: not a WFDB record; use elm-hf prepare ecgfolder to build a dataset of such files",
     "lead": 'lead: lead "V7" is not one of I, II',
     "truncated": "truncated.dat has 5000 bytes, expected 120000 for 12 leads of 5000 samples",
-    "header": "header.hea: the WFDB header cannot be read",
+    "header": 'header.hea: not a WFDB header, its number of signals is "xx"',
     "signal": "signal.dat: no such file, but ",
-    "swapped": "swapped: III is not II - I",
+    "swapped": "swapped: the limb leads disagree: III is not II - I",
 }
 
 

@@ -448,7 +448,7 @@ def test_paths_outside_the_folder_are_refused(folder, name):
     (folder / "link.npy").symlink_to(folder.parent / "secret.npy")
     path = build(describe(folder, row(), row("b.npy"), row(name, patient_id="c")), max_skipped=0.5)
     (skipped,) = left_out(path, "skipped.csv")
-    assert (skipped["recording_id"], skipped["reason"]) == (name, "path outside the folder")
+    assert (skipped["recording_id"], skipped["reason"]) == (name, "path outside the source")
     assert len(load_records(path)) == 2
 
 

@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import os
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -13,9 +16,11 @@ from datasets import DatasetInfo, Features, SplitGenerator
 from datasets.builder import Key
 
 from elm_hf.data.columns import LISTED_FEATURES
-from elm_hf.ecg.recording import Recording, RecordingError, segments
+from elm_hf.ecg.recording import Recording, RecordingError, path_within, read_recording, segments
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE
+from elm_hf.modeling.folder_paths import Folder
 from elm_hf.prepare.names import check_dataset_name
+from elm_hf.utils.errors import LONGEST_MESSAGE, short
 
 
 # number of conversations in memory at once
@@ -68,6 +73,11 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
     # additional columns of the conversations of this dataset
     CONVERSATION_FEATURES: dict = {}
 
+    def __init__(self, *arguments, **options):
+        # What was changed in the recordings that were read: filled gaps and, by name, dropped signals.
+        self.counts: Counter = Counter()
+        super().__init__(*arguments, **options)
+
     def list_recordings(self) -> Iterator[dict]:
         """
         List references to the recordings without reading signals: `recording_id` and `patient_id` (as in the source)
@@ -106,7 +116,7 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             reason: a short category, used for counting.
             message: file, entry and cause.
         """
-        self._left_out.append((reason, self.from_source(message)))
+        self._left_out.append((reason, short(self.from_source(message), LONGEST_MESSAGE)))
 
     def source_folder(self, *contents: str) -> Path:
         """
@@ -116,7 +126,7 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             contents: files and folders that the source must contain.
 
         Raises:
-            ValueError: `source` is not set.
+            ValueError: `source` is not set, or one of `contents` is a link that leads out of the folder.
             FileNotFoundError: the folder or one of `contents` does not exist.
         """
         if self.config.source is None:
@@ -127,7 +137,35 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
                 raise FileNotFoundError(
                     f"{path}: not found; source (--source) must be the folder of {self.PRETTY_NAME}"
                 )
+        if contents:
+            inside = Folder(folder)
+            for name in contents:
+                inside.inside(folder / name)
         return folder
+
+    def files_in_source(self, *patterns: str) -> list[Path]:
+        """
+        List the files of the source that match one of the patterns, sorted.
+
+        Raises:
+            ValueError: a file is a link that leads out of the source.
+        """
+        folder = self.source_folder()
+        inside = Folder(folder)
+        return sorted(inside.inside(path) for pattern in patterns for path in folder.glob(pattern))
+
+    def read_wfdb(self, name: str) -> Recording:
+        """
+        Read a WFDB record of the source.
+
+        Args:
+            name: path of the record in the source, with or without suffix.
+
+        Raises:
+            RecordingError: the record cannot be used, or one of its files is outside the source.
+        """
+        folder = self.source_folder()
+        return read_recording(path_within(folder, name), folder)
 
     def references(self) -> Iterator[dict]:
         """
@@ -159,15 +197,38 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             rows = [self._with_sources(row) for row in islice(conversations, TABLE_SIZE)]
             if not rows:
                 break
-            yield Key(0, number), pa.Table.from_pylist(rows, self.info.features.arrow_schema)
+            yield Key(0, number), self._conversation_table(rows)
         Path(self._output_dir, "left_out.json").write_text(json.dumps(self._left_out), encoding="utf-8")
+
+    def _conversation_table(self, rows: list[dict]) -> pa.Table:
+        """The table of conversations. A conversation that does not fit the columns is excluded."""
+        schema = self.info.features.arrow_schema
+        try:
+            return pa.Table.from_pylist(rows, schema)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+            if len(rows) > 1:
+                half = len(rows) // 2
+                return pa.concat_tables([self._conversation_table(rows[:half]), self._conversation_table(rows[half:])])
+            name = short(rows[0]["conversation_id"])
+            self.leave_out(
+                "damaged entry", f"{name}: a value does not fit the columns of the dataset ({short(error)})"
+            )
+            return schema.empty_table()
 
     def _with_sources(self, conversation: dict) -> dict:
         return {"recording_sources": [self.name] * len(conversation["recording_ids"])} | conversation
 
     def from_source(self, message: str) -> str:
         """Make the paths in a message relative to the source, because the message is published."""
-        return message.replace(f"{self.config.source}/", "")
+        if self.config.source is None:
+            return message
+        source = os.path.normpath(self.config.source)
+        folders = {source, str(self.config.source).rstrip("/"), os.path.abspath(source), os.path.realpath(source)}
+        for folder in sorted(folders - {"", "."}, key=len, reverse=True):
+            message = re.sub(rf"(?<![\w./-]){re.escape(folder)}/+", "", message)
+            if os.path.isabs(folder):
+                message = message.replace(folder, os.path.basename(folder))
+        return message
 
     def record_rows(self, reference: dict) -> Iterator[dict]:
         """
@@ -185,7 +246,9 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             name = reference["recording_id"]
             raise RecordingError("repeated recording", f"{name}: listed more than once; only the first entry is used")
         recording, metadata = self.read_recording(reference)
+        self.counts.update(f"signals {name}" for name in recording.other_signals)
         for segment in segments(recording, self.config.seconds, self.config.sampling_rate):
+            self.counts["gaps"] += segment.num_filled
             yield {
                 "record_id": f"{self.name}-{reference['recording_id']}-{segment.index}",
                 "recording_id": reference["recording_id"],

@@ -38,6 +38,7 @@ from elm_hf.prepare.work_folder import (
     was_published,
     work_folder,
 )
+from elm_hf.utils.files import check_links
 
 
 def prepare_dataset(
@@ -248,6 +249,9 @@ def _copy_records(paths: list[str | PathLike], asked: pa.Array, work: Path, buil
     """Copy the records of the ECGs that the conversations refer to."""
     if not paths:
         return RecordFiles(work, 0, build_id)
+    for path in paths:
+        if Path(path).is_dir():
+            check_links(path)
     tables = [load_records(path) for path in paths]
     check_same_shape(paths, tables)
     records = datasets.concatenate_datasets(tables)
@@ -336,12 +340,15 @@ def _records_report(files: RecordFiles, keys: pa.Table, skipped: list) -> dict:
     if len(keys):
         samples = Features.from_arrow_schema(pq.read_schema(files.path(0)))["ecg"].shape[1]
         shape = {"sampling_rate": keys["sampling_rate"][0].as_py(), "samples": samples}
-    patients = recording_names(keys["source"], keys["patient_id"])
+    patients, counts = recording_names(keys["source"], keys["patient_id"]), files.counts()
+    dropped = {name.removeprefix("signals "): count for name, count in sorted(counts.items()) if name != "gaps"}
     return shape | {
         "recordings": _num_recordings(keys),
         "skipped": dict(Counter(reason for _, reason, _ in skipped).most_common()),
         "records": len(keys),
         "records_with_missing_leads": pc.sum(pc.greater(pc.list_value_length(keys["missing_leads"]), 0)).as_py() or 0,
+        "filled_gaps": counts["gaps"],
+        "dropped_signals": dropped,
         "patients": pc.count_distinct(patients).as_py(),
     }
 

@@ -25,6 +25,7 @@ from elm_hf.data.seen_patients import SEEN_PATIENTS_NAME, Stage, check_not_seen,
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.checks import check_arguments, check_model
+from elm_hf.training.conditions import with_condition
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.parts import load_model
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
@@ -94,9 +95,11 @@ def build_trainer(
     if script_args.system_prompt is not None:
         processor.system_prompt = script_args.system_prompt or None
     conversations = load_training_data(script_args, training_args, processor)  # checked before weights are loaded
+    conversations = with_condition(conversations, script_args, training_args.seed)
     validation = None
     if evaluates(training_args):
         validation = load_training_data(script_args, training_args, processor, split="validation")
+        validation = with_condition(validation, script_args, training_args.seed)
     model, learning, peft_config = load_model(script_args, training_args, model_args)
     if known := known_sources(model.config.encoder_config, load_sources(script_args.dataset)):
         logger.warning(f"{model_args.model_name_or_path}: {known_sources_message(known)}")
