@@ -18,9 +18,9 @@ from elm_hf.utils.files import read_table
 
 SAMPLING_RATE = 400
 ABNORMALITIES = {
-    "1dAVb": "first-degree atrioventricular block",
-    "RBBB": "right bundle branch block",
-    "LBBB": "left bundle branch block",
+    "1dAVb": "first degree AV block",
+    "RBBB": "complete right bundle branch block",
+    "LBBB": "complete left bundle branch block",
     "SB": "sinus bradycardia",
     "ST": "sinus tachycardia",
     "AF": "atrial fibrillation",

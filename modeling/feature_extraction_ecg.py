@@ -36,7 +36,9 @@ from .ecg_segments import (
 )
 
 
-NORMALIZATIONS = ("min_max", "z_score", "none")
+NORMALIZATIONS = ("millivolt", "min_max", "z_score", "none")
+# Range of `normalization="millivolt"` in mV. The largest QRS complexes have about 6 mV.
+LARGEST_MILLIVOLT = 10
 RESAMPLINGS = ("polyphase", "cubic", "fft", "linear")
 CROPS = ("start", "center")
 
@@ -56,10 +58,12 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             Samples per lead of the model. A longer ECG is cropped, a shorter one is refused.
         leads (`list[str]`, *optional*, defaults to the twelve standard leads in standard order):
             Leads of the model, in its order.
-        normalization (`str`, *optional*, defaults to `"min_max"`):
+        normalization (`str`, *optional*, defaults to `"millivolt"`):
+            `"millivolt"`: millivolt, clipped at -10 and 10, so that a spike does not change the rest of the ECG.
             `"min_max"`: scales the ECG to 0 ... 1, with one range for all leads (Han et al. 2024, ECG-Byte).
             `"z_score"`: zero mean and unit variance over all present leads; an ECG with a standard deviation below one
-            nanovolt becomes zeros. `"none"`: millivolt.
+            nanovolt becomes zeros. `"none"`: millivolt, as it is. After `"min_max"` and `"z_score"` a model cannot
+            tell an ECG of high voltage from one of low voltage; they are for encoders that were trained with them.
         min_max_epsilon (`float`, *optional*, defaults to 1e-6):
             Value that `"min_max"` adds to the range before dividing by it.
         resampling (`str`, *optional*, defaults to `"polyphase"`):
@@ -90,7 +94,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         sampling_rate: int = SAMPLING_RATE,
         num_samples: int = 2500,
         leads: Sequence[str] = LEADS,
-        normalization: str = "min_max",
+        normalization: str = "millivolt",
         min_max_epsilon: float = 1e-6,
         resampling: str = "polyphase",
         crop: str = "start",
@@ -349,6 +353,8 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
     def _normalize(self, ecg: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The normalized ECG, written to `out` if given, which saves a pass over the samples."""
+        if self.normalization == "millivolt":
+            return np.clip(ecg, -LARGEST_MILLIVOLT, LARGEST_MILLIVOLT, out=out, casting="same_kind")
         offset, scale = 0, 1
         if self.normalization == "min_max":
             offset = ecg.min()

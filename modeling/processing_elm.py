@@ -40,6 +40,8 @@ class ElmProcessor(BaseElmProcessor):
             Chat template to use instead of the tokenizer's.
         system_prompt (`str`, *optional*):
             System message of conversations that have none: the one that the model was trained with.
+        enable_thinking (`bool`, *optional*, defaults to `False`):
+            Whether prompts let the model begin with reasoning: `True` for models trained on answers with reasoning.
     """
 
     def __init__(
@@ -50,9 +52,12 @@ class ElmProcessor(BaseElmProcessor):
         ecg_token: str = ECG_TOKEN,
         chat_template: str | None = None,
         system_prompt: str | None = None,
+        enable_thinking: bool = False,
     ):
         self.num_ecg_tokens = num_ecg_tokens
-        super().__init__(tokenizer, ecg_token, chat_template, system_prompt, feature_extractor=feature_extractor)
+        super().__init__(
+            tokenizer, ecg_token, chat_template, system_prompt, enable_thinking, feature_extractor=feature_extractor
+        )
 
     @property
     def model_input_names(self) -> list[str]:

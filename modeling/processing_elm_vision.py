@@ -41,6 +41,8 @@ class ElmVisionProcessor(BaseElmProcessor):
             Chat template to use instead of the tokenizer's.
         system_prompt (`str`, *optional*):
             System message of conversations that have none: the one that the model was trained with.
+        enable_thinking (`bool`, *optional*, defaults to `False`):
+            Whether prompts let the model begin with reasoning: `True` for models trained on answers with reasoning.
     """
 
     def __init__(
@@ -51,9 +53,12 @@ class ElmVisionProcessor(BaseElmProcessor):
         ecg_token: str = ECG_TOKEN,
         chat_template: str | None = None,
         system_prompt: str | None = None,
+        enable_thinking: bool = False,
     ):
         self.num_ecg_tokens = num_ecg_tokens
-        super().__init__(tokenizer, ecg_token, chat_template, system_prompt, image_processor=image_processor)
+        super().__init__(
+            tokenizer, ecg_token, chat_template, system_prompt, enable_thinking, image_processor=image_processor
+        )
 
     @property
     def ecg_reader(self) -> EcgFeatureExtractor:

@@ -21,6 +21,7 @@ from elm_hf.modeling.configuration_elm import ElmConfig
 CONFIGURATION = {"auto_classes", "own_encoder", "configuration_elm", "ecg_encoders"}
 MODEL = CONFIGURATION | {
     "generation_elm",
+    "llm_parts",
     "modeling_elm",
     "modeling_elm_encoder",
     "modeling_elm_projector",
@@ -28,6 +29,7 @@ MODEL = CONFIGURATION | {
 }
 PROCESSOR = {
     "chat_rendering",
+    "chat_turns",
     "ecg_leads",
     "ecg_reading",
     "ecg_resampling",
@@ -35,6 +37,7 @@ PROCESSOR = {
     "feature_extraction_ecg",
     "folder_paths",
     "processing_elm_base",
+    "turn_format",
     "wfdb_header",
     "wfdb_signals",
 }

@@ -18,7 +18,8 @@ from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.tables import load_records
 from elm_hf.ecg.files import read_ecg_file
 from elm_hf.ecg.recording import RecordingError
-from elm_hf.ecg.simulation import draw_findings, simulate_ecg
+from elm_hf.ecg.simulated_findings import draw_findings
+from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.dataset import prepare_dataset
 

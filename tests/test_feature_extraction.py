@@ -97,3 +97,25 @@ def test_settings_are_saved(tmp_path):
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         EcgFeatureExtractor(**settings)
+
+
+def test_millivolt_keeps_the_voltage_and_a_spike_does_not_change_the_rest():
+    """Left ventricular hypertrophy is a matter of millivolts: the same ECG times 0.4 is another input."""
+    ecg = np.random.default_rng(0).normal(0, 0.3, (12, 500)).astype(np.float32)
+    np.testing.assert_allclose(
+        prepared(0.4 * ecg, num_samples=500, normalization="millivolt"),
+        0.4 * prepared(ecg, num_samples=500, normalization="millivolt"),
+        rtol=1e-6,
+    )
+    np.testing.assert_array_equal(prepared(ecg, num_samples=500, normalization="millivolt"), ecg)
+    spiky = ecg.copy()
+    spiky[3, 100] = 20
+    expected = spiky.copy()
+    expected[3, 100] = 10
+    np.testing.assert_array_equal(prepared(spiky, num_samples=500, normalization="millivolt"), expected)
+
+
+def test_min_max_loses_the_voltage():
+    ecg = np.random.default_rng(0).normal(0, 0.3, (12, 500)).astype(np.float32)
+    scaled = prepared(0.4 * ecg, num_samples=500, normalization="min_max")
+    np.testing.assert_allclose(scaled, prepared(ecg, num_samples=500, normalization="min_max"), atol=1e-5)

@@ -9,23 +9,19 @@ import pytest
 from elm_hf.ecg.measurements import FEATURES, GENERAL_FEATURES, LEAD_FEATURES, feature_matrix, measure_ecg
 from elm_hf.ecg.normal_ranges import RULES, describe_features, feature_text
 from elm_hf.ecg.recording import read_recording
-from elm_hf.ecg.simulation import Findings, draw_findings, simulate_ecg
+from elm_hf.ecg.simulated_findings import Findings, draw_findings
+from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
 
 
 pytest.importorskip("neurokit2", reason='measuring ECGs requires the extra "features"')
 
-NORMAL = Findings(7, "sinus rhythm", 72, 150, 90, 400, "none", 0.0, 2.0, 45, "none")
+NORMAL = Findings(7, "sinus rhythm", 72.0, 150.0, 90.0, 400.0, "none", 0.0, 2.0, 45.0, "none")
 TERRITORIES = {"anterior": ("V2", "V3", "V4"), "inferior": ("II", "III", "aVF"), "lateral": ("I", "aVL", "V5", "V6")}
 
 
 def simulated(findings: Findings, seconds: float = 10, sampling_rate: int = 250) -> np.ndarray:
     return simulate_ecg(findings, np.random.default_rng(3), seconds, sampling_rate)
-
-
-def qt_ms(findings: Findings) -> float:
-    """The true QT interval: the inverse of Bazett's formula, plus the excess of the QRS duration over 90 ms."""
-    return findings.qtc_ms * np.sqrt(60 / findings.heart_rate) + findings.qrs_ms - 90
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +41,7 @@ def error_quantiles(errors, *quantiles: float) -> np.ndarray:
 def test_measurements_of_simulated_ecgs_are_close_to_the_true_values(measured):
     rate = [found["heart_rate"] - true.heart_rate for true, found in measured]
     qrs = [found["qrs_ms"] - true.qrs_ms for true, found in measured]
-    qt = [found["qt_ms"] - qt_ms(true) for true, found in measured]
+    qt = [found["qt_ms"] - true.qt_ms for true, found in measured]
     axis = [(found["axis_deg"] - true.axis_deg + 180) % 360 - 180 for true, found in measured]
     voltage = [found["sokolow_mv"] - true.sokolow_mv for true, found in measured]
     assert (error_quantiles(rate, 0.5, 0.9) < (0.1, 2)).all()
@@ -57,13 +53,17 @@ def test_measurements_of_simulated_ecgs_are_close_to_the_true_values(measured):
 
 def test_pr_is_measured_in_sinus_rhythm_and_missing_in_atrial_fibrillation(measured):
     sinus = [found["pr_ms"] - true.pr_ms for true, found in measured if true.pr_ms is not None]
-    fibrillation = [found["pr_ms"] for true, found in measured if true.pr_ms is None]
+    rng, fibrillation, variation = np.random.default_rng(12), [], {"fibrillation": [], "sinus": []}
+    while len(fibrillation) < 12:
+        true = draw_findings(rng)
+        if true.rhythm == "atrial fibrillation":
+            found = measure_ecg(simulate_ecg(true, rng), 250)
+            fibrillation.append(found["pr_ms"])
+            variation["fibrillation"].append(found["rr_variation"])
     assert np.isfinite(sinus).mean() > 0.85
     assert (error_quantiles(np.array(sinus)[np.isfinite(sinus)], 0.5, 0.9) < (8, 16)).all()
     assert np.isnan(fibrillation).mean() > 0.7
-    variation = {rhythm: [] for rhythm in ("fibrillation", "sinus")}
-    for true, found in measured:
-        variation["sinus" if true.pr_ms else "fibrillation"].append(found["rr_variation"])
+    variation["sinus"] = [found["rr_variation"] for true, found in measured if true.pr_ms]
     assert np.quantile(variation["fibrillation"], 0.1) > np.quantile(variation["sinus"], 0.9)
 
 

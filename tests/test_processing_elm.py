@@ -5,7 +5,8 @@ import pytest
 import wfdb
 from tiny_models import END_OF_TURN, LLM_FAMILIES, tiny_tokenizer
 
-from elm_hf.ecg.simulation import draw_findings, simulate_ecg
+from elm_hf.ecg.simulated_findings import draw_findings
+from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor, MissingLeadsWarning
 from elm_hf.modeling.processing_elm import ElmProcessor

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.cli import app
 from elm_hf.data.tables import load_records
+from elm_hf.dataset_scripts.ptb_xl import NAMES
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.zero_shot import ChoiceOptions, choose_options, other_classes, zero_shot
 from elm_hf.evaluation.zero_shot_prompts import ecg_lm_content, options_text, question_content, read_option
@@ -50,7 +51,7 @@ def test_tasks_are_those_of_ptb_xl(shared_data):
     with open(shared_data / "ptb_xl" / "scp_statements.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     for one in TASKS["diagnostic"].classes:
-        words = {row["description"] for row in rows if row["diagnostic_class"] == one.name}
+        words = {NAMES.get(row[""], row["description"]) for row in rows if row["diagnostic_class"] == one.name}
         assert set(one.labels) == words | {one.name}
     for task, column in (("rhythm", "rhythm"), ("form", "form")):
         description = {row[""]: row["description"] for row in rows if row[column]}

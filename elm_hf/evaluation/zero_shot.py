@@ -369,7 +369,8 @@ def choose_options(
         sampling_rate: in Hz.
     """
     prompts = [
-        fill_ecgs([{"role": "user", "content": content}], [ecg], sampling_rate) for content, ecg in zip(contents, ecgs)
+        fill_ecgs([{"role": "user", "content": content}], [ecg], sampling_rate, keep_flat=not ecg.any())
+        for content, ecg in zip(contents, ecgs)
     ]
     answers = generate_answers(model, processor, prompts, LONGEST_ANSWER)
     written = [read_option(one.text, task, order) for one, order in zip(answers, orders)]

@@ -133,6 +133,11 @@ def ask(
             answers = answer(model, processor, conversations, max_new_tokens)
     except ValueError as error:
         raise ValueError(f"{to_ask.name}: {error}") from error
+    except (TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        cause = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{to_ask.name}: {model.name_or_path} cannot answer ({type(error).__name__}: {cause})"
+        ) from error
     return [
         {"question": message_text(prompt[-1]), "answer": text, "truth": truth}
         for prompt, text, truth in zip(to_ask.prompts, answers, to_ask.truths)

@@ -40,6 +40,12 @@ class ElmDatasetConfig(datasets.BuilderConfig):
         num_recordings: maximum number of recordings; for a simulated dataset, the number of recordings to simulate.
         seed: random seed for simulated or drawn data.
         one_patient_per_file: treat each ECG file without patient id as a separate patient (`ecgfolder`).
+        records: datasets with the ECGs of the conversations, if they are not read from the source.
+        source_rate: sampling rate in Hz of the files to read, if the source has several (`ptb_xl`).
+        reports: language of the reports in conversations, `"english"` (default) or `"original"` (`ptb_xl`).
+        translations: CSV with English translations of reports, as written by `elm-hf translate` (`ptb_xl`).
+        questions_per_ecg: largest mean number of questions per ECG (questions from labels).
+        questions_per_template: maximum number of questions per template (questions from labels).
     """
 
     source: str | None = None
@@ -48,6 +54,16 @@ class ElmDatasetConfig(datasets.BuilderConfig):
     num_recordings: int | None = None
     seed: int = 0
     one_patient_per_file: bool = False
+    records: tuple[str, ...] = ()
+    source_rate: int | None = None
+    reports: str | None = None
+    translations: str | None = None
+    questions_per_ecg: int | None = None
+    questions_per_template: int | None = None
+
+
+# Options of `ElmDatasetConfig` that only some datasets have.
+SPECIAL_OPTIONS = ("source_rate", "reports", "translations", "questions_per_ecg", "questions_per_template")
 
 
 class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
@@ -72,6 +88,21 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
     HAS_ECGS = True
     # additional columns of the conversations of this dataset
     CONVERSATION_FEATURES: dict = {}
+    # those of `SPECIAL_OPTIONS` that this dataset has
+    OPTIONS: tuple[str, ...] = ()
+
+    @property
+    def record_source(self) -> str:
+        """The name of the dataset that the recordings belong to, which is this dataset by default."""
+        return self.name
+
+    def notes(self) -> list[str]:
+        """Return sentences about the conversations for the dataset card that depend on the options of the build."""
+        return []
+
+    def record_notes(self) -> list[str]:
+        """Return sentences about the records for the dataset card that depend on the options of the build."""
+        return []
 
     def __init__(self, *arguments, **options):
         # What was changed in the recordings that were read: filled gaps and, by name, dropped signals.
@@ -216,7 +247,7 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             return schema.empty_table()
 
     def _with_sources(self, conversation: dict) -> dict:
-        return {"recording_sources": [self.name] * len(conversation["recording_ids"])} | conversation
+        return {"recording_sources": [self.record_source] * len(conversation["recording_ids"])} | conversation
 
     def from_source(self, message: str) -> str:
         """Make the paths in a message relative to the source, because the message is published."""
@@ -250,10 +281,10 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
         for segment in segments(recording, self.config.seconds, self.config.sampling_rate):
             self.counts["gaps"] += segment.num_filled
             yield {
-                "record_id": f"{self.name}-{reference['recording_id']}-{segment.index}",
+                "record_id": f"{self.record_source}-{reference['recording_id']}-{segment.index}",
                 "recording_id": reference["recording_id"],
                 "patient_id": reference["patient_id"],
-                "source": self.name,
+                "source": self.record_source,
                 "segment": segment.index,
                 "start_s": segment.start_s,
                 "ecg": segment.ecg,

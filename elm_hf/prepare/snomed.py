@@ -95,6 +95,13 @@ def read_labelled_recording(folder: str | PathLike, name: str) -> tuple[Recordin
     }
 
 
+def list_headers(folder: Path, record_name: re.Pattern) -> Iterator[dict]:
+    """List references to the records of a name in any sub-folder, sorted by name. Each counts as a separate patient."""
+    paths = (path for path in folder.rglob("*.hea") if record_name.fullmatch(path.stem))
+    for path in sorted(paths, key=lambda path: (path.stem, path)):
+        yield {"recording_id": path.stem, "patient_id": path.stem, "path": str(path.relative_to(folder))}
+
+
 def list_findings(builder: ElmDatasetBuilder) -> Iterator[dict]:
     """List a conversation for each recording of a builder. Its references must have the `path` of the header."""
     folder = builder.source_folder()
@@ -112,7 +119,8 @@ def snomed_name(code: str) -> str:
 
     The table contains the codes of the PhysioNet/CinC Challenge 2021 (Reyna et al. 2021) and of the CSN database.
     Names do not depend on the source: 164931005 is ST elevation, although the table of CSN calls it "ST tilt up", and
-    three codes are premature ventricular beats.
+    three codes are ventricular premature complexes. Codes that the Challenge scores as equivalent have one name, and
+    findings of PTB-XL have the names of its SCP-ECG statements.
     """
     return _table()[code]["name"] if code in _table() else f"SNOMED CT {code}"
 

@@ -23,7 +23,7 @@ class PretrainArguments:
             "net1d, st_mem), or a checkpoint to continue from."
         }
     )
-    encoder_config: str | None = _argument("JSON file with fields of a new encoder's configuration.")
+    encoder_config: str | None = _argument("Fields of a new encoder's configuration: a JSON file, or a JSON object.")
     text_model: str = _argument("Text tower of a new merl encoder. It stays frozen.", "ncbi/MedCPT-Query-Encoder")
     fold: str | None = _argument(
         "Fold to train on: its validation patients are used for evaluation, and its test patients are omitted. Required "

@@ -1,5 +1,7 @@
 """The trainer of ECG encoders."""
 
+from pathlib import Path
+
 from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
@@ -36,5 +38,7 @@ class PretrainTrainer(CompleteCheckpoints, Trainer):
         self.text_tokenizer = text_tokenizer
         self.plots = plots
         super().__init__(*args, **kwargs)
-        if plots is not None:
-            self.add_callback(plots)
+
+    def add_to_checkpoint(self, folder: Path) -> None:
+        if self.plots is not None:
+            self.plots.draw(self.accelerator.unwrap_model(self.model), folder)

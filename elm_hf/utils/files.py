@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
 
@@ -22,13 +22,22 @@ def write_atomically(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def save_atomically(parts: list, output: Path):
-    """Save all parts of a checkpoint atomically: to a temporary folder that is then renamed to `output`."""
+def save_atomically(parts: list, output: Path, check: Callable[[Path], None] | None = None):
+    """
+    Save all parts of a checkpoint atomically: to a temporary folder that is then renamed to `output`.
+
+    Args:
+        parts: objects with a `save_pretrained` method.
+        output: folder to create.
+        check: function that raises if the saved folder is not as it should be.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         for part in parts:
             part.save_pretrained(unfinished)
+        if check is not None:
+            check(unfinished)
         unfinished.chmod(0o755)
         unfinished.replace(output)
     except BaseException:
