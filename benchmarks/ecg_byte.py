@@ -15,7 +15,8 @@ os.environ["RAYON_NUM_THREADS"] = "1"  # before `tokenizers` starts its threads
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from elm_hf.ecg.simulation import draw_findings, simulate_ecg
+from elm_hf.ecg.simulated_findings import draw_findings
+from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.tokenization_ecg_byte import SYMBOLS, EcgByteTokenizer
 
 

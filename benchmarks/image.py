@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from elm_hf.ecg.simulation import draw_findings, simulate_ecg
+from elm_hf.ecg.simulated_findings import draw_findings
+from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_raster import EcgPaper, draw_ecg
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor

@@ -21,7 +21,8 @@ import wfdb
 import elm_hf.prepare.dataset
 from elm_hf.dataset_scripts.ptb_xl import COLUMNS, PtbXl
 from elm_hf.ecg.recording import Recording
-from elm_hf.ecg.simulation import draw_findings, simulate_ecg
+from elm_hf.ecg.simulated_findings import draw_findings
+from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.dataset import prepare_dataset, prepare_shard
 from elm_hf.prepare.record_files import RECORDINGS_PER_FILE, RecordFiles, build_records

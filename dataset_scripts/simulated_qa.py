@@ -1,24 +1,26 @@
 """Simulated ECGs with questions similar to ECG-QA. The answers follow from the simulated findings."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice, pairwise
 
 import numpy as np
 
 from elm_hf.data.messages import ecg_messages
 from elm_hf.ecg.recording import Recording, make_recording
-from elm_hf.ecg.simulation import draw_findings, draw_follow_up, simulate_ecg
+from elm_hf.ecg.simulated_findings import draw_patient
+from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.builder import ElmDatasetBuilder
-from elm_hf.prepare.simulated_questions import comparison_questions, single_questions
+from elm_hf.prepare.simulated_questions import Question, comparison_questions, select_questions, single_questions
 
 
 NUM_RECORDINGS = 2000
 MAX_ECGS_PER_PATIENT = 3
-QUESTIONS_PER_ECG = 16
-QUESTIONS_PER_PAIR = 1
-# Recordings per question across patients. There are few, because folds exclude comparisons of train and test patients.
-RECORDINGS_PER_CROSS_QUESTION = 8
+# Upper limits of the mean numbers of questions. There are fewer if the answers cannot be balanced otherwise.
+QUESTIONS_PER_ECG = 12
+QUESTIONS_PER_PAIR = 2
+# Recordings per pair of patients. There are few, because folds exclude comparisons of train and test patients.
+RECORDINGS_PER_CROSS_PAIR = 8
 # Minimum length of a recording, as for real recordings. Shorter records are cut from it.
 SECONDS = 10
 # The purpose of a random generator is the second part of its seed, so that results do not depend on the order of
@@ -31,10 +33,10 @@ class SimulatedQa(ElmDatasetBuilder):
 
     PRETTY_NAME = "Simulated ECG questions and answers"
     DESCRIPTION = (
-        "Simulated ECGs (a moving dipole of Gaussian waves, projected with Dower's matrix; no patient data) with "
-        "known findings, and questions similar to ECG-QA whose answers follow from the findings. The questions "
-        "verify, choose or query findings of an ECG, or compare two ECGs of one patient or of two patients. Strata "
-        "are the question type and the first answer."
+        "Simulated ECGs (waves of a moving dipole; no patient data) with known findings, and questions similar to "
+        "ECG-QA whose answers follow from the findings. The questions verify, choose or query findings of an ECG, or "
+        "compare two ECGs of one patient or of two patients. The answers to each question are about equally frequent. "
+        "Strata are the question type and the first answer."
     )
     HOMEPAGE = ""
     LICENSE = "apache-2.0"
@@ -60,9 +62,7 @@ class SimulatedQa(ElmDatasetBuilder):
         for patient in count():
             rng = self._rng(PATIENT, patient)
             age, sex = int(rng.integers(18, 90)), ("male", "female")[rng.integers(2)]
-            findings = draw_findings(rng)
-            for visit in range(rng.integers(MAX_ECGS_PER_PATIENT) + 1):
-                findings = draw_follow_up(findings, rng) if visit else findings
+            for findings in draw_patient(rng, int(rng.integers(MAX_ECGS_PER_PATIENT)) + 1):
                 yield {
                     "recording_id": f"{next(numbers):06d}",
                     "patient_id": f"{patient:06d}",
@@ -87,33 +87,35 @@ class SimulatedQa(ElmDatasetBuilder):
     def list_conversations(self) -> Iterator[dict]:
         """List questions about single ECGs, then about consecutive ECGs of a patient, then across patients."""
         recordings = list(self.list_recordings())
-        for number, recording in enumerate(recordings):
-            rng = self._rng(SINGLE, number)
-            yield from _conversations([recording], single_questions(recording["findings"], rng, QUESTIONS_PER_ECG))
-        for number, (first, second) in enumerate(pairwise(recordings)):
-            if first["patient_id"] == second["patient_id"]:
-                yield from self._comparisons(first, second, self._rng(CONSECUTIVE, number), QUESTIONS_PER_PAIR)
-        for number in range(len(recordings) // RECORDINGS_PER_CROSS_QUESTION):
-            rng = self._rng(CROSS, number)
-            first, second = (recordings[row] for row in rng.choice(len(recordings), 2, replace=False))
-            if first["patient_id"] != second["patient_id"]:
-                yield from self._comparisons(first, second, rng, 1)
-
-    def _comparisons(self, first: dict, second: dict, rng: np.random.Generator, number: int) -> Iterator[dict]:
-        questions = comparison_questions(first["findings"], second["findings"], rng, number)
-        return _conversations([first, second], questions)
+        singles = [(recording,) for recording in recordings]
+        yield from _conversations(singles, single_questions, self._rng(SINGLE, 0), QUESTIONS_PER_ECG)
+        consecutive = [pair for pair in pairwise(recordings) if pair[0]["patient_id"] == pair[1]["patient_id"]]
+        yield from _conversations(consecutive, comparison_questions, self._rng(CONSECUTIVE, 0), QUESTIONS_PER_PAIR)
+        rng = self._rng(CROSS, 0)
+        drawn = [rng.choice(len(recordings), 2, replace=False) for _ in recordings[::RECORDINGS_PER_CROSS_PAIR]]
+        cross = [(recordings[first], recordings[second]) for first, second in drawn]
+        cross = [pair for pair in cross if pair[0]["patient_id"] != pair[1]["patient_id"]]
+        yield from _conversations(cross, comparison_questions, rng, QUESTIONS_PER_PAIR)
 
     def _rng(self, purpose: int, number: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, purpose + self.FIRST_PURPOSE, number])
 
 
-def _conversations(recordings: list[dict], questions: list[dict]) -> Iterator[dict]:
-    names = [recording["recording_id"] for recording in recordings]
-    for number, question in enumerate(questions):
-        yield {
-            "conversation_id": "-".join(["simulated_qa", *names, str(number)]),
-            "recording_ids": names,
-            "messages": ecg_messages(len(names), question["question"], ", ".join(question["answer"])),
-            "stratum": f"{question['question_type']}: {question['answer'][0]}",
-            **question,
-        }
+def _conversations(
+    groups: Sequence[tuple[dict, ...]],
+    ask: Callable[..., list[Question]],
+    rng: np.random.Generator,
+    number: int,
+) -> Iterator[dict]:
+    """Conversations about ECGs or pairs of ECGs, with balanced answers."""
+    candidates = [ask(*(recording["findings"] for recording in group)) for group in groups]
+    for group, questions in zip(groups, select_questions(candidates, rng, number)):
+        names = [recording["recording_id"] for recording in group]
+        for place, question in enumerate(questions):
+            yield {
+                "conversation_id": "-".join(["simulated_qa", *names, str(place)]),
+                "recording_ids": names,
+                "messages": ecg_messages(len(names), question.question, ", ".join(question.answer)),
+                "stratum": f"{question.question_type}: {question.answer[0]}",
+                **question.row(),
+            }

@@ -26,7 +26,8 @@ from elm_hf import cli
 from elm_hf.checkpoints.convert import CONVERTERS
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.ecg.plot import plot_ecg
-from elm_hf.ecg.simulation import draw_findings, simulate_ecg
+from elm_hf.ecg.simulated_findings import draw_findings
+from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.inference.generation import answer
 from elm_hf.modeling.ecg_leads import LEADS
 
@@ -137,9 +138,9 @@ BAD_RECORDS = {
     "array.npy": "array.npy: not a WFDB record; use elm-hf prepare ecgfolder to build a dataset of such files",
     "lead": 'lead: lead "V7" is not one of I, II',
     "truncated": "truncated.dat has 5000 bytes, expected 120000 for 12 leads of 5000 samples",
-    "header": "header.hea: the WFDB header cannot be read",
+    "header": 'header.hea: not a WFDB header, its number of signals is "xx"',
     "signal": "signal.dat: no such file, but ",
-    "swapped": "swapped: III is not II - I",
+    "swapped": "swapped: the limb leads disagree: III is not II - I",
 }
 
 
@@ -407,7 +408,10 @@ DAMAGED_CHECKPOINTS = {
     "half the weights": (lambda folder: truncate(folder / "model.safetensors"), "file not fully covered"),
     "a missing weight": (without_embeddings, "weights are missing or have another shape, such as "),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded as an ELM"),
-    "half a template": (lambda folder: truncate(folder / "chat_template.jinja"), "its chat template refuses: "),
+    "half a template": (
+        lambda folder: truncate(folder / "chat_template.jinja"),
+        "The chat template refuses the conversation: ",
+    ),
 }
 
 

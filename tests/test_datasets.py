@@ -125,9 +125,11 @@ def test_ages_over_89_are_90(source, tmp_path):
     assert load(tmp_path / "built", "records")["age"][:3] == [90, None, 29]
 
 
-def test_conversations_ask_for_reports(ptb_xl, shared_data):
-    table = {row["ecg_id"]: row for row in read_table(shared_data / "ptb_xl")}
-    rows = all_rows(ptb_xl, "official")
+def test_conversations_ask_for_original_reports_if_the_user_says_so(shared_data, tmp_path):
+    source = shared_data / "ptb_xl"
+    prepare_dataset("ptb_xl", tmp_path / "built", source=source, num_folds=0, reports="original", **MISSING_FILE)
+    table = {row["ecg_id"]: row for row in read_table(source)}
+    rows = all_rows(tmp_path / "built", "official")
     assert len(rows) == 7
     for row in rows:
         user, assistant = row["messages"]
@@ -135,6 +137,65 @@ def test_conversations_ask_for_reports(ptb_xl, shared_data):
         assert user["content"] == [{"type": "ecg", "text": None}, {"type": "text", "text": row["question"]}]
         assert assistant["content"] == [{"type": "text", "text": table[recording_id]["report"]}]
         assert (user["role"], assistant["role"]) == ("user", "assistant")
+    assert "in the language of the report" in (tmp_path / "built" / "README.md").read_text()
+
+
+def test_conversations_are_in_english_by_default(source, tmp_path):
+    """A report in English is the answer, a translated one is, and the others are replaced by the certain findings."""
+    edit_table(source, "6001", report="Sinus rhythm. Left axis deviation.")
+    edit_table(source, "6003", scp_codes="{'IMI': 35.0, 'LAFB': 100.0, 'ISCAN': 50.0, 'SR': 0.0}")
+    german = next(row["report"] for row in read_table(source) if row["ecg_id"] == "6002")
+    (tmp_path / "translations.csv").write_text(
+        f'report,language,translation,translator\n"{german}",de,"Sinus rhythm, in words of a translator.",by hand\n'
+    )
+    prepare_dataset(
+        *("ptb_xl", tmp_path / "built", source),
+        num_folds=0,
+        translations=tmp_path / "translations.csv",
+        **MISSING_FILE,
+    )
+    rows = all_rows(tmp_path / "built", "official")
+    answers = {row["conversation_id"]: row["answer"] for row in rows}
+    assert len(answers) == 7
+    assert answers["ptb_xl-report-6001-0"] == ["Sinus rhythm. Left axis deviation."]
+    assert answers["ptb_xl-report-6002-0"] == ["Sinus rhythm, in words of a translator."]
+    findings = ["left anterior fascicular block", "anterior ischemia", "sinus rhythm"]
+    assert answers["ptb_xl-findings-6003-0"] == findings
+    card = (tmp_path / "built" / "README.md").read_text()
+    assert "if it is in English or translated into English, and else for the list of findings" in card
+    assert str(tmp_path) not in json.dumps(report(tmp_path / "built"))
+
+
+def test_the_files_of_100_hz_are_read_and_the_card_says_so(source, tmp_path):
+    """Only the first row of the table has its file of 100 Hz in the collection."""
+    built = tmp_path / "built"
+    prepare_dataset("ptb_xl", built, source, sampling_rate=100, source_rate=100, num_folds=0, max_skipped=0.9)
+    (record,) = load(built, "records").with_format("numpy")
+    signal = wfdb.rdrecord(source / "records100" / "00000" / "00001_lr").p_signal.T
+    assert record["ecg"].shape == (12, 1000)
+    np.testing.assert_array_equal(record["ecg"], np.round(1000 * signal))
+    assert "contain nothing above 50 Hz" in (built / "README.md").read_text()
+    assert report(built)["options"]["source_rate"] == 100
+    edit_table(source, "1", patient_id="1.0")
+    copied = tmp_path / "copied"
+    (source.parent / "ecg_qa/train").mkdir(parents=True)
+    entry = {"template_id": 1, "question_id": 1, "sample_id": 1, "question_type": "single-verify", "ecg_id": [1]}
+    entry |= {"attribute_type": "noise", "question": "Noise?", "answer": ["no"], "attribute": None}
+    (source.parent / "ecg_qa/train/0.json").write_text(json.dumps([entry]))
+    prepare_dataset("ecg_qa", copied, source.parent / "ecg_qa", records=built, num_folds=0)
+    assert "contain nothing above 50 Hz" in (copied / "README.md").read_text()
+
+
+def test_an_option_of_another_dataset_and_a_missing_sampling_rate_are_errors(source, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^cpsc has no option source_rate \(--source-rate\); it has no such options$"
+    ):
+        prepare_dataset("cpsc", tmp_path / "built", source, source_rate=100)
+    expected = r"^source_rate \(--source-rate\) is 250, but PTB-XL has files of 500 or 100 Hz$"
+    with pytest.raises(ValueError, match=expected):
+        prepare_dataset("ptb_xl", tmp_path / "built", source, source_rate=250)
+    with pytest.raises(ValueError, match=r"^reports \(--reports\) is 'german'; expected english or original$"):
+        prepare_dataset("ptb_xl", tmp_path / "built", source, reports="german")
 
 
 def test_the_official_split_is_read_from_the_table(source, tmp_path):
@@ -149,7 +210,7 @@ def test_the_official_split_is_read_from_the_table(source, tmp_path):
 
 def test_strata_of_reports_are_diagnostic_superclasses(source, tmp_path):
     edit_table(source, "6003", scp_codes="{'IMI': 35.0, 'LAFB': 0.0, 'SR': 0.0}")
-    prepare_dataset("ptb_xl", tmp_path / "built", source=source, num_folds=0, **MISSING_FILE)
+    prepare_dataset("ptb_xl", tmp_path / "built", source=source, num_folds=0, reports="original", **MISSING_FILE)
     assert {row["conversation_id"]: row["stratum"] for row in all_rows(tmp_path / "built", "official")} == {
         "ptb_xl-report-6000-0": "NORM",
         "ptb_xl-report-6001-0": "STTC",
@@ -272,7 +333,7 @@ def test_records_of_another_dataset(simulated, shared_data, tmp_path):
 def test_the_error_for_damaged_json_gives_the_file(ptb_xl, tmp_path):
     (tmp_path / "source" / "train").mkdir(parents=True)
     (tmp_path / "source" / "train" / "0.json").write_text('[{"question": "?", "ecg_id": [6000]}]')
-    with pytest.raises(ValueError, match=r"0\.json: entry 0 is not in the format of ECG-QA \(KeyError\('answer'\)\)"):
+    with pytest.raises(ValueError, match=r"0\.json: entry 1 is not in the format of ECG-QA \(no field 'answer'\)"):
         prepare_dataset("ecg_qa", tmp_path / "built", source=tmp_path / "source", records=ptb_xl)
     (tmp_path / "source" / "train" / "0.json").write_text('[{"question": ')
     with pytest.raises(ValueError, match=r"0\.json: cannot be read as JSON"):
@@ -318,7 +379,8 @@ def test_simulated_comparisons_have_the_patients_of_their_ecgs(simulated):
         assert len(row["patient_ids"]) == (1 if kind == "single" else 2)
         assert len(set(row["patient_ids"])) == (2 if kind == "comparison_irrelevant" else 1)
 
-    assert kinds["single"] == QUESTIONS_PER_ECG * 30 and kinds["comparison_consecutive"] > 10
+    assert 3 * 30 < kinds["single"] <= QUESTIONS_PER_ECG * 30
+    assert kinds["comparison_consecutive"] > 10
 
 
 def test_the_seed_determines_the_simulated_ecgs(simulated, tmp_path):

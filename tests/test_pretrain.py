@@ -19,6 +19,7 @@ from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
 from elm_hf.pretrain.data import EcgPretrainingCollator, load_pretraining_records
+from elm_hf.training import resume
 from elm_hf.training.augmentation import EcgAugmentation
 
 
@@ -49,8 +50,10 @@ ENCODERS = {
         "num_attention_heads": 2,
         "intermediate_size": 64,
     },
+    "ecg_cpc": {"num_samples": 480, "hidden_size": 32, "num_hidden_layers": 1},
+    "ecg_coca": VIT | {"num_samples": 1000, "hidden_size": 128, "num_attention_heads": 2},
 }
-CLASSIFIERS = ("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg", "ecg_jepa")
+CLASSIFIERS = ("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg", "ecg_jepa", "ecg_cpc", "ecg_coca")
 
 
 @pytest.fixture(scope="module")
@@ -111,16 +114,27 @@ def test_the_loss_of_every_encoder_falls_and_it_loads(encoder, reports, text_mod
         assert Image.open(picture).height > Image.open(picture).width / 2
 
 
-def test_a_killed_pretraining_resumes(reports, text_model, tmp_path, capsys):
+@pytest.mark.parametrize("lost", ["run.json", "model.safetensors"])
+def test_a_killed_pretraining_resumes(lost, reports, text_model, tmp_path, capsys, monkeypatch):
     """The last checkpoint of a run that was killed while saving has no `run.json`, which is written last."""
+    drawn = []
+    write = resume.write_atomically
+
+    def write_last(path, text):
+        drawn.append(len(list(path.parent.glob("reconstruction-*.png"))))
+        write(path, text)
+
+    monkeypatch.setattr(resume, "write_atomically", write_last)
     settings = ("--save_strategy", "steps", "--save_steps", "2", "--max_steps", "4", "--logging_steps", "1")
     whole = run(reports, tmp_path / "out", "mtae", text_model, *settings)
     expected, weights = losses(whole / "checkpoint-4"), load_file(whole / "model.safetensors")
-    (whole / "checkpoint-4" / "run.json").unlink()
-    (whole / "checkpoint-4" / "optimizer.pt").unlink()
+    (whole / "checkpoint-4" / lost).unlink()
+    if lost == "run.json":
+        (whole / "checkpoint-4" / "optimizer.pt").unlink()
     again = run(reports, tmp_path / "out", "mtae", text_model, *settings)
     assert f"Continuing from {whole / 'checkpoint-2'}\n" in capsys.readouterr().out
     assert losses(again / "checkpoint-4") == expected
+    assert drawn == [4, 4, 4]  # after steps 2, 4 and, again, 4
     assert all(torch.equal(weights[name], found) for name, found in load_file(again / "model.safetensors").items())
     with pytest.raises(ValueError, match="checkpoint-4 belongs to another run: learning_rate 0.001 there, 0.01 here"):
         run(reports, tmp_path / "out", "mtae", text_model, *settings, "--learning_rate", "1e-2")

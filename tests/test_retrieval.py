@@ -25,7 +25,6 @@ from elm_hf.training.arguments import ElmScriptArguments
 
 
 pytest.importorskip("faiss", reason='an index of ECGs needs the extra "rag"')
-pytest.importorskip("neurokit2", reason='measuring ECGs needs the extra "features"')
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +86,7 @@ def test_neighbours_are_never_of_the_conversations_own_patients(dataset, index, 
             assert len(set(found)) == 5
             assert not {of_entry[entry] for entry in found} & own
             checked += 1
-    assert checked > 20
+    assert checked > 10
     if split == "train":  # where patients' own ECGs are in the index, and would be the nearest
         assert max(Counter(of_entry).values()) > 1
 

@@ -1,17 +1,37 @@
-"""The simulated ECG shows its findings, as measured on the signal."""
+"""The simulated ECG shows its findings, as measured on the signal, and nothing else reveals them."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.signal import find_peaks, welch
+import torch
+from scipy.signal import welch
+from simple_detectors import Measured, measured_noise, r_peaks
+from torch import nn
 
-from elm_hf.ecg.simulation import DOWER, Findings, draw_findings, draw_follow_up, simulate_ecg
+import elm_hf.ecg.simulation
+from elm_hf.ecg.simulated_findings import (
+    AXES,
+    CONDUCTION_DELAY,
+    CONDUCTIONS,
+    HYPERTROPHY,
+    LEFT_BLOCK,
+    NOISES,
+    NORMAL_ECG,
+    PROLONGED_QT,
+    RHYTHMS,
+    RIGHT_BLOCK,
+    TERRITORIES,
+    Findings,
+    draw_findings,
+)
+from elm_hf.ecg.simulated_noise import lead_noise
+from elm_hf.ecg.simulated_waves import DOWER
+from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error
 
 
-RATE = 1000
 NORMAL = Findings(
     patient=5,
     rhythm="sinus rhythm",
@@ -25,55 +45,193 @@ NORMAL = Findings(
     axis_deg=45.0,
     noise="none",
 )
+ELEVATIONS = tuple(f"st elevation in {territory} leads" for territory in TERRITORIES[1:])
+LABELS = (*RHYTHMS, *CONDUCTIONS, PROLONGED_QT, *ELEVATIONS, HYPERTROPHY, *AXES[1:], NORMAL_ECG)
 
 
 def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-def r_peaks(ecg, sampling_rate):
-    """Sample numbers of the QRS complexes: peaks of the squared slope, summed over all leads and 100 ms."""
-    lag, width = round(0.012 * sampling_rate), round(0.1 * sampling_rate)
-    energy = np.convolve(np.square(ecg[:, lag:] - ecg[:, :-lag]).sum(0), np.ones(width), "same")
-    return find_peaks(energy, height=0.3 * np.quantile(energy, 0.98), distance=round(0.25 * sampling_rate))[0]
+@pytest.fixture
+def clean(monkeypatch):
+    """Signals without noise, also without the weak background of each recording."""
+    monkeypatch.setattr(elm_hf.ecg.simulation, "lead_noise", lambda kind, rng, samples, rate: np.zeros((8, samples)))
 
 
-class Beat:
-    """The average beat of 15 s at 1000 Hz (one sample per millisecond), in millivolt above the level before P.
-
-    The QRS complex is where the root sum of squares over the leads exceeds 3 % of its peak.
-    """
-
-    def __init__(self, findings, seed=0):
-        ecg = simulate_ecg(findings, rng(seed), seconds=15, sampling_rate=RATE)
-        size = np.sqrt(np.square(ecg).sum(0))
-        peaks = [p - 60 + np.argmax(size[p - 60 : p + 60]) for p in r_peaks(ecg, RATE)[1:-1]]
-        self.ecg = np.mean([ecg[:, p - 450 : p + 450] for p in peaks], axis=0)
-        before_p = 450 - round(findings.qrs_ms + (findings.pr_ms or 160))
-        self.ecg -= self.ecg[:, before_p - 40 : before_p - 20].mean(axis=1, keepdims=True)
-        size = np.sqrt(np.square(self.ecg).sum(0))
-        self.quiet = np.flatnonzero(size < 0.03 * size.max())
-        self.onset = self.quiet[self.quiet < 450].max() + 1
-        self.qrs = self.ecg[:, self.onset : self.onset + round(findings.qrs_ms)]
-
-    @property
-    def end(self):
-        return self.quiet[self.quiet > 450].min()
-
-    def lead(self, name):
-        return self.ecg[LEADS.index(name)]
+def measured(findings, seed=0):
+    return Measured(simulate_ecg(findings, rng(seed), 10, 1000))
 
 
-def similar_findings(number=24, **changes):
-    """Drawn findings of different patients with the given changes, in regular rhythm and without noise by default."""
-    generator = rng(11)
-    changes = {"rhythm": "sinus rhythm", "pr_ms": 170.0, "noise": "none"} | changes
-    return [replace(draw_findings(generator), **changes) for _ in range(number)]
+def draw_each_label(labels, number, seed):
+    """Drawn findings with each label in at least `number` of them."""
+    generator, counts = rng(seed), Counter()
+    while min(counts[label] for label in labels) < number:
+        findings = draw_findings(generator)
+        if any(counts[label] < number for label in findings.labels):
+            counts.update(findings.labels)
+            yield findings
 
 
-@pytest.mark.parametrize("noise", ["none", "static noise", "baseline drift"])
-def test_limb_leads_obey_the_identities_to_rounding(noise):
-    ecg = simulate_ecg(replace(NORMAL, noise=noise), rng())
+def agreement(pairs, label):
+    """Sensitivity and specificity of the found labels."""
+    found = {True: [], False: []}
+    for true, got in pairs:
+        found[label in true].append(label in got)
+    return float(np.mean(found[True])), 1 - float(np.mean(found[False]))
+
+
+# the labels, measured
+
+
+def test_each_label_is_measured_on_the_clean_signal(clean):
+    """No label keeps a distance to its limit, so a few ECGs differ by less than the accuracy of the measurement."""
+    drawn = [replace(findings, noise="none") for findings in draw_each_label(LABELS, 35, seed=1)]
+    pairs = [(findings.labels, measured(findings, seed).labels) for seed, findings in enumerate(drawn)]
+    agreements = {label: agreement(pairs, label) for label in LABELS}
+    assert all(min(values) >= 0.97 for values in agreements.values()), agreements
+
+
+def test_each_kind_of_noise_is_measured():
+    drawn = list(draw_each_label(NOISES[1:], 60, seed=1))
+    pairs = [({one.noise}, {measured_noise(simulate_ecg(one, rng(seed)))}) for seed, one in enumerate(drawn)]
+    agreements = {noise: agreement(pairs, noise) for noise in NOISES}
+    assert all(min(values) >= 0.95 for values in agreements.values()), agreements
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "accuracy"),
+    [
+        ({"heart_rate": 59.0}, "heart_rate", 0.5),
+        ({"heart_rate": 101.0}, "heart_rate", 0.5),
+        ({"pr_ms": 196.0}, "pr_ms", 2.5),
+        ({"pr_ms": 205.0}, "pr_ms", 2.5),
+        ({"pr_ms": 260.0, "heart_rate": 60.0}, "pr_ms", 2.5),
+        ({"qrs_ms": 117.0}, "qrs_ms", 2.5),
+        ({"qrs_ms": 125.0}, "qrs_ms", 2.5),
+        ({"qrs_ms": 125.0, "qrs_shape": LEFT_BLOCK}, "qrs_ms", 2.5),
+        ({"qrs_ms": 125.0, "qrs_shape": RIGHT_BLOCK}, "qrs_ms", 2.5),
+        ({"qtc_ms": 455.0}, "qtc_ms", 4),
+        ({"qtc_ms": 465.0, "heart_rate": 85.0}, "qtc_ms", 4),
+        ({"sokolow_mv": 3.4}, "sokolow_mv", 0.08),
+        ({"sokolow_mv": 3.6}, "sokolow_mv", 0.08),
+        ({"axis_deg": -28.0}, "axis_deg", 1.5),
+        ({"axis_deg": -32.0}, "axis_deg", 1.5),
+        ({"axis_deg": 88.0}, "axis_deg", 1.5),
+        ({"axis_deg": 92.0}, "axis_deg", 1.5),
+    ],
+)
+def test_measurements_on_both_sides_of_a_limit(clean, changes, name, accuracy):
+    for patient in range(4):
+        findings = replace(NORMAL, patient=patient, **changes)
+        assert getattr(measured(findings), name) == pytest.approx(changes[name], abs=accuracy)
+
+
+@pytest.mark.parametrize("share", [0.85, 1.15])
+@pytest.mark.parametrize(("territory", "limit"), [("anterior", 0.2), ("inferior", 0.1), ("lateral", 0.1)])
+def test_st_elevation_on_both_sides_of_its_limit(clean, territory, limit, share):
+    for patient in range(4):
+        findings = replace(NORMAL, patient=patient, territory=territory, st_mv=share * limit)
+        expected = territory if share > 1 else "none"
+        assert findings.elevated_territory == measured(findings).elevated == expected
+
+
+# shapes
+
+
+def lead_waves(findings, **changes):
+    """QRS and the T wave (its largest deflection) of each lead."""
+    beat = measured(replace(findings, **changes))
+    t_wave = beat.beat[:, beat.end + 80 : beat.end + 260]
+    largest = t_wave[np.arange(12), np.abs(t_wave).argmax(axis=1)]
+    return dict(zip(LEADS, beat.qrs)), dict(zip(LEADS, largest.tolist()))
+
+
+@pytest.mark.parametrize("patient", range(6))
+def test_normal_ecg_has_the_usual_polarities_and_r_progression(clean, patient):
+    qrs, t_wave = lead_waves(NORMAL, patient=patient)
+    assert qrs["II"].max() > -2 * qrs["II"].min() and t_wave["II"] > 0.05
+    assert -qrs["aVR"].min() > 2 * qrs["aVR"].max() and t_wave["aVR"] < -0.05
+    assert 0.05 < qrs["V1"].max() < -qrs["V1"].min()
+    assert qrs["V6"].max() > -3 * qrs["V6"].min() and t_wave["V4"] > 0.1
+    ratio = {lead: qrs[lead].max() / -qrs[lead].min() for lead in ("V1", "V2", "V3", "V4", "V5", "V6")}
+    assert max(ratio["V1"], ratio["V2"]) < 1 < min(ratio["V4"], ratio["V5"], ratio["V6"])
+    assert max(ratio["V1"], ratio["V2"], ratio["V3"]) < ratio["V4"]
+
+
+@pytest.mark.parametrize("patient", range(6))
+def test_left_bundle_branch_block_has_its_shape_and_a_discordant_t_wave(clean, patient):
+    qrs, t_wave = lead_waves(NORMAL, patient=patient, qrs_shape=LEFT_BLOCK, qrs_ms=145.0, axis_deg=10.0)
+    assert qrs["V1"].max() < 0.3 * -qrs["V1"].min() and t_wave["V1"] > 0.05  # rS or QS
+    for lead in ("I", "V6"):
+        assert qrs[lead][:100].min() > -0.1 * qrs[lead].max() and t_wave[lead] < -0.05  # no Q, no S
+        assert (qrs[lead] > 0.5 * qrs[lead].max()).sum() > 50  # broad
+
+
+@pytest.mark.parametrize("patient", range(6))
+def test_right_bundle_branch_block_has_its_shape_and_a_discordant_t_wave(clean, patient):
+    qrs, t_wave = lead_waves(NORMAL, patient=patient, qrs_shape=RIGHT_BLOCK, qrs_ms=140.0)
+    late = {lead: wave[85:] for lead, wave in qrs.items()}
+    assert late["V1"].max() > 0.3 and t_wave["V1"] < -0.05  # R'
+    assert min(late["I"].min(), late["V6"].min()) < -0.15 and late["V6"].min() < -0.1  # broad S
+    assert t_wave["V6"] > 0.05
+
+
+def test_strain_lowers_st_and_inverts_t_in_the_leads_with_a_tall_r(clean):
+    tall = {"sokolow_mv": 4.5, "axis_deg": 0.0}
+    _, without = lead_waves(NORMAL, **tall)
+    _, strained = lead_waves(NORMAL, **tall, strain=True)
+    assert without["V5"] > 0.1 and without["I"] > 0.1
+    assert strained["V5"] < -0.1 and strained["I"] < -0.1
+    st = measured(replace(NORMAL, **tall, strain=True)).st_mv
+    assert st["V5"] < -0.03 and st["V6"] < -0.03
+
+
+def test_fibrillatory_waves_have_several_rates_and_differ_by_lead():
+    """II and V1 are not one wave of another size, and neither is periodic."""
+    heights, similarities, peaks = [], [], []
+    for patient in range(30):
+        waves = elm_hf.ecg.simulation._fibrillation(rng(patient), np.arange(5000) / 250)
+        heights.append(np.median(np.ptp(waves[2].reshape(-1, 50), axis=1)))
+        similarities.append(abs(np.corrcoef(waves[1], waves[2])[0, 1]))
+        power = np.abs(np.fft.rfft(waves[2] * np.hanning(5000))) ** 2
+        frequency = np.fft.rfftfreq(5000, 1 / 250)
+        peaks.append(((power > 0.1 * power.max()) & (frequency > 3) & (frequency < 11)).sum())
+        assert power[(frequency > 3) & (frequency < 11)].sum() > 0.9 * power.sum()
+    assert min(heights) > 0.03 and max(heights) < 0.23
+    assert np.median(similarities) < 0.8
+    assert np.median(peaks) > 10  # a single sine wave of 20 s has 3
+
+
+def test_flutter_waves_are_regular_sawteeth_largest_in_the_inferior_leads(clean):
+    for patient in range(8):
+        findings = replace(NORMAL, rhythm="atrial flutter", pr_ms=None, patient=patient, heart_rate=68.0)
+        with_waves = simulate_ecg(findings, rng(patient), 20)
+        beat = measured(findings, patient)
+        height = dict(zip(LEADS, np.ptp(beat.beat[:, beat.onset - 200 : beat.onset], axis=1).tolist()))
+        assert height["III"] > 2 * height["I"] and height["III"] > 2 * height["V6"]
+        frequency, density = welch(with_waves[LEADS.index("III")], 250, nperseg=2500)
+        band = (frequency > 3) & (frequency < 7)
+        assert 230 < 60 * frequency[band][density[band].argmax()] < 320
+
+
+def test_two_ecgs_of_a_patient_have_the_same_wave_shapes(clean):
+    def similarity(patient):
+        first, second = measured(NORMAL, 1), measured(replace(NORMAL, patient=patient), 2)
+        return np.corrcoef(first.beat[:, 250:900].ravel(), second.beat[:, 250:900].ravel())[0, 1]
+
+    assert similarity(NORMAL.patient) > 0.995
+    assert max(similarity(patient) for patient in range(10, 15)) < 0.98
+
+
+# noise and identities
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("rhythm", ["sinus rhythm", "atrial fibrillation", "atrial flutter"])
+def test_limb_leads_obey_the_identities_to_rounding(noise, rhythm):
+    pr_ms = 160.0 if rhythm == "sinus rhythm" else None
+    ecg = simulate_ecg(replace(NORMAL, noise=noise, rhythm=rhythm, pr_ms=pr_ms), rng())
     lead = dict(zip(LEADS, ecg.astype(np.float64)))
     assert ecg.shape == (12, 2500) and ecg.dtype == np.float32
     assert limb_lead_error(ecg) is None
@@ -83,24 +241,37 @@ def test_limb_leads_obey_the_identities_to_rounding(noise):
         (lead["aVL"], lead["I"] - lead["II"] / 2),
         (lead["aVF"], lead["II"] - lead["I"] / 2),
     ]:
-        np.testing.assert_allclose(got, expected, atol=1e-6)
+        np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+def test_noise_has_its_expected_spectrum():
+    spectra = {noise: [] for noise in NOISES}
+    for noise, found in spectra.items():
+        for seed in range(10):
+            frequency, density = welch(lead_noise(noise, rng(seed), 2500, 250), 250, nperseg=1250)
+            found.append(density.max(axis=0) * frequency[1])
+    power = {noise: np.mean(found, axis=0) for noise, found in spectra.items()}
+
+    def share(noise, low, high):
+        return power[noise][(frequency >= low) & (frequency <= high)].sum() / power[noise].sum()
+
+    assert share("baseline drift", 0, 0.6) > 0.9
+    assert share("tremor", 4, 17) > 0.9 and share("tremor", 4, 9) > 0.6
+    assert share("line noise", 49, 61) > 0.9
+    assert share("static noise", 40, 125) > 0.7
+    assert share("electrode motion", 0, 10) > 0.8
+    assert power["none"].sum() < 0.05 * min(total.sum() for noise, total in power.items() if noise != "none")
 
 
 def test_dower_matrix_has_the_published_inverse():
-    # Edenbrandt and Pahlm 1988 published the inverse, columns V1 ... V6, I, II.
+    # Edenbrandt and Pahlm 1988 published the inverse, columns V1 ... V6, I, II. The rows of I and II are Dower's.
     published = [
         [-0.172, -0.074, 0.122, 0.231, 0.239, 0.194, 0.156, -0.010],
         [0.057, -0.019, -0.106, -0.022, 0.041, 0.048, -0.227, 0.887],
         [-0.229, -0.310, -0.246, -0.063, 0.055, 0.108, 0.022, 0.102],
     ]
-    np.testing.assert_allclose(np.linalg.pinv(DOWER[[2, 3, 4, 5, 6, 7, 0, 1]]), published, atol=0.0015)
-
-
-def test_leads_are_projections_of_one_vector():
-    ecg = simulate_ecg(NORMAL, rng())
-    independent = ecg[[0, 1, 6, 7, 8, 9, 10, 11]]
-    vectors, *_ = np.linalg.lstsq(DOWER, independent, rcond=None)
-    assert np.std(DOWER @ vectors - independent) < 0.02 < 0.1 < np.std(independent)
+    limbs = [[0.632, -0.235, 0.059], [0.235, 1.066, -0.132]]
+    np.testing.assert_allclose(np.linalg.pinv(np.concatenate([DOWER, limbs])), published, atol=0.0015)
 
 
 def test_length_follows_seconds_and_sampling_rate():
@@ -113,173 +284,69 @@ def test_same_seed_gives_the_same_bits_and_another_seed_another_ecg():
     assert np.abs(first - other).max() > 0.5
 
 
-def test_detected_rate_is_the_labelled_rate():
-    generator = rng(2)
-    for _ in range(60):
-        findings = replace(draw_findings(generator), noise="none")
-        peaks = r_peaks(simulate_ecg(findings, generator), 250)
-        rate = 60 * 250 / np.diff(peaks).mean()
-        assert rate == pytest.approx(findings.heart_rate, rel=0.05)
-        assert ("below" if rate < 60 else "above" if rate > 100 else "within") == findings.rate_range.split()[0]
+# no shortcuts
 
 
-def test_atrial_fibrillation_is_irregular_and_sinus_rhythm_regular():
-    variation = {"atrial fibrillation": [], "sinus rhythm": []}
-    for rhythm, values in variation.items():
-        pr_ms = None if rhythm == "atrial fibrillation" else 160.0
-        for findings in similar_findings(20, rhythm=rhythm, pr_ms=pr_ms, heart_rate=80.0):
-            intervals = np.diff(r_peaks(simulate_ecg(findings, rng(findings.patient)), 250))
-            values.append(intervals.std() / intervals.mean())
-    assert min(variation["atrial fibrillation"]) > 0.1 and max(variation["sinus rhythm"]) < 0.05
+def axis_ecgs(number, seed):
+    """ECGs with the three axes in turn; everything else is drawn without regard to the axis."""
+    generator, ecgs = rng(seed), []
+    ranges = [(-30, 90), (-90, -30), (90, 150)]
+    for place in range(number):
+        findings = draw_findings(generator)
+        while findings.qrs_shape == LEFT_BLOCK:  # which has no right axis
+            findings = draw_findings(generator)
+        findings = replace(findings, axis_deg=generator.uniform(*ranges[place % 3]))
+        ecgs.append(simulate_ecg(replace(findings, noise="none"), generator, 1.6, 100))
+    return torch.tensor(np.stack(ecgs)), torch.arange(number) % 3
 
 
-def test_p_wave_is_present_in_sinus_rhythm_and_absent_in_atrial_fibrillation():
-    sinus = Beat(NORMAL)
-    fibrillation = Beat(replace(NORMAL, rhythm="atrial fibrillation", pr_ms=None))
-    before_qrs = slice(sinus.onset - 160, sinus.onset)
-    assert 0.1 < sinus.lead("II")[before_qrs].max() < 0.3
-    assert np.abs(fibrillation.lead("II")[before_qrs]).max() < 0.06
+def cnn_accuracy(train, test, leads):
+    """Accuracy of a small CNN, trained on some leads in millivolt, on other ECGs."""
+    torch.manual_seed(0)
+    widths, layers = (len(leads), 24, 24, 48), []
+    for inputs, outputs in zip(widths, widths[1:]):
+        layers += [nn.Conv1d(inputs, outputs, 7, 2, 3), nn.BatchNorm1d(outputs), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Linear(48, 3))
+    steps = 12 * (len(train[0]) // 64)
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=steps)
+    for _ in range(12):
+        for batch in torch.randperm(len(train[0]))[: len(train[0]) // 64 * 64].reshape(-1, 64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(train[0][batch][:, leads]), train[1][batch]).backward()
+            optimizer.step()
+            schedule.step()
+    with torch.no_grad():
+        return (net.eval()(test[0][:, leads]).argmax(dim=1) == test[1]).float().mean().item()
 
 
-@pytest.mark.parametrize("pr_ms", [130.0, 160.0, 190.0, 230.0, 300.0])
-def test_pr_interval_is_the_labelled_one(pr_ms):
-    beat = Beat(replace(NORMAL, pr_ms=pr_ms, heart_rate=50.0))
-    lead = beat.lead("II")
-    peak = np.argmax(lead[: beat.onset - 30])
-    p_onset = np.flatnonzero(lead[:peak] < 0.1 * lead[peak]).max()
-    assert beat.onset - p_onset == pytest.approx(pr_ms, abs=12)
+def test_the_axis_is_learned_from_the_limb_leads_and_not_from_the_chest_leads():
+    train, test = axis_ecgs(2000, 1), axis_ecgs(600, 2)
+    assert cnn_accuracy(train, test, leads=range(6)) > 0.95
+    assert cnn_accuracy(train, test, leads=range(6, 12)) < 1 / 3 + 0.1
 
 
-@pytest.mark.parametrize("axis_deg", [45.0, -55.0, 110.0])
-@pytest.mark.parametrize("qrs_ms", [80.0, 100.0, 130.0, 160.0])
-def test_qrs_duration_is_the_labelled_one(qrs_ms, axis_deg):
-    beat = Beat(replace(NORMAL, qrs_ms=qrs_ms, axis_deg=axis_deg, heart_rate=60.0))
-    assert beat.end - beat.onset == pytest.approx(qrs_ms, abs=12)
+def test_chest_leads_do_not_follow_the_axis(clean):
+    """Turning the axis leaves V1 ... V6 as they are, and raising the voltage leaves I ... aVF as they are."""
+    ecg = simulate_ecg(NORMAL, rng())
+    turned = simulate_ecg(replace(NORMAL, axis_deg=120.0), rng())
+    raised = simulate_ecg(replace(NORMAL, sokolow_mv=4.4), rng())
+    np.testing.assert_array_equal(turned[6:], ecg[6:])
+    np.testing.assert_array_equal(raised[:6], ecg[:6])
+    assert np.abs(turned[:6] - ecg[:6]).max() > 0.3 and np.abs(raised[6:] - ecg[6:]).max() > 0.5
 
 
-@pytest.mark.parametrize(
-    ("territory", "elevated", "not_elevated"),
-    [
-        ("anterior", ["V2", "V3", "V4"], ["II", "III", "aVF", "aVR"]),
-        ("inferior", ["II", "III", "aVF"], ["I", "aVL", "V1", "V2", "V3"]),
-        ("lateral", ["I", "aVL", "V5", "V6"], ["III", "aVR", "V1", "V2"]),
-        ("none", [], LEADS),
-    ],
-)
-def test_st_segment_is_elevated_in_the_leads_of_the_territory_only(territory, elevated, not_elevated):
-    st_mv = 0.0 if territory == "none" else 0.25
-    for findings in similar_findings(6, territory=territory, st_mv=st_mv, heart_rate=75.0):
-        beat = Beat(findings)
-        level = dict(zip(LEADS, beat.ecg[:, beat.onset + round(findings.qrs_ms) + 60]))
-        assert all(level[lead] > 0.12 for lead in elevated), level
-        assert all(level[lead] < 0.1 for lead in not_elevated), level
-        if elevated:
-            assert np.mean([level[lead] for lead in elevated]) == pytest.approx(st_mv, abs=0.06)
+def test_tremor_is_not_mistaken_for_fibrillation_by_irregularity():
+    """Regular sinus rhythm with tremor stays regular, and fibrillation without noise is irregular."""
+    variation = defaultdict(list)
+    for patient in range(15):
+        for rhythm, pr_ms, noise in (("sinus rhythm", 160.0, "tremor"), ("atrial fibrillation", None, "none")):
+            findings = replace(NORMAL, patient=patient, rhythm=rhythm, pr_ms=pr_ms, noise=noise, heart_rate=80.0)
+            intervals = np.diff(r_peaks(simulate_ecg(findings, rng(patient)), 250))
+            variation[rhythm].append(intervals.std() / intervals.mean())
+    assert max(variation["sinus rhythm"]) < 0.1 < min(variation["atrial fibrillation"])
 
 
-def test_sokolow_lyon_voltage_is_the_labelled_one():
-    for findings in similar_findings(territory="none", st_mv=0.0, heart_rate=70.0):
-        beat = Beat(findings)
-        qrs = dict(zip(LEADS, beat.qrs))
-        voltage = -qrs["V1"].min() + max(qrs["V5"].max(), qrs["V6"].max())
-        assert voltage == pytest.approx(findings.sokolow_mv, rel=0.08)
-        assert (voltage > 3.5) == ("left ventricular hypertrophy" in findings.labels)
-
-
-def test_axis_from_net_areas_is_the_labelled_one_and_polarities_agree():
-    for findings in similar_findings(territory="none", st_mv=0.0, heart_rate=70.0):
-        qrs = dict(zip(LEADS, Beat(findings).qrs))
-        axis = np.rad2deg(np.arctan2(2 / np.sqrt(3) * qrs["aVF"].sum(), qrs["I"].sum()))
-        assert axis == pytest.approx(findings.axis_deg, abs=10)
-        # The quick rule: right axis if I is mainly negative, left axis if I is mainly positive and II mainly negative.
-        net = {lead: qrs[lead].max() + qrs[lead].min() for lead in ("I", "II")}
-        rule = (
-            "right axis deviation" if net["I"] < 0 else "left axis deviation" if net["II"] < 0 else "normal heart axis"
-        )
-        assert rule == findings.axis
-
-
-def test_normal_ecg_has_the_usual_polarities_and_r_progression():
-    beat = Beat(NORMAL)
-    qrs = dict(zip(LEADS, beat.qrs))
-    t_wave = dict(zip(LEADS, beat.ecg[:, 450 + 150 : 450 + 350].mean(1)))
-    assert qrs["II"].max() > -2 * qrs["II"].min() and t_wave["II"] > 0.05
-    assert -qrs["aVR"].min() > 2 * qrs["aVR"].max() and t_wave["aVR"] < -0.05
-    assert 0.05 < qrs["V1"].max() < -qrs["V1"].min() / 2
-    ratio = [qrs[lead].max() / -qrs[lead].min() for lead in ("V1", "V2", "V3", "V4", "V5")]
-    assert ratio == sorted(ratio)
-
-
-def test_two_ecgs_of_a_patient_have_the_same_wave_shapes():
-    def similarity(patient):
-        return np.corrcoef(Beat(NORMAL, 1).ecg.ravel(), Beat(replace(NORMAL, patient=patient), 2).ecg.ravel())[0, 1]
-
-    assert similarity(NORMAL.patient) > 0.997
-    assert max(similarity(patient) for patient in range(10, 15)) < 0.997
-
-
-def test_noise_has_its_expected_spectrum():
-    power = {}
-    for noise in ("none", "static noise", "baseline drift"):
-        frequency, density = welch(simulate_ecg(replace(NORMAL, noise=noise), rng())[10], 250, nperseg=2500)
-        power[noise] = [
-            density[band].sum() for band in (frequency < 0.6, (frequency > 0.6) & (frequency < 40), frequency > 60)
-        ]
-    slow, heart, fast = power["none"]
-    assert heart > 0.97 * sum(power["none"])
-    assert power["static noise"][2] > 20 * fast and power["baseline drift"][0] > 20 * slow
-
-
-def test_labels_list_the_findings_in_a_fixed_order():
-    assert NORMAL.labels == ["sinus rhythm"]
-    ill = replace(
-        NORMAL,
-        pr_ms=250.0,
-        qrs_ms=140.0,
-        territory="lateral",
-        st_mv=0.3,
-        sokolow_mv=4.5,
-        axis_deg=-60.0,
-        noise="static noise",
-    )
-    assert ill.labels == [
-        "sinus rhythm",
-        "first degree av block",
-        "wide qrs",
-        "st elevation in lateral leads",
-        "left ventricular hypertrophy",
-        "left axis deviation",
-        "static noise",
-    ]
-
-
-def test_drawn_findings_keep_a_distance_to_the_limits_and_are_all_common():
-    generator = rng(1)
-    drawn = [draw_findings(generator) for _ in range(3000)]
-    for name, limits in {
-        "heart_rate": [(54, 64), (92, 110)],
-        "pr_ms": [(170, 240)],
-        "qrs_ms": [(100, 130)],
-        "sokolow_mv": [(2.7, 4.2)],
-        "axis_deg": [(-42, 0), (70, 100)],
-    }.items():
-        values = [getattr(findings, name) for findings in drawn if getattr(findings, name) is not None]
-        assert not [value for value in values for low, high in limits if low < value < high], name
-    labels = [label for findings in drawn for label in findings.labels]
-    shares = {label: count / len(drawn) for label, count in Counter(labels).items()}
-    assert len(shares) == 14 and all(0.17 < share < 0.43 for share in shares.values()), shares
-    assert not [f for f in drawn if f.rhythm == "atrial fibrillation" and f.av_block]
-    assert all(f.rate_range == "below the normal range" for f in drawn if f.rhythm == "sinus bradycardia")
-    assert all(f.rate_range == "above the normal range" for f in drawn if f.rhythm == "sinus tachycardia")
-
-
-def test_follow_up_keeps_the_anatomy_more_often_than_the_rhythm():
-    generator = rng(1)
-    pairs = [(first, draw_follow_up(first, generator)) for first in (draw_findings(generator) for _ in range(1000))]
-    assert all(first.patient == second.patient for first, second in pairs)
-    same = {
-        name: np.mean([getattr(first, name) == getattr(second, name) for first, second in pairs])
-        for name in ("axis", "hypertrophy", "rhythm", "territory")
-    }
-    assert same["axis"] > 0.7 and same["hypertrophy"] > 0.7
-    assert 0.4 < same["rhythm"] < 0.65 and 0.4 < same["territory"] < 0.65
+def test_conduction_delay_has_no_shape_of_a_bundle_branch_block(clean):
+    for patient in range(6):
+        assert measured(replace(NORMAL, patient=patient, qrs_ms=135.0)).conduction == CONDUCTION_DELAY

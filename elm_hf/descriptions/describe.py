@@ -9,13 +9,13 @@ from datasets import Dataset, Features, List, Value
 
 from elm_hf.data.ecg_table import EcgTable
 from elm_hf.data.tables import load_records
-from elm_hf.descriptions.languages import ENGLISH, language_of
 from elm_hf.descriptions.ptb_xl_plus import read_12sl_features
-from elm_hf.descriptions.translate import read_translations
 from elm_hf.ecg.measurements import measure_ecg
 from elm_hf.ecg.normal_ranges import describe_features
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.utils.files import read_table
+from elm_hf.utils.languages import ENGLISH, language_of
+from elm_hf.utils.translations import read_translations
 
 
 REPORTS = ("english", "original")
@@ -69,7 +69,6 @@ def describe_records(
         ValueError: reports are not in English and neither `translations` nor `reports` is given, or no record can be
             described.
         FileNotFoundError: a source does not exist.
-        ImportError: NeuroKit2 is not installed, and an ECG must be measured.
     """
     if reports is not None and reports not in REPORTS:
         raise ValueError(f"--reports is {reports!r}; expected {' or '.join(REPORTS)}")
@@ -98,7 +97,7 @@ def describe_records(
             | size
             | texts[row]
             | _findings(from_table.get(row) or measured[row], person["sex"], _or_none(person["age"]))
-            | {"features_from": "12SL" if row in from_table else "NeuroKit2"}
+            | {"features_from": "12SL" if row in from_table else "measure_ecg"}
         )
     table = Dataset.from_list(described, features=FEATURES)
     unfinished = Path(f"{output}.unfinished")

@@ -64,6 +64,8 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> Datas
         description=builder.DESCRIPTION,
         credits=sources,
         report=report,
+        question_types=_question_types(report.get("templates", [])),
+        notes=report.get("notes", []) + report.get("record_notes", []),  # builds of earlier versions have neither
         records=records,
         seconds=records["samples"] / records["sampling_rate"] if records["records"] else 0,
         official=report["splits"].get(OFFICIAL),
@@ -86,10 +88,24 @@ def credited(folder: Path, report: dict) -> list[type[ElmDatasetBuilder]]:
     return [find_builder(name) for name in (report["dataset"], *sorted(sources)) if name in dataset_names()]
 
 
+def _question_types(templates: list[dict]) -> dict[str, dict]:
+    """Number of templates and questions, and blind accuracy, of each question type."""
+    types = {}
+    for entry in templates:
+        found = types.setdefault(entry["question_type"], {"templates": 0, "questions": 0, "blind": 0})
+        found["blind"] = found["blind"] * found["questions"] + entry["blind_majority"] * entry["questions"]
+        found["templates"] += 1
+        found["questions"] += entry["questions"]
+        found["blind"] /= found["questions"]
+    return types
+
+
 def _examples(folder: Path) -> list[dict]:
     """Example conversations of the first question types: number of ECGs, question and answer."""
-    config = fold_config(1) if (folder / fold_config(1)).is_dir() else OFFICIAL
-    path = sorted((folder / config).glob("*.parquet"))[0]
+    files = [path for config in (fold_config(1), OFFICIAL) for path in sorted((folder / config).glob("*.parquet"))]
+    if not files:  # too few patients for folds
+        return []
+    path = files[0]
     types = pq.read_table(path, columns=["question_type"])["question_type"].to_pylist()
     rows = sorted({question_type: row for row, question_type in reversed(list(enumerate(types)))}.values())
     table = pq.read_table(path, columns=["conversation_id", "ecg_index", "messages"]).take(rows[:MAX_EXAMPLES])

@@ -1,6 +1,5 @@
 """Publish built datasets in one commit, so that the Hub shows either all files or none."""
 
-import json
 import re
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ from datasets import Features
 from elm_hf.data.columns import CONVERSATION_IDS, RECORD_IDS
 from elm_hf.data.layout import BUILD_REPORT_NAME, PATIENTS, PICTURE_NAME
 from elm_hf.prepare.card import credited, dataset_card
+from elm_hf.utils.files import check_links, read_json
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
 
 
@@ -51,13 +51,14 @@ def publish_dataset(
         dry_run: return the list of files without publishing them.
 
     Raises:
-        ValueError: `folder` is not a build, the name does not follow the scheme, a licence requires that `signals` is
+        ValueError: `folder` is not a build or has links that lead out of it, the name does not follow the scheme, a licence requires that `signals` is
             set, or the repository is public, but `private` is True.
         ConnectionError: the Hub could not be reached or was busy in every attempt. No uploaded file is visible.
         HfHubHTTPError: the Hub rejected the request.
     """
     folder = Path(folder)
     report = _read_report(folder)
+    check_links(folder)
     check_repo_id(repo_id)
     _check_scheme(repo_id, report)
     if signals is None:
@@ -74,7 +75,11 @@ def _read_report(folder: Path) -> dict:
         raise ValueError(
             f"{folder}: not a dataset built by elm-hf (no {BUILD_REPORT_NAME}); build it with elm-hf prepare"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    report = read_json(path)
+    records, versions = report.get("records"), report.get("versions")
+    if not (isinstance(report.get("dataset"), str) and isinstance(records, dict) and isinstance(versions, dict)):
+        raise ValueError(f"{path}: not the report of a build; build the dataset again")
+    return report
 
 
 def _check_scheme(repo_id: str, report: dict) -> None:

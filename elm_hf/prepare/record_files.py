@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import signal
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -27,7 +27,8 @@ from elm_hf.data.columns import RECORD_KEYS, record_features
 from elm_hf.data.layout import RECORDS, parquet_name
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.prepare.builder import ElmDatasetBuilder
-from elm_hf.utils.files import write_atomically
+from elm_hf.utils.errors import LONGEST_MESSAGE, short
+from elm_hf.utils.files import read_json, write_atomically
 
 
 # A file is the unit of work, so that the files do not depend on the number of processes and machines.
@@ -159,6 +160,7 @@ class RecordFiles:
     def write(self, number: int, builder: ElmDatasetBuilder, references: list[dict]) -> tuple[int, int]:
         """Read the recordings of a file and write it. Returns the number of recordings and of skipped recordings."""
         features = record_features(builder.config.seconds, builder.config.sampling_rate)
+        builder.counts.clear()
         rows, recordings, skipped = [], [], []
         with pq.ParquetWriter(self._unfinished(number), features.arrow_schema, **_PARQUET) as writer:
             for reference in references:
@@ -168,13 +170,14 @@ class RecordFiles:
                     rows += found
                     digest = _digest(found)
                 except RecordingError as error:
-                    skipped.append((name, error.reason, builder.from_source(str(error))))
+                    skipped.append((name, error.reason, short(builder.from_source(str(error)), LONGEST_MESSAGE)))
                 recordings.append((name, digest))
                 while len(rows) >= RECORDS_PER_ROW_GROUP:
                     writer.write_table(_record_table(rows[:RECORDS_PER_ROW_GROUP], features))
                     rows = rows[RECORDS_PER_ROW_GROUP:]
             if rows:
                 writer.write_table(_record_table(rows, features))
+        write_atomically(self._counts_path(number), json.dumps(builder.counts))
         self._finish(number, recordings, skipped)
         return len(references), len(skipped)
 
@@ -203,16 +206,25 @@ class RecordFiles:
         self._unfinished(number).rename(new_path(self.path(number)))
 
     def _is_whole(self, number: int) -> bool:
-        if not self.path(number).is_file():
+        try:
+            note = self._note(number) if self.path(number).is_file() else {}
+        except (ValueError, FileNotFoundError):  # damaged, so that the file is built again
             return False
-        note = self._note(number)
-        return note["build_id"] == self.build_id and "recordings" in note  # earlier versions kept no digests
+        return note.get("build_id") == self.build_id and "recordings" in note  # earlier versions kept no digests
 
     def _note(self, number: int) -> dict:
-        return json.loads(self._note_path(number).read_text(encoding="utf-8"))
+        return read_json(self._note_path(number))
 
     def _note_path(self, number: int) -> Path:
         return self.work / "skipped" / f"{number:05d}.json"
+
+    def counts(self) -> Counter:
+        """How many gaps were filled (`gaps`) and how many recordings had a signal that was dropped (`signals NAME`)."""
+        paths = map(self._counts_path, range(self.count))
+        return sum((Counter(read_json(path)) for path in paths if path.is_file()), Counter())
+
+    def _counts_path(self, number: int) -> Path:
+        return self.work / "counts" / f"{number:05d}.json"
 
     def _unfinished(self, number: int) -> Path:
         return new_path(self.work / "unfinished" / f"{number:05d}.parquet")

@@ -19,8 +19,8 @@ class PretrainArguments:
     )
     encoder: str = field(
         metadata={
-            "help": "Type of a new encoder (ecg_fm, ecg_jepa, ecg_resnet, ecg_se_resnet, hubert_ecg, merl, mlae, mtae, net1d, st_mem), or "
-            "a checkpoint to continue from."
+            "help": "Type of a new encoder (ecg_coca, ecg_cpc, ecg_fm, ecg_jepa, ecg_resnet, ecg_se_resnet, hubert_ecg, "
+            "merl, mlae, mtae, net1d, st_mem), or a checkpoint to continue from."
         }
     )
     target: str | None = _argument(
@@ -32,7 +32,7 @@ class PretrainArguments:
         "Length of the random crops of training records, for encoders that read ECGs of any length. Default: the "
         "length that the encoder reads."
     )
-    encoder_config: str | None = _argument("JSON file with fields of a new encoder's configuration.")
+    encoder_config: str | None = _argument("Fields of a new encoder's configuration: a JSON file, or a JSON object.")
     text_model: str = _argument("Text tower of a new merl encoder. It stays frozen.", "ncbi/MedCPT-Query-Encoder")
     fold: str | None = _argument(
         "Fold to train on: its validation patients are used for evaluation, and its test patients are omitted. Required "

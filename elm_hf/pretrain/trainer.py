@@ -1,5 +1,7 @@
 """The trainer of ECG encoders, and what it measures on validation patients."""
 
+from pathlib import Path
+
 from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer
 
 from elm_hf.data.seen_patients import Stage
@@ -35,6 +37,10 @@ class PretrainTrainer(CompleteCheckpoints, Trainer):
         self.text_tokenizer = text_tokenizer
         self.plots = plots
         super().__init__(*args, **kwargs)
+
+    def add_to_checkpoint(self, folder: Path) -> None:
+        if self.plots is not None:
+            self.plots.draw(self.accelerator.unwrap_model(self.model), folder)
         if plots is not None:
             self.add_callback(plots)
 

@@ -16,20 +16,23 @@ LoRA in the LLM together with the projector, on two processes:
 
 from collections.abc import Sequence
 
-from transformers import AutoProcessor, enable_full_determinism, set_seed
+from transformers import AutoConfig, AutoProcessor, enable_full_determinism, set_seed
 from transformers.utils import logging
 from trl import ModelConfig, SFTConfig, TrlParser
 
+from elm_hf.checkpoints.llm import set_generation
 from elm_hf.data.patients import patients_of_splits
 from elm_hf.data.seen_patients import SEEN_PATIENTS_NAME, Stage, check_not_seen, stage_of, stages_before
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
-from elm_hf.training.checks import check_arguments, check_model
+from elm_hf.training.checks import check_arguments, check_chat_template, check_model, set_max_length, set_thinking
+from elm_hf.training.conditions import with_condition
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.parts import load_model
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
 from elm_hf.training.rows import load_sources, load_training_data, prepare_rows
 from elm_hf.training.trainer import ElmTrainer
+from elm_hf.training.trl_options import chat_template_of
 from elm_hf.training.validation import (
     EXACT_MATCH,
     ValidationQuestions,
@@ -80,6 +83,7 @@ def build_trainer(
     check_exact_match(script_args.eval_exact_match, training_args)
     run = run_settings(training_args, script_args, model_args, augmentation, image_augmentation)
     run["system_prompt"] = script_args.system_prompt  # the text, since the file may change
+    run["chat_template"] = chat_template_of(training_args)
     training_args.resume_from_checkpoint = checkpoint_to_continue(
         training_args.resume_from_checkpoint, training_args.output_dir, run
     )
@@ -93,11 +97,22 @@ def build_trainer(
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     if script_args.system_prompt is not None:
         processor.system_prompt = script_args.system_prompt or None
+    if run["chat_template"] is not None:
+        processor.chat_template = run["chat_template"]
+        training_args.chat_template_path = None
+    check_chat_template(processor, script_args)
     conversations = load_training_data(script_args, training_args, processor)  # checked before weights are loaded
+    conversations = with_condition(conversations, script_args, training_args.seed)
+    set_thinking(processor, conversations)
+    elm_config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+    set_max_length(training_args, conversations, processor, elm_config)
     validation = None
     if evaluates(training_args):
         validation = load_training_data(script_args, training_args, processor, split="validation")
+        validation = with_condition(validation, script_args, training_args.seed)
     model, learning, peft_config = load_model(script_args, training_args, model_args)
+    if run["chat_template"] is not None:
+        set_generation(model, processor)  # its end of a turn
     if known := known_sources(model.config.encoder_config, load_sources(script_args.dataset)):
         logger.warning(f"{model_args.model_name_or_path}: {known_sources_message(known)}")
     rows, collator, validation_rows, validation_collator = prepare_rows(
@@ -113,6 +128,7 @@ def build_trainer(
     training_args.padding_free = False  # the collator removes the padding
     training_args.remove_unused_columns = False
     training_args.include_num_input_tokens_seen = "non_padding"  # for costs.json
+    training_args.router_aux_loss_coef = 0.0  # ELMs return no loss of a router
     training_args.train_sampling_strategy = "group_by_length"
     trainer = ElmTrainer(
         model=model,

@@ -129,6 +129,7 @@ def training_facts(trainer: ElmTrainer) -> dict:
         "datasets": [path if path in repos else Path(path).name for path in script_args.dataset],
         "datasets_on_hub": [split_revision(path)[0] for path in repos],
         "fold": script_args.fold,
+        "ecg_condition": script_args.ecg_condition,
         "steps": trainer.state.global_step,
         "batch_size": trainer.run["samples_per_step"],
         "learning_rate": f"{args.learning_rate:g}",

@@ -128,7 +128,10 @@ class ValidationQuestions:
         right = 0
         for start in range(0, len(mine), self.batch_size):
             rows = [self.conversations[row] for row in mine[start : start + self.batch_size]]
-            prompts = [fill_ecgs(prompt_of(row["messages"]), row["ecgs"], row["sampling_rate"]) for row in rows]
+            prompts = [
+                fill_ecgs(prompt_of(row["messages"]), row["ecgs"], row["sampling_rate"], keep_flat=True)
+                for row in rows
+            ]
             with accelerator.autocast():
                 answers = answer(model, processor, prompts, MAX_NEW_TOKENS)
             right += sum(is_exact_match(text, _truth(row)) for text, row in zip(answers, rows))
