@@ -53,6 +53,13 @@ class EcgSeResNetShortcut(nn.Module):
         return self.normalization(self.projection(self.pooler(hidden_states)))
 
 
+class EcgSeResNetLastNorm(nn.BatchNorm1d):
+    """
+    The batch norm at the end of a residual branch. Its new weights are zero, so that a new block passes its input on,
+    which makes deep networks easier to train (Goyal et al. 2017).
+    """
+
+
 class EcgSeResNetBlock(nn.Module):
     """Two convolutions and squeeze and excitation, with a shortcut, which is projected if the shape changes."""
 
@@ -62,7 +69,7 @@ class EcgSeResNetBlock(nn.Module):
         self.convolution_in = nn.Conv1d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
         self.normalization_in = nn.BatchNorm1d(out_channels)
         self.convolution_out = nn.Conv1d(out_channels, out_channels, kernel_size, 1, padding, bias=False)
-        self.normalization_out = nn.BatchNorm1d(out_channels)
+        self.normalization_out = EcgSeResNetLastNorm(out_channels)
         self.squeeze_excitation = EcgSeResNetSqueezeExcitation(out_channels, config)
         self.activation = ACT2FN[config.hidden_act]
         changes_shape = stride > 1 or in_channels != out_channels
@@ -92,9 +99,8 @@ class EcgSeResNetPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, nn.Conv1d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, EcgSeResNetBlock):
-            # A new block passes its input on, which makes deep networks easier to train (Goyal et al. 2017).
-            init.zeros_(module.normalization_out.weight)
+        elif isinstance(module, EcgSeResNetLastNorm):
+            init.zeros_(module.weight)
         elif isinstance(module, EcgSeResNetModel):
             init.zeros_(module.absent_leads)
 

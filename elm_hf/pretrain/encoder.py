@@ -111,14 +111,14 @@ def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_sample
         model: the encoder.
         sampling_rate, num_samples: sampling rate in Hz and length of the records.
     """
+    if model.config.model_type == "ecg_se_resnet":
+        return ecg_se_resnet_feature_extractor(model.config, num_samples / sampling_rate)
     if model.config.model_type in FEATURE_EXTRACTORS:
         return FEATURE_EXTRACTORS[model.config.model_type](model.config)
     if model.config.model_type == "merl":
         return merl_feature_extractor(model.config)
     if model.config.model_type == "ecg_resnet":
         return EcgFeatureExtractor(sampling_rate, num_samples, normalization="none")
-    if model.config.model_type == "ecg_se_resnet":
-        return ecg_se_resnet_feature_extractor(model.config, num_samples / sampling_rate)
     return st_mem_feature_extractor(model.config)
 
 

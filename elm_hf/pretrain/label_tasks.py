@@ -14,7 +14,7 @@ from elm_hf.utils.files import read_table
 STATEMENTS = Path(__file__).with_name("ptb_xl_statements.csv")
 PTB_XL_TASKS = ("all", "diagnostic", "subclass", "superclass", "form", "rhythm")
 # A label of fewer training records is not learned.
-MIN_RECORDS = 20
+MIN_RECORDS = 10
 
 
 @dataclass(frozen=True)

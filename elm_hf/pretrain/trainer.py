@@ -41,8 +41,6 @@ class PretrainTrainer(CompleteCheckpoints, Trainer):
     def add_to_checkpoint(self, folder: Path) -> None:
         if self.plots is not None:
             self.plots.draw(self.accelerator.unwrap_model(self.model), folder)
-        if plots is not None:
-            self.add_callback(plots)
 
 
 class TaskAurocs:
