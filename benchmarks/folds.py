@@ -1,4 +1,4 @@
-"""Folds of as many questions as ECG-QA has: the time it takes to make them, and how well they preserve the strata.
+"""Folds of as many patients as PTB-XL has, and of as many questions as ECG-QA has: time, and how well labels keep their shares.
 
 python benchmarks/folds.py
 """
@@ -6,55 +6,53 @@ python benchmarks/folds.py
 import time
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
-from elm_hf.prepare.folds import make_folds
-
-
-# Questions, patients and ECGs of ECG-QA on PTB-XL (Oh et al. 2023).
-NUM_QUESTIONS, NUM_PATIENTS, NUM_ECGS = 414_348, 18_617, 21_000
-# Questions about one ECG, about two of the same patient ("consecutive"), and about two of different patients
-# ("irrelevant"). Verify questions have two answers.
-SHARE_OF_TYPE = {
-    "single-verify": 0.20,
-    "single-choose": 0.14,
-    "single-query": 0.16,
-    "comparison_consecutive-verify": 0.05,
-    "comparison_consecutive-query": 0.08,
-    "comparison_irrelevant-verify": 0.16,
-    "comparison_irrelevant-query": 0.21,
-}
-NUM_ANSWERS = 100
+from elm_hf.prepare.folds import MIN_PATIENTS, deal_patients, deviations
 
 
-def ecg_qa_like(size: float = 1, seed: int = 0) -> tuple[list[list[str]], list[str]]:
-    """Patients and stratum (question type and answer) of each of `size` times as many questions as ECG-QA has."""
-    num_patients, num_ecgs = round(size * NUM_PATIENTS), round(size * NUM_ECGS)
+# Patients and labels of a dataset like PTB-XL, and the mean number of records of a patient.
+NUM_PATIENTS, NUM_LABELS, RECORDS_PER_PATIENT = 20_000, 80, 1.16
+# Questions of ECG-QA on PTB-XL (Oh et al. 2023), and the number of their question types and answers.
+NUM_QUESTIONS, NUM_STRATA = 414_348, 700
+
+
+def ptb_xl_like(num_patients: int = NUM_PATIENTS, seed: int = 0) -> tuple[csr_matrix, np.ndarray]:
+    """
+    Number of records of each patient with each label, `(patients, labels)`, and number of records, `(patients,)`. A
+    record has three of the labels, whose frequencies fall as 1 / rank ** 1.6; a patient's records share labels.
+    """
     rng = np.random.default_rng(seed)
-    patient_of = np.concatenate([np.arange(num_patients), rng.choice(num_patients, num_ecgs - num_patients)])
-    common = 1 / np.arange(1, NUM_ANSWERS + 1) ** 1.1
-    answers_of = rng.choice(NUM_ANSWERS, (num_ecgs, 3), p=common / common.sum())
-    with_two = np.flatnonzero(np.bincount(patient_of)[patient_of] > 1)
-    share = np.array(list(SHARE_OF_TYPE.values()))
-    patients, strata = [], []
-    for question_type in rng.choice(list(SHARE_OF_TYPE), round(size * NUM_QUESTIONS), p=share / share.sum()):
-        first = rng.choice(with_two) if "consecutive" in question_type else rng.integers(num_ecgs)
-        second = rng.integers(num_ecgs) if "irrelevant" in question_type else first
-        answer = rng.integers(2) if question_type.endswith("verify") else answers_of[first, rng.integers(3)]
-        patients.append([f"p{patient_of[first]:05d}", f"p{patient_of[second]:05d}"])
-        strata.append(f"{question_type}: {answer}")
-    return patients, strata
+    num_records = 1 + rng.geometric(1 / RECORDS_PER_PATIENT, num_patients) - 1
+    frequency = 1 / np.arange(1, NUM_LABELS + 1) ** 1.6
+    labels = rng.choice(NUM_LABELS, (num_patients, 3), p=frequency / frequency.sum())
+    counts = np.zeros((num_patients, NUM_LABELS), dtype=np.int64)
+    for column in labels.T:
+        counts[np.arange(num_patients), column] = rng.integers(1, num_records + 1)
+    return csr_matrix(counts), num_records
+
+
+def ecg_qa_like(seed: int = 0) -> tuple[csr_matrix, np.ndarray]:
+    """The same for questions instead of records, whose strata are question types with an answer."""
+    rng = np.random.default_rng(seed)
+    frequency = 1 / np.arange(1, NUM_STRATA + 1)
+    patient = rng.integers(NUM_PATIENTS, size=NUM_QUESTIONS)
+    stratum = rng.choice(NUM_STRATA, NUM_QUESTIONS, p=frequency / frequency.sum())
+    counts = csr_matrix((np.ones(NUM_QUESTIONS, dtype=np.int64), (patient, stratum)), shape=(NUM_PATIENTS, NUM_STRATA))
+    counts.sum_duplicates()
+    return counts, np.bincount(patient, minlength=NUM_PATIENTS)
 
 
 def main() -> None:
-    patients, strata = ecg_qa_like()
-    start = time.perf_counter()
-    folds = make_folds(patients, strata)
-    seconds = time.perf_counter() - start
-    print(f"{len(patients):,} questions, {NUM_PATIENTS:,} patients, {len(set(strata))} strata: {seconds:.1f} s")
-    for number, fold in enumerate(folds, 1):
+    for name, (counts, sizes) in {"labels of records": ptb_xl_like(), "strata of questions": ecg_qa_like()}.items():
+        start = time.perf_counter()
+        test_fold, _ = deal_patients(counts, sizes, num_folds=5)
+        seconds = time.perf_counter() - start
+        common, in_patients, in_rows = deviations(counts, sizes, test_fold)
         print(
-            f"fold {number}: {len(fold.test):,} test questions, {fold.num_left_out:,} left out, largest deviation of "
-            f"a stratum's share {fold.largest_deviation:.1%} ({fold.deviating_stratum})"
+            f"{name}: {counts.shape[0]:,} patients, {sizes.sum():,} rows, {counts.shape[1]} labels: {seconds:.1f} s; "
+            f"largest deviation of the {len(common)} labels with {MIN_PATIENTS} or more patients {in_patients.max():.1%} "
+            f"in patients, {in_rows.max():.1%} in rows"
         )
 
 

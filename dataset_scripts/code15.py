@@ -18,9 +18,9 @@ from elm_hf.utils.files import read_table
 
 SAMPLING_RATE = 400
 ABNORMALITIES = {
-    "1dAVb": "first-degree atrioventricular block",
-    "RBBB": "right bundle branch block",
-    "LBBB": "left bundle branch block",
+    "1dAVb": "first degree AV block",
+    "RBBB": "complete right bundle branch block",
+    "LBBB": "complete left bundle branch block",
     "SB": "sinus bradycardia",
     "ST": "sinus tachycardia",
     "AF": "atrial fibrillation",
@@ -120,12 +120,18 @@ def _open_part(path: Path, process: int) -> tuple[h5py.Dataset, dict[str, int]]:
         raise RecordingError("missing file", f"{path}: no such file, but exams.csv refers to it")
     try:
         file = h5py.File(path, "r")
+        _check_links(file, path)
         names, tracings = file["exam_id"][:], file["tracings"]
     except (OSError, KeyError) as error:
         raise RecordingError(
             "unreadable file", f"{path}: truncated, or not in the format of CODE-15% ({error})"
         ) from error
-    if tracings.ndim != 3 or tracings.shape[2] != len(LEADS) or len(names) != len(tracings):
+    if (
+        not isinstance(tracings, h5py.Dataset)
+        or tracings.ndim != 3
+        or tracings.shape[2] != len(LEADS)
+        or len(names) != len(tracings)
+    ):
         raise RecordingError(
             "unreadable file",
             f"{path}: exam_id {names.shape} and tracings {tracings.shape}, expected (exams,) and (exams, samples, 12)",
@@ -134,3 +140,14 @@ def _open_part(path: Path, process: int) -> tuple[h5py.Dataset, dict[str, int]]:
     for row, name in enumerate(names.tolist()):
         rows[str(name)] = None if str(name) in rows else row
     return tracings, rows
+
+
+def _check_links(file: h5py.File, path: Path) -> None:
+    """Raise an error if a table of the part is in another file, which would be read from wherever it is."""
+    for name in ("exam_id", "tracings"):
+        link = file.get(name, getlink=True)
+        table = None if isinstance(link, h5py.ExternalLink) else file[name]
+        if table is None or (isinstance(table, h5py.Dataset) and (table.external or table.is_virtual)):
+            raise RecordingError(
+                "path outside the source", f"{path}: its {name} refers to another file, which is not read"
+            )

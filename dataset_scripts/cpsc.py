@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from elm_hf.ecg.recording import Recording
 from elm_hf.prepare.builder import ElmDatasetBuilder
-from elm_hf.prepare.snomed import list_findings, read_labelled_recording
+from elm_hf.prepare.snomed import list_findings, list_headers, read_labelled_recording
 
 
 # A0001 ... of cpsc_2018, Q0001 ... of cpsc_2018_extra; other sources of the Challenges may be in the same folder
@@ -42,14 +42,11 @@ class Cpsc(ElmDatasetBuilder):
 
     def list_recordings(self) -> Iterator[dict]:
         """List the headers, sorted by name."""
-        folder = self.source_folder()
-        paths = (path for path in folder.rglob("*.hea") if RECORD_NAME.fullmatch(path.stem))
-        for path in sorted(paths, key=lambda path: (path.stem, path)):
-            yield {"recording_id": path.stem, "patient_id": path.stem, "path": str(path.relative_to(folder))}
+        return list_headers(self.source_folder(), RECORD_NAME)
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
         """Read a record, with age, sex and labels from its header."""
-        return read_labelled_recording(self.source_folder() / reference["path"])
+        return read_labelled_recording(self.source_folder(), reference["path"])
 
     def list_conversations(self) -> Iterator[dict]:
         """List a conversation for each record, which asks for its findings."""

@@ -39,7 +39,7 @@ class Csn(ElmDatasetBuilder):
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
         """Read a record, with age, sex and labels from its header."""
-        return read_labelled_recording(self.source_folder() / reference["path"])
+        return read_labelled_recording(self.source_folder(), reference["path"])
 
     def list_conversations(self) -> Iterator[dict]:
         """List a conversation for each record, which asks for its findings."""

@@ -30,15 +30,14 @@ class EcgBenchPulse(InstructBuilder):
 
     def source_files(self) -> list[tuple[str, Path, str]]:
         """List the existing files of each test."""
-        folder = self.source_folder()
         found = [
             (test, path, "test")
             for test in TESTS
-            for path in sorted([*folder.glob(f"{test}.json"), *folder.glob(f"{test}/*.parquet")])
+            for path in self.files_in_source(f"{test}.json", f"{test}/*.parquet")
         ]
         if not found:
             raise FileNotFoundError(
-                f"{folder}: contains no test; expected {TESTS[0]}.json, {TESTS[0]}/*.parquet, or files of another "
+                f"{self.source_folder()}: contains no test; expected {TESTS[0]}.json, {TESTS[0]}/*.parquet, or files of another "
                 f"test ({', '.join(TESTS[1:])}); source (--source) must be the folder of {self.PRETTY_NAME}"
             )
         return found

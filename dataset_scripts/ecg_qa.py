@@ -6,7 +6,8 @@ from datasets import List, Value
 
 from elm_hf.data.messages import ecg_messages
 from elm_hf.prepare.builder import ElmDatasetBuilder
-from elm_hf.prepare.instruct import read_entries
+from elm_hf.prepare.instruct import entry_name, read_entries
+from elm_hf.utils.errors import short
 
 
 FOLDER_OF_SPLIT = {"train": "train", "validation": "valid", "test": "test"}
@@ -46,8 +47,8 @@ class EcgQa(ElmDatasetBuilder):
     def list_conversations(self) -> Iterator[dict]:
         """List a conversation for each entry of the JSON files. Damaged entries are excluded."""
         folder = self.source_folder()
-        if (folder / "paraphrased").is_dir():
-            folder = folder / "paraphrased"
+        within = "paraphrased/" if (folder / "paraphrased").is_dir() else ""
+        folder = folder / within
         if not any((folder / name).is_dir() for name in FOLDER_OF_SPLIT.values()):
             raise FileNotFoundError(
                 f"{folder}: no folder train, valid or test; source (--source) must be a folder of ECG-QA, such as "
@@ -55,20 +56,22 @@ class EcgQa(ElmDatasetBuilder):
             )
         for split, name in FOLDER_OF_SPLIT.items():
             seen = set()
-            for path in sorted((folder / name).glob("*.json"), key=lambda path: (len(path.name), path.name)):
+            for path in sorted(
+                self.files_in_source(f"{within}{name}/*.json"), key=lambda path: (len(path.name), path.name)
+            ):
                 for number, entry in read_entries(path, self.leave_out):
                     try:
                         conversation = _conversation(entry, split)
-                    except (KeyError, TypeError, ValueError) as error:
+                    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+                        where = entry_name(path, number, entry)
+                        self.leave_out("damaged entry", f"{where} is not in the format of ECG-QA ({short(error)})")
+                        continue
+                    if conversation["sample_id"] in seen:
                         self.leave_out(
-                            "damaged entry", f"{path}: entry {number} is not in the format of ECG-QA ({error!r})"
+                            "repeated id", f"{entry_name(path, number, entry)} repeats an earlier sample_id"
                         )
                         continue
-                    if entry["sample_id"] in seen:
-                        repeated = f"{path}: entry {number} repeats sample_id {entry['sample_id']} of an earlier entry"
-                        self.leave_out("repeated id", repeated)
-                        continue
-                    seen.add(entry["sample_id"])
+                    seen.add(conversation["sample_id"])
                     yield conversation
 
 
@@ -80,9 +83,11 @@ def _conversation(entry: dict, split: str) -> dict:
         raise TypeError("the items of answer must be text")
     if len(ecg_ids) not in (1, 2):
         raise ValueError(f"{len(ecg_ids)} ECGs, expected one or two")
+    if not all(isinstance(ecg_id, int) for ecg_id in ecg_ids):
+        raise TypeError("the items of ecg_id must be whole numbers")
     return {
         # sample_id counts from 0 in each split
-        "conversation_id": f"ecg_qa-{split}-{entry['sample_id']}",
+        "conversation_id": f"ecg_qa-{split}-{int(entry['sample_id'])}",
         "recording_ids": [str(ecg_id) for ecg_id in ecg_ids],
         "recording_sources": ["mimic_iv_ecg" if ecg_id >= FIRST_MIMIC_STUDY else "ptb_xl" for ecg_id in ecg_ids],
         "messages": ecg_messages(len(ecg_ids), question, ", ".join(answers)),

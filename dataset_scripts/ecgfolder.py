@@ -12,9 +12,12 @@ from pathlib import Path, PurePosixPath
 from elm_hf.data.layout import SPLITS
 from elm_hf.data.messages import ecg_messages
 from elm_hf.ecg.files import read_ecg_file
-from elm_hf.ecg.recording import Recording, RecordingError
+from elm_hf.ecg.recording import Recording, RecordingError, path_within
+from elm_hf.modeling.folder_paths import Folder, OutsideFolderError, path_inside
+from elm_hf.modeling.wfdb_header import read_header
 from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.instruct import EntryError, check_order, place_ecgs, read_entries
+from elm_hf.utils.errors import short
 from elm_hf.utils.files import read_table
 
 
@@ -88,17 +91,12 @@ class Ecgfolder(ElmDatasetBuilder):
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
         """Read the ECG of a file, with the metadata of its patient."""
-        if not _is_within(self.source_folder(), self.source_folder() / reference["recording_id"]):
-            raise RecordingError(
-                "path outside the folder",
-                f"{reference['recording_id']}: is outside the folder, so it is not read",
-            )
         metadata = {"age": _age(reference), "sex": _sex(reference), "report": reference["report"]}
         metadata["labels"] = _list(reference["labels"], ";") or []
         rate = _number(reference, "sampling_rate")
-        # do not resolve the path: error messages are published and must not contain the location of the folder
-        path = self.source_folder() / reference["recording_id"]
-        return read_ecg_file(path, rate, _list(reference["leads"], ","), reference["units"]), metadata
+        folder, leads = self.source_folder(), _list(reference["leads"], ",")
+        path = path_within(folder, reference["recording_id"])
+        return read_ecg_file(path, rate, leads, reference["units"], folder), metadata
 
     def list_conversations(self) -> Iterator[dict]:
         """List a conversation for each row."""
@@ -122,7 +120,7 @@ class Ecgfolder(ElmDatasetBuilder):
                 f"{folder}: contains {'both' if found else 'neither'} metadata.csv {'and' if found else 'nor'} "
                 "metadata.jsonl; source (--source) must be a folder with one of them"
             )
-        (path,) = found
+        path = path_inside(found[0], folder)
         if path.suffix == ".csv":
             entries = enumerate(read_table(path, ["file_name"]))
         else:
@@ -141,8 +139,10 @@ class Ecgfolder(ElmDatasetBuilder):
         if isinstance(patients, str) and patients.lstrip().startswith("["):
             try:
                 patients = json.loads(patients)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where}: patient_id {patients!r} cannot be read as JSON ({error})") from error
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"{where}: patient_id {short(patients)!r} cannot be read as JSON ({short(error)})"
+                ) from error
         patients = patients if isinstance(patients, list) else [patients] * len(files)
         if len(patients) != len(files):
             raise ValueError(
@@ -193,8 +193,8 @@ def _check_copies(folder: Path, recordings: Iterable[dict]) -> None:
     """Raise an error if a signal file, or a copy of it, belongs to two patients."""
     alike = {}
     for recording in recordings:
-        path = _signal_file(folder / recording["recording_id"])
-        if not os.path.isfile(path) or not os.access(path, os.R_OK) or not _is_within(folder, path):
+        path = _signal_file(folder, recording["recording_id"])
+        if path is None or not os.path.isfile(path) or not os.access(path, os.R_OK):
             continue  # reported when it is read
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -210,18 +210,29 @@ def _check_copies(folder: Path, recordings: Iterable[dict]) -> None:
         candidates.append((path, recording))
 
 
-def _signal_file(path: Path) -> Path:
-    """The file that contains the samples. For a WFDB record, it is the first signal file of the header."""
-    header = path.with_name(f"{path.name}.hea")
-    if not os.path.isfile(header):
-        return path
-    lines = [line for line in header.read_bytes().splitlines() if line.strip() and not line.startswith(b"#")]
-    return header.parent / lines[1].split()[0].decode("latin-1") if len(lines) > 1 else header
+def _signal_file(folder: Path, name: str) -> Path | None:
+    """
+    The file that contains the samples; None if it cannot be read. For a WFDB record, it is the first signal file of the
+    header.
+    """
+    try:
+        path = path_inside(folder / name, folder)
+        header = path.with_name(f"{path.name}.hea")
+        if not os.path.isfile(header):
+            return path
+        read = read_header(header, Folder(folder))
+        return path_inside(header.parent / read.signals[0].file_name, folder)
+    except ValueError:
+        return None
 
 
 def _is_within(folder: Path, path: Path) -> bool:
     """Whether a path, after following links, is inside the folder."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    try:
+        path_inside(path, folder)
+    except OutsideFolderError:
+        return False
+    return True
 
 
 def _file_names(row: dict, folder: Path) -> list[str]:
@@ -322,22 +333,24 @@ def _text(row: dict, field: str) -> str:
 def _json(row: dict, field: str):
     try:
         return json.loads(row[field])
-    except json.JSONDecodeError as error:
-        raise EntryError("damaged entry", f"{field} cannot be read as JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise EntryError("damaged entry", f"{field} cannot be read as JSON ({short(error)})") from error
 
 
 def _list(value, separator: str) -> list[str] | None:
-    """The items of a list, or the parts of a text."""
+    """The items of a list, or the parts of a text. A single value of another type is a list of one item."""
+    if value is None:
+        return None
     if isinstance(value, str):
         value = value.split(separator)
-    return value and [str(item).strip() for item in value]
+    return [short(item) for item in (value if isinstance(value, list) else [value])]
 
 
 def _number(reference: dict, field: str) -> float | None:
     value = reference[field]
     try:
         return None if value is None else float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise _unreadable(reference, field, "a number") from error
 
 
@@ -358,5 +371,5 @@ def _sex(reference: dict) -> str | None:
 
 
 def _unreadable(reference: dict, field: str, expected: str) -> RecordingError:
-    message = f"{reference['recording_id']}: {field} {reference[field]!r}, expected {expected}"
+    message = f"{reference['recording_id']}: {field} {short(reference[field])!r}, expected {expected}"
     return RecordingError("unreadable metadata", message)

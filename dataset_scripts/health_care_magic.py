@@ -32,21 +32,20 @@ class HealthCareMagic(ElmDatasetBuilder):
 
     def list_conversations(self) -> Iterator[dict]:
         """List a conversation for each entry. Only surrounding spaces of the texts are removed."""
-        folder = self.source_folder()
-        paths = sorted(folder.rglob("HealthCareMagic-100k.json")) or sorted(folder.rglob("*.parquet"))
+        paths = self.files_in_source("**/HealthCareMagic-100k.json") or self.files_in_source("**/*.parquet")
         if not paths:
             raise FileNotFoundError(
-                f"{folder}: contains neither HealthCareMagic-100k.json nor a Parquet file; source (--source) must be "
+                f"{self.source_folder()}: contains neither HealthCareMagic-100k.json nor a Parquet file; source (--source) must be "
                 f"the folder of {self.PRETTY_NAME}"
             )
         for file_number, path in enumerate(paths):
             for number, entry in read_entries(path, self.leave_out):
                 instruction, question, answer = (entry.get(field) or "" for field in FIELDS)
                 if not all(isinstance(text, str) for text in (instruction, question, answer)):
-                    self.leave_out("damaged entry", f"{path}: entry {number} contains a value that is not text")
+                    self.leave_out("damaged entry", f"{path}: entry {number + 1} contains a value that is not text")
                     continue
                 if not question.strip() or not answer.strip():
-                    self.leave_out("no answer", f"{path}: entry {number} has no text in input or in output")
+                    self.leave_out("no answer", f"{path}: entry {number + 1} has no text in input or in output")
                     continue
                 turns = [("system", instruction), ("user", question), ("assistant", answer)]
                 yield {

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from datasets import Value
 
-from elm_hf.ecg.recording import Recording, RecordingError, path_within, read_recording
+from elm_hf.ecg.recording import Recording, RecordingError
 from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.report_questions import report_conversation
 from elm_hf.utils.files import read_table
@@ -77,8 +77,7 @@ class MimicIvEcg(ElmDatasetBuilder):
                 f"record_list.csv, study_id {reference['recording_id']}: path {reference['path']} does not belong to "
                 f"subject_id {reference['patient_id']}",
             )
-        recording = read_recording(path_within(self.source_folder(), reference["path"]))
-        return recording, {"report": "; ".join(reference["statements"]) or None}
+        return self.read_wfdb(reference["path"]), {"report": "; ".join(reference["statements"]) or None}
 
     def list_conversations(self) -> Iterator[dict]:
         """List a conversation for each row, which asks for its report."""

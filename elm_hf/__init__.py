@@ -42,7 +42,7 @@ _MODULES = {
     "evaluate": "elm_hf.evaluation.evaluate",
     "load_checkpoint": "elm_hf.checkpoints.load",
     "load_elm_dataset": "elm_hf.data.loading",
-    "load_records": "elm_hf.data.loading",
+    "load_records": "elm_hf.data.tables",
     "feature_text": "elm_hf.ecg.normal_ranges",
     "measure_ecg": "elm_hf.ecg.measurements",
     "merge_adapter": "elm_hf.checkpoints.merge",

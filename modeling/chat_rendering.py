@@ -14,13 +14,15 @@
 """Renders conversations about ECGs with the LLM's chat template, and locates ECGs and answers in the text."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 from jinja2.exceptions import TemplateError
 
 
+END_OF_REASONING = "</think>"
 # For LLMs without a chat template (GPT-2, OPT): roles in words, and the end-of-text token after every answer.
 DEFAULT_CHAT_TEMPLATE = """\
 {{- bos_token }}
@@ -43,24 +45,38 @@ DEFAULT_CHAT_TEMPLATE = """\
 @dataclass
 class RenderedChat:
     r"""
-    A rendered conversation.
+    A rendered conversation. Positions are in characters.
 
     Args:
         text (`str`, *optional*, defaults to `""`):
             The text, with a placeholder for each ECG.
         ecgs (`list[int]`, *optional*):
-            Position of each placeholder, in characters.
-        answers (`list[list[int]]`, *optional*):
-            Start and end of each of the assistant's messages, in characters.
+            Position of each placeholder.
+        answers (`list[tuple[int, int]]`, *optional*):
+            Start and end of the words of each assistant message, without reasoning before them. `None` for a message
+            that the template does not write.
+        learnt (`list[tuple[int, int]]`, *optional*):
+            Start and end of what a model learns to write, with the end of each turn.
     """
 
     text: str = ""
     ecgs: list[int] = field(default_factory=list)
-    answers: list[list[int]] = field(default_factory=list)
+    answers: list[tuple[int, int] | None] = field(default_factory=list)
+    learnt: list[tuple[int, int]] = field(default_factory=list)
+
+    def is_learnt(self) -> list[bool]:
+        """For each answer whether its words are among `learnt`."""
+        return [
+            answer is not None and any(start <= answer[0] and answer[1] <= end for start, end in self.learnt)
+            for answer in self.answers
+        ]
 
 
 def render_chat(
-    messages: Sequence[dict], write: Callable[[list[dict]], str], ecg_token: str, *, mark_answers: bool
+    messages: Sequence[dict],
+    write: Callable[[list[dict]], str],
+    ecg_token: str,
+    end_token: str = "",
 ) -> RenderedChat:
     r"""
     Renders a conversation. ECGs and answers are marked with strings that do not occur in the conversation, and located
@@ -70,41 +86,72 @@ def render_chat(
         messages (`list[dict]`):
             Messages whose `content` is a string or a list of `"text"` and `"ecg"` items.
         write (`Callable`):
-            The chat template: a function from messages whose `content` is a string to text.
+            The chat template: a function from messages to text. The `content` of these messages is a string or, for
+            templates that read nothing else, a list with one `"text"` item.
         ecg_token (`str`):
             Placeholder of an ECG.
-        mark_answers (`bool`):
-            Whether to locate the assistant's messages.
+        end_token (`str`, *optional*, defaults to `""`):
+            Token to write after each answer, for templates that write none.
 
     Returns:
         [`RenderedChat`].
 
     Raises:
-        `ValueError`: If a message is malformed, the template drops an ECG, or the system message has no place in it.
+        `ValueError`: If a message is malformed, the template refuses the conversation or drops an ECG, or the system
+            message has no place in it.
     """
-    _check_messages(messages)
+    check_messages(messages)
     nonce = "ecgmark"
     while any(nonce in text for text in _texts(messages)):
         nonce += "x"
-    marks = {kind: f"[{nonce}:{kind}]" for kind in ("ecg", "start", "end")}
-    turns = [_flatten(message, marks, mark_answers=mark_answers) for message in messages]
-    rendered = _write_with_system(turns, write)
+    numbers = count()
+    turns = []
+    for message in messages:
+        turns.append({**message, "content": _flatten(message["content"], nonce)})
+        if _is_answer(message):
+            turns[-1]["content"] = _marked_answer(turns[-1]["content"].strip(), nonce, next(numbers))
+    rendered = _write_in_full(turns, write, f"[{nonce}:ecg]")
 
-    chat = RenderedChat()
-    for piece in re.split(f"({'|'.join(re.escape(mark) for mark in marks.values())})", rendered):
-        if piece == marks["ecg"]:
+    num_ecgs = len(ecg_items(messages))
+    chat = RenderedChat(answers=[None] * next(numbers))
+    starts, ends, after_reasoning = {}, {}, True
+    for piece in re.split(rf"(\[{nonce}:(?:ecg|(?:space|start|end):\d+)\])", rendered):
+        mark = re.fullmatch(rf"\[{nonce}:(\w+)(?::(\d+))?\]", piece)
+        kind, number = (None, None) if mark is None else (mark[1], int(mark[2] or 0))
+        if kind == "space":
+            after_reasoning = chat.text.endswith(END_OF_REASONING)
+        elif kind == "start":
+            starts[number] = len(chat.text)
+        elif kind == "end":
+            ends[number] = len(chat.text)
+            chat.text += end_token
+        elif kind == "ecg":
             chat.ecgs.append(len(chat.text))
             chat.text += ecg_token
-        elif piece == marks["start"]:
-            chat.answers.append([len(chat.text), len(chat.text)])
-        elif piece == marks["end"]:
-            chat.answers[-1][1] = len(chat.text)
-        else:
-            chat.text += piece
-    num_ecgs = len(ecg_items(messages))
+        else:  # the template may have moved or dropped the reasoning before this space
+            chat.text += piece if after_reasoning else piece.lstrip()
+            after_reasoning = True
+    for number, start in starts.items():
+        if start <= ends.get(number, -1):
+            chat.answers[number] = start, ends[number]
     if len(chat.ecgs) != num_ecgs:
         raise ValueError(f"The chat template wrote {len(chat.ecgs)} of the conversation's {num_ecgs} ECGs.")
     return chat
+
+
+def has_reasoning(message: dict) -> bool:
+    r"""
+    Whether an answer holds reasoning, which chat templates may write elsewhere or drop.
+
+    Args:
+        message (`dict`):
+            A message.
+
+    Returns:
+        `bool`: `True` for an assistant's message with `</think>` in its text, or with fields other than `role` and
+        `content`, which a template may read.
+    """
+    return _is_answer(message) and (len(message) > 2 or any(END_OF_REASONING in text for text in _texts([message])))
 
 
 def with_system_prompt(messages: Sequence[dict], system_prompt: str | None) -> Sequence[dict]:
@@ -125,20 +172,43 @@ def with_system_prompt(messages: Sequence[dict], system_prompt: str | None) -> S
     return [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}, *messages]
 
 
-def _write_with_system(turns: list[dict], write: Callable[[list[dict]], str]) -> str:
-    """The rendered text. If the template refuses or drops the system message, it goes into the first user turn."""
-    if turns[0]["role"] != "system":
-        return write(turns)
-    system = turns[0]["content"]
-    try:
-        rendered = write(turns)
-        if system.strip() in rendered:
+def _write_in_full(turns: list[dict], write: Callable[[list[dict]], str], ecg_mark: str) -> str:
+    """The text of the first form of the messages in which the template writes ECGs, system message and last turn."""
+    num_ecgs = sum(turn["content"].count(ecg_mark) for turn in turns)
+    last = [turn["content"].strip() for turn in turns if turn["role"] == "user"][-1:]
+    last += [turn["content"].rpartition("[")[2] for turn in turns[-1:] if _is_answer(turn)]  # the mark at its end
+    system = [turns[0]["content"].strip()] if turns[0]["role"] == "system" else []
+    refusal, in_part = None, None
+    for form in _forms(turns):
+        try:
+            rendered = write(form)
+        except TemplateError as error:
+            refusal = refusal or error
+            continue
+        if (
+            form[0]["content"] != turns[0]["content"] and "{'type': 'text'" in rendered
+        ):  # a list written as Python has it
+            continue
+        if rendered.count(ecg_mark) == num_ecgs and all(words in rendered for words in system + last):
             return rendered
-    except TemplateError:
-        pass
-    if len(turns) < 2 or turns[1]["role"] != "user":
-        raise ValueError("This chat template has no system role, and no user turn follows the system message.")
-    return write([{"role": "user", "content": f"{system}\n\n{turns[1]['content']}"}, *turns[2:]])
+        if in_part is None and all(words in rendered for words in system):
+            in_part = rendered
+    if in_part is not None:
+        return in_part
+    if refusal is not None:
+        raise ValueError(f"The chat template refuses the conversation: {refusal}") from refusal
+    raise ValueError("This chat template has no system role, and no user turn follows the system message.")
+
+
+def _forms(turns: list[dict]) -> Iterator[list[dict]]:
+    """The messages, without a system role, and with contents that are lists."""
+    forms = [turns]
+    if turns[0]["role"] == "system" and len(turns) > 1 and turns[1]["role"] == "user":
+        first = {**turns[1], "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
+        forms.append([first, *turns[2:]])
+    yield from forms
+    for form in forms:
+        yield [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in form]
 
 
 def ecg_items(messages: Sequence[dict]) -> list[dict]:
@@ -156,16 +226,32 @@ def ecg_items(messages: Sequence[dict]) -> list[dict]:
     return [item for content in contents for item in content if item["type"] == "ecg"]
 
 
-def _check_messages(messages: Sequence[dict]):
+def _is_answer(message: dict) -> bool:
+    return message["role"] == "assistant"
+
+
+def check_messages(messages: Sequence[dict]):
+    r"""
+    Checks the form of a conversation.
+
+    Args:
+        messages (`list[dict]`):
+            The messages.
+
+    Raises:
+        `ValueError`: If a message is malformed.
+    """
     if not messages:
         raise ValueError("The conversation has no messages.")
     for message in messages:
         content = message.get("content")
-        if "role" not in message or not isinstance(content, Sequence | np.ndarray):
+        if not isinstance(message.get("role"), str) or not isinstance(content, Sequence | np.ndarray):
             raise ValueError(
                 f'A message needs a "role" and a "content" that is a string or a list of items, got {message!r:.200}.'
             )
         for item in [] if isinstance(content, str) else content:
+            if not isinstance(item, dict):
+                raise ValueError(f'A content item must be of type "text" or "ecg", got {item!r:.200}.')
             if item.get("type") not in ("text", "ecg"):
                 raise ValueError(f'A content item must be of type "text" or "ecg", got {item.get("type")!r}.')
             if item["type"] == "text" and not isinstance(item.get("text"), str):
@@ -180,14 +266,27 @@ def _texts(messages: Sequence[dict]) -> list[str]:
     return texts
 
 
-def _flatten(message: dict, marks: dict[str, str], *, mark_answers: bool) -> dict:
-    """A message whose content is one string, with marks for ECGs and, if `mark_answers`, around the answer."""
-    content = message["content"]
-    if not isinstance(content, str):
-        content = "".join(marks["ecg"] if item["type"] == "ecg" else item["text"] for item in content)
-    if mark_answers and message["role"] == "assistant":
-        content = f"{marks['start']}{content.strip()}{marks['end']}"
-    return {**message, "content": content}
+def _flatten(content: str | Sequence[dict], nonce: str) -> str:
+    """The content of a message as one string, with marks for ECGs."""
+    if isinstance(content, str):
+        return content
+    return "".join(f"[{nonce}:ecg]" if item["type"] == "ecg" else item["text"] for item in content)
 
 
-__all__ = ["DEFAULT_CHAT_TEMPLATE", "RenderedChat", "ecg_items", "render_chat", "with_system_prompt"]
+def _marked_answer(answer: str, nonce: str, number: int) -> str:
+    """An answer with marks around its words. Templates separate reasoning at `</think>`: the marks stand behind it."""
+    reasoning, tag, words = answer.rpartition(END_OF_REASONING)
+    space = words[: len(words) - len(words.lstrip())]
+    return f"{reasoning}{tag}[{nonce}:space:{number}]{space}[{nonce}:start:{number}]{words.lstrip()}[{nonce}:end:{number}]"
+
+
+__all__ = [
+    "DEFAULT_CHAT_TEMPLATE",
+    "END_OF_REASONING",
+    "RenderedChat",
+    "check_messages",
+    "ecg_items",
+    "has_reasoning",
+    "render_chat",
+    "with_system_prompt",
+]

@@ -24,7 +24,8 @@ from .auto_classes import register
 class EcgResNetConfig(PreTrainedConfig):
     r"""
     Configuration of [`EcgResNetModel`]: a ResNet-18 with one-dimensional convolutions that reads every lead with the
-    same weights (He et al. 2016 for the network; Yang et al. 2024, ECG-LM, for its use on single leads).
+    same weights (He et al. 2016 for the network; Yang et al. 2024, ECG-LM, for its use on single leads). With
+    `num_leads` it also knows which lead it reads.
 
     Args:
         embedding_size (`int`, *optional*, defaults to 64):
@@ -39,6 +40,9 @@ class EcgResNetConfig(PreTrainedConfig):
             Kernel size of the convolutions of the blocks. It must be odd.
         hidden_act (`str`, *optional*, defaults to `"relu"`):
             Activation function.
+        num_leads (`int`, *optional*, defaults to 0):
+            Number of leads with an embedding of their own, which is added to the output of the stem. 0 is the encoder
+            of ECG-LM: it takes any number of leads, and exchanging leads does not change its output.
 
     Raises:
         `ValueError`: If `hidden_sizes` and `depths` differ in length, or a kernel size is even.
@@ -52,6 +56,7 @@ class EcgResNetConfig(PreTrainedConfig):
     stem_kernel_size: int = 7
     kernel_size: int = 3
     hidden_act: str = "relu"
+    num_leads: int = 0
 
     def __post_init__(self, **kwargs):
         self.hidden_sizes = list(self.hidden_sizes)

@@ -77,6 +77,9 @@ class ElmConfig(PreTrainedConfig):
             Number of leads of an ECG.
         num_samples (`int`, *optional*, defaults to 2500):
             Number of samples of an ECG: 10 s at 250 Hz.
+        picture_size (`int`, *optional*):
+            Height and width of the pictures if they are larger or smaller than those that the vision encoder was
+            trained on. Its position embeddings are then interpolated.
         ecg_token_id (`int`, *optional*):
             Id of the placeholder token in `input_ids`.
         ecg_token_offset (`int`, *optional*):
@@ -112,6 +115,7 @@ class ElmConfig(PreTrainedConfig):
     num_ecg_tokens: int = 50
     num_leads: int = 12
     num_samples: int = 2500
+    picture_size: int | None = None
     ecg_token_id: int | None = None
     ecg_token_offset: int | None = None
     ecg_vocab_size: int | None = None

@@ -64,6 +64,9 @@ class MerlConfig(PreTrainedConfig):
             query encoder (Jin et al. 2023) is one.
         projection_dim (`int`, *optional*, defaults to 256):
             Width of the shared space of ECGs and reports.
+        projection_hidden_dim (`int`, *optional*):
+            Width of the hidden layer of the projections of reports and, in the ViT, of ECGs; `projection_dim` by
+            default.
         num_pooling_heads (`int`, *optional*, defaults to 4):
             ResNet: number of heads of the attention pool.
         projection_dropout (`float`, *optional*, defaults to 0.1):
@@ -93,6 +96,7 @@ class MerlConfig(PreTrainedConfig):
     patch_size: int = 50
     text_config: dict | PreTrainedConfig | None = None
     projection_dim: int = 256
+    projection_hidden_dim: int | None = None
     num_pooling_heads: int = 4
     projection_dropout: float = 0.1
     temperature: float = 0.07
@@ -107,6 +111,8 @@ class MerlConfig(PreTrainedConfig):
             self.hidden_size = 192
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
+        if self.projection_hidden_dim is None:
+            self.projection_hidden_dim = self.projection_dim
         super().__post_init__(**kwargs)
         # A checkpoint can be loaded with both Auto classes, whichever of the two models saved it.
         self.auto_map = {

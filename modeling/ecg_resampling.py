@@ -72,6 +72,25 @@ def resample(ecg: np.ndarray, sampling_rate: float, new_sampling_rate: float, me
     return resampled.reshape(*ecg.shape[:-1], -1).astype(np.float32, copy=False)
 
 
+def resampled_length(num_samples: int, sampling_rate: float, new_sampling_rate: float) -> int:
+    r"""
+    The number of samples that [`~ecg_resampling.resample`] returns.
+
+    Args:
+        num_samples (`int`):
+            Samples before.
+        sampling_rate, new_sampling_rate (`float`):
+            The rates in Hz.
+
+    Returns:
+        `int`: Samples afterwards.
+    """
+    if sampling_rate == new_sampling_rate:
+        return num_samples
+    ratio = _rate(new_sampling_rate) / _rate(sampling_rate)
+    return -(-num_samples * ratio.numerator // ratio.denominator)
+
+
 def _rate(sampling_rate: float) -> Fraction:
     if not 1 <= sampling_rate <= 100_000:  # also refuses NaN
         raise ValueError(f"sampling rate {sampling_rate} Hz is not a number from 1 to 100,000")
@@ -166,6 +185,21 @@ def _interpolate(row: np.ndarray, bad: np.ndarray) -> np.ndarray:
     return filled
 
 
+def interpolate(ecg: np.ndarray) -> np.ndarray:
+    r"""
+    Interpolates all invalid samples linearly, whatever the length of the gap.
+
+    Args:
+        ecg (`np.ndarray` of shape `(num_leads, num_samples)`):
+            The ECG in any unit, NaN where invalid.
+
+    Returns:
+        `np.ndarray` of shape `(num_leads, num_samples)`: The ECG without NaN; zeros for a lead without valid samples.
+    """
+    invalid = ~np.isfinite(ecg)
+    return np.stack([_interpolate(row, bad) if bad.any() else row for row, bad in zip(ecg, invalid)])
+
+
 def fill_gaps(ecg: np.ndarray, sampling_rate: float, max_gap_s: float = 0.1) -> np.ndarray:
     r"""
     Interpolates short gaps linearly. A short gap at the start or end is filled with the nearest valid sample. Longer
@@ -196,4 +230,4 @@ def fill_gaps(ecg: np.ndarray, sampling_rate: float, max_gap_s: float = 0.1) -> 
     return filled
 
 
-__all__ = ["fill_gaps", "resample"]
+__all__ = ["fill_gaps", "interpolate", "resample", "resampled_length"]

@@ -13,21 +13,38 @@
 # limitations under the License.
 """Prepares ECGs for a model: leads, sampling rate, length, frequencies and amplitude."""
 
+import warnings
 from collections.abc import Sequence
+from numbers import Real
 from os import PathLike
 
 import numpy as np
 from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMixin
 
 from .auto_classes import register
-from .ecg_leads import LARGEST_SPAN, LEADS, SAMPLING_RATE, limb_lead_error, place_leads
-from .ecg_reading import load_ecg
-from .ecg_resampling import fill_gaps, resample
+from .ecg_leads import LARGEST_SPAN, LEADS, SAMPLING_RATE, canonical_lead, other_signals, place_leads, typical_span
+from .ecg_reading import load_signals
+from .ecg_resampling import resample, resampled_length
+from .ecg_segments import (
+    LARGEST_RATE,
+    SMALLEST_RATE,
+    EcgSegment,
+    described,
+    place_recording,
+    read_segments,
+    whole_recording,
+)
 
 
-NORMALIZATIONS = ("min_max", "z_score", "none")
+NORMALIZATIONS = ("millivolt", "min_max", "z_score", "none")
+# Range of `normalization="millivolt"` in mV. The largest QRS complexes have about 6 mV.
+LARGEST_MILLIVOLT = 10
 RESAMPLINGS = ("polyphase", "cubic", "fft", "linear")
 CROPS = ("start", "center")
+
+
+class MissingLeadsWarning(UserWarning):
+    """Leads of an ECG are missing for the model, although the ECG has them or should have them."""
 
 
 class EcgFeatureExtractor(FeatureExtractionMixin):
@@ -41,10 +58,12 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             Samples per lead of the model. A longer ECG is cropped, a shorter one is refused.
         leads (`list[str]`, *optional*, defaults to the twelve standard leads in standard order):
             Leads of the model, in its order.
-        normalization (`str`, *optional*, defaults to `"min_max"`):
+        normalization (`str`, *optional*, defaults to `"millivolt"`):
+            `"millivolt"`: millivolt, clipped at -10 and 10, so that a spike does not change the rest of the ECG.
             `"min_max"`: scales the ECG to 0 ... 1, with one range for all leads (Han et al. 2024, ECG-Byte).
             `"z_score"`: zero mean and unit variance over all present leads; an ECG with a standard deviation below one
-            nanovolt becomes zeros. `"none"`: millivolt.
+            nanovolt becomes zeros. `"none"`: millivolt, as it is. After `"min_max"` and `"z_score"` a model cannot
+            tell an ECG of high voltage from one of low voltage; they are for encoders that were trained with them.
         min_max_epsilon (`float`, *optional*, defaults to 1e-6):
             Value that `"min_max"` adds to the range before dividing by it.
         resampling (`str`, *optional*, defaults to `"polyphase"`):
@@ -63,17 +82,18 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
     """
 
     model_input_names = ["ecg_values", "ecg_lead_mask"]
-    # A subclass may have other values of `normalization`, and may compute in float64 from the start, since some
-    # published filters amplify rounding errors.
+    # A subclass may have other values of `normalization`, may compute in float64 from the start, since some published
+    # filters amplify rounding errors, and may prepare the whole recording: see `_prepare`.
     normalizations = NORMALIZATIONS
     working_dtype = np.float32
+    prepares_whole = False
 
     def __init__(
         self,
         sampling_rate: int = SAMPLING_RATE,
         num_samples: int = 2500,
         leads: Sequence[str] = LEADS,
-        normalization: str = "min_max",
+        normalization: str = "millivolt",
         min_max_epsilon: float = 1e-6,
         resampling: str = "polyphase",
         crop: str = "start",
@@ -106,30 +126,36 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         sampling_rate: float | Sequence[float | None] | None = None,
         lead_names: Sequence | None = None,
         return_tensors: str | None = None,
+        *,
+        keep_flat: bool | Sequence[bool] = False,
     ) -> BatchFeature:
         r"""
-        Prepares one ECG or several.
+        Prepares one ECG or several. The leads of an ECG are judged by the samples that the model reads: gaps of up to
+        0.1 s are interpolated; leads that are flat or have longer gaps are missing, with a [`MissingLeadsWarning`].
 
         Args:
             ecg:
                 An array of shape `(num_leads, num_samples)` in millivolt, the path of a WFDB record, or a list of
-                these; or an array of shape `(num_ecgs, num_leads, num_samples)`. A lead that is entirely NaN is
-                absent.
+                these; or an array of shape `(num_ecgs, num_leads, num_samples)`. Samples that are not finite or beyond
+                32.767 mV are invalid. A lead that is entirely NaN is absent.
             sampling_rate (`float` or `list[float]`, *optional*):
                 Sampling rate of the arrays in Hz: one for all or one per ECG. Not needed for records.
             lead_names (`list[str]` or `list[list[str]]`, *optional*):
                 Names of the rows of the arrays: one list for all or one per ECG. By default the rows are `leads`.
+                Signals that are not among the twelve leads are dropped.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`.
+            keep_flat (`bool` or `list[bool]`, *optional*, defaults to `False`):
+                Keep flat leads, for experiments that replace an ECG by zeros: for all ECGs or one per ECG.
 
         Returns:
-            [`BatchFeature`] with `ecg_values` of shape `(num_ecgs, len(leads), num_samples)`, float32, 0 for absent
+            [`BatchFeature`] with `ecg_values` of shape `(num_ecgs, len(leads), num_samples)`, float32, 0 for missing
             leads; and `ecg_lead_mask` of shape `(num_ecgs, len(leads))`, `True` for present leads.
 
         Raises:
             `ValueError`: If the sampling rate is missing or not a number, the unit cannot be millivolt, the limb leads
-                of a record disagree, or leads, length or samples are not as described. The message gives the position
-                of the ECG.
+                of a record disagree, no lead is present, or leads, length or samples are not as described. The message
+                gives the position of the ECG.
             `ImportError`: If scipy is needed and not installed.
         """
         ecgs = list(ecg) if isinstance(ecg, list | tuple) or getattr(ecg, "ndim", 2) == 3 else [ecg]
@@ -139,51 +165,57 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         names = [lead_names] * len(ecgs)
         if lead_names is not None and any(not isinstance(name, str) for name in lead_names):
             names = _one_per_ecg(lead_names, len(ecgs), "lists of lead names")
+        flat = [keep_flat] * len(ecgs) if isinstance(keep_flat, bool) else keep_flat
+        flat = _one_per_ecg(flat, len(ecgs), "values of keep_flat")
 
         values = np.empty((len(ecgs), len(self.leads), self.num_samples), dtype=np.float32)
         lead_mask = np.zeros((len(ecgs), len(self.leads)), dtype=bool)
-        for index, (one, rate, its_names) in enumerate(zip(ecgs, rates, names)):
+        for index, arguments in enumerate(zip(ecgs, rates, names, flat)):
+            position = f"ECG {index + 1} of {len(ecgs)}"
             try:
-                read, rate, lead_mask[index] = self._read(one, rate, its_names)
-                self._prepare(read, rate, lead_mask[index], out=values[index])
+                segment, rate = self._read(*arguments, position=position)
+                lead_mask[index] = present = np.array([cause is None for cause in segment.causes])
+                self._prepare(segment.ecg, rate, present, out=values[index])
             except ValueError as error:
-                raise ValueError(f"ECG {index + 1} of {len(ecgs)}: {error}") from error
+                raise ValueError(f"{position}: {error}") from error
         return BatchFeature({"ecg_values": values, "ecg_lead_mask": lead_mask}, tensor_type=return_tensors)
 
-    def _read(
-        self, ecg, sampling_rate: float | None, lead_names: Sequence[str] | None
-    ) -> tuple[np.ndarray, float, np.ndarray]:
+    def read(
+        self,
+        ecg,
+        sampling_rate: float | None = None,
+        lead_names: Sequence[str] | None = None,
+        leads: Sequence[str] | None = None,
+    ) -> EcgSegment:
+        r"""
+        The part of an ECG that the model reads, before filters and normalization, and why leads are missing in it.
+
+        Args:
+            ecg, sampling_rate, lead_names:
+                One ECG, as for calling the extractor.
+            leads (`list[str]`, *optional*):
+                Leads to return. By default those of the model.
+
+        Returns:
+            [`EcgSegment`]: The leads in millivolt at the model's sampling rate, of shape `(num_leads, num_samples)`. If
+            the extractor prepares the whole recording, that one, at its own rate.
+
+        Raises:
+            `ValueError`: As for calling the extractor, but not if no lead is present.
         """
-        An ECG `(leads, samples)` in mV with the leads of the model, NaN where absent; its sampling rate; and which
-        leads are present, `(leads,)`.
-        """
-        if isinstance(ecg, str | PathLike):
-            ecg, sampling_rate, lead_names = load_ecg(ecg, self.working_dtype)
-            disagreement = limb_lead_error(place_leads(ecg, lead_names)[0])
-            if disagreement:
-                raise ValueError(f"the limb leads disagree: {disagreement}.")
-            if not np.isfinite(ecg).all():
-                ecg = fill_gaps(ecg, sampling_rate)
-                ecg[np.isnan(ecg).any(axis=1)] = np.nan
-        else:
-            ecg = np.asarray(ecg)
-            self._check_array(ecg, sampling_rate, lead_names)
-        if lead_names is None or list(lead_names) == self.leads:
-            ecg = np.asarray(ecg, dtype=self.working_dtype)
-        else:
-            ecg, _ = place_leads(ecg, lead_names, tuple(self.leads), self.working_dtype)
-        present = ~np.isnan(ecg[:, 0])
-        if not present.any():
-            raise ValueError(f"none of the leads {', '.join(self.leads)} is present.")
-        return ecg, sampling_rate, present
+        return self._segment(*self._placed(ecg, sampling_rate, lead_names, tuple(leads or self.leads))[:2])
 
     def _prepare(self, ecg: np.ndarray, sampling_rate: float, present: np.ndarray, out: np.ndarray):
         """
         Writes the input of the model to `out`, `(leads, num_samples)`.
 
-        Each lead of `ecg` is entirely NaN, if it is not `present`, or has no NaN.
+        Args:
+            ecg: what the model reads, `(leads, samples)` in mV: the segment at the model's rate, or with
+                `prepares_whole` the whole recording at its own rate. A missing lead is NaN, the others have no NaN.
+            sampling_rate: sampling rate of `ecg` in Hz.
+            present: which leads are not missing, `(leads,)`.
+            out: the array to write.
         """
-        ecg = self._crop(self._resample(ecg, sampling_rate).astype(np.float32, copy=False))
         if present.all():
             self._normalize(self._filter(ecg), out=out)
         else:
@@ -192,21 +224,98 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
     def _crop(self, ecg: np.ndarray) -> np.ndarray:
         """The part of an ECG `(leads, samples)` at the model's rate that the model reads."""
-        if ecg.shape[1] < self.num_samples:
-            raise ValueError(
-                f"the ECG is {ecg.shape[1] / self.sampling_rate:g} s long, the model reads "
-                f"{self.num_samples / self.sampling_rate:g} s."
-            )
-        start = (ecg.shape[1] - self.num_samples) // 2 if self.crop == "center" else 0
+        start = self._start(ecg.shape[1])
         return ecg[:, start : start + self.num_samples]
 
-    def _resample(self, ecg: np.ndarray, sampling_rate: float) -> np.ndarray:
-        """The ECG at the model's rate."""
-        if sampling_rate == self.sampling_rate:
+    def _start(self, samples: int) -> int:
+        """The first sample that the model reads of an ECG with a number of samples at the model's rate."""
+        if samples < self.num_samples:
+            raise ValueError(
+                f"the ECG is {samples / self.sampling_rate:g} s long, the model reads "
+                f"{self.num_samples / self.sampling_rate:g} s."
+            )
+        return (samples - self.num_samples) // 2 if self.crop == "center" else 0
+
+    def _read(self, ecg, sampling_rate, lead_names, keep_flat: bool, position: str) -> tuple[EcgSegment, float]:
+        """The segment of the model and the sampling rate of the recording, with a warning if leads are missing."""
+        placed, rate, others = self._placed(ecg, sampling_rate, lead_names, tuple(self.leads))
+        segment = self._segment(placed, rate, keep_flat)
+        is_file = isinstance(ecg, str | PathLike)
+        if not is_file and not segment.span <= LARGEST_SPAN:
+            span = typical_span(placed)
+            if span is not None and span > LARGEST_SPAN:
+                raise ValueError(f"its leads span {span:.3g} mV, ECGs 0.2 to 5. Divide microvolt by 1000.")
+        if not any(segment.causes) and not others:
+            return segment, rate
+        name = f"{position} ({ecg})" if is_file else position
+        if all(segment.causes):
+            found = f"{ecg}: " if is_file else ""
+            raise ValueError(f"{found}none of the leads can be used: {described(self.leads, segment.causes)}.")
+        # A lead that is absent from an array, or NaN in it, was left out on purpose.
+        said = [
+            cause if cause is not None and (is_file or not np.isnan(lead).all()) else None
+            for lead, cause in zip(placed, segment.causes)
+        ]
+        parts = ["missing leads: " + described(self.leads, said)] if any(said) else []
+        if is_file and others:
+            parts.append("signals that are not among the twelve leads are not read: " + ", ".join(others))
+        if parts:
+            warnings.warn(f"{name}: {'; '.join(parts)}", MissingLeadsWarning, stacklevel=4)
+        return segment, rate
+
+    def _placed(
+        self, ecg, sampling_rate: float | None, lead_names: Sequence[str] | None, leads: tuple[str, ...]
+    ) -> tuple[np.ndarray, float, list[str]]:
+        """The leads of an ECG `(leads, samples)`, float32 in mV, NaN if absent; the sampling rate; other signals."""
+        if isinstance(ecg, str | PathLike):
+            signals, sampling_rate, lead_names, others = load_signals(ecg, dtype=self.working_dtype)
+            placed, more = place_recording(
+                signals, sampling_rate, lead_names, str(ecg), "of its header", self.working_dtype
+            )
+            rows = [LEADS.index(canonical_lead(lead)) for lead in leads]
+            return placed if leads == LEADS else placed[rows], sampling_rate, more + others
+        ecg = np.asarray(ecg)
+        self._check_array(ecg, sampling_rate, lead_names)
+        if ecg.dtype != self.working_dtype:
+            with np.errstate(over="ignore"):  # what becomes infinite is invalid
+                ecg = ecg.astype(self.working_dtype)
+        names = self.leads if lead_names is None else list(lead_names)
+        if names == list(leads):
+            return ecg, sampling_rate, []
+        others = other_signals(names)
+        kept = [row for row, name in enumerate(names) if name not in others]
+        placed, _ = place_leads(ecg[kept] if others else ecg, [names[row] for row in kept], leads, self.working_dtype)
+        return placed, sampling_rate, others
+
+    def _segment(self, ecg: np.ndarray, sampling_rate: float, keep_flat: bool = False) -> EcgSegment:
+        """The part that the model reads."""
+        if self.resampling in ("fft", "linear"):
+            samples = int(ecg.shape[1] * self.sampling_rate / sampling_rate)
+        else:
+            samples = resampled_length(ecg.shape[1], sampling_rate, self.sampling_rate)
+        if self.prepares_whole:  # `_prepare` refuses an ECG that is too short
+            ratio, start = sampling_rate / self.sampling_rate, self._start(max(samples, self.num_samples))
+            first, end = (min(round(edge * ratio), ecg.shape[1]) for edge in (start, start + self.num_samples))
+            (segment,) = read_segments(ecg, sampling_rate, [first], end - first, sampling_rate, keep_flat=keep_flat)
+            segment.ecg = whole_recording(ecg, [[first, end]], [segment])
+            missing = [row for row, cause in enumerate(segment.causes) if cause is not None]
+            if missing:
+                segment.ecg = segment.ecg.copy()
+                segment.ecg[missing] = np.nan
+            return segment
+        window = ([self._start(samples)], self.num_samples, self.sampling_rate)
+        (segment,) = read_segments(ecg, sampling_rate, *window, self._resample, keep_flat=keep_flat)
+        segment.ecg = segment.ecg.astype(np.float32, copy=False)
+        return segment
+
+    def _resample(self, ecg: np.ndarray, sampling_rate: float, new_sampling_rate: float | None = None) -> np.ndarray:
+        """The ECG at the model's rate, or at another one."""
+        new_sampling_rate = self.sampling_rate if new_sampling_rate is None else new_sampling_rate
+        if sampling_rate == new_sampling_rate:
             return ecg
         if self.resampling in ("polyphase", "cubic"):
-            return resample(ecg, sampling_rate, self.sampling_rate, self.resampling)
-        num_samples = int(ecg.shape[1] * self.sampling_rate / sampling_rate)
+            return resample(ecg, sampling_rate, new_sampling_rate, self.resampling)
+        num_samples = int(ecg.shape[1] * new_sampling_rate / sampling_rate)
         if self.resampling == "fft":
             return scipy_signal().resample(ecg.astype(np.float64), num_samples, axis=1)
         positions = np.linspace(0, num_samples - 1, ecg.shape[1])
@@ -231,33 +340,20 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             )
         if sampling_rate is None:
             raise ValueError(f"its `sampling_rate` in Hz is missing (the model's is {self.sampling_rate}).")
-        if isinstance(sampling_rate, str):
-            raise ValueError(f"`sampling_rate` must be a number of Hz, got {sampling_rate!r}.")
+        if not isinstance(sampling_rate, Real) or not SMALLEST_RATE <= sampling_rate <= LARGEST_RATE:
+            raise ValueError(
+                f"`sampling_rate` must be a number of Hz from {SMALLEST_RATE} to {LARGEST_RATE}, got {sampling_rate!r}."
+            )
         if lead_names is None and len(ecg) != len(self.leads):
             raise ValueError(
                 f"{len(ecg)} leads, but the model has {len(self.leads)} ({', '.join(self.leads)}). "
                 "Name the leads with `lead_names`, or check that the array is (leads, samples)."
             )
-        spans = ecg.max(axis=1) - ecg.min(axis=1)
-        if spans.max() <= LARGEST_SPAN:  # false if a sample is NaN or infinite
-            return
-        self._check_samples(ecg, lead_names)
-        spans = spans[~np.isnan(spans)]
-        if np.count_nonzero(spans > LARGEST_SPAN) > len(spans) / 2:
-            raise ValueError(f"its leads span up to {spans.max():.3g} mV, ECGs 0.2 to 5. Divide microvolt by 1000.")
-
-    def _check_samples(self, ecg: np.ndarray, lead_names: Sequence[str] | None):
-        invalid = ~np.isfinite(ecg)
-        partly = invalid.any(axis=1) & ~np.isnan(ecg).all(axis=1)
-        if partly.any():
-            lead = int(np.flatnonzero(partly)[0])
-            raise ValueError(
-                f"lead {(lead_names or self.leads)[lead]} has {invalid[lead].sum()} NaN or infinite samples, the first "
-                f"at sample {np.flatnonzero(invalid[lead])[0]}. Repair them, or make the whole lead NaN to leave it out."
-            )
 
     def _normalize(self, ecg: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The normalized ECG, written to `out` if given, which saves a pass over the samples."""
+        if self.normalization == "millivolt":
+            return np.clip(ecg, -LARGEST_MILLIVOLT, LARGEST_MILLIVOLT, out=out, casting="same_kind")
         offset, scale = 0, 1
         if self.normalization == "min_max":
             offset = ecg.min()
@@ -299,4 +395,4 @@ EcgFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 # `AutoFeatureExtractor` finds the class by the name in its JSON file.
 register(AutoFeatureExtractor, EcgFeatureExtractor, EcgFeatureExtractor)
 
-__all__ = ["EcgFeatureExtractor", "scipy_signal"]
+__all__ = ["EcgFeatureExtractor", "MissingLeadsWarning", "scipy_signal"]

@@ -46,6 +46,7 @@ class EcgFmFeatureExtractor(EcgFeatureExtractor):
 
     normalizations = ("z_score_per_lead", "none")
     working_dtype = np.float64
+    prepares_whole = True
 
     def __init__(
         self,

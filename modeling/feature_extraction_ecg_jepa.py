@@ -49,6 +49,7 @@ class EcgJepaFeatureExtractor(EcgFeatureExtractor):
 
     normalizations = ("none",)
     working_dtype = np.float64
+    prepares_whole = True
 
     def __init__(
         self,

@@ -62,6 +62,7 @@ class HubertEcgFeatureExtractor(EcgFeatureExtractor):
 
     normalizations = ("min_max_per_lead",)
     working_dtype = np.float64
+    prepares_whole = True
 
     def __init__(
         self,

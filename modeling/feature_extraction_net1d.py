@@ -67,6 +67,7 @@ class Net1DFeatureExtractor(EcgFeatureExtractor):
 
     normalizations = ("z_score", "z_score_per_lead", "none")
     working_dtype = np.float64
+    prepares_whole = True
 
     def __init__(
         self,

@@ -157,19 +157,15 @@ class EcgImageProcessor(BaseImageProcessor):
         sampling_rate: float | Sequence[float | None] | None = None,
         lead_names: Sequence | None = None,
         return_tensors: str | None = None,
+        *,
+        keep_flat: bool | Sequence[bool] = False,
     ) -> BatchFeature:
         r"""
-        Prepares one ECG or several. Calling the processor does the same.
+        Prepares one ECG or several. Calling the processor does the same. ECGs are read as by [`EcgFeatureExtractor`].
 
         Args:
-            ecg:
-                An array of shape `(num_leads, num_samples)` in millivolt, the path of a WFDB record, or a list of
-                these; or an array of shape `(num_ecgs, num_leads, num_samples)`. A lead that is entirely NaN is
-                absent.
-            sampling_rate (`float` or `list[float]`, *optional*):
-                Sampling rate of the arrays in Hz: one for all or one per ECG. Not needed for records.
-            lead_names (`list[str]` or `list[list[str]]`, *optional*):
-                Names of the rows of the arrays: one list for all or one per ECG. By default the rows are `leads`.
+            ecg, sampling_rate, lead_names, keep_flat:
+                As for [`EcgFeatureExtractor`].
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`.
 
@@ -179,19 +175,26 @@ class EcgImageProcessor(BaseImageProcessor):
         Raises:
             `ValueError`: If an ECG is not as described. The message gives its position.
         """
-        pictures = self.draw(ecg, sampling_rate, lead_names)
+        pictures = self.draw(ecg, sampling_rate, lead_names, keep_flat=keep_flat)
         return BatchFeature({"pixel_values": self.normalize(pictures)}, tensor_type=return_tensors)
 
-    def __call__(self, ecg, sampling_rate=None, lead_names=None, return_tensors: str | None = None) -> BatchFeature:
-        return self.preprocess(ecg, sampling_rate, lead_names, return_tensors)
+    def __call__(
+        self, ecg, sampling_rate=None, lead_names=None, return_tensors: str | None = None, *, keep_flat=False
+    ) -> BatchFeature:
+        return self.preprocess(ecg, sampling_rate, lead_names, return_tensors, keep_flat=keep_flat)
 
-    def draw(self, ecg, sampling_rate=None, lead_names=None) -> np.ndarray:
+    @property
+    def feature_extractor(self) -> EcgFeatureExtractor:
+        """Reads the ECGs to draw, in millivolt."""
+        return EcgFeatureExtractor(self.sampling_rate, self.num_samples, self.leads, normalization="none")
+
+    def draw(self, ecg, sampling_rate=None, lead_names=None, *, keep_flat=False) -> np.ndarray:
         r"""
         Draws ECGs without normalizing the pictures.
 
         Args:
-            ecg, sampling_rate, lead_names:
-                As for [`~EcgImageProcessor.preprocess`].
+            ecg, sampling_rate, lead_names, keep_flat:
+                As for [`EcgFeatureExtractor`].
 
         Returns:
             `np.ndarray` of shape `(num_ecgs, height, width, 3)`, uint8, RGB.
@@ -199,8 +202,7 @@ class EcgImageProcessor(BaseImageProcessor):
         Raises:
             `ValueError`: If an ECG is not as described. The message gives its position.
         """
-        extractor = EcgFeatureExtractor(self.sampling_rate, self.num_samples, self.leads, normalization="none")
-        prepared = extractor(ecg, sampling_rate, lead_names)
+        prepared = self.feature_extractor(ecg, sampling_rate, lead_names, keep_flat=keep_flat)
         pictures = np.empty((len(prepared["ecg_values"]), self.size["height"], self.size["width"], 3), np.uint8)
         draw_one = self._draw_on_paper if self.representation == "image" else self._stack
         for picture, values, is_present in zip(pictures, prepared["ecg_values"], prepared["ecg_lead_mask"]):

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Lead-agnostic 1-D ResNet: encodes each lead with the same weights and averages the present leads."""
+"""1-D ResNet that encodes each lead with the same weights and averages the present leads."""
 
 import torch
 from torch import nn
@@ -23,6 +23,10 @@ from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ecg_resnet import EcgResNetConfig
+
+
+# Standard deviation of new lead embeddings. The stem's output, to which they are added, has about unit variance.
+LEAD_EMBEDDING_STD = 0.5
 
 
 class EcgResNetConvLayer(nn.Module):
@@ -76,16 +80,23 @@ class EcgResNetPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, nn.Conv1d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=LEAD_EMBEDDING_STD)
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class EcgResNetModel(EcgResNetPreTrainedModel):
-    """The encoder. The same weights encode any number of leads and samples."""
+    """
+    The encoder. The same weights encode every lead, in any number of samples; with `config.num_leads` an embedding
+    tells them which lead it is.
+    """
 
     def __init__(self, config: EcgResNetConfig):
         super().__init__(config)
         self.stem = EcgResNetConvLayer(1, config.embedding_size, config.stem_kernel_size, 2, config.hidden_act)
         self.pooler = nn.MaxPool1d(kernel_size=3, stride=2, padding=1)
+        # CODEPATH: `num_leads` is 0 in checkpoints of ECG-LM's encoder, and 12 in new ones of elm-hf.
+        self.lead_embeddings = nn.Embedding(config.num_leads, config.embedding_size) if config.num_leads else None
         blocks = []
         in_channels = config.embedding_size
         for stage, (out_channels, depth) in enumerate(zip(config.hidden_sizes, config.depths)):
@@ -115,15 +126,23 @@ class EcgResNetModel(EcgResNetPreTrainedModel):
             of shape `(batch_size * num_leads, channels, tokens)`.
 
         Raises:
-            `ValueError`: If `ecg_values` has another number of dimensions.
+            `ValueError`: If `ecg_values` has another number of dimensions, or another number of leads than
+                `config.num_leads`.
         """
         if ecg_values.dim() != 3:
             raise ValueError(
                 f"EcgResNetModel takes `ecg_values` of shape (batch, leads, samples), got {tuple(ecg_values.shape)}."
             )
         batch_size, num_leads, num_samples = ecg_values.shape
+        if self.lead_embeddings is not None and num_leads != self.config.num_leads:
+            raise ValueError(
+                f"EcgResNetModel knows {self.config.num_leads} leads by their row, got {num_leads}. Fill the rows of "
+                "absent leads with 0 and mark them in `ecg_lead_mask`, as EcgFeatureExtractor does."
+            )
         single_leads = ecg_values.reshape(batch_size * num_leads, 1, num_samples)
         hidden_states = self.pooler(self.stem(single_leads.to(self.dtype)))
+        if self.lead_embeddings is not None:
+            hidden_states = hidden_states + self.lead_embeddings.weight.repeat(batch_size, 1)[:, :, None]
         for block in self.blocks:
             hidden_states = block(hidden_states)
 

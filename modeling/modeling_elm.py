@@ -13,6 +13,7 @@
 # limitations under the License.
 """ECG-language model: an ECG encoder (or none), a projector and a causal LLM."""
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +27,14 @@ from transformers.utils import can_return_tuple, torch_compilable_check
 from .configuration_elm import ElmConfig
 from .ecg_encoders import find_ecg_encoder
 from .generation_elm import ElmGenerationMixin
+from .llm_parts import UNUSUAL_PARTS, check_llm, check_logits, text_part, unsupported
 from .modeling_elm_encoder import build_encoder, vision_inputs
 from .modeling_elm_projector import build_projector
 from .packed_attention import packed_attention_mask
+
+
+# Names of the LLM's input embeddings that the head can share: most families, GPT-2, Bloom, GPT-NeoX, OPT.
+TIED_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "decoder.embed_tokens")
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -136,7 +142,8 @@ class ElmModel(ElmPreTrainedModel):
             return BaseModelOutputWithPooling(pooler_output=self.projector(ecg_values))
         # CODEPATH: "image" and "stacked_signal" checkpoints have a vision encoder, "signal" ones an ECG encoder.
         if self.config.reads_pictures:
-            outputs = self.encoder(**vision_inputs(self.encoder, ecg_values), **kwargs)
+            interpolate = self.config.picture_size is not None
+            outputs = self.encoder(**vision_inputs(self.encoder, ecg_values, interpolate=interpolate), **kwargs)
         else:
             outputs = self.encoder(ecg_values, ecg_lead_mask=ecg_lead_mask, **kwargs)
         encoded = outputs.last_hidden_state
@@ -148,10 +155,14 @@ class ElmModel(ElmPreTrainedModel):
             raise ValueError(
                 'This model reads ECGs as tokens in `input_ids` (representation="symbol"); drop `ecg_values`.'
             )
-        # CODEPATH: "image" and "stacked_signal" checkpoints read pictures, whose size the encoder checks.
+        # CODEPATH: "image" and "stacked_signal" checkpoints read pictures, whose size the encoder checks unless its
+        # position embeddings are interpolated.
         if self.config.reads_pictures:
             if len(shape) != 4 or shape[1] != 3:
                 raise ValueError(f"`ecg_values` must have the shape (num_ecgs, 3, height, width), got {shape}.")
+            size = self.config.picture_size
+            if size is not None and shape[2:] != (size, size):
+                raise ValueError(f"This model takes pictures of {size} x {size} pixels, got {shape[2]} x {shape[3]}.")
             return
         if len(shape) != 3:
             raise ValueError(f"`ecg_values` must have the shape (num_ecgs, num_leads, num_samples), got {shape}.")
@@ -290,11 +301,10 @@ class ElmModel(ElmPreTrainedModel):
 class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
     """The ECG-language model: [`ElmModel`] with the language modeling head of the LLM."""
 
-    # The input embeddings of the LLM are called `embed_tokens` (most), `wte` (GPT-2), `word_embeddings` (Bloom),
-    # `embed_in` (GPT-NeoX) or `decoder.embed_tokens` (OPT). PEFT does not follow patterns, which is intended: ECG
-    # tokens that it trains are inputs only, and a head wrapped for them would have no `bias`, which TRL reads.
+    # PEFT does not follow patterns, which is intended: ECG tokens that it trains are inputs only, and a head wrapped for
+    # them would have no `bias`, which TRL reads.
     _tied_weights_keys = {
-        "lm_head.weight": r"^model\.language_model\.(embed_tokens|wte|word_embeddings|embed_in|decoder\.embed_tokens)\.weight$"
+        "lm_head.weight": rf"^model\.language_model\.({'|'.join(map(re.escape, TIED_EMBEDDINGS))})\.weight$"
     }
 
     def __init__(self, config: ElmConfig):
@@ -327,7 +337,8 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
             encoder (`str` or `PreTrainedModel`, *optional*):
                 Repository, folder or model of an encoder; `None` for an encoder-free ELM.
             llm (`str` or `PreTrainedModel`):
-                Repository, folder or model of a causal LLM. A model becomes part of the ELM and is not copied.
+                Repository, folder or model of a causal LLM. A model becomes part of the ELM and is not copied. Of a
+                model of text and pictures, the text part is taken.
             ecg_token_id (`int`):
                 Id of the placeholder token. If the embeddings have no row for it, they are resized.
             ecg_vocab_size (`int`, *optional*):
@@ -347,6 +358,8 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
         """
         if isinstance(llm, str):
             llm = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype)
+        llm = text_part(llm)
+        check_llm(llm, TIED_EMBEDDINGS)
         if isinstance(encoder, str):
             model_type = PreTrainedConfig.get_config_dict(encoder)[0].get("model_type")
             encoder = (find_ecg_encoder(model_type) or AutoModel).from_pretrained(encoder, dtype=dtype)
@@ -361,8 +374,11 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
             **config_kwargs,
         )
         ecg_token_ids = range(num_rows, num_rows + (ecg_vocab_size or 0))
-        with torch.device("meta"):
-            model = cls(config)
+        try:
+            with torch.device("meta"):
+                model = cls(config)
+        except UNUSUAL_PARTS as error:
+            raise unsupported(llm, error) from error
         # A checkpoint has one precision, which transformers takes from its first weights, those of the encoder.
         model.model.encoder = None if encoder is None else encoder.to(llm.dtype)
         model.model.language_model = llm.base_model
@@ -376,9 +392,8 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
         model.generation_config = llm.generation_config
         # Placeholders and ECG tokens are never generated.
         model.generation_config.suppress_tokens = [ecg_token_id, *ecg_token_ids]
-        model.eval()
+        check_logits(model, llm)
         model._check_encoder()
-        model._check_logits_of(llm)
         if ecg_token_ids.stop > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(ecg_token_ids.stop)
         return model
@@ -397,18 +412,6 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
                 f'The "{self.config.encoder_config.model_type}" encoder does not take ECGs of {shape[1]} leads and '
                 f"{shape[2]} samples: {error}"
             ) from error
-
-    @torch.no_grad()
-    def _check_logits_of(self, llm: PreTrainedModel):
-        """Raises if a text without ECGs gets other logits than from the LLM, as in families with a special head."""
-        was_training, input_ids = llm.training, torch.arange(4, device=llm.device)[None]
-        expected = llm.eval()(input_ids=input_ids).logits
-        llm.train(was_training)
-        if not torch.allclose(self(input_ids=input_ids).logits, expected, atol=1e-4, rtol=1e-4):
-            raise ValueError(
-                f"{type(llm).__name__} computes its logits in a way that ElmForCausalLM does not reproduce; "
-                "this LLM family is not supported."
-            )
 
     # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
     @can_return_tuple

@@ -32,7 +32,9 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config) if encoder_class is None else encoder_class._from_config(config)
 
 
-def vision_inputs(encoder: PreTrainedModel, pixel_values: torch.FloatTensor) -> dict[str, torch.Tensor]:
+def vision_inputs(
+    encoder: PreTrainedModel, pixel_values: torch.FloatTensor, *, interpolate: bool = False
+) -> dict[str, torch.Tensor | bool]:
     r"""
     The arguments of a vision encoder's `forward`.
 
@@ -41,11 +43,13 @@ def vision_inputs(encoder: PreTrainedModel, pixel_values: torch.FloatTensor) -> 
             The vision encoder.
         pixel_values (`torch.FloatTensor` of shape `(num_ecgs, 3, height, width)`):
             Pictures of ECGs.
+        interpolate (`bool`, *optional*, defaults to `False`):
+            Whether to interpolate the position embeddings to the size of the pictures.
     """
     pixel_values = pixel_values.to(encoder.dtype)
     # CODEPATH: SigLIP 2 encoders of flexible resolution read patches and their grid, all others pictures.
     if encoder.config.model_type != "siglip2_vision_model":
-        return {"pixel_values": pixel_values}
+        return {"pixel_values": pixel_values} | ({"interpolate_pos_encoding": True} if interpolate else {})
     size = encoder.config.patch_size
     grid = [pixel_values.shape[2] // size, pixel_values.shape[3] // size]
     patches = pixel_values.unfold(2, size, size).unfold(3, size, size)  # (ecgs, 3, rows, columns, size, size)

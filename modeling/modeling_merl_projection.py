@@ -81,9 +81,9 @@ class MerlVitProjection(nn.Module):
 
     def __init__(self, config: MerlConfig):
         super().__init__()
-        self.linear_1 = nn.Linear(config.hidden_size, config.projection_dim)
-        self.norm_1 = nn.BatchNorm1d(config.projection_dim)
-        self.linear_2 = nn.Linear(config.projection_dim, config.projection_dim)
+        self.linear_1 = nn.Linear(config.hidden_size, config.projection_hidden_dim)
+        self.norm_1 = nn.BatchNorm1d(config.projection_hidden_dim)
+        self.linear_2 = nn.Linear(config.projection_hidden_dim, config.projection_dim)
         self.norm_2 = nn.BatchNorm1d(config.projection_dim)
 
     def forward(self, ecg_outputs: BaseModelOutputWithPooling) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,8 +97,8 @@ class MerlTextProjection(nn.Module):
 
     def __init__(self, config: MerlConfig):
         super().__init__()
-        self.linear_1 = nn.Linear(config.text_config.hidden_size, config.projection_dim)
-        self.linear_2 = nn.Linear(config.projection_dim, config.projection_dim)
+        self.linear_1 = nn.Linear(config.text_config.hidden_size, config.projection_hidden_dim)
+        self.linear_2 = nn.Linear(config.projection_hidden_dim, config.projection_dim)
 
     def forward(self, pooled_output: torch.Tensor) -> torch.Tensor:
         return self.linear_2(F.gelu(self.linear_1(pooled_output)))

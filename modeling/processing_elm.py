@@ -40,6 +40,8 @@ class ElmProcessor(BaseElmProcessor):
             Chat template to use instead of the tokenizer's.
         system_prompt (`str`, *optional*):
             System message of conversations that have none: the one that the model was trained with.
+        enable_thinking (`bool`, *optional*, defaults to `False`):
+            Whether prompts let the model begin with reasoning: `True` for models trained on answers with reasoning.
     """
 
     def __init__(
@@ -50,20 +52,21 @@ class ElmProcessor(BaseElmProcessor):
         ecg_token: str = ECG_TOKEN,
         chat_template: str | None = None,
         system_prompt: str | None = None,
+        enable_thinking: bool = False,
     ):
         self.num_ecg_tokens = num_ecg_tokens
-        super().__init__(tokenizer, ecg_token, chat_template, system_prompt, feature_extractor=feature_extractor)
-
-    @property
-    def leads(self) -> list[str]:
-        return self.feature_extractor.leads
+        super().__init__(
+            tokenizer, ecg_token, chat_template, system_prompt, enable_thinking, feature_extractor=feature_extractor
+        )
 
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", *self.feature_extractor.model_input_names]
 
-    def prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        prepared = self.feature_extractor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names)
+    def prepare_ecgs(
+        self, ecgs: list, sampling_rate, lead_names, keep_flat: bool | list[bool] = False
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        prepared = self.feature_extractor(ecgs, sampling_rate, lead_names, keep_flat=keep_flat)
         return dict(prepared), self.placeholders(len(ecgs))
 
 

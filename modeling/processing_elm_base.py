@@ -22,10 +22,14 @@ from transformers import BatchFeature, ProcessorMixin
 from .chat_rendering import (
     DEFAULT_CHAT_TEMPLATE,
     RenderedChat,
+    check_messages,
     ecg_items,
-    render_chat,
+    has_reasoning,
     with_system_prompt,
 )
+from .chat_turns import Render, learnt_answers, render_prompt
+from .feature_extraction_ecg import EcgFeatureExtractor
+from .turn_format import renderer, tokenize_pieces, turn_format
 
 
 ECG_TOKEN = "<|ecg|>"
@@ -47,14 +51,23 @@ class BaseElmProcessor(ProcessorMixin):
             Chat template to use instead of the tokenizer's.
         system_prompt (`str`, *optional*):
             System message of conversations that have none: the one that the model was trained with.
+        enable_thinking (`bool`):
+            Whether prompts let the model begin with reasoning: `True` for models trained on answers with reasoning.
         sub_processors:
             The other parts of the processor: feature extractor, image processor, tokenizer of ECGs.
     """
 
     def __init__(
-        self, tokenizer, ecg_token: str, chat_template: str | None, system_prompt: str | None, **sub_processors
+        self,
+        tokenizer,
+        ecg_token: str,
+        chat_template: str | None,
+        system_prompt: str | None,
+        enable_thinking: bool,
+        **sub_processors,
     ):
         self.system_prompt = system_prompt
+        self.enable_thinking = enable_thinking
         self.tokenizer = tokenizer
         self.ecg_token = ecg_token
         self.ecg_token_id = add_ecg_token(tokenizer, ecg_token)
@@ -78,16 +91,23 @@ class BaseElmProcessor(ProcessorMixin):
     @property
     def leads(self) -> list[str]:
         """The leads of the model, which are the rows of ECGs without lead names."""
-        raise NotImplementedError
+        return self.ecg_reader.leads
 
-    def prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    @property
+    def ecg_reader(self) -> EcgFeatureExtractor:
+        """Reads ECGs for the model."""
+        return self.feature_extractor
+
+    def prepare_ecgs(
+        self, ecgs: list, sampling_rate, lead_names, keep_flat: bool | list[bool] = False
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         r"""
         Prepares ECGs for the model.
 
         Args:
             ecgs (`list`):
                 The ECGs: arrays of shape `(num_leads, num_samples)` in millivolt or paths of WFDB records.
-            sampling_rate, lead_names:
+            sampling_rate, lead_names, keep_flat:
                 As for [`EcgFeatureExtractor`].
 
         Returns:
@@ -172,7 +192,7 @@ class BaseElmProcessor(ProcessorMixin):
         num_placeholders = sum(len(chat.ecgs) for chat in chats)
         if num_placeholders != len(ecgs):
             raise ValueError(f"The text holds {num_placeholders} {self.ecg_token} placeholders for {len(ecgs)} ECGs.")
-        return self._encode(chats, ecgs, sampling_rate, lead_names, padding_side, return_tensors)
+        return self._encode(chats, ecgs, sampling_rate, lead_names, False, padding_side, return_tensors)
 
     def apply_chat_template(
         self,
@@ -196,9 +216,12 @@ class BaseElmProcessor(ProcessorMixin):
         The `content` of a message is a string or a list of items `{"type": "text", "text": ...}` and `{"type": "ecg",
         "ecg": ...}`. An ECG is an array of shape `(num_leads, num_samples)` in millivolt, or the path of a WFDB
         record. Items with arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads,
-        `"lead_names"`. A placeholder in the text of a message is not taken for an ECG. If the chat template has no
+        `"lead_names"`; `"keep_flat": True` keeps flat leads. A placeholder in the text of a message is not taken for an ECG. If the chat template has no
         system role (Gemma 2), the system message goes into the first user turn. Conversations without a system message
         get `system_prompt`.
+
+        A prompt (`add_generation_prompt=True`) is what the template writes before an answer, so that the model is asked
+        as it was trained. It differs from the template's own generation prompt for a few templates (DeepSeek, gpt-oss).
 
         Args:
             conversation (`list[dict]` or `list[list[dict]]`):
@@ -225,31 +248,33 @@ class BaseElmProcessor(ProcessorMixin):
             processor_kwargs (`dict`, *optional*):
                 Another place for `padding`, `truncation`, `padding_side`, `sampling_rate` and `return_tensors`.
             template_kwargs:
-                Variables of the chat template. `enable_thinking` (Qwen 3 and others) is `False` by default, so that
-                prompts begin an answer as in training.
+                Variables of the chat template. `enable_thinking` (Qwen 3 and others) is the processor's by default, so
+                that prompts begin an answer as in training.
 
         Returns:
             `str` or `list[str]` (`tokenize=False`), token ids, or a [`BatchFeature`] like that of `__call__`
             (`return_dict=True`). Tokenized output always has a batch dimension.
 
         Raises:
-            `ValueError`: If a message is malformed, the template drops an ECG, an ECG is not as described, or
-                `padding` or `truncation` have other values.
+            `ValueError`: If a message is malformed, the template refuses the conversation or drops an ECG, an ECG is not
+                as described, or `padding` or `truncation` have other values.
         """
         options = {"padding": padding, "truncation": truncation, "padding_side": padding_side}
         options |= {"sampling_rate": sampling_rate, "return_tensors": return_tensors} | (processor_kwargs or {})
         _check_lengths(options)
         is_batched = len(conversation) > 0 and isinstance(conversation[0], list | tuple)
         conversations = conversation if is_batched else [conversation]
-        chats = [
-            self._render(
-                messages,
-                template_kwargs,
-                add_generation_prompt=add_generation_prompt,
-                mark_answers=return_assistant_tokens_mask,
-            )
-            for messages in conversations
-        ]
+        chats = []
+        for messages in conversations:
+            if return_assistant_tokens_mask:
+                chats.append(self._with_all_answers(messages, template_kwargs))
+            elif add_generation_prompt:
+                render, reasons = self._renderer(template_kwargs)
+                chats.append(render_prompt(with_system_prompt(messages, self.system_prompt), render, reasons=reasons))
+            else:
+                chats.append(
+                    self._renderer(template_kwargs)[0](with_system_prompt(messages, self.system_prompt), False)
+                )
         if not tokenize:
             return [chat.text for chat in chats] if is_batched else chats[0].text
         items = [item for messages in conversations for item in ecg_items(messages)]
@@ -261,30 +286,61 @@ class BaseElmProcessor(ProcessorMixin):
             [item["ecg"] for item in items],
             [item.get("sampling_rate", options["sampling_rate"]) for item in items],
             [item.get("lead_names") or list(self.leads) for item in items],
+            [item.get("keep_flat", False) for item in items],
             options["padding_side"] or ("left" if add_generation_prompt else None),
             options["return_tensors"],
             return_assistant_tokens_mask=return_assistant_tokens_mask,
         )
         return encoded if return_dict else encoded["input_ids"]
 
-    def _render(
-        self,
-        messages: list[dict],
-        template_kwargs: dict | None = None,
-        *,
-        add_generation_prompt: bool = False,
-        mark_answers: bool = True,
-    ) -> RenderedChat:
-        """A conversation in the tokenizer's chat template."""
-        template_kwargs = {"enable_thinking": False} | (template_kwargs or {})
+    def _renderer(self, template_kwargs: dict) -> tuple[Render, bool]:
+        """A function that renders messages, and whether prompts let the model begin with reasoning."""
+        template_kwargs = {"enable_thinking": self.enable_thinking} | template_kwargs
+        return renderer(self.tokenizer, self.ecg_token, template_kwargs), bool(template_kwargs["enable_thinking"])
 
-        def write(turns: list[dict]) -> str:
-            return self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **template_kwargs
-            )
-
+    def _learnt(self, messages: list[dict], template_kwargs: dict) -> tuple[RenderedChat, bool, str | None]:
+        """
+        A conversation with what a model learns in it; whether its answers begin with reasoning; and why it does not
+        learn the last answer.
+        """
+        check_messages(messages)
         messages = with_system_prompt(messages, self.system_prompt)
-        return render_chat(messages, write, self.ecg_token, mark_answers=mark_answers)
+        format = turn_format(self.tokenizer, template_kwargs.get("chat_template"))
+        modes, known = [{}], None
+        if any(has_reasoning(message) for message in messages):
+            if "enable_thinking" not in template_kwargs:
+                modes = [{"enable_thinking": True}, {"enable_thinking": False}]  # the second if it drops reasoning
+        elif not template_kwargs and not self.enable_thinking:
+            known = format.learnt_turns(tuple(message["role"] for message in messages))
+        results = []
+        for mode in modes:
+            render, reasons = self._renderer(template_kwargs | mode)
+            chat, problem = learnt_answers(messages, render, format.ends, reasons=reasons, known=known)
+            results.append((chat, reasons, problem))
+            if problem is None:
+                return results[-1]
+        return results[0]
+
+    def _with_all_answers(self, messages: list[dict], template_kwargs: dict) -> RenderedChat:
+        """A conversation whose `learnt` also has the answers that the template writes in another way than the last."""
+        chat, _, _ = self._learnt(messages, template_kwargs)
+        ends = turn_format(self.tokenizer, template_kwargs.get("chat_template")).ends
+        for answer, is_learnt in zip(chat.answers, chat.is_learnt()):
+            if answer is not None and not is_learnt:
+                chat.learnt.append((answer[0], ends(chat.text, answer[1]) or answer[1]))
+        return chat
+
+    def learns_reasoning(self, messages: list[dict]) -> bool:
+        r"""
+        Whether the answers of a conversation begin with reasoning that the chat template writes, so that a model that
+        is trained on it is asked with `enable_thinking=True`.
+
+        Args:
+            messages (`list[dict]`):
+                The conversation, as for [`~ElmProcessor.apply_chat_template`].
+        """
+        check_messages(messages)
+        return any(has_reasoning(message) for message in messages) and self._learnt(messages, {})[1]
 
     def _encode(
         self,
@@ -292,12 +348,13 @@ class BaseElmProcessor(ProcessorMixin):
         ecgs: list,
         sampling_rate,
         lead_names,
+        keep_flat: bool | list[bool],
         padding_side: str | None,
         return_tensors: str | None,
         *,
         return_assistant_tokens_mask: bool = False,
     ) -> BatchFeature:
-        ecg_data, ecg_ids = self.prepare_ecgs(ecgs, sampling_rate, lead_names) if ecgs else ({}, [])
+        ecg_data, ecg_ids = self.prepare_ecgs(ecgs, sampling_rate, lead_names, keep_flat) if ecgs else ({}, [])
         remaining = iter(ecg_ids)
         rows = [self._tokenize(chat, [next(remaining) for _ in chat.ecgs]) for chat in chats]
         length = max(len(ids) for ids, _ in rows)
@@ -328,19 +385,24 @@ class BaseElmProcessor(ProcessorMixin):
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: The token ids; and a mask, 1 on the assistant's messages and the token
-            that ends each of them. Both of shape `(length,)`.
+            that ends each of them. Left out are answers that the template writes in another way than after a prompt,
+            such as earlier answers in Qwen 3. Both of shape `(length,)`.
 
         Raises:
-            `ValueError`: If a message is malformed, or the template drops an ECG.
+            `ValueError`: If a message is malformed, or the template refuses the conversation, drops an ECG or writes
+                no answer as it asks for it.
         """
-        return self._tokenize(self._render(messages), ecg_ids)
+        chat, _, problem = self._learnt(messages, {})
+        if problem is not None and not chat.learnt:
+            raise ValueError(f"The model cannot learn the conversation's answers: the chat template {problem}.")
+        return self._tokenize(chat, ecg_ids)
 
     def _tokenize(self, chat: RenderedChat, ecg_ids: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and answer mask of a conversation, both `(length,)`, with the tokens of its ECGs."""
-        encoded = self.tokenizer(chat.text, add_special_tokens=False, return_offsets_mapping=True)
-        ids = np.array(encoded["input_ids"], dtype=np.int64)
-        starts, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-        in_answer = self._answer_mask(chat, ids, starts, ends)
+        ids, starts, ends = self._tokenize_text(chat)
+        in_answer = np.zeros(len(ids), dtype=np.int64)
+        for start, end in chat.learnt:
+            in_answer[(starts < end) & (ends > start)] = 1
 
         looks_like_ecg = ids == self.ecg_token_id
         is_ecg = looks_like_ecg & np.isin(starts, chat.ecgs)
@@ -356,27 +418,23 @@ class BaseElmProcessor(ProcessorMixin):
         pieces.append(ids[start:])
         return np.concatenate(pieces).astype(np.int64), np.repeat(in_answer, lengths)
 
-    def _answer_mask(self, chat: RenderedChat, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """1 on the tokens of the assistant's messages and on the special token that ends each of them."""
-        mask = np.zeros(len(ids), dtype=np.int64)
-        added_tokens = self.tokenizer.added_tokens_decoder  # a property that builds the dictionary
-        for start, end in chat.answers:
-            mask[(starts < end) & (ends > start)] = 1
-            for index in np.flatnonzero(starts >= end):
-                if int(ids[index]) in added_tokens:
-                    mask[(starts >= end) & (np.arange(len(ids)) <= index)] = 1
-                    break
-                if chat.text[starts[index] : ends[index]].strip():
-                    break
-        return mask
+    def _tokenize_text(self, chat: RenderedChat) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Token ids with start and end of each token in characters, each `(length,)`."""
+        cuts = {start for start, _ in chat.learnt}
+        cuts |= {len(chat.text[: answer[0]].rstrip(" ")) for answer in chat.answers if answer is not None}
+        tokens = tokenize_pieces(self.tokenizer, chat.text, [])
+        _, starts, ends = tokens
+        is_cut_by_itself = all(((starts < cut) & (ends > cut)).sum() == 0 for cut in cuts)
+        if cuts and not (is_cut_by_itself and turn_format(self.tokenizer).begins_with_a_token):
+            return tokenize_pieces(self.tokenizer, chat.text, sorted(cuts))
+        return tokens
 
     @property
     def end_of_turn_token_id(self) -> int | None:
         """Id of the special token that ends an assistant's turn in the chat template, or `None` if there is none."""
-        chat = self._render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+        chat, _, problem = self._learnt([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], {})
         ids, mask = self._tokenize(chat, [])
-        last = int(ids[np.flatnonzero(mask)[-1]])
-        return last if last in self.tokenizer.added_tokens_decoder else None
+        return int(ids[np.flatnonzero(mask)[-1]]) if problem is None else None
 
 
 def _check_lengths(options: dict):

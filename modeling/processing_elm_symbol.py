@@ -28,6 +28,22 @@ from .tokenization_ecg_byte import EcgByteTokenizer
 logger = logging.get_logger(__name__)
 
 
+def symbols_of_an_ecg(num_leads: int, num_samples: int) -> int:
+    r"""
+    Approximate number of tokens of an ECG, one per ten samples (Han et al. 2024).
+
+    Args:
+        num_leads (`int`):
+            Number of leads.
+        num_samples (`int`):
+            Number of samples of a lead.
+
+    Returns:
+        `int`: The number of tokens.
+    """
+    return num_leads * num_samples // 10
+
+
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class ElmSymbolProcessor(BaseElmProcessor):
     r"""
@@ -53,6 +69,8 @@ class ElmSymbolProcessor(BaseElmProcessor):
             Chat template to use instead of the tokenizer's.
         system_prompt (`str`, *optional*):
             System message of conversations that have none: the one that the model was trained with.
+        enable_thinking (`bool`, *optional*, defaults to `False`):
+            Whether prompts let the model begin with reasoning: `True` for models trained on answers with reasoning.
     """
 
     def __init__(
@@ -65,6 +83,7 @@ class ElmSymbolProcessor(BaseElmProcessor):
         ecg_token: str = ECG_TOKEN,
         chat_template: str | None = None,
         system_prompt: str | None = None,
+        enable_thinking: bool = False,
     ):
         self.ecg_token_offset = ecg_token_offset
         self.max_ecg_tokens = max_ecg_tokens
@@ -73,18 +92,15 @@ class ElmSymbolProcessor(BaseElmProcessor):
             ecg_token,
             chat_template,
             system_prompt,
+            enable_thinking,
             feature_extractor=feature_extractor,
             ecg_tokenizer=ecg_tokenizer,
         )
 
     @property
-    def leads(self) -> list[str]:
-        return self.feature_extractor.leads
-
-    @property
     def num_ecg_tokens(self) -> int:
-        """Approximate number of tokens of an ECG: `max_ecg_tokens`, or one per ten samples (Han et al. 2024)."""
-        return self.max_ecg_tokens or len(self.leads) * self.feature_extractor.num_samples // 10
+        """Approximate number of tokens of an ECG: `max_ecg_tokens`, or see [`symbols_of_an_ecg`]."""
+        return self.max_ecg_tokens or symbols_of_an_ecg(len(self.leads), self.feature_extractor.num_samples)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -94,8 +110,10 @@ class ElmSymbolProcessor(BaseElmProcessor):
         number = input_ids - self.ecg_token_offset
         return (number >= 0) & (number < len(self.ecg_tokenizer))
 
-    def prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        prepared = self.feature_extractor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names)
+    def prepare_ecgs(
+        self, ecgs: list, sampling_rate, lead_names, keep_flat: bool | list[bool] = False
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        prepared = self.feature_extractor(ecgs, sampling_rate, lead_names, keep_flat=keep_flat)
         tokens = self.ecg_tokenizer.encode_ecg(prepared["ecg_values"])
         return {}, [self._truncate(np.array(one)) + self.ecg_token_offset for one in tokens]
 
@@ -131,4 +149,4 @@ ElmSymbolProcessor.register_for_auto_class("AutoProcessor")
 # `AutoProcessor` finds the class by the name in `processor_config.json`.
 register(AutoProcessor, ElmSymbolProcessor, ElmSymbolProcessor)
 
-__all__ = ["ElmSymbolProcessor"]
+__all__ = ["ElmSymbolProcessor", "symbols_of_an_ecg"]

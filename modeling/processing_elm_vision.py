@@ -17,6 +17,7 @@ import numpy as np
 from transformers import AutoProcessor
 
 from .auto_classes import register
+from .feature_extraction_ecg import EcgFeatureExtractor
 from .image_processing_ecg import EcgImageProcessor
 from .processing_elm_base import ECG_TOKEN, BaseElmProcessor
 
@@ -40,6 +41,8 @@ class ElmVisionProcessor(BaseElmProcessor):
             Chat template to use instead of the tokenizer's.
         system_prompt (`str`, *optional*):
             System message of conversations that have none: the one that the model was trained with.
+        enable_thinking (`bool`, *optional*, defaults to `False`):
+            Whether prompts let the model begin with reasoning: `True` for models trained on answers with reasoning.
     """
 
     def __init__(
@@ -50,20 +53,25 @@ class ElmVisionProcessor(BaseElmProcessor):
         ecg_token: str = ECG_TOKEN,
         chat_template: str | None = None,
         system_prompt: str | None = None,
+        enable_thinking: bool = False,
     ):
         self.num_ecg_tokens = num_ecg_tokens
-        super().__init__(tokenizer, ecg_token, chat_template, system_prompt, image_processor=image_processor)
+        super().__init__(
+            tokenizer, ecg_token, chat_template, system_prompt, enable_thinking, image_processor=image_processor
+        )
 
     @property
-    def leads(self) -> list[str]:
-        return self.image_processor.leads
+    def ecg_reader(self) -> EcgFeatureExtractor:
+        return self.image_processor.feature_extractor
 
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "ecg_values"]
 
-    def prepare_ecgs(self, ecgs: list, sampling_rate, lead_names) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        pictures = self.image_processor(ecgs, sampling_rate=sampling_rate, lead_names=lead_names)
+    def prepare_ecgs(
+        self, ecgs: list, sampling_rate, lead_names, keep_flat: bool | list[bool] = False
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        pictures = self.image_processor(ecgs, sampling_rate, lead_names, keep_flat=keep_flat)
         return {"ecg_values": pictures["pixel_values"]}, self.placeholders(len(ecgs))
 
 

@@ -54,6 +54,10 @@ class EcgByteTokenizer(TokenizersBackend):
             Amplitudes in millivolt that are scaled to 0 and 1, for all ECGs. Values outside are clipped. By default
             the minimum and maximum of each ECG, as in ECG-Bench. The absolute amplitude is then lost, and
             [`~EcgByteTokenizer.decode_ecg`] needs the range as an argument.
+        companding (`float`, *optional*):
+            Amplitude c in millivolt: the levels are equally wide in `asinh(x / c)` instead of x. Below c they are
+            about equally wide in millivolt, above they widen with the amplitude, so that a wide `value_range` still
+            has fine levels near 0 mV. By default all levels have one width, as in ECG-Byte. It needs a `value_range`.
         encoding (`str`, *optional*, defaults to `"longest_match"`):
             `"longest_match"` takes the longest matching token from the left, as in ECG-Byte. `"merge_order"` applies
             the merges in their order, as in other byte-pair encodings. The former is faster and needs fewer tokens.
@@ -75,6 +79,7 @@ class EcgByteTokenizer(TokenizersBackend):
         vocab: dict[str, int] | None = None,
         merges: Sequence[tuple[str, str]] | None = None,
         value_range: Sequence[float] | None = None,
+        companding: float | None = None,
         encoding: str = "longest_match",
         *,
         lead_words: bool = True,
@@ -86,6 +91,7 @@ class EcgByteTokenizer(TokenizersBackend):
             raise ValueError(f'`encoding` is "{encoding}"; expected {" or ".join(ENCODINGS)}.')
         _check_vocabulary(vocab)
         self.value_range = None if value_range is None else _checked_range(value_range)
+        self.companding = _checked_companding(companding, self.value_range)
         self.encoding = encoding
         self.lead_words = lead_words
         self.num_clipped_samples = 0
@@ -93,7 +99,13 @@ class EcgByteTokenizer(TokenizersBackend):
         # Tokens of the vocabulary are not added here: `_backend` has added them, or does not need them (merge order).
         added = kwargs.pop("added_tokens_decoder", None) or {}
         kwargs["added_tokens_decoder"] = {index: token for index, token in added.items() if str(token) not in vocab}
-        super().__init__(value_range=self.value_range, encoding=encoding, lead_words=lead_words, **kwargs)
+        super().__init__(
+            value_range=self.value_range,
+            companding=self.companding,
+            encoding=encoding,
+            lead_words=lead_words,
+            **kwargs,
+        )
         letters = [""] * (max(vocab.values()) + 1)
         for token in filter(_is_letters, vocab):
             letters[vocab[token]] = token
@@ -106,7 +118,8 @@ class EcgByteTokenizer(TokenizersBackend):
         The text of an ECG: letters a ... z, lead after lead, with a space between leads if `lead_words`.
 
         The index of the letter for x mV is `min(floor(26 * clip((x - low) / (high - low + 1e-6), 0, 1)), 25)`,
-        computed in the precision of `ecg` (float32 or float64).
+        computed in the precision of `ecg` (float32 or float64). With `companding`, x, low and high are replaced by
+        their `asinh(x / companding)`.
 
         Args:
             ecg (`np.ndarray` of shape `(num_leads, num_samples)`):
@@ -125,7 +138,8 @@ class EcgByteTokenizer(TokenizersBackend):
         low, high = self.value_range or (least, most)
         if least < low or most > high:
             self._count_clipped(ecg)
-        levels = ecg - low
+        low, high = self._compressed(low), self._compressed(high)
+        levels = self._compressed(ecg) - low
         levels /= high - low + _EPSILON
         levels *= len(SYMBOLS)
         np.clip(levels, 0, len(SYMBOLS) - 0.5, out=levels)
@@ -190,9 +204,22 @@ class EcgByteTokenizer(TokenizersBackend):
         lengths = np.diff(ends, prepend=0)
         # The position of each sample's level in the concatenated levels of all tokens.
         places = np.arange(ends[-1]) + np.repeat(self._token_starts[token_ids] - (ends - lengths), lengths)
-        low, high = (float(value) for value in value_range)  # equal for a flat ECG
-        centres = low + (np.arange(len(SYMBOLS)) + 0.5) / len(SYMBOLS) * (high - low + _EPSILON)
+        centres = self._amplitudes(np.arange(len(SYMBOLS)) + 0.5, value_range)
         return centres.astype(np.float32)[self._token_levels[places]].reshape(num_leads, -1)
+
+    def level_widths(self) -> np.ndarray:
+        r"""
+        The width of each of the 26 levels.
+
+        Returns:
+            `np.ndarray` of shape `(26,)`, float64, in millivolt, from the lowest level to the highest.
+
+        Raises:
+            `ValueError`: If the tokenizer has no `value_range`.
+        """
+        if self.value_range is None:
+            raise ValueError("Every ECG was scaled by its own range, and its levels have widths of their own.")
+        return np.diff(self._amplitudes(np.arange(len(SYMBOLS) + 1), self.value_range))
 
     def token_spans(self, token_ids: Sequence[int], num_leads: int = 12) -> np.ndarray:
         r"""
@@ -218,6 +245,15 @@ class EcgByteTokenizer(TokenizersBackend):
         leads = span_starts // samples
         tokens = np.searchsorted(ends, span_starts, side="right")
         return np.stack([tokens, leads, span_starts - leads * samples, span_ends - leads * samples], axis=1)
+
+    def _compressed(self, millivolt):
+        return millivolt if self.companding is None else np.arcsinh(millivolt / self.companding)
+
+    def _amplitudes(self, levels: np.ndarray, value_range: Sequence[float]) -> np.ndarray:
+        """The amplitudes in millivolt at these levels; level 3.5 is the middle of the letter d."""
+        low, high = (self._compressed(float(value)) for value in value_range)  # equal for a flat ECG
+        values = low + levels / len(SYMBOLS) * (high - low + _EPSILON)
+        return values if self.companding is None else np.sinh(values) * self.companding
 
     def _ids_and_ends(self, token_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """The ids as an array, and the number of samples up to and including each token."""
@@ -282,6 +318,18 @@ def _checked_range(value_range: Sequence[float]) -> tuple[float, float]:
     if not (np.isfinite([low, high]).all() and low < high):
         raise ValueError(f"`value_range` is {low:g} to {high:g} mV; expected two finite values, the lower one first.")
     return low, high
+
+
+def _checked_companding(companding: float | None, value_range: tuple[float, float] | None) -> float | None:
+    if companding is None:
+        return None
+    if value_range is None:
+        raise ValueError(
+            "`companding` needs a `value_range`: levels that widen with the amplitude are the same for all."
+        )
+    if not (np.isfinite(companding) and companding > 0):
+        raise ValueError(f"`companding` is {companding:g} mV; expected a positive amplitude.")
+    return float(companding)
 
 
 def _checked_ecg(ecg) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Fixtures shared by the tests."""
 
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -89,6 +91,19 @@ def simulated_dataset(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("data") / "simulated"
     prepare_dataset("simulated_qa", folder, seconds=2, num_recordings=40)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def earlier_version(simulated_dataset, tmp_path_factory) -> Path:
+    """The dataset as an earlier version built it: without a table of patients and without validation splits."""
+    folder = Path(shutil.copytree(simulated_dataset, tmp_path_factory.mktemp("earlier") / "earlier"))
+    shutil.rmtree(folder / "patients")
+    for path in folder.glob("fold*/validation-*.parquet"):
+        path.unlink()
+    card = (folder / "README.md").read_text()
+    card = re.sub(r"- config_name: patients\n(?:  .*\n)+", "", card)
+    (folder / "README.md").write_text(re.sub(r"  - split: validation\n    path: .*\n", "", card))
     return folder
 
 

@@ -21,6 +21,7 @@ from elm_hf.modeling.configuration_elm import ElmConfig
 CONFIGURATION = {"auto_classes", "own_encoder", "configuration_elm", "ecg_encoders"}
 MODEL = CONFIGURATION | {
     "generation_elm",
+    "llm_parts",
     "modeling_elm",
     "modeling_elm_encoder",
     "modeling_elm_projector",
@@ -28,11 +29,17 @@ MODEL = CONFIGURATION | {
 }
 PROCESSOR = {
     "chat_rendering",
+    "chat_turns",
     "ecg_leads",
     "ecg_reading",
     "ecg_resampling",
+    "ecg_segments",
     "feature_extraction_ecg",
+    "folder_paths",
     "processing_elm_base",
+    "turn_format",
+    "wfdb_header",
+    "wfdb_signals",
 }
 SIGNAL = MODEL | PROCESSOR | {"processing_elm"}
 VISION = MODEL | PROCESSOR | {"ecg_raster", "image_processing_ecg", "processing_elm_vision"}

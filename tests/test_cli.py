@@ -138,9 +138,9 @@ BAD_RECORDS = {
     "array.npy": "array.npy: not a WFDB record; use elm-hf prepare ecgfolder to build a dataset of such files",
     "lead": 'lead: lead "V7" is not one of I, II',
     "truncated": "truncated.dat has 5000 bytes, expected 120000 for 12 leads of 5000 samples",
-    "header": "header.hea: the WFDB header cannot be read",
+    "header": 'header.hea: not a WFDB header, its number of signals is "xx"',
     "signal": "signal.dat: no such file, but ",
-    "swapped": "swapped: III is not II - I",
+    "swapped": "swapped: the limb leads disagree: III is not II - I",
 }
 
 
@@ -267,7 +267,7 @@ def test_a_table_that_is_no_text(message, tmp_path):
     [
         (["--seconds", "0.001"], "0.001 s at 250 Hz is not a whole number of samples"),
         (["--seconds", "inf"], "inf s at 250 Hz is not a whole number of samples"),
-        (["--num-recordings", "3"], "5 folds require at least 5 patients, but the conversations have 2; "),
+        (["--num-recordings", "3"], "5 folds require at least 5 patients, but there are 2; "),
         (["--num-folds", "0"], "num_folds (--num-folds) is 0, but the source has no official split"),
     ],
 )
@@ -338,7 +338,7 @@ def test_a_folder_that_is_no_dataset(message, tiny_elm):
 def test_an_unknown_fold_split_or_record_is_named(message, tiny_elm, simulated_dataset):
     asked = ["ask", tiny_elm, "--dataset", simulated_dataset]
     assert "no 'fold6'; available: fold1, fold2, fold3, fold4, fold5" in message(*asked, "--fold", 6)
-    assert "fold1 has no split 'validation'; available: train, test" in message(*asked, "--split", "validation")
+    assert "fold1 has no split 'dev'; available: train, validation, test" in message(*asked, "--split", "dev")
     found = message(*asked, "--record-id", "simulated_qa-x")
     assert str(simulated_dataset) in found and 'no questions about an ECG "simulated_qa-x"' in found
 
@@ -408,7 +408,10 @@ DAMAGED_CHECKPOINTS = {
     "half the weights": (lambda folder: truncate(folder / "model.safetensors"), "file not fully covered"),
     "a missing weight": (without_embeddings, "weights are missing or have another shape, such as "),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded as an ELM"),
-    "half a template": (lambda folder: truncate(folder / "chat_template.jinja"), "its chat template refuses: "),
+    "half a template": (
+        lambda folder: truncate(folder / "chat_template.jinja"),
+        "The chat template refuses the conversation: ",
+    ),
 }
 
 

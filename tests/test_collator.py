@@ -43,8 +43,11 @@ def test_labels_are_the_assistants_words_and_its_end_of_turn(family, ecgs):
         row([ecgs[1], ecgs[2]], "Compare the two ECGs.", "The rate of the first is higher."),
     ]
     batch = ElmDataCollator(processor)(rows)
+    earlier = (
+        "" if family == "qwen3" else f"sinus rhythm{end}"
+    )  # Qwen 3 asks with <think> and writes it before the last
     assert [labelled_text(processor, batch, index) for index in range(3)] == [
-        f"sinus rhythm{end}60{end}",
+        f"{earlier}60{end}",
         f"none{end}",
         f"The rate of the first is higher.{end}",
     ]
@@ -52,6 +55,15 @@ def test_labels_are_the_assistants_words_and_its_end_of_turn(family, ecgs):
     assert (batch["labels"][kept] == batch["input_ids"][kept]).all()
     assert batch["attention_mask"][kept].all()
     assert batch["ecg_values"].shape == (3, 12, 500)
+
+
+def test_a_conversation_that_cannot_be_learnt_is_named():
+    processor = tiny_processor("llama")
+    processor.chat_template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    with pytest.raises(
+        ValueError, match="Conversation c7: The model cannot learn .* the chat template drops the answer"
+    ):
+        ElmDataCollator(processor)([row([], "Hello?", "none", conversation_id="c7")])
 
 
 def test_a_batch_is_as_long_as_its_longest_conversation(ecgs):

@@ -170,8 +170,14 @@ def test_the_error_for_an_unknown_fold_or_split_lists_the_available_ones(built):
         load_elm_dataset(built, fold=6)
     with pytest.raises(ValueError, match="no 'official'; available: fold1"):
         load_elm_dataset(built, fold="official")
-    with pytest.raises(ValueError, match="fold1 has no split 'validation'; available: train, test"):
-        load_elm_dataset(built, split="validation")
+    with pytest.raises(ValueError, match="fold1 has no split 'dev'; available: train, validation, test$"):
+        load_elm_dataset(built, split="dev")
+
+
+def test_a_dataset_of_an_earlier_version_loads_and_asking_for_validation_says_how_to_rebuild_it(earlier_version):
+    assert len(load_elm_dataset(earlier_version)) and len(load_elm_dataset(earlier_version, split="test"))
+    with pytest.raises(ValueError, match=r"fold1 has no split 'validation'; available: train, test. .*build it again"):
+        load_elm_dataset(earlier_version, split="validation")
 
 
 def test_a_folder_without_an_elm_hf_dataset_is_refused(tmp_path):
@@ -201,7 +207,8 @@ def test_the_card_contains_the_numbers_of_the_build(built):
     card = (built / "README.md").read_text()
     folds = [datasets.load_dataset(str(built), f"fold{number}") for number in range(1, 6)]
     for number, fold in enumerate(folds, 1):
-        assert f"| `fold{number}` | {len(fold['train'])} | {len(fold['test'])} |" in card
+        sizes = " | ".join(str(len(fold[split])) for split in ("train", "validation", "test"))
+        assert f"| `fold{number}` | {sizes} |" in card
     assert "| recordings | 30 |" in card
 
 

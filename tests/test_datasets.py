@@ -54,6 +54,11 @@ def load(path: Path, config: str, split: str = "train") -> datasets.Dataset:
     return datasets.load_dataset(str(path), config, split=split)
 
 
+def all_rows(path: Path, config: str) -> list[dict]:
+    """The rows of all splits."""
+    return [row for split in datasets.load_dataset(str(path), config).values() for row in split]
+
+
 def read_table(source: Path) -> list[dict]:
     with (source / "ptbxl_database.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -120,9 +125,11 @@ def test_ages_over_89_are_90(source, tmp_path):
     assert load(tmp_path / "built", "records")["age"][:3] == [90, None, 29]
 
 
-def test_conversations_ask_for_reports(ptb_xl, shared_data):
-    table = {row["ecg_id"]: row for row in read_table(shared_data / "ptb_xl")}
-    rows = [row for split in ("train", "test") for row in load(ptb_xl, "official", split)]
+def test_conversations_ask_for_original_reports_if_the_user_says_so(shared_data, tmp_path):
+    source = shared_data / "ptb_xl"
+    prepare_dataset("ptb_xl", tmp_path / "built", source=source, num_folds=0, reports="original", **MISSING_FILE)
+    table = {row["ecg_id"]: row for row in read_table(source)}
+    rows = all_rows(tmp_path / "built", "official")
     assert len(rows) == 7
     for row in rows:
         user, assistant = row["messages"]
@@ -130,6 +137,65 @@ def test_conversations_ask_for_reports(ptb_xl, shared_data):
         assert user["content"] == [{"type": "ecg", "text": None}, {"type": "text", "text": row["question"]}]
         assert assistant["content"] == [{"type": "text", "text": table[recording_id]["report"]}]
         assert (user["role"], assistant["role"]) == ("user", "assistant")
+    assert "in the language of the report" in (tmp_path / "built" / "README.md").read_text()
+
+
+def test_conversations_are_in_english_by_default(source, tmp_path):
+    """A report in English is the answer, a translated one is, and the others are replaced by the certain findings."""
+    edit_table(source, "6001", report="Sinus rhythm. Left axis deviation.")
+    edit_table(source, "6003", scp_codes="{'IMI': 35.0, 'LAFB': 100.0, 'ISCAN': 50.0, 'SR': 0.0}")
+    german = next(row["report"] for row in read_table(source) if row["ecg_id"] == "6002")
+    (tmp_path / "translations.csv").write_text(
+        f'report,language,translation,translator\n"{german}",de,"Sinus rhythm, in words of a translator.",by hand\n'
+    )
+    prepare_dataset(
+        *("ptb_xl", tmp_path / "built", source),
+        num_folds=0,
+        translations=tmp_path / "translations.csv",
+        **MISSING_FILE,
+    )
+    rows = all_rows(tmp_path / "built", "official")
+    answers = {row["conversation_id"]: row["answer"] for row in rows}
+    assert len(answers) == 7
+    assert answers["ptb_xl-report-6001-0"] == ["Sinus rhythm. Left axis deviation."]
+    assert answers["ptb_xl-report-6002-0"] == ["Sinus rhythm, in words of a translator."]
+    findings = ["left anterior fascicular block", "anterior ischemia", "sinus rhythm"]
+    assert answers["ptb_xl-findings-6003-0"] == findings
+    card = (tmp_path / "built" / "README.md").read_text()
+    assert "if it is in English or translated into English, and else for the list of findings" in card
+    assert str(tmp_path) not in json.dumps(report(tmp_path / "built"))
+
+
+def test_the_files_of_100_hz_are_read_and_the_card_says_so(source, tmp_path):
+    """Only the first row of the table has its file of 100 Hz in the collection."""
+    built = tmp_path / "built"
+    prepare_dataset("ptb_xl", built, source, sampling_rate=100, source_rate=100, num_folds=0, max_skipped=0.9)
+    (record,) = load(built, "records").with_format("numpy")
+    signal = wfdb.rdrecord(source / "records100" / "00000" / "00001_lr").p_signal.T
+    assert record["ecg"].shape == (12, 1000)
+    np.testing.assert_array_equal(record["ecg"], np.round(1000 * signal))
+    assert "contain nothing above 50 Hz" in (built / "README.md").read_text()
+    assert report(built)["options"]["source_rate"] == 100
+    edit_table(source, "1", patient_id="1.0")
+    copied = tmp_path / "copied"
+    (source.parent / "ecg_qa/train").mkdir(parents=True)
+    entry = {"template_id": 1, "question_id": 1, "sample_id": 1, "question_type": "single-verify", "ecg_id": [1]}
+    entry |= {"attribute_type": "noise", "question": "Noise?", "answer": ["no"], "attribute": None}
+    (source.parent / "ecg_qa/train/0.json").write_text(json.dumps([entry]))
+    prepare_dataset("ecg_qa", copied, source.parent / "ecg_qa", records=built, num_folds=0)
+    assert "contain nothing above 50 Hz" in (copied / "README.md").read_text()
+
+
+def test_an_option_of_another_dataset_and_a_missing_sampling_rate_are_errors(source, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^cpsc has no option source_rate \(--source-rate\); it has no such options$"
+    ):
+        prepare_dataset("cpsc", tmp_path / "built", source, source_rate=100)
+    expected = r"^source_rate \(--source-rate\) is 250, but PTB-XL has files of 500 or 100 Hz$"
+    with pytest.raises(ValueError, match=expected):
+        prepare_dataset("ptb_xl", tmp_path / "built", source, source_rate=250)
+    with pytest.raises(ValueError, match=r"^reports \(--reports\) is 'german'; expected english or original$"):
+        prepare_dataset("ptb_xl", tmp_path / "built", source, reports="german")
 
 
 def test_the_official_split_is_read_from_the_table(source, tmp_path):
@@ -144,12 +210,13 @@ def test_the_official_split_is_read_from_the_table(source, tmp_path):
 
 def test_strata_of_reports_are_diagnostic_superclasses(source, tmp_path):
     edit_table(source, "6003", scp_codes="{'IMI': 35.0, 'LAFB': 0.0, 'SR': 0.0}")
-    prepare_dataset("ptb_xl", tmp_path / "built", source=source, num_folds=0, **MISSING_FILE)
-    rows = load(tmp_path / "built", "official")
-    assert dict(zip(rows["conversation_id"], rows["stratum"])) == {
+    prepare_dataset("ptb_xl", tmp_path / "built", source=source, num_folds=0, reports="original", **MISSING_FILE)
+    assert {row["conversation_id"]: row["stratum"] for row in all_rows(tmp_path / "built", "official")} == {
+        "ptb_xl-report-6000-0": "NORM",
         "ptb_xl-report-6001-0": "STTC",
         "ptb_xl-report-6002-0": "CD+NORM",
         "ptb_xl-report-6003-0": "CD+MI",
+        "ptb_xl-report-6004-0": "NORM",
         "ptb_xl-report-6005-0": "NORM",
         "ptb_xl-report-6006-0": "NORM",
     }
@@ -161,7 +228,7 @@ def test_shorter_segments_are_pieces_of_the_recording(ptb_xl, shared_data, tmp_p
     whole = load(ptb_xl, "records").with_format("numpy")[0]
     assert list(pieces["recording_id"]) == ["6000"] * 5 and list(pieces["start_s"]) == [0, 2, 4, 6, 8]
     np.testing.assert_array_equal(np.concatenate(pieces["ecg"], axis=1), whole["ecg"])
-    rows = [row for split in ("train", "test") for row in load(tmp_path / "built", "fold1", split)]
+    rows = all_rows(tmp_path / "built", "fold1")
     assert sorted(row["ecg_index"] for row in rows) == [[number] for number in range(35)]
 
 
@@ -219,7 +286,7 @@ def test_the_only_original_question_whose_ecg_is_available(ptb_xl, shared_data, 
 
 def test_one_patient_is_too_few_for_folds(ptb_xl, shared_data, tmp_path):
     with pytest.raises(
-        ValueError, match=r"5 folds require at least 5 patients.* have 1; .*fewer folds \(--num-folds\)"
+        ValueError, match=r"5 folds require at least 5 patients, but there are 1; .*fewer folds \(--num-folds\)"
     ):
         prepare_dataset("ecg_qa", tmp_path / "built", source=shared_data / "ecg_qa" / "ptbxl", records=ptb_xl)
     assert list(tmp_path.iterdir()) == []
@@ -281,22 +348,24 @@ def test_published_folds_have_disjoint_patients(name, request):
     path = request.getfixturevalue(name)
     records = load(path, "records").remove_columns("ecg")
     patient_of = {row["record_id"]: row["patient_id"] for row in records}
-    tested = []
+    tested, validated, everyone = [], [], set(patient_of.values())
     for fold in FOLDS:
-        tables = {split: load(path, fold, split) for split in ("train", "test")}
+        tables = datasets.load_dataset(str(path), fold)
+        assert [split for split in ("train", "validation", "test") if split in tables] == list(tables)
         patients = {
             split: {patient_of[name] for row in table for name in row["record_ids"]} for split, table in tables.items()
         }
-        assert not patients["train"] & patients["test"]
-        tested += patients["test"]
+        assert sum(map(len, patients.values())) == len(set.union(*patients.values()))
+        tested += patients.get("test", ())
+        validated += patients.get("validation", ())
         counts = report(path)["splits"][fold]
-        assert {split: len(table) for split, table in tables.items()} == {s: counts[s] for s in ("train", "test")}
-        assert (
-            len(tables["train"]) + len(tables["test"]) + counts["left_out"] == report(path)["conversations"]["built"]
-        )
-        assert len(patients["test"]) <= counts["test_patients"]
-    assert len(tested) == len(set(tested)) > len(set(patient_of.values())) - 3
-    assert sum(report(path)["splits"][fold]["test_patients"] for fold in FOLDS) == len(set(patient_of.values()))
+        assert {split: len(table) for split, table in tables.items()} == {s: counts[s] for s in tables}
+        assert sum(map(len, tables.values())) + counts["left_out"] == report(path)["conversations"]["built"]
+        assert len(patients.get("test", ())) <= counts["test_patients"]
+        assert len(patients.get("validation", ())) <= counts["validation_patients"]
+    assert len(tested) == len(set(tested)) > len(everyone) - 3
+    assert len(validated) == len(set(validated)) >= 2
+    assert sum(report(path)["splits"][fold]["test_patients"] for fold in FOLDS) == len(everyone)
 
 
 # the simulated dataset
@@ -340,6 +409,41 @@ def test_the_result_does_not_depend_on_the_number_of_processes(source, tmp_path,
         prepare_dataset("ptb_xl", output, source=source, num_proc=num_proc, **MISSING_FILE)
     assert len(list((builds[0] / "records").iterdir())) == 4
     assert same_files(builds[0], builds[1]) and same_files(builds[0], builds[2])
+
+
+def test_a_recording_filed_under_two_patients_is_kept_once(source, tmp_path, monkeypatch):
+    """As in PTB-XL 1.0.1. The copies are in other files of the build, of other processes and of other shards."""
+    monkeypatch.setattr(elm_hf.prepare.record_files, "RECORDINGS_PER_FILE", 2)
+    options = {"source": source, "max_skipped": 0.5, "num_folds": 3}
+    prepare_dataset("ptb_xl", tmp_path / "clean", **options)
+    path, folder = source / "ptbxl_database.csv", source / "records500" / "06000"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    original = next(row for row in rows if row["ecg_id"] == "6003")
+    for name, patient in (("90001", "70001"), ("90002", "70002")):
+        for suffix in (".hea", ".dat"):
+            content = (folder / f"06003_hr{suffix}").read_bytes()
+            (folder / f"{name}_hr{suffix}").write_bytes(content.replace(b"06003_hr", f"{name}_hr".encode()))
+        rows.append(original | {"ecg_id": name, "patient_id": patient, "filename_hr": f"records500/06000/{name}_hr"})
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, original.keys())
+        table.writeheader()
+        table.writerows(rows)
+    for num_proc in (1, 3):
+        prepare_dataset("ptb_xl", tmp_path / str(num_proc) / "built", num_proc=num_proc, **options)
+    built = tmp_path / "1" / "built"
+    assert same_files(built, tmp_path / "3" / "built")
+    lines = [row for row in csv.DictReader((built / "skipped.csv").open()) if row["recording_id"] > "9"]
+    assert [(row["recording_id"], row["reason"]) for row in lines] == [
+        ("90001", "same signal as another recording"),
+        ("90002", "same signal as another recording"),
+    ]
+    assert all(row["message"].endswith(": same signal as 6003") for row in lines)
+    assert report(built)["records"]["skipped"]["same signal as another recording"] == 2
+    columns = ["recording_id", "patient_id", "ecg"]
+    kept, clean = (load(path, "records").select_columns(columns)[:] for path in (built, tmp_path / "clean"))
+    assert kept == clean
+    assert load(built, "patients")[:] == load(tmp_path / "clean", "patients")[:]
 
 
 # bad input

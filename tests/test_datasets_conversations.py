@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.tables import load_records
 from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.prepare.instruct import (
@@ -223,7 +224,7 @@ def test_entries_are_read_in_blocks_of_any_size(tmp_path, monkeypatch):
         ('[{"a": 1}, {"a": 2}, {"a": ', 2, "as JSON after 2 entries .the list is truncated"),
         ('{"a": 1}', 0, "expected a list of entries, found"),
         ("", 0, "the list is truncated"),
-        ('[{"a": 1}, 7]', 1, "entry 1 is a int, expected an object with fields"),
+        ('[{"a": 1}, 7]', 1, "entry 2 is a int, expected an object with fields"),
         ('[{"a": 1} {"a": 2}, nonsense, {"a": 3}]', 2, "as JSON after 2 entries"),
     ],
 )
@@ -262,7 +263,7 @@ def test_repeated_ecg_chat_reports_are_excluded(records, shared_data, tmp_path):
     """Entry 6 repeats entry 2; entry 7 has the same id as entry 4, but another question."""
     path = build("pretrain_mimic", shared_data / "instruct" / "ecg_chat", tmp_path / "built", records["mimic_iv_ecg"])
     assert [row["source_id"][-2:] for row in rows(path)] == ["11", "27", "35", "42", "58", "63", "58"]
-    assert left_out(path) == [("repeated", "pretrain_mimic.json: entry 6 is the same as an earlier one")]
+    assert left_out(path) == [("repeated", "pretrain_mimic.json: entry 7, id 49990035, is the same as an earlier one")]
     # the first half of 49990027 has a gap in all leads, so the conversation is about the second half
     assert rows(path)[1]["record_ids"] == ["mimic_iv_ecg-49990027-1"]
 
@@ -420,7 +421,7 @@ def test_no_file_of_the_source(records, tmp_path):
 
 def test_the_error_without_usable_entries_gives_the_first_reason(records, tmp_path):
     source = write(tmp_path / "source" / "ECGInstruct.json", entry(answer=" "))
-    with pytest.raises(ValueError, match=r"no conversations in .*ECGInstruct.json: entry 0: an answer is empty"):
+    with pytest.raises(ValueError, match=r"no conversations in .*ECGInstruct.json: entry 1, id 0: an answer is empty"):
         build("ecg_instruct_pulse", source, tmp_path / "built", records["ptb_xl"])
 
 
@@ -470,8 +471,8 @@ def test_a_text_only_dataset_is_built(dialogues):
     ]
     assert list(row["ecgs"]) == row["ecg_index"] == []
     assert left_out(dialogues) == [
-        ("no answer", "HealthCareMagic-100k.json: entry 10 has no text in input or in output"),
-        ("damaged entry", "HealthCareMagic-100k.json: entry 11 contains a value that is not text"),
+        ("no answer", "HealthCareMagic-100k.json: entry 11 has no text in input or in output"),
+        ("damaged entry", "HealthCareMagic-100k.json: entry 12 contains a value that is not text"),
     ]
     with pytest.raises(ValueError, match="is a text-only dataset"):
         load_records(dialogues)

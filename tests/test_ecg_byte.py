@@ -7,7 +7,9 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import datasets
@@ -20,7 +22,9 @@ from transformers import AutoTokenizer
 
 from elm_hf.checkpoints.convert import convert_checkpoint
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle, recover_merges, train_ecg_byte_tokenizer
-from elm_hf.data.loading import load_records
+from elm_hf.checkpoints.ecg_byte_voltage import find_qrs, measure_voltage, sokolow_lyon
+from elm_hf.data.tables import load_records
+from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
 
 
@@ -152,7 +156,7 @@ def trained(simulated_dataset, tmp_path_factory) -> tuple[Path, dict]:
     """A tokenizer trained on 30 of 200 records on one thread, and its training report."""
     folder = tmp_path_factory.mktemp("trained") / "ecg_byte"
     before, os.environ["TOKENIZERS_PARALLELISM"] = os.environ.get("TOKENIZERS_PARALLELISM"), "false"
-    report = train_ecg_byte_tokenizer(simulated_dataset, 300, folder, num_records=30)
+    report = train_ecg_byte_tokenizer(simulated_dataset, 300, folder, num_records=30, scale="published")
     os.environ.pop("TOKENIZERS_PARALLELISM")
     if before is not None:
         os.environ["TOKENIZERS_PARALLELISM"] = before
@@ -351,7 +355,7 @@ def test_tokens_of_a_trained_vocabulary_equal_those_of_the_plain_method(trained,
 
 def test_the_first_merge_joins_the_most_frequent_pair_of_the_leads(records_without_v6, tmp_path):
     folder, ecgs = records_without_v6
-    report = train_ecg_byte_tokenizer(folder, 1, tmp_path / "one")
+    report = train_ecg_byte_tokenizer(folder, 1, tmp_path / "one", scale="published")
     texts = [letters_of(lead, *report["value_range"]) for ecg in ecgs for lead in ecg]
     pairs = Counter(pair for text in texts for pair in zip(text, text[1:]))
     tokenizer = EcgByteTokenizer.from_pretrained(tmp_path / "one")
@@ -360,7 +364,7 @@ def test_the_first_merge_joins_the_most_frequent_pair_of_the_leads(records_witho
 
 def test_the_command_gives_the_same_vocabulary_on_four_threads(trained, simulated_dataset, tmp_path):
     command = [Path(sys.executable).with_name("elm-hf"), "train-tokenizer", simulated_dataset, "--merges", "300"]
-    command += ["--num-records", "30", "--output", tmp_path / "ecg_byte", "--quiet"]
+    command += ["--scale", "published", "--num-records", "30", "--output", tmp_path / "ecg_byte", "--quiet"]
     environment = os.environ | {"RAYON_NUM_THREADS": "4", "TOKENIZERS_PARALLELISM": "true"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -371,7 +375,7 @@ def test_the_command_gives_the_same_vocabulary_on_four_threads(trained, simulate
 
 def test_the_range_ignores_missing_leads(records_without_v6, tmp_path):
     folder, ecgs = records_without_v6
-    report = train_ecg_byte_tokenizer(folder, 5, tmp_path / "tokenizer")
+    report = train_ecg_byte_tokenizer(folder, 5, tmp_path / "tokenizer", scale="published")
     present = np.sort(ecgs.ravel())
     place = 0.01 * (len(present) - 1)  # position of the first percentile, between two values
     first = np.interp(place, np.arange(len(present)), present)
@@ -390,7 +394,7 @@ def test_the_figures_of_the_card_are_measured_on_other_records(trained):
 
 def test_compression_and_error_equal_those_of_the_plain_method(records_without_v6, tmp_path):
     folder, ecgs = records_without_v6
-    report = train_ecg_byte_tokenizer(folder, 20, tmp_path / "tokenizer")
+    report = train_ecg_byte_tokenizer(folder, 20, tmp_path / "tokenizer", scale="published")
     plain = Tokenizer.from_file(str(tmp_path / "tokenizer" / "tokenizer.json"))
     low, high = report["value_range"]
     texts = [letters_of(lead, low, high) for ecg in ecgs for lead in ecg]
@@ -409,6 +413,68 @@ def test_clipped_samples_are_reported(trained):
     folder, report = trained
     assert 0 < report["clipped"] < 0.02
     assert f"| samples clipped | {100 * report['clipped']:.3f} % |" in (folder / "README.md").read_text()
+
+
+def test_companded_levels_widen_with_the_amplitude():
+    tokenizer = letter_tokenizer(value_range=(-5.5, 5.5), companding=0.3)
+    # the 27 edges: equally spaced in asinh(x / 0.3), whose inverse is 0.3 sinh
+    end = math.log(5.5 / 0.3 + math.sqrt((5.5 / 0.3) ** 2 + 1))
+    edges = [0.3 * (math.exp(u) - math.exp(-u)) / 2 for u in (end * (number / 13 - 1) for number in range(27))]
+    np.testing.assert_allclose(tokenizer.level_widths(), np.diff(edges), rtol=1e-5)
+    assert 0.08 < tokenizer.level_widths().min() < 0.09 and tokenizer.level_widths().max() > 1
+    inside = np.array([[low + share * (high - low) for share in (0.01, 0.5, 0.99)] for low, high in pairwise(edges)])
+    assert tokenizer.ecg_to_symbols(inside) == " ".join(3 * letter for letter in LETTERS)
+    decoded = tokenizer.decode_ecg(tokenizer.encode_ecg(inside), num_leads=26)
+    assert ((edges[:-1] < decoded.T) & (edges[1:] > decoded.T)).all()
+    assert tokenizer.ecg_to_symbols(np.array([[-9.0, 9.0]])) == "az" and tokenizer.num_clipped_samples == 2
+
+
+def test_a_companded_tokenizer_is_saved_and_loaded(simulated_dataset, tmp_path):
+    folder = tmp_path / "companded"
+    report = train_ecg_byte_tokenizer(simulated_dataset, 50, folder, num_records=20)
+    tokenizer = EcgByteTokenizer.from_pretrained(folder)
+    assert (tokenizer.value_range, tokenizer.companding) == ((-5.5, 5.5), 0.3)
+    assert report["clipped"] == report["qrs_clipped"] == 0
+    card = (folder / "README.md").read_text()
+    assert f"| error at QRS peaks, median | {report['peak_error_uv']:.0f} µV |" in card
+    assert "| width of a letter | 84 µV near 0 mV to " in card
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"value_range": None, "companding": 0.3}, "`companding` needs a `value_range`"),
+        ({"value_range": (-5, 5), "companding": 0}, "`companding` is 0 mV; expected a positive amplitude"),
+    ],
+)
+def test_companding_that_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        letter_tokenizer(**options)
+
+
+def beats_of(height: float, depth: float, st: float) -> np.ndarray:
+    """An ECG of 10 s at 250 Hz: R of `height` in V5, S of `depth` in V1 and an ST level of `st` mV in all leads."""
+    ecg = np.zeros((12, 2500))
+    time = np.arange(-150, 150) / 250
+    qrs = np.exp(-((time / 0.012) ** 2))
+    for start in range(150, 2250, 250):
+        ecg[:, start : start + 300] += st * ((time > 0.06) & (time < 0.3)) + 0.3 * qrs
+        ecg[LEADS.index("V1"), start : start + 300] -= (depth + 0.3) * qrs
+        ecg[LEADS.index("V5"), start : start + 300] += (height - 0.3) * qrs
+    return ecg.astype(np.float32)
+
+
+def test_the_published_scale_loses_high_voltage_and_the_companded_one_keeps_it():
+    ecg = beats_of(2.6, 1.9, 0.12)
+    assert sokolow_lyon(ecg, find_qrs(ecg, 250), 250) == pytest.approx(4.5, abs=0.02)
+    published = measure_voltage(letter_tokenizer(value_range=(-1.2, 1.3)), [ecg], 250)
+    companded = measure_voltage(letter_tokenizer(value_range=(-5.5, 5.5), companding=0.3), [ecg], 250)
+    assert published["num_qrs"] == companded["num_qrs"] == 9
+    assert (published["qrs_clipped"], published["num_tall"], published["tall_kept"]) == (1, 1, 0)
+    assert (companded["qrs_clipped"], companded["num_tall"], companded["tall_kept"]) == (0, 1, 1)
+    # by hand: 0.12 mV is in the third level above the middle (0.084 to 0.178 mV), whose centre is 0.3 sinh(1.5 u)
+    u = math.asinh(5.5 / 0.3) / 13
+    assert companded["st_error_uv"] == pytest.approx(1000 * abs(0.3 * math.sinh(1.5 * u) - 0.12), abs=0.5)
 
 
 def test_too_many_merges_are_refused_and_write_nothing(simulated_dataset, tmp_path):
@@ -512,6 +578,56 @@ def test_a_damaged_pickle_is_refused(published, tmp_path):
     damaged.write_bytes(published[0].read_bytes()[:-100])
     with pytest.raises(ValueError, match="damaged.pkl: "):
         read_ecg_byte_pickle(damaged)
+
+
+def nested(kind: bytes, depth: int) -> bytes:
+    return b"\x80\x04" + kind * depth + {b"]": b"a", b")": b"\x85"}[kind] * (depth - 1) + b"."
+
+
+# Small files that take very long, or very much memory, when they are built, compared or written as text.
+BOMBS = {
+    "a list that holds itself": b"\x80\x02]q\x00h\x00a.",
+    "a list twice in a list, 60 times": b"\x80\x02]q\x00"
+    + b"".join(b"](h%ch%ceq%c" % (place, place, place + 1) for place in range(60))
+    + b".",
+    "a tuple twice in a tuple, 60 times": b"\x80\x02)q\x00"
+    + b"".join(b"h%ch%c\x86q%c" % (place, place, place + 1) for place in range(60))
+    + b".",
+    "the memo's last place": b"\x80\x02K\x01r\xff\xff\xff\x7f.",
+    "the memo's last place as text": b"I1\np9223372036854775807\n.",
+    "lists 100,000 deep": nested(b"]", 100_000),
+    "a frame of 2 ** 62 bytes": b"\x80\x04\x95" + (2**62).to_bytes(8, "little") + b"K\x01.",
+    "a string of 2 ** 62 bytes": b"\x80\x04\x8d" + (2**62).to_bytes(8, "little") + b"a.",
+    "a number of 100,000 bytes": b"\x80\x02\x8b" + (100_000).to_bytes(4, "little") + b"\x7f" * 100_000 + b".",
+    "a number of 10,000 digits": b"L" + b"9" * 10_000 + b"L\n.",
+    "copies of the last object": b"\x80\x02]" + b"2" * 1000 + b".",
+    "no stack": b"\x80\x02a.",
+    "no mark": b"\x80\x02e.",
+    "a mark that is remembered": b"\x80\x02(q\x00.",
+    "a dictionary with a list as a key": b"\x80\x02}](K\x01es.",
+    "a set": b"\x80\x04\x8f.",
+    "an import as text": b"cposix\nsystem\n(Vtrue\ntR.",
+    "an extension": b"\x80\x02\x82\x01.",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_pickle_that_would_grow_is_refused_before_it_is_built(bomb, tmp_path):
+    path = tmp_path / "tokenizer.pkl"
+    path.write_bytes(BOMBS[bomb])
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="tokenizer.pkl: "):
+        read_ecg_byte_pickle(path)
+    assert time.monotonic() - start < 5
+
+
+def test_a_vocabulary_of_strange_values_is_refused_in_one_line(tmp_path):
+    strings = dict(enumerate([chr(byte) if byte < 128 else f"<{byte}>" for byte in range(256)]))
+    path = tmp_path / "tokenizer.pkl"
+    for values in ([97.0, 98], [[97], 98], [None], [True], ["a"], [97] * 6000):
+        path.write_bytes(pickle.dumps((strings | {256: "ab"}, [(values, 256)])))
+        with pytest.raises(ValueError, match="not an ECG-Byte tokenizer: "):
+            read_ecg_byte_pickle(path)
 
 
 # Invalid input

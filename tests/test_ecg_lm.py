@@ -15,7 +15,8 @@ from transformers import AutoProcessor
 from typer.testing import CliRunner
 
 from elm_hf.cli import app
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.tables import load_records
 from elm_hf.descriptions.describe import describe_records
 from elm_hf.descriptions.ptb_xl_plus import read_12sl_features
 from elm_hf.modeling.ecg_leads import LEADS
@@ -265,7 +266,8 @@ def test_the_encoder_is_not_trained_on_patients_of_the_test_questions(tmp_path):
     tested = {
         owner[row]
         for name in ("classes", "questions")
-        for rows in load_elm_dataset(tmp_path / name, 1, "test")["ecg_index"]
+        for split in ("validation", "test")
+        for rows in load_elm_dataset(tmp_path / name, 1, split)["ecg_index"]
         for row in rows
     }
     assert trained and not trained & tested and trained | tested == set(owner)
@@ -355,9 +357,14 @@ def test_the_recipe_runs_from_the_first_phase_to_the_last(tmp_path):
     encoder = load_file(tmp_path / "encoder" / "model.safetensors")
     pretrained = {name.removeprefix("ecg_resnet."): value for name, value in encoder.items() if "ecg_resnet" in name}
     assert all(value.equal(before[f"model.encoder.{name}"]) for name, value in pretrained.items())
-    assert (
-        "| ECG-QA, single-verify | 0.758 |" in ran.stdout and "| zero-shot, rhythm, by letter | 0.670 |" in ran.stdout
-    )
+    assert "| ECG-QA, single-verify | 0.758 |" in ran.stdout
+    for prompt in ("the paper's prompt", "our prompt"):
+        (line,) = (
+            one for one in ran.stdout.splitlines() if one.startswith(f"| rhythm, by letter, {prompt} | 0.670 |")
+        )
+        assert "—" not in line  # this run, the controls and the most frequent class
+    assert "| without data expansion | 0.655 | --no-data-expansion |" in ran.stdout
+    assert "ECGs are asked about" in ran.stdout and "0.817 (rhythm, above the paper's 0.670)" in ran.stdout
     assert "| ECG-LM | 3 |" in ran.stdout  # runs: encoder, alignment, fine-tuning
     asked = json.loads((tmp_path / "trained/report/report.json").read_text())["conditions"]
     assert asked["ecg"]["answers"] == 24

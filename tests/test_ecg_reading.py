@@ -10,7 +10,7 @@ import pytest
 import wfdb
 from scipy.io import loadmat
 
-from elm_hf.modeling import ecg_leads, ecg_reading, ecg_resampling
+from elm_hf.modeling import ecg_leads, ecg_reading, ecg_resampling, ecg_segments
 from elm_hf.modeling.ecg_reading import load_ecg
 from elm_hf.modeling.ecg_resampling import resample
 
@@ -82,17 +82,22 @@ def test_every_field_of_a_header_is_read_as_by_wfdb(tmp_path, fields, offset):
     digital = np.random.default_rng(0).integers(-3000, 3000, (100, 3)).astype("<i2")
     digital[[20, 21, 30], [0, 0, 2]] = -32768
     (tmp_path / "made.dat").write_bytes(bytes(offset) + digital.tobytes())
-    checksums = digital[:40].sum(axis=0, dtype=np.int16)
+    if fields.startswith("61"):
+        digital = digital.byteswap()
+    per_frame = 2 if fields.startswith("16x2") else 1
+    frames = digital.reshape(-1)[: 3 * 40 * per_frame].reshape(40, 3, per_frame)
+    checksums = frames.sum(axis=(0, 2), dtype=np.int16)
     lines = [
         f"made.dat {fields.format(offset=f'+{offset}' if offset else '', checksum=checksum)} {lead}"
         for checksum, lead in zip(checksums, ["I", "aVR", "V 1"])
     ]
     (tmp_path / "made.hea").write_text("\n".join(["# comment", "made 3 360 40 10:00:00 1/1/2000", *lines]))
-    expected = wfdb.rdrecord(str(tmp_path / "made"))
+    expected = wfdb.rdrecord(str(tmp_path / "made"), smooth_frames=False)
+    signals = np.stack(expected.e_p_signal, axis=1)
     scale = [{"mV": 1, "uV": 1e-3, "V": 1e3}[unit] for unit in expected.units]
     ecg, sampling_rate, lead_names = load_ecg(tmp_path / "made")
-    np.testing.assert_allclose(ecg, (expected.p_signal * scale).T, rtol=1e-6)
-    assert (sampling_rate, lead_names) == (360, ["I", "aVR", "V 1"])
+    np.testing.assert_allclose(ecg, (signals * scale).T, rtol=1e-6)
+    assert (sampling_rate, lead_names) == (360 * per_frame, ["I", "aVR", "V 1"])
 
 
 def test_a_header_of_the_2021_challenge_that_wfdb_refuses_is_read(shared_data, tmp_path):
@@ -152,9 +157,11 @@ def test_every_voltage_unit_becomes_millivolt(record, unit, millivolt, encoding)
     np.testing.assert_allclose(load_ecg(record)[0][2, 10], 0.032 * millivolt, rtol=1e-6)
 
 
-def test_a_unit_that_is_not_a_voltage_is_refused(record):
+def test_a_lead_in_a_unit_that_is_not_a_voltage_is_refused_and_another_signal_is_left_out(record):
     record.write_text(record.read_text().replace("/mV 16 0 2", "/mmHg 16 0 2"))
-    with pytest.raises(ValueError, match=r'small\.hea: lead "vx" is in "mmHg", expected mV, uV, µV or V'):
+    assert load_ecg(record)[2] == ["I", "II"]
+    record.write_text(record.read_text().replace(" vx", " III"))
+    with pytest.raises(ValueError, match=r'small\.hea: lead "III" is in "mmHg", expected mV, uV, µV or V'):
         load_ecg(record)
 
 
@@ -202,25 +209,25 @@ def test_the_error_for_a_missing_header_or_signal_file_gives_its_path(record):
 # as part of a checkpoint
 
 
-@pytest.mark.parametrize("module", [ecg_leads, ecg_reading, ecg_resampling])
+@pytest.mark.parametrize("module", [ecg_leads, ecg_reading, ecg_resampling, ecg_segments])
 def test_the_module_can_be_imported_with_numpy_only(module):
-    """It is part of checkpoints and must also be importable without scipy and wfdb."""
+    """It is part of checkpoints and must also be importable without scipy and soundfile."""
     code = (
-        "import sys, importlib.util as u; sys.modules.update(dict.fromkeys(['scipy', 'wfdb', 'torch', 'elm_hf']))\n"
-        f"spec = u.spec_from_file_location('alone', {module.__file__!r})\n"
-        "module = u.module_from_spec(spec); spec.loader.exec_module(module); print(module.__doc__)"
+        "import sys, types; sys.modules.update(dict.fromkeys(['scipy', 'soundfile', 'wfdb', 'torch', 'elm_hf']))\n"
+        f"package = types.ModuleType('alone'); package.__path__ = [{str(Path(module.__file__).parent)!r}]\n"
+        "sys.modules['alone'] = package\n"
+        f"from alone import {module.__name__.rpartition('.')[2]} as module; print(module.__doc__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == module.__doc__.strip(), done.stderr
 
 
-def test_the_error_without_scipy_or_wfdb_says_what_to_install(monkeypatch, tmp_path):
+def test_the_error_without_scipy_or_soundfile_says_what_to_install(monkeypatch, tmp_path):
     names = {"sig_name": ["I"], "units": ["mV"], "adc_gain": [200.0], "baseline": [0]}
-    wfdb.wrsamp("made", 100, p_signal=np.zeros((100, 1)), fmt=["212"], write_dir=str(tmp_path), **names)
-    monkeypatch.setitem(sys.modules, "scipy.signal", None)
+    wfdb.wrsamp("made", 100, p_signal=np.zeros((100, 1)), fmt=["516"], write_dir=str(tmp_path), **names)
     monkeypatch.setitem(sys.modules, "scipy.interpolate", None)
-    monkeypatch.setitem(sys.modules, "wfdb", None)
+    monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(ImportError, match="pip install scipy"):
         resample(np.zeros((1, 100)), 500, 250, method="cubic")
-    with pytest.raises(ImportError, match="not in format 16 needs wfdb: pip install wfdb"):
+    with pytest.raises(ImportError, match="in FLAC format needs soundfile: pip install soundfile"):
         load_ecg(tmp_path / "made")

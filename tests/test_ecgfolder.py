@@ -14,7 +14,8 @@ import pytest
 import scipy.io
 import wfdb
 
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.tables import load_records
 from elm_hf.ecg.files import read_ecg_file
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.ecg.simulated_findings import draw_findings
@@ -448,7 +449,7 @@ def test_paths_outside_the_folder_are_refused(folder, name):
     (folder / "link.npy").symlink_to(folder.parent / "secret.npy")
     path = build(describe(folder, row(), row("b.npy"), row(name, patient_id="c")), max_skipped=0.5)
     (skipped,) = left_out(path, "skipped.csv")
-    assert (skipped["recording_id"], skipped["reason"]) == (name, "path outside the folder")
+    assert (skipped["recording_id"], skipped["reason"]) == (name, "path outside the source")
     assert len(load_records(path)) == 2
 
 

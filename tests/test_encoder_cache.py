@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.tables import load_records
 from elm_hf.training import encoder_cache
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.collator import ElmDataCollator

@@ -20,16 +20,18 @@ from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs
-from elm_hf.evaluation.ablation import SignalAblation, noise_like
+from elm_hf.data.tables import load_records
+from elm_hf.ecg.surrogates import surrogate_noise
+from elm_hf.evaluation.ablation import SignalAblation, person_text
 from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.evaluation.fingerprints import fingerprint_of_questions
-from elm_hf.evaluation.names import CONDITIONS
+from elm_hf.evaluation.names import ALL_CONDITIONS, CONDITIONS
 from elm_hf.evaluation.occlusion import occlude
 from elm_hf.evaluation.questions import list_questions
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.inference.generation import Answer, generate_answers, log_likelihoods
-from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error
 from elm_hf.training.collator import ElmDataCollator
 
 
@@ -167,12 +169,30 @@ def report(reader, steps, tmp_path_factory) -> Path:
 # what stands in the ECG's place
 
 
-def test_noise_has_the_power_of_each_lead():
-    ecg = np.random.default_rng(0).normal(0.5, np.arange(1, 13)[:, None] / 10, (12, 500)).astype(np.float32)
-    ecg[3], ecg[5] = np.nan, 0
-    noise = noise_like(ecg, np.random.default_rng(1))
-    assert np.square(noise).mean(axis=1) == pytest.approx(np.square(ecg).mean(axis=1), rel=1e-4, nan_ok=True)
-    assert np.abs(np.corrcoef(np.delete(ecg, (3, 5), 0), np.delete(noise, (3, 5), 0))[:10, 10:]).max() < 0.2
+def test_noise_has_the_spectrum_of_each_lead_and_agreeing_limb_leads():
+    rng = np.random.default_rng(0)
+    ecg = np.cumsum(rng.normal(0, 0.02, (12, 501)), axis=1).astype(np.float32)
+    ecg[2:6] = ecg[1] - ecg[0], -(ecg[0] + ecg[1]) / 2, ecg[0] - ecg[1] / 2, ecg[1] - ecg[0] / 2
+    noise = surrogate_noise(ecg, np.random.default_rng(1))
+    independent = [0, 1, *range(6, 12)]
+    spectra = [np.abs(np.fft.rfft(one[independent].astype(float))) for one in (ecg, noise)]
+    np.testing.assert_allclose(*spectra, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(noise[2], noise[1] - noise[0], atol=1e-6)
+    assert limb_lead_error(noise) is None and limb_lead_error(ecg) is None
+    assert np.abs(noise - ecg).max(axis=1).min() > 0.1
+    means = np.mean([np.abs(surrogate_noise(ecg, np.random.default_rng(k))[0] - ecg[0]) for k in range(9)], axis=0)
+    assert means.min() > 0  # no sample is kept
+
+
+def test_noise_keeps_absent_leads_absent_and_takes_others_for_them():
+    ecg = np.random.default_rng(0).normal(0, 0.1, (12, 400)).astype(np.float32)
+    ecg[2] = ecg[1] - ecg[0]
+    ecg[4], ecg[5] = (ecg[0] - ecg[2]) / 2, (ecg[1] + ecg[2]) / 2
+    ecg[[0, 3, 7]] = np.nan  # I is absent, II and III are independent of each other
+    noise = surrogate_noise(ecg, np.random.default_rng(1))
+    assert np.isnan(noise).any(axis=1).tolist() == [row in (0, 3, 7) for row in range(12)]
+    np.testing.assert_allclose(noise[5], (noise[1] + noise[2]) / 2, atol=1e-6)  # aVF
+    np.testing.assert_allclose(noise[4], (noise[1] - 2 * noise[2]) / 2, atol=1e-6)  # aVL = I - II/2, I = II - III
 
 
 def test_shuffled_ecgs_are_of_other_patients_and_the_same_in_every_run(steps):
@@ -189,6 +209,38 @@ def test_shuffled_ecgs_are_of_other_patients_and_the_same_in_every_run(steps):
         assert again.names(index, "shuffled", number) == names[index]
     assert names[0] == names[1] != ()  # two questions about one ECG
     assert [other_seed.names(index, "shuffled", 1) for index in range(40)] != [one[:1] for one in names[:40]]
+
+
+def test_shuffled_ecgs_have_another_true_answer_where_there_is_one(steps):
+    rows = load_elm_dataset(steps, split="test")
+    questions = list_questions(rows, ["steps"] * NUM_ECGS)
+    ablation, again = (SignalAblation(rows, seed=0, questions=questions) for _ in range(2))
+    # The comparison, and the second question of the dialogue, are asked once only; one question is about no ECG.
+    assert ablation.same_answer == {"two#0", "turns#1"}
+    for one in questions.itertuples():
+        names = ablation.names(one.row, "shuffled", len(one.record_ids), one.question_id)
+        assert again.names(one.row, "shuffled", len(one.record_ids), one.question_id) == names
+        donors = [int(name.removeprefix("ecg r")) for name in names]
+        assert {f"steps/p{record // 2}" for record in donors}.isdisjoint(one.patient_ids)
+        if one.question_id not in ablation.same_answer and donors:
+            assert yes(donors[0]) != one.messages_answer
+            (ecg,) = ablation.ecgs(one.row, "shuffled", 1, one.question_id)
+            assert (ecg[STEP_LEAD, STEP].mean() > 0.5) == has_step(donors[0])
+
+
+def test_age_and_sex_stand_in_the_place_of_the_ecg(steps):
+    rows = load_elm_dataset(steps, split="test")
+    persons = [(record, "female" if record % 2 else None) for record in range(NUM_ECGS)]
+    ablation = SignalAblation(rows, ALL_CONDITIONS, persons=persons)
+    row = next(index for index, one in enumerate(rows) if one["conversation_id"] == "two")
+    content = ablation.messages(row, "demographics", rows[row]["messages"][:1])[0]["content"]
+    expected = ["Age: 24 years. Sex: unknown.", "Age: 27 years. Sex: female.", "Do both have a step?"]
+    assert [item["text"] for item in content] == expected
+    assert ablation.names(row, "demographics", 2) == () and ablation.ecgs(row, "demographics", 2) == []
+    assert person_text(None, "male") == "Age: unknown. Sex: male."
+    for nothing in (None, [(None, None)] * NUM_ECGS):
+        with pytest.raises(ValueError, match="needs columns `age` and `sex` in the records"):
+            SignalAblation(rows, ("ecg", "demographics"), persons=nothing)
 
 
 def test_shuffling_needs_another_patient(steps):
@@ -254,6 +306,37 @@ def test_a_system_prompt_opens_every_conversation(steps, reader, tmp_path):
     assert again["scores"] == report["scores"]
 
 
+def test_age_and_sex_are_asked_instead_of_the_ecg(tiny_elm, simulated_dataset, tmp_path):
+    options = {
+        "limit": 5,
+        "conditions": ("ecg", "demographics"),
+        "num_occlusions": 0,
+        "max_new_tokens": 6,
+        "quiet": True,
+    }
+    evaluate(tiny_elm, simulated_dataset, output=tmp_path, **options)
+    assert "Age and sex only: the ECG is replaced" in (tmp_path / "report.md").read_text()
+    said = pd.read_parquet(tmp_path / "predictions.parquet").set_index(["question_id", "condition"])["prediction"]
+    model, processor = load_checkpoint(tiny_elm)
+    rows, records = load_elm_dataset(simulated_dataset, split="test"), load_records(simulated_dataset)
+    row = rows[0]
+    content = []
+    for item in row["messages"][0]["content"]:
+        index = row["ecg_index"][len(content)] if item["type"] == "ecg" else None
+        person = records[index] if index is not None else None
+        text = item["text"] if person is None else f"Age: {person['age']} years. Sex: {person['sex']}."
+        content.append({"type": "text", "text": text})
+    assert content[0]["text"].startswith("Age: ")
+    (expected,) = generate_answers(model, processor, [[{"role": "user", "content": content}]], 6)
+    assert said[f"{row['conversation_id']}#0", "demographics"] == expected.text
+
+    identity = json.loads((tmp_path / "run.json").read_text())
+    assert identity.pop("controls") == 2
+    (tmp_path / "run.json").write_text(json.dumps(identity))  # as an earlier version wrote it
+    with pytest.raises(ValueError, match=r"holds another evaluation \(controls is None there, 2 here\)"):
+        evaluate(tiny_elm, simulated_dataset, output=tmp_path, **options)
+
+
 def test_equal_prompts_are_asked_once(steps):
     rows = load_elm_dataset(steps, split="test")
     questions = list_questions(rows, ["steps"] * NUM_ECGS)
@@ -289,6 +372,12 @@ def test_each_question_type_has_its_longest_answer(steps):
 def test_a_model_that_reads_the_ecg_is_told_from_one_that_cannot(reader, report, train_on, steps):
     found = json.loads((report / "report.json").read_text())["signal_reliance"]["short"]
     assert found["reads_ecg"] and found["scores"]["ecg"] > 0.9 and max(list(found["scores"].values())[1:]) < 0.75
+    donors = json.loads((report / "report.json").read_text())["run"]["donors"]
+    assert donors == {"other_answer": 49, "no_other_answer": 2}
+    assert (
+        "for 49 questions one with which the same question has another true answer"
+        in (report / "report.md").read_text()
+    )
     blind = evaluate(train_on("zeros"), steps, num_occlusions=0, max_new_tokens=4, quiet=True)
     found = blind["signal_reliance"]["short"]
     assert found["reads_ecg"] is False and found["low"] <= 0
@@ -326,7 +415,7 @@ def test_occlusion_finds_the_lead_and_the_time_that_matter(report, reader, steps
     hidden = row["ecgs"][0].copy()
     hidden[STEP_LEAD] = np.median(hidden[STEP_LEAD])
     scores = [
-        log_likelihoods(model, processor, [fill_ecgs(row["messages"], [ecg], 250)])[0]
+        log_likelihoods(model, processor, [fill_ecgs(row["messages"], [ecg], 250, keep_flat=True)])[0]
         for ecg in (row["ecgs"][0], hidden)
     ]
     assert effects["log_likelihood"] == pytest.approx(scores[0], abs=1e-4)

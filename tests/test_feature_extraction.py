@@ -8,9 +8,9 @@ from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 
 
-def prepared(ecg, sampling_rate=250, **settings) -> np.ndarray:
+def prepared(ecg, sampling_rate=250, keep_flat=False, **settings) -> np.ndarray:
     settings = {"num_samples": 2250, "normalization": "none"} | settings
-    return EcgFeatureExtractor(**settings)(ecg, sampling_rate=sampling_rate)["ecg_values"][0]
+    return EcgFeatureExtractor(**settings)(ecg, sampling_rate, keep_flat=keep_flat)["ecg_values"][0]
 
 
 def sine(frequency: float, time: np.ndarray) -> np.ndarray:
@@ -64,16 +64,17 @@ def test_z_score_is_joint_over_the_leads_that_are_present():
 
 
 @pytest.mark.parametrize("band_pass", [None, (0.67, 40.0)])
-def test_a_flat_ecg_gives_zeros(band_pass):
-    values = prepared(np.full((12, 2250), 0.3, np.float32), normalization="z_score", band_pass=band_pass)
+def test_a_flat_ecg_that_is_kept_gives_zeros(band_pass):
+    flat = np.full((12, 2250), 0.3, np.float32)
+    values = prepared(flat, normalization="z_score", band_pass=band_pass, keep_flat=True)
     assert not values.any()
 
 
 def test_the_epsilon_of_min_max():
     ecg = np.zeros((12, 2250), np.float32)
     ecg[0, 0] = 1
-    assert prepared(ecg, normalization="min_max", min_max_epsilon=0.25).max() == pytest.approx(0.8)
-    assert prepared(ecg, normalization="min_max").max() == pytest.approx(1 / (1 + 1e-6), abs=1e-7)
+    assert prepared(ecg, normalization="min_max", min_max_epsilon=0.25, keep_flat=True).max() == pytest.approx(0.8)
+    assert prepared(ecg, normalization="min_max", keep_flat=True).max() == pytest.approx(1 / (1 + 1e-6), abs=1e-7)
 
 
 def test_settings_are_saved(tmp_path):
@@ -96,3 +97,25 @@ def test_settings_are_saved(tmp_path):
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         EcgFeatureExtractor(**settings)
+
+
+def test_millivolt_keeps_the_voltage_and_a_spike_does_not_change_the_rest():
+    """Left ventricular hypertrophy is a matter of millivolts: the same ECG times 0.4 is another input."""
+    ecg = np.random.default_rng(0).normal(0, 0.3, (12, 500)).astype(np.float32)
+    np.testing.assert_allclose(
+        prepared(0.4 * ecg, num_samples=500, normalization="millivolt"),
+        0.4 * prepared(ecg, num_samples=500, normalization="millivolt"),
+        rtol=1e-6,
+    )
+    np.testing.assert_array_equal(prepared(ecg, num_samples=500, normalization="millivolt"), ecg)
+    spiky = ecg.copy()
+    spiky[3, 100] = 20
+    expected = spiky.copy()
+    expected[3, 100] = 10
+    np.testing.assert_array_equal(prepared(spiky, num_samples=500, normalization="millivolt"), expected)
+
+
+def test_min_max_loses_the_voltage():
+    ecg = np.random.default_rng(0).normal(0, 0.3, (12, 500)).astype(np.float32)
+    scaled = prepared(0.4 * ecg, num_samples=500, normalization="min_max")
+    np.testing.assert_allclose(scaled, prepared(ecg, num_samples=500, normalization="min_max"), atol=1e-5)

@@ -5,13 +5,16 @@ import pytest
 from scipy import stats
 
 from elm_hf.evaluation.intervals import (
+    Difference,
     PatientBootstrap,
-    all_or_none_interval,
+    Support,
+    holm,
+    korn_graubard_interval,
     mean_interval,
-    paired_permutation_test,
-    percentile_interval,
+    resampled_variance,
 )
-from elm_hf.evaluation.metrics import is_exact_match, statement_counts, statements, token_f1
+from elm_hf.evaluation.metrics import statement_counts, statements, token_f1
+from elm_hf.utils.exact_match import is_exact_match
 
 
 @pytest.mark.parametrize(
@@ -112,30 +115,54 @@ def clustered(rng: np.random.Generator, num_patients: int, each: int) -> tuple[n
     return scores.ravel().astype(float), [(f"p{k}",) for k in range(num_patients) for _ in range(each)]
 
 
-def test_bootstrap_over_patients_is_scipys_bootstrap_of_clusters():
+def variance_of(scores: np.ndarray, patients: list, num_resamples: int = 1000, seed: int = 0) -> float:
+    bootstrap = PatientBootstrap(patients, num_resamples, seed)
+    sums = bootstrap.sums(np.c_[scores, np.ones_like(scores)], np.arange(len(scores)))
+    return resampled_variance(sums[:, 0] / sums[:, 1], Support(bootstrap.num_patients, len(scores)))
+
+
+def test_the_variance_over_patients_is_that_of_means_of_clusters():
     rng = np.random.default_rng(0)
     scores, patients = clustered(rng, 40, 5)
-    bootstrap = PatientBootstrap(patients, 4000)
-    samples = bootstrap.sums(np.c_[scores, np.ones_like(scores)], np.arange(len(scores)))
-    ours = percentile_interval(samples[:, 0] / samples[:, 1])
     per_patient = scores.reshape(40, 5).mean(axis=1)
-    theirs = stats.bootstrap((per_patient,), np.mean, n_resamples=4000, method="percentile", random_state=1)
-    assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.015)
-    # questions that were drawn alone would seem twice as certain
-    alone = PatientBootstrap([(str(k),) for k in range(len(scores))], 1000)
-    samples = alone.sums(np.c_[scores, np.ones_like(scores)], np.arange(len(scores)))
-    narrow = percentile_interval(samples[:, 0] / samples[:, 1])
-    assert ours[1] - ours[0] > 1.5 * (narrow[1] - narrow[0])
+    assert variance_of(scores, patients, 4000) == pytest.approx(per_patient.var(ddof=1) / 40, rel=0.05)
+    # questions that were drawn alone would seem more certain
+    assert variance_of(scores, [(str(k),) for k in range(200)]) < 0.6 * per_patient.var(ddof=1) / 40
 
 
-def test_the_interval_holds_the_true_score_in_95_of_100_cases():
-    held = []
-    for seed in range(300):
-        scores, patients = clustered(np.random.default_rng(seed), 50, 4)
-        samples = PatientBootstrap(patients, 300, seed).sums(np.c_[scores, np.ones_like(scores)], np.arange(200))
-        low, high = percentile_interval(samples[:, 0] / samples[:, 1])
-        held.append(low <= 0.6 <= high)
-    assert 0.91 <= np.mean(held) <= 0.98
+def test_the_interval_of_independent_answers_is_that_of_clopper_and_pearson():
+    scores = np.r_[np.ones(13), np.zeros(7)]
+    variance = scores.var(ddof=1) / 20
+    interval = korn_graubard_interval(0.65, variance, Support(20, 20, is_share=True))
+    # n - 1 in the place of n in the variance makes 19 answers of 20
+    low, high = stats.beta.ppf(0.025, 0.65 * 19, 0.35 * 19 + 1), stats.beta.ppf(0.975, 0.65 * 19 + 1, 0.35 * 19)
+    assert interval == pytest.approx((low, high))
+    exact = stats.binomtest(13, 20).proportion_ci(method="exact")
+    assert interval == pytest.approx((exact.low, exact.high), abs=0.01)
+    # 20 answers about four patients: Student's quantiles for 19 and 3 degrees of freedom
+    number = 0.65 * 0.35 / 0.01 * (stats.t.ppf(0.975, 19) / stats.t.ppf(0.975, 3)) ** 2
+    low = stats.beta.ppf(0.025, 0.65 * number, 0.35 * number + 1)
+    assert korn_graubard_interval(0.65, 0.01, Support(4, 20))[0] == pytest.approx(low)
+    # right and wrong answers cannot be more certain than as many independent ones
+    assert korn_graubard_interval(0.65, 1e-5, Support(20, 20, is_share=True)) == pytest.approx((exact.low, exact.high))
+    assert np.ptp(korn_graubard_interval(0.65, 1e-5, Support(20, 20))) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("patients", "each", "share", "alike"),
+    [(6, 1, 0.5, 0), (6, 1, 0.9, 0), (10, 3, 0.5, 0.3), (10, 3, 0.9, 0.3), (50, 1, 0.97, 0), (50, 4, 0.6, 0.3)],
+)
+def test_the_interval_holds_the_true_score_in_95_of_100_cases(patients, each, share, alike):
+    """With percentiles of the bootstrap in 86 to 90 of 100 for 6 to 10 patients, 89 for 50 patients and a share of 0.97."""
+    rng, held = np.random.default_rng(0), []
+    for _ in range(1500):
+        strength = 1 / alike - 1 if alike else None
+        chance = rng.beta(share * strength, (1 - share) * strength, patients) if alike else np.full(patients, share)
+        means = (rng.random((patients, each)) < chance[:, None]).mean(axis=1)
+        support = Support(patients, patients * each, is_share=True)
+        low, high = korn_graubard_interval(means.mean(), means.var(ddof=1) / patients, support)
+        held.append(low <= share <= high)
+    assert np.mean(held) >= 0.94
 
 
 def test_questions_about_two_patients_depend_on_both():
@@ -146,11 +173,8 @@ def test_questions_about_two_patients_depend_on_both():
         ease = rng.normal(0, 1, 40)
         pairs = rng.permuted(np.tile(np.arange(40), (120, 1)), axis=1)[:, :2]
         scores = ease[pairs].sum(axis=1) + rng.normal(0, 1, 120)
-        samples = PatientBootstrap([tuple(map(str, pair)) for pair in pairs], 200, seed).sums(
-            np.c_[scores, np.ones(120)], np.arange(120)
-        )
-        low, high = percentile_interval(samples[:, 0] / samples[:, 1])
-        held.append(low <= 0 <= high)
+        variance = variance_of(scores, [tuple(map(str, pair)) for pair in pairs], 200, seed)
+        held.append(abs(scores.mean()) <= stats.t.ppf(0.975, 39) * variance**0.5)
     assert np.mean(held) >= 0.92
 
 
@@ -165,28 +189,65 @@ def test_sums_of_a_few_questions_use_the_same_draws():
 
 
 def test_a_perfect_score_has_an_interval():
-    low, high = all_or_none_interval(True, 30)
-    assert (low, high) == pytest.approx(stats.binomtest(30, 30).proportion_ci(method="exact"))
-    assert all_or_none_interval(False, 30) == pytest.approx((1 - high, 1 - low))
+    found = korn_graubard_interval(1.0, 0.0, Support(30, 90))
+    assert found == pytest.approx(stats.binomtest(30, 30).proportion_ci(method="exact"))
+    assert korn_graubard_interval(0.0, 0.0, Support(30, 90)) == pytest.approx((1 - found[1], 1 - found[0]))
 
 
-def test_the_permutation_test_is_exact_on_a_small_case():
-    # Four patients with differences 1, 1, 1, 3: only all signs + or all - are as extreme, 2 of 16.
-    differences = np.array([1.0, 1, 1, 1, 2])[:, None]
-    patients = [("a",), ("b",), ("c",), ("d",), ("d",)]
-    assert paired_permutation_test(differences, np.ones((5, 1)), patients) == pytest.approx(2 / 16, abs=0.012)
-    assert paired_permutation_test(0 * differences, np.ones((5, 1)), patients) == 1
+def difference_of(changes: np.ndarray) -> Difference:
+    """Differences `(patients, answers)` of two models' scores."""
+    gains, losses = changes.clip(0).mean(axis=1), (-changes).clip(0).mean(axis=1)
+    draws = np.random.default_rng(0).integers(0, len(changes), (1000, len(changes)))
+    samples = [np.r_[values.mean(), values[draws].mean(axis=1)] for values in (gains, losses)]
+    return Difference.of_samples(*samples, Support(len(changes), changes.size, is_share=True))
 
 
-def test_the_permutation_test_rarely_sees_what_is_not_there():
-    p_values = []
-    for seed in range(40):
-        rng = np.random.default_rng(seed)
-        scores, patients = clustered(rng, 30, 4)
-        other, _ = clustered(rng, 30, 4)
-        p_values.append(paired_permutation_test((scores - other)[:, None], np.ones((120, 1)), patients, seed))
-    assert np.mean(np.array(p_values) < 0.05) <= 0.15
-    assert stats.kstest(p_values, "uniform").pvalue > 0.01
+def test_equal_answers_of_few_leave_room_for_a_difference():
+    eight = difference_of(np.zeros((8, 1)))
+    largest = stats.binomtest(0, 8).proportion_ci(method="exact").high
+    assert eight.interval() == pytest.approx((-largest, largest)) and largest == pytest.approx(0.37, abs=0.001)
+    assert eight.p_value() == 1
+    assert difference_of(np.zeros((400, 1))).interval() == pytest.approx((-0.009, 0.009), abs=0.001)
+
+
+def test_answers_that_all_change_are_judged_as_by_a_sign_test():
+    for number in (5, 6, 8):
+        found = difference_of(np.ones((number, 1)))
+        assert found.p_value() == pytest.approx(2 / 2**number, rel=1e-3)
+        assert (found.interval()[0] > 0) == (number > 5) and found.interval()[1] == 1
+
+
+def test_large_samples_have_the_interval_of_the_normal_distribution():
+    changes = np.random.default_rng(3).choice([-1.0, 0, 1], (3000, 1), p=[0.2, 0.5, 0.3])
+    found, error = difference_of(changes), changes.std(ddof=1) / 3000**0.5
+    expected = changes.mean() + 1.96 * error * np.array([-1, 1])
+    assert found.interval() == pytest.approx(tuple(expected), abs=0.002)
+
+
+def test_the_interval_leaves_out_0_exactly_where_the_test_sees_a_difference():
+    rng, seen = np.random.default_rng(0), []
+    for _ in range(60):
+        found = difference_of(rng.choice([-1.0, 0, 1], (12, 2), p=[0.1, 0.5, 0.4]))
+        low, high = found.interval()
+        seen.append(low > 0 or high < 0)
+        assert (found.p_value() < 0.05) == seen[-1]
+    assert 10 < sum(seen) < 50  # both happen
+
+
+@pytest.mark.parametrize("patients", [6, 20])
+def test_the_test_rarely_sees_what_is_not_there(patients):
+    rng, seen = np.random.default_rng(0), []
+    for _ in range(300):
+        scores = [rng.random((patients, 3)) < 0.6 for _ in range(2)]
+        low, high = difference_of(scores[0].astype(float) - scores[1]).interval()
+        seen.append(low > 0 or high < 0)
+    assert np.mean(seen) <= 0.05
+
+
+def test_holm_corrects_for_the_number_of_tests():
+    # 3 * 0.01; 2 * 0.02 = 0.04; 0.03 is not below the one before
+    assert holm({"b": 0.02, "a": 0.01, "c": 0.03}) == pytest.approx({"b": 0.04, "a": 0.03, "c": 0.04})
+    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0} and holm({}) == {}
 
 
 def test_mean_of_runs_has_students_interval():

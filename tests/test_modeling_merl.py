@@ -106,8 +106,9 @@ class Published(dict):
         self.norm("norm", width, is_batch_norm=False)
         return self
 
-    def full(self, hidden_size: int):
-        """The contrastive model around the encoder that is here already."""
+    def full(self, hidden_size: int, inner: int | None = None):
+        """The contrastive model around the encoder that is here already; `inner` is the width inside its projections."""
+        inner = inner or WIDTH
         is_resnet = "conv1.weight" in self
         for key in list(self):
             self[f"ecg_encoder.{key}"] = self.pop(key)
@@ -121,14 +122,14 @@ class Published(dict):
             self.linear("att_pool_head.mhsa.out_proj", WIDTH, WIDTH)
             self.linear("att_pool_head.c_proj", WIDTH, WIDTH)
         else:
-            self.linear("proj_e.0", WIDTH, hidden_size)
-            self.norm("proj_e.1", WIDTH)
-            self.linear("proj_e.3", WIDTH, WIDTH)
+            self.linear("proj_e.0", inner, hidden_size)
+            self.norm("proj_e.1", inner)
+            self.linear("proj_e.3", WIDTH, inner)
             self.norm("proj_e.4", WIDTH)
         for number in (1, 2):
             self.add(f"linear{number}.weight", WIDTH, WIDTH if is_resnet else hidden_size)
-        self.linear("proj_t.0", WIDTH, TEXT.hidden_size)
-        self.linear("proj_t.2", WIDTH, WIDTH)
+        self.linear("proj_t.0", inner, TEXT.hidden_size)
+        self.linear("proj_t.2", WIDTH, inner)
         torch.manual_seed(1)
         for key, value in BertModel(TEXT).state_dict().items():
             self[f"lm_model.{key}"] = value
@@ -269,9 +270,9 @@ def test_a_published_encoder_gives_the_references_tokens(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_published_model_gives_the_references_embeddings_and_losses(encoder, batch, tmp_path):
-    weights = ENCODERS[encoder]().full(HIDDEN_SIZES[encoder])
+@pytest.mark.parametrize("batch, inner", [(1, None), (3, None), (3, 20)])
+def test_a_published_model_gives_the_references_embeddings_and_losses(encoder, batch, inner, tmp_path):
+    weights = ENCODERS[encoder]().full(HIDDEN_SIZES[encoder], inner)
     model = converted(weights, tmp_path)
     inputs = pairs(batch, 5000)
     expected = reference(weights, inputs)
@@ -327,6 +328,20 @@ def test_what_is_left_out_is_named(tmp_path, caplog):
     converted(ENCODERS["basic"]().full(16), tmp_path)
     left_out = "left out ecg_encoder.linear.bias, ecg_encoder.linear.weight, lm_model.embeddings.position_ids,"
     assert left_out in caplog.text
+
+
+@pytest.mark.parametrize("encoder", ["basic", "vit"])
+def test_of_a_file_without_a_text_tower_the_encoder_is_converted(encoder, tmp_path, caplog):
+    weights = ENCODERS[encoder]().full(HIDDEN_SIZES[encoder])
+    weights = {key: value for key, value in weights.items() if not key.startswith("lm_model.")}
+    model = converted(weights, tmp_path)
+    assert type(model) is MerlModel
+    assert "has no text tower (lm_model.*); left out " in caplog.text and "proj_t.2.weight" in caplog.text
+    ecgs = torch.rand(1, 12, 5000, generator=torch.Generator().manual_seed(3))
+    w = part(weights, "ecg_encoder.")
+    expected = vit_tokens(w, ecgs.double()) if encoder == "vit" else resnet_map(w, ecgs.double()).transpose(1, 2)
+    with torch.no_grad():
+        assert close(model(ecgs).last_hidden_state, expected)
 
 
 @pytest.mark.parametrize("encoder", ["basic", "vit"])

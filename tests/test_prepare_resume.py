@@ -20,8 +20,8 @@ from datasets import Dataset
 from filelock import FileLock
 
 import elm_hf.cli
-import elm_hf.prepare.matching
 import elm_hf.prepare.record_files
+import elm_hf.prepare.splits
 import elm_hf.prepare.work_folder
 from elm_hf.data.columns import record_features
 from elm_hf.dataset_scripts.simulated_qa import SimulatedQa
@@ -95,7 +95,7 @@ def kill_when(moment: Callable[[], bool], build: Callable, **options) -> None:
 
 
 def _build_until(moment: Callable[[], bool], build: Callable, options: dict) -> None:
-    building, read, new_path = os.getpid(), SimulatedQa.read_recording, elm_hf.prepare.matching.new_path
+    building, read, new_path = os.getpid(), SimulatedQa.read_recording, elm_hf.prepare.splits.new_path
 
     def kill_or(function: Callable, *arguments):
         if moment():
@@ -104,7 +104,7 @@ def _build_until(moment: Callable[[], bool], build: Callable, options: dict) -> 
         return function(*arguments)
 
     SimulatedQa.read_recording = lambda self, reference: kill_or(read, self, reference)
-    elm_hf.prepare.matching.new_path = lambda path: kill_or(new_path, path)
+    elm_hf.prepare.splits.new_path = lambda path: kill_or(new_path, path)
     build(**options)
 
 

@@ -11,13 +11,15 @@ from safetensors.torch import load_file
 from tiny_models import tiny_tokenizer
 from transformers import AutoFeatureExtractor, AutoModel, BertConfig, BertModel
 
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.tables import load_records
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
 from elm_hf.pretrain.data import EcgPretrainingCollator, load_pretraining_records
+from elm_hf.training import resume
 from elm_hf.training.augmentation import EcgAugmentation
 
 
@@ -110,16 +112,27 @@ def test_the_loss_of_every_encoder_falls_and_it_loads(encoder, reports, text_mod
         assert Image.open(picture).height > Image.open(picture).width / 2
 
 
-def test_a_killed_pretraining_resumes(reports, text_model, tmp_path, capsys):
+@pytest.mark.parametrize("lost", ["run.json", "model.safetensors"])
+def test_a_killed_pretraining_resumes(lost, reports, text_model, tmp_path, capsys, monkeypatch):
     """The last checkpoint of a run that was killed while saving has no `run.json`, which is written last."""
+    drawn = []
+    write = resume.write_atomically
+
+    def write_last(path, text):
+        drawn.append(len(list(path.parent.glob("reconstruction-*.png"))))
+        write(path, text)
+
+    monkeypatch.setattr(resume, "write_atomically", write_last)
     settings = ("--save_strategy", "steps", "--save_steps", "2", "--max_steps", "4", "--logging_steps", "1")
     whole = run(reports, tmp_path / "out", "mtae", text_model, *settings)
     expected, weights = losses(whole / "checkpoint-4"), load_file(whole / "model.safetensors")
-    (whole / "checkpoint-4" / "run.json").unlink()
-    (whole / "checkpoint-4" / "optimizer.pt").unlink()
+    (whole / "checkpoint-4" / lost).unlink()
+    if lost == "run.json":
+        (whole / "checkpoint-4" / "optimizer.pt").unlink()
     again = run(reports, tmp_path / "out", "mtae", text_model, *settings)
     assert f"Continuing from {whole / 'checkpoint-2'}\n" in capsys.readouterr().out
     assert losses(again / "checkpoint-4") == expected
+    assert drawn == [4, 4, 4]  # after steps 2, 4 and, again, 4
     assert all(torch.equal(weights[name], found) for name, found in load_file(again / "model.safetensors").items())
     with pytest.raises(ValueError, match="checkpoint-4 belongs to another run: learning_rate 0.001 there, 0.01 here"):
         run(reports, tmp_path / "out", "mtae", text_model, *settings, "--learning_rate", "1e-2")
@@ -134,25 +147,26 @@ def test_pretraining_continues_from_a_checkpoint(reports, text_model, tmp_path):
     )
 
 
-def test_the_test_patients_of_a_fold_are_held_out(reports):
+def test_the_test_patients_of_a_fold_are_omitted_and_its_validation_patients_are_for_evaluation(reports):
     table = load_records(reports)
-    tested = {name for row in load_elm_dataset(reports, 1, "test") for name in row["patient_ids"]}
-    records = load_pretraining_records([reports], fold=1)
     patients = np.array(table["patient_id"])
+    of_split = {
+        split: np.isin(patients, [name for row in load_elm_dataset(reports, 1, split) for name in row["patient_ids"]])
+        for split in ("train", "validation", "test")
+    }
+    records = load_pretraining_records([reports], fold=1)
     ecgs = table.with_format("numpy")["ecg"]
-    for split, expected in (
-        (records.train, ~np.isin(patients, list(tested))),
-        (records.held_out, np.isin(patients, list(tested))),
-    ):
+    assert records.num_left_out == of_split["test"].sum() > 0
+    for split, expected in ((records.train, of_split["train"]), (records.validation, of_split["validation"])):
         assert len(split) == expected.sum() > 0
         for row, ecg in zip(split, np.stack(list(ecgs))[expected]):
             np.testing.assert_allclose(row["ecg"], ecg / 1000, atol=1e-6)
 
 
-def test_held_out_records_are_neither_cropped_at_random_nor_augmented(reports):
+def test_validation_records_are_neither_cropped_at_random_nor_augmented(reports):
     records = load_pretraining_records([reports], fold=1)
     collator = EcgPretrainingCollator(EcgFeatureExtractor(num_samples=300), augmentation=EcgAugmentation(noise=0.2))
-    for split, same in ((records.held_out, True), (records.train, False)):
+    for split, same in ((records.validation, True), (records.train, False)):
         values = []
         for collator.epoch in range(2):
             values.append(collator([split[0]])["ecg_values"])
@@ -163,11 +177,14 @@ def test_the_class_of_a_record_is_its_only_superclass(reports):
     with pytest.raises(ValueError, match="name a fold"):
         load_pretraining_records([reports], target="class")
     strata = {
-        row["record_ids"][0]: row["stratum"] for s in ("train", "test") for row in load_elm_dataset(reports, 1, s)
+        row["record_ids"][0]: row["stratum"]
+        for s in ("train", "validation", "test")
+        for row in load_elm_dataset(reports, 1, s)
     }
+    tested = {row["record_ids"][0] for row in load_elm_dataset(reports, 1, "test")}
     records = load_pretraining_records([reports], fold=1, target="class")
-    single = {name for name, stratum in strata.items() if stratum != "none" and "+" not in stratum}
-    assert len(records.train) + len(records.held_out or []) == len(single)
+    single = {name for name, stratum in strata.items() if stratum != "none" and "+" not in stratum} - tested
+    assert len(records.train) + len(records.validation or []) == len(single)
     assert records.num_left_out == len(strata) - len(single)
 
 

@@ -8,7 +8,7 @@ from tiny_models import END_OF_TURN, LLM_FAMILIES, tiny_tokenizer
 from elm_hf.ecg.simulated_findings import draw_findings
 from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
-from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
+from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor, MissingLeadsWarning
 from elm_hf.modeling.processing_elm import ElmProcessor
 
 
@@ -191,9 +191,12 @@ BAD_ECGS = {
     "microvolt": (lambda e: ((e * 1000).astype(np.int16), {"sampling_rate": 250}), "Divide integer microvolt by 1000"),
     "microvolt as float": (
         lambda e: (e * 1000, {"sampling_rate": 250}),
-        r"span up to [\d.e+]+ mV, .* Divide microvolt by 1000",
+        r"its leads span [\d.e+]+ mV, .* Divide microvolt by 1000",
     ),
-    "a rate in words": (lambda e: (e, {"sampling_rate": "250 Hz"}), "must be a number of Hz, got '250 Hz'"),
+    "a rate in words": (
+        lambda e: (e, {"sampling_rate": "250 Hz"}),
+        "must be a number of Hz from 50 to 20000, got '250 Hz'",
+    ),
     "one dimension": (lambda e: (e[0], {"sampling_rate": 250}), r"expected the shape \(leads, samples\)"),
     "unknown lead": (lambda e: (e, {"sampling_rate": 250, "lead_names": [*LEADS[:11], "V7"]}), '"V7" is not one of I'),
     "repeated lead": (
@@ -201,7 +204,12 @@ BAD_ECGS = {
         '"I" occurs twice in the ECG',
     ),
     "two rates": (lambda e: ([e], {"sampling_rate": [250, 250]}), "2 sampling rates for 1 ECGs"),
-    "all absent": (lambda e: (e * np.nan, {"sampling_rate": 250}), "none of the leads"),
+    "all absent": (
+        lambda e: (e * np.nan, {"sampling_rate": 250}),
+        r"none of the leads .*I, II, .*V6 \(no valid sample",
+    ),
+    "all zero": (lambda e: (e * 0, {"sampling_rate": 250}), r"none of the leads can be used: I, II, .*V6 \(flat\)"),
+    "an absurd rate": (lambda e: (e, {"sampling_rate": 0.002}), "a number of Hz from 50 to 20000, got 0.002"),
 }
 
 
@@ -213,11 +221,15 @@ def test_bad_ecgs_are_named(case, ecgs):
         EcgFeatureExtractor(num_samples=500)(ecg, **keys)
 
 
-def test_a_nan_is_located(ecgs):
-    ecg = ecgs[0].copy()
-    ecg[7, 33:36] = np.nan
-    with pytest.raises(ValueError, match="ECG 2 of 2: lead V2 has 3 NaN or infinite samples, the first at sample 33"):
-        EcgFeatureExtractor(num_samples=500)([ecgs[1], ecg], sampling_rate=250)
+def test_short_gaps_are_filled_and_leads_with_long_ones_are_missing_with_a_warning(ecgs):
+    ecg, extract = ecgs[0].copy(), EcgFeatureExtractor(num_samples=500, normalization="none")
+    ecg[7, 33:36], ecg[8, 100:126], ecg[9] = [np.nan, np.inf, 40.0], np.nan, np.nan
+    with pytest.warns(MissingLeadsWarning, match=r"ECG 2 of 2: missing leads: V3 \(a gap of 0.104 s\)$"):
+        outputs = extract([ecgs[1], ecg], sampling_rate=250)
+    assert outputs["ecg_lead_mask"][1].tolist() == [lead not in ("V3", "V4") for lead in LEADS]  # V4 was left out
+    found = outputs["ecg_values"][1]
+    np.testing.assert_allclose(found[7, 32:37], np.linspace(ecg[7, 32], ecg[7, 36], 5), rtol=1e-5)
+    assert not found[8:10].any() and np.array_equal(found[10], ecg[10])
 
 
 def test_a_record_with_exchanged_leads_is_refused(tmp_path):
@@ -228,7 +240,9 @@ def test_a_record_with_exchanged_leads_is_refused(tmp_path):
         wfdb.wrsamp(name, 250, ["mV"] * 12, list(LEADS), rows, fmt=["16"] * 12, write_dir=str(tmp_path))
     extract = EcgFeatureExtractor(num_samples=500)
     assert extract(tmp_path / "right")["ecg_lead_mask"].all()
-    with pytest.raises(ValueError, match="ECG 1 of 1: the limb leads disagree: III is not II - I .*exchanged"):
+    with pytest.raises(
+        ValueError, match="ECG 1 of 1: .*wrong: the limb leads disagree: III is not II - I .*exchanged"
+    ):
         extract(tmp_path / "wrong")
 
 

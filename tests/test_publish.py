@@ -14,12 +14,14 @@ from elm_hf.checkpoints.publish import publish_model
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.prepare.publish import publish_dataset
+from elm_hf.utils.reports import REPORT_SCHEMA
 
 
 NAME = "user/simulated-250-500"
 # Clients do not wait between attempts.
 IMPATIENT = "import time\ntime.sleep = lambda seconds: None\n"
 REPORT = {
+    "schema": REPORT_SCHEMA,
     "run": {"checkpoint": "elm", "dataset": NAME, "fold": "1", "split": "test"},
     "scores": {
         "all": {

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 from elm_hf.checkpoints.create import FEATURE_EXTRACTORS, create_elm
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.published_encoders import CLEF, HUBERT_ECG, encoder_card
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.tables import load_records
 from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.utils.encoder_origin import known_sources

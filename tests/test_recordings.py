@@ -203,7 +203,7 @@ def test_exchanged_limb_leads_are_refused_by_name(tmp_path):
     names = ["I", "II", "III", "aVL", "aVR", *LEADS[5:]]
     reason, message = reason_of(write_record(tmp_path, smooth_ecg(), names))
     assert reason == "limb leads disagree"
-    assert "made: aVR is not -(I + II)/2" in message and "aVL is not I - II/2" in message
+    assert "made: the limb leads disagree: aVR is not -(I + II)/2" in message and "aVL is not I - II/2" in message
 
 
 @pytest.mark.parametrize("rate", [1e-5, 2, 49, 20_001, 1e9, float("nan")])

@@ -16,10 +16,12 @@ from typer.testing import CliRunner
 from elm_hf.cli import app
 from elm_hf.ecg.plot import plot_ecg
 from elm_hf.evaluation.compare import aggregate, compare
+from elm_hf.evaluation.markdown import report_markdown
 from elm_hf.evaluation.occlusion import save_occlusions
 from elm_hf.evaluation.pictures import occlusion_picture
-from elm_hf.evaluation.report import write_report
-from elm_hf.evaluation.scores import Questions, ScoreBook, blind_answers, signal_reliance
+from elm_hf.evaluation.reliance import signal_reliance
+from elm_hf.evaluation.report import build_report, write_report
+from elm_hf.evaluation.scores import Questions, ScoreBook, blind_answers
 from elm_hf.training.cost_file import COSTS_NAME
 
 
@@ -171,6 +173,47 @@ def test_questions_about_two_patients_are_no_more_than_they_are(tmp_path):
     assert (one["low"], one["note"]) == (None, "one patient or one answer: no interval")
     few = write_report(tmp_path, pd.DataFrame([row for row in rows if row["question_type"] != "one"]), RUN)
     assert few["signal_reliance"]["short"]["reads_ecg"] is None
+
+
+def test_types_of_few_patients_are_left_out_of_averages_and_named(tmp_path):
+    """One answer of a rare type would be half of a macro-average."""
+    rows = [
+        question_row(f"{kind}{patient}", condition, kind, ["yes"], said, [f"s/{patient}"])
+        for condition in ("ecg", "none")
+        for kind, number in (("often", 40), ("again", 12), ("rare", 1), ("seldom", 3))
+        for patient in range(number)
+        for said in ["yes" if patient % 4 else "no"]
+    ]
+    report = write_report(tmp_path, pd.DataFrame(rows), RUN)
+    average = report["scores"]["macro-average"]
+    assert (average["answers"], average["conditions"]["ecg"]["exact_match"]["score"]) == (52, 0.75)
+    note = "macro-average: rare, seldom left out, with less than 6 patients or answers"
+    assert note in report["notes"] and "Macro-average: rare, seldom left out" in (tmp_path / "report.md").read_text()
+    seldom = report["scores"]["seldom"]["conditions"]["ecg"]["exact_match"]
+    assert 0 < seldom["undefined_resamples"] < 200  # about 1000 (1 - 3/40)^40
+    assert f"not defined in up to {seldom['undefined_resamples']} resamples" in (tmp_path / "report.md").read_text()
+    few = build_report(Questions(pd.DataFrame([row for row in rows if row["question_type"] != "again"])), RUN, None, 0)
+    assert "macro-average" not in few["scores"]
+    assert any(note.endswith("less than two types are left, so there is none") for note in few["notes"])
+
+
+def test_many_types_do_not_make_one_that_reads_the_ecg():
+    """Of 20 types one is right 8 times more often with the ECG than without: by itself not by chance, among 20 it may be."""
+    rows = [
+        question_row(f"{kind}-{number}", condition, f"type {kind:02}", ["yes"], said, [f"s/{number}"])
+        for condition in ("ecg", "none")
+        for kind in range(20)
+        for number in range(40)
+        for said in ["yes" if number < 20 or (kind == 7 and condition == "ecg" and number < 27) else "no"]
+    ]
+    report = build_report(Questions(pd.DataFrame(rows)), RUN, None, 0)
+    one = report["signal_reliance_by_type"]["type 07"]
+    assert one["low"] > 0 and 0.0025 < one["p_value"] < 0.05
+    assert one["p_value_holm"] == pytest.approx(20 * one["p_value"]) and one["reads_ecg"] is False
+    assert report["signal_reliance_by_type"]["type 06"]["p_value_holm"] == 1
+    text = report_markdown(report | {"figures": {}, "examples": []})
+    line = next(line for line in text.splitlines() if f"{one['p_value_holm']:.4f}" in line)
+    assert line.startswith("| type 07 | 40 | 40 | 0.175 [") and line.endswith("| no evidence |")
 
 
 def test_without_questions_about_an_ecg_nothing_is_said_of_reading_it(tmp_path):
@@ -356,6 +399,51 @@ def test_compare_pairs_the_questions_of_two_models(reader, tmp_path):
         compare(tmp_path / "nothing", folder)
 
 
+@pytest.mark.parametrize(("patients", "half_width"), [(1, None), (8, 0.369), (400, 0.0092)])
+def test_models_that_answer_alike_may_differ_on_other_patients(tmp_path, patients, half_width):
+    rows = [question_row(f"c{number}", "ecg", "verify", ["yes"], "yes", [f"s/{number}"]) for number in range(patients)]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        pd.DataFrame(rows).to_parquet(tmp_path / name / "predictions.parquet")
+    found = compare(tmp_path / "one", tmp_path / "two")["scores"]["verify"]
+    if half_width is None:
+        assert (found["low"], found["p_value"]) == (None, None) and "no interval" in found["note"]
+    else:
+        assert (found["low"], found["high"]) == pytest.approx((-half_width, half_width), abs=5e-4)
+        assert found["p_value"] == 1
+
+
+def test_compare_leaves_small_types_out_and_corrects_for_the_number_of_types(tmp_path):
+    for name, right in (("one", 5), ("two", 17)):
+        rows = [
+            question_row(
+                f"{kind}{patient}", "ecg", kind, ["yes"], "yes" if patient < right else "no", [f"s/{patient}"]
+            )
+            for kind, number in (("a", 20), ("b", 30), ("rare", 2))
+            for patient in range(number)
+        ]
+        (tmp_path / name).mkdir()
+        pd.DataFrame(rows).to_parquet(tmp_path / name / "predictions.parquet")
+    comparison = compare(tmp_path / "one", tmp_path / "two")
+    scores = comparison["scores"]
+    average = scores["macro-average, exact match"]
+    assert (average["answers"], average["difference"]) == (50, pytest.approx((12 / 20 + 12 / 30) / 2))
+    assert comparison["notes"] == ["macro-average, exact match: rare left out, with less than 6 patients or answers"]
+    p_values = {name: scores[name]["p_value"] for name in ("a", "b", "rare")}
+    first, second, third = sorted(p_values.values())
+    assert min(scores[name]["p_value_holm"] for name in p_values) == pytest.approx(3 * first)
+    assert "p_value_holm" not in average and average["low"] > 0 and average["p_value"] < 0.05 and third == 1
+    text = CliRunner().invoke(app, ["compare", str(tmp_path / "one"), str(tmp_path / "two")]).output
+    assert "p (Holm)" in text and "rare left out" in text
+
+
+def test_reports_of_earlier_versions_are_refused(reader, tmp_path):
+    for schema in (1, None):
+        (tmp_path / "report.json").write_text(json.dumps(reader[1] | {"schema": schema}))
+        with pytest.raises(ValueError, match=f"report.json: a report of schema {schema}, and this .* reads schema 2"):
+            aggregate([tmp_path, tmp_path])
+
+
 def test_aggregate_averages_seeds_then_folds(tmp_path):
     accuracies = {("1", "a"): 0.9, ("1", "b"): 0.8, ("2", "c"): 0.6, ("2", "d"): 0.7}
     folders, scores = [], []
@@ -372,6 +460,12 @@ def test_aggregate_averages_seeds_then_folds(tmp_path):
     assert aggregate(folders[:2])["runs"] == "seeds"
     finished = CliRunner().invoke(app, ["aggregate", *map(str, folders)])
     assert f"{entry['mean']:.3f} ± {entry['sd']:.3f}" in finished.output
+    other = report | {
+        "scores": report["scores"] | {"macro-average": report["scores"]["macro-average"] | {"averaged": []}}
+    }
+    (folders[-1] / "report.json").write_text(json.dumps(other))
+    assert "macro-average" in found["scores"]
+    assert [note.split(":")[0] for note in aggregate(folders)["notes"]] == ["macro-average"]
     with pytest.raises(ValueError, match="give each run once"):
         aggregate([folders[0], folders[0]])
     for change, message in (
@@ -410,7 +504,7 @@ print(*({"torch", "trl", "peft", "accelerate", "transformers"} & set(sys.modules
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (
-        done.stdout.count("| single-verify |") == 4 and "| second | 1 | 10 | 8 | 99 | 1.00 | 1.00 | 0." in done.stdout
+        done.stdout.count("| single-verify |") == 5 and "| second | 1 | 10 | 8 | 99 | 1.00 | 1.00 | 0." in done.stdout
     )
     assert done.stdout.splitlines()[-1] == "nothing large"
 

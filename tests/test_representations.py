@@ -16,6 +16,7 @@ from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.modeling.configuration_st_mem import StMemConfig
+from elm_hf.modeling.ecg_raster import EcgPaper
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.modeling_st_mem import StMemModel
 from elm_hf.training.augmentation import EcgAugmentation
@@ -124,6 +125,38 @@ def test_clips_vision_tower_reads_pictures_and_learns(representation, create, cl
     changes = ("--noise", "0.1", "--rotation", "2", "--blur", "1", "--brightness", "0.1")
     trained = train(elm, simulated_dataset, tmp_path / "out", *changes)
     assert any(".encoder." in name for name in changed_weights(elm, trained))
+
+
+def test_larger_pictures_have_interpolated_positions(create, clip, simulated_dataset):
+    parts = {"representation": "image", "encoder": str(clip), "num_ecg_tokens": 4, "seconds": 2}
+    model, processor = load_checkpoint(create("large", **parts, picture_size=96))
+    reference = CLIPModel.from_pretrained(clip).vision_model
+    row = load_elm_dataset(simulated_dataset)[0]
+    pixels = processor.image_processor(row["ecgs"][0], sampling_rate=250, return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 96, 96)
+    with torch.no_grad():
+        expected = reference(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+        assert expected.shape[1] == 1 + 6 * 6
+        torch.testing.assert_close(model.get_ecg_features(pixels).last_hidden_state, expected)
+    with pytest.raises(ValueError, match="takes pictures of 96 x 96 pixels, got 48 x 48"):
+        model.get_ecg_features(pixels[:, :, :48, :48])
+    with pytest.raises(ValueError, match="--picture-size 100: expected a multiple of the encoder's patch size, 16"):
+        create("odd", **parts, picture_size=100)
+    with pytest.raises(ValueError, match="--picture-size is for models that read pictures"):
+        create("signal", picture_size=96)
+
+
+def test_a_millimetre_has_two_pixels_at_512():
+    """10 s at 25 mm/s are 250 mm, which fill the width of the picture."""
+    assert EcgPaper(seconds=10, height=224, width=224).pixels_per_mm == pytest.approx(0.86, abs=0.05)
+    assert EcgPaper(seconds=10, height=512, width=512).pixels_per_mm >= 2
+
+
+@pytest.mark.parametrize("normalization, warns", [(None, False), ("z_score", True), ("min_max", True)])
+def test_a_scale_of_each_ecg_by_itself_is_warned_about(normalization, warns, create, caplog):
+    elm = create("signal", normalization=normalization)
+    assert load_checkpoint(elm)[1].feature_extractor.normalization == (normalization or "millivolt")
+    assert ("cannot learn criteria of voltage" in caplog.text) == warns
 
 
 def test_a_pretrained_encoder_brings_its_own_signal_conventions(create, simulated_dataset, tmp_path):

@@ -13,9 +13,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 from typer.testing import CliRunner
 
 from elm_hf.cli import app
-from elm_hf.descriptions.languages import language_of
-from elm_hf.descriptions.translate import COLUMNS, MAX_ATTEMPTS, read_translations, translate_reports
+from elm_hf.descriptions.translate import MAX_ATTEMPTS, translate_reports
 from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.utils.languages import language_of
+from elm_hf.utils.translations import COLUMNS, read_translations
 
 
 GERMAN = "sinustachykardie lagetyp normal sonst normales ekg"

@@ -167,6 +167,8 @@ def _table(report: dict) -> dict:
         for group, scores in groups.items()
     ]
     reliance = [kind["sentence"] for kind in report.get("signal_reliance", {}).values()]
+    seen = run.get("seen_patients", {}).get("sentence")  # reports of earlier versions have none
+    reliance += [f"{seen[0].upper()}{seen[1:]}."] if seen else []
     place = f"{_public_name(run['dataset'])}, `{fold_config(run['fold'])}`, {run['split']}"
     return {"place": place, "conditions": conditions, "rows": rows, "reliance": reliance}
 

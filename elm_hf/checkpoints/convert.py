@@ -20,7 +20,8 @@ from elm_hf.checkpoints.published_encoders import (
     PublishedEncoder,
     encoder_card,
 )
-from elm_hf.utils.files import check_free, save_atomically
+from elm_hf.modeling.folder_paths import path_inside
+from elm_hf.utils.files import check_free, check_links, save_atomically
 
 
 # Functions that read a published file (of `FOLDERS` a folder) and return the parts to save; each part has
@@ -65,7 +66,7 @@ def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | Path
     Raises:
         FileExistsError: `output` exists and is not empty.
         FileNotFoundError: `checkpoint` does not exist.
-        ValueError: `kind` is unknown, or the file is damaged, would import code, or has the weights of another model.
+        ValueError: `kind` is unknown, or the file is a link that leads out of its folder, is damaged, would import code, or has the weights of another model.
     """
     if kind not in CONVERTERS:
         raise ValueError(f'kind "{kind}" is not one of {", ".join(CONVERTERS)}.')
@@ -74,6 +75,9 @@ def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | Path
         raise FileNotFoundError(f"{checkpoint}: no such {'folder' if kind in FOLDERS else 'file'}.")
     if checkpoint.is_dir() and kind not in FOLDERS:
         raise ValueError(f"{checkpoint}: a folder; expected a file, as {kind} was published.")
+    path_inside(checkpoint, checkpoint.parent)
+    if checkpoint.is_dir():
+        check_links(checkpoint)
     check_free(output)
     parts = CONVERTERS[kind](checkpoint)
     card = [encoder_card(output.name, PUBLISHED_ENCODERS[kind], *parts)] if kind in PUBLISHED_ENCODERS else []

@@ -27,7 +27,7 @@ NUM_SAMPLES = 5000
 # The lead order of MIMIC-IV-ECG, on which MERL was trained: aVF before aVL.
 MERL_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
 BERT_HEAD_DIM = 64  # dimensions of an attention head in every published BERT
-ENCODER_PREFIX = "ecg_encoder."
+ENCODER_PREFIX, TEXT_PREFIX = "ecg_encoder.", "lm_model."
 # Weights in the published files that MERL does not use: an untrained classifier, and a buffer of old transformers.
 UNUSED = r"(ecg_encoder\.)?linear\.(weight|bias)|lm_model\.embeddings\.position_ids"
 
@@ -69,7 +69,8 @@ HEAD_NAMES = [
 
 def convert_merl(checkpoint: Path) -> list:
     """
-    Converts a published MERL file: an "encoder" file to a [`MerlModel`], a "ckpt" file to a [`MerlForPreTraining`].
+    Converts a published MERL file: an "encoder" file, or one without a text tower, to a [`MerlModel`], a "ckpt" file to a
+    [`MerlForPreTraining`].
 
     The type of the encoder and all sizes follow from the names and shapes of the weights. Weights that MERL does not
     use are left out, and a warning names them.
@@ -85,9 +86,12 @@ def convert_merl(checkpoint: Path) -> list:
     unused = [key for key in state_dict if re.fullmatch(UNUSED, key)]
     if unused:
         logger.warning("%s: left out %s, which MERL does not use.", checkpoint, listed(unused))
+    state_dict = {key: tensor for key, tensor in state_dict.items() if key not in unused}
     is_full = any(key.startswith(ENCODER_PREFIX) for key in state_dict)
+    if is_full and not any(key.startswith(TEXT_PREFIX) for key in state_dict):
+        state_dict, is_full = _encoder_alone(state_dict, checkpoint), False
     prefix = ENCODER_PREFIX if is_full else ""
-    state_dict = _reshaped({key: tensor for key, tensor in state_dict.items() if key not in unused}, prefix)
+    state_dict = _reshaped(state_dict, prefix)
 
     names = [*HEAD_NAMES]
     blocks = _resnet_blocks(state_dict, prefix)
@@ -116,6 +120,14 @@ def merl_feature_extractor(config: MerlConfig) -> EcgFeatureExtractor:
         normalization="min_max",
         min_max_epsilon=1e-8,
     )
+
+
+def _encoder_alone(state_dict: dict[str, torch.Tensor], source: Path) -> dict[str, torch.Tensor]:
+    """The encoder of a file without a text tower, whose projections are of no use without it."""
+    others = [key for key in state_dict if not key.startswith(ENCODER_PREFIX)]
+    if others:
+        logger.warning("%s: has no text tower (%s*); left out %s.", source, TEXT_PREFIX, listed(others))
+    return {key.removeprefix(ENCODER_PREFIX): value for key, value in state_dict.items() if key not in others}
 
 
 def _build(config: MerlConfig, is_full: bool) -> MerlModel | MerlForPreTraining:
@@ -197,7 +209,7 @@ def _vit_sizes(state_dict: dict[str, torch.Tensor], prefix: str, patch_embedding
 def _head_sizes(state_dict: dict[str, torch.Tensor], encoder_type: str, source: Path) -> dict:
     """Sizes of the text tower, the width of the shared space and, for the ResNet, the length of the training ECGs."""
     embeddings = "lm_model.embeddings"
-    needed = ["linear1.weight", "lm_model.encoder.layer.0.intermediate.dense.weight"]
+    needed = ["linear1.weight", "proj_t.0.weight", "lm_model.encoder.layer.0.intermediate.dense.weight"]
     needed += [f"{embeddings}.{name}_embeddings.weight" for name in ("word", "position", "token_type")]
     if encoder_type == "resnet":
         needed.append("att_pool_head.positional_embedding")
@@ -216,7 +228,11 @@ def _head_sizes(state_dict: dict[str, torch.Tensor], encoder_type: str, source: 
         max_position_embeddings=len(state_dict[f"{embeddings}.position_embeddings.weight"]),
         type_vocab_size=len(state_dict[f"{embeddings}.token_type_embeddings.weight"]),
     )
-    sizes = {"text_config": text_config, "projection_dim": len(state_dict["linear1.weight"])}
+    sizes = {
+        "text_config": text_config,
+        "projection_dim": len(state_dict["linear1.weight"]),
+        "projection_hidden_dim": len(state_dict["proj_t.0.weight"]),
+    }
     if encoder_type == "resnet":
         num_tokens = len(state_dict["att_pool_head.positional_embedding"]) - 1
         if num_tokens != MerlConfig().num_tokens(NUM_SAMPLES):

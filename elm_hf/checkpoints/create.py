@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 
@@ -14,29 +15,38 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     set_seed,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from elm_hf.checkpoints.chat_template import check_template
 from elm_hf.checkpoints.convert_ecg_fm import ecg_fm_feature_extractor
 from elm_hf.checkpoints.convert_ecg_jepa import ecg_jepa_feature_extractor
 from elm_hf.checkpoints.convert_hubert_ecg import hubert_ecg_feature_extractor
 from elm_hf.checkpoints.convert_net1d import net1d_feature_extractor
+from elm_hf.checkpoints.llm import (
+    check_answers_are_learnt,
+    check_room_for_ecgs,
+    check_saved,
+    llm_config,
+    load_llm,
+    new_llm_config,
+    set_generation,
+)
 from elm_hf.checkpoints.load import load_feature_extractor, load_pretrained
-from elm_hf.checkpoints.tokenizer import _tokenizer
+from elm_hf.checkpoints.tokenizer import text_tokenizer
+from elm_hf.data.seen_patients import SeenPatients, Stage, stages_before
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
-from elm_hf.modeling.ecg_leads import SAMPLING_RATE, canonical_lead
+from elm_hf.modeling.ecg_leads import LEADS, SAMPLING_RATE, canonical_lead
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor
-from elm_hf.modeling.processing_elm_base import BaseElmProcessor, add_ecg_token
-from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor
+from elm_hf.modeling.processing_elm_base import add_ecg_token
+from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor, symbols_of_an_ecg
 from elm_hf.modeling.processing_elm_vision import ElmVisionProcessor
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
 from elm_hf.utils.encoder_origin import non_commercial_license
@@ -46,13 +56,15 @@ from elm_hf.utils.hub import check_name
 
 logger = logging.getLogger(__name__)
 
-# The preprocessing of a new encoder, from its configuration. Other encoders read 250 Hz in 0 ... 1.
+# The preprocessing of a new encoder, from its configuration. Other encoders read millivolt at 250 Hz.
 FEATURE_EXTRACTORS = {
     "net1d": net1d_feature_extractor,
     "ecg_fm": ecg_fm_feature_extractor,
     "hubert_ecg": hubert_ecg_feature_extractor,
     "ecg_jepa": ecg_jepa_feature_extractor,
 }
+# Normalizations after which the voltage of an ECG is lost.
+SCALED_BY_ITSELF = ("min_max", "z_score", "min_max_per_lead", "z_score_per_lead")
 # Fields of ElmConfig that follow from the other arguments of `create_elm`.
 _DERIVED = {"num_leads", "num_samples", "ecg_token_id", "ecg_token_offset", "ecg_vocab_size", "dtype"}
 
@@ -87,6 +99,7 @@ def create_elm(
     seconds: float | None = None,
     normalization: str | None = None,
     leads: Sequence[str] | None = None,
+    picture_size: int | None = None,
     dtype: str = "auto",
     seed: int = 0,
 ) -> ElmForCausalLM:
@@ -111,16 +124,20 @@ def create_elm(
             without.
         num_ecg_tokens: positions per ECG. Defaults to 1 for the encoder-free linear projector and to 50 otherwise.
         seconds: length of the ECGs that the model reads. Defaults to that of the pre-trained encoder, or 10.
-        normalization: normalization of the ECG's amplitude: `"min_max"`, `"z_score"` or `"none"`. Defaults to that of
-            the pre-trained encoder, or to `"min_max"` for signals and `"none"` otherwise.
+        normalization: normalization of the ECG's amplitude, see [`EcgFeatureExtractor`]. Defaults to that of the
+            pre-trained encoder, or to `"millivolt"` for signals and `"none"` for tokens. `"min_max"` and `"z_score"`
+            scale each ECG by itself, and the model cannot learn criteria of voltage: a warning says so.
         leads: names of the leads that the model reads, in its order. Defaults to those of the pre-trained encoder, or
             to all twelve. Encoders that read their leads together take no others.
+        picture_size: height and width of pictures in pixels. Defaults to that of the vision encoder; for another size
+            its position embeddings are interpolated. A millimetre of ECG paper has 0.9 pixels at 224 and 2 at 512, for
+            10 s.
         dtype: precision of the weights; `"auto"` keeps that of the LLM.
         seed: random seed for new weights.
 
     Raises:
         FileExistsError: `output` exists and is not empty.
-        ValueError: parts are missing or do not fit together.
+        ValueError: parts are missing or do not fit together, or the LLM or its chat template is not supported.
         OSError: a repository or folder does not contain the model.
     """
     settings = _read_config(config)
@@ -147,8 +164,12 @@ def create_elm(
     if (ecg_tokenizer is None) != (representation != "symbol"):
         raise ValueError("--ecg-tokenizer and --representation symbol must be used together.")
 
-    llm_tokenizer = _tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
-    encoder_model = load_encoder(encoder, encoder_config, dtype)
+    llm_tokenizer = text_tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
+    llm_settings = new_llm_config(text_config, llm_tokenizer) if llm is None else llm_config(llm)
+    ecg_token_id = add_ecg_token(llm_tokenizer)
+    check_template(llm_tokenizer, tokenizer or llm or "the new tokenizer")
+    check_answers_are_learnt(ElmProcessor(EcgFeatureExtractor(), llm_tokenizer))
+    encoder_model = load_encoder(encoder, encoder_config, dtype, len(leads or LEADS))
     if license := non_commercial_license(encoder_model and encoder_model.config):
         logger.warning(
             "%s: the licence of its weights, %s, does not permit commercial use. It also applies to the new model.",
@@ -159,16 +180,23 @@ def create_elm(
         ecg_byte = load_pretrained(EcgByteTokenizer, ecg_tokenizer)
         settings["ecg_vocab_size"] = len(ecg_byte)
     reads_pictures = representation in ("image", "stacked_signal") and encoder_model is not None
+    if picture_size is not None and not reads_pictures:
+        raise ValueError("--picture-size is for models that read pictures: --representation image or stacked_signal.")
     if reads_pictures:
         if leads is not None:
             raise ValueError("--leads chooses the leads of signals; pictures show all twelve. Leave it out.")
-        reader = _image_processor(encoder, encoder_model, representation, seconds)
+        reader = _image_processor(encoder, encoder_model, representation, seconds, picture_size)
+        settings["picture_size"] = picture_size
     else:
         reader = _feature_extractor(encoder, encoder_model, representation, seconds, normalization, leads)
-    ecg_token_id = add_ecg_token(llm_tokenizer)
+    if representation == "symbol":
+        of_an_ecg = max_ecg_tokens or symbols_of_an_ecg(len(reader.leads), reader.num_samples)
+        check_room_for_ecgs(llm_settings, of_an_ecg, "--max-ecg-tokens")
+    else:
+        check_room_for_ecgs(llm_settings, settings.get("num_ecg_tokens", ElmConfig.num_ecg_tokens), "--num-ecg-tokens")
     model = ElmForCausalLM.from_encoder_llm_pretrained(
         encoder_model,
-        _new_llm(text_config, llm_tokenizer) if llm is None else _pretrained_llm(llm, dtype),
+        load_llm(llm, llm_settings, dtype),
         ecg_token_id=ecg_token_id,
         dtype=dtype,
         num_leads=len(reader.leads),
@@ -183,12 +211,22 @@ def create_elm(
     else:
         processor_class = ElmVisionProcessor if model.config.reads_pictures else ElmProcessor
         processor = processor_class(reader, llm_tokenizer, model.config.num_ecg_tokens)
-    _set_special_tokens(model, processor)
-    save_atomically([model, processor], output)
+    set_generation(model, processor)
+    seen = SeenPatients(_stages_of(encoder, encoder_model))
+    save_atomically([model, processor, seen], output, check=lambda folder: check_saved(model, folder))
     return model
 
 
-def load_encoder(name: str | None, config: dict | None = None, dtype: str = "auto") -> PreTrainedModel | None:
+def _stages_of(name: str | None, encoder: PreTrainedModel | None) -> list[Stage]:
+    """The stages of training of a pre-trained ECG encoder. New encoders, LLMs and vision encoders have seen no patient."""
+    if name is None or name in ECG_ENCODER_TYPES or encoder.config.model_type not in ECG_ENCODER_TYPES:
+        return []
+    return stages_before(name)
+
+
+def load_encoder(
+    name: str | None, config: dict | None = None, dtype: str = "auto", num_leads: int = len(LEADS)
+) -> PreTrainedModel | None:
     """
     Loads a pre-trained encoder (for CLIP and SigLIP its vision tower), or creates an ECG encoder with random weights.
 
@@ -196,6 +234,7 @@ def load_encoder(name: str | None, config: dict | None = None, dtype: str = "aut
         name: repository or folder of a pre-trained encoder, or the `model_type` of a new ECG encoder.
         config: fields of a new encoder's configuration, including `model_type`.
         dtype: precision of pre-trained weights.
+        num_leads: number of leads that a new encoder reads.
 
     Raises:
         ValueError: both a pre-trained encoder and a configuration are given.
@@ -205,12 +244,25 @@ def load_encoder(name: str | None, config: dict | None = None, dtype: str = "aut
     if name in ECG_ENCODER_TYPES:
         config, name = {"model_type": name} | (config or {}), None
     if name is None:
-        return None if config is None else AutoModel.from_config(AutoConfig.for_model(**config))
+        return None if config is None else AutoModel.from_config(new_encoder_config(**config, default_leads=num_leads))
     if config is not None:
         raise ValueError(f"--encoder is {name}; remove `encoder_config` from --config, which describes a new encoder.")
     check_encoder_name(name)
     loaded = load_pretrained(AutoConfig, name)
     return load_pretrained(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
+
+
+def new_encoder_config(model_type: str, default_leads: int = len(LEADS), **fields) -> PreTrainedConfig:
+    """
+    The configuration of a new encoder. A new `ecg_resnet` knows its leads by name, unless `num_leads` is given.
+
+    Args:
+        model_type: type of the encoder.
+        default_leads: number of leads that an `ecg_resnet` knows by default.
+        fields: fields of its configuration.
+    """
+    defaults = {"num_leads": default_leads} if model_type == "ecg_resnet" else {}
+    return AutoConfig.for_model(model_type, **defaults | fields)
 
 
 def check_encoder_name(name: str) -> None:
@@ -245,7 +297,7 @@ def _feature_extractor(
         # An encoder with learned positions limits the number of samples.
         length = getattr(encoder.config, "num_samples", None) if representation == "signal" and encoder else None
         feature_extractor = EcgFeatureExtractor(
-            normalization="min_max" if representation == "signal" else "none",
+            normalization="millivolt" if representation == "signal" else "none",
             **({} if length is None else {"num_samples": length}),
         )
     settings = feature_extractor.to_dict()
@@ -253,20 +305,46 @@ def _feature_extractor(
         settings["normalization"] = normalization
     if seconds is not None:
         settings["num_samples"] = round(seconds * settings["sampling_rate"])
+    if settings["normalization"] in SCALED_BY_ITSELF:
+        logger.warning(
+            "normalization %s: each ECG is scaled by itself, so that the model cannot learn criteria of voltage "
+            "(ventricular hypertrophy, low voltage).",
+            settings["normalization"],
+        )
     if leads is not None:
         settings["leads"] = [canonical_lead(lead) for lead in leads]
     return type(feature_extractor).from_dict(settings)
 
 
 def _image_processor(
-    name: str | None, encoder: PreTrainedModel, representation: str, seconds: float | None
+    name: str | None,
+    encoder: PreTrainedModel,
+    representation: str,
+    seconds: float | None,
+    picture_size: int | None,
 ) -> EcgImageProcessor:
-    """An image processor with the picture size and normalization of the vision encoder."""
+    """An image processor with the normalization and, without `picture_size`, the picture size of the vision encoder."""
     settings = {"representation": representation, "num_samples": round((seconds or 10) * SAMPLING_RATE)}
+    if picture_size is not None:
+        _check_picture_size(encoder, picture_size)
+        settings["size"] = {"height": picture_size, "width": picture_size}
     if name is not None:
         return EcgImageProcessor.from_vision_encoder(name, **settings)
-    size = encoder.config.image_size
-    return EcgImageProcessor(size={"height": size, "width": size}, **settings)
+    size = picture_size or encoder.config.image_size
+    return EcgImageProcessor(**{"size": {"height": size, "width": size}} | settings)
+
+
+def _check_picture_size(encoder: PreTrainedModel, size: int):
+    config = encoder.config
+    if size < config.patch_size or size % config.patch_size:
+        raise ValueError(
+            f"--picture-size {size}: expected a multiple of the encoder's patch size, {config.patch_size}."
+        )
+    is_flexible = config.model_type == "siglip2_vision_model"
+    if not is_flexible and "interpolate_pos_encoding" not in signature(encoder.forward).parameters:
+        raise ValueError(
+            f"--picture-size {size}: a {config.model_type} encoder takes pictures of {config.image_size} pixels only."
+        )
 
 
 def _read_config(path: str | PathLike | None) -> dict:
@@ -296,28 +374,3 @@ def _read_config(path: str | PathLike | None) -> dict:
         found = settings["text_config"].get("model_type")
         raise ValueError(f'{path}: `model_type` of `text_config` is {found!r}; expected a causal LLM such as "qwen2".')
     return settings
-
-
-def _pretrained_llm(name: str, dtype: str) -> PreTrainedModel:
-    model_type = load_pretrained(AutoConfig, name).model_type
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ValueError(f'{name}: a checkpoint of type "{model_type}"; expected a causal LLM.')
-    return load_pretrained(AutoModelForCausalLM, name, dtype=dtype)
-
-
-def _new_llm(settings: dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    config = AutoConfig.for_model(**settings | {"vocab_size": len(tokenizer)})
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(config, name, getattr(tokenizer, name))
-    return AutoModelForCausalLM.from_config(config)
-
-
-def _set_special_tokens(model: ElmForCausalLM, processor: BaseElmProcessor):
-    """Adds the end of the assistant's turn to the tokens that end generation, and sets the padding token."""
-    generation = model.generation_config
-    known = generation.eos_token_id
-    ends = set(known if isinstance(known, list) else [known]) | {processor.end_of_turn_token_id}
-    generation.eos_token_id = sorted(end for end in ends if end is not None)
-    generation.pad_token_id = processor.tokenizer.pad_token_id
-    text_config: PreTrainedConfig = model.config.text_config
-    text_config.pad_token_id = processor.tokenizer.pad_token_id

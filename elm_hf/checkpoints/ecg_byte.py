@@ -1,13 +1,13 @@
 """ECG-Byte tokenizers (Han et al. 2024): training on an elm-hf dataset, and reading the published pickles."""
 
 import json
-import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 from datasets import Dataset
@@ -15,8 +15,10 @@ from huggingface_hub import ModelCardData
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from elm_hf.checkpoints.card import CardFile
+from elm_hf.checkpoints.ecg_byte_voltage import measure_voltage
+from elm_hf.checkpoints.plain_pickle import read_plain_pickle
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
-from elm_hf.data.loading import load_records
+from elm_hf.data.tables import load_records
 from elm_hf.modeling.tokenization_ecg_byte import BYTE_TOKENS, SYMBOLS, EcgByteTokenizer
 from elm_hf.utils.files import check_free, save_atomically
 
@@ -24,6 +26,13 @@ from elm_hf.utils.files import check_free, save_atomically
 NUM_MEASURED = 200  # maximum number of records on which the figures of the card are measured
 PERCENTILES = (1, 99)
 MARGIN_MV = 0.5
+# Limits for published files: symbols of a token, and seconds for recovering the merges.
+MAX_SYMBOLS = 5000
+RECOVERY_S = 60
+SCALES = ("companded", "published")
+# The default scale: QRS complexes of up to 5.5 mV, and levels of less than 0.1 mV near the baseline.
+COMPANDED_RANGE = (-5.5, 5.5)
+COMPANDING_MV = 0.3
 
 
 def train_ecg_byte_tokenizer(
@@ -31,6 +40,7 @@ def train_ecg_byte_tokenizer(
     num_merges: int,
     output: str | PathLike,
     num_records: int = 500,
+    scale: str = "companded",
     encoding: str = "longest_match",
     seed: int = 0,
     show_progress: bool = False,
@@ -38,9 +48,7 @@ def train_ecg_byte_tokenizer(
     """
     Trains an ECG-Byte tokenizer and saves it with its card. The number of threads does not change the tokenizer.
 
-    As in ECG-Byte, the amplitude range extends from 0.5 mV below the 1st percentile to 0.5 mV above the 99th
-    percentile of the training records. Each lead is a word, so that no token spans two leads; missing leads are left
-    out.
+    Each lead is a word, so that no token spans two leads; missing leads are left out.
 
     Args:
         dataset: folder or repository of an elm-hf dataset, whose `records` are used.
@@ -49,6 +57,10 @@ def train_ecg_byte_tokenizer(
         num_records: number of records drawn for training; all records if there are fewer. Training takes about 40
             bytes of memory per sample, that is 1.2 MB per 12-lead record of 10 s at 250 Hz (500 records 0.6 GB, 20,000
             records 24 GB); 200 records give about as good a vocabulary as 2,000.
+        scale: amplitudes of the 26 letters. `"companded"`: -5.5 to 5.5 mV, with levels that widen with the amplitude
+            (84 µV at the baseline, 0.8 mV at 3 mV). `"published"`: levels of one width from 0.5 mV below the 1st
+            percentile to 0.5 mV above the 99th percentile of the training records, as in ECG-Byte, which clips most
+            QRS complexes of high voltage.
         encoding: how ECGs are encoded, see [`EcgByteTokenizer`].
         seed: random seed for drawing records.
         show_progress: show progress bars.
@@ -56,8 +68,8 @@ def train_ecg_byte_tokenizer(
     Returns:
         The figures of the card: `num_merges`, `num_records`, `num_measured` (measured records, which were not used in
         training unless `measured_on_training` is true), `value_range` (mV), `compression` (samples per token),
-        `rmse_uv` and `max_uv` (reconstruction error in µV) and `clipped` (share of samples outside the range), among
-        others.
+        `rmse_uv` and `max_uv` (reconstruction error in µV), `clipped` (share of samples outside the range) and those
+        of [`measure_voltage`], among others.
 
     Raises:
         FileExistsError: `output` exists and is not empty.
@@ -66,14 +78,20 @@ def train_ecg_byte_tokenizer(
     """
     output = Path(output)
     check_free(output)
+    if scale not in SCALES:
+        raise ValueError(f'scale "{scale}" is not one of {", ".join(SCALES)}.')
     if num_merges < 1 or num_records < 1:
         raise ValueError(f"Got {num_merges} merges and {num_records} records; expected at least 1 of each.")
     records = load_records(dataset)
     drawn = np.random.default_rng(seed).permutation(len(records))
     training, measured = _ecgs(records, drawn[:num_records]), _ecgs(records, drawn[num_records:][:NUM_MEASURED])
-    value_range = _value_range(training)
-    vocab, merges = _train(training, value_range, num_merges, show_progress)
-    tokenizer = EcgByteTokenizer(vocab, merges, value_range=value_range, encoding=encoding)
+    companded = scale == "companded"
+    levels = {
+        "value_range": COMPANDED_RANGE if companded else _value_range(training),
+        "companding": COMPANDING_MV if companded else None,
+    }
+    vocab, merges = _train(training, levels, num_merges, show_progress)
+    tokenizer = EcgByteTokenizer(vocab, merges, **levels, encoding=encoding)
     report = {
         "dataset": Path(dataset).name if Path(dataset).is_dir() else str(dataset),
         "num_merges": num_merges,
@@ -81,12 +99,14 @@ def train_ecg_byte_tokenizer(
         "seed": seed,
         "shape": tuple(records.features["ecg"].shape),
         "sampling_rate": records[0]["sampling_rate"],
-        "value_range": value_range,
+        "scale": scale,
+        **levels,
         "encoding": encoding,
         "measured_on_training": len(measured) == 0,
         "num_measured": len(measured) or min(len(training), NUM_MEASURED),
     }
-    report |= _measure(tokenizer, measured if len(measured) else training[:NUM_MEASURED])
+    held_out = measured if len(measured) else training[:NUM_MEASURED]
+    report |= _measure(tokenizer, held_out) | measure_voltage(tokenizer, held_out, report["sampling_rate"])
     save_atomically([tokenizer, _card(output.name, tokenizer, report)], output)
     return report
 
@@ -104,16 +124,11 @@ def read_ecg_byte_pickle(path: str | PathLike) -> EcgByteTokenizer:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the pickle would import something, is damaged, or does not contain such a vocabulary.
+        ValueError: the pickle would import something, is damaged, or does not contain such a vocabulary; or its merges
+            take more than a minute to recover.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            loaded = _PlainUnpickler(file).load()
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: refused, nothing was executed: {error}.") from error
-    except (EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError, MemoryError) as error:
-        raise ValueError(f"{path}: not a readable pickle ({error}).") from error
+    loaded = read_plain_pickle(path)
     try:
         tokens = _published_tokens(loaded)
         merges = recover_merges(tokens)
@@ -134,10 +149,16 @@ def recover_merges(tokens: Sequence[str]) -> list[tuple[str, str]]:
         tokens: strings of letters in the order of their merges.
 
     Raises:
-        ValueError: a token is not the merge of two earlier ones.
+        ValueError: a token is not the merge of two earlier ones, or this takes longer than `RECOVERY_S`.
     """
     ranks: dict[tuple[str, str], int] = {}
+    deadline = monotonic() + RECOVERY_S
     for rank, token in enumerate(tokens):
+        if len(token) > MAX_SYMBOLS or monotonic() > deadline:
+            raise ValueError(
+                f"merge {rank} gives {len(token)} symbols; expected at most {MAX_SYMBOLS}, and merges that are recovered "
+                f"within {RECOVERY_S} s"
+            )
         pieces = _merged(token, ranks)
         if len(pieces) != 2:
             raise ValueError(
@@ -162,13 +183,6 @@ def _merged(text: str, ranks: dict[tuple[str, str], int]) -> list[str]:
     return pieces
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads numbers, strings and containers, and refuses everything that would need an import."""
-
-    def find_class(self, module: str, name: str):
-        raise pickle.UnpicklingError(f"it wants to import {module}.{name}; expected numbers, strings and containers")
-
-
 def _published_tokens(loaded) -> list[str]:
     """The strings of the merges in a published file, in order."""
     if not (isinstance(loaded, tuple) and [type(part) for part in loaded] == [dict, list]):
@@ -185,7 +199,7 @@ def _published_tokens(loaded) -> list[str]:
         )
     letters = set(SYMBOLS.encode())
     for place, (values, _) in enumerate(merges):
-        if not (values and letters.issuperset(values)):
+        if not (values and all(type(value) is int for value in values) and letters.issuperset(values)):
             raise ValueError(f"merge {place} has the symbols {values!r:.60}; expected bytes of the letters a ... z")
     tokens = [bytes(values).decode() for values, _ in merges]
     if len(set(tokens)) < len(tokens):
@@ -219,16 +233,16 @@ def _value_range(ecgs: EcgSequence) -> tuple[float, float]:
 
 
 def _train(
-    ecgs: EcgSequence, value_range: tuple[float, float], num_merges: int, show_progress: bool
+    ecgs: EcgSequence, levels: dict, num_merges: int, show_progress: bool
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Trains byte-pair encoding. `tokenizers` breaks ties by id, so the number of threads does not matter."""
-    alphabet = EcgByteTokenizer({letter: index for index, letter in enumerate(SYMBOLS)}, [], value_range=value_range)
+    alphabet = EcgByteTokenizer({letter: index for index, letter in enumerate(SYMBOLS)}, [], **levels)
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
         vocab_size=len(SYMBOLS) + num_merges, initial_alphabet=list(SYMBOLS), show_progress=show_progress
     )
-    texts = (alphabet.ecg_to_symbols(np.clip(ecg, *value_range)) for ecg in _present_leads(ecgs))
+    texts = (alphabet.ecg_to_symbols(np.clip(ecg, *levels["value_range"])) for ecg in _present_leads(ecgs))
     backend.train_from_iterator(texts, trainer, length=len(ecgs))
     model = json.loads(backend.to_str())["model"]
     if len(model["merges"]) < num_merges:
@@ -258,13 +272,12 @@ def _measure(tokenizer: EcgByteTokenizer, ecgs: Sequence[np.ndarray]) -> dict[st
 
 
 def _card(name: str, tokenizer: EcgByteTokenizer, report: dict) -> CardFile:
-    low, high = report["value_range"]
     return CardFile.from_template(
         ModelCardData(library_name="transformers", tags=["ecg", "electrocardiogram", "tokenizer", "elm-hf"]),
         template_str=files("elm_hf.cards").joinpath("ecg_byte_card.md").read_text(encoding="utf-8"),
         name=name,
         report=report,
         vocab_size=len(tokenizer),
-        step_uv=1000 * (high - low) / len(SYMBOLS),
+        widths_uv=1000 * tokenizer.level_widths(),
         version=version("elm-hf"),
     )

@@ -16,6 +16,8 @@ from transformers import (
 )
 from transformers.utils import PROCESSOR_NAME, find_adapter_config_file
 
+from elm_hf.checkpoints.chat_template import check_template
+from elm_hf.checkpoints.foreign import check_files, check_loaded
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.utils.hub import check_name
 from elm_hf.utils.registration import register_modeling_classes
@@ -43,7 +45,7 @@ def load_checkpoint(
     check_name(name)
     if not trust_remote_code:
         register_modeling_classes()
-    options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    options = {"dtype": dtype, "trust_remote_code": trust_remote_code, "use_safetensors": True}
     is_adapter = find_adapter_config_file(name) is not None
     if not is_adapter:
         _check_is_elm(name)
@@ -53,13 +55,26 @@ def load_checkpoint(
             "(processor.save_pretrained)"
         )
     try:
+        if not trust_remote_code:
+            check_files(name)
         model = _load_adapter(name, options) if is_adapter else _load_model(name, options)
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (ValueError, SafetensorError, StrictDataclassError) as error:
-        raise ValueError(f"{name}: cannot be loaded as an ELM ({error})") from error
+        if not trust_remote_code:
+            check_template(processor.tokenizer, name)
+            check_loaded(name, model, processor)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # whatever a file of a stranger makes transformers and tokenizers raise
+        raise ValueError(f"{name}: cannot be loaded as an ELM ({_short(error, name)})") from error
     if model.device.type != torch.device(device).type:  # quantized weights are on their device and cannot be moved
         model = model.to(device)
     return model.eval(), processor
+
+
+def _short(error: Exception, name: str) -> str:
+    text = " ".join(str(error).split()).removeprefix(f"{name}: ")[:500]
+    is_plain = isinstance(error, ValueError | SafetensorError | StrictDataclassError)
+    return text if is_plain else f"{type(error).__name__}: {text}"
 
 
 def _check_is_elm(name: str):
@@ -67,6 +82,8 @@ def _check_is_elm(name: str):
         config, _ = PreTrainedConfig.get_config_dict(name)
     except OSError as error:
         raise OSError(f"{name}: {error}") from error
+    except (AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"{name}: config.json is not the configuration of a model ({error})") from error
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type != "elm":
         found = "without a model_type" if model_type is None else f'of type "{model_type}"'
@@ -84,6 +101,8 @@ def _load_adapter(name: str, options: dict) -> PreTrainedModel:
             f"{name}: the base model of this adapter was not found ({error}); if it has moved, "
             f"`elm-hf merge {name} OUTPUT --base FOLDER` merges both into a full checkpoint"
         ) from error
+    if not options["trust_remote_code"]:
+        check_files(base)
     return AutoPeftModelForCausalLM.from_pretrained(name, **options)
 
 

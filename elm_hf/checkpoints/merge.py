@@ -4,11 +4,14 @@ import json
 from os import PathLike
 from pathlib import Path
 
+import torch
 from peft import PeftConfig, PeftModel
 from peft.utils import CONFIG_NAME
+from torch import nn
 from transformers import AutoConfig, AutoProcessor
 
 from elm_hf.checkpoints.card import TRAINING_NAME, read_training
+from elm_hf.data.seen_patients import SeenPatients, stages_before
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.utils.files import check_free, save_atomically, write_atomically
 from elm_hf.utils.hub import check_name
@@ -55,7 +58,8 @@ def merge_adapter(
             f"{base}: is quantized, and merging into quantized weights loses precision; name the checkpoint before "
             "quantization with --base"
         )
-    model = ElmForCausalLM.from_pretrained(base, config=base_config, dtype="auto")
+    model = ElmForCausalLM.from_pretrained(base, config=base_config, dtype="auto", use_safetensors=True)
+    is_tied = _untie_head(model, config)
     try:
         adapted = PeftModel.from_pretrained(model, str(adapter))
     except (KeyError, RuntimeError) as error:  # weights have other names or shapes
@@ -64,9 +68,27 @@ def merge_adapter(
             f"{adapter}: does not fit {base} ({one}); name the checkpoint that it was trained on with --base"
         ) from error
     merged = adapted.merge_and_unload(safe_merge=True)
-    save_atomically([merged, AutoProcessor.from_pretrained(str(adapter))], output)
+    if is_tied and torch.equal(merged.lm_head.weight, merged.get_input_embeddings().weight):
+        merged.lm_head.weight = merged.get_input_embeddings().weight
+        merged.config.tie_word_embeddings = merged.config.text_config.tie_word_embeddings = True
+    seen = SeenPatients(stages_before(adapter))  # with those of the base
+    save_atomically([merged, AutoProcessor.from_pretrained(str(adapter)), seen], output)
     training = read_training(Path(adapter))
     if training is not None:  # for the card
         training |= {"is_adapter": False, "num_parameters": merged.num_parameters()}
         write_atomically(output / TRAINING_NAME, json.dumps(training, indent=2) + "\n")
     return merged
+
+
+def _untie_head(model: ElmForCausalLM, config: PeftConfig) -> bool:
+    """
+    Gives the head weights of its own if it shares the input embeddings and the adapter changes one of them: learnt ECG
+    tokens are inputs only. Returns whether it has done so.
+    """
+    changed = set(config.modules_to_save or []) - {"encoder", "projector"}
+    if not (model.config.tie_word_embeddings and (config.trainable_token_indices or changed)):
+        return False
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
+    model.all_tied_weights_keys = {}  # what transformers found when the model was built
+    return True

@@ -8,6 +8,7 @@ from pathlib import Path
 from peft.utils import CONFIG_NAME
 
 from elm_hf.checkpoints.card import model_card, read_training
+from elm_hf.utils.files import check_links
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
 from elm_hf.utils.reports import read_report
 
@@ -40,11 +41,12 @@ def publish_model(
         base: repository of the checkpoint that an adapter was trained on. Defaults to the base that the adapter names.
 
     Raises:
-        ValueError: `folder` is not a checkpoint, the base of the adapter is a local folder, or a report is not one.
+        ValueError: `folder` is not a checkpoint or has links that lead out of it, the base of the adapter is a local folder, or a report is not one.
         ConnectionError, HfHubHTTPError: as in `publish_dataset`.
     """
     folder = Path(folder)
     check_repo_id(repo_id)
+    check_links(folder)
     adapter = _adapter_config(folder, base)
     reports = [read_report(path) for path in evaluations]
     card = model_card(folder, repo_id, read_training(folder), reports, adapter and adapter["base_model_name_or_path"])

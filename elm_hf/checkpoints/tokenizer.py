@@ -65,7 +65,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, whole: Iterable[str] 
     return wrapped
 
 
-def _tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTrainedTokenizerBase:
+def text_tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer of a new ELM.
+
+    Args:
+        name: repository or folder of a tokenizer.
+        dataset: elm-hf dataset on which a new tokenizer is trained instead.
+        vocab_size: size of a new tokenizer's vocabulary.
+
+    Raises:
+        ValueError: neither is given, or the tokenizer is not a fast one.
+    """
     if dataset is not None:
         rows = load_elm_dataset(dataset, fold=1, split="train")
         content = pc.struct_field(pc.list_flatten(_column(rows, "messages")), "content")
@@ -73,7 +84,13 @@ def _tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTra
         return train_tokenizer(texts.drop_null().to_pylist(), vocab_size, _frequent_answers(rows))
     if name is None:
         raise ValueError("A new LLM needs a tokenizer: --tokenizer NAME, or --tokenizer-dataset DATASET to train one.")
-    return load_pretrained(AutoTokenizer, name)
+    tokenizer = load_pretrained(AutoTokenizer, name)
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{name}: has only a slow tokenizer ({type(tokenizer).__name__}), which does not say where its tokens stand in a "
+            "text; give one with a tokenizer.json (--tokenizer)."
+        )
+    return tokenizer
 
 
 def _frequent_answers(rows: Dataset) -> list[str]:

@@ -53,7 +53,8 @@ def ask(
     answered = ask_about(model, processor, to_ask, max_new_tokens)
 
     typer.echo(f"ECG {to_ask.name}, answered by {type(model).__module__}.{type(model).__name__}")
-    lines = []
+    missing = to_ask.missing_leads(processor)
+    lines = [f"missing leads: {missing}"] if missing else []
     for one in answered:
         truth = "" if one["truth"] is None else f"   (truth: {one['truth']})"
         lines.append(f"{one['question']}\n    {one['answer'] or '(empty)'}{truth}")
@@ -74,8 +75,11 @@ def plot(
     _check_png(output)
     from elm_hf.ecg.plot import plot_ecg
     from elm_hf.ecg.recording import read_recording
+    from elm_hf.modeling.ecg_leads import LEADS
 
     recording = read_recording(ecg)
+    if len(recording.missing_leads) == len(LEADS):
+        raise ValueError(f"{ecg}: every lead is missing or flat, so there is no ECG to draw")
     output.parent.mkdir(parents=True, exist_ok=True)
     plot_ecg(recording.ecg, recording.sampling_rate, title=title or ecg.name).save(output)
     typer.echo(f"Drawn in {output}")

@@ -55,14 +55,22 @@ def create(
     normalization: Annotated[
         str | None,
         typer.Option(
-            help="Normalization of the amplitude: min_max, z_score or none; by default that of a pre-trained encoder, "
-            "or min_max."
+            help="Normalization of the amplitude: millivolt (clipped at ±10 mV), min_max, z_score or none; by default "
+            "that of a pre-trained encoder, or millivolt. min_max and z_score erase the voltage."
         ),
     ] = None,
     leads: Annotated[
         str | None,
         typer.Option(
             help="Leads that the model reads, such as I or I,II,V2; by default those of a pre-trained encoder, or all."
+        ),
+    ] = None,
+    picture_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Height and width of pictures in pixels, by default those of the vision encoder. Of 10 s, a millimetre "
+            "has 0.9 pixels at 224 and 2 at 512.",
         ),
     ] = None,
     dtype: Annotated[
@@ -96,6 +104,7 @@ def create(
         seconds=seconds,
         normalization=normalization,
         leads=None if leads is None else leads.split(","),
+        picture_size=picture_size,
         dtype=dtype,
         seed=seed,
     )
@@ -152,6 +161,13 @@ def train_tokenizer(
     num_records: Annotated[
         int, typer.Option(help="Number of records to train on; one of 12 leads and 10 s takes 1.2 MB of memory.")
     ] = 500,
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="Amplitudes of the letters: companded (-5.5 to 5.5 mV, finer near 0) or published (percentiles of the "
+            "training records, as in ECG-Byte)."
+        ),
+    ] = "companded",
     encoding: Annotated[
         str, typer.Option(help="How ECGs are encoded: longest_match or merge_order.")
     ] = "longest_match",
@@ -163,7 +179,7 @@ def train_tokenizer(
     from elm_hf.checkpoints.ecg_byte import train_ecg_byte_tokenizer
 
     show_progress = sys.stderr.isatty() and not quiet
-    report = train_ecg_byte_tokenizer(dataset, merges, output, num_records, encoding, seed, show_progress)
+    report = train_ecg_byte_tokenizer(dataset, merges, output, num_records, scale, encoding, seed, show_progress)
     if as_json:
         print_json(report)
         return

@@ -20,6 +20,15 @@ from elm_hf.cli.app import (
 )
 
 
+AllowSeenPatients = Annotated[
+    bool,
+    typer.Option(
+        "--allow-seen-patients",
+        help="Continue although the checkpoint was trained on some of the patients; the report says so.",
+    ),
+]
+
+
 @app.command()
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="ECG-language model: folder or repository.")],
@@ -40,8 +49,8 @@ def evaluate(
     condition: Annotated[
         list[str] | None,
         typer.Option(
-            help="What stands in the place of the ECG: ecg, zeros, noise, shuffled or none; may be repeated. "
-            "All by default."
+            help="What stands in the place of the ECG: ecg, zeros, noise, shuffled, none, or demographics (age and sex "
+            "in words); may be repeated. All but demographics by default."
         ),
     ] = None,
     occlusions: Annotated[
@@ -68,6 +77,7 @@ def evaluate(
         typer.Option(help="Encoder for BERTScore of free text: folder or repository, such as roberta-large."),
     ] = None,
     system_prompt_file: SystemPromptFile = None,
+    allow_seen_patients: AllowSeenPatients = False,
     update_card: Annotated[
         bool, typer.Option("--update-card", help="Write the results into the checkpoint's card (README.md).")
     ] = False,
@@ -107,6 +117,7 @@ def evaluate(
         judge_model=judge_model,
         bert_score=bert_score,
         system_prompt=read_system_prompt(system_prompt_file),
+        allow_seen_patients=allow_seen_patients,
     )
     if report is None:  # the first of the processes prints
         return
@@ -129,10 +140,10 @@ def evaluate(
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of an evaluation.")],
     second: Annotated[Path, typer.Argument(help="Folder of another model's evaluation on the same questions.")],
-    seed: Annotated[int, typer.Option(min=0, help="Random seed for resampling and permuting patients.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for resampling patients.")] = 0,
     as_json: Json = False,
 ):
-    """Compare two evaluations question by question: difference, 95 % interval, p-value by paired permutation."""
+    """Compare two evaluations question by question: difference, 95 % interval, and the p-value that agrees with it."""
     from elm_hf.evaluation.compare import compare as run
     from elm_hf.evaluation.compare import comparison_table
 
@@ -185,19 +196,40 @@ def zero_shot(
         str | None, typer.Option(help="Tokenizer of MERL's text tower; the checkpoint's own by default.")
     ] = None,
     records: Records = None,
+    prompt: Annotated[
+        str,
+        typer.Option(
+            help="Prompt for an ECG-language model: question, or ecg_lm (that of the paper, which needs --descriptions)."
+        ),
+    ] = "question",
+    descriptions: Annotated[
+        Path | None, typer.Option(help="Table written by elm-hf describe, for --prompt ecg_lm.")
+    ] = None,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls/--no-controls", help="Ask with a zeroed ECG, another patient's, and permuted letters, too."
+        ),
+    ] = True,
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="Ask about all ECGs, also those of none or several of the classes.")
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Largest number of ECGs, drawn evenly from the split; all by default.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for resampling.")] = 0,
+    allow_seen_patients: AllowSeenPatients = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ):
     """Classify ECGs without training: options A, B, C, ... for an ECG-language model, AUROC of prompts for MERL."""
     check_names(checkpoint, dataset)
+    from elm_hf.evaluation.zero_shot import ChoiceOptions
     from elm_hf.evaluation.zero_shot import zero_shot as run
-    from elm_hf.evaluation.zero_shot import zero_shot_table
+    from elm_hf.evaluation.zero_shot_report import zero_shot_table
     from elm_hf.evaluation.zero_shot_tasks import TASKS
 
+    options = ChoiceOptions(prompt, descriptions, controls, multi_label)
     report = run(
         checkpoint,
         dataset,
@@ -210,6 +242,8 @@ def zero_shot(
         limit=limit,
         seed=seed,
         quiet=quiet,
+        options=options,
+        allow_seen_patients=allow_seen_patients,
     )
     print_json(report) if as_json else typer.echo(zero_shot_table(report))
 

@@ -30,7 +30,14 @@ def prepare(
         float, typer.Option(min=0, max=1, help="Largest share of unusable recordings; more stop the build.")
     ] = 0.05,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for folds and simulated ECGs.")] = 0,
-    num_folds: Annotated[int, typer.Option(min=0, help="Number of folds, or 0 for the official split only.")] = 5,
+    num_folds: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Number of folds, or 0 for the official split only. Default: 5, or that of the --records datasets.",
+            show_default=False,
+        ),
+    ] = None,
     one_patient_per_file: Annotated[
         bool,
         typer.Option(
@@ -38,6 +45,23 @@ def prepare(
             help="Take each file of ecgfolder as a patient of its own where there are no patient ids.",
         ),
     ] = False,
+    source_rate: Annotated[
+        int | None, typer.Option(help="ptb_xl: sampling rate of the files to read, 500 (default) or 100 Hz.")
+    ] = None,
+    reports: Annotated[
+        str | None,
+        typer.Option(help="ptb_xl: english (default) asks for reports in English only, original for all of them."),
+    ] = None,
+    translations: Annotated[
+        Path | None, typer.Option(help="ptb_xl: CSV file with translated reports, as elm-hf translate writes it.")
+    ] = None,
+    questions_per_ecg: Annotated[
+        int | None,
+        typer.Option(min=1, help="Questions from labels: largest mean number of questions per ECG. Default: 16."),
+    ] = None,
+    questions_per_template: Annotated[
+        int | None, typer.Option(min=1, help="Questions from labels: largest number of questions of a template.")
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(help="Part of the recordings to read, such as 3/64; --merge joins the parts.")
     ] = None,
@@ -68,6 +92,11 @@ def prepare(
         "num_proc": num_proc,
         "seed": seed,
         "one_patient_per_file": one_patient_per_file,
+        "source_rate": source_rate,
+        "reports": reports,
+        "translations": translations and str(translations),
+        "questions_per_ecg": questions_per_ecg,
+        "questions_per_template": questions_per_template,
     }
     if shard is not None:
         if merge or records or overwrite:

@@ -39,8 +39,21 @@ ECG_FEATURES = {
 REFERENCES = ["conversation_id", "recording_sources", "recording_ids"]
 
 
-# Columns of the records that are used to match conversations with records.
-RECORD_KEYS = ["record_id", "recording_id", "patient_id", "source", "segment", "sampling_rate", "missing_leads"]
+# Columns of the records that are used to match conversations with records and to assign patients to folds.
+RECORD_KEYS = [
+    *("record_id", "recording_id", "patient_id", "source", "segment", "sampling_rate"),
+    *("labels", "missing_leads"),
+]
+
+
+# Columns of the patients. `test_fold` is the number of the fold whose test set a patient is in, and `validation_fold`
+# that of the fold whose validation set the patient is in, or null.
+PATIENT_FEATURES = {
+    "source": _TEXT,
+    "patient_id": _TEXT,
+    "test_fold": Value("int32"),
+    "validation_fold": Value("int32"),
+}
 
 
 # Columns of the records in a dataset published without signals and texts. `num_samples` is added to these, because

@@ -7,8 +7,10 @@ import yaml
 from elm_hf.utils.hub import check_name
 
 
-# Configurations: the table of ECGs, the official split of the dataset authors, and `fold1`, `fold2`, ...
+# Configurations: the table of ECGs, the table of patients, the official split of the dataset authors, and `fold1`,
+# `fold2`, ...
 RECORDS = "records"
+PATIENTS = "patients"
 OFFICIAL = "official"
 SPLITS = ("train", "validation", "test")
 

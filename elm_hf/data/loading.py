@@ -4,19 +4,22 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import repeat
 from os import PathLike
-from pathlib import Path
 
 import datasets
 import numpy as np
 from datasets import Dataset, IterableDataset
-from datasets.data_files import EmptyDatasetError
-from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError
-from datasets.inspect import SplitsNotFoundError
-from yaml import YAMLError
 
 from elm_hf.data.ecg_table import EcgSequence, EcgTable, StreamedEcgTable
-from elm_hf.data.layout import fold_config
-from elm_hf.utils.hub import check_name, split_revision
+from elm_hf.data.layout import PATIENTS, RECORDS, fold_config
+from elm_hf.data.patients import check_disjoint
+from elm_hf.data.tables import (
+    check_has_signals,
+    data_files,
+    has_records,
+    load_records,
+    load_table,
+    name_and_revision,
+)
 
 
 def load_elm_dataset(
@@ -42,7 +45,7 @@ def load_elm_dataset(
         path_or_repo: folder built by `prepare_dataset`, or dataset on the Hub: `user/name`, or `user/name@revision`
             for a branch, tag or commit. Several datasets are mixed.
         fold: 1 to 5, or `"official"` for the split of the dataset authors.
-        split: `"train"` or `"test"`; an official split may also have `"validation"`.
+        split: `"train"`, `"validation"` or `"test"`. Datasets built by earlier versions have no `"validation"`.
         probabilities: probability of drawing from each of several datasets (`datasets.interleave_datasets`, which
             stops when the first dataset is exhausted). By default, the datasets are concatenated.
         merge_questions: maximum number of conversations with the same ECGs and the same `question_type` that are
@@ -61,7 +64,8 @@ def load_elm_dataset(
         FileNotFoundError: there is no such folder or dataset.
         ValueError: the dataset is not an elm-hf dataset or has no such fold or split, one of its files is damaged, it
             was published without signals and `records` is missing or incomplete, it has no conversation of
-            `question_types`, or datasets to be mixed differ in record length or sampling rate.
+            `question_types`, datasets to be mixed differ in record length or sampling rate, or a training patient of
+            one of them is a validation or test patient of another.
     """
     paths = [path_or_repo] if isinstance(path_or_repo, str | PathLike) else list(path_or_repo)
     local = [records] * len(paths) if records is None or isinstance(records, str | PathLike) else list(records)
@@ -75,6 +79,8 @@ def load_elm_dataset(
         raise ValueError(
             "streaming=True cannot be combined with question_types, merge_questions or records; set streaming=False"
         )
+    if split == "train":
+        check_disjoint(paths, fold, streaming)
     if streaming:
         return _stream(paths, fold, split, probabilities, seed)
     conversations = [_load_conversations(path, fold, split) for path in paths]
@@ -137,7 +143,7 @@ def _join_local_build(
 
 def _check_same_records(path: str | PathLike, local: str | PathLike, records: Dataset) -> None:
     """Check that the local records have the published length and sampling rate, which their ids do not include."""
-    published = _load(path, "records", "train")[0]
+    published = load_table(path, RECORDS, "train")[0]
     found = (records.features["ecg"].shape[1], records[0]["sampling_rate"])
     wanted = (published.get("num_samples", found[0]), published["sampling_rate"])
     if found != wanted:
@@ -149,10 +155,12 @@ def _check_same_records(path: str | PathLike, local: str | PathLike, records: Da
 
 def _local_conversations(path: str | PathLike, local: str | PathLike, ids: list[str]) -> Dataset:
     """Select conversations by id from all splits of a local build."""
-    name, _ = _name_and_revision(local)
-    configs = [config for config in datasets.get_dataset_config_names(name) if config != "records"]
+    name, _ = name_and_revision(local)
+    configs = [config for config in datasets.get_dataset_config_names(name) if config not in (RECORDS, PATIENTS)]
     splits = [
-        _load(local, config, split) for config in configs for split in datasets.get_dataset_split_names(name, config)
+        load_table(local, config, split)
+        for config in configs
+        for split in datasets.get_dataset_split_names(name, config)
     ]
     everything = datasets.concatenate_datasets(splits)
     row_of = {name: row for row, name in enumerate(everything.select_columns("conversation_id")[:]["conversation_id"])}
@@ -175,11 +183,11 @@ def _stream(paths: list, fold: int | str, split: str, probabilities: list[float]
         conversations = _load_conversations(path, fold, split, streaming=True)
         parts.append(conversations.map(_OffsetRow(len(table)), features=conversations.features))
         if has_records(path):
-            records = _load(path, "records", "train", streaming=True)
-            _check_has_signals(path, records)
+            records = load_table(path, RECORDS, "train", streaming=True)
+            check_has_signals(path, records)
             rate = next(iter(records.select_columns(["sampling_rate"])))["sampling_rate"]
             shapes[path] = (records.features["ecg"].shape, rate)
-            table.add_files(_data_files(path, "records"))
+            table.add_files(data_files(path, RECORDS))
     _check_shapes(shapes)
     if len(parts) == 1:
         mixed = parts[0]
@@ -188,49 +196,6 @@ def _stream(paths: list, fold: int | str, split: str, probabilities: list[float]
     else:
         mixed = datasets.interleave_datasets(parts, probabilities, seed=seed)
     return mixed.map(_AddEcgsToRow(table, next(iter(shapes.values()), (None, None))[1]))
-
-
-def load_records(path_or_repo: str | PathLike) -> Dataset:
-    """
-    Load the records of a dataset. The column `ecg` is `(12, samples)`, int16 in microvolt; the leads in
-    `missing_leads` are rows of zeros.
-
-    Args:
-        path_or_repo: folder, `user/name` or `user/name@revision`.
-
-    Raises:
-        FileNotFoundError: there is no such folder or dataset.
-        ValueError: the dataset is not an elm-hf dataset, is damaged, or was published without signals.
-    """
-    records = _load(path_or_repo, "records", "train")
-    _check_has_signals(path_or_repo, records)
-    return records
-
-
-def split_names(path_or_repo: str | PathLike, fold: int | str) -> list[str]:
-    """
-    Return the names of the splits of a fold.
-
-    Args:
-        path_or_repo: folder, `user/name` or `user/name@revision`.
-        fold: 1 to 5 or `"official"`.
-
-    Raises:
-        FileNotFoundError: there is no such folder or dataset.
-        ValueError: the dataset is not an elm-hf dataset, or has no such fold.
-    """
-    name, revision = _name_and_revision(path_or_repo)
-    check_name(name, repo_type="dataset")
-    _check_has(name, revision, fold_config(fold))
-    return datasets.get_dataset_split_names(name, fold_config(fold), revision=revision)
-
-
-def _check_has_signals(path: str | PathLike, records: Dataset | IterableDataset) -> None:
-    if "ecg" not in records.features:
-        raise ValueError(
-            f"{path}: published without signals; build the dataset from its source (elm-hf prepare) and pass the "
-            "folder as records"
-        )
 
 
 class _AddEcgs:
@@ -272,61 +237,7 @@ class _AddEcgsToRow:
 
 
 def _load_conversations(path: str | PathLike, fold: int | str, split: str, streaming: bool = False):
-    return _load(path, fold_config(fold), split, streaming)
-
-
-def _load(path: str | PathLike, config: str, split: str, streaming: bool = False) -> Dataset | IterableDataset:
-    """Load a split of a configuration of an elm-hf dataset. Errors list the available ones."""
-    name, revision = _name_and_revision(path)
-    try:
-        _check_has(name, revision, config, split)
-        return datasets.load_dataset(name, config, split=split, revision=revision, streaming=streaming)
-    except (DatasetNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"{path}: no such folder, and not found on the Hub ({error})") from error
-    except (DatasetsError, SplitsNotFoundError, YAMLError) as error:
-        reason = error.__cause__ or error  # the message of `datasets` itself does not give the cause
-        raise ValueError(f"{path}: the data of {config} or the card are damaged or missing ({reason})") from error
-
-
-def _name_and_revision(path: str | PathLike) -> tuple[str, str | None]:
-    """Name and revision for `datasets`. Folders have an absolute path, whose last part names the cache."""
-    name, revision = (str(Path(path).resolve()), None) if Path(path).is_dir() else split_revision(str(path))
-    check_name(name, repo_type="dataset")
-    return name, revision
-
-
-def _data_files(path: str | PathLike, config: str) -> list[str]:
-    """Paths or URLs of the files of a configuration with one split."""
-    name, revision = _name_and_revision(path)
-    (urls,) = datasets.load_dataset_builder(name, config, revision=revision).config.data_files.values()
-    return list(urls)
-
-
-def has_records(path: str | PathLike) -> bool:
-    """Return whether an existing dataset has records. A text-only dataset has none."""
-    name, revision = _name_and_revision(path)
-    return "records" in datasets.get_dataset_config_names(name, revision=revision)
-
-
-def _check_has(name: str, revision: str | None, config: str, split: str | None = None) -> None:
-    try:
-        configs = datasets.get_dataset_config_names(name, revision=revision)
-    except (EmptyDatasetError, DataFilesNotFoundError):
-        configs = []
-    if not {"records", "fold1", "official"} & set(configs):
-        raise ValueError(f"{name}: not an elm-hf dataset (no configuration `records`; found {_listed(configs)})")
-    if config not in configs:
-        folds = [config for config in configs if config != "records"]
-        if config == "records":
-            raise ValueError(f"{name}: is a text-only dataset, so there are no ECGs to load")
-        raise ValueError(f"{name}: no {config!r}; available: {_listed(folds)}")
-    splits = datasets.get_dataset_split_names(name, config, revision=revision)
-    if split is not None and split not in splits:
-        raise ValueError(f"{name}: {config} has no split {split!r}; available: {_listed(splits)}")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "none"
+    return load_table(path, fold_config(fold), split, streaming)
 
 
 def _merge_questions(conversations: Dataset, number: int, seed: int) -> Dataset:
@@ -393,30 +304,3 @@ def _offset_ecg_index(conversations: Dataset, start: int) -> Dataset:
 def _with_ecg_index(conversations: Dataset, ecg_index: list[list[int]]) -> Dataset:
     feature = conversations.features["ecg_index"]
     return conversations.remove_columns("ecg_index").add_column("ecg_index", ecg_index, feature=feature)
-
-
-def patients_of(dataset: str | PathLike, records: Dataset, fold: int | str, held_out: bool) -> set[tuple[str, str]]:
-    """
-    Return the patients of the training split of a fold, or of its other splits, as pairs (source, patient id).
-
-    Args:
-        dataset: folder or Hub name of an elm-hf dataset.
-        records: records of the dataset.
-        fold: 1 to 5 or `"official"`.
-        held_out: return the patients of the splits other than `train`.
-
-    Raises:
-        ValueError: a patient is in `train` and in another split.
-    """
-    owners = list(zip(records["source"], records["patient_id"]))
-    patients = defaultdict(set)
-    for split in split_names(dataset, fold):
-        rows = load_elm_dataset(dataset, fold, split).select_columns("ecg_index")
-        patients[split == "train"] |= {owners[row] for ecg_index in rows["ecg_index"] for row in ecg_index}
-    both = patients[True] & patients[False]
-    if both:
-        raise ValueError(
-            f"{dataset}: {len(both)} patients of fold {fold} are in train and in another split, such as "
-            f"{'/'.join(min(both))}; use a fold with disjoint patients"
-        )
-    return patients[not held_out]

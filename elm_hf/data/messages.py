@@ -17,7 +17,9 @@ def ecg_messages(num_ecgs: int, question: str, answer: str) -> list[dict]:
     ]
 
 
-def fill_ecgs(messages: Sequence[dict], ecgs: Sequence[np.ndarray], sampling_rate: float) -> list[dict]:
+def fill_ecgs(
+    messages: Sequence[dict], ecgs: Sequence[np.ndarray], sampling_rate: float, keep_flat: bool = False
+) -> list[dict]:
     """
     Insert the k-th ECG into the k-th `{"type": "ecg"}` item of the messages.
 
@@ -25,6 +27,7 @@ def fill_ecgs(messages: Sequence[dict], ecgs: Sequence[np.ndarray], sampling_rat
         messages: messages of a conversation as stored in a dataset.
         ecgs: ECGs of the conversation, each `(12, samples)` in mV with leads in the order of `LEADS`.
         sampling_rate: sampling rate of the ECGs in Hz.
+        keep_flat: whether flat leads are kept, for experiments that replace an ECG by zeros.
 
     Raises:
         ValueError: the number of ECGs differs from the number of items.
@@ -33,12 +36,13 @@ def fill_ecgs(messages: Sequence[dict], ecgs: Sequence[np.ndarray], sampling_rat
     if expected != len(ecgs):
         raise ValueError(f"The conversation has {expected} ECG items and {len(ecgs)} ECGs.")
     remaining = iter(ecgs)
+    settings = {"sampling_rate": sampling_rate, "lead_names": list(LEADS), "keep_flat": keep_flat}
     filled = []
     for message in messages:
         content = message["content"]
         if not isinstance(content, str):
             content = [
-                {"type": "ecg", "ecg": next(remaining), "sampling_rate": sampling_rate, "lead_names": list(LEADS)}
+                {"type": "ecg", "ecg": next(remaining), **settings}
                 if item["type"] == "ecg"
                 else {"type": "text", "text": item["text"]}
                 for item in content

@@ -13,13 +13,13 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import AutoConfig
 
-from elm_hf.data.loading import load_records
-from elm_hf.descriptions.languages import ENGLISH, language_of
+from elm_hf.data.tables import load_records
 from elm_hf.utils.chat_models import Chat, TransientError, endpoint_chat, is_endpoint, local_chat
-from elm_hf.utils.files import read_table, write_atomically
+from elm_hf.utils.files import write_atomically
+from elm_hf.utils.languages import ENGLISH, language_of
+from elm_hf.utils.translations import COLUMNS, read_translations
 
 
-COLUMNS = ["report", "language", "translation", "translator"]
 PROMPT = """\
 You translate reports of electrocardiograms (ECGs) into English, as an English-speaking cardiologist would write them. \
 Translate everything and add nothing; numbers, names of leads and abbreviations that are the same in English stay as they are. \
@@ -101,18 +101,6 @@ def translate_reports(
         "kept": sum(report in known for report in reports) - len(missing) + failures.total(),
         "failures": dict(failures),
     }
-
-
-def read_translations(path: str | PathLike) -> dict[str, dict[str, str]]:
-    """
-    Reads a CSV of translations, written by [`translate_reports`] or by hand, as a dictionary from report to row.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file lacks one of `COLUMNS`.
-    """
-    rows = read_table(path, COLUMNS)
-    return {row["report"].strip(): {name: row[name] for name in COLUMNS} for row in rows if row["translation"].strip()}
 
 
 def _as_csv(rows: Iterable[dict[str, str]]) -> str:

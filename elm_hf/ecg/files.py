@@ -3,20 +3,17 @@
 import os
 from os import PathLike
 from pathlib import Path
-from zlib import error as ZlibError
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import scipy.io
-from scipy.io.matlab import MatReadError
 
-from elm_hf.ecg.recording import Recording, RecordingError, make_recording, read_recording
-from elm_hf.modeling.ecg_leads import LARGEST_SPAN, LEADS
+from elm_hf.ecg.array_files import read_mat, read_npy
+from elm_hf.ecg.recording import Recording, RecordingError, make_recording, path_within, read_recording
+from elm_hf.modeling.ecg_leads import LEADS
 
 
 MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "µV": 1e-3, "V": 1e3}
-SMALLEST_SPAN = 0.02  # mV from the 1st to the 99th percentile of a lead; real low-voltage ECGs span 0.2 mV
 
 
 def read_ecg_file(
@@ -24,6 +21,7 @@ def read_ecg_file(
     sampling_rate: float | None = None,
     leads: list[str] | None = None,
     units: str | None = None,
+    folder: str | PathLike | None = None,
 ) -> Recording:
     """
     Read an ECG from a file.
@@ -37,6 +35,7 @@ def read_ecg_file(
         sampling_rate: sampling rate in Hz. Required for every format except WFDB, whose header contains it.
         leads: name of each row or column of an array (`.npy`, `.mat`). Defaults to `LEADS`.
         units: "mV", "uV" or "V". Defaults to "mV"; ignored for WFDB, whose header contains the units.
+        folder: folder that all files of the recording must be in, links included. By default the folder of `path`.
 
     Returns:
         The recording with its leads placed by name.
@@ -46,19 +45,18 @@ def read_ecg_file(
             file", "unreadable file", "no sampling rate", "unknown units", "leads do not fit" or "absurd amplitude".
     """
     path = Path(path)
+    folder = path.parent if folder is None else Path(folder)
+    path_within(folder, os.path.abspath(path))
     if _is_wfdb(path):
-        recording = read_recording(path)
+        recording = read_recording(path, folder)
         if sampling_rate is not None and sampling_rate != recording.sampling_rate:
             raise RecordingError(
                 "sampling rate disagrees",
                 f"{path}: the header gives a sampling rate of {recording.sampling_rate:g} Hz, but sampling_rate is "
                 f"{sampling_rate:g} Hz; correct or omit sampling_rate",
             )
-        units = "of its header"
-    else:
-        recording = _read_array(path, sampling_rate, leads, units or "mV")
-    _check_amplitude(recording, units or "mV")
-    return recording
+        return recording
+    return _read_array(path, sampling_rate, leads, units or "mV")
 
 
 def _is_wfdb(path: Path) -> bool:
@@ -72,6 +70,8 @@ def _read_array(path: Path, sampling_rate: float | None, leads: list[str] | None
         raise RecordingError(
             "unreadable file", f"{path}: not an ECG file; expected .npy, .csv, .mat or a WFDB record (.hea and .dat)"
         )
+    if path.suffix == ".csv" and os.path.isfile(path) and not os.path.getsize(path):
+        raise RecordingError("unreadable file", f"{path}: is empty")
     if not os.path.isfile(path):  # unlike Path.is_file, this does not raise if the name is too long
         raise RecordingError("missing file", f"{path}: no such file")
     if sampling_rate is None or not (np.isfinite(sampling_rate) and sampling_rate > 0):
@@ -84,21 +84,15 @@ def _read_array(path: Path, sampling_rate: float | None, leads: list[str] | None
             ecg, names = _read_csv(path)
         else:
             names = leads or list(LEADS)
-            ecg = _read_npy(path, len(names)) if path.suffix == ".npy" else _read_mat(path, len(names))
-    except (ValueError, TypeError, KeyError, OSError, EOFError, NotImplementedError, MatReadError, ZlibError) as error:
+            ecg = read_npy(path) if path.suffix == ".npy" else _read_mat(path, len(names))
+            ecg = _leads_first(ecg, len(names), str(path))
+    except (ValueError, OSError, pa.ArrowException) as error:
         if isinstance(error, RecordingError):
             raise
         raise RecordingError("unreadable file", f"{path}: cannot be read ({error})") from error
-    return make_recording(ecg * np.float32(MILLIVOLTS[units]), sampling_rate, names, name=str(path))
-
-
-def _read_npy(path: Path, num_leads: int) -> np.ndarray:
-    """
-    Read an array `(leads, samples)`. Pickled content is refused. The memory map makes sure that a header with a wrong
-    shape allocates no memory.
-    """
-    ecg = np.load(path, mmap_mode="r", allow_pickle=False)
-    return _leads_first(ecg, num_leads, str(path))
+    with np.errstate(over="ignore"):  # what becomes infinite is invalid
+        ecg = ecg.astype(np.float32) * np.float32(MILLIVOLTS[units])
+    return make_recording(ecg, sampling_rate, names, str(path), units)
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray, list[str]]:
@@ -109,49 +103,28 @@ def _read_csv(path: Path) -> tuple[np.ndarray, list[str]]:
             pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_null(column.type)
         ):
             raise RecordingError("unreadable file", f'{path}: column "{name}" holds {column.type}, expected numbers')
+    if not table.num_rows:
+        raise RecordingError("unreadable file", f"{path}: contains no samples")
     columns = [column.cast(pa.float32(), safe=False).to_numpy() for column in table.columns]
     return np.stack(columns), list(table.column_names)
 
 
 def _read_mat(path: Path, num_leads: int) -> np.ndarray:
     """Read the only array of a MATLAB file that has one row or one column per lead."""
-    variables = {name: value for name, value in scipy.io.loadmat(path).items() if not name.startswith("__")}
-    fitting = [
-        value
-        for value in variables.values()
-        if isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "iuf" and num_leads in value.shape
-    ]
-    if len(fitting) != 1:
-        found = ", ".join(f"{name} {np.shape(value)}" for name, value in variables.items()) or "nothing"
+    ecg, found = read_mat(path, num_leads)
+    if ecg is None:
         raise RecordingError(
             "leads do not fit",
-            f"{path}: expected one array of numbers with {num_leads} rows or columns, found {found}; list its leads "
-            "in the order of the array, or store one array per file",
+            f"{path}: expected one array of numbers with {num_leads} rows or columns, found {found or 'nothing'}; list "
+            "its leads in the order of the array, or store one array per file",
         )
-    return _leads_first(fitting[0], num_leads, str(path))
+    return ecg
 
 
 def _leads_first(ecg: np.ndarray, num_leads: int, name: str) -> np.ndarray:
-    if ecg.dtype.kind not in "iuf":
-        raise RecordingError("unreadable file", f"{name}: array of type {ecg.dtype}, expected numbers")
     if ecg.ndim != 2 or num_leads not in ecg.shape:
         raise RecordingError(
             "leads do not fit",
             f"{name}: array of shape {ecg.shape}, expected {num_leads} rows or columns; list its leads in their order",
         )
-    return np.array(ecg if len(ecg) == num_leads else ecg.T, dtype=np.float32)
-
-
-def _check_amplitude(recording: Recording, units: str) -> None:
-    """Raise an error if the amplitude is so small or so large that the units must be wrong."""
-    present = recording.ecg[np.isfinite(recording.ecg).any(axis=1)]
-    if not len(present):
-        return  # `segments` reports this
-    low, high = np.nanpercentile(np.where(np.isfinite(present), present, np.nan), [1, 99], axis=1)
-    span = float(np.median(high - low))
-    if not SMALLEST_SPAN <= span <= LARGEST_SPAN:
-        raise RecordingError(
-            "absurd amplitude",
-            f"{recording.name}: its leads span {span:.3g} mV with the units {units}; ECGs span 0.2 to 5 mV. Check the "
-            "units (mV, uV or V) and whether the file contains an ECG",
-        )
+    return ecg if len(ecg) == num_leads else ecg.T

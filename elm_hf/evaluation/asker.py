@@ -50,7 +50,7 @@ class Asker:
         rows: conversations of [`load_elm_dataset`].
         questions: of [`list_questions`].
         ablation: of the same conversations.
-        conditions: some of `CONDITIONS`.
+        conditions: some of `ALL_CONDITIONS`.
         max_new_tokens: longest answer, in tokens: one number, or a number for each `question_type`.
         batch_size: number of prompts in a batch.
 
@@ -85,8 +85,8 @@ class Asker:
             limit = max_new_tokens if isinstance(max_new_tokens, int) else max_new_tokens[question.question_type]
             for condition in conditions:
                 key = (question.question_id, condition)
-                names = ablation.names(question.row, condition, len(ecg_items(before)))
-                words = str(_without_ecgs(before) if condition == "none" else before)
+                names = ablation.names(question.row, condition, len(ecg_items(before)), question.question_id)
+                words = str(ablation.messages(question.row, condition, before))
                 prompt = Prompt(key, question.row, question.position, names, limit, len(words))
                 self.same_as[key] = prompts.setdefault((names, limit, words), prompt).key
         ordered = sorted(prompts.values(), key=lambda one: (one.max_new_tokens, len(one.ecgs), one.ecgs, one.length))
@@ -145,13 +145,11 @@ class Asker:
         return [(prompt.key, answer) for prompt, answer in zip(batch, answers)]
 
     def _conversation(self, prompt: Prompt, read: dict[tuple, list]) -> list[dict]:
-        row, condition = self._rows[prompt.row], prompt.key[1]
-        messages = row["messages"][: prompt.position]
+        row, (question_id, condition) = self._rows[prompt.row], prompt.key
+        messages = self._ablation.messages(prompt.row, condition, row["messages"][: prompt.position])
         if prompt.ecgs not in read:
-            read[prompt.ecgs] = self._ablation.ecgs(prompt.row, condition, len(prompt.ecgs))
-        return fill_ecgs(
-            _without_ecgs(messages) if condition == "none" else messages, read[prompt.ecgs], row["sampling_rate"]
-        )
+            read[prompt.ecgs] = self._ablation.ecgs(prompt.row, condition, len(prompt.ecgs), question_id)
+        return fill_ecgs(messages, read[prompt.ecgs], row["sampling_rate"], keep_flat=condition == "zeros")
 
 
 def _batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
@@ -164,9 +162,3 @@ def _batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
         batch.append(prompt)
     if batch:
         yield batch
-
-
-def _without_ecgs(messages: Sequence[dict]) -> list[dict]:
-    return [
-        message | {"content": [item for item in message["content"] if item["type"] != "ecg"]} for message in messages
-    ]

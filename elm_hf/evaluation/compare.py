@@ -7,10 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from elm_hf.evaluation.intervals import PatientBootstrap, difference_interval, mean_interval, paired_permutation_test
+from elm_hf.evaluation.intervals import (
+    LEAST_PATIENTS,
+    Difference,
+    PatientBootstrap,
+    Support,
+    holm,
+    mean_interval,
+)
 from elm_hf.evaluation.markdown import markdown_table
 from elm_hf.evaluation.names import PREDICTIONS_NAME
-from elm_hf.evaluation.scores import LEAST_PATIENTS, LEAST_RESAMPLES, SUMMED, Questions
+from elm_hf.evaluation.scores import LEAST_RESAMPLES, SHARES, SUMMED, Questions, average_support
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, read_report
 
 
@@ -19,24 +26,26 @@ SAME_OF_RUNS = ("dataset", "split", "limit", "max_new_tokens", "retrieval")
 SAME_OF_QUESTIONS = {"messages_answer": "the true answers to", "question": "the words of", "record_ids": "the ECGs of"}
 
 
-def compare(first: Path, second: Path, seed: int = 0) -> dict:
+def compare(first: Path, second: Path, seed: int = 0, conditions: tuple[str, str] = ("ecg", "ecg")) -> dict:
     """
-    Compares the answers that two models gave with the ECG, question by question.
+    Compares the answers that two models gave, question by question.
 
     Args:
         first, second: folders of `elm-hf evaluate`.
-        seed: random seed for the bootstrap and the permutations.
+        seed: random seed for the bootstrap.
+        conditions: under which each of them gave the answers.
 
     Returns:
-        `reports`, `shared` questions and those `only_in_first` and `only_in_second`, and `scores`: for all answers, their
-        macro-average and each question type the `metric`, number of `answers` and `patients`, both scores, the
-        `difference` (second minus first) with `low` and `high` (95 %, bootstrap over patients) and `p_value` (paired
-        permutation of patients; not corrected for the number of types).
+        `reports`, `shared` questions and those `only_in_first` and `only_in_second`, `notes` about types that the
+        macro-average leaves out, and `scores`: for all answers, their macro-average and each question type the `metric`,
+        number of `answers` and `patients`, both scores, the `difference` (second minus first) with `low` and `high` (95 %)
+        and `p_value`, which is below 0.05 exactly where the interval leaves out 0 (see [`Difference`]). Question types also
+        have `p_value_holm`, corrected for their number.
 
     Raises:
         ValueError: a folder has no finished evaluation, or the two have different questions.
     """
-    runs = [_read_predictions(folder) for folder in (first, second)]
+    runs = [_read_predictions(folder, condition) for folder, condition in zip((first, second), conditions)]
     shared = runs[0].index.intersection(runs[1].index)
     if len(shared) == 0:
         raise ValueError(f"{first} and {second} have no question in common; compare evaluations of the same split")
@@ -52,34 +61,36 @@ def compare(first: Path, second: Path, seed: int = 0) -> dict:
     questions = Questions(
         pd.concat([rows.assign(condition=name).reset_index() for rows, name in zip(tables, ("first", "second"))])
     )
+    scores, notes = _compared_groups(questions, seed)
     return {
         "reports": [str(first), str(second)],
         "shared": len(shared),
         "only_in_first": len(runs[0]) - len(shared),
         "only_in_second": len(runs[1]) - len(shared),
-        "scores": _compared_groups(questions, seed),
+        "notes": notes,
+        "scores": scores,
     }
 
 
-def _read_predictions(folder: Path) -> pd.DataFrame:
-    """The answers given with the ECG, by question."""
+def _read_predictions(folder: Path, condition: str) -> pd.DataFrame:
+    """The answers given under a condition, by question."""
     file = Path(folder) / PREDICTIONS_NAME
     if not file.exists():
         raise ValueError(
             f"{folder}: no {PREDICTIONS_NAME}; give folders of finished evaluations (elm-hf evaluate --output)"
         )
     predictions = pd.read_parquet(file)
-    with_ecg = predictions[predictions["condition"] == "ecg"]
-    if with_ecg.empty:
-        raise ValueError(f"{file}: no answers with the ECG; evaluate with the condition `ecg`")
-    return with_ecg.set_index("question_id")
+    found = predictions[predictions["condition"] == condition]
+    if found.empty:
+        raise ValueError(f"{file}: no answers under the condition `{condition}`; evaluate with it")
+    return found.set_index("question_id")
 
 
-def _compared_groups(questions: Questions, seed: int) -> dict[str, dict]:
+def _compared_groups(questions: Questions, seed: int) -> tuple[dict[str, dict], list[str]]:
     table = questions.table
     values = {name: questions.values(name) for name in ("first", "second")}
     bootstrap = PatientBootstrap(table["patient_ids"].tolist(), seed=seed)
-    groups = {}
+    groups, of_types, notes = {}, [], []
     for kind, metric in METRIC_OF_KIND.items():
         rows = np.flatnonzero(table["kind"] == kind)
         if not len(rows):
@@ -88,42 +99,61 @@ def _compared_groups(questions: Questions, seed: int) -> dict[str, dict]:
         types = pd.get_dummies(table["question_type"].iloc[rows], dtype=float)
         columns = {f"all, {METRIC_NAMES[metric]}": np.ones((len(rows), 1))}
         if types.shape[1] > 1:
-            columns[f"macro-average, {METRIC_NAMES[metric]}"] = types.to_numpy()
+            name = f"macro-average, {METRIC_NAMES[metric]}"
+            least = {one: _least(bootstrap, rows[types[one].to_numpy(bool)]) for one in types}
+            small = [one for one, number in least.items() if number < LEAST_PATIENTS]
+            if small:
+                notes.append(
+                    f"{name}: {', '.join(small)} left out, with less than {LEAST_PATIENTS} patients or answers"
+                )
+            if len(small) < types.shape[1] - 1:
+                columns[name] = types.drop(columns=small).to_numpy()
         columns |= {name: types[[name]].to_numpy() for name in types}
         for name, counted in columns.items():
-            groups[name] = {"metric": metric} | _compared(scores, counted, rows, bootstrap, table["patient_ids"], seed)
-    return groups
+            groups[name] = {"metric": metric} | _compared(scores, counted, rows, bootstrap, metric in SHARES)
+        of_types += list(types)
+    tested = {name: groups[name]["p_value"] for name in of_types if groups[name]["p_value"] is not None}
+    for name, p_value in holm(tested).items():
+        groups[name]["p_value_holm"] = p_value
+    return groups, notes
+
+
+def _least(bootstrap: PatientBootstrap, rows: np.ndarray) -> int:
+    return min(bootstrap.count_patients(rows), len(rows))
 
 
 def _compared(
-    scores: np.ndarray,
-    counted: np.ndarray,
-    rows: np.ndarray,
-    bootstrap: PatientBootstrap,
-    patients: pd.Series,
-    seed: int,
+    scores: np.ndarray, counted: np.ndarray, rows: np.ndarray, bootstrap: PatientBootstrap, is_share: bool
 ) -> dict:
     """Both scores and their difference; `scores (questions, 2)`, `counted (questions, types)` is 1 for a question's type."""
     inside = counted.any(axis=1)
     scores, counted, rows = scores[inside], counted[inside], rows[inside]
-    columns = np.concatenate([counted * scores[:, :1], counted * scores[:, 1:], counted], axis=1)
+    change = scores[:, 1:] - scores[:, :1]
+    parts = (scores[:, :1], scores[:, 1:], change.clip(0), (-change).clip(0))
+    columns = np.concatenate([counted * part for part in parts] + [counted], axis=1)
     sums = np.concatenate([columns.sum(axis=0, keepdims=True), bootstrap.sums(columns, rows)])
+    *means, number = np.split(sums, 5, axis=1)
     with np.errstate(invalid="ignore"):
-        first, second = (part / sums[:, -counted.shape[1] :] for part in np.split(sums, 3, axis=1)[:2])
-    first, second = first.mean(axis=1), second.mean(axis=1)
-    difference = counted * (scores[:, 1:] - scores[:, :1])
+        first, second, gains, losses = ((part / number).mean(axis=1) for part in means)
     found = {"answers": len(rows), "patients": bootstrap.count_patients(rows)}
     found |= {"first": float(first[0]), "second": float(second[0]), "difference": float(second[0] - first[0])}
-    if found["patients"] < 2:
-        return found | {"low": None, "high": None, "p_value": None, "note": "one patient: no interval"}
-    if min(found["patients"], len(rows)) < LEAST_PATIENTS:
+    found |= dict.fromkeys(("low", "high", "p_value"))
+    least = [_least(bootstrap, rows[type_ > 0]) for type_ in counted.T]
+    support = Support(least[0], len(rows), is_share)
+    if len(least) > 1:
+        support = average_support(least, found["patients"], len(rows))
+    if support.patients < 2:
+        return found | {"note": "one patient or one answer: no interval"}
+    undefined = int(np.isnan(gains).sum())
+    if undefined:
+        found["undefined_resamples"] = undefined
+    if undefined > (1 - LEAST_RESAMPLES) * bootstrap.num_resamples:
+        return found | {"note": "parts of it have too few patients: no interval"}
+    if support.patients < LEAST_PATIENTS:
         found["note"] = f"less than {LEAST_PATIENTS} patients or answers: the interval is not to be relied on"
-    differences = second - first
-    low = high = None
-    if np.mean(~np.isnan(differences[1:])) >= LEAST_RESAMPLES:
-        low, high = difference_interval(differences, min(found["patients"], len(rows)))
-    p_value = paired_permutation_test(difference, counted, patients.iloc[rows].tolist(), seed)
-    return found | {"low": low, "high": high, "p_value": p_value}
+    difference = Difference.of_samples(gains, losses, support)
+    low, high = difference.interval()
+    return found | {"low": low, "high": high, "p_value": difference.p_value()}
 
 
 def comparison_table(comparison: dict) -> str:
@@ -131,16 +161,22 @@ def comparison_table(comparison: dict) -> str:
     rows = []
     for name, group in comparison["scores"].items():
         interval = "—" if group["low"] is None else f"[{group['low']:+.3f}, {group['high']:+.3f}]"
-        p_value = "—" if group["p_value"] is None else f"{group['p_value']:.4f}"
+        p_values = [group["p_value"], group.get("p_value_holm")]
+        p_values = ["—" if value is None else f"{value:.4f}" for value in p_values]
         scores = [f"{group['first']:.3f}", f"{group['second']:.3f}", f"{group['difference']:+.3f}"]
-        rows.append([name, str(group["answers"]), str(group["patients"]), *scores, interval, p_value])
-    head = ["question type", "answers", "patients", "first", "second", "difference", "95 % interval", "p"]
+        rows.append([name, str(group["answers"]), str(group["patients"]), *scores, interval, *p_values])
+    head = ["question type", "answers", "patients", "first", "second", "difference", "95 % interval", "p", "p (Holm)"]
     text = f"first: {comparison['reports'][0]}\nsecond: {comparison['reports'][1]}\n"
     text += f"{comparison['shared']} questions of both"
     left_out = comparison["only_in_first"], comparison["only_in_second"]
     if any(left_out):
         text += f"; left out: {left_out[0]} of the first alone, {left_out[1]} of the second alone"
-    notes = [f"\n{name}: {group['note']}" for name, group in comparison["scores"].items() if "note" in group]
+    notes = [f"\n{note}" for note in comparison["notes"]]
+    for name, group in comparison["scores"].items():
+        if "note" in group:
+            notes.append(f"\n{name}: {group['note']}")
+        if "undefined_resamples" in group:
+            notes.append(f"\n{name}: not defined in {group['undefined_resamples']} resamples, which are left out")
     return f"{text}\n\n{markdown_table(head, rows)}{''.join(notes)}"
 
 
@@ -168,11 +204,10 @@ def aggregate(folders: Sequence[Path]) -> dict:
     for report in reports:
         by_fold[report["run"]["fold"]].append(report)
     groups = list(by_fold.values()) if len(by_fold) > 1 else [[report] for report in reports]
-    kinds = {name: scores["kind"] for name, scores in reports[0]["scores"].items()}
     names = [
         name
-        for name, kind in kinds.items()
-        if all(name in report["scores"] and report["scores"][name]["kind"] == kind for report in reports)
+        for name, scores in reports[0]["scores"].items()
+        if all(_same_group(scores, report["scores"].get(name)) for report in reports)
     ]
     conditions = [name for name in reports[0]["conditions"] if all(name in report["conditions"] for report in reports)]
     scores = {}
@@ -189,8 +224,15 @@ def aggregate(folders: Sequence[Path]) -> dict:
         "runs": "folds" if len(by_fold) > 1 else "seeds",
         "num_runs": len(groups),
         "scores": scores,
-        "notes": [f"{name}: left out, not in every report, or not of one kind" for name in sorted(left_out)],
+        "notes": [
+            f"{name}: left out, not in every report, not of one kind, or not an average over the same types"
+            for name in sorted(left_out)
+        ],
     }
+
+
+def _same_group(scores: dict, others: dict | None) -> bool:
+    return others is not None and all(scores.get(key) == others.get(key) for key in ("kind", "averaged"))
 
 
 def _mean(scores: list[list[float]]) -> dict:

@@ -18,7 +18,9 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from elm_hf.checkpoints.load import load_checkpoint
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.seen_patients import check_evaluated_patients
+from elm_hf.data.tables import load_records
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.bert_score import BertScorer
@@ -37,6 +39,9 @@ from elm_hf.utils.weights import fingerprint_of_weights
 
 
 logger = logging.get_logger(__name__)
+
+# Raised when what stands in the place of an ECG changes, so that no evaluation mixes answers under both.
+CONTROLS_VERSION = 2
 
 
 def evaluate(
@@ -59,6 +64,7 @@ def evaluate(
     judge_model: str | None = None,
     bert_score: str | None = None,
     system_prompt: str | None = None,
+    allow_seen_patients: bool = False,
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in its place and without any, and reports the scores.
@@ -75,7 +81,7 @@ def evaluate(
         limit: largest number of conversations, drawn evenly from the split; all by default.
         batch_size: number of prompts in a batch.
         max_new_tokens: longest answer, in tokens: one number, or a number for each question type.
-        conditions: what stands in the place of the ECGs, of `CONDITIONS` (see [`SignalAblation`]).
+        conditions: what stands in the place of the ECGs, of `ALL_CONDITIONS` (see [`SignalAblation`]).
         num_occlusions: number of answers of which the leads and times that they depend on are found (see [`occlude`]).
         records: folder with the signals of a dataset that was published without them.
         seed: random seed for noise, for shuffling and for the resampling of the report.
@@ -87,14 +93,15 @@ def evaluate(
         bert_score: encoder for BERTScore of free text: folder or Hub name (see [`BertScorer`]).
         system_prompt: opens conversations without a system message, instead of the one that the checkpoint was trained
             with; `""` for none.
+        allow_seen_patients: continue if the checkpoint was trained on some of the patients; the report says so.
 
     Returns:
         The report (docs/evaluation.md has its schema); None in all but the first of several processes.
 
     Raises:
         ValueError: nothing to evaluate; conversations without a column that is needed, or two with the same
-            `conversation_id`; a checkpoint that is not a whole ELM or computes NaN; no encoder for BERTScore; or an
-            `output` that holds another evaluation.
+            `conversation_id`; a checkpoint that is not a whole ELM, computes NaN or was trained on some of the patients; no
+            encoder for BERTScore; or an `output` that holds another evaluation.
     """
     started = time.monotonic()
     conditions = tuple(dict.fromkeys(conditions))
@@ -106,6 +113,8 @@ def evaluate(
 
     # What is asked. Errors in the data come before the model is loaded, which may take long.
     asked = _what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
+    patients = {name for names in asked.questions["patient_ids"] for name in names}
+    seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
     model, processor = load_checkpoint(checkpoint, device=str(state.device))
     if system_prompt is not None:
         processor.system_prompt = system_prompt or None
@@ -123,6 +132,7 @@ def evaluate(
         "split": split,
         "questions": fingerprint_of_questions(asked.questions, asked.rows),
         "conditions": list(conditions),
+        "controls": CONTROLS_VERSION,
         "max_new_tokens": max_new_tokens if isinstance(max_new_tokens, int) else dict(max_new_tokens),
         "seed": seed,
         "retrieval": None if retrieval is None else asdict(retrieval),
@@ -145,7 +155,10 @@ def evaluate(
         judged = {}
         if judge is not None:
             judged["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
-        settings = {"limit": limit, "batch_size": batch_size, "processes": state.num_processes}
+        settings = {"seen_patients": seen, "limit": limit, "batch_size": batch_size, "processes": state.num_processes}
+        if "shuffled" in conditions:
+            with_ecg, same = asked.questions["record_ids"].map(len).gt(0).sum(), len(asked.ablation.same_answer)
+            settings["donors"] = {"other_answer": int(with_ecg) - same, "no_other_answer": same}
         settings["seconds"] = round(time.monotonic() - started, 1)
         settings["encoder_trained_on"] = known
         settings["versions"] = {name: version(name) for name in ("elm-hf", "torch", "transformers", "datasets")}
@@ -203,9 +216,9 @@ def _what_is_asked(
     if limit is not None and limit < len(rows):
         rows = rows.select(np.linspace(0, len(rows) - 1, limit).astype(int))
     with _errors_of(dataset):
-        source_of = _sources(rows, records or dataset)
+        source_of, persons = _facts_of_records(rows, records or dataset)
         questions = list_questions(rows, source_of)
-        ablation = SignalAblation(rows, conditions, seed)
+        ablation = SignalAblation(rows, conditions, seed, questions, persons)
         neighbours = None
         if retrieval is not None:
             neighbours = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
@@ -214,11 +227,15 @@ def _what_is_asked(
     return _Asked(rows, questions, ablation, sources, neighbours)
 
 
-def _sources(rows: Dataset, dataset: str | PathLike) -> list[str] | None:
-    """The source of each record; None where no conversation is about one."""
+def _facts_of_records(rows: Dataset, dataset: str | PathLike) -> tuple[list[str] | None, list[tuple] | None]:
+    """The source, and age and sex, of each record; None where no conversation is about one, or the columns are not there."""
     if not any(rows.select_columns("ecg_index")[:]["ecg_index"]):
-        return None
-    return load_records(dataset).select_columns("source")[:]["source"]
+        return None, None
+    table = load_records(dataset)
+    names = [name for name in ("source", "age", "sex") if name in table.column_names]
+    facts = table.select_columns(names)[:]
+    persons = list(zip(facts["age"], facts["sex"])) if {"age", "sex"} <= set(names) else None
+    return facts["source"], persons
 
 
 def _with_neighbours(asked: _Asked, system_prompt: str | None) -> _Asked:

@@ -74,7 +74,7 @@ def scores_figure(report: dict) -> Figure:
 
 def _point(axes: Axes, entry: dict, height: float) -> None:
     low, high = (entry[end] if entry[end] is not None else entry["score"] for end in ("low", "high"))
-    # The score may lie just outside a percentile interval.
+    # Rounding must not make a length negative.
     reach = [[max(entry["score"] - low, 0)], [max(high - entry["score"], 0)]]
     style = {"fmt": "o", "color": COLORS["ecg"], "markersize": 6, "capsize": 3, "linewidth": 1.5}
     axes.errorbar(entry["score"], height, xerr=reach, label="with ECG, 95 % interval", **style)

@@ -1,15 +1,21 @@
-"""Uncertainty of scores: bootstrap over patients, paired permutation of patients, interval of the mean of runs."""
+"""Uncertainty of scores: intervals from a bootstrap over patients, paired differences, Holm's correction, means of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 1000
-NUM_PERMUTATIONS = 10_000
 CHUNK = 100
+# With fewer patients (or answers, if each is about two patients) not even differences of one sign are significant:
+# 1 / 2^5 > 0.025.
+LEAST_PATIENTS = 6
+# P-values are not computed below this one.
+LEAST_P_VALUE = 1e-6
+P_VALUE_STEPS = 24
 
 
 class PatientBootstrap:
@@ -75,74 +81,153 @@ class PatientBootstrap:
         return len({patient for group in groups for patient in self.patients_of_group[group]})
 
 
-def percentile_interval(samples: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The interval between percentiles of resampled values; NaN, where the score is not defined, is ignored."""
-    tail = 50 * (1 - confidence)
-    low, high = np.nanpercentile(samples, [tail, 100 - tail])
-    return float(low), float(high)
-
-
-def all_or_none_interval(is_all: bool, num_patients: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Support:
     """
-    Interval of a share of 1 or 0, of which the bootstrap would make a point: that of Clopper & Pearson (1934), with one
-    trial per patient.
+    What a score rests on.
+
+    Attributes:
+        patients: number of patients, or of answers where these are fewer. For an average over groups, that of the
+            smallest group.
+        answers: number of answers.
+        is_share: whether each answer is right or wrong, so that no interval can be narrower than that of as many
+            independent answers.
     """
-    tail = ((1 - confidence) / 2) ** (1 / num_patients)
-    return (tail, 1.0) if is_all else (0.0, 1 - tail)
+
+    patients: int
+    answers: int
+    is_share: bool = False
 
 
-def difference_interval(values: np.ndarray, num_patients: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def resampled_variance(samples: np.ndarray, support: Support) -> float:
     """
-    Interval of a difference of two scores between 0 and 1.
+    Variance of a score from its values in the resamples `(num_resamples,)`, without those that are not defined. The
+    bootstrap of n patients underestimates it by the factor (n - 1) / n.
+    """
+    return float(np.nanvar(samples)) * support.patients / (support.patients - 1)
+
+
+def korn_graubard_interval(
+    score: float, variance: float, support: Support, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """
+    Interval of a score between 0 and 1 from clustered answers (Korn & Graubard 1998, Survey Methodology 24:193): that of
+    Clopper & Pearson (1934) for the number of independent answers that would have the same variance, reduced by the ratio of
+    Student's quantiles because the variance is estimated from few patients.
 
     Args:
-        values: `(1 + num_resamples,)`, the difference itself first. A difference of 1 or -1, of which the bootstrap would
-            make a point, is rescaled to a share of 1 or 0: see [`all_or_none_interval`].
-        num_patients: number of patients that the difference rests on.
+        score: between 0 and 1.
+        variance: of the score, with answers about one patient as one cluster. If it is 0, as where all answers are right,
+            each patient counts as one answer.
+        support: two patients or more.
         confidence: confidence level of the interval.
     """
-    if abs(values[0]) < 1:
-        return percentile_interval(values[1:], confidence)
-    low, high = all_or_none_interval(values[0] > 0, num_patients, confidence)
-    return 2 * low - 1, 2 * high - 1
+    tail = (1 - confidence) / 2
+    number = float(support.patients)
+    if variance > 0 and 0 < score < 1:
+        patients, answers = special.stdtrit(
+            [support.patients - 1, max(support.answers, support.patients) - 1], 1 - tail
+        )
+        number = score * (1 - score) / variance * (answers / patients) ** 2
+        if support.is_share:
+            number = min(number, support.answers)
+    right = score * number
+    low = 0.0 if score == 0 else float(special.betaincinv(right, number - right + 1, tail))
+    high = 1.0 if score == 1 else float(special.betaincinv(right + 1, number - right, 1 - tail))
+    return low, high
 
 
-def paired_permutation_test(
-    differences: np.ndarray, counted: np.ndarray, patients: Sequence[Sequence[str]], seed: int = 0
-) -> float:
+@dataclass(frozen=True)
+class Difference:
     """
-    Two-sided p-value of a difference between two models that answered the same questions.
+    A difference of two scores of the same answers: the mean of what each answer gains minus the mean of what it loses.
 
-    If the models do not differ, exchanging them for one patient changes nothing: the differences get a random sign, one per
-    patient. The statistic is the mean over columns (question types) of the mean difference. The test is made twice, with
-    questions about two patients assigned to the first and to the second patient, and the larger p-value is returned.
+    The interval combines those of gain and loss (the square-and-add method of Newcombe 1998, Statistics in Medicine
+    17:2635, with their correlation), each by [`korn_graubard_interval`]. Answers that are all equal give an interval around
+    0 that is wider the fewer patients there are. The test is the interval turned around: its p-value is below 0.05 exactly
+    where the 95 % interval leaves out 0.
+
+    Attributes:
+        gain, loss: means between 0 and 1 of the gains and losses of the answers.
+        gain_variance, loss_variance: their variances.
+        correlation: between the two.
+        support: two patients or more.
+    """
+
+    gain: float
+    loss: float
+    gain_variance: float
+    loss_variance: float
+    correlation: float
+    support: Support
+
+    @classmethod
+    def of_samples(cls, gains: np.ndarray, losses: np.ndarray, support: Support) -> "Difference":
+        """
+        Args:
+            gains, losses: `(1 + num_resamples,)`, the mean itself first; NaN where it is not defined.
+            support: two patients or more.
+        """
+        gain, loss = (min(max(float(values[0]), 0.0), 1.0) for values in (gains, losses))
+        variances = [resampled_variance(values[1:], support) for values in (gains, losses)]
+        # That of answers which each gain, lose, or neither; patients may bring gain and loss further apart, not together.
+        rest = (1 - gain) * (1 - loss)
+        correlation = -1.0 if gain + loss >= 1 else -((gain * loss / rest) ** 0.5)
+        defined = ~(np.isnan(gains[1:]) | np.isnan(losses[1:]))
+        if min(variances) > 0:
+            correlation = min(correlation, float(np.corrcoef(gains[1:][defined], losses[1:][defined])[0, 1]))
+        return cls(gain, loss, *variances, correlation, support)
+
+    @property
+    def value(self) -> float:
+        return self.gain - self.loss
+
+    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
+        """The interval of the difference, between -1 and 1."""
+        gain_low, gain_high = korn_graubard_interval(self.gain, self.gain_variance, self.support, confidence)
+        loss_low, loss_high = korn_graubard_interval(self.loss, self.loss_variance, self.support, confidence)
+        below = self._combined(self.gain - gain_low, loss_high - self.loss)
+        above = self._combined(gain_high - self.gain, self.loss - loss_low)
+        return max(self.value - below, -1.0), min(self.value + above, 1.0)
+
+    def _combined(self, of_gain: float, of_loss: float) -> float:
+        return max(of_gain**2 + of_loss**2 - 2 * self.correlation * of_gain * of_loss, 0.0) ** 0.5
+
+    def p_value(self) -> float:
+        """Two-sided: 1 minus the confidence at which an end of the interval is 0; not below `LEAST_P_VALUE`."""
+        return p_value_of(lambda confidence: _leaves_out_zero(self.interval(confidence)))
+
+
+def _leaves_out_zero(interval: tuple[float, float]) -> bool:
+    return interval[0] > 0 or interval[1] < 0
+
+
+def p_value_of(is_beyond: Callable[[float], bool]) -> float:
+    """
+    The p-value of a test that is an interval turned around.
 
     Args:
-        differences: `(questions, columns)`: score of one model minus that of the other, 0 where a column does not count.
-        counted: `(questions, columns)`: 1 where the column counts, else 0.
-        patients: the patients of each question.
-        seed: random seed for the signs.
+        is_beyond: whether the interval at a confidence level leaves out the null hypothesis.
     """
-    num = counted.sum(axis=0)
-    p_values = []
-    for place in (0, -1):
-        owners = [those[place] if len(those) else f"question {row}" for row, those in enumerate(patients)]
-        _, owner = np.unique(owners, return_inverse=True)
-        totals = np.zeros((owner.max() + 1, differences.shape[1]))
-        np.add.at(totals, owner, differences)
-        totals = (totals / num).mean(axis=1)
-        p_values.append(_sign_flip_p_value(totals, np.random.default_rng(seed)))
-    return float(max(p_values))
+    least, most = np.log10(LEAST_P_VALUE), -1e-6  # an interval of confidence 0 is not defined
+    if not is_beyond(1 - 10.0**most):
+        return 1.0
+    if is_beyond(1 - 10.0**least):
+        return LEAST_P_VALUE
+    for _ in range(P_VALUE_STEPS):
+        middle = (least + most) / 2
+        least, most = (least, middle) if is_beyond(1 - 10.0**middle) else (middle, most)
+    return float(10.0**most)
 
 
-def _sign_flip_p_value(totals: np.ndarray, rng: np.random.Generator) -> float:
-    """How often a sum of `totals` with random signs is as far from 0 as with their own."""
-    as_extreme = 0
-    for _ in range(NUM_PERMUTATIONS // CHUNK):
-        signs = rng.choice((-1.0, 1.0), (CHUNK, len(totals)))
-        # Sums of the same numbers in another order can differ in the last digits.
-        as_extreme += np.sum(np.abs(signs @ totals) >= abs(totals.sum()) - 1e-12)
-    return (1 + as_extreme) / (1 + NUM_PERMUTATIONS)
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """P-values corrected for their number (Holm 1979): the chance of a single false rejection stays below the level."""
+    ordered = sorted(p_values.items(), key=lambda item: item[1])
+    corrected, largest = {}, 0.0
+    for place, (name, p_value) in enumerate(ordered):
+        largest = max(largest, min(1.0, p_value * (len(ordered) - place)))
+        corrected[name] = largest
+    return {name: corrected[name] for name in p_values}
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -13,9 +13,9 @@ import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 from tqdm import tqdm
 
-from elm_hf.evaluation.metrics import is_exact_match
 from elm_hf.evaluation.names import JUDGEMENTS_NAME
 from elm_hf.utils.chat_models import Chat, TransientError, endpoint_chat, is_endpoint, local_chat, writable
+from elm_hf.utils.exact_match import is_exact_match
 
 
 SCORES = (0, 1, 2)  # wrong, partly right, right

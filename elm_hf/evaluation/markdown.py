@@ -6,9 +6,6 @@ from elm_hf.evaluation.names import CONDITION_NAMES
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
-NO_EVIDENCE = "No evidence that this model's answers depend on the ECG"
-
-
 def report_table(report: dict, column: str = "scores") -> str:
     """
     The main scores as a Markdown table: a row per group of questions, a column per condition.
@@ -59,6 +56,7 @@ def report_markdown(report: dict) -> str:
         "## Scores\n\n" + _score_explanation(report) + "\n\n" + report_table(report),
         *_figure(report, "scores", "Scores by question type, with the ECG"),
         *_figure(report, "ablation", "Scores with and without the ECG"),
+        *_reliance_by_type(report),
         *_other_metrics(report),
         *_bert_scores_by_type(report),
         *_attribute_types(report),
@@ -93,6 +91,25 @@ def _score_explanation(report: dict) -> str:
 def _figure(report: dict, name: str, caption: str) -> list[str]:
     path = report["figures"].get(name)
     return [f"![{caption}]({path})"] if path else []
+
+
+def _reliance_by_type(report: dict) -> list[str]:
+    found = report["signal_reliance_by_type"]
+    if len(found) < 2 or all(entry["score"] is None for entry in found.values()):
+        return []
+    rows = []
+    for name, entry in found.items():
+        cells = ["—", "—", entry.get("note", "—")]
+        if entry["p_value"] is not None:
+            p_values = (entry["p_value"], entry["p_value_holm"])
+            cells = [*(f"{value:.4f}" for value in p_values), "yes" if entry["reads_ecg"] else "no evidence"]
+        rows.append([name, str(entry["answers"]), str(entry["patients"]), score_cell(entry), *cells])
+    head = ["question type", "answers", "patients", "signal reliance", "p", "p (Holm)", "depends on the ECG"]
+    text = "Score with the ECG minus the best score without it. The more types there are, the more of them seem to depend on "
+    text += (
+        "the ECG by chance, so the last column follows from p-values that are corrected for their number (Holm 1979)."
+    )
+    return [f"## Which question types depend on the ECG\n\n{text}\n\n{markdown_table(head, rows)}"]
 
 
 def _other_metrics(report: dict) -> list[str]:
@@ -176,6 +193,24 @@ def _retrieval_line(report: dict) -> list[str]:
     ]
 
 
+def _control_lines(report: dict) -> list[str]:
+    lines = []
+    donors = report["run"].get("donors")
+    if "shuffled" in report["conditions"] and donors is not None:
+        lines.append(
+            f"Another patient's ECG: for {donors['other_answer']} questions one with which the same question has another "
+            f"true answer; for {donors['no_other_answer']} there was none, and any other patient's ECG was taken."
+        )
+    if "noise" in report["conditions"]:
+        lines.append(
+            "Noise: each of the eight independent leads with its own amplitude spectrum and random phases, the other limb "
+            "leads computed from them. Rate and amplitude may still be read from it."
+        )
+    if "demographics" in report["conditions"]:
+        lines.append("Age and sex only: the ECG is replaced by a sentence with the patient's age and sex.")
+    return lines
+
+
 def _judge_section(report: dict) -> list[str]:
     judge = report["run"].get("judge")
     if judge is None:
@@ -245,12 +280,27 @@ def _method(report: dict) -> str:
         for entry in metrics.values()
         if "note" in entry
     )
+    undefined = max(
+        (
+            entry.get("undefined_resamples", 0)
+            for groups in (report["scores"], report["attribute_types"])
+            for scores in groups.values()
+            for metrics in scores["conditions"].values()
+            for entry in metrics.values()
+        ),
+        default=0,
+    )
     libraries = ", ".join(f"{name} {number}" for name, number in report["libraries"].items())
     lines = [
-        f"Intervals: {report['bootstrap']['resamples']} resamples of patients; a question about two patients counts as often "
-        "as both were drawn.",
+        f"Intervals: Korn & Graubard, with the variance of {report['bootstrap']['resamples']} resamples of patients; a question "
+        "about two patients counts as often as both were drawn.",
+        *(
+            [f"Scores of few patients are not defined in up to {undefined} resamples, which were left out."]
+            * (undefined > 0)
+        ),
         "Signal reliance: the score with the ECG minus the best score without it; its interval's lower end is the least of "
         "the lower ends of the differences to each of those conditions.",
+        *_control_lines(report),
         "Blind majority: the most frequent answer to the question's template among the training patients.",
         *(f"{note[0].upper()}{note[1:]}." for note in [*report["notes"], *notes]),
         *_system_prompt_line(report),

@@ -2,6 +2,9 @@
 
 # What stands in the place of the ECGs (see `SignalAblation`), and the baseline that sees neither ECG nor model.
 CONDITIONS = ("ecg", "zeros", "noise", "shuffled", "none")
+# Not asked by default: it needs age and sex in the records.
+DEMOGRAPHICS = "demographics"
+ALL_CONDITIONS = (*CONDITIONS, DEMOGRAPHICS)
 BLIND = "blind"
 CONDITION_NAMES = {
     "ecg": "with ECG",
@@ -9,6 +12,7 @@ CONDITION_NAMES = {
     "noise": "noise",
     "shuffled": "another patient's",
     "none": "no ECG",
+    DEMOGRAPHICS: "age and sex only",
     BLIND: "blind majority",
 }
 

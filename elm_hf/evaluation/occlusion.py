@@ -63,7 +63,8 @@ def occlude(
     answered = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
     scores = []
     for start in range(0, len(ecgs), batch_size):
-        conversations = [fill_ecgs(answered, [one], sampling_rate) for one in ecgs[start : start + batch_size]]
+        batch = ecgs[start : start + batch_size]
+        conversations = [fill_ecgs(answered, [one], sampling_rate, keep_flat=True) for one in batch]
         scores.append(log_likelihoods(model, processor, conversations))
     scores = np.concatenate(scores)
     effects = scores[0] - scores[1:]

@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from elm_hf.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES
-from elm_hf.evaluation.markdown import NO_EVIDENCE, report_markdown
-from elm_hf.evaluation.metrics import answer_items, statements
+from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
+from elm_hf.evaluation.markdown import report_markdown
+from elm_hf.evaluation.metrics import statements
 from elm_hf.evaluation.names import BLIND, FIGURES_NAME, KIND_NAMES, OCCLUSION_NAME, REPORT_TEXT_NAME
 from elm_hf.evaluation.pictures import EcgsOf, draw_examples, draw_occlusions
-from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers, signal_reliance
+from elm_hf.evaluation.reliance import reliance_by_type, reliance_sentence, signal_reliance
+from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers
 from elm_hf.utils.encoder_origin import known_sources_message
-from elm_hf.utils.reports import METRIC_OF_KIND, REPORT_NAME
+from elm_hf.utils.exact_match import answer_items
+from elm_hf.utils.reports import METRIC_OF_KIND, REPORT_NAME, REPORT_SCHEMA
 
 
 if TYPE_CHECKING:  # it needs torch
     from elm_hf.evaluation.bert_score import BertScorer
 
 
-SCHEMA = 1
 LIBRARIES = ("sacrebleu", "rouge_score", "nltk", "scipy", "numpy", "pandas")
 MOST_CLASSES = 12
 MOST_STATEMENTS = 10
@@ -100,6 +101,8 @@ def build_report(
 ) -> dict:
     """The report without its figures."""
     notes = []
+    if run.get("seen_patients", {}).get("sentence"):
+        notes.append(run["seen_patients"]["sentence"])
     if questions.without_truth:
         notes.append(f"{questions.without_truth} questions without a true answer were left out")
     if run.get("encoder_trained_on"):
@@ -115,7 +118,7 @@ def build_report(
     rows_of_kind = {kind: np.flatnonzero(table["kind"] == kind) for kind in METRIC_OF_KIND}
     rows_of_kind = {kind: rows for kind, rows in rows_of_kind.items() if len(rows)}
     return {
-        "schema": SCHEMA,
+        "schema": REPORT_SCHEMA,
         "run": run,
         "libraries": {name: version(name) for name in LIBRARIES if find_spec(name) is not None},
         "bert_score": None if bert_scorer is None else bert_scorer.summary,
@@ -123,9 +126,10 @@ def build_report(
         "questions": len(table),
         "patients": book.bootstrap.num_patients,
         "conditions": _counts(questions),
-        "scores": _scores(book, rows_of_kind),
+        "scores": _scores(book, rows_of_kind, notes),
         "attribute_types": _by_column(book, rows_of_kind, "attribute_type"),
         "signal_reliance": {kind: _reliance(book, rows) for kind, rows in rows_of_kind.items()},
+        "signal_reliance_by_type": _reliance_by_type(book, rows_of_kind),
         "confusion": _confusions(questions, rows_of_kind.get("short", np.array([], int))),
         "statements": _statements(questions),
         "notes": notes,
@@ -141,19 +145,37 @@ def _counts(questions: Questions) -> dict[str, dict]:
     }
 
 
-def _scores(book: ScoreBook, rows_of_kind: dict[str, np.ndarray]) -> dict[str, dict]:
-    """All answers of a kind, then its question types, then averages over types."""
+def _scores(book: ScoreBook, rows_of_kind: dict[str, np.ndarray], notes: list[str]) -> dict[str, dict]:
+    """All answers of a kind, then averages over its question types, then the types. Adds to `notes` what was left out."""
     scores = {}
     for kind, rows in rows_of_kind.items():
         suffix = f", {KIND_NAMES[kind]}" if len(rows_of_kind) > 1 else ""
         scores[f"all{suffix}"] = book.group(rows)
         types = _rows_by(book.questions.table["question_type"], rows)
-        if len(types) > 1:
-            scores[f"macro-average{suffix}"] = book.average(list(types.values()))
-        if all(name in types for name in SINGLE_TYPES):
-            scores["average of single types (ECG-LM)"] = book.average([types[name] for name in SINGLE_TYPES])
+        small = [name for name, those in types.items() if book.least(those) < LEAST_PATIENTS]
+        averaged = {name: those for name, those in types.items() if name not in small}
+        if len(types) > 1 and small:
+            notes.append(
+                f"macro-average{suffix}: {', '.join(small)} left out, with less than {LEAST_PATIENTS} patients or answers"
+                + ("" if len(averaged) > 1 else "; less than two types are left, so there is none")
+            )
+        if len(averaged) > 1:
+            scores[f"macro-average{suffix}"] = book.average(averaged)
+        if all(name in averaged for name in SINGLE_TYPES):
+            scores["average of single types (ECG-LM)"] = book.average({name: types[name] for name in SINGLE_TYPES})
+        elif all(name in types for name in SINGLE_TYPES):
+            notes.append("no average of single types (ECG-LM): one of them has too few patients or answers")
         scores |= {name: book.group(those) for name, those in types.items()}
     return scores
+
+
+def _reliance_by_type(book: ScoreBook, rows_of_kind: dict[str, np.ndarray]) -> dict[str, dict]:
+    """Of all kinds together, so that p-values are corrected for all types of the report."""
+    types = {}
+    for kind, rows in rows_of_kind.items():
+        for name, those in _rows_by(book.questions.table["question_type"], rows).items():
+            types[name if name not in types else f"{name}, {KIND_NAMES[kind]}"] = those
+    return reliance_by_type(book, types)
 
 
 def _by_column(book: ScoreBook, rows_of_kind: dict[str, np.ndarray], column: str) -> dict[str, dict]:
@@ -172,17 +194,7 @@ def _rows_by(column: pd.Series, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 def _reliance(book: ScoreBook, rows: np.ndarray) -> dict:
     reliance = signal_reliance(book, rows)
-    if reliance["reads_ecg"] is None:
-        sentence = f"Whether this model's answers depend on the ECG was not settled: {reliance['note']}."
-    else:
-        figures = (
-            f"{reliance['metric']} {reliance['scores']['ecg']:.3f} with the ECG, "
-            f"{reliance['scores'][reliance['best_control']]:.3f} without ({reliance['best_control']}), "
-            f"difference {reliance['score']:.3f} [{reliance['low']:.3f}, {reliance['high']:.3f}]"
-        )
-        claim = "This model's answers depend on the ECG" if reliance["reads_ecg"] else NO_EVIDENCE
-        sentence = f"{claim}: {figures}."
-    return reliance | {"sentence": sentence}
+    return reliance | {"sentence": reliance_sentence(reliance)}
 
 
 def _confusions(questions: Questions, rows: np.ndarray) -> dict[str, dict]:

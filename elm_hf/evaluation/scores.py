@@ -1,6 +1,6 @@
 """Scores with intervals from the table of predictions: by question type, averaged, and as signal reliance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from elm_hf.evaluation.intervals import (
-    CONFIDENCE,
+    LEAST_PATIENTS,
     PatientBootstrap,
-    all_or_none_interval,
-    difference_interval,
-    percentile_interval,
+    Support,
+    korn_graubard_interval,
+    resampled_variance,
 )
-from elm_hf.evaluation.metrics import answer_items, is_exact_match, statement_counts, token_f1
-from elm_hf.evaluation.names import BLIND
+from elm_hf.evaluation.metrics import statement_counts, token_f1
+from elm_hf.utils.exact_match import answer_items, is_exact_match
 from elm_hf.utils.reports import METRIC_OF_KIND
 
 
@@ -26,11 +26,10 @@ if TYPE_CHECKING:  # it needs torch
 
 UNTYPED = "(no type)"
 FREE_TEXT_WORDS = 5
-# With fewer patients (or answers, if each is about two patients) not even differences of one sign are significant:
-# 1 / 2^5 > 0.025.
-LEAST_PATIENTS = 6
-# Share of resamples in which a score must be defined. An average over types is, if a patient of each type was drawn.
-LEAST_RESAMPLES = 0.1
+# Share of resamples in which a score must be defined. That of a type is if one of its patients was drawn, which fails in
+# 0.14 of the resamples for two patients, in 0.002 for six.
+LEAST_RESAMPLES = 0.8
+SHARES = ("exact_match", "accuracy")  # metrics by which each answer is right or wrong
 OF_LONG_ANSWERS = ("bleu_4", "meteor", "meteor_no_synonyms", "bert_score")
 SINGLE_TYPES = ("single-verify", "single-choose", "single-query")
 
@@ -226,23 +225,34 @@ class ScoreBook:
             conditions[name] = {}
             for metric, values in samples[name].items():
                 num_answers = num_long if metric in OF_LONG_ANSWERS else len(rows)
-                entry = score_entry(values, min(num_patients, num_answers))
-                conditions[name][metric] = entry | {"answers": num_answers}
+                support = Support(min(num_patients, num_answers), num_answers, metric in SHARES)
+                conditions[name][metric] = score_entry(values, support) | {"answers": num_answers}
         return {"kind": kind, "answers": len(rows), "patients": num_patients, "conditions": conditions}
 
-    def average(self, groups: Sequence[np.ndarray]) -> dict:
-        """The mean over groups of questions of one kind. All groups have the same weight."""
-        kind = self.questions.table["kind"].iloc[groups[0][0]]
+    def least(self, rows: np.ndarray) -> int:
+        """Number of patients of these questions, or of the questions where these are fewer."""
+        return min(self.bootstrap.count_patients(rows), len(rows))
+
+    def average(self, groups: Mapping[str, np.ndarray]) -> dict:
+        """The mean over groups of questions of one kind, each of two patients or more. All groups have the same weight."""
+        kind = self.questions.table["kind"].iloc[next(iter(groups.values()))[0]]
         metric = METRIC_OF_KIND[kind]
-        samples = [self.samples(rows) for rows in groups]
-        rows = np.concatenate(groups)
+        samples = [self.samples(rows) for rows in groups.values()]
+        rows = np.concatenate(list(groups.values()))
         num_patients = self.bootstrap.count_patients(rows)
+        support = average_support(list(map(self.least, groups.values())), num_patients, len(rows))
         conditions = {
-            name: score_entry(np.mean([one[name][metric] for one in samples], axis=0), min(num_patients, len(rows)))
+            name: score_entry(np.mean([one[name][metric] for one in samples], axis=0), support)
             for name in self.conditions
         }
         conditions = {name: {metric: entry | {"answers": len(rows)}} for name, entry in conditions.items()}
-        return {"kind": kind, "answers": len(rows), "patients": num_patients, "conditions": conditions}
+        of_what = {"kind": kind, "averaged": list(groups), "answers": len(rows), "patients": num_patients}
+        return of_what | {"conditions": conditions}
+
+
+def average_support(patients_of_groups: Sequence[int], num_patients: int, num_answers: int) -> Support:
+    """What an average over groups rests on: each group counts as if it had as few patients as the smallest."""
+    return Support(min(num_patients, len(patients_of_groups) * min(patients_of_groups)), num_answers)
 
 
 def metrics_of_sums(sums: np.ndarray, kind: str, has_bert_score: bool = False) -> dict[str, np.ndarray]:
@@ -272,62 +282,28 @@ def metrics_of_sums(sums: np.ndarray, kind: str, has_bert_score: bool = False) -
         }
 
 
-def score_entry(values: np.ndarray, num_patients: int) -> dict:
+def score_entry(values: np.ndarray, support: Support) -> dict:
     """
-    `score`, `low`, `high` and, where one of them is missing or is not from the bootstrap, a `note`.
+    `score`, `low`, `high` and, where one of them is missing or is not to be relied on, a `note`; `undefined_resamples` is
+    the number of resamples in which the score is not defined, if there are any.
 
     Args:
         values: `(1 + num_resamples,)`, the score itself first.
-        num_patients: number of patients that the score rests on, or of answers where these are fewer.
+        support: what the score rests on.
     """
     score, samples = values[0], values[1:]
     if np.isnan(score):
         return {"score": None, "low": None, "high": None, "note": "not defined: no answer to rest on"}
-    if num_patients < 2:
-        return {"score": float(score), "low": None, "high": None, "note": "one patient or one answer: no interval"}
-    if score in (0, 1):
-        low, high = all_or_none_interval(score == 1, num_patients)
-        note = "all or none: interval of Clopper & Pearson, one trial per patient, or per answer if these are fewer"
-        return {"score": float(score), "low": low, "high": high, "note": note}
-    if np.mean(~np.isnan(samples)) < LEAST_RESAMPLES:
-        note = "parts of it have too few patients: no interval"
-        return {"score": float(score), "low": None, "high": None, "note": note}
-    low, high = percentile_interval(samples)
-    entry = {"score": float(score), "low": low, "high": high}
-    if num_patients < LEAST_PATIENTS:
+    entry = {"score": float(score), "low": None, "high": None}
+    if support.patients < 2:
+        return entry | {"note": "one patient or one answer: no interval"}
+    undefined = int(np.isnan(samples).sum())
+    if undefined:
+        entry["undefined_resamples"] = undefined
+    if undefined > (1 - LEAST_RESAMPLES) * len(samples):
+        return entry | {"note": "parts of it have too few patients: no interval"}
+    variance = resampled_variance(samples, support)
+    entry["low"], entry["high"] = korn_graubard_interval(min(max(float(score), 0.0), 1.0), variance, support)
+    if support.patients < LEAST_PATIENTS:
         entry["note"] = f"less than {LEAST_PATIENTS} patients or answers: the interval is not to be relied on"
     return entry
-
-
-def signal_reliance(book: ScoreBook, rows: np.ndarray) -> dict:
-    """
-    The score with the ECG minus the best score without it, and a 95 % interval.
-
-    The largest of several noisy scores is too large on average, and its bootstrap adds the same error again: only 82 % of
-    plain percentile intervals hold the true value where the controls are equally good. So the lower end is the least of
-    the lower ends of the differences to each control, and the upper end the least of their upper ends with the error
-    divided among them (an intersection-union test, Berger 1982). The ECG counts as read only if the score with it beats
-    every control.
-    """
-    metric = METRIC_OF_KIND[book.questions.table["kind"].iloc[rows[0]]]
-    controls = [name for name in book.conditions if name not in ("ecg", BLIND)]
-    entry = {"metric": metric, "answers": len(rows), "score": None, "low": None, "high": None}
-    if "ecg" not in book.conditions or not controls:
-        return entry | {"note": "not measured: it needs answers with the ECG and without", "reads_ecg": None}
-    if not book.questions.table["record_ids"].iloc[rows].map(len).any():
-        return entry | {"note": "no question is about an ECG", "reads_ecg": None}
-    samples = book.samples(rows)
-    differences = np.stack([samples["ecg"][metric] - samples[name][metric] for name in controls])
-    best = int(np.argmin(differences[:, 0]))
-    entry |= {"score": float(differences[best, 0]), "best_control": controls[best]}
-    entry["scores"] = {name: float(samples[name][metric][0]) for name in ["ecg", *controls]}
-    num_patients = book.bootstrap.count_patients(rows)
-    num_trials = min(num_patients, len(rows))
-    if num_trials < LEAST_PATIENTS:
-        found = f"{len(rows)} answers about {num_patients} patients"
-        note = f"{found} are too few to tell; it takes {LEAST_PATIENTS} patients, and as many answers, or more"
-        return entry | {"note": note, "reads_ecg": None}
-    upper_confidence = 1 - (1 - CONFIDENCE) / len(controls)
-    entry["low"] = min(difference_interval(row, num_trials)[0] for row in differences)
-    entry["high"] = min(difference_interval(row, num_trials, upper_confidence)[1] for row in differences)
-    return entry | {"reads_ecg": entry["low"] > 0}

@@ -1,8 +1,8 @@
 """Zero-shot classification: an ECG-language model chooses an option, and an encoder with a text tower compares prompts."""
 
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -14,22 +14,64 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, Proce
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
-from elm_hf.data.loading import load_elm_dataset, load_records
+from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs
+from elm_hf.data.seen_patients import check_evaluated_patients
+from elm_hf.data.tables import load_records
 from elm_hf.evaluation.intervals import PatientBootstrap
-from elm_hf.evaluation.markdown import markdown_table, score_cell
 from elm_hf.evaluation.names import ZERO_SHOT_NAME, ZERO_SHOT_TEXT_NAME
 from elm_hf.evaluation.report_folder import check_same_run
-from elm_hf.evaluation.scores import score_entry
+from elm_hf.evaluation.zero_shot_prompts import PROMPTS, ecg_lm_content, question_content, read_option
+from elm_hf.evaluation.zero_shot_report import zero_shot_table
+from elm_hf.evaluation.zero_shot_scores import (
+    auroc_scores,
+    classification_scores,
+    majority_scores,
+    multi_label_scores,
+)
 from elm_hf.evaluation.zero_shot_tasks import ZeroShotTask, load_task
 from elm_hf.inference.generation import generate_answers, log_likelihoods
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.training.alignment import read_descriptions
 from elm_hf.utils.hub import check_name
+from elm_hf.utils.reports import REPORT_SCHEMA
 
 
 LONGEST_ANSWER = 16
 ECGS_AT_ONCE = 8
-NO_CHOICE = "(no choice)"
+# What is asked beside the ECG with the options in their own order.
+CONTROLS = ("zeros", "shuffled", "permuted")
+DRAWS = 50
+
+
+@dataclass(frozen=True)
+class ChoiceOptions:
+    """
+    How an ECG-language model is asked.
+
+    Attributes:
+        prompt: `"question"` (the ECG and a question) or `"ecg_lm"` (the prompt of Yang et al. 2024).
+        descriptions: table of `elm-hf describe`, for the prompt of ECG-LM.
+        controls: whether to ask with the ECG zeroed, with another patient's, and with permuted letters, too.
+        multi_label: whether to ask about all ECGs, also those of none or several of the classes.
+
+    Raises:
+        ValueError: unknown prompt, or `descriptions` missing for the prompt of ECG-LM.
+    """
+
+    prompt: str = "question"
+    descriptions: str | PathLike | None = None
+    controls: bool = True
+    multi_label: bool = False
+
+    def __post_init__(self):
+        if self.prompt not in PROMPTS:
+            raise ValueError(f'unknown prompt "{self.prompt}"; there are {", ".join(PROMPTS)}')
+        if (self.prompt == "ecg_lm") != (self.descriptions is not None):
+            raise ValueError(
+                'the prompt "ecg_lm", and no other, needs descriptions of the ECGs (elm-hf describe): --prompt ecg_lm '
+                "--descriptions FILE"
+            )
 
 
 def zero_shot(
@@ -44,14 +86,18 @@ def zero_shot(
     limit: int | None = None,
     seed: int = 0,
     quiet: bool = False,
+    options: ChoiceOptions | None = None,
+    allow_seen_patients: bool = False,
 ) -> dict:
     """
     Classifies the ECGs of a split without training for the task.
 
     An ECG-language model is asked with the classes as options A, B, C, ..., and chooses twice: by the letter that it
-    writes, and by the letter that it finds most probable (Yang et al. 2024, ECG-LM). It is asked about ECGs of exactly one
-    of the classes only. An encoder with a text tower (MERL) gives each ECG the cosine to each class's prompt, and
-    these rank the ECGs: the AUROC of each class over all ECGs (Liu et al. 2024, MERL).
+    writes, and by the letter that it finds most probable (Yang et al. 2024, ECG-LM). Unless scored with several labels, it is
+    asked about ECGs of exactly one of the classes only. It is asked again with the ECG zeroed, with that of another patient
+    (of other classes where there is one), and with the options in another order for each ECG. An encoder with a text tower
+    (MERL) gives each ECG the cosine to each class's prompt, and these rank the ECGs: the AUROC of each class over all ECGs
+    (Liu et al. 2024, MERL).
 
     Args:
         checkpoint: folder or repository of an ELM or of a `MerlForPreTraining`.
@@ -62,30 +108,37 @@ def zero_shot(
         tokenizer: tokenizer of the text tower; the checkpoint's own by default.
         records: folder with the signals of a dataset that was published without them.
         limit: largest number of ECGs, drawn evenly; all by default.
-        seed: random seed for the bootstrap.
+        seed: random seed for the bootstrap, other patients' ECGs and orders of options.
         quiet: no progress bar.
+        options: how an ECG-language model is asked.
+        allow_seen_patients: continue if the checkpoint was trained on some of the patients; the report says so.
 
     Returns:
-        `run`, and `tasks`: name to the scores (docs/evaluation.md has the schema).
+        `run`, `seen_patients`, and `tasks`: name to the scores (docs/evaluation.md has the schema).
 
     Raises:
-        ValueError: unknown task, no ECG of a task's classes, a checkpoint of another kind, or an `output` with the
-            classification of another checkpoint, other data or other settings.
+        ValueError: unknown task, no ECG of a task's classes, ECGs without a description, a checkpoint of another kind, or an
+            `output` with the classification of another checkpoint, other data or other settings.
     """
+    options = options or ChoiceOptions()
     loaded = [load_task(task) for task in tasks]
-    run = {"checkpoint": str(checkpoint), "dataset": str(dataset), "fold": str(fold), "split": split, "limit": limit}
-    run |= {"tasks": [task.name for task in loaded], "seed": seed}
+    run = {"schema": REPORT_SCHEMA, "checkpoint": str(checkpoint), "dataset": str(dataset), "fold": str(fold)}
+    run |= {"split": split, "limit": limit, "tasks": [task.name for task in loaded], "seed": seed}
+    run |= {"prompt": options.prompt, "controls": options.controls, "multi_label": options.multi_label}
+    run["descriptions"] = None if options.descriptions is None else str(options.descriptions)
     if output is not None and (Path(output) / ZERO_SHOT_NAME).exists():
         check_same_run(
             Path(output), json.loads((Path(output) / ZERO_SHOT_NAME).read_text(encoding="utf-8"))["run"], run
         )
     ecgs = LabelledEcgs(dataset, fold, split, records, limit)
+    patients = {name for names in ecgs.patients for name in names}
+    seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
     is_merl = _is_merl(checkpoint)
     for task in loaded:  # all of them before the first, which may take long
         _check_classes(task, ecgs.classes(task), is_merl)
-    classifier = _merl_classifier(checkpoint, tokenizer) if is_merl else _elm_classifier(checkpoint)
+    classifier = _merl_classifier(checkpoint, tokenizer) if is_merl else _elm_classifier(checkpoint, ecgs, options)
     found = {task.name: classifier(task, ecgs, seed, quiet) for task in loaded}
-    report = {"run": run, "tasks": found}
+    report = {"run": run, "seen_patients": seen, "tasks": found}
     if output is not None:
         _write(Path(output), report)
     return report
@@ -96,6 +149,7 @@ class LabelledEcgs:
     The ECGs of a split, each once.
 
     Attributes:
+        records: name of each ECG.
         ecgs: sequence of arrays `(12, samples)` in mV.
         labels: of each ECG, a set of strings.
         patients: of each ECG, `("source/patient",)`.
@@ -113,7 +167,10 @@ class LabelledEcgs:
         if not numbers:
             raise ValueError(f"{dataset}: {split} of fold {fold} has no ECGs")
         table = load_records(records or dataset)
-        facts = table.select_columns(["labels", "source", "patient_id", "sampling_rate"]).select(numbers)[:]
+        facts = table.select_columns(["record_id", "labels", "source", "patient_id", "sampling_rate"]).select(numbers)[
+            :
+        ]
+        self.records = facts["record_id"]
         self.ecgs = EcgSequence(EcgTable(table), numbers)
         self.labels = [set(labels or ()) for labels in facts["labels"]]
         self.patients = [(f"{source}/{patient}",) for source, patient in zip(facts["source"], facts["patient_id"])]
@@ -144,125 +201,188 @@ def _check_classes(task: ZeroShotTask, member: np.ndarray, is_merl: bool) -> Non
     raise ValueError(f"task {task.name!r}: {reason}; name the other tasks with --task, or take more ECGs")
 
 
-def _elm_classifier(checkpoint: str | PathLike) -> Callable:
+@dataclass(frozen=True)
+class Choices:
+    """
+    What an ECG-language model chose for each ECG.
+
+    Attributes:
+        written: number of the class whose letter it wrote; None if it wrote none.
+        log_likelihoods: `(ecgs, classes)`, of the letter of each class as the whole answer.
+    """
+
+    written: list[int | None]
+    log_likelihoods: np.ndarray
+
+    def of(self, rows: np.ndarray) -> dict[str, list[int | None]]:
+        """The classes chosen by letter and by likelihood for some of the ECGs."""
+        likely = self.log_likelihoods.argmax(axis=1)
+        return {"letter": [self.written[row] for row in rows], "likelihood": likely[rows].tolist()}
+
+
+def _elm_classifier(checkpoint: str | PathLike, ecgs: LabelledEcgs, options: ChoiceOptions) -> Callable:
+    descriptions = None if options.descriptions is None else _descriptions(options.descriptions, ecgs.records)
     model, processor = load_checkpoint(checkpoint)
 
     def classify(task: ZeroShotTask, ecgs: LabelledEcgs, seed: int, quiet: bool) -> dict:
         member = ecgs.classes(task)
-        chosen = np.flatnonzero(member.sum(axis=1) == 1)
-        letters, likely = [], []
-        starts = range(0, len(chosen), ECGS_AT_ONCE)
-        for start in tqdm(starts, desc=f"asking, {task.name}", unit="batch", disable=quiet or None):
-            batch = [ecgs.ecgs[int(row)] for row in chosen[start : start + ECGS_AT_ONCE]]
-            written, probable = choose_options(model, processor, task, batch, ecgs.sampling_rate)
-            letters += written
-            likely += probable
-        truth = member[chosen].argmax(axis=1)
-        bootstrap = PatientBootstrap([ecgs.patients[row] for row in chosen], seed=seed)
-        left_out = {
-            "of no class": int((member.sum(axis=1) == 0).sum()),
-            "of several": int((member.sum(axis=1) > 1).sum()),
+        is_one = member.sum(axis=1) == 1
+        asked = np.arange(len(member)) if options.multi_label else np.flatnonzero(is_one)
+        donors, num_other = other_classes(member, ecgs.patients, asked, seed)
+        found = {}
+        for condition in ("ecg", *(CONTROLS if options.controls else ())):
+            if condition == "shuffled" and donors is None:
+                continue
+            found[condition] = _ask(model, processor, task, ecgs, asked, condition, donors, seed, quiet, descriptions)
+        rows = np.flatnonzero(is_one[asked])  # of exactly one class, among those asked
+        truth = member[asked[rows]].argmax(axis=1)
+        bootstrap = PatientBootstrap([ecgs.patients[row] for row in asked[rows]], seed=seed)
+        scores = {
+            condition: {
+                way: classification_scores(truth, chosen, task, bootstrap) for way, chosen in choices.of(rows).items()
+            }
+            for condition, choices in found.items()
         }
-        return {
-            "ecgs": len(chosen),
+        numbers = zip(task.classes, member.sum(axis=0).tolist(), member[is_one].sum(axis=0).tolist())
+        result = {
+            "ecgs": len(rows),
             "patients": bootstrap.num_patients,
-            "left_out": left_out,
-            "letter": classification_scores(truth, letters, task, bootstrap),
-            "likelihood": classification_scores(truth, likely, task, bootstrap),
+            "split_ecgs": len(member),
+            "left_out": {
+                "of no class": int((member.sum(axis=1) == 0).sum()),
+                "of several": int((member.sum(axis=1) > 1).sum()),
+            },
+            "members": {one.name: {"ecgs": every, "of_this_class_only": only} for one, every, only in numbers},
+            "majority": majority_scores(member[asked[rows]], task, bootstrap),
+            **scores.pop("ecg"),
+            "controls": scores,
+            "donors": {"other_classes": num_other, "no_other_classes": len(asked) - num_other},
         }
+        if options.multi_label:
+            result["multi_label"] = {
+                condition: multi_label_scores(
+                    member, choices.written, choices.log_likelihoods, task, ecgs.patients, seed
+                )
+                for condition, choices in found.items()
+            }
+        return result
 
     return classify
 
 
-def option_prompt(task: ZeroShotTask) -> str:
-    """The question for an ECG-language model."""
-    options = [f"{letter}. {one.prompt}" for letter, one in zip(task.letters, task.classes)]
-    return "\n".join([task.question, *options, "Answer with the letter of one option."])
+def _descriptions(file: str | PathLike, records: Sequence[str]) -> list[dict]:
+    """The description of each record."""
+    of_record = {row["record_id"]: row for row in read_descriptions(Path(file))}
+    missing = [name for name in records if name not in of_record]
+    if missing:
+        raise ValueError(
+            f"{file}: no description of {len(missing)} of the {len(records)} ECGs, such as {missing[0]}; run elm-hf describe "
+            "on this dataset"
+        )
+    return [of_record[name] for name in records]
+
+
+def other_classes(
+    member: np.ndarray, patients: Sequence[tuple[str, ...]], asked: np.ndarray, seed: int
+) -> tuple[Mapping[int, int] | None, int]:
+    """
+    For each ECG that is asked about one of another patient among them, of none of its classes where there is one.
+
+    Args:
+        member: `(ecgs, classes)`, whether an ECG is of a class.
+        patients: of each ECG.
+        asked: numbers of the ECGs that are asked about.
+        seed: random seed.
+
+    Returns:
+        ECG to its replacement, None if there is one patient only; and the number of replacements of other classes.
+    """
+    rng = np.random.default_rng(seed)
+    donors, num_other = {}, 0
+    for row in asked.tolist():
+        fit = [other for other in rng.choice(asked, DRAWS).tolist() if patients[other] != patients[row]]
+        differs = [other for other in fit if not (member[other] & member[row]).any()]
+        if not differs:
+            fit = [other for other in asked.tolist() if patients[other] != patients[row]]
+            differs = [other for other in fit if not (member[other] & member[row]).any()]
+            if not fit:
+                return None, 0
+            rng.shuffle(fit)
+            rng.shuffle(differs)
+        num_other += bool(differs)
+        donors[row] = (differs or fit)[0]
+    return donors, num_other
+
+
+def _ask(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    task: ZeroShotTask,
+    ecgs: LabelledEcgs,
+    asked: np.ndarray,
+    condition: str,
+    donors: Mapping[int, int] | None,
+    seed: int,
+    quiet: bool,
+    descriptions: Sequence[dict] | None,
+) -> Choices:
+    """What the model chooses for the ECGs with the numbers `asked`, under `"ecg"` or one of `CONTROLS`."""
+    written, scores = [], []
+    starts = range(0, len(asked), ECGS_AT_ONCE)
+    for start in tqdm(starts, desc=f"asking, {task.name}, {condition}", unit="batch", disable=quiet or None):
+        rows = asked[start : start + ECGS_AT_ONCE].tolist()
+        seen = [ecgs.ecgs[donors[row] if condition == "shuffled" else row] for row in rows]
+        if condition == "zeros":
+            seen = [np.zeros_like(ecg) for ecg in seen]
+        number = len(task.classes)
+        orders = [np.arange(number)] * len(rows)
+        if condition == "permuted":
+            orders = [np.random.default_rng([seed, row]).permutation(number) for row in rows]
+        contents = [
+            question_content(task, order) if descriptions is None else ecg_lm_content(task, order, descriptions[row])
+            for row, order in zip(rows, orders)
+        ]
+        found = choose_options(model, processor, task, contents, orders, seen, ecgs.sampling_rate)
+        written += found.written
+        scores.append(found.log_likelihoods)
+    return Choices(written, np.concatenate(scores))
 
 
 def choose_options(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     task: ZeroShotTask,
+    contents: Sequence[list[dict]],
+    orders: Sequence[Sequence[int]],
     ecgs: Sequence[np.ndarray],
     sampling_rate: float,
-) -> tuple[list[int | None], list[int]]:
+) -> Choices:
     """
-    The class that an ECG-language model chooses for each ECG: by the letter that it writes (None if it writes none), and
-    by the letter that is most probable as the whole answer.
+    The class that an ECG-language model chooses for each ECG.
+
+    Args:
+        model, processor: of a checkpoint.
+        task: the task.
+        contents: the prompt about each ECG, with one `{"type": "ecg"}` item.
+        orders: in which the classes have the letters, in each prompt.
+        ecgs: each `(12, samples)` in mV.
+        sampling_rate: in Hz.
     """
-    content = [{"type": "ecg"}, {"type": "text", "text": option_prompt(task)}]
-    prompts = [fill_ecgs([{"role": "user", "content": content}], [ecg], sampling_rate) for ecg in ecgs]
-    written = [read_option(one.text, task) for one in generate_answers(model, processor, prompts, LONGEST_ANSWER)]
+    prompts = [
+        fill_ecgs([{"role": "user", "content": content}], [ecg], sampling_rate, keep_flat=not ecg.any())
+        for content, ecg in zip(contents, ecgs)
+    ]
+    answers = generate_answers(model, processor, prompts, LONGEST_ANSWER)
+    written = [read_option(one.text, task, order) for one, order in zip(answers, orders)]
     answered = [
         [*prompt, {"role": "assistant", "content": [{"type": "text", "text": letter}]}]
         for prompt in prompts
         for letter in task.letters
     ]
-    scores = log_likelihoods(model, processor, answered).reshape(len(ecgs), len(task.classes))
-    return written, scores.argmax(axis=1).tolist()
-
-
-def read_option(answer: str, task: ZeroShotTask) -> int | None:
-    """
-    The option that an answer names: a capital letter alone or before a dot, colon or bracket ("B", "(B) atrial
-    fibrillation"), a small letter alone, or else the words of exactly one option.
-    """
-    found = re.match(r"\W*([A-Z])(?=\W*$|\s*[.:)])", answer) or re.fullmatch(r"\W*([a-z])\W*", answer)
-    if found:
-        place = task.letters.find(found[1].upper())
-        return place if place >= 0 else None
-    named = [place for place, one in enumerate(task.classes) if one.prompt.lower() in answer.lower()]
-    return named[0] if len(named) == 1 else None
-
-
-def classification_scores(
-    truth: np.ndarray, predicted: Sequence[int | None], task: ZeroShotTask, bootstrap: PatientBootstrap
-) -> dict:
-    """
-    Accuracy, and precision, recall and F1 of each class and averaged over the classes that occur. No choice counts as
-    wrong; a class that is never predicted has precision 0.
-
-    Args:
-        truth: number of each ECG's class.
-        predicted: number of the class that was chosen; None for no choice.
-        task: the task.
-        bootstrap: bootstrap over the patients of the ECGs.
-    """
-    number = len(task.classes)
-    cells = np.zeros((len(truth), number * (number + 1)))
-    columns = [number if choice is None else choice for choice in predicted]
-    cells[np.arange(len(truth)), truth * (number + 1) + columns] = 1
-    sums = np.concatenate([cells.sum(axis=0, keepdims=True), bootstrap.sums(cells, np.arange(len(truth)))])
-    matrices = sums.reshape(-1, number, number + 1)
-    occurs = matrices[0].sum(axis=1) > 0
-    hits, support = np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(axis=2)
-    chosen = matrices.sum(axis=1)[:, :number]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        of_class = {
-            "precision": np.where(chosen > 0, hits / chosen, 0),
-            "recall": hits / support,
-            "f1": 2 * hits / (support + chosen),
-        }
-    scores = {"accuracy": hits.sum(axis=1) / support.sum(axis=1)}
-    # The averages of a resample without one of the classes are not defined.
-    scores |= {
-        f"macro_{name}": np.where(support > 0, values, np.nan)[:, occurs].mean(axis=1)
-        for name, values in of_class.items()
-    }
-    labels = [one.name for one in task.classes]
-    per_class = {
-        label: {name: float(values[0, place]) for name, values in of_class.items()} | {"ecgs": int(support[0, place])}
-        for place, label in enumerate(labels)
-        if occurs[place]
-    }
-    matrix = matrices[0].astype(int).tolist()
-    return {name: score_entry(values, bootstrap.num_patients) for name, values in scores.items()} | {
-        "no_choice": int(matrices[0][:, -1].sum()),
-        "classes": per_class,
-        "absent_classes": [label for place, label in enumerate(labels) if not occurs[place]],
-        "confusion": {"labels": [*labels, NO_CHOICE], "matrix": [*matrix, [0] * (number + 1)], "answers": len(truth)},
-    }
+    of_letters = log_likelihoods(model, processor, answered).reshape(len(ecgs), len(task.classes))
+    of_classes = np.empty_like(of_letters)
+    np.put_along_axis(of_classes, np.array(orders), of_letters, axis=1)
+    return Choices(written, of_classes)
 
 
 def _merl_classifier(checkpoint: str | PathLike, tokenizer: str | None) -> Callable:
@@ -293,74 +413,6 @@ def _merl_classifier(checkpoint: str | PathLike, tokenizer: str | None) -> Calla
         return auroc_scores(ecgs.classes(task), torch.cat(scores).numpy(), task, bootstrap)
 
     return classify
-
-
-def auroc_scores(member: np.ndarray, scores: np.ndarray, task: ZeroShotTask, bootstrap: PatientBootstrap) -> dict:
-    """
-    AUROC of each class against all other ECGs, and the mean over the classes for which it is defined.
-
-    Args:
-        member: `(ecgs, classes)`, whether an ECG is of a class.
-        scores: `(ecgs, classes)`, higher where the class is likelier.
-        task: names of the classes.
-        bootstrap: bootstrap over the patients of the ECGs.
-    """
-    weights = np.concatenate([np.ones((1, len(member))), bootstrap.question_weights()])
-    samples = np.stack([weighted_auroc(member[:, k], scores[:, k], weights) for k in range(len(task.classes))])
-    defined = ~np.isnan(samples[:, 0])
-    classes = {
-        one.name: score_entry(samples[place], bootstrap.num_patients) | {"ecgs": int(member[:, place].sum())}
-        for place, one in enumerate(task.classes)
-    }
-    macro = score_entry(samples[defined].mean(axis=0), bootstrap.num_patients)
-    return {"ecgs": len(member), "patients": bootstrap.num_patients, "macro_auroc": macro, "classes": classes}
-
-
-def weighted_auroc(member: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """
-    The probability that an ECG of the class has a higher score than another one; ties count half (Mann & Whitney 1947).
-
-    Args:
-        member, scores: `(ecgs,)`.
-        weights: `(resamples, ecgs)`, how often each ECG was drawn.
-
-    Returns:
-        `(resamples,)`, NaN where all ECGs or none of them are of the class.
-    """
-    levels, level = np.unique(scores, return_inverse=True)
-    inside, outside = (
-        np.stack([np.bincount(level, row, len(levels)) for row in weights * those]) for those in (member, ~member)
-    )
-    below = np.cumsum(outside, axis=1) - outside / 2
-    with np.errstate(invalid="ignore"):
-        return (inside * below).sum(axis=1) / (inside.sum(axis=1) * outside.sum(axis=1))
-
-
-def zero_shot_table(report: dict) -> str:
-    """The scores as Markdown."""
-    tables = []
-    for name, found in report["tasks"].items():
-        head = f"### {name}: {found['ecgs']} ECGs, {found['patients']} patients"
-        if "macro_auroc" in found:
-            rows = [[label, str(entry["ecgs"]), score_cell(entry)] for label, entry in found["classes"].items()]
-            rows.append(["mean", "", score_cell(found["macro_auroc"])])
-            tables.append(f"{head}\n\n{markdown_table(['class', 'ECGs', 'AUROC'], rows)}")
-            continue
-        ways = ("letter", "likelihood")
-        metrics = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
-        rows = [[metric.replace("_", " "), *(score_cell(found[way][metric]) for way in ways)] for metric in metrics]
-        rows.append(["no choice", *(str(found[way]["no_choice"]) for way in ways)])
-        left_out = ", ".join(f"{number} {why}" for why, number in found["left_out"].items())
-        parts = [f"{head} (left out: {left_out})", markdown_table(["", *ways], rows)]
-        for way in ways:
-            classes = found[way]["classes"].items()
-            cells = [
-                [label, str(e["ecgs"]), *(f"{e[key]:.3f}" for key in ("precision", "recall", "f1"))]
-                for label, e in classes
-            ]
-            parts.append(markdown_table([f"by {way}", "ECGs", "precision", "recall", "F1"], cells))
-        tables.append("\n\n".join(parts))
-    return "\n\n".join(tables)
 
 
 def _write(folder: Path, report: dict) -> None:

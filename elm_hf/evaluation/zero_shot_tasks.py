@@ -39,7 +39,7 @@ class ZeroShotTask:
         return ascii_uppercase[: len(self.classes)]
 
 
-# PTB-XL's statements in the words of its scp_statements.csv (Wagner et al. 2020, table 2), by diagnostic superclass.
+# PTB-XL's statements by diagnostic superclass (Wagner et al. 2020, table 2), with the names of labels in the records.
 _DIAGNOSTIC = {
     "NORM": (
         "normal ECG",
@@ -71,15 +71,15 @@ _DIAGNOSTIC = {
             "non-specific ST changes",
             "digitalis-effect",
             "long QT-interval",
-            "non-specific ischemic",
-            "ischemic in anterolateral leads",
-            "ischemic in inferior leads",
-            "ischemic in inferolateral leads",
-            "ischemic in anteroseptal leads",
-            "ischemic in lateral leads",
+            "non-specific ischemia",
+            "anterolateral ischemia",
+            "inferior ischemia",
+            "inferolateral ischemia",
+            "anteroseptal ischemia",
+            "lateral ischemia",
             "ST-T changes compatible with ventricular aneurysm",
-            "electrolytic disturbance or drug (former EDIS)",
-            "ischemic in anterior leads",
+            "electrolyte disturbance or drug effect",
+            "anterior ischemia",
         ),
     ),
     "CD": (
@@ -88,11 +88,11 @@ _DIAGNOSTIC = {
             "left anterior fascicular block",
             "incomplete right bundle branch block",
             "first degree AV block",
-            "non-specific intraventricular conduction disturbance (block)",
+            "non-specific intraventricular conduction disturbance",
             "complete right bundle branch block",
             "complete left bundle branch block",
             "left posterior fascicular block",
-            "Wolf-Parkinson-White syndrome",
+            "Wolff-Parkinson-White syndrome",
             "incomplete left bundle branch block",
             "third degree AV block",
             "second degree AV block",

@@ -1,5 +1,6 @@
 """Asking a checkpoint about one ECG: from a file, or a held-out ECG of a dataset with its questions and true answers."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -12,6 +13,9 @@ from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs, message_text, prompt_of
 from elm_hf.ecg.recording import read_recording
 from elm_hf.inference.generation import answer
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_segments import described
+from elm_hf.modeling.feature_extraction_ecg import MissingLeadsWarning
 
 
 @dataclass
@@ -21,10 +25,11 @@ class EcgToAsk:
 
     Attributes:
         name: name of the record.
-        ecg: `(12, samples)` in mV, NaN rows for absent leads.
+        ecg: `(12, samples)` in mV, NaN where invalid.
         sampling_rate: in Hz.
         prompts: conversations that end with a question, each with one `{"type": "ecg"}` item.
         truths: the true answer to each question, None where it is not known.
+        path: the WFDB record, None for an ECG of a dataset.
     """
 
     name: str
@@ -32,6 +37,21 @@ class EcgToAsk:
     sampling_rate: float
     prompts: list[list[dict]]
     truths: list[str | None]
+    path: Path | None = None
+
+    def missing_leads(self, processor: ProcessorMixin) -> str:
+        """
+        The leads that are missing in what a model reads of the ECG, with the causes, such as `"V1 (flat)"`; empty if
+        there are none.
+        """
+        reader = processor.ecg_reader
+        segment = reader.read(self.given, self.sampling_rate, LEADS)
+        return described(reader.leads, segment.causes)
+
+    @property
+    def given(self) -> np.ndarray | str:
+        """What the model's processor reads: the record itself, so that it is read in the same way everywhere."""
+        return self.ecg if self.path is None else str(self.path)
 
 
 def ecg_from_file(path: str | PathLike, questions: Sequence[str]) -> EcgToAsk:
@@ -42,11 +62,11 @@ def ecg_from_file(path: str | PathLike, questions: Sequence[str]) -> EcgToAsk:
         RecordingError: the record is missing, unreadable, or its limb leads disagree.
     """
     recording = read_recording(path)
-    ecg = np.where(np.isnan(recording.ecg).any(axis=1, keepdims=True), np.nan, recording.ecg)
     prompts = [
         [{"role": "user", "content": [{"type": "ecg"}, {"type": "text", "text": question}]}] for question in questions
     ]
-    return EcgToAsk(Path(path).name, ecg, recording.sampling_rate, prompts, [None] * len(prompts))
+    truths = [None] * len(prompts)
+    return EcgToAsk(Path(path).name, recording.ecg, recording.sampling_rate, prompts, truths, Path(path))
 
 
 def ecg_from_dataset(
@@ -106,11 +126,18 @@ def ask(
     Raises:
         ValueError: the ECG does not fit the model.
     """
-    conversations = [fill_ecgs(prompt, [to_ask.ecg], to_ask.sampling_rate) for prompt in to_ask.prompts]
+    conversations = [fill_ecgs(prompt, [to_ask.given], to_ask.sampling_rate) for prompt in to_ask.prompts]
     try:
-        answers = answer(model, processor, conversations, max_new_tokens)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=MissingLeadsWarning)  # see `EcgToAsk.missing_leads`
+            answers = answer(model, processor, conversations, max_new_tokens)
     except ValueError as error:
         raise ValueError(f"{to_ask.name}: {error}") from error
+    except (TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        cause = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{to_ask.name}: {model.name_or_path} cannot answer ({type(error).__name__}: {cause})"
+        ) from error
     return [
         {"question": message_text(prompt[-1]), "answer": text, "truth": truth}
         for prompt, text, truth in zip(to_ask.prompts, answers, to_ask.truths)

@@ -10,6 +10,7 @@ from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import logging
 
+from elm_hf.utils.positions import position_limit, stated_positions
 from elm_hf.utils.shared_prefix import shared_prefix_length, whole_ecgs
 
 
@@ -188,15 +189,14 @@ class PromptBatch:
 
 def _check_length(model: PreTrainedModel, longest: int, max_new_tokens: int):
     """Refuses conversations longer than the LLM's positions; rotary positions are not bounded, and there is a warning."""
-    config = model.config.get_text_config(decoder=True).to_dict()
-    positions = config.get("max_position_embeddings", config.get("n_positions"))
+    positions = stated_positions(model.config)
     if positions is None or longest <= positions:
         return
     found = (
         f"{model.name_or_path} reads {positions} tokens, and a conversation has {longest - max_new_tokens}, its answer up to "
         f"{max_new_tokens}"
     )
-    if "rope_parameters" not in config:
+    if position_limit(model.config) is not None:
         raise ValueError(f"{found}; omit the conversation, or allow for shorter answers")
     logger.warning_once(f"{found}: its answers there may be worse than elsewhere")
 

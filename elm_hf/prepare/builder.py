@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import os
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -13,9 +16,11 @@ from datasets import DatasetInfo, Features, SplitGenerator
 from datasets.builder import Key
 
 from elm_hf.data.columns import LISTED_FEATURES
-from elm_hf.ecg.recording import Recording, RecordingError, segments
+from elm_hf.ecg.recording import Recording, RecordingError, path_within, read_recording, segments
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE
+from elm_hf.modeling.folder_paths import Folder
 from elm_hf.prepare.names import check_dataset_name
+from elm_hf.utils.errors import LONGEST_MESSAGE, short
 
 
 # number of conversations in memory at once
@@ -35,6 +40,12 @@ class ElmDatasetConfig(datasets.BuilderConfig):
         num_recordings: maximum number of recordings; for a simulated dataset, the number of recordings to simulate.
         seed: random seed for simulated or drawn data.
         one_patient_per_file: treat each ECG file without patient id as a separate patient (`ecgfolder`).
+        records: datasets with the ECGs of the conversations, if they are not read from the source.
+        source_rate: sampling rate in Hz of the files to read, if the source has several (`ptb_xl`).
+        reports: language of the reports in conversations, `"english"` (default) or `"original"` (`ptb_xl`).
+        translations: CSV with English translations of reports, as written by `elm-hf translate` (`ptb_xl`).
+        questions_per_ecg: largest mean number of questions per ECG (questions from labels).
+        questions_per_template: maximum number of questions per template (questions from labels).
     """
 
     source: str | None = None
@@ -43,6 +54,16 @@ class ElmDatasetConfig(datasets.BuilderConfig):
     num_recordings: int | None = None
     seed: int = 0
     one_patient_per_file: bool = False
+    records: tuple[str, ...] = ()
+    source_rate: int | None = None
+    reports: str | None = None
+    translations: str | None = None
+    questions_per_ecg: int | None = None
+    questions_per_template: int | None = None
+
+
+# Options of `ElmDatasetConfig` that only some datasets have.
+SPECIAL_OPTIONS = ("source_rate", "reports", "translations", "questions_per_ecg", "questions_per_template")
 
 
 class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
@@ -67,6 +88,26 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
     HAS_ECGS = True
     # additional columns of the conversations of this dataset
     CONVERSATION_FEATURES: dict = {}
+    # those of `SPECIAL_OPTIONS` that this dataset has
+    OPTIONS: tuple[str, ...] = ()
+
+    @property
+    def record_source(self) -> str:
+        """The name of the dataset that the recordings belong to, which is this dataset by default."""
+        return self.name
+
+    def notes(self) -> list[str]:
+        """Return sentences about the conversations for the dataset card that depend on the options of the build."""
+        return []
+
+    def record_notes(self) -> list[str]:
+        """Return sentences about the records for the dataset card that depend on the options of the build."""
+        return []
+
+    def __init__(self, *arguments, **options):
+        # What was changed in the recordings that were read: filled gaps and, by name, dropped signals.
+        self.counts: Counter = Counter()
+        super().__init__(*arguments, **options)
 
     def list_recordings(self) -> Iterator[dict]:
         """
@@ -106,7 +147,7 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             reason: a short category, used for counting.
             message: file, entry and cause.
         """
-        self._left_out.append((reason, self.from_source(message)))
+        self._left_out.append((reason, short(self.from_source(message), LONGEST_MESSAGE)))
 
     def source_folder(self, *contents: str) -> Path:
         """
@@ -116,7 +157,7 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             contents: files and folders that the source must contain.
 
         Raises:
-            ValueError: `source` is not set.
+            ValueError: `source` is not set, or one of `contents` is a link that leads out of the folder.
             FileNotFoundError: the folder or one of `contents` does not exist.
         """
         if self.config.source is None:
@@ -127,7 +168,35 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
                 raise FileNotFoundError(
                     f"{path}: not found; source (--source) must be the folder of {self.PRETTY_NAME}"
                 )
+        if contents:
+            inside = Folder(folder)
+            for name in contents:
+                inside.inside(folder / name)
         return folder
+
+    def files_in_source(self, *patterns: str) -> list[Path]:
+        """
+        List the files of the source that match one of the patterns, sorted.
+
+        Raises:
+            ValueError: a file is a link that leads out of the source.
+        """
+        folder = self.source_folder()
+        inside = Folder(folder)
+        return sorted(inside.inside(path) for pattern in patterns for path in folder.glob(pattern))
+
+    def read_wfdb(self, name: str) -> Recording:
+        """
+        Read a WFDB record of the source.
+
+        Args:
+            name: path of the record in the source, with or without suffix.
+
+        Raises:
+            RecordingError: the record cannot be used, or one of its files is outside the source.
+        """
+        folder = self.source_folder()
+        return read_recording(path_within(folder, name), folder)
 
     def references(self) -> Iterator[dict]:
         """
@@ -159,15 +228,38 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             rows = [self._with_sources(row) for row in islice(conversations, TABLE_SIZE)]
             if not rows:
                 break
-            yield Key(0, number), pa.Table.from_pylist(rows, self.info.features.arrow_schema)
+            yield Key(0, number), self._conversation_table(rows)
         Path(self._output_dir, "left_out.json").write_text(json.dumps(self._left_out), encoding="utf-8")
 
+    def _conversation_table(self, rows: list[dict]) -> pa.Table:
+        """The table of conversations. A conversation that does not fit the columns is excluded."""
+        schema = self.info.features.arrow_schema
+        try:
+            return pa.Table.from_pylist(rows, schema)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+            if len(rows) > 1:
+                half = len(rows) // 2
+                return pa.concat_tables([self._conversation_table(rows[:half]), self._conversation_table(rows[half:])])
+            name = short(rows[0]["conversation_id"])
+            self.leave_out(
+                "damaged entry", f"{name}: a value does not fit the columns of the dataset ({short(error)})"
+            )
+            return schema.empty_table()
+
     def _with_sources(self, conversation: dict) -> dict:
-        return {"recording_sources": [self.name] * len(conversation["recording_ids"])} | conversation
+        return {"recording_sources": [self.record_source] * len(conversation["recording_ids"])} | conversation
 
     def from_source(self, message: str) -> str:
         """Make the paths in a message relative to the source, because the message is published."""
-        return message.replace(f"{self.config.source}/", "")
+        if self.config.source is None:
+            return message
+        source = os.path.normpath(self.config.source)
+        folders = {source, str(self.config.source).rstrip("/"), os.path.abspath(source), os.path.realpath(source)}
+        for folder in sorted(folders - {"", "."}, key=len, reverse=True):
+            message = re.sub(rf"(?<![\w./-]){re.escape(folder)}/+", "", message)
+            if os.path.isabs(folder):
+                message = message.replace(folder, os.path.basename(folder))
+        return message
 
     def record_rows(self, reference: dict) -> Iterator[dict]:
         """
@@ -185,12 +277,14 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             name = reference["recording_id"]
             raise RecordingError("repeated recording", f"{name}: listed more than once; only the first entry is used")
         recording, metadata = self.read_recording(reference)
+        self.counts.update(f"signals {name}" for name in recording.other_signals)
         for segment in segments(recording, self.config.seconds, self.config.sampling_rate):
+            self.counts["gaps"] += segment.num_filled
             yield {
-                "record_id": f"{self.name}-{reference['recording_id']}-{segment.index}",
+                "record_id": f"{self.record_source}-{reference['recording_id']}-{segment.index}",
                 "recording_id": reference["recording_id"],
                 "patient_id": reference["patient_id"],
-                "source": self.name,
+                "source": self.record_source,
                 "segment": segment.index,
                 "start_s": segment.start_s,
                 "ecg": segment.ecg,

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from elm_hf.data.ecg_table import StreamedEcgTable
-from elm_hf.data.layout import BUILD_REPORT_NAME, PICTURE_NAME
+from elm_hf.data.layout import BUILD_REPORT_NAME, OFFICIAL, PATIENTS, PICTURE_NAME, RECORDS, SPLITS, fold_config
 from elm_hf.data.messages import message_text
 from elm_hf.ecg.plot import plot_ecg
 from elm_hf.prepare.builder import ElmDatasetBuilder, find_builder
@@ -28,7 +28,7 @@ def write_card(folder: Path, name: str) -> None:
         folder: folder of the dataset, which contains the build report and a sub-folder for each configuration.
         name: name or path of the dataset in the code examples.
     """
-    records = sorted((folder / "records").glob("*.parquet"))
+    records = sorted((folder / RECORDS).glob("*.parquet"))
     if records:
         table = StreamedEcgTable()
         table.add_files([str(records[0])])
@@ -64,10 +64,16 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> Datas
         description=builder.DESCRIPTION,
         credits=sources,
         report=report,
+        question_types=_question_types(report.get("templates", [])),
+        notes=report.get("notes", []) + report.get("record_notes", []),  # builds of earlier versions have neither
         records=records,
         seconds=records["samples"] / records["sampling_rate"] if records["records"] else 0,
-        official=report["splits"].get("official"),
-        folds={name: fold for name, fold in report["splits"].items() if name != "official"},
+        official=report["splits"].get(OFFICIAL),
+        official_splits=[split for split in SPLITS if split in report["splits"].get(OFFICIAL, ())],
+        folds={name: fold for name, fold in report["splits"].items() if name != OFFICIAL},
+        labels=report.get("labels"),  # builds of earlier versions have neither
+        has_patients=(folder / PATIENTS).is_dir(),
+        taken_from_records=report.get("folds_from_records"),
         examples=[] if ids_only else _examples(folder),
         picture=PICTURE_NAME if (folder / PICTURE_NAME).is_file() and not ids_only else None,
         ids_only=ids_only is not None,
@@ -77,15 +83,29 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> Datas
 
 def credited(folder: Path, report: dict) -> list[type[ElmDatasetBuilder]]:
     """Return the scripts of the datasets in a build: first that of the conversations, then those of the records."""
-    columns = [pq.read_table(path, columns=["source"])["source"] for path in (folder / "records").glob("*.parquet")]
+    columns = [pq.read_table(path, columns=["source"])["source"] for path in (folder / RECORDS).glob("*.parquet")]
     sources = {source for column in columns for source in column.unique().to_pylist()} - {report["dataset"]}
     return [find_builder(name) for name in (report["dataset"], *sorted(sources)) if name in dataset_names()]
 
 
+def _question_types(templates: list[dict]) -> dict[str, dict]:
+    """Number of templates and questions, and blind accuracy, of each question type."""
+    types = {}
+    for entry in templates:
+        found = types.setdefault(entry["question_type"], {"templates": 0, "questions": 0, "blind": 0})
+        found["blind"] = found["blind"] * found["questions"] + entry["blind_majority"] * entry["questions"]
+        found["templates"] += 1
+        found["questions"] += entry["questions"]
+        found["blind"] /= found["questions"]
+    return types
+
+
 def _examples(folder: Path) -> list[dict]:
     """Example conversations of the first question types: number of ECGs, question and answer."""
-    config = "fold1" if (folder / "fold1").is_dir() else "official"
-    path = sorted((folder / config).glob("*.parquet"))[0]
+    files = [path for config in (fold_config(1), OFFICIAL) for path in sorted((folder / config).glob("*.parquet"))]
+    if not files:  # too few patients for folds
+        return []
+    path = files[0]
     types = pq.read_table(path, columns=["question_type"])["question_type"].to_pylist()
     rows = sorted({question_type: row for row, question_type in reversed(list(enumerate(types)))}.values())
     table = pq.read_table(path, columns=["conversation_id", "ecg_index", "messages"]).take(rows[:MAX_EXAMPLES])
@@ -113,10 +133,10 @@ def _configs(folder: Path) -> list[dict]:
     configs = []
     for name in names:
         splits = {path.name.split("-")[0] for path in (folder / name).glob("*.parquet")}
-        ordered = [split for split in ("train", "validation", "test") if split in splits]
+        ordered = [split for split in SPLITS if split in splits]
         data_files = [{"split": split, "path": f"{name}/{split}-*.parquet"} for split in ordered]
         config = {"config_name": name, "description": _fingerprint(folder / name), "data_files": data_files}
-        configs.append(config | ({"default": True} if name == "fold1" else {}))
+        configs.append(config | ({"default": True} if name == fold_config(1) else {}))
     return configs
 
 

@@ -20,19 +20,16 @@ import pyarrow.parquet as pq
 from datasets import Features
 
 from elm_hf.data.layout import BUILD_REPORT_NAME
-from elm_hf.data.loading import check_same_shape, load_records
+from elm_hf.data.loading import check_same_shape
+from elm_hf.data.tables import load_records
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE
-from elm_hf.prepare.builder import ElmDatasetBuilder, find_builder
+from elm_hf.prepare.builder import SPECIAL_OPTIONS, ElmDatasetBuilder, find_builder
 from elm_hf.prepare.card import write_card
-from elm_hf.prepare.matching import (
-    asked_recordings,
-    find_ecgs,
-    list_conversations,
-    recording_names,
-    split_conversations,
-    write_splits,
-)
+from elm_hf.prepare.matching import asked_recordings, find_ecgs, list_conversations, recording_names
+from elm_hf.prepare.patients import GivenFolds, write_patients
+from elm_hf.prepare.question_report import question_report
 from elm_hf.prepare.record_files import VERSIONS, RecordFiles, build_records, plan_records
+from elm_hf.prepare.splits import assign_folds, split_conversations, write_splits
 from elm_hf.prepare.work_folder import (
     begin,
     check_output,
@@ -42,6 +39,7 @@ from elm_hf.prepare.work_folder import (
     was_published,
     work_folder,
 )
+from elm_hf.utils.files import check_links
 
 
 def prepare_dataset(
@@ -55,14 +53,19 @@ def prepare_dataset(
     num_proc: int = 1,
     max_skipped: float = 0.05,
     seed: int = 0,
-    num_folds: int = 5,
+    num_folds: int | None = None,
     one_patient_per_file: bool = False,
     overwrite: bool = False,
     merge: bool = False,
+    **special_options,
 ) -> dict:
     """
-    Build a dataset in the Hub layout: `records`, `fold1` ... `fold5`, `official` if the source has an official split,
-    a card, `build_report.json`, `skipped.csv` and `left_out.csv`. The result does not depend on `num_proc`.
+    Build a dataset in the Hub layout: `records`, `patients`, `fold1` ... `fold5`, `official` if the source has an
+    official split, a card, `build_report.json`, `skipped.csv` and `left_out.csv`. The result does not depend on
+    `num_proc`.
+
+    Folds belong to the patients of a source: a dataset with recordings deals them, and conversations about the records
+    of other datasets take the folds of those datasets.
 
     The dataset is built in the working folder `OUTPUT.building`, which is renamed when the build is complete. After an
     interruption, the same call continues the build and gives the same dataset, byte for byte.
@@ -72,34 +75,41 @@ def prepare_dataset(
         output: folder of the dataset to build.
         source: folder of the source as downloaded.
         records: one or several elm-hf datasets (folders or Hub names) with the ECGs of the conversations. The ECGs in
-            use are copied; `seconds`, `sampling_rate` and `num_recordings` are ignored.
+            use are copied, and their patients keep their folds; `seconds`, `sampling_rate` and `num_recordings` are
+            ignored.
         seconds: length of a record in seconds.
         sampling_rate: sampling rate of the records in Hz.
         num_recordings: maximum number of recordings; for a simulated dataset, the number of recordings to simulate.
         num_proc: number of processes that read recordings.
         max_skipped: maximum share of skipped recordings. Recordings that are shorter than a record are not counted.
         seed: random seed for folds and simulated ECGs.
-        num_folds: number of folds; 0 builds only the `official` split.
+        num_folds: number of folds; 0 builds only the `official` split. Defaults to 5, or to the number of folds of
+            the datasets in `records`.
         one_patient_per_file: treat each file without patient id as a separate patient (`ecgfolder`).
         overwrite: replace an existing build in `output`, or an unfinished build with other options.
         merge: join the shards built by `prepare_shard` instead of reading recordings.
+        special_options: options that only some datasets have (`SPECIAL_OPTIONS`), see `ElmDatasetConfig`.
 
     Returns:
         The build report, as in `build_report.json`.
 
     Raises:
         ValueError: the name is unknown, too many recordings are skipped, there is nothing to build, there are fewer
-            patients than folds, there is an unfinished build with other options, or shards are missing.
+            patients than folds, `records` have no folds or other ones, there is an unfinished build with other
+            options, or shards are missing.
         FileNotFoundError: the source or a part of it is missing.
         FileExistsError: `output` exists and is not empty.
         BlockingIOError: another process is building the same dataset.
     """
     output = Path(output).absolute()
-    options = _options(source, seconds, sampling_rate, num_recordings, seed, one_patient_per_file)
-    with _builder(name, options) as builder:
+    paths = [records] if isinstance(records, str | PathLike) else list(records or [])
+    special_options = _without_paths(special_options)
+    options = _options(source, seconds, sampling_rate, num_recordings, seed, one_patient_per_file) | special_options
+    with _builder(name, options | {"records": tuple(str(path) for path in paths)}) as builder:
         if not builder.HAS_ECGS and records is not None:
             raise ValueError(f"{name} is a text-only dataset: omit records (--records)")
         reads_ecgs = builder.HAS_ECGS and records is None
+        given = GivenFolds.load(paths, num_folds) if paths else None
         if merge and not reads_ecgs:
             raise ValueError(
                 f"{name} does not read recordings in this build, so there are no shards to merge (--merge)"
@@ -120,7 +130,7 @@ def prepare_dataset(
                 build_records(builder, files, range(files.count), num_proc)
             else:
                 clear(work / "build")  # copying takes little time
-                files = _copy_records(records, asked_recordings(conversations), work, build_id)
+                files = _copy_records(paths, asked_recordings(conversations), work, build_id)
             clear_all_but_records(work)
             settings = {
                 "num_recordings": num_recordings,
@@ -128,7 +138,13 @@ def prepare_dataset(
                 "num_folds": num_folds,
                 "seed": seed,
             }
-            report = _finish(name, output.name, files, conversations, unusable, settings)
+            # the path of a file of this machine is not published
+            settings |= {key: value for key, value in special_options.items() if value and key != "translations"}
+            notes = {
+                "notes": builder.notes(),
+                "record_notes": builder.record_notes() if reads_ecgs else _notes_of_records(paths),
+            }
+            report = _finish(name, output.name, files, conversations, unusable, settings, notes, given)
             publish(work, output)
     return report
 
@@ -145,6 +161,7 @@ def prepare_shard(
     num_proc: int = 1,
     seed: int = 0,
     one_patient_per_file: bool = False,
+    **special_options,
 ) -> dict:
     """
     Read the recordings of a shard of a dataset. `prepare_dataset(..., merge=True)` joins all shards.
@@ -154,8 +171,8 @@ def prepare_shard(
     recordings in a file do not depend on `num_shards`.
 
     Args:
-        name, output, source, seconds, sampling_rate, num_recordings, num_proc, seed, one_patient_per_file: see
-            `prepare_dataset`. They must be the same for every shard.
+        name, output, source, seconds, sampling_rate, num_recordings, num_proc, seed, one_patient_per_file,
+            special_options: see `prepare_dataset`. They must be the same for every shard.
         shard: number of the shard, from 1 to `num_shards`.
         num_shards: number of shards of the dataset.
 
@@ -177,6 +194,7 @@ def prepare_shard(
     output = Path(output).absolute()
     check_output(output, overwrite=False)
     options = _options(source, seconds, sampling_rate, num_recordings, seed, one_patient_per_file)
+    options |= _without_paths(special_options)
     with _builder(name, options) as builder:
         plan = _plan(builder, options)
         with work_folder(output, f"shard-{shard}-of-{num_shards}") as work:
@@ -219,8 +237,31 @@ def _options(
 
 @contextmanager
 def _builder(name: str, options: dict) -> Iterator[ElmDatasetBuilder]:
+    builder = find_builder(name)
+    for option in SPECIAL_OPTIONS:
+        if options.get(option) is not None and option not in builder.OPTIONS:
+            has = f"it has {', '.join(map(_flag, builder.OPTIONS))}" if builder.OPTIONS else "it has no such options"
+            raise ValueError(f"{name} has no option {option} ({_flag(option)}); {has}")
     with TemporaryDirectory() as cache:
-        yield find_builder(name)(cache_dir=cache, config_name="conversations", **options)
+        yield builder(cache_dir=cache, config_name="conversations", **options)
+
+
+def _without_paths(options: dict) -> dict:
+    """Options with paths as text, because the plan of a build is stored as JSON."""
+    return {name: str(value) if isinstance(value, PathLike) else value for name, value in options.items()}
+
+
+def _notes_of_records(paths: Sequence[str | PathLike]) -> list[str]:
+    """The notes about the records in folders, which also apply to a dataset with copies of these records."""
+    reports = [Path(path) / BUILD_REPORT_NAME for path in paths]
+    notes = [
+        json.loads(path.read_text(encoding="utf-8")).get("record_notes", []) for path in reports if path.is_file()
+    ]
+    return list(dict.fromkeys(note for of_dataset in notes for note in of_dataset))
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
 
 
 def _plan(builder: ElmDatasetBuilder, options: dict) -> dict:
@@ -239,13 +280,13 @@ def _cleanup_on_error(work: Path, keep_records: bool) -> Iterator[None]:
         raise
 
 
-def _copy_records(
-    paths: str | PathLike | Sequence[str | PathLike] | None, asked: pa.Array, work: Path, build_id: str
-) -> RecordFiles:
+def _copy_records(paths: list[str | PathLike], asked: pa.Array, work: Path, build_id: str) -> RecordFiles:
     """Copy the records of the ECGs that the conversations refer to."""
-    if paths is None:
+    if not paths:
         return RecordFiles(work, 0, build_id)
-    paths = [paths] if isinstance(paths, str | PathLike) else list(paths)
+    for path in paths:
+        if Path(path).is_dir():
+            check_links(path)
     tables = [load_records(path) for path in paths]
     check_same_shape(paths, tables)
     records = datasets.concatenate_datasets(tables)
@@ -269,9 +310,15 @@ def _finish(
     conversations: list[Path],
     unusable: list[tuple[str, str]],
     settings: dict,
+    notes: dict[str, list[str]],
+    given: GivenFolds | None,
 ) -> dict:
-    """Write the splits, the build report, the lists of skipped and excluded data, and the card. Returns the report."""
+    """
+    Write the patients, the splits, the build report, the lists of skipped and excluded data, and the card. Returns the
+    report.
+    """
     build, joined = files.work / "build", files.work / "conversations.parquet"
+    files.drop_copies()
     skipped, keys = files.skipped(), files.keys()
     _check_skipped(name, skipped, keys, settings["max_skipped"], files.work)
     left_out = find_ecgs(conversations, keys, joined)
@@ -280,14 +327,21 @@ def _finish(
     if not num_built:
         first = f"; first damaged entry: {unusable[0][1]}" if unusable else ""
         raise ValueError(f"none of the {left_out.total()} conversations can be used: {_counts(left_out)}{first}")
-    splits, split_report = split_conversations(joined, keys, settings["num_folds"], settings["seed"])
+    folds = assign_folds(joined, keys, settings["num_folds"], settings["seed"], given)
+    splits, split_report = split_conversations(joined, folds)
+    if folds.patients is not None:
+        write_patients(folds.patients, build)
     write_splits(joined, splits, build)
     report = {
         "dataset": name,
-        "options": settings,
+        "options": settings | {"num_folds": folds.number},
+        "templates": question_report(joined),
+        **notes,
         "records": _records_report(files, keys, skipped),
         "conversations": {"built": num_built, "left_out": dict(left_out)},
         "splits": split_report,
+        "folds_from_records": given is not None,
+        "labels": folds.labels,
         "versions": {package: version(package) for package in VERSIONS},
     }
     _write_report(build, report, skipped, unusable)
@@ -324,12 +378,15 @@ def _records_report(files: RecordFiles, keys: pa.Table, skipped: list) -> dict:
     if len(keys):
         samples = Features.from_arrow_schema(pq.read_schema(files.path(0)))["ecg"].shape[1]
         shape = {"sampling_rate": keys["sampling_rate"][0].as_py(), "samples": samples}
-    patients = recording_names(keys["source"], keys["patient_id"])
+    patients, counts = recording_names(keys["source"], keys["patient_id"]), files.counts()
+    dropped = {name.removeprefix("signals "): count for name, count in sorted(counts.items()) if name != "gaps"}
     return shape | {
         "recordings": _num_recordings(keys),
         "skipped": dict(Counter(reason for _, reason, _ in skipped).most_common()),
         "records": len(keys),
         "records_with_missing_leads": pc.sum(pc.greater(pc.list_value_length(keys["missing_leads"]), 0)).as_py() or 0,
+        "filled_gaps": counts["gaps"],
+        "dropped_signals": dropped,
         "patients": pc.count_distinct(patients).as_py(),
     }
 

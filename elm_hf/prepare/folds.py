@@ -1,223 +1,273 @@
-"""Stratified folds with disjoint patients: the test sets partition the patients."""
+"""Folds of patients by iterative stratification over all labels of a patient (Sechidis et al. 2011)."""
 
-import warnings
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
+from scipy.sparse import csr_matrix
 
 
-# Strata with at least this number of patients are balanced between the test sets.
-MIN_PATIENTS = 50
-# Balancing stops if the largest relative deviation is at most TOLERANCE, or after MAX_PASSES passes over the patients.
-TOLERANCE, MAX_PASSES = 0.05, 8
+# The shares of labels with at least this number of patients are balanced between the test sets, to `TOLERANCE`.
+MIN_PATIENTS, TOLERANCE = 50, 0.1
+# Balancing aims a little below the tolerance. It makes at most `MAX_EXCHANGES` exchanges and chooses each among the
+# pairs of so many patients with a label and so many others of two test sets. It ends if so many attempts fail.
+_AIM, MAX_EXCHANGES, _WITH_LABEL, _OTHERS, _ATTEMPTS = 0.095, 1000, 16, 4, 5
+# Shares change a little with the sizes of the test sets, so labels within this margin of the aim are considered as well.
+_MARGIN = 0.002
+# Share of all patients in the validation set of a fold.
+VALIDATION_SHARE = 0.1
 
 
-@dataclass(frozen=True)
-class Fold:
+def deal_patients(
+    counts: csr_matrix, num_records: np.ndarray, num_folds: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """
-    The train set and the test set of a fold.
+    Assign patients to folds, so that every label has about the same share in each test set.
 
-    Attributes:
-        train, test: row numbers of the conversations in the train and in the test set, in increasing order, int64.
-        num_left_out: number of conversations that are in neither set, because they compare patients of both sets.
-        test_patients: patients of the test set, sorted.
-        largest_deviation: largest relative deviation of the share of a stratum in this test set from its share in all
-            test sets. Only strata with at least `MIN_PATIENTS` patients in their tested conversations are considered.
-        deviating_stratum: stratum with the largest deviation; None if no stratum has `MIN_PATIENTS` patients.
-    """
+    The test sets partition the patients. The validation set of a fold, a tenth of all patients, is a part of the test
+    set of the next fold (of the first one for the last fold), so that the three sets of a fold are disjoint. Both
+    assignments are iterative stratifications: the rarest label is dealt first, each of its patients to the set that
+    lacks this label most. Then patients are exchanged until the share of each label with at least `MIN_PATIENTS`
+    patients is within `TOLERANCE` in every test set, counted in patients and in records, where this is possible.
 
-    train: np.ndarray
-    test: np.ndarray
-    num_left_out: int
-    test_patients: list
-    largest_deviation: float
-    deviating_stratum: str | None
-
-
-def make_folds(
-    patients: Sequence[Sequence[Hashable]], strata: Sequence[str], num_folds: int = 5, seed: int = 0
-) -> list[Fold]:
-    """
-    Assign patients to folds, so that every stratum has about the same share in each test set.
-
-    A conversation is in the test set of a fold if all its patients are in this fold, in the train set if none of them
-    is, and excluded from the fold otherwise. Comparisons of different patients are therefore rarer in every test set
-    than in the whole dataset, however the patients are assigned, and shares are compared with those in all test sets
-    together. The patients are assigned by `StratifiedGroupKFold`. Then single patients are moved as long as this makes
-    the shares in the test sets more similar. The result depends on the conversations and the seed, but not on the
-    order of the conversations.
+    The result depends on the order of the rows, so the caller sorts patients and labels.
 
     Args:
-        patients: for each conversation, the keys of the patients of its ECGs. Keys must be sortable and unique over
-            all sources, for example `(source, patient_id)`.
-        strata: stratum of each conversation. Strata with fewer than `num_folds` patients are pooled, because they
-            cannot be in every fold.
+        counts: `(patients, labels)`, number of records of each patient with each label.
+        num_records: `(patients,)`, number of records of each patient.
         num_folds: number of folds, at least 2.
-        seed: random seed for the assignment of patients.
+        seed: random seed.
+
+    Returns:
+        `test_fold` and `validation_fold`, both `(patients,)`: the number of the fold, from 1, whose test set and whose
+        validation set a patient is in; 0 if the patient is in no validation set.
 
     Raises:
-        ValueError: there are fewer patients than folds, or a conversation has no patient.
+        ValueError: there are fewer patients than folds, or fewer than two folds.
+    """
+    num_patients = counts.shape[0]
+    check_enough(num_patients, num_folds)
+    rng = np.random.default_rng(seed)
+    fold = _stratify(counts, num_records, [1 / num_folds] * num_folds, rng)
+    fold = _Balance(counts, num_records, fold, num_folds, rng).balanced()
+    validates = np.zeros(num_patients, dtype=bool)
+    for number in range(num_folds):
+        members = np.flatnonzero(fold == number)
+        if (
+            len(members) == 1
+        ):  # with two folds, a validation set of the only other patient would leave none to train on
+            validates[members] = num_folds > 2
+            continue
+        share = min(VALIDATION_SHARE * num_folds, 1)
+        part = _stratify(counts[members], num_records[members], [share, 1 - share] if share < 1 else [1], rng)
+        validates[members] = part == 0
+    before = np.where(fold == 0, num_folds, fold)  # the previous fold, numbered from 1
+    return fold + 1, np.where(validates, before, 0)
+
+
+def check_enough(num_patients: int, num_folds: int) -> None:
+    """
+    Check that every fold can have a test patient.
+
+    Raises:
+        ValueError: there are fewer patients than folds, or fewer than two folds.
     """
     if num_folds < 2:
         raise ValueError(
             f"num_folds (--num-folds) is {num_folds}; expected 2 or more, or 0 to build a dataset without folds"
         )
-    keys = sorted({patient for row in patients for patient in row})
-    if len(keys) < num_folds:
+    if num_patients < num_folds:
         raise ValueError(
-            f"{num_folds} folds require at least {num_folds} patients, but the conversations have {len(keys)}; "
-            "use more recordings, fewer folds (--num-folds), or no folds (0)"
+            f"{num_folds} folds require at least {num_folds} patients, but there are {num_patients}; use more "
+            "recordings, fewer folds (--num-folds), or no folds (0)"
         )
-    number_of = {key: number for number, key in enumerate(keys)}
-    conversation, patient = _pairs(patients, number_of)
-    names, stratum = np.unique(np.asarray(strata, dtype=str), return_inverse=True)
-    fold_of = _assign_folds(stratum[conversation], conversation, patient, num_folds, seed)
-    fold_of = _Balance(stratum, conversation, patient, fold_of, num_folds).improved(seed)
-    sides = [_sides(number, fold_of, conversation, patient, keys) for number in range(num_folds)]
-    deviation = _deviations(stratum, conversation, patient, [test for _, test in sides])
-    folds = []
-    for number, (train, test) in enumerate(sides):
-        worst = int(deviation[number].argmax())
-        folds.append(
-            Fold(
-                train,
-                test,
-                num_left_out=len(patients) - len(train) - len(test),
-                test_patients=[keys[key] for key in np.flatnonzero(fold_of == number)],
-                largest_deviation=float(max(deviation[number, worst], 0)),
-                deviating_stratum=str(names[worst]) if deviation[number, worst] >= 0 else None,
-            )
-        )
-    return folds
 
 
-def _pairs(patients: Sequence[Sequence[Hashable]], number_of: dict) -> tuple[np.ndarray, np.ndarray]:
-    """All distinct (conversation, patient) pairs, as an array of row numbers and an array of patient numbers."""
-    counts = np.array([len(row) for row in patients])
-    if not counts.all():
-        raise ValueError(f"conversation {int(np.argmin(counts))} has no patient, so it cannot be assigned to a fold")
-    conversation = np.repeat(np.arange(len(counts)), counts)
-    patient = np.array([number_of[key] for row in patients for key in row])
-    pairs = np.unique(conversation * len(number_of) + patient)
-    return pairs // len(number_of), pairs % len(number_of)
+def deviations(
+    counts: csr_matrix, num_records: np.ndarray, test_fold: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Compare the shares of the labels in each test set with those in all test sets.
+
+    Args:
+        counts, num_records: see `deal_patients`.
+        test_fold: `(patients,)`, numbers of folds from 1.
+
+    Returns:
+        The numbers of the labels with at least `MIN_PATIENTS` patients, `(common,)`, and the relative deviations of
+        their shares in patients and in records, both `(common, folds)`. A fold without patients has deviation 0.
+    """
+    common = np.flatnonzero(counts.getnnz(axis=0) >= MIN_PATIENTS)
+    num_folds = int(test_fold.max())
+    features = _Features(counts, num_records, common, num_folds)
+    table = np.stack([features.total(np.flatnonzero(test_fold == fold)) for fold in range(1, num_folds + 1)])
+    deviation = features.deviations(table).reshape(len(table), 2, len(common))
+    return common, deviation[:, 0].T, deviation[:, 1].T
 
 
-def _assign_folds(
-    stratum: np.ndarray, conversation: np.ndarray, patient: np.ndarray, num_folds: int, seed: int
+def _stratify(
+    counts: csr_matrix, num_records: np.ndarray, shares: Sequence[float], rng: np.random.Generator
 ) -> np.ndarray:
-    """The fold of each patient, assigned by scikit-learn. `stratum` is given for each (conversation, patient) pair."""
-    stratum = _pool_rare(stratum, patient, num_folds)
-    fold_of = np.empty(patient.max() + 1, dtype=np.int64)
-    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # the pooled stratum may have fewer patients than there are folds
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        for number, (_, test) in enumerate(splitter.split(conversation, stratum, patient)):
-            fold_of[patient[test]] = number
-    return fold_of
+    """
+    Deal patients into parts. A patient counts in a label once and once more for each record with it, so that both
+    numbers are balanced. Patients with many records of a label are dealt first, because they cannot be divided.
+
+    Returns:
+        Number of the part of each patient. No part is empty if there are enough patients.
+    """
+    num_patients = counts.shape[0]
+    order = rng.permutation(num_patients).tolist()
+    starts, labels, numbers = counts.indptr.tolist(), counts.indices.tolist(), (counts.data + 1).tolist()
+    weights_of = [dict(zip(labels[a:b], numbers[a:b])) for a, b in zip(starts[:-1], starts[1:])]
+    size_of = (num_records + 1).tolist()
+    members = defaultdict(list)
+    for patient in order:
+        for label in weights_of[patient]:
+            members[label].append(patient)
+    wanted = {
+        label: [sum(weights_of[patient][label] for patient in own) * share for share in shares]
+        for label, own in members.items()
+    }
+    free = [sum(size_of) * share for share in shares]
+    num_left = {label: len(own) for label, own in members.items()}
+    part_of, parts = [-1] * num_patients, range(len(shares))
+
+    def deal(patient: int, wanted_of: list[float]) -> None:
+        part = max(parts, key=lambda part: (wanted_of[part], free[part]))
+        part_of[patient] = part
+        free[part] -= size_of[patient]
+        for label, weight in weights_of[patient].items():
+            wanted[label][part] -= weight
+            num_left[label] -= 1
+            if not num_left[label]:
+                del num_left[label]
+
+    while num_left:
+        rarest = min(num_left, key=lambda label: (num_left[label], label))
+        left = [patient for patient in members[rarest] if part_of[patient] < 0]
+        for patient in sorted(left, key=lambda patient: -weights_of[patient][rarest]):
+            deal(patient, wanted[rarest])
+    for patient in sorted((one for one in order if part_of[one] < 0), key=lambda one: -size_of[one]):
+        deal(patient, free)
+    return _without_empty_parts(np.array(part_of), len(shares))
 
 
-def _pool_rare(stratum: np.ndarray, patient: np.ndarray, num_folds: int) -> np.ndarray:
-    """Pool the strata with fewer than `num_folds` patients into one stratum (number -1)."""
-    return np.where(_num_patients(stratum, patient, stratum.max() + 1)[stratum] < num_folds, -1, stratum)
+def _without_empty_parts(part: np.ndarray, num_parts: int) -> np.ndarray:
+    """Give each empty part a patient of the largest part."""
+    for number in range(min(num_parts, len(part))):
+        sizes = np.bincount(part, minlength=num_parts)
+        if not sizes[number]:
+            part[np.flatnonzero(part == sizes.argmax())[0]] = number
+    return part
 
 
-def _num_patients(stratum: np.ndarray, patient: np.ndarray, num_strata: int) -> np.ndarray:
-    """Number of patients of each stratum, given (stratum, patient) pairs."""
-    owners = np.unique(np.stack([stratum, patient]), axis=1)[0]
-    return np.bincount(owners, minlength=num_strata)
+class _Features:
+    """
+    The features of a patient that are balanced: for each of some labels, whether the patient has it and the number of
+    records with it; then 1 and the number of all records. The features of a set of patients are their sums.
+    """
+
+    def __init__(self, counts: csr_matrix, num_records: np.ndarray, labels: np.ndarray, num_sets: int):
+        self._counts, self._num_records = counts[:, labels], num_records
+        self._size_of = np.repeat([0, 1], len(labels))
+        everyone = self.total(np.arange(counts.shape[0]))
+        self._shares, self._mean = self._shares_in(everyone), everyone[:-2] / num_sets
+
+    def of(self, patients: np.ndarray) -> np.ndarray:
+        """The features of patients, `(patients, features)`."""
+        records = self._counts[patients].toarray()
+        size = self._num_records[patients, None]
+        return np.concatenate([records > 0, records, np.ones_like(size), size], axis=1).astype(float)
+
+    def total(self, patients: np.ndarray) -> np.ndarray:
+        """The features of a set of patients, `(features,)`."""
+        records = self._counts[patients]
+        sums = [records.getnnz(axis=0), np.asarray(records.sum(axis=0)).ravel()]
+        return np.concatenate([*sums, [len(patients), self._num_records[patients].sum()]]).astype(float)
+
+    def deviations(self, table: np.ndarray, columns: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """
+        Relative deviations `(..., columns)` of the shares in sets of patients.
+
+        Args:
+            table: features of the sets, `(..., columns + 2)`: those in `columns`, and the numbers of patients and records.
+            columns: numbers of features of labels. Defaults to all.
+        """
+        return np.abs(self._shares_in(table, columns) / self._shares[columns] - 1) * (table[..., -1:] > 0)
+
+    def largest_changes(self, features: np.ndarray) -> np.ndarray:
+        """The largest changes `(2 * labels,)` of a deviation if a set of mean size gets one of these patients."""
+        return features[:, :-2].max(axis=0) / self._mean
+
+    def _shares_in(self, table: np.ndarray, columns: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return table[..., :-2] / np.maximum(table[..., -2:], 1)[..., self._size_of[columns]]
 
 
 class _Balance:
     """
-    Moves patients between folds, one at a time, to balance the test sets.
+    Exchanges patients of the test sets to reduce the deviations that exceed the aim.
 
-    The objective is a sum over all folds and all strata with at least `MIN_PATIENTS` patients. It sums the squared
-    relative difference between the number of tested conversations in the fold and the mean over the folds. The
-    patients themselves form an additional stratum, so that the folds have similar numbers of patients.
+    In each step, the test set and the label with the largest deviation are found. Among the exchanges of a patient of
+    this test set, or of none, with a patient of another one, or with none, the best one is made. The objective is the
+    sum of the squared excesses over all labels and test sets.
     """
 
     def __init__(
-        self, stratum: np.ndarray, conversation: np.ndarray, patient: np.ndarray, fold_of: np.ndarray, num_folds: int
+        self, counts: csr_matrix, num_records: np.ndarray, fold: np.ndarray, num_folds: int, rng: np.random.Generator
     ):
-        num_patients, num_rows, self.num_strata = len(fold_of), len(stratum), int(stratum.max()) + 2
-        # one more row for each patient, about this patient only
-        conversation = np.concatenate([conversation, num_rows + np.arange(num_patients)])
-        patient = np.concatenate([patient, np.arange(num_patients)])
-        self.stratum = np.concatenate([stratum, np.full(num_patients, self.num_strata - 1)])
-        self.fold_of, self.num_folds = fold_of.copy(), num_folds
-        order = np.argsort(patient, kind="stable")
-        self.rows_of = np.split(conversation[order], np.cumsum(np.bincount(patient))[:-1])
-        self.size = np.bincount(conversation)
-        self.inside = np.zeros((len(self.stratum), num_folds), dtype=np.int32)
-        np.add.at(self.inside, (conversation, fold_of[patient]), 1)  # patients of a conversation in each fold
-        self.counts = self._count(self.stratum, self.inside == self.size[:, None])
-        self.conversation, self.patient = conversation, patient
+        common = np.flatnonzero(counts.getnnz(axis=0) >= MIN_PATIENTS)
+        self.fold, self.num_folds, self.rng, self.num_labels = fold, num_folds, rng, len(common)
+        self.features = _Features(counts, num_records, common, num_folds)
+        self.table = np.stack([self.features.total(np.flatnonzero(fold == number)) for number in range(num_folds)])
+        by_label = counts[:, common].tocsc()
+        self.members = np.split(by_label.indices, by_label.indptr[1:-1])
 
-    def improved(self, seed: int) -> np.ndarray:
-        """Balance the folds and return the fold of each patient."""
-        rng = np.random.default_rng(seed)
-        for _ in range(MAX_PASSES):
-            self._weigh()  # in each pass, because a move can change whether a comparison is tested
-            if (np.abs(self.counts - self.mean) * np.sqrt(self.weight)).max() <= TOLERANCE:
+    def balanced(self) -> np.ndarray:
+        """Balance the test sets and return the fold of each patient, numbered from 0."""
+        failures = 0
+        for _ in range(MAX_EXCHANGES if self.num_labels else 0):
+            if failures == _ATTEMPTS or not self._excess(self.table).any():
                 break
-            if not sum(self._move(patient) for patient in rng.permutation(len(self.fold_of))):
-                break
-        return self.fold_of
+            failures = 0 if self._exchange() else failures + 1
+        return self.fold
 
-    def _weigh(self) -> None:
-        """Update the target number of tested conversations per fold and the weight of each stratum."""
-        self.mean = self.counts.mean(axis=0)
-        tested = (self.inside.max(axis=1) == self.size)[self.conversation]
-        owners = _num_patients(self.stratum[self.conversation[tested]], self.patient[tested], self.num_strata)
-        self.weight = np.where(owners >= MIN_PATIENTS, 1 / np.maximum(self.mean, 1) ** 2, 0)
+    def _excess(self, table: np.ndarray, columns: np.ndarray | slice = slice(None)) -> np.ndarray:
+        return ((self.features.deviations(table, columns) - _AIM).clip(min=0) ** 2).sum(axis=-1)
 
-    def _move(self, patient: int) -> bool:
-        """Move a patient to the fold that minimizes the objective. Returns False if it is the current fold."""
-        rows, old = self.rows_of[patient], self.fold_of[patient]
-        stratum, inside, size = self.stratum[rows], self.inside[rows], self.size[rows, None]
-        leave = np.bincount(stratum[inside[:, old] == size[:, 0]], minlength=self.num_strata)
-        enter = self._count(stratum, inside == size - 1)
-        excess = self.counts - self.mean
-        change = (enter * (enter + 2 * excess)) @ self.weight + (leave * (leave - 2 * excess[old])) @ self.weight
-        change[old] = 0
-        new = int(change.argmin())
-        if change[new] > -1e-9:
+    def _exchange(self) -> bool:
+        """Make the best exchange for the largest deviation. Returns False if none is an improvement."""
+        deviations = self.features.deviations(self.table)
+        worst, feature = np.unravel_index(deviations.argmax(), deviations.shape)
+        members = self.members[feature % self.num_labels]
+        own, own_features = self._candidates(worst, members)
+        best, chosen = -1e-12, None
+        for other in set(range(self.num_folds)) - {worst}:
+            others, features = self._candidates(other, members)
+            changes = self.features.largest_changes(own_features) + self.features.largest_changes(features)
+            columns = np.flatnonzero(deviations[[worst, other]].max(axis=0) + changes > _AIM - _MARGIN)
+            kept = np.append(columns, [-2, -1])
+            change = features[None, :, kept] - own_features[:, None, kept]
+            gain = self._excess(self.table[worst, kept] + change, columns)
+            gain += self._excess(self.table[other, kept] - change, columns)
+            gain -= gain[0, 0]  # that of exchanging nobody
+            first, second = np.unravel_index(gain.argmin(), gain.shape)
+            if gain[first, second] < best:
+                best = gain[first, second]
+                chosen = (other, own[first], others[second], features[second] - own_features[first])
+        if chosen is None:
             return False
-        self.counts[old] -= leave
-        self.counts[new] += enter[new]
-        self.inside[rows, old] -= 1
-        self.inside[rows, new] += 1
-        self.fold_of[patient] = new
+        other, leaves, enters, change = chosen
+        self.fold[[patient for patient in (leaves,) if patient >= 0]] = other
+        self.fold[[patient for patient in (enters,) if patient >= 0]] = worst
+        self.table[worst] += change
+        self.table[other] -= change
         return True
 
-    def _count(self, stratum: np.ndarray, is_in: np.ndarray) -> np.ndarray:
-        """Number of rows of each stratum in each fold, `(folds, strata)`. `is_in` is `(rows, folds)`."""
-        row, fold = np.nonzero(is_in)
-        cells = np.bincount(fold * self.num_strata + stratum[row], minlength=self.num_folds * self.num_strata)
-        return cells.reshape(self.num_folds, self.num_strata)
-
-
-def _sides(
-    number: int, fold_of: np.ndarray, conversation: np.ndarray, patient: np.ndarray, keys: list
-) -> tuple[np.ndarray, np.ndarray]:
-    """The conversations in the train set and in the test set of a fold."""
-    in_test = fold_of[patient] == number
-    share = np.bincount(conversation, weights=in_test) / np.bincount(conversation)
-    train, test = np.flatnonzero(share == 0), np.flatnonzero(share == 1)
-    on_both_sides = np.intersect1d(patient[np.isin(conversation, train)], patient[np.isin(conversation, test)])
-    if on_both_sides.size:  # the central guarantee of this module, so it is verified
-        raise AssertionError(f"patients {[keys[key] for key in on_both_sides]} are in train and in test of a fold")
-    return train, test
-
-
-def _deviations(stratum: np.ndarray, conversation: np.ndarray, patient: np.ndarray, tests: list) -> np.ndarray:
-    """The deviation of each stratum in each fold (see `Fold`); -1 if it has fewer than `MIN_PATIENTS` patients."""
-    num_strata = int(stratum.max()) + 1
-    counts = np.stack([np.bincount(stratum[test], minlength=num_strata) for test in tests])
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    expected = counts.sum(axis=0) / max(counts.sum(), 1)
-    tested = np.isin(conversation, np.concatenate(tests))
-    owners = _num_patients(stratum[conversation[tested]], patient[tested], num_strata)
-    return np.where(owners >= MIN_PATIENTS, np.abs(share / np.where(expected, expected, 1) - 1), -1)
+    def _candidates(self, fold: int, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Some patients of a test set and their features. The first one is -1, no patient, whose features are zero."""
+        with_label = self.rng.permutation(members[self.fold[members] == fold])[:_WITH_LABEL]
+        drawn = self.rng.integers(len(self.fold), size=4 * _OTHERS * self.num_folds)
+        others = drawn[self.fold[drawn] == fold][:_OTHERS]
+        patients = np.concatenate([with_label, others])
+        features = self.features.of(patients)
+        return np.concatenate([[-1], patients]), np.concatenate([np.zeros((1, features.shape[1])), features])

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from datasets import Value
 
 from elm_hf.prepare.builder import ElmDatasetBuilder
+from elm_hf.utils.errors import short
 
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -19,12 +20,20 @@ _PLACEHOLDER = re.compile(r"<(?:image|ecg)>", re.IGNORECASE)
 _READ_SIZE = 2**20
 # characters; entries of the published files are much shorter, so a longer one indicates a damaged file
 _MAX_ENTRY_SIZE = 2**25
+# characters; the texts and paths of the published files are much shorter
+_LONGEST_TEXT, _LONGEST_PATH = 100_000, 1000
+_DECODER = json.JSONDecoder()
+_BRACKET_OR_STRING = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
+# fields with the id of an entry
+_ID_FIELDS = ("id", "sample_id", "question_id", "study_id")
 
 _AN_ECG = r"(?:ECG|EKG|electrocardiogram)s?"
 # the files refer to images of ECGs; "mirror image" (a finding of infarction) and "imaging" are not replaced
 _WORDINGS = [
     (
-        re.compile(rf"\b(?:an? |the |this )?(?:\w+ )?images? of (?=(?:an?|the|this|my)\b[\w -]*?\b{_AN_ECG}\b)", re.I),
+        re.compile(
+            rf"\b(?:an? |the |this )?(?:\w+ )?images? of (?=(?:an?|the|this|my)\b[\w -]{{0,200}}?\b{_AN_ECG}\b)", re.I
+        ),
         "",
     ),
     (re.compile(rf"\b({_AN_ECG}) (?:\w+ )?(?:in|on|from) (?:the|this|that) (?:\w+ )?images?\b", re.I), r"\1"),
@@ -66,32 +75,41 @@ def read_entries(path: Path, leave_out: Callable[[str, str], None]) -> Iterator[
 
     Args:
         path: path with the suffix `.json`, `.jsonl` or `.parquet`.
-        leave_out: function that is called with a reason and a message for each entry that is not an object, and if the
-            file cannot be read or is damaged. The entries end at the damaged position.
+        leave_out: function that is called with a reason and a message for each entry that is damaged or not an object,
+            and if the file cannot be read. The entries end where the file is not JSON or Parquet any more.
     """
     number = -1
     try:
-        for number, entry in enumerate(_entries(path, leave_out)):
+        for number, entry in enumerate(_entries(path)):
             if isinstance(entry, dict):
                 yield number, entry
+            elif isinstance(entry, EntryError):
+                leave_out(entry.reason, f"{path}: entry {number + 1}{entry}")
             else:
                 kind = type(entry).__name__
-                leave_out("damaged entry", f"{path}: entry {number} is a {kind}, expected an object with fields")
-    except (ValueError, pa.ArrowInvalid) as error:
+                leave_out("damaged entry", f"{path}: entry {number + 1} is a {kind}, expected an object with fields")
+    except (ValueError, OSError, pa.ArrowException) as error:
         form = path.suffix[1:].upper()
-        leave_out("unreadable file", f"{path}: cannot be read as {form} after {number + 1} entries ({error})")
+        leave_out("unreadable file", f"{path}: cannot be read as {form} after {number + 1} entries ({short(error)})")
 
 
-def _entries(path: Path, leave_out: Callable[[str, str], None]) -> Iterator:
+def entry_name(path: Path, number: int, entry: dict) -> str:
+    """The file, the number from 1 on and the id of an entry, for messages."""
+    found = [entry[name] for name in _ID_FIELDS if isinstance(entry.get(name), str | int | float)]
+    return f"{path}: entry {number + 1}" + (f", id {short(found[0])}," if found else "")
+
+
+def _entries(path: Path) -> Iterator:
+    """The entries of a file, and an `EntryError` in place of a damaged one."""
     if path.suffix == ".parquet":
         return _parquet_rows(path)
-    return _json_lines(path, leave_out) if path.suffix == ".jsonl" else _json_list(path)
+    return _json_lines(path) if path.suffix == ".jsonl" else _json_list(path)
 
 
 def _json_list(path: Path) -> Iterator:
     """Decode the items of a JSON list one by one."""
-    decoder, buffer, position, opened = json.JSONDecoder(), "", 0, False
-    with path.open(encoding="utf-8") as file:
+    buffer, position, opened = "", 0, False
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
         while True:
             position = _skip(buffer, position, " \t\r\n," if opened else " \t\r\n\ufeff")
             if position < len(buffer) and not opened:
@@ -102,14 +120,23 @@ def _json_list(path: Path) -> Iterator:
             if position < len(buffer) and buffer[position] == "]":
                 return
             try:
-                item, position = decoder.raw_decode(buffer, position)
+                item, end = _DECODER.raw_decode(buffer, position)
             except json.JSONDecodeError as error:
+                end, problem = None, f"the list is truncated or damaged: {error.msg}"
+            except (ValueError, RecursionError) as error:
+                item, end, problem = (
+                    _damaged(error),
+                    _end_of_item(buffer, position),
+                    "an entry is truncated or too long",
+                )
+            if end is None:
                 more = file.read(_READ_SIZE)
                 if not more or len(buffer) - position > _MAX_ENTRY_SIZE:
-                    raise ValueError(f"the list is truncated or damaged: {error.msg}") from error
+                    raise ValueError(problem)
                 buffer, position = buffer[position:] + more, 0
             else:
-                yield item
+                yield item if isinstance(item, EntryError) else _checked(item, buffer[position:end])
+                position = end
 
 
 def _skip(text: str, position: int, characters: str) -> int:
@@ -118,15 +145,49 @@ def _skip(text: str, position: int, characters: str) -> int:
     return position
 
 
-def _json_lines(path: Path, leave_out: Callable[[str, str], None]) -> Iterator:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
+def _end_of_item(text: str, position: int) -> int | None:
+    """The end of an object or a list, found by its brackets; None if the text ends before it."""
+    depth = 0
+    for token in _BRACKET_OR_STRING.finditer(text, position):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+        if depth <= 0:
+            return token.end()
+    return None
+
+
+def _json_lines(path: Path) -> Iterator:
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(_MAX_ENTRY_SIZE), b""), 1):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
+            if not text.strip():
                 continue
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                leave_out("damaged entry", f"{path}: line {number} is not valid JSON ({error})")
+                yield _checked(_DECODER.decode(text.strip()), text)
+            except (ValueError, RecursionError) as error:
+                where = f", line {number}, is not valid JSON" if isinstance(error, json.JSONDecodeError) else ""
+                yield EntryError("damaged entry", f"{where} ({short(error)})" if where else str(_damaged(error)))
+
+
+def _checked(item: object, text: str) -> object:
+    """An entry, or an `EntryError` if its text is not Unicode."""
+    try:
+        text.encode()  # bytes that are not UTF-8 were read as lone surrogates
+        if "\\u" in text:
+            json.dumps(item, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return EntryError("damaged entry", f"{_id_in(item)} has text that is not Unicode")
+    except RecursionError as error:
+        return _damaged(error)
+    return item
+
+
+def _damaged(error: Exception) -> EntryError:
+    cause = "is nested too deeply" if isinstance(error, RecursionError) else f"cannot be read ({short(error, 80)})"
+    return EntryError("damaged entry", f" {cause}")
+
+
+def _id_in(item: object) -> str:
+    return entry_name(Path(), 0, item).removeprefix(".: entry 1") if isinstance(item, dict) else ""
 
 
 def _parquet_rows(path: Path) -> Iterator[dict]:
@@ -153,19 +214,21 @@ def read_turns(entry: dict) -> list[tuple[str, str]]:
     turns = entry.get("conversations", entry.get("conversation"))
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise EntryError(
-            "damaged entry", f"no list of turns in conversations or conversation; found the fields {sorted(entry)}"
+            "damaged entry",
+            f"no list of turns in conversations or conversation; found the fields {short(sorted(entry))}",
         )
     read = []
     for turn in turns:
-        role, value = _ROLES.get(str(turn.get("from"))), turn.get("value")
+        name, value = turn.get("from"), turn.get("value")
+        role = _ROLES.get(name) if isinstance(name, str) else None
         if role is None:
-            raise EntryError(
-                "damaged entry", f"a turn from {turn.get('from')!r}, expected human, user, gpt or assistant"
-            )
+            raise EntryError("damaged entry", f"a turn from {short(name)!r}, expected human, user, gpt or assistant")
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             value = ("" if all(len(item) <= 1 for item in value) else ", ").join(value)
         if not isinstance(value, str):
             raise EntryError("damaged entry", f"a value of type {type(value).__name__}, expected text")
+        if len(value) > _LONGEST_TEXT:
+            raise EntryError("damaged entry", f"a turn of {len(value)} characters, expected up to {_LONGEST_TEXT}")
         read.append((role, value))
     check_order([role for role, _ in read])
     if not all(text.strip() for role, text in read if role == "assistant"):
@@ -185,7 +248,7 @@ def check_order(roles: list[str]) -> None:
     if not expected or roles[start:] != expected:
         raise EntryError(
             "turns out of order",
-            f"turns {', '.join(roles) or 'missing'}; expected alternating user and assistant turns",
+            f"turns {short(', '.join(roles)) or 'missing'}; expected alternating user and assistant turns",
         )
 
 
@@ -248,11 +311,11 @@ def find_recording(path: str) -> tuple[str, str]:
     Raises:
         EntryError: the path belongs to none of these datasets.
     """
-    for source, pattern in _RECORDINGS:
+    for source, pattern in _RECORDINGS if len(path) <= _LONGEST_PATH else []:
         found = pattern.search(path)
         if found:
             return source, found[1]
-    raise EntryError("ECG of no known dataset", f"{path!r} does not belong to a dataset that elm-hf supports")
+    raise EntryError("ECG of no known dataset", f"{short(path)!r} does not belong to a dataset that elm-hf supports")
 
 
 def question_type(turns: list[tuple[str, str]]) -> str:
@@ -287,13 +350,14 @@ class InstructBuilder(ElmDatasetBuilder):
 
     def source_files(self) -> list[tuple[str, Path, str | None]]:
         """List the existing files of the source: name for the conversation ids, path and split."""
-        folder = self.source_folder()
         found = [
-            (Path(name).stem, path, split) for name, split in self.FILES.items() for path in sorted(folder.rglob(name))
+            (Path(name).stem, path, split)
+            for name, split in self.FILES.items()
+            for path in self.files_in_source(f"**/{name}")
         ]
         if not found:
             raise FileNotFoundError(
-                f"{folder}: contains none of {', '.join(self.FILES)}; source (--source) must be the folder of "
+                f"{self.source_folder()}: contains none of {', '.join(self.FILES)}; source (--source) must be the folder of "
                 f"{self.PRETTY_NAME}"
             )
         return found
@@ -306,12 +370,12 @@ class InstructBuilder(ElmDatasetBuilder):
                 try:
                     conversation = self.make_conversation(entry, name)
                 except EntryError as error:
-                    self.leave_out(error.reason, f"{path}: entry {number}: {error}")
+                    self.leave_out(error.reason, f"{entry_name(path, number, entry).rstrip(',')}: {error}")
                     continue
                 content = json.dumps([conversation["recording_ids"], conversation["messages"]])
                 digest = hashlib.blake2b(content.encode(), digest_size=16).digest()
                 if digest in seen:
-                    self.leave_out("repeated", f"{path}: entry {number} is the same as an earlier one")
+                    self.leave_out("repeated", f"{entry_name(path, number, entry)} is the same as an earlier one")
                     continue
                 seen.add(digest)
                 yield conversation | {"conversation_id": f"{self.name}-{name}-{number}", "split": split}
@@ -333,7 +397,7 @@ class InstructBuilder(ElmDatasetBuilder):
         kind, (question, answer) = question_type(turns), (_words(message) for message in messages[-2:])
         stratum = f"{found[0][0]}: {kind}"
         return {
-            "source_id": str(entry.get("id")),
+            "source_id": short(entry.get("id")),
             "recording_sources": [source for source, _ in found],
             "recording_ids": [recording_id for _, recording_id in found],
             "messages": messages,

@@ -1,12 +1,10 @@
-"""Match the conversations of a source with records and assign them to the splits of each fold."""
+"""Match the conversations of a source with records."""
 
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,10 +13,7 @@ from datasets import Features
 from datasets.exceptions import DatasetGenerationError
 
 from elm_hf.data.columns import ECG_FEATURES, REFERENCES
-from elm_hf.data.layout import SPLITS, parquet_name
 from elm_hf.prepare.builder import ElmDatasetBuilder
-from elm_hf.prepare.folds import make_folds
-from elm_hf.prepare.record_files import new_path
 
 
 # Number of conversations in memory at once.
@@ -53,7 +48,7 @@ def asked_recordings(paths: list[Path]) -> pa.Array:
     columns = ["recording_sources", "recording_ids"]
     names = [
         recording_names(*(pc.list_flatten(batch[column]) for column in columns)).unique()
-        for batch in _batches(paths, columns)
+        for batch in read_batches(paths, columns)
     ]
     return pa.chunked_array(names, pa.string()).unique()
 
@@ -84,7 +79,7 @@ def find_ecgs(paths: list[Path], keys: pa.Table, joined: Path) -> Counter:
     features = ECG_FEATURES | {name: kept[name] for name in kept if name not in REFERENCES}
     schema = Features(features).arrow_schema
     with pq.ParquetWriter(joined, schema) as writer:
-        for batch in _batches(paths):
+        for batch in read_batches(paths):
             picked, ecg_index = _usable(batch, rows_of, left_out)
             if picked:
                 writer.write_table(_with_ecgs(batch.take(picked), ecg_index, keys).select(schema.names).cast(schema))
@@ -161,93 +156,8 @@ def _with_ecgs(batch: pa.Table, ecg_index: list[list[int]], keys: pa.Table) -> p
     return pa.table([*added.columns, *batch.columns], names=[*added.column_names, *batch.column_names])
 
 
-def split_conversations(
-    joined: Path, keys: pa.Table, num_folds: int, seed: int
-) -> tuple[dict[str, dict], dict[str, dict]]:
-    """
-    Return the rows of each split of `official` and of each fold, and their entries in the build report.
-
-    A conversation without ECGs counts as a separate patient, because its patient is unknown.
-
-    Args:
-        joined: file written by `find_ecgs`.
-        keys: the columns `source` and `patient_id` of the records.
-        num_folds: number of folds; 0 for an official split only.
-        seed: random seed for the folds.
-
-    Raises:
-        ValueError: there are fewer patients than folds, or there is neither a fold nor an official split.
-    """
-    patients = _patients(joined, keys)
-    strata, split = (pq.read_table(joined, columns=[name])[name] for name in ("stratum", "split"))
-    splits, report = {}, {}
-    official = {name: np.flatnonzero(pc.fill_null(pc.equal(split, name), False)) for name in SPLITS}
-    official = {name: rows for name, rows in official.items() if len(rows)}
-    if official:
-        owners = Counter(
-            owner for rows in official.values() for owner in {key for row in rows for key in patients[row]}
-        )
-        splits["official"] = official
-        report["official"] = {name: len(rows) for name, rows in official.items()}
-        report["official"]["patients_in_several_splits"] = sum(count > 1 for count in owners.values())
-    elif num_folds == 0:
-        raise ValueError("num_folds (--num-folds) is 0, but the source has no official split; use 2 or more folds")
-    for number, fold in enumerate(make_folds(patients, strata.to_pylist(), num_folds, seed) if num_folds else [], 1):
-        splits[f"fold{number}"] = {"train": fold.train, "test": fold.test}
-        report[f"fold{number}"] = {
-            "train": len(fold.train),
-            "test": len(fold.test),
-            "left_out": fold.num_left_out,
-            "test_patients": len(fold.test_patients),
-            "largest_deviation": round(fold.largest_deviation, 4),
-            "deviating_stratum": fold.deviating_stratum,
-        }
-    return splits, report
-
-
-def _patients(joined: Path, keys: pa.Table) -> list[list[tuple[str, str]]]:
-    """The patients of each conversation."""
-    source, patient_id = (keys[name].combine_chunks().dictionary_encode() for name in ("source", "patient_id"))
-    source_names, patient_ids = source.dictionary.to_pylist(), patient_id.dictionary.to_pylist()
-    pairs = np.stack([source.indices.to_numpy(), patient_id.indices.to_numpy()])
-    pairs, patient_of = np.unique(pairs, axis=1, return_inverse=True)
-    names = [(source_names[source], patient_ids[patient]) for source, patient in pairs.T.tolist()]
-    patient_of = patient_of.astype(np.int32)
-    patients = []
-    for batch in _batches([joined], ["conversation_id", "ecg_index"]):
-        ids = batch["conversation_id"]
-        for number, rows in enumerate(batch["ecg_index"].to_pylist()):
-            own = sorted({names[patient] for patient in patient_of[rows].tolist()}) if rows else []
-            patients.append(own or [("", ids[number].as_py())])
-    return patients
-
-
-def write_splits(joined: Path, splits: dict[str, dict[str, np.ndarray]], folder: Path) -> None:
-    """Write every split that has rows. Empty splits of very small datasets cannot be loaded by `datasets`."""
-    kept = Features.from_arrow_schema(pq.read_schema(joined))
-    schema = Features({name: kept[name] for name in kept if name != "split"}).arrow_schema
-    with ExitStack() as stack:
-        writers = [
-            (
-                rows,
-                stack.enter_context(pq.ParquetWriter(new_path(folder / config / parquet_name(split, 0, 1)), schema)),
-            )
-            for config, indices in splits.items()
-            for split, rows in indices.items()
-            if len(rows)
-        ]
-        start, total = 0, pq.read_metadata(joined).num_rows
-        with datasets.utils.tqdm(total=total, desc="Writing splits", unit=" conversations") as bar:
-            for batch in _batches([joined], schema.names):
-                for rows, writer in writers:
-                    first, last = np.searchsorted(rows, [start, start + len(batch)])
-                    if first < last:
-                        writer.write_table(batch.take(rows[first:last] - start).cast(schema))
-                start += len(batch)
-                bar.update(len(batch))
-
-
-def _batches(paths: list[Path], columns: list[str] | None = None) -> Iterator[pa.Table]:
+def read_batches(paths: list[Path], columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Read Parquet files, `BATCH_SIZE` rows at a time."""
     for path in paths:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(BATCH_SIZE, columns=columns):

@@ -1,7 +1,7 @@
 """Publish built datasets in one commit, so that the Hub shows either all files or none."""
 
-import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from datasets import Features
 
 from elm_hf.data.columns import CONVERSATION_IDS, RECORD_IDS
-from elm_hf.data.layout import BUILD_REPORT_NAME, PICTURE_NAME
+from elm_hf.data.layout import BUILD_REPORT_NAME, PATIENTS, PICTURE_NAME
 from elm_hf.prepare.card import credited, dataset_card
+from elm_hf.utils.files import check_links, read_json
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
 
 
@@ -50,13 +51,14 @@ def publish_dataset(
         dry_run: return the list of files without publishing them.
 
     Raises:
-        ValueError: `folder` is not a build, the name does not follow the scheme, a licence requires that `signals` is
+        ValueError: `folder` is not a build or has links that lead out of it, the name does not follow the scheme, a licence requires that `signals` is
             set, or the repository is public, but `private` is True.
         ConnectionError: the Hub could not be reached or was busy in every attempt. No uploaded file is visible.
         HfHubHTTPError: the Hub rejected the request.
     """
     folder = Path(folder)
     report = _read_report(folder)
+    check_links(folder)
     check_repo_id(repo_id)
     _check_scheme(repo_id, report)
     if signals is None:
@@ -73,7 +75,11 @@ def _read_report(folder: Path) -> dict:
         raise ValueError(
             f"{folder}: not a dataset built by elm-hf (no {BUILD_REPORT_NAME}); build it with elm-hf prepare"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    report = read_json(path)
+    records, versions = report.get("records"), report.get("versions")
+    if not (isinstance(report.get("dataset"), str) and isinstance(records, dict) and isinstance(versions, dict)):
+        raise ValueError(f"{path}: not the report of a build; build the dataset again")
+    return report
 
 
 def _check_scheme(repo_id: str, report: dict) -> None:
@@ -118,10 +124,13 @@ def _dataset_files(folder: Path, repo_id: str, signals: bool) -> Iterator[dict[s
 
 
 def _write_ids(path: Path, new_path: Path) -> None:
+    new_path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent.name == PATIENTS:  # ids and folds only
+        shutil.copyfile(path, new_path)
+        return
     schema = pq.read_schema(path)
     table = pq.read_table(path, columns=RECORD_IDS if "ecg" in schema.names else CONVERSATION_IDS)
     if "ecg" in schema.names:
         samples = Features.from_arrow_schema(schema)["ecg"].shape[1]
         table = table.append_column("num_samples", pa.array([samples] * len(table), pa.int32()))
-    new_path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.replace_schema_metadata(None), new_path)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +18,7 @@ from threading import Thread
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features
 from datasets.features.features import numpy_to_pyarrow_listarray
@@ -25,11 +27,14 @@ from elm_hf.data.columns import RECORD_KEYS, record_features
 from elm_hf.data.layout import RECORDS, parquet_name
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.prepare.builder import ElmDatasetBuilder
-from elm_hf.utils.files import write_atomically
+from elm_hf.utils.errors import LONGEST_MESSAGE, short
+from elm_hf.utils.files import read_json, write_atomically
 
 
 # A file is the unit of work, so that the files do not depend on the number of processes and machines.
 RECORDINGS_PER_FILE = 512
+# Reason for skipping a recording with the signal of an earlier one.
+SAME_SIGNAL = "same signal as another recording"
 VERSIONS = ("elm-hf", "datasets", "numpy", "scipy", "scikit-learn", "wfdb")
 
 # Number of records that are read at once, and that a writing process keeps in memory.
@@ -47,7 +52,7 @@ class RecordFiles:
     recordings.
 
     Files are written atomically, so that an existing file is complete and is not built again. The list of skipped
-    recordings of each file is in a separate folder, which is not published.
+    recordings of each file, and a digest of each signal, are in a separate folder, which is not published.
 
     Attributes:
         work: working folder. Its folder `build` contains the unfinished dataset.
@@ -80,7 +85,55 @@ class RecordFiles:
 
     def skipped(self) -> list[tuple[str, str, str]]:
         """(recording_id, reason, message) of each skipped recording, in the order of the source."""
-        return [tuple(row) for number in range(self.count) for row in self._note(number)["skipped"]]
+        copies, skipped = self._copies(), []
+        for number in range(self.count):
+            note = self._note(number)
+            unusable = iter(note["skipped"])
+            for place, (name, digest) in enumerate(note["recordings"]):
+                if digest is None:
+                    skipped.append(tuple(next(unusable)))
+                elif (number, place) in copies:
+                    skipped.append((name, SAME_SIGNAL, f"{name}: same signal as {copies[number, place]}"))
+        return skipped
+
+    def drop_copies(self) -> None:
+        """
+        Drop each recording with the same signal as an earlier recording of the source. As a rule, a recording was
+        filed under two patients, who may be in different splits.
+        """
+        names_in = defaultdict(set)
+        for number, place in self._copies():
+            names_in[number].add(self._note(number)["recordings"][place][0])
+        for number, names in names_in.items():
+            with pq.ParquetFile(self.path(number)) as file:
+                if names.isdisjoint(file.read(columns=["recording_id"])["recording_id"].to_pylist()):
+                    continue  # dropped before the build was interrupted
+                schema = Features.from_arrow_schema(file.schema_arrow).arrow_schema
+                with pq.ParquetWriter(self._unfinished(number), schema, **_PARQUET) as writer:
+                    for table in _groups(_without(file, names)):
+                        writer.write_table(table.cast(schema))
+            self._replace(number)
+
+    def _copies(self) -> dict[tuple[int, int], str]:
+        """
+        The recordings with the same signal as an earlier one: number of the file and place in it, and the id of the
+        earlier recording. The digests are compared in one array of 16 bytes per recording.
+        """
+        digests, places = [], []
+        for number in range(self.count):
+            found = [(place, digest) for place, (_, digest) in enumerate(self._note(number)["recordings"]) if digest]
+            digests.append(np.frombuffer(bytes.fromhex("".join(digest for _, digest in found)), np.uint64))
+            places.append(np.array([(number, place) for place, _ in found], np.int32).reshape(-1, 2))
+        if not digests:
+            return {}
+        places = np.concatenate(places)
+        _, first, group = np.unique(
+            np.concatenate(digests).reshape(-1, 2), axis=0, return_index=True, return_inverse=True
+        )
+        original = first[group.ravel()]
+        copies = np.flatnonzero(original != np.arange(len(original)))
+        copies = [(tuple(places[copy].tolist()), places[original[copy]].tolist()) for copy in copies]
+        return {copy: self._note(number)["recordings"][place][0] for copy, (number, place) in copies}
 
     def check_complete(self) -> None:
         """
@@ -107,20 +160,25 @@ class RecordFiles:
     def write(self, number: int, builder: ElmDatasetBuilder, references: list[dict]) -> tuple[int, int]:
         """Read the recordings of a file and write it. Returns the number of recordings and of skipped recordings."""
         features = record_features(builder.config.seconds, builder.config.sampling_rate)
-        rows, skipped = [], []
+        builder.counts.clear()
+        rows, recordings, skipped = [], [], []
         with pq.ParquetWriter(self._unfinished(number), features.arrow_schema, **_PARQUET) as writer:
             for reference in references:
+                name, digest = reference["recording_id"], None
                 try:
-                    rows += list(builder.record_rows(reference))
+                    found = list(builder.record_rows(reference))
+                    rows += found
+                    digest = _digest(found)
                 except RecordingError as error:
-                    message = builder.from_source(str(error))
-                    skipped.append((reference["recording_id"], error.reason, message))
+                    skipped.append((name, error.reason, short(builder.from_source(str(error)), LONGEST_MESSAGE)))
+                recordings.append((name, digest))
                 while len(rows) >= RECORDS_PER_ROW_GROUP:
                     writer.write_table(_record_table(rows[:RECORDS_PER_ROW_GROUP], features))
                     rows = rows[RECORDS_PER_ROW_GROUP:]
             if rows:
                 writer.write_table(_record_table(rows, features))
-        self._finish(number, skipped)
+        write_atomically(self._counts_path(number), json.dumps(builder.counts))
+        self._finish(number, recordings, skipped)
         return len(references), len(skipped)
 
     def copy(self, number: int, records: Dataset) -> None:
@@ -128,7 +186,7 @@ class RecordFiles:
         with pq.ParquetWriter(self._unfinished(number), records.features.arrow_schema, **_PARQUET) as writer:
             for table in records.with_format("arrow").iter(RECORDS_PER_ROW_GROUP):
                 writer.write_table(table)
-        self._finish(number, [])
+        self._finish(number, [], [])
 
     def keys(self) -> pa.Table:
         """Return the columns of all records that are used to match conversations."""
@@ -136,24 +194,68 @@ class RecordFiles:
             return record_features(seconds=1, sampling_rate=1).arrow_schema.empty_table().select(RECORD_KEYS)
         return pa.concat_tables(pq.read_table(self.path(number), columns=RECORD_KEYS) for number in range(self.count))
 
-    def _finish(self, number: int, skipped: list) -> None:
-        note = {"build_id": self.build_id, "num_shards": self.num_shards, "skipped": skipped}
+    def _finish(self, number: int, recordings: list, skipped: list) -> None:
+        note = {"build_id": self.build_id, "num_shards": self.num_shards}
+        note |= {"recordings": recordings, "skipped": skipped}
         write_atomically(self._note_path(number), json.dumps(note))
+        self._replace(number)
+
+    def _replace(self, number: int) -> None:
         with self._unfinished(number).open("rb") as file:  # write to disk before renaming, in case of a system crash
             os.fsync(file.fileno())
         self._unfinished(number).rename(new_path(self.path(number)))
 
     def _is_whole(self, number: int) -> bool:
-        return self.path(number).is_file() and self._note(number)["build_id"] == self.build_id
+        try:
+            note = self._note(number) if self.path(number).is_file() else {}
+        except (ValueError, FileNotFoundError):  # damaged, so that the file is built again
+            return False
+        return note.get("build_id") == self.build_id and "recordings" in note  # earlier versions kept no digests
 
     def _note(self, number: int) -> dict:
-        return json.loads(self._note_path(number).read_text(encoding="utf-8"))
+        return read_json(self._note_path(number))
 
     def _note_path(self, number: int) -> Path:
         return self.work / "skipped" / f"{number:05d}.json"
 
+    def counts(self) -> Counter:
+        """How many gaps were filled (`gaps`) and how many recordings had a signal that was dropped (`signals NAME`)."""
+        paths = map(self._counts_path, range(self.count))
+        return sum((Counter(read_json(path)) for path in paths if path.is_file()), Counter())
+
+    def _counts_path(self, number: int) -> Path:
+        return self.work / "counts" / f"{number:05d}.json"
+
     def _unfinished(self, number: int) -> Path:
         return new_path(self.work / "unfinished" / f"{number:05d}.parquet")
+
+
+def _digest(rows: list[dict]) -> str:
+    """A digest of the signals of a recording, 32 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        digest.update(np.ascontiguousarray(row["ecg"]))
+    return digest.hexdigest()
+
+
+def _without(file: pq.ParquetFile, names: set[str]) -> Iterator[pa.Table]:
+    """The rows of a file without some recordings."""
+    dropped = pa.array(sorted(names))
+    for batch in file.iter_batches(RECORDS_PER_ROW_GROUP):
+        table = pa.Table.from_batches([batch])
+        yield table.filter(pc.invert(pc.is_in(table["recording_id"], dropped)))
+
+
+def _groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of `RECORDS_PER_ROW_GROUP` rows, the last one of fewer."""
+    waiting = next(tables)
+    for table in tables:
+        waiting = pa.concat_tables([waiting, table])
+        while len(waiting) >= RECORDS_PER_ROW_GROUP:
+            yield waiting[:RECORDS_PER_ROW_GROUP].combine_chunks()
+            waiting = waiting[RECORDS_PER_ROW_GROUP:]
+    if len(waiting):
+        yield waiting.combine_chunks()
 
 
 def _record_table(rows: list[dict], features: Features) -> pa.Table:

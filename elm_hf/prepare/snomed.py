@@ -1,6 +1,7 @@
 """Age, sex and SNOMED CT codes in WFDB headers, as in the PhysioNet/CinC Challenges 2020 and 2021."""
 
 import csv
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
-from elm_hf.ecg.recording import Recording, RecordingError, read_recording
+from elm_hf.ecg.recording import Recording, RecordingError, path_within, read_recording
+from elm_hf.modeling.wfdb_header import LARGEST_HEADER
 from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.report_questions import findings_conversation
 
@@ -44,21 +46,24 @@ class HeaderComments:
         return "+".join(sorted({snomed_group(code) for code in self.codes})) or "none"
 
 
-def read_header_comments(path: str | PathLike) -> HeaderComments:
+def read_header_comments(path: str | PathLike, folder: str | PathLike) -> HeaderComments:
     """
     Read `# Age: 56`, `# Sex: Female` and `# Dx: 426783006,59118001`, with or without the space after `#`.
 
     Args:
-        path: path of the header, with the suffix `.hea`.
+        path: path of the header in the folder, with the suffix `.hea`.
+        folder: folder of the source, which the header must be in.
 
     Raises:
-        RecordingError: the file does not exist, or the age is not a number.
+        RecordingError: the file does not exist or is outside the folder, or the age is not a number.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = path_within(Path(folder), str(path))
+    if not os.path.isfile(path):
         raise RecordingError("missing file", f"{path}: no such file")
-    text = path.read_text(encoding="utf-8", errors="replace")
-    found = dict(re.findall(r"^#\s*(Age|Sex|Dx)\s*:[ \t]*(.*?)\s*$", text, re.MULTILINE))
+    with path.open("rb") as file:
+        text = file.read(LARGEST_HEADER).decode("utf-8", "replace")
+    found = dict(re.findall(r"^#[ \t]*(Age|Sex|Dx)[ \t]*:(.*)$", text, re.MULTILINE))
+    found = {name: value.strip() for name, value in found.items()}
     age = found.get("Age", "")
     if age.lower() in _UNKNOWN:
         years = None
@@ -71,15 +76,30 @@ def read_header_comments(path: str | PathLike) -> HeaderComments:
     return HeaderComments(years, _SEX.get(found.get("Sex", "").lower()), known)
 
 
-def read_labelled_recording(path: str | PathLike) -> tuple[Recording, dict]:
+def read_labelled_recording(folder: str | PathLike, name: str) -> tuple[Recording, dict]:
     """
     Read a record and the `age`, `sex` and `labels` from its header.
+
+    Args:
+        folder: folder of the source.
+        name: path of the header in the folder.
 
     Raises:
         RecordingError: the record cannot be used.
     """
-    comments = read_header_comments(path)
-    return read_recording(path), {"age": comments.age, "sex": comments.sex, "labels": comments.labels}
+    comments = read_header_comments(name, folder)
+    return read_recording(Path(folder) / name, folder), {
+        "age": comments.age,
+        "sex": comments.sex,
+        "labels": comments.labels,
+    }
+
+
+def list_headers(folder: Path, record_name: re.Pattern) -> Iterator[dict]:
+    """List references to the records of a name in any sub-folder, sorted by name. Each counts as a separate patient."""
+    paths = (path for path in folder.rglob("*.hea") if record_name.fullmatch(path.stem))
+    for path in sorted(paths, key=lambda path: (path.stem, path)):
+        yield {"recording_id": path.stem, "patient_id": path.stem, "path": str(path.relative_to(folder))}
 
 
 def list_findings(builder: ElmDatasetBuilder) -> Iterator[dict]:
@@ -87,7 +107,7 @@ def list_findings(builder: ElmDatasetBuilder) -> Iterator[dict]:
     folder = builder.source_folder()
     for reference in builder.distinct_references():
         try:
-            comments = read_header_comments(folder / reference["path"])
+            comments = read_header_comments(reference["path"], folder)
         except RecordingError:
             continue  # reported as a skipped recording
         yield findings_conversation(builder.name, reference["recording_id"], comments.labels, stratum=comments.stratum)
@@ -99,7 +119,8 @@ def snomed_name(code: str) -> str:
 
     The table contains the codes of the PhysioNet/CinC Challenge 2021 (Reyna et al. 2021) and of the CSN database.
     Names do not depend on the source: 164931005 is ST elevation, although the table of CSN calls it "ST tilt up", and
-    three codes are premature ventricular beats.
+    three codes are ventricular premature complexes. Codes that the Challenge scores as equivalent have one name, and
+    findings of PTB-XL have the names of its SCP-ECG statements.
     """
     return _table()[code]["name"] if code in _table() else f"SNOMED CT {code}"
 

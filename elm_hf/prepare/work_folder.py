@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from elm_hf.data.layout import BUILD_REPORT_NAME
-from elm_hf.utils.files import write_atomically
+from elm_hf.utils.files import read_json, write_atomically
 
 
 _PLAN_NAME = "plan.json"
@@ -29,14 +30,40 @@ def work_folder(output: Path, task: str = "build") -> Iterator[Path]:
         BlockingIOError: another process has locked the folder for the same task.
     """
     work = output.with_name(f"{output.name}.building")
-    work.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(work / f"{task}.lock", timeout=_LOCK_TIMEOUT_S):
+        lock = _lock(work, f"{task}.lock")
+        try:
+            _check_other_tasks(work, f"{task}.lock")
             yield work
+        finally:
+            lock.release()
     except Timeout as error:
         raise BlockingIOError(
             f"{work}: another process is building in this folder; wait for it or terminate it"
         ) from error
+
+
+def _lock(work: Path, name: str) -> FileLock:
+    """Acquire a lock. A build that ends removes the folder with the lock that others wait for; they begin anew."""
+    end = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(work / name)
+        try:
+            lock.acquire(timeout=max(end - time.monotonic(), 0))
+        except FileNotFoundError:
+            continue
+        if (work / name).exists():
+            return lock
+        lock.release()
+
+
+def _check_other_tasks(work: Path, name: str) -> None:
+    """Raise `Timeout` if a build uses the folder while a shard of it is built, or the other way round."""
+    for path in work.glob("*.lock"):
+        if path.name != name and "build.lock" in (path.name, name):
+            with FileLock(path, timeout=0):
+                pass
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -70,7 +97,7 @@ def begin(work: Path, plan: dict, overwrite: bool = False, exclusive: bool = Tru
     Raises:
         ValueError: there is an unfinished build with another plan.
     """
-    found = _read_plan(work)
+    found = _read_plan(work, overwrite)
     if found is not None and found != plan and not overwrite:
         key = next(key for key in [*plan, *found] if plan.get(key) != found.get(key))
         raise ValueError(
@@ -113,12 +140,24 @@ def publish(work: Path, output: Path) -> None:
 
 def was_published(work: Path, plan: dict, output: Path) -> bool:
     """Return whether a build was killed in `publish` after moving the dataset; if so, finish the cleanup."""
-    if _read_plan(work) != plan or (work / "build").exists() or not (output / BUILD_REPORT_NAME).is_file():
+    if (
+        _read_plan(work, ignore_damage=True) != plan
+        or (work / "build").exists()
+        or not (output / BUILD_REPORT_NAME).is_file()
+    ):
         return False
     shutil.rmtree(work)
     return True
 
 
-def _read_plan(work: Path) -> dict | None:
+def _read_plan(work: Path, ignore_damage: bool = False) -> dict | None:
     path = work / _PLAN_NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        return read_json(path) if path.is_file() else None
+    except ValueError as error:
+        if ignore_damage:
+            return None
+        raise ValueError(
+            f"{error}; it is not the plan of a build: delete the folder {work}, or replace it with overwrite "
+            "(--overwrite)"
+        ) from error

@@ -12,9 +12,13 @@ from transformers import TrainingArguments, set_seed
 from transformers.utils import logging
 from trl import TrlParser
 
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.patients import patients_of
+from elm_hf.data.seen_patients import Stage, check_not_seen, stages_before
+from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.pretrain.arguments import PretrainArguments
-from elm_hf.pretrain.data import EcgPretrainingCollator, load_pretraining_records
+from elm_hf.pretrain.data import EcgPretrainingCollator, PretrainingRecords, load_pretraining_records
 from elm_hf.pretrain.encoder import TARGETS, encoder_type, load_encoder_to_train
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
 from elm_hf.pretrain.trainer import PretrainTrainer
@@ -23,6 +27,7 @@ from elm_hf.training.costs import RunCosts
 from elm_hf.training.epochs import FollowEpoch
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
 from elm_hf.training.rows import load_sources
+from elm_hf.training.validation import check_evaluation, evaluates, evaluation_callbacks
 from elm_hf.utils.encoder_origin import known_sources, known_sources_message
 from elm_hf.utils.errors import errors_in_one_line
 from elm_hf.utils.recipes import with_recipe
@@ -55,6 +60,7 @@ def build_trainer(
     script_args: PretrainArguments, training_args: TrainingArguments, augmentation: EcgAugmentation
 ) -> PretrainTrainer:
     """Builds the trainer of a run, ready to start or to resume from its last checkpoint."""
+    check_evaluation(training_args, script_args.early_stopping_patience)
     run = run_settings(training_args, script_args, augmentation)
     training_args.resume_from_checkpoint = checkpoint_to_continue(
         training_args.resume_from_checkpoint, training_args.output_dir, run
@@ -63,6 +69,9 @@ def build_trainer(
 
     target = TARGETS.get(encoder_type(script_args.encoder))
     records = load_pretraining_records(script_args.dataset, script_args.fold, target, script_args.held_out_dataset)
+    if evaluates(training_args):
+        _check_has_validation(script_args, records)
+    stages = _stages_before(script_args)
     first = records.train[0]
     model, feature_extractor, tokenizer = load_encoder_to_train(script_args, records.classes, first)
     if known := known_sources(model.config, load_sources(script_args.dataset)):
@@ -74,7 +83,7 @@ def build_trainer(
     training_args.label_names = ["labels"] if target == "class" else []
     plots = None
     if target is None:
-        plots = ReconstructionPlots(feature_extractor, records.held_out or records.train, script_args.num_plots)
+        plots = ReconstructionPlots(feature_extractor, records.validation or records.train, script_args.num_plots)
     collator = EcgPretrainingCollator(
         feature_extractor, tokenizer, augmentation if augmentation != EcgAugmentation() else None, training_args.seed
     )
@@ -82,19 +91,53 @@ def build_trainer(
         model=model,
         args=training_args,
         train_dataset=records.train,
-        eval_dataset=records.held_out,
+        eval_dataset=records.validation,
         data_collator=collator,
         processing_class=feature_extractor,
-        callbacks=[FollowEpoch(collator), RunCosts(len(records.train))],
+        callbacks=[
+            FollowEpoch(collator),
+            RunCosts(len(records.train)),
+            *evaluation_callbacks(script_args.early_stopping_patience),
+        ],
         run=run,
+        stages=stages + records.stages,
         text_tokenizer=tokenizer,
         plots=plots,
     )
     trainer.accelerator.print(
         f"{model.config.model_type}: {model.num_parameters():,} parameters, {len(records.train):,} training records, "
-        f"{len(records.held_out or []):,} held out, {records.num_left_out:,} omitted"
+        f"{len(records.validation or []):,} validation records, {records.num_left_out:,} omitted"
     )
     return trainer
+
+
+def _stages_before(script_args: PretrainArguments) -> list[Stage]:
+    """The stages of training of a checkpoint to continue from, which must not have seen the fold's held-out patients."""
+    if script_args.encoder in ECG_ENCODER_TYPES:
+        return []
+    stages = stages_before(script_args.encoder)
+    if script_args.fold is not None:
+        held_out = set().union(*(patients_of(path, script_args.fold, held_out=True) for path in script_args.dataset))
+        check_not_seen(
+            f"--encoder {script_args.encoder}",
+            stages,
+            held_out,
+            f"validation and test patients of fold {script_args.fold}",
+            "continue from an encoder that has not seen them",
+        )
+    return stages
+
+
+def _check_has_validation(script_args: PretrainArguments, records: PretrainingRecords) -> None:
+    """Checks that there are records to evaluate on. The error of a dataset without them says how to build it again."""
+    if script_args.fold is None:
+        raise ValueError("--eval_strategy evaluates on the validation patients of a fold; name the fold (--fold).")
+    for path in script_args.dataset:
+        load_elm_dataset(path, script_args.fold, "validation")
+    if records.validation is None:
+        raise ValueError(
+            f"--eval_strategy: none of the validation records of fold {script_args.fold} can be used; leave it out."
+        )
 
 
 def train(trainer: PretrainTrainer, datasets: list[str]) -> None:

@@ -23,13 +23,18 @@ class PretrainArguments:
             "a checkpoint to continue from."
         }
     )
-    encoder_config: str | None = _argument("JSON file with fields of a new encoder's configuration.")
+    encoder_config: str | None = _argument("Fields of a new encoder's configuration: a JSON file, or a JSON object.")
     text_model: str = _argument("Text tower of a new merl encoder. It stays frozen.", "ncbi/MedCPT-Query-Encoder")
     fold: str | None = _argument(
-        "Fold whose test patients are held out for evaluation. Required by encoders that learn classes (ecg_resnet and "
-        "published encoders), which are the strata of the fold's conversations. By default all records are used."
+        "Fold to train on: its validation patients are used for evaluation, and its test patients are omitted. Required "
+        "by encoders that learn classes (ecg_resnet and published encoders), which are the strata of the fold's "
+        "conversations. By default all records are used."
     )
     held_out_dataset: str | None = _argument(
         "Another dataset about the same ECGs, whose test and validation patients of the same fold are omitted as well."
+    )
+    early_stopping_patience: int | None = _argument(
+        "Number of evaluations without improvement after which training ends. Needs --eval_strategy and "
+        "--load_best_model_at_end."
     )
     num_plots: int = _argument("Number of reconstructions to draw with each checkpoint of a masked autoencoder.", 4)

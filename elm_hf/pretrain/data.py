@@ -1,4 +1,4 @@
-"""Data for pre-training encoders: records with reports or classes, without the test patients of a fold."""
+"""Data for pre-training encoders: records with reports or classes, without the validation and test patients of a fold."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from elm_hf.data.ecg_table import EcgTable
-from elm_hf.data.loading import check_same_shape, load_elm_dataset, load_records, patients_of
+from elm_hf.data.loading import check_same_shape, load_elm_dataset
+from elm_hf.data.patients import check_disjoint, patients_of, patients_of_splits, record_patients
+from elm_hf.data.seen_patients import Stage, stage_of
+from elm_hf.data.tables import load_records
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.training.augmentation import EcgAugmentation, sample_rng
@@ -27,20 +30,22 @@ class PretrainingRecords:
     Records for pre-training.
 
     Columns are `row` (row number), `ecg` (array `(12, samples)` in millivolt, NaN where a lead is missing),
-    `sampling_rate` in Hz, `held_out`, and the target, if there is one: `report`, or `label` (number of the class).
+    `sampling_rate` in Hz, `is_training`, and the target, if there is one: `report`, or `label` (number of the class).
 
     Args:
         train: training records.
-        held_out: records of the fold's test patients; None if there are none.
+        validation: records of the fold's validation patients; None if there are none.
         classes: names of the classes; None unless they are the target.
-        num_left_out: number of omitted records: those without the target or of several classes, and those of another
-            dataset's test patients.
+        num_left_out: number of omitted records: those without the target or of several classes, those of the fold's test
+            patients, and those of another dataset's validation and test patients.
+        stages: the training patients of each dataset.
     """
 
     train: Dataset
-    held_out: Dataset | None
+    validation: Dataset | None
     classes: list[str] | None
     num_left_out: int
+    stages: list[Stage]
 
 
 def load_pretraining_records(
@@ -50,7 +55,8 @@ def load_pretraining_records(
     held_out_dataset: str | PathLike | None = None,
 ) -> PretrainingRecords:
     """
-    Joins the records of several datasets and separates those of a fold's test patients.
+    Joins the records of several datasets, separates those of a fold's validation patients, and omits those of its test
+    patients.
 
     Args:
         paths: folders or Hub names of elm-hf datasets.
@@ -63,46 +69,56 @@ def load_pretraining_records(
     Raises:
         FileNotFoundError: a dataset does not exist.
         ValueError: the fold does not exist, classes are requested without a fold, records differ in length or sampling
-            rate, or no record is left to train on.
+            rate, a training patient of one dataset is a validation or test patient of another, or no record is left to
+            train on.
     """
     if target == "class" and fold is None:
         raise ValueError("Classes are the strata of a fold's conversations; name a fold (--fold).")
     tables = [load_records(path) for path in paths]
     if len(tables) > 1:
         check_same_shape(list(paths), tables)
-    tested_elsewhere = set()
+    held_out_elsewhere = set()
     if held_out_dataset is not None:
         if fold is None:
-            raise ValueError("--held_out_dataset omits the test patients of a fold; name the fold (--fold).")
-        tested_elsewhere = patients_of(held_out_dataset, load_records(held_out_dataset), fold, held_out=True)
-    rows: dict[bool, list[dict]] = {False: [], True: []}
+            raise ValueError("--held_out_dataset omits the held-out patients of a fold; name the fold (--fold).")
+        held_out_elsewhere = patients_of(held_out_dataset, fold, held_out=True)
+    if fold is not None:
+        check_disjoint(paths, fold)
+    rows: dict[str, list[dict]] = {"train": [], "validation": []}
     num_left_out = start = 0
+    stages = []
     for path, table in zip(paths, tables):
-        held_out, class_of = _fold_of(path, table, fold)
-        owners = zip(table["source"], table["patient_id"])
+        split_of, class_of = _fold_of(path, fold)
+        owners, trained = record_patients(table).to_pylist(), set()
         for row, (usable, owner) in enumerate(zip(_usable(table, target, class_of), owners)):
-            usable &= row in held_out or owner not in tested_elsewhere
+            split = split_of.get(owner, "train")
+            usable &= split in rows and (split != "train" or owner not in held_out_elsewhere)
             num_left_out += not usable
             if usable:
-                rows[row in held_out].append({"row": start + row, "class": class_of.get(row)})
+                rows[split].append({"row": start + row, "class": class_of.get(row)})
+            if usable and split == "train":
+                trained.add(owner)
+        stages.append(stage_of("pre-training", path, fold, trained))
         start += len(table)
-    if not rows[False]:
+    if not rows["train"]:
         raise ValueError(f"none of the {start} records can be used for training (target: {target}, fold: {fold})")
-    classes = sorted({one["class"] for one in rows[False]}) if target == "class" else None
+    classes = sorted({one["class"] for one in rows["train"]}) if target == "class" else None
     records = datasets.concatenate_datasets(tables)
-    known = [one for one in rows[True] if classes is None or one["class"] in classes]
+    known = [one for one in rows["validation"] if classes is None or one["class"] in classes]
+    validation = Dataset.from_list(known) if known else None
     return PretrainingRecords(
-        Dataset.from_list(rows[False]).with_transform(_AddEcg(records, target, classes, held_out=False)),
-        Dataset.from_list(known).with_transform(_AddEcg(records, target, classes, held_out=True)) if known else None,
+        Dataset.from_list(rows["train"]).with_transform(_AddEcg(records, target, classes, is_training=True)),
+        validation and validation.with_transform(_AddEcg(records, target, classes, is_training=False)),
         classes,
         num_left_out,
+        stages,
     )
 
 
 class EcgPretrainingCollator:
     """
     Collates records into a batch for an encoder: ECGs of the model's length and their targets. Training records are
-    cropped at a random place, held-out records where the feature extractor crops them.
+    cropped at a random place, validation records where the feature extractor crops them.
 
     Args:
         feature_extractor: feature extractor of the encoder.
@@ -133,7 +149,7 @@ class EcgPretrainingCollator:
         Returns:
             The outputs of the feature extractor, and `labels (rows,)` or the tokens of the reports.
         """
-        ecgs = [row["ecg"] if row["held_out"] else self._changed(row) for row in rows]
+        ecgs = [self._changed(row) if row["is_training"] else row["ecg"] for row in rows]
         rates = [row["sampling_rate"] for row in rows]
         leads = [LEADS] * len(rows)
         batch = dict(self.feature_extractor(ecgs, sampling_rate=rates, lead_names=leads, return_tensors="pt"))
@@ -158,10 +174,10 @@ class EcgPretrainingCollator:
 class _AddEcg:
     """Adds ECGs and targets to a batch of row numbers."""
 
-    def __init__(self, records: Dataset, target: str | None, classes: list[str] | None, held_out: bool):
+    def __init__(self, records: Dataset, target: str | None, classes: list[str] | None, is_training: bool):
         self.records = records
         self.ecgs = EcgTable(records)
-        self.held_out = held_out
+        self.is_training = is_training
         self.target = target
         self.classes = classes
         self.sampling_rate = records[0]["sampling_rate"]
@@ -171,7 +187,7 @@ class _AddEcg:
             "row": batch["row"],
             "ecg": [self.ecgs[row] for row in batch["row"]],
             "sampling_rate": [self.sampling_rate] * len(batch["row"]),
-            "held_out": [self.held_out] * len(batch["row"]),
+            "is_training": [self.is_training] * len(batch["row"]),
         }
         if self.target == "report":
             joined["report"] = [self.records.data.column("report")[row].as_py() for row in batch["row"]]
@@ -180,20 +196,23 @@ class _AddEcg:
         return joined
 
 
-def _fold_of(path: str | PathLike, table: Dataset, fold: int | str | None) -> tuple[set[int], dict[int, str]]:
-    """The rows of the fold's test patients, and the class of each row that has exactly one."""
+def _fold_of(path: str | PathLike, fold: int | str | None) -> tuple[dict[str, str], dict[int, str]]:
+    """
+    The split of each patient of a fold, and the class of each row that has exactly one. Patients without conversations
+    in the fold are in none.
+    """
     if fold is None:
-        return set(), {}
-    splits = {split: load_elm_dataset(path, fold, split) for split in ("train", "test")}
+        return {}, {}
     strata = defaultdict(set)
-    for rows in splits.values():
+    splits = patients_of_splits(path, fold)
+    for split in splits:
+        rows = load_elm_dataset(path, fold, split)
         for ecg_index, stratum in zip(rows["ecg_index"], rows["stratum"]):
             for row in ecg_index:
                 strata[row].add(stratum)
-    owners = list(zip(table["source"], table["patient_id"]))
-    tested = {owners[row] for ecg_index in splits["test"]["ecg_index"] for row in ecg_index}
-    held_out = {row for row, owner in enumerate(owners) if owner in tested}
-    return held_out, {row: next(iter(names)) for row, names in strata.items() if _is_one_class(names)}
+    held_out = [split for split in splits if split != "train"]
+    split_of = {patient: split for split in ["train", *held_out] for patient in splits.get(split, ())}
+    return split_of, {row: next(iter(names)) for row, names in strata.items() if _is_one_class(names)}
 
 
 def _is_one_class(strata: set[str]) -> bool:

@@ -15,7 +15,7 @@ from transformers import (
 
 from elm_hf.checkpoints.convert_autoencoder import st_mem_feature_extractor
 from elm_hf.checkpoints.convert_merl import merl_feature_extractor
-from elm_hf.checkpoints.create import FEATURE_EXTRACTORS, check_encoder_name
+from elm_hf.checkpoints.create import FEATURE_EXTRACTORS, check_encoder_name, new_encoder_config
 from elm_hf.checkpoints.load import load_feature_extractor
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
@@ -82,18 +82,18 @@ def new_encoder(
 
     Args:
         model_type: type of the encoder.
-        config_file: JSON file with fields of its configuration.
+        config_file: fields of its configuration: a JSON file, or a JSON object as text.
         text_model: text tower of `"merl"`.
         classes: names of the classes, for encoders that are trained to classify.
     """
     import_ecg_encoders()
-    fields = {} if config_file is None else json.loads(Path(config_file).read_text(encoding="utf-8"))
+    fields = {} if config_file is None else _fields(config_file)
     if model_type == "merl":
         return MerlForPreTraining.from_text_pretrained(text_model, **fields)
     if classes is not None:
         fields |= _class_fields(classes)
-        return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(model_type, **fields))
-    return AutoModelForPreTraining.from_config(AutoConfig.for_model(model_type, **fields))
+        return AutoModelForSequenceClassification.from_config(new_encoder_config(model_type, **fields))
+    return AutoModelForPreTraining.from_config(new_encoder_config(model_type, **fields))
 
 
 def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_samples: int) -> EcgFeatureExtractor:
@@ -112,6 +112,10 @@ def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_sample
     if model.config.model_type == "ecg_resnet":
         return EcgFeatureExtractor(sampling_rate, num_samples, normalization="none")
     return st_mem_feature_extractor(model.config)
+
+
+def _fields(config: str) -> dict:
+    return json.loads(config if config.lstrip().startswith("{") else Path(config).read_text(encoding="utf-8"))
 
 
 def _class_fields(classes: list[str]) -> dict:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from PIL import Image
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from elm_hf.ecg.plot import plot_ecg
 from elm_hf.modeling.ecg_leads import LEADS
@@ -57,9 +57,9 @@ def plot_reconstruction(
     return _stacked(pages)
 
 
-class ReconstructionPlots(TrainerCallback):
+class ReconstructionPlots:
     """
-    Saves pictures of reconstructions in each checkpoint.
+    Pictures of reconstructions, for each checkpoint.
 
     Args:
         feature_extractor: feature extractor of the model.
@@ -71,10 +71,6 @@ class ReconstructionPlots(TrainerCallback):
         self.feature_extractor = feature_extractor
         self.records = records
         self.number = number
-
-    def on_save(self, args, state, control, model=None, **kwargs):
-        if state.is_world_process_zero:
-            self.draw(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def draw(self, model: PreTrainedModel, folder: Path):
         """Writes `reconstruction-0.png`, … into the folder, with the same masks each time."""

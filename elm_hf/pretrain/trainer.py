@@ -1,10 +1,13 @@
 """The trainer of ECG encoders."""
 
+from pathlib import Path
+
 from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
 )
 
+from elm_hf.data.seen_patients import Stage
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
 from elm_hf.training.resume import CompleteCheckpoints
 
@@ -15,6 +18,7 @@ class PretrainTrainer(CompleteCheckpoints, Trainer):
 
     Args:
         run: settings of the run, saved with its checkpoints.
+        stages: stages of training including this one, saved with the encoder.
         text_tokenizer: tokenizer of the text tower, saved with the encoder; None without a text tower.
         plots: reconstructions of a masked autoencoder; None for other encoders.
         args, kwargs: arguments of `Trainer`.
@@ -24,13 +28,17 @@ class PretrainTrainer(CompleteCheckpoints, Trainer):
         self,
         *args,
         run: dict,
+        stages: list[Stage],
         text_tokenizer: PreTrainedTokenizerBase | None,
         plots: ReconstructionPlots | None,
         **kwargs,
     ):
         self.run = run
+        self.stages = stages
         self.text_tokenizer = text_tokenizer
         self.plots = plots
         super().__init__(*args, **kwargs)
-        if plots is not None:
-            self.add_callback(plots)
+
+    def add_to_checkpoint(self, folder: Path) -> None:
+        if self.plots is not None:
+            self.plots.draw(self.accelerator.unwrap_model(self.model), folder)

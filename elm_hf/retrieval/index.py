@@ -15,7 +15,9 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig
 
 from elm_hf.data.ecg_table import EcgTable
-from elm_hf.data.loading import load_records, patients_of
+from elm_hf.data.patients import patients_of, record_patients
+from elm_hf.data.seen_patients import check_not_seen, read_stages
+from elm_hf.data.tables import load_records
 from elm_hf.ecg.measurements import GENERAL_FEATURES, feature_matrix, measure_ecg
 from elm_hf.ecg.normal_ranges import feature_text
 from elm_hf.modeling.ecg_leads import LEADS
@@ -210,7 +212,8 @@ def build_index(
 
     Raises:
         FileExistsError: the folder is not empty.
-        ValueError: another `by`, a missing encoder, or no usable record.
+        ValueError: another `by`, a missing encoder or one that was trained on the fold's validation or test patients,
+            or no usable record.
         ImportError: FAISS or, for features, NeuroKit2 is not installed.
     """
     if by not in ("features", "encoder") or (by == "encoder") != (encoder is not None):
@@ -221,6 +224,14 @@ def build_index(
     output = Path(output)
     check_free(output)
     encode = None if encoder is None else EncoderVectors(encoder)  # a wrong one is refused at once
+    if encoder is not None:
+        check_not_seen(
+            encoder,
+            read_stages(encoder),
+            patients_of(dataset, fold, held_out=True),
+            f"validation and test patients of fold {fold} of {dataset}",
+            "use an encoder that was trained on this fold's training patients",
+        )
     records = load_records(dataset)
     rows, left_out, has_reports = _training_records(dataset, records, fold)
     measured, mean, deviation = None, None, None
@@ -261,12 +272,11 @@ def _training_records(
     dataset: str | PathLike, records: Dataset, fold: int | str
 ) -> tuple[list[int], dict[str, int], bool]:
     """Rows of the fold's training patients, number of omitted ones by reason, and whether they have reports."""
-    patients = patients_of(dataset, records, fold, held_out=False)
-    columns = records.select_columns(["source", "patient_id", "report"])[:]
-    owners = zip(columns["source"], columns["patient_id"])
-    rows = [row for row, owner in enumerate(owners) if owner in patients]
-    has_reports = any(columns["report"][row] for row in rows)
-    usable = [row for row in rows if columns["report"][row] or not has_reports]
+    patients = patients_of(dataset, fold, held_out=False)
+    reports = records.select_columns(["report"])[:]["report"]
+    rows = [row for row, owner in enumerate(record_patients(records).to_pylist()) if owner in patients]
+    has_reports = any(reports[row] for row in rows)
+    usable = [row for row in rows if reports[row] or not has_reports]
     return usable, {"no report": len(rows) - len(usable)}, has_reports
 
 

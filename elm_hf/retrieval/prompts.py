@@ -9,7 +9,8 @@ import numpy as np
 from datasets import Dataset
 
 from elm_hf.data.ecg_table import EcgTable
-from elm_hf.data.loading import patients_of, records_of
+from elm_hf.data.loading import records_of
+from elm_hf.data.patients import patients_of, record_patients
 from elm_hf.modeling.chat_rendering import with_system_prompt
 from elm_hf.retrieval.index import EcgIndex
 from elm_hf.retrieval.options import RetrievalOptions
@@ -52,16 +53,16 @@ class Retrieval:
             how = 'take "features" (--rag-content)' if content == "report" else makes_features
             raise ValueError(f"{index}: the records of this index have no {content}; {how}")
         self._texts = found.entries[content]
-        self._patients = list(zip(found.entries["source"], found.entries["patient_id"]))
+        self._patients = record_patients(found.entries).to_pylist()
         paths = [dataset] if isinstance(dataset, str | PathLike) else list(dataset)
         local = [records] * len(paths) if records is None or isinstance(records, str | PathLike) else list(records)
         tables = []
         for path, of_path in zip(paths, local):
             table = records_of(path, of_path)
             if table is not None:  # None for conversations without ECGs
-                self._check_held_out(index, path, table, fold)
+                self._check_held_out(index, path, fold)
                 tables.append(table)
-        self._owners = [owner for table in tables for owner in zip(table["source"], table["patient_id"])]
+        self._owners = [owner for table in tables for owner in record_patients(table).to_pylist()]
         self._candidates = self._find(found, datasets.concatenate_datasets(tables), ecg_index) if tables else {}
 
     def __call__(self, messages: Sequence[dict], ecg_index: Sequence[int]) -> list[dict]:
@@ -110,13 +111,13 @@ class Retrieval:
         messages[place] = messages[place] | {"content": content}
         return messages
 
-    def _check_held_out(self, index, path, table, fold) -> None:
-        held_out = patients_of(path, table, fold, held_out=True)
+    def _check_held_out(self, index, path, fold) -> None:
+        held_out = patients_of(path, fold, held_out=True)
         common = held_out & set(self._patients)
         if common:
             raise ValueError(
-                f"{index}: this index holds {len(common)} of the {len(held_out)} patients whom fold {fold} of {path} tests "
-                f"on; make an index of that fold's training patients (elm-hf index {path} --fold {fold})"
+                f"{index}: this index holds {len(common)} of the {len(held_out)} validation and test patients of fold "
+                f"{fold} of {path}; make an index of that fold's training patients (elm-hf index {path} --fold {fold})"
             )
 
     def _find(self, index: EcgIndex, records, ecg_index: Iterable[Sequence[int]]) -> dict[int, np.ndarray]:

@@ -43,7 +43,10 @@ def alignment_messages(description: dict, feature_sentences: bool = True) -> lis
         description: row of the table that `describe_records` writes.
         feature_sentences: whether to include the findings, in general and by lead, and not only the report.
     """
-    opening = [_text(f"This person is a {_person(description)}. The ECG signal is "), {"type": "ecg", "text": None}]
+    opening = [
+        _text(f"This person is a {person_words(description)}. The ECG signal is "),
+        {"type": "ecg", "text": None},
+    ]
     turns = [(opening + [_text(". The ECG report indicates ")], description["report"].rstrip(". "))]
     if feature_sentences:
         general = ", ".join(description["general"]) or NO_FINDING
@@ -62,7 +65,8 @@ def _text(text: str) -> dict:
     return {"type": "text", "text": text}
 
 
-def _person(description: dict) -> str:
+def person_words(description: dict) -> str:
+    """Age, sex and size of a person, as far as they are known: "54-year-old male with a height of 180 cm"."""
     years = "" if description["age"] is None else f"{description['age']}-year-old "
     parts = [
         f"a {name} of {description[column]:.0f} {unit}"
@@ -92,7 +96,7 @@ def alignment_conversations(
         FileNotFoundError: the file does not exist.
         ValueError: the file is not a table of descriptions, or it contains none of the ECGs.
     """
-    table = _read_descriptions(Path(descriptions))
+    table = read_descriptions(Path(descriptions))
     columns = conversations.with_format(None).select_columns(["record_ids", "ecg_index"])[:]
     row_of = {
         name: row for names, rows in zip(columns["record_ids"], columns["ecg_index"]) for name, row in zip(names, rows)
@@ -120,7 +124,14 @@ def alignment_conversations(
     return made.with_format(conversations.format["type"], **conversations.format["format_kwargs"])
 
 
-def _read_descriptions(path: Path) -> list[dict]:
+def read_descriptions(path: Path) -> list[dict]:
+    """
+    Reads the table of `elm-hf describe`.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not such a table.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; --descriptions takes the table that elm-hf describe writes")
     try:

@@ -7,6 +7,8 @@ from elm_hf.retrieval.options import RetrievalOptions
 
 
 PARTS = ("encoder", "projector", "llm", "ecg_tokens")
+# What stands in the place of the ECGs in training (`elm_hf.training.conditions`).
+ECG_CONDITIONS = ("signal", "zeros", "noise", "another", "none")
 
 
 def _argument(help: str, default=None):
@@ -47,8 +49,24 @@ class ElmScriptArguments:
         1,
     )
     cache_encoder: bool = _argument("Run the frozen encoder once and train on its stored features.", False)
+    ecg_condition: str = _argument(
+        "What to train on in the place of the ECGs: signal (the ECGs), zeros, noise, another (patient's ECG) or none. All "
+        "but signal measure what a model can learn without reading the ECG.",
+        "signal",
+    )
     system_prompt_file: str | None = _argument(
         "Text file with a system prompt for conversations without one. It is saved with the model."
+    )
+    early_stopping_patience: int | None = _argument(
+        "Number of evaluations without improvement after which training ends. Needs --eval_strategy and "
+        "--load_best_model_at_end."
+    )
+    eval_exact_match: int | None = _argument(
+        "Number of validation questions to answer at each evaluation. Logged as eval_exact_match, which can be the "
+        "--metric_for_best_model."
+    )
+    allow_seen_patients: bool = _argument(
+        "Train on although the starting checkpoint was trained on validation or test patients of the fold.", False
     )
     deterministic: bool = _argument(
         "Make runs on the same machine bit-identical. Training is slower, especially on a GPU.", False
@@ -80,6 +98,7 @@ class ElmScriptArguments:
                 "--cache_encoder needs a frozen encoder, but encoder is in --trainable; leave it out (--trainable "
                 "projector llm)."
             )
+        self._check_condition()
         self._check_descriptions()
         _ = self.retrieval, self.system_prompt  # wrong values raise an error before any work starts
 
@@ -89,6 +108,18 @@ class ElmScriptArguments:
         if self.rag_index is None:
             return None
         return RetrievalOptions(self.rag_index, self.rag_k, self.rag_content, self.rag_location)
+
+    def _check_condition(self):
+        condition = self.ecg_condition
+        if condition not in ECG_CONDITIONS:
+            raise ValueError(f'--ecg_condition takes one of {", ".join(ECG_CONDITIONS)}; got "{condition}".')
+        if condition != "signal" and self.descriptions is not None:
+            raise ValueError(f"--descriptions describes the true ECGs; leave out --ecg_condition {condition}.")
+        if condition in ("zeros", "noise") and self.cache_encoder:
+            raise ValueError(
+                f"--cache_encoder stores features of the true ECGs, and --ecg_condition {condition} replaces these; leave one "
+                "of them out."
+            )
 
     def _check_descriptions(self):
         if self.data_expansion < 0 or (self.data_expansion and self.descriptions is None):
@@ -102,6 +133,7 @@ class ElmScriptArguments:
             "--system_prompt_file": self.system_prompt_file is not None,
             "--rag_index": self.rag_index is not None,
             "--question_types": self.question_types is not None,
+            "--eval_exact_match": self.eval_exact_match is not None,
             "--dataset_probabilities": self.dataset_probabilities is not None,
         }
         chosen = [option for option, is_chosen in others.items() if is_chosen]

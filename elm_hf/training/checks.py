@@ -3,17 +3,27 @@
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import ProcessorMixin
+from transformers import PreTrainedConfig, ProcessorMixin
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.utils import find_adapter_config_file
+from transformers.utils import find_adapter_config_file, logging
 from trl import ModelConfig, SFTConfig
 
+from elm_hf.checkpoints.chat_template import check_template
+from elm_hf.checkpoints.llm import check_answers_are_learnt
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix, pack_without_padding
+from elm_hf.training.trl_options import check_trl_options
 from elm_hf.utils.hub import check_name
+from elm_hf.utils.positions import position_limit
+
+
+logger = logging.get_logger(__name__)
+
+# Number of conversations that are searched for reasoning.
+NUM_SAMPLED = 256
 
 
 def check_arguments(
@@ -51,13 +61,13 @@ def check_arguments(
             "--cache_encoder runs the encoder before training, when ZeRO-3 has already partitioned it; use the recipe "
             "accelerate/fsdp2 or accelerate/zero2."
         )
+    check_trl_options(training_args, model_args)
     quantized = model_args.load_in_4bit or model_args.load_in_8bit
     if quantized and not model_args.use_peft:
         raise ValueError("--load_in_4bit and --load_in_8bit freeze the LLM's weights; add --use_peft to train it.")
     needs_gpu = {
         f"--attn_implementation {model_args.attn_implementation}": "flash" in (model_args.attn_implementation or ""),
         "--fp16": training_args.fp16,
-        "--use_liger_kernel": training_args.use_liger_kernel,
     }
     for option, chosen in needs_gpu.items():
         if chosen and not torch.cuda.is_available():
@@ -80,6 +90,84 @@ def check_model(model_args: ModelConfig) -> None:
             f"--model_name_or_path {name} is an adapter; merge it into a full checkpoint (elm-hf merge {name} FOLDER) "
             "and train that."
         )
+
+
+def check_chat_template(processor: ProcessorMixin, script_args: ElmScriptArguments) -> None:
+    """
+    Checks that the model is asked for an answer as it learns it, and that joined questions are learnt.
+
+    Raises:
+        ValueError: the chat template writes no answer as it asks for it, or of joined answers only the last.
+    """
+    if script_args.descriptions is not None:
+        return
+    check_template(processor.tokenizer, "the model")
+    check_answers_are_learnt(processor)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 2
+    _, learnt = processor.tokenize_conversation(turns, [])
+    if script_args.merge_questions > 1 and (np.diff(learnt, prepend=0) == 1).sum() < 2:
+        raise ValueError(
+            "--merge_questions joins answers, and the model's chat template writes an earlier answer in another way than "
+            "the last one, so that only the last would be learnt; leave it out, or use --pack_by_ecg."
+        )
+
+
+def set_thinking(processor: ProcessorMixin, dataset: Dataset) -> None:
+    """
+    Makes the processor ask for reasoning if most conversations have answers with reasoning (`<think>...</think>`) that
+    its chat template writes. This is saved with the model.
+
+    Args:
+        processor: the ELM's processor.
+        dataset: conversations of `load_elm_dataset`, of which a sample is read.
+    """
+    step = max(1, len(dataset) // NUM_SAMPLED)
+    sample = dataset.with_format(None).select(range(0, len(dataset), step))["messages"]
+    reasoned = [processor.learns_reasoning(messages) for messages in sample]
+    if 2 * sum(reasoned) > len(reasoned):
+        processor.enable_thinking = True
+        logger.warning(
+            "The answers hold reasoning (<think>): the model will be asked with enable_thinking=True, which is saved with "
+            "its processor."
+        )
+
+
+def set_max_length(
+    training_args: SFTConfig, dataset: Dataset, processor: ProcessorMixin, config: PreTrainedConfig
+) -> None:
+    """
+    Sets the maximum number of tokens of a conversation to one that the model can use. TRL's default is for the text alone
+    if ECGs would take more than half of it (symbol models), and is bounded by the LLM's table of positions, if it has one
+    (GPT-2, OPT).
+
+    Args:
+        training_args: arguments of the run, whose `max_length` is set.
+        dataset: conversations of `load_elm_dataset`.
+        processor: the ELM's processor.
+        config: configuration of the ELM.
+
+    Raises:
+        ValueError: `max_length` is beyond the LLM's positions, or the ECGs of a conversation leave no room for text.
+    """
+    limit = position_limit(config)
+    most = max((len(rows) for rows in dataset["ecg_index"]), default=0)
+    length, of_ecgs = training_args.max_length, most * processor.num_ecg_tokens
+    if length == SFTConfig.max_length:
+        length += of_ecgs if 2 * of_ecgs > length else 0
+        length = min(length, limit or length)
+    length = limit if length is None else length
+    if limit is not None and length > limit:
+        raise ValueError(
+            f'--max_length is {length}, and the "{config.text_config.model_type}" LLM reads at most {limit} tokens.'
+        )
+    # An ECG of a symbol model without a largest length may be shorter than estimated.
+    if length is not None and of_ecgs >= length and getattr(processor, "max_ecg_tokens", of_ecgs) is not None:
+        raise ValueError(
+            f"--max_length is {length}, and the ECGs of a conversation take up to {of_ecgs} tokens ({most} ECGs of "
+            f"{processor.num_ecg_tokens}), which leaves no room for an answer; "
+            + ("choose a larger one." if limit is None or of_ecgs < limit else "the LLM reads no more.")
+        )
+    training_args.max_length = length
 
 
 def check_ecgs(dataset: Dataset, processor: ProcessorMixin) -> None:

@@ -95,13 +95,15 @@ class ElmDataCollator:
 
     def _flat_ecg(self) -> tuple[dict[str, torch.Tensor], list[np.ndarray]]:
         row = {"ecgs": [np.zeros((len(LEADS), 1000), dtype=np.float32)], "sampling_rate": 100.0, "ecg_index": [0]}
-        return self._prepare_ecgs([row], ["flat"])
+        return self._prepare_ecgs([row], ["flat"], keep_flat=True)
 
     def _count_ecgs(self, ids: np.ndarray) -> float:
         """Number of ECGs whose placeholders are in `ids`, fractional if one is cut. Symbols count as text."""
         return (ids == self.processor.ecg_token_id).sum() / self.processor.num_ecg_tokens
 
-    def _prepare_ecgs(self, rows: list[dict], names: list[str]) -> tuple[dict[str, torch.Tensor], list[np.ndarray]]:
+    def _prepare_ecgs(
+        self, rows: list[dict], names: list[str], keep_flat: bool = False
+    ) -> tuple[dict[str, torch.Tensor], list[np.ndarray]]:
         """The model's inputs for the ECGs, and the token ids that represent each ECG in the text."""
         num_ecgs = sum(len(row["ecgs"]) for row in rows)
         if num_ecgs == 0:
@@ -118,7 +120,15 @@ class ElmDataCollator:
             rngs = [rng_of_row[row] for row in rows_of_ecgs]
         if self.augmentation is not None:
             ecgs = [self.augmentation(ecg, rate, rng) for ecg, rate, rng in zip(ecgs, rates, rngs)]
-        prepared, ecg_ids = self.processor.prepare_ecgs(ecgs, rates, [list(LEADS)] * num_ecgs)
+        leads = [list(LEADS)] * num_ecgs
+        try:
+            prepared, ecg_ids = self.processor.prepare_ecgs(ecgs, rates, leads, keep_flat)
+        except ValueError:  # an ECG without any signal in the part that the model reads must not end a training run
+            reader = self.processor.ecg_reader
+            is_flat = [all(reader.read(ecg, rate, LEADS).causes) for ecg, rate in zip(ecgs, rates)]
+            if keep_flat or not any(is_flat):
+                raise
+            prepared, ecg_ids = self.processor.prepare_ecgs(ecgs, rates, leads, is_flat)
         names_read = self.processor.model_input_names
         ecg_data = {name: torch.from_numpy(values) for name, values in prepared.items() if name in names_read}
         if self.image_augmentation is not None and "ecg_values" in ecg_data:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from elm_hf.data.ecg_table import EcgTable
-from elm_hf.data.loading import has_records, load_records
+from elm_hf.data.tables import has_records, load_records
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm_base import BaseElmProcessor

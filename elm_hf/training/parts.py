@@ -31,6 +31,7 @@ def load_model(
         model_args.model_name_or_path,
         revision=model_args.model_revision,
         dtype=model_args.dtype,
+        use_safetensors=True,
         attn_implementation=model_args.attn_implementation,
         quantization_config=quantization,
         distributed_config=tensor_parallelism(model_args, training_args),

@@ -6,15 +6,22 @@ from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.utils import logging
 
+from elm_hf.data.seen_patients import Stage, write_stages
 from elm_hf.training.parallelism import tensor_parallel_size
 from elm_hf.utils.files import write_atomically
 
 
+logger = logging.get_logger(__name__)
+
 # Not the file of the same name in the folder of an evaluation.
 RUN_SETTINGS_NAME = "run.json"
+# Key of the sizes of a checkpoint's files in it.
+FILES = "files"
 
 # Settings that the steps depend on. The total batch size is among them, the number of processes is not.
 _TRAINING_SETTINGS = (
@@ -51,10 +58,20 @@ class CompleteCheckpoints:
     Mix-in of a `Trainer` whose checkpoints are either complete or ignored, and which takes no step after the last one.
 
     Attributes:
-        run: settings of the run ([`run_settings`]), saved with its checkpoints; set before training.
+        run: settings of the run ([`run_settings`]), saved with its checkpoints and the sizes of their files; set before
+            training.
+        stages: stages of training including this one, saved with the model and its checkpoints; set before training.
     """
 
     run: dict
+    stages: list[Stage]
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
+        super()._save(output_dir, state_dict)
+        write_stages(output_dir or self.args.output_dir, self.stages)
+
+    def add_to_checkpoint(self, folder: Path) -> None:
+        """Writes further files into a checkpoint, in the main process, before it is complete."""
 
     def _run_epoch(self, *args, **kwargs):
         """Ends a run that is resumed after its last step; transformers would take one more within an epoch."""
@@ -74,14 +91,60 @@ class CompleteCheckpoints:
         self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            write_atomically(folder / RUN_SETTINGS_NAME, json.dumps(self.run, indent=2) + "\n")
+            self.add_to_checkpoint(folder)
+            sizes = {
+                str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()
+            }
+            write_atomically(folder / RUN_SETTINGS_NAME, json.dumps(self.run | {FILES: sizes}, indent=2) + "\n")
+            if limit is not None:  # rotation would keep it as the newest one
+                self._remove_damaged_ones_after(self.state.global_step)
             rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint)
+
+    def _remove_damaged_ones_after(self, step: int) -> None:
+        for folder in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            if _step(folder) > step and damage(folder) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def last_checkpoint(output_dir: str | PathLike) -> Path | None:
     """The complete checkpoint with the most steps, or None."""
-    whole = [path.parent for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{RUN_SETTINGS_NAME}")]
-    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[-1]), default=None)
+    return next(iter(_complete_checkpoints(output_dir)), None)
+
+
+def _complete_checkpoints(output_dir: str | PathLike) -> list[Path]:
+    """The checkpoints that were written to the end, the one with the most steps first."""
+    found = [path.parent for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{RUN_SETTINGS_NAME}")]
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.name.rsplit("-", 1)[-1]
+    return int(number) if number.isdecimal() else -1
+
+
+def damage(checkpoint: Path) -> str | None:
+    """
+    What is wrong with the files of a checkpoint: one of them is missing, or is not as long as it was written. None if they
+    are as they were written.
+    """
+    try:
+        run = json.loads((checkpoint / RUN_SETTINGS_NAME).read_text(encoding="utf-8"))
+        sizes = run.get(FILES, {})
+        for name, size in sizes.items():
+            found = (checkpoint / name).stat().st_size
+            if found != size:
+                return f"{name} has {found:,} bytes of {size:,}"
+        for path in checkpoint.glob("*.safetensors"):  # checkpoints of earlier versions have no sizes
+            if path.name not in sizes:
+                with safe_open(path, "pt"):
+                    pass
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).relative_to(checkpoint)} is missing"
+    except SafetensorError as error:
+        return f"{path.name} is damaged ({error})"
+    except (ValueError, AttributeError, TypeError):
+        return f"{RUN_SETTINGS_NAME} is damaged"
+    return None
 
 
 def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, settings: dict) -> str | None:
@@ -96,13 +159,14 @@ def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, setti
             folder, the run may be longer.
 
     Raises:
-        ValueError: the checkpoint is incomplete or belongs to another run; the message names the settings.
+        ValueError: the checkpoint is incomplete or damaged, or belongs to another run; the message names the file or the
+            settings.
     """
     word = str(chosen).lower()
     if word == "false":
         return None
     is_named = word not in ("none", "true")
-    checkpoint = Path(chosen) if is_named else last_checkpoint(output_dir)
+    checkpoint = Path(chosen) if is_named else _last_whole_checkpoint(output_dir)
     if checkpoint is None:
         return None
     if not (checkpoint / RUN_SETTINGS_NAME).is_file():
@@ -110,6 +174,8 @@ def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, setti
             f"--resume_from_checkpoint {checkpoint}: incomplete checkpoint (it has no {RUN_SETTINGS_NAME}, which is written "
             f"last). Last complete checkpoint in {checkpoint.parent}: {last_checkpoint(checkpoint.parent) or 'none'}."
         )
+    if is_named and (problem := damage(checkpoint)) is not None:
+        raise ValueError(f"--resume_from_checkpoint {checkpoint}: {problem}; name another checkpoint.")
     found = json.loads((checkpoint / RUN_SETTINGS_NAME).read_text(encoding="utf-8"))
     compared = [name for name in settings if not (is_named and name in _LENGTHS)]
     differing = [
@@ -123,3 +189,20 @@ def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, setti
             "it, or choose another --output_dir, or start over with --resume_from_checkpoint false."
         )
     return str(checkpoint)
+
+
+def _last_whole_checkpoint(output_dir: str | PathLike) -> Path | None:
+    """The last checkpoint whose files are whole; a warning names those after it. None if there are no checkpoints."""
+    problems = []
+    for checkpoint in _complete_checkpoints(output_dir):
+        problem = damage(checkpoint)
+        if problem is None:
+            if problems:
+                logger.warning(f"{'; '.join(problems)}: continuing from {checkpoint.name}.")
+            return checkpoint
+        problems.append(f"{checkpoint}: {problem}")
+    if problems:
+        raise ValueError(
+            f"{'; '.join(problems)}; no whole checkpoint is left. Start over with --resume_from_checkpoint false."
+        )
+    return None

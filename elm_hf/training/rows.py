@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from os import PathLike
 
+import numpy as np
 from datasets import Dataset
 from transformers import ProcessorMixin
 from trl import SFTConfig
@@ -22,29 +23,34 @@ from elm_hf.training.tokenization import add_lengths, tokenize_conversations
 
 
 def load_training_data(
-    script_args: ElmScriptArguments, training_args: SFTConfig, processor: ProcessorMixin
+    script_args: ElmScriptArguments, training_args: SFTConfig, processor: ProcessorMixin, split: str = "train"
 ) -> Dataset:
     """
     Loads the conversations, or the descriptions used instead of them, and adds similar ECGs to the prompts if
-    requested.
+    requested. Conversations of the validation split are neither drawn nor merged, and ECGs are not expanded.
 
     Raises:
         FileNotFoundError: a dataset, table of descriptions or index does not exist.
-        ValueError: the fold does not exist, the ECGs do not fit the model, or no conversation is left.
+        ValueError: the fold or split does not exist, a training patient of one dataset is held out by another, the ECGs
+            do not fit the model, or no conversation is left.
     """
+    is_training = split == "train"
     dataset = load_elm_dataset(
         script_args.dataset,
         fold=script_args.fold,
-        split="train",
-        probabilities=script_args.dataset_probabilities,
-        merge_questions=script_args.merge_questions,
+        split=split,
+        probabilities=script_args.dataset_probabilities if is_training else None,
+        merge_questions=script_args.merge_questions if is_training else 1,
         seed=training_args.seed,
         question_types=script_args.question_types,
     )
     check_ecgs(dataset, processor)
     if script_args.descriptions is not None:
         return alignment_conversations(
-            dataset, script_args.descriptions, script_args.feature_sentences, script_args.data_expansion
+            dataset,
+            script_args.descriptions,
+            script_args.feature_sentences,
+            script_args.data_expansion if is_training else 0,
         )
     if script_args.retrieval is not None:
         with training_args.main_process_first(desc="finding similar ECGs"):
@@ -72,35 +78,62 @@ def prepare_rows(
     processor: ProcessorMixin,
     augmentation: EcgAugmentation,
     image_augmentation: EcgImageAugmentation,
-) -> tuple[Dataset, ElmDataCollator]:
+    validation: Dataset | None = None,
+) -> tuple[Dataset, ElmDataCollator, Dataset | None, ElmDataCollator]:
     """
-    Tokenizes the rows if their text does not depend on the ECG, packs them if requested, and creates their collator.
+    Tokenizes the rows if their text does not depend on the ECG, packs them if requested, and creates their collators.
 
     Args:
         dataset: rows of [`load_training_data`].
+        validation: rows of the validation split, if there is an evaluation during training.
         script_args, training_args, augmentation, image_augmentation: arguments of the run.
         model: the ELM, whose encoder runs here with `--cache_encoder`.
         processor: the ELM's processor.
+
+    Returns:
+        The training rows and their collator; the validation rows, sorted by length, and their collator, which changes
+        no ECG.
     """
     collator_class = ElmDataCollator if script_args.descriptions is None else AlignmentCollator
-    collator = collator_class(
-        processor,
-        training_args.max_length,
+    features = _encoder_features(script_args, training_args, model, processor) if script_args.cache_encoder else None
+    changes = (
         augmentation if augmentation != EcgAugmentation() else None,
         image_augmentation if image_augmentation != EcgImageAugmentation() else None,
-        training_args.seed,
-        training_args.padding_free,
-        _encoder_features(script_args, training_args, model, processor) if script_args.cache_encoder else None,
-        ecg_in_every_batch=model.config.representation != "symbol",
     )
-    if model.config.representation == "symbol" or script_args.descriptions is not None:  # text depends on the ECG
-        dataset = add_lengths(dataset, processor.num_ecg_tokens)
-    else:
-        with training_args.main_process_first(desc="tokenizing"):
-            dataset = tokenize_conversations(dataset, collator.tokenize, training_args.dataset_num_proc)
+    collator, validation_collator = (
+        collator_class(
+            processor,
+            training_args.max_length,
+            *of_split,
+            training_args.seed,
+            training_args.padding_free,
+            features,
+            ecg_in_every_batch=model.config.representation != "symbol",
+        )
+        for of_split in (changes, (None, None))
+    )
+    tokenized = [
+        part and _with_lengths(part, script_args, training_args, model, collator) for part in (dataset, validation)
+    ]
+    dataset, validation = tokenized
     if script_args.pack_by_ecg > 1:
         dataset = pack_by_ecg(dataset, script_args.pack_by_ecg, training_args.seed)
-    return dataset, collator
+    if validation is not None:
+        validation = validation.select(np.argsort(validation["length"], kind="stable"))
+    return dataset, collator, validation, validation_collator
+
+
+def _with_lengths(
+    dataset: Dataset,
+    script_args: ElmScriptArguments,
+    training_args: SFTConfig,
+    model: ElmForCausalLM,
+    collator: ElmDataCollator,
+) -> Dataset:
+    if model.config.representation == "symbol" or script_args.descriptions is not None:  # text depends on the ECG
+        return add_lengths(dataset, collator.processor.num_ecg_tokens)
+    with training_args.main_process_first(desc="tokenizing"):
+        return tokenize_conversations(dataset, collator.tokenize, training_args.dataset_num_proc)
 
 
 def _encoder_features(

@@ -16,18 +16,31 @@ LoRA in the LLM together with the projector, on two processes:
 
 from collections.abc import Sequence
 
-from transformers import AutoProcessor, enable_full_determinism, set_seed
+from transformers import AutoConfig, AutoProcessor, enable_full_determinism, set_seed
 from transformers.utils import logging
 from trl import ModelConfig, SFTConfig, TrlParser
 
+from elm_hf.checkpoints.llm import set_generation
+from elm_hf.data.patients import patients_of_splits
+from elm_hf.data.seen_patients import SEEN_PATIENTS_NAME, Stage, check_not_seen, stage_of, stages_before
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
-from elm_hf.training.checks import check_arguments, check_model
+from elm_hf.training.checks import check_arguments, check_chat_template, check_model, set_max_length, set_thinking
+from elm_hf.training.conditions import with_condition
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.parts import load_model
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
 from elm_hf.training.rows import load_sources, load_training_data, prepare_rows
 from elm_hf.training.trainer import ElmTrainer
+from elm_hf.training.trl_options import chat_template_of
+from elm_hf.training.validation import (
+    EXACT_MATCH,
+    ValidationQuestions,
+    check_evaluation,
+    check_exact_match,
+    evaluates,
+    evaluation_callbacks,
+)
 from elm_hf.utils.encoder_origin import known_sources, known_sources_message
 from elm_hf.utils.errors import errors_in_one_line
 from elm_hf.utils.recipes import with_recipe
@@ -65,12 +78,17 @@ def build_trainer(
 ) -> ElmTrainer:
     """Builds the trainer of a run, ready to start or to resume from its last checkpoint."""
     check_arguments(script_args, training_args, model_args, augmentation, image_augmentation)
+    metrics = ["loss"] if script_args.eval_exact_match is None else ["loss", EXACT_MATCH]
+    check_evaluation(training_args, script_args.early_stopping_patience, metrics)
+    check_exact_match(script_args.eval_exact_match, training_args)
     run = run_settings(training_args, script_args, model_args, augmentation, image_augmentation)
     run["system_prompt"] = script_args.system_prompt  # the text, since the file may change
+    run["chat_template"] = chat_template_of(training_args)
     training_args.resume_from_checkpoint = checkpoint_to_continue(
         training_args.resume_from_checkpoint, training_args.output_dir, run
     )
     check_model(model_args)
+    stages = stages_with_this_one(script_args, model_args)
     set_seed(training_args.seed)  # new adapters are initialized before the trainer sets the seed
     if script_args.deterministic:
         make_deterministic(training_args)
@@ -79,34 +97,93 @@ def build_trainer(
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     if script_args.system_prompt is not None:
         processor.system_prompt = script_args.system_prompt or None
+    if run["chat_template"] is not None:
+        processor.chat_template = run["chat_template"]
+        training_args.chat_template_path = None
+    check_chat_template(processor, script_args)
     conversations = load_training_data(script_args, training_args, processor)  # checked before weights are loaded
+    conversations = with_condition(conversations, script_args, training_args.seed)
+    set_thinking(processor, conversations)
+    elm_config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+    set_max_length(training_args, conversations, processor, elm_config)
+    validation = None
+    if evaluates(training_args):
+        validation = load_training_data(script_args, training_args, processor, split="validation")
+        validation = with_condition(validation, script_args, training_args.seed)
     model, learning, peft_config = load_model(script_args, training_args, model_args)
+    if run["chat_template"] is not None:
+        set_generation(model, processor)  # its end of a turn
     if known := known_sources(model.config.encoder_config, load_sources(script_args.dataset)):
         logger.warning(f"{model_args.model_name_or_path}: {known_sources_message(known)}")
-    rows, collator = prepare_rows(
-        conversations, script_args, training_args, model, processor, augmentation, image_augmentation
+    rows, collator, validation_rows, validation_collator = prepare_rows(
+        conversations, script_args, training_args, model, processor, augmentation, image_augmentation, validation
     )
+    questions = None
+    if script_args.eval_exact_match is not None:
+        questions = ValidationQuestions(
+            validation, script_args.eval_exact_match, training_args.per_device_eval_batch_size
+        )
 
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator prepares text and ECGs
     training_args.padding_free = False  # the collator removes the padding
     training_args.remove_unused_columns = False
     training_args.include_num_input_tokens_seen = "non_padding"  # for costs.json
+    training_args.router_aux_loss_coef = 0.0  # ELMs return no loss of a router
     training_args.train_sampling_strategy = "group_by_length"
     trainer = ElmTrainer(
         model=model,
         args=training_args,
         train_dataset=rows,
+        eval_dataset=validation_rows,
         data_collator=collator,
         processing_class=processor,
         peft_config=peft_config,
-        callbacks=[RunCosts(len(conversations))],
+        callbacks=[RunCosts(len(conversations)), *evaluation_callbacks(script_args.early_stopping_patience)],
         script_args=script_args,
         base_model=model_args.model_name_or_path,
         learning=[part for part, number in learning.items() if number],
         run=run,
+        stages=stages,
+        validation_collator=validation_collator,
+        questions=questions,
     )
     trainer.accelerator.print(f"Trainable parameters: {learning}, {len(rows)} rows")
     return trainer
+
+
+def stages_with_this_one(script_args: ElmScriptArguments, model_args: ModelConfig) -> list[Stage]:
+    """
+    The stages of training of the model, with the training patients of each dataset.
+
+    Raises:
+        ValueError: the starting checkpoint was trained on validation or test patients of the fold, and
+            `--allow_seen_patients` is not set.
+    """
+    name = model_args.model_name_or_path
+    stages = stages_before(name, model_args.model_revision)
+    splits = {path: patients_of_splits(path, script_args.fold) for path in script_args.dataset}
+    held_out = {
+        one for found in splits.values() for split, those in found.items() if split != "train" for one in those
+    }
+    remedy = (
+        "start from a checkpoint that has not seen them, or add --allow_seen_patients true, and the model cannot be "
+        "evaluated on this fold"
+    )
+    found = check_not_seen(
+        f"--model_name_or_path {name}",
+        stages,
+        held_out,
+        f"validation and test patients of fold {script_args.fold}",
+        "" if script_args.allow_seen_patients else remedy,
+    )
+    if not found.known:
+        logger.warning(
+            f"{name}: the patients that it was trained on are unknown ({SEEN_PATIENTS_NAME} is missing or incomplete); "
+            "they may be among the test patients."
+        )
+    is_alignment = script_args.descriptions is not None or "llm" not in script_args.trainable
+    kind = "alignment" if is_alignment else "fine-tuning"
+    return stages + [stage_of(kind, path, script_args.fold, found.get("train", ())) for path, found in splits.items()]
 
 
 def train(trainer: ElmTrainer) -> None:

@@ -21,7 +21,8 @@ class ConversationTokenizer:
     """
     Turns a conversation into token ids and labels.
 
-    Labels are the assistant's words and the tokens that end its turns; all other labels are -100. A conversation
+    Labels are the assistant's words and the tokens that end its turns; all other labels are -100. An answer that the
+    chat template writes in another way than after a prompt (Qwen 3: all but the last) is not learnt. A conversation
     longer than `max_length` loses its oldest text first, and words of its last answer only if no other text is left.
     ECGs are never cut.
 
@@ -44,18 +45,30 @@ class ConversationTokenizer:
             name: name of the conversation in error messages.
 
         Raises:
-            ValueError: it has no assistant turn, its ECGs alone fill `max_length`, or the number of `ecg_ids` is
-                wrong.
+            ValueError: it has no assistant turn, the chat template refuses it or writes no answer as it asks for it,
+                its ECGs alone fill `max_length`, or the number of `ecg_ids` is wrong.
         """
         expected = len(ecg_items(messages))
         if expected != len(ecg_ids):
             raise ValueError(f"The conversation has {expected} ECG items and {len(ecg_ids)} ECGs.")
-        ids, answer = self.processor.tokenize_conversation(messages, ecg_ids)
         try:
+            ids, answer = self.processor.tokenize_conversation(messages, ecg_ids)
             kept = self._kept_positions(ids, answer)
         except ValueError as error:
             raise ValueError(f"Conversation {name}: {error}") from error
+        self._count_answers(messages, answer, name)
         return ids[kept], np.where(answer, ids, IGNORE_INDEX)[kept]
+
+    def _count_answers(self, messages: list[dict], answer: np.ndarray, name: str) -> None:
+        """Warns, once, if answers of a conversation are not learnt."""
+        given = sum(message["role"] == "assistant" for message in messages)
+        learnt = int((np.diff(answer, prepend=0) == 1).sum())
+        if learnt < given:
+            logger.warning_once(
+                f"Conversation {name}: {learnt} of {given} answers are learnt, here and in others like it. The chat "
+                "template writes the others in another way than when the model is asked for them (without reasoning, "
+                "or with another end)."
+            )
 
     def _kept_positions(self, ids: np.ndarray, answer: np.ndarray) -> np.ndarray:
         """Positions of a conversation `(length,)` that are kept within `max_length`, in order."""

@@ -7,13 +7,18 @@ from pathlib import Path
 from datasets import Dataset
 from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import SchedulerType
+from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
 from elm_hf.checkpoints.card import TRAINING_NAME, model_card, parts_of
+from elm_hf.data.seen_patients import Stage
 from elm_hf.training.arguments import ElmScriptArguments
+from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.epochs import EpochSampler, FollowEpoch
 from elm_hf.training.resume import CompleteCheckpoints
+from elm_hf.training.validation import EXACT_MATCH, ValidationQuestions
 from elm_hf.utils.hub import split_revision
 
 
@@ -27,16 +32,31 @@ class ElmTrainer(CompleteCheckpoints, SFTTrainer):
         base_model: repository or folder of the checkpoint that training starts from.
         learning: names of the trainable parts.
         run: settings of the run, saved with its checkpoints.
+        stages: stages of training including this one, saved with the model.
+        validation_collator: collator of the validation split.
+        questions: validation questions that are answered at each evaluation, if any.
         args, kwargs: arguments of `SFTTrainer`.
     """
 
     def __init__(
-        self, *args, script_args: ElmScriptArguments, base_model: str, learning: list[str], run: dict, **kwargs
+        self,
+        *args,
+        script_args: ElmScriptArguments,
+        base_model: str,
+        learning: list[str],
+        run: dict,
+        stages: list[Stage],
+        validation_collator: ElmDataCollator,
+        questions: ValidationQuestions | None,
+        **kwargs,
     ):
         self.script_args = script_args
         self.base_model = base_model
         self.learning = learning
         self.run = run
+        self.stages = stages
+        self.validation_collator = validation_collator
+        self.questions = questions
         super().__init__(*args, **kwargs)
         self.follow_epoch = FollowEpoch(self.data_collator)
         self.add_callback(self.follow_epoch)
@@ -47,6 +67,27 @@ class ElmTrainer(CompleteCheckpoints, SFTTrainer):
         sampler = EpochSampler(self.run["samples_per_step"], list(dataset["length"]), seed)
         self.follow_epoch.followers.append(sampler)
         return sampler
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+        """The validation batches, whose ECGs are not augmented."""
+        of_training, self.data_collator = self.data_collator, self.validation_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = of_training
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
+        """The order of the rows, which are sorted by length: a random order would change the batches and the loss."""
+        return SequentialSampler(eval_dataset)
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        """Adds the exact match of greedy answers to the metrics, if it is requested."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.questions is not None:
+            model = self.accelerator.unwrap_model(self.model)
+            found = self.questions.exact_match(model, self.processing_class, self.accelerator)
+            output.metrics[f"{metric_key_prefix}_{EXACT_MATCH}"] = found
+        return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
         """Saves a model that `from_pretrained` loads, gathered from all processes; checkpoints stay sharded."""
@@ -88,6 +129,7 @@ def training_facts(trainer: ElmTrainer) -> dict:
         "datasets": [path if path in repos else Path(path).name for path in script_args.dataset],
         "datasets_on_hub": [split_revision(path)[0] for path in repos],
         "fold": script_args.fold,
+        "ecg_condition": script_args.ecg_condition,
         "steps": trainer.state.global_step,
         "batch_size": trainer.run["samples_per_step"],
         "learning_rate": f"{args.learning_rate:g}",

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 
 # Errors that the user can fix: wrong values, missing files or packages, a Hub that cannot be reached.
+LONGEST_MESSAGE = 4000  # characters; text of a damaged file must not fill the screen
 USER_ERRORS = (ValueError, OSError, ImportError)
 
 
@@ -23,4 +24,16 @@ def one_line(error: Exception) -> str:
     """Return the message of an error as one line. An operating system error starts with the file name."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+    return short(error, LONGEST_MESSAGE)
+
+
+def short(value: object, length: int = 200) -> str:
+    """Return a value or an error as one line of text of limited length, which can be encoded in UTF-8."""
+    try:
+        text = str(value)
+    except (ValueError, RecursionError):  # a number with thousands of digits, or deeply nested lists
+        text = f"a {type(value).__name__} that cannot be shown"
+    if isinstance(value, KeyError):
+        text = f"no field {text}"
+    text = " ".join(text[: 4 * length].encode("utf-8", "backslashreplace").decode("utf-8").split())
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -1,11 +1,15 @@
-"""Atomic writing of files and checkpoints, reading of CSV tables, and a check of output folders."""
+"""Atomic writing of files and checkpoints, reading of CSV tables and JSON files, and checks of folders."""
 
 import csv
+import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
+
+from elm_hf.modeling.folder_paths import Folder
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -18,13 +22,22 @@ def write_atomically(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def save_atomically(parts: list, output: Path):
-    """Save all parts of a checkpoint atomically: to a temporary folder that is then renamed to `output`."""
+def save_atomically(parts: list, output: Path, check: Callable[[Path], None] | None = None):
+    """
+    Save all parts of a checkpoint atomically: to a temporary folder that is then renamed to `output`.
+
+    Args:
+        parts: objects with a `save_pretrained` method.
+        output: folder to create.
+        check: function that raises if the saved folder is not as it should be.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         for part in parts:
             part.save_pretrained(unfinished)
+        if check is not None:
+            check(unfinished)
         unfinished.chmod(0o755)
         unfinished.replace(output)
     except BaseException:
@@ -53,6 +66,37 @@ def read_table(path: str | PathLike, columns: list[str]) -> Iterator[dict[str, s
             yield from rows
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as a CSV file in UTF-8 ({error})") from error
+
+
+def read_json(path: Path) -> dict:
+    """
+    Read a JSON file that contains an object.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not JSON, or it is not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: contains a {type(content).__name__}, expected an object with fields")
+    return content
+
+
+def check_links(folder: str | PathLike) -> None:
+    """
+    Check that no file of a folder or of the folders in it is a link that leads out of the folder.
+
+    Raises:
+        ValueError: there is such a link; the message names the first one.
+    """
+    inside = Folder(folder)
+    for path, folders, files in os.walk(folder):
+        for name in sorted([*folders, *files]):
+            if os.path.islink(os.path.join(path, name)):
+                inside.inside(os.path.join(path, name))
 
 
 def check_free(folder: Path) -> None:

@@ -18,6 +18,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
+from elm_hf.utils.errors import one_line
+
 
 ATTEMPTS = 4
 # Timeout in seconds for asking the Hub whether a repository exists.
@@ -137,7 +139,7 @@ def publish_files(
 
     Raises:
         ValueError: the repository is public, but `private` is True.
-        ConnectionError: the Hub could not be reached or was busy in every attempt.
+        ConnectionError: the Hub could not be reached or was busy in every attempt, or it refused an upload.
         HfHubHTTPError: the Hub rejected the request.
     """
     sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files.items()}
@@ -147,18 +149,33 @@ def publish_files(
         try:
             url = _commit(repo_id, repo_type, files, stale, message, private, revision)
             return Publication(repo_id, sizes, url)
-        except (HfHubHTTPError, httpx2.TransportError) as error:
-            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-            if status is not None and status not in TRANSIENT_CODES:
+        except (httpx2.HTTPError, RuntimeError) as error:
+            # The library wraps the error of the upload of a file in a RuntimeError.
+            reason = _http_error(error)
+            if reason is None:
                 raise
-            reason = error
+            response = reason.response if isinstance(reason, httpx2.HTTPStatusError | HfHubHTTPError) else None
+            if response is not None and response.status_code not in TRANSIENT_CODES:
+                if isinstance(error, HfHubHTTPError):
+                    raise
+                raise ConnectionError(
+                    f"{repo_id}: the Hub refused the upload of a file ({one_line(reason)}). No file of this version is "
+                    "visible on the Hub"
+                ) from error
             if attempt < ATTEMPTS:
-                asked = error.response.headers.get("Retry-After", "") if status is not None else ""
+                asked = response.headers.get("Retry-After", "") if response is not None else ""
                 time.sleep(float(asked) if asked.isdecimal() else 2**attempt)
     raise ConnectionError(
-        f"{repo_id}: the Hub could not be reached or was busy in {ATTEMPTS} attempts ({reason}). No file of this "
+        f"{repo_id}: the Hub could not be reached or was busy in {ATTEMPTS} attempts ({one_line(reason)}). No file of this "
         "version is visible on the Hub. Repeat the command later; uploaded files are not sent again"
     )
+
+
+def _http_error(error: BaseException | None) -> httpx2.HTTPError | None:
+    """The error of the connection or of the server among an error and its causes."""
+    while error is not None and not isinstance(error, httpx2.HTTPError):
+        error = error.__cause__
+    return error
 
 
 def _commit(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 # Defined here and not in `elm_hf.evaluation`, because the cards of checkpoints and the recipes also read reports.
 REPORT_NAME = "report.json"
+# Raised when scores, intervals or controls are computed in another way, so that reports of both cannot be compared.
+REPORT_SCHEMA = 2
 # The metric of each kind of answers in tables and cards (docs/evaluation.md).
 METRIC_OF_KIND = {"short": "exact_match", "text": "rouge_l"}
 METRIC_NAMES = {
@@ -33,7 +35,7 @@ def read_report(path: str | PathLike) -> dict:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is not a report.
+        ValueError: the file is not a report, or is one of another version of elm-hf.
     """
     path = Path(path) / REPORT_NAME if Path(path).is_dir() else Path(path)
     if not path.is_file():
@@ -48,5 +50,10 @@ def read_report(path: str | PathLike) -> dict:
     if missing:
         raise ValueError(
             f"{path}: not a report of elm-hf evaluate (no {', '.join(missing)}); evaluate the model again"
+        )
+    if report.get("schema") != REPORT_SCHEMA:
+        raise ValueError(
+            f"{path}: a report of schema {report.get('schema')}, and this version of elm-hf reads schema {REPORT_SCHEMA}: "
+            "intervals and controls have changed; evaluate the model again, into another folder"
         )
     return report

@@ -66,6 +66,8 @@ make $out/trained/costs.json accelerate launch -m elm_hf.training.sft --config $
     --output_dir $out/trained $tune_options
 # 6. Evaluation, and comparison with the paper.
 run elm-hf zero-shot $out/aligned --dataset $data/ecg_qa --fold $fold --output $out/aligned/report $tasks
+run elm-hf zero-shot $out/aligned --dataset $data/ecg_qa --fold $fold --output $out/aligned/report_ecg_lm $tasks \
+    --prompt ecg_lm --descriptions $data/ecg_lm.parquet
 run elm-hf evaluate $out/trained --dataset $data/ecg_qa --fold $fold --output $out/trained/report $evaluate_options
 run python $recipe/compare_with_paper.py $out
 run elm-hf costs "ECG-LM=$encoder_run$out/aligned,$out/trained"
