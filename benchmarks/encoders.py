@@ -35,6 +35,9 @@ ENCODERS = {
     "hubert_ecg-small": ("hubert_ecg", HUBERT_SMALL),
     "hubert_ecg-base": ("hubert_ecg", {}),
     "hubert_ecg-large": ("hubert_ecg", HUBERT_LARGE),
+    "ecg_jepa": ("ecg_jepa", {}),
+    "ecg_cpc": ("ecg_cpc", {}),
+    "ecg_coca": ("ecg_coca", {}),
 }
 
 

@@ -43,6 +43,8 @@ ECG_ENCODERS = {
     "ecg_fm": ("modeling_ecg_fm", "EcgFmModel"),
     "hubert_ecg": ("modeling_hubert_ecg", "HubertEcgModel"),
     "ecg_jepa": ("modeling_ecg_jepa", "EcgJepaModel"),
+    "ecg_cpc": ("modeling_ecg_cpc", "EcgCpcModel"),
+    "ecg_coca": ("modeling_ecg_coca", "EcgCocaModel"),
 }
 
 

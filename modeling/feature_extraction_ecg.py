@@ -82,9 +82,10 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
     """
 
     model_input_names = ["ecg_values", "ecg_lead_mask"]
-    # A subclass may have other values of `normalization`, may compute in float64 from the start, since some published
-    # filters amplify rounding errors, and may prepare the whole recording: see `_prepare`.
+    # A subclass may have other values of `normalization` and `resampling`, may compute in float64 from the start, since
+    # some published filters amplify rounding errors, and may prepare the whole recording: see `_prepare`.
     normalizations = NORMALIZATIONS
+    resamplings = RESAMPLINGS
     working_dtype = np.float32
     prepares_whole = False
 
@@ -101,7 +102,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         **kwargs,
     ):
         _check_choice("normalization", normalization, self.normalizations)
-        _check_choice("resampling", resampling, RESAMPLINGS)
+        _check_choice("resampling", resampling, self.resamplings)
         _check_choice("crop", crop, CROPS)
         if band_pass is not None:
             band_pass = list(band_pass)

@@ -96,4 +96,4 @@ def _at_full_rate(ecg: np.ndarray, sampling_rate: float) -> np.ndarray:
 EcgJepaFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 register(AutoFeatureExtractor, EcgJepaFeatureExtractor, EcgJepaFeatureExtractor)
 
-__all__ = ["EcgJepaFeatureExtractor"]
+__all__ = ["JEPA_LEADS", "EcgJepaFeatureExtractor"]

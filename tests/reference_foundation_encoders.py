@@ -312,3 +312,153 @@ def jepa(weights: dict, ecg: torch.Tensor, sizes: dict, leads: list[int]) -> tor
         x = x + linear(torch.cat(heads, -1), f"{name}.attn.proj")
         x = x + linear(gelu(linear(norm(x, f"{name}.norm2"), f"{name}.mlp.fc1")), f"{name}.mlp.fc2")
     return norm(x, "norm")
+
+
+CPC_TINY = {"leads": 12, "width": 6, "convolutions": 3, "layers": 2, "states": 3, "nodes": 11}
+
+
+def cpc_weights(sizes: dict, seed: int = 0) -> dict[str, torch.Tensor]:
+    """The encoder's weights in the file of ECG-CPC, with systems whose responses die out."""
+    shapes, width, states = {}, sizes["width"], sizes["states"]
+    for index in range(sizes["convolutions"]):
+        name = f"encoder.layers.{index}"
+        shapes[f"{name}.0.weight"] = (width, sizes["leads"], 3) if index == 0 else (width, width, 1)
+        shapes |= {f"{name}.1.{part}": (width,) for part in ("weight", "bias", "running_mean")}
+    for index in range(sizes["layers"]):
+        name = f"predictor.predictor.s4_layers.{index}"
+        shapes |= {f"{name}.D": (1, width), f"{name}.output_linear.0.weight": (2 * width, width)}
+        shapes |= {f"{name}.output_linear.0.bias": (2 * width, 1)}
+        shapes |= {f"{name}.kernel.kernel.{part}": (1, width, states, 2) for part in "CBPQ"}
+        shapes |= {f"predictor.predictor.norms.{index}.{part}": (width,) for part in ("weight", "bias")}
+    weights = draw(shapes, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    for index in range(sizes["convolutions"]):
+        weights[f"encoder.layers.{index}.1.running_var"] = 0.5 + torch.rand(width, generator=generator)
+        weights[f"encoder.layers.{index}.1.num_batches_tracked"] = torch.tensor(5)
+    for index in range(sizes["layers"]):
+        name = f"predictor.predictor.s4_layers.{index}.kernel.kernel"
+        real, imaginary = torch.rand((2, width, states), generator=generator)
+        weights[f"{name}.w"] = torch.stack([-0.3 - real, 6 * imaginary], dim=-1)
+        weights[f"{name}.log_dt"] = torch.log(0.02 + torch.rand(width, generator=generator) / 4)
+        weights[f"{name}.Q"] = weights[f"{name}.Q"] / 4 + weights[f"{name}.P"] * torch.tensor([1, -1])
+        turns = torch.arange(sizes["nodes"]) * 2 * math.pi / (2 * (sizes["nodes"] - 1))
+        for part in ("omega", "z"):  # the second is not read
+            weights[f"{name}.{part}"] = torch.stack([turns.cos(), -turns.sin()], dim=-1)
+    return {f"ts_encoder.{name}": value for name, value in weights.items()}
+
+
+def cpc_system(weights: dict, name: str, channel: int, nodes: int) -> tuple:
+    """Matrix, input and output vector of a channel in discrete time, as complex numbers."""
+
+    def doubled(part):
+        numbers = weights[f"{name}.{part}"].double().reshape(-1, weights[f"{name}.w"].shape[1], 2)[channel]
+        vector = numbers[:, 0] + 1j * numbers[:, 1]
+        return torch.cat([vector, vector.conj()])
+
+    step = math.exp(weights[f"{name}.log_dt"].double()[channel])
+    matrix = torch.diag(doubled("w")) - torch.outer(doubled("P"), doubled("Q"))
+    one = torch.eye(len(matrix), dtype=matrix.dtype)
+    backward = torch.linalg.inv(one - step / 2 * matrix)
+    matrix, inputs = backward @ (one + step / 2 * matrix), step * backward @ doubled("B")
+    power = one
+    for _ in range(2 * (nodes - 1)):
+        power = power @ matrix
+    return matrix, inputs, torch.linalg.inv((one - power).T) @ doubled("C")
+
+
+def cpc(weights: dict, ecg: torch.Tensor, sizes: dict) -> torch.Tensor:
+    """Tokens `(batch, tokens, width)`: the systems are run token by token instead of convolving with their responses."""
+    weights = {name.removeprefix("ts_encoder."): value for name, value in weights.items()}
+    double = {name: value.double() for name, value in weights.items()}
+    x = ecg.double()
+    for index in range(sizes["convolutions"]):
+        name = f"encoder.layers.{index}"
+        if index == 0:
+            padded = torch.zeros(*x.shape[:2], x.shape[2] + 2, dtype=x.dtype)
+            padded[..., 1:-1] = x
+            x = padded.unfold(2, 3, 2)
+        else:
+            x = x[..., None]
+        x = torch.einsum("bctk,wck->bwt", x, double[f"{name}.0.weight"])
+        mean, variance, scale, offset = (
+            double[f"{name}.1.{part}"][:, None] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        x = torch.clamp((x - mean) / torch.sqrt(variance + 1e-5) * scale + offset, min=0)
+    for index in range(sizes["layers"]):
+        name = f"predictor.predictor.s4_layers.{index}"
+        y = double[f"{name}.D"][0][:, None] * x
+        for channel in range(sizes["width"]):
+            matrix, inputs, outputs = cpc_system(weights, f"{name}.kernel.kernel", channel, sizes["nodes"])
+            state = torch.zeros(len(x), len(matrix), dtype=matrix.dtype)
+            for token in range(x.shape[2]):
+                state = state @ matrix.T + x[:, channel, token, None] * inputs
+                y[:, channel, token] += (state @ outputs).real
+        y = torch.einsum("wc,bct->bwt", double[f"{name}.output_linear.0.weight"], gelu(y))
+        y = y + double[f"{name}.output_linear.0.bias"]
+        y = y[:, : sizes["width"]] / (1 + torch.exp(-y[:, sizes["width"] :]))
+        scale, offset = (double[f"predictor.predictor.norms.{index}.{part}"][:, None] for part in ("weight", "bias"))
+        x = standardised(x + y, 1) * scale + offset
+    return x.transpose(1, 2)
+
+
+COCA_TINY = {
+    "leads": 12,
+    "samples": 60,
+    "patch": 10,
+    "width": 128,
+    "heads": 2,
+    "layers": 2,
+    "inner": 56,
+    "embedding": 20,
+}
+
+
+def coca_weights(sizes: dict, prefix: str = "", seed: int = 0) -> dict[str, torch.Tensor]:
+    """The weights of ECG-CoCa in a file of its pre-training or of a language model."""
+    width = sizes["width"]
+    shapes = {"class_embedding": (width,), "proj": (width, sizes["embedding"])}
+    shapes["positional_embedding"] = (1 + sizes["samples"] // sizes["patch"], width)
+    shapes["conv1.weight"] = (width, sizes["leads"], sizes["patch"])
+
+    def layer(name, *shape):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+
+    layer("ln_pre", width)
+    layer("ln_post", width)
+    for index in range(sizes["layers"]):
+        name = f"transformer.resblocks.{index}"
+        layer(f"{name}.ln_1", width)
+        layer(f"{name}.ln_2", width)
+        shapes |= {f"{name}.attn.in_proj_weight": (3 * width, width), f"{name}.attn.in_proj_bias": (3 * width,)}
+        layer(f"{name}.attn.out_proj", width, width)
+        layer(f"{name}.mlp.c_fc", sizes["inner"], width)
+        layer(f"{name}.mlp.c_proj", width, sizes["inner"])
+    return {f"{prefix}{name}": value for name, value in draw(shapes, seed).items()}
+
+
+def coca(weights: dict, ecg: torch.Tensor, sizes: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens `(batch, 1 + patches, width)` and embeddings `(batch, embedding)` of ECGs `(batch, leads, samples)`."""
+    weights = {name: value.double() for name, value in weights.items()}
+
+    def linear(x, weight, bias):
+        return x @ weights[weight].T + weights[bias]
+
+    def norm(x, name):
+        return standardised(x, -1) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    patches = ecg.double().unfold(2, sizes["patch"], sizes["patch"])  # (batch, leads, patches, samples)
+    x = torch.einsum("blps,wls->bpw", patches, weights["conv1.weight"])
+    x = torch.cat([weights["class_embedding"].repeat(len(x), 1, 1), x], dim=1)
+    x = norm(x + weights["positional_embedding"], "ln_pre")
+    for index in range(sizes["layers"]):
+        name = f"transformer.resblocks.{index}"
+        inside, heads = norm(x, f"{name}.ln_1"), []
+        query, key, value = linear(inside, f"{name}.attn.in_proj_weight", f"{name}.attn.in_proj_bias").chunk(3, -1)
+        for q, k, v in zip(*(part.chunk(sizes["heads"], -1) for part in (query, key, value))):
+            scores = torch.exp(q @ k.transpose(1, 2) / 8)
+            heads.append(scores @ v / scores.sum(-1, keepdim=True))
+        x = x + linear(torch.cat(heads, -1), f"{name}.attn.out_proj.weight", f"{name}.attn.out_proj.bias")
+        inside = gelu(linear(norm(x, f"{name}.ln_2"), f"{name}.mlp.c_fc.weight", f"{name}.mlp.c_fc.bias"))
+        x = x + linear(inside, f"{name}.mlp.c_proj.weight", f"{name}.mlp.c_proj.bias")
+    embedding = norm(x, "ln_post")[:, 0] @ weights["proj"]
+    return x, embedding / embedding.square().sum(-1, keepdim=True).sqrt()

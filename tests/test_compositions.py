@@ -51,6 +51,8 @@ FOUNDATION_ENCODERS = {
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
     },
+    "ecg_cpc": {"model_type": "ecg_cpc", "hidden_size": 32, "num_hidden_layers": 1},
+    "ecg_coca": {"model_type": "ecg_coca", **_AUTOENCODER, "hidden_size": 128, "num_attention_heads": 2},
 }
 VISION_ENCODERS = {
     "vit": {"model_type": "vit", **_PICTURE},

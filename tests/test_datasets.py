@@ -333,7 +333,7 @@ def test_records_of_another_dataset(simulated, shared_data, tmp_path):
 def test_the_error_for_damaged_json_gives_the_file(ptb_xl, tmp_path):
     (tmp_path / "source" / "train").mkdir(parents=True)
     (tmp_path / "source" / "train" / "0.json").write_text('[{"question": "?", "ecg_id": [6000]}]')
-    with pytest.raises(ValueError, match=r"0\.json: entry 0 is not in the format of ECG-QA \(KeyError\('answer'\)\)"):
+    with pytest.raises(ValueError, match=r"0\.json: entry 1 is not in the format of ECG-QA \(no field 'answer'\)"):
         prepare_dataset("ecg_qa", tmp_path / "built", source=tmp_path / "source", records=ptb_xl)
     (tmp_path / "source" / "train" / "0.json").write_text('[{"question": ')
     with pytest.raises(ValueError, match=r"0\.json: cannot be read as JSON"):

@@ -182,7 +182,7 @@ def test_simulated_findings_are_described(simulated_dataset, descriptions):
     ]
     assert len(fast) > 3
     assert all(any(text.startswith("tachycardia (") for text in row["general"]) for row in fast)
-    assert {row["features_from"] for row in fast} == {"NeuroKit2"}
+    assert {row["features_from"] for row in fast} == {"measure_ecg"}
 
 
 def table_12sl(folder: Path, rows: list[dict]) -> Path:
@@ -211,14 +211,16 @@ def test_the_12sl_table_is_read(tmp_path):
 
 
 def test_ptb_xl_is_described(ptb_xl, shared_data, tmp_path):
-    plus = table_12sl(tmp_path / "plus", [{"ecg_id": 6000, "PR_Int_Global": 240, "ST_Amp_II": 0.15}])
+    plus = table_12sl(
+        tmp_path / "plus", [{"ecg_id": 6000, "PR_Int_Global": 240, "ST_Amp_II": 0.15, "ST_Amp_aVF": 0.12}]
+    )
     made = describe_records(ptb_xl, tmp_path / "all.parquet", shared_data / "ptb_xl", plus, reports="original")
     rows = {row["record_id"]: row for row in pq.read_table(tmp_path / "all.parquet").to_pylist()}
     one = rows["ptb_xl-6000-0"]
     assert (one["age"], one["sex"], one["height_cm"], one["weight_kg"]) == (59, "female", 158, None)
     assert one["general"] == ["prolonged PR interval (240 ms)"] and one["features_from"] == "12SL"
     assert one["leads"][1] == ["ST elevation (0.15 mV)"]
-    assert made["records"] == len(rows) and made["features"] == {"12SL": 1, "NeuroKit2": len(rows) - 1}
+    assert made["records"] == len(rows) and made["features"] == {"12SL": 1, "measure_ecg": len(rows) - 1}
     languages = {name: row["language"] for name, row in rows.items()}
     assert languages["ptb_xl-6001-0"] == "de" and languages["ptb_xl-6003-0"] == "de"
     assert languages["ptb_xl-6000-0"] == languages["ptb_xl-6004-0"] == "en"

@@ -50,8 +50,10 @@ ENCODERS = {
         "num_attention_heads": 2,
         "intermediate_size": 64,
     },
+    "ecg_cpc": {"num_samples": 480, "hidden_size": 32, "num_hidden_layers": 1},
+    "ecg_coca": VIT | {"num_samples": 1000, "hidden_size": 128, "num_attention_heads": 2},
 }
-CLASSIFIERS = ("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg", "ecg_jepa")
+CLASSIFIERS = ("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg", "ecg_jepa", "ecg_cpc", "ecg_coca")
 
 
 @pytest.fixture(scope="module")

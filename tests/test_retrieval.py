@@ -25,7 +25,6 @@ from elm_hf.training.arguments import ElmScriptArguments
 
 
 pytest.importorskip("faiss", reason='an index of ECGs needs the extra "rag"')
-pytest.importorskip("neurokit2", reason='measuring ECGs needs the extra "features"')
 
 
 @pytest.fixture(scope="module")

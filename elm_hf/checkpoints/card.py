@@ -55,6 +55,8 @@ def model_card(
         pipeline_tag="text-generation",
         base_model=facts["base_model"] if facts["base_model_on_hub"] else None,
         datasets=facts.get("datasets_on_hub") or None,
+        # Weights that may not be used commercially pass that on to the model that contains them.
+        license=facts["encoder_license"] if "-nc" in (facts.get("encoder_license") or "") else None,
         tags=TAGS + (["sft"] if training else []),
         model_name=name.split("/")[-1],
         eval_results=results or earlier or None,
@@ -97,11 +99,14 @@ def _facts_of_checkpoint(folder: Path) -> dict:
 
 def parts_of(config: "ElmConfig") -> dict:
     """Facts for the card about the parts of an ELM."""
+    encoder = {} if config.encoder_config is None else config.encoder_config.to_dict()
     return {
         "representation": config.representation,
         "num_leads": config.num_leads,
         "num_samples": config.num_samples,
-        "encoder": "none" if config.encoder_config is None else config.encoder_config.model_type,
+        "encoder": encoder.get("model_type", "none"),
+        "encoder_license": encoder.get("license"),
+        "encoder_pretraining_data": encoder.get("pretraining_data") or [],
         "projector": config.projector_type or "none",
         "llm": config.text_config.model_type,
     }

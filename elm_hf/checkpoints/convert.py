@@ -5,6 +5,8 @@ from os import PathLike
 from pathlib import Path
 
 from elm_hf.checkpoints.convert_autoencoder import convert_mlae, convert_mtae, convert_st_mem
+from elm_hf.checkpoints.convert_ecg_coca import convert_ecg_coca
+from elm_hf.checkpoints.convert_ecg_cpc import convert_ecg_cpc
 from elm_hf.checkpoints.convert_ecg_fm import convert_ecg_fm
 from elm_hf.checkpoints.convert_ecg_jepa import convert_ecg_jepa
 from elm_hf.checkpoints.convert_hubert_ecg import convert_hubert_ecg
@@ -13,6 +15,8 @@ from elm_hf.checkpoints.convert_net1d import convert_clef, convert_ecgfounder
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle
 from elm_hf.checkpoints.published_encoders import (
     CLEF,
+    ECG_COCA,
+    ECG_CPC,
     ECG_FM,
     ECG_JEPA,
     ECGFOUNDER,
@@ -36,6 +40,8 @@ CONVERTERS: dict[str, Callable[[Path], list]] = {
     "ecg_fm": convert_ecg_fm,
     "hubert_ecg": convert_hubert_ecg,
     "ecg_jepa": convert_ecg_jepa,
+    "ecg_cpc": convert_ecg_cpc,
+    "ecg_coca": convert_ecg_coca,
     "ecg_byte": lambda path: [read_ecg_byte_pickle(path)],
 }
 # The encoders whose checkpoints get a card, a model and a feature extractor each.
@@ -45,10 +51,13 @@ PUBLISHED_ENCODERS: dict[str, PublishedEncoder] = {
     "ecg_fm": ECG_FM,
     "hubert_ecg": HUBERT_ECG,
     "ecg_jepa": ECG_JEPA,
+    "ecg_cpc": ECG_CPC,
+    "ecg_coca": ECG_COCA,
 }
 
 
-FOLDERS = {"hubert_ecg"}
+# What was published if it is not a file.
+FOLDERS = {"hubert_ecg": "folder", "ecg_coca": "file or folder"}
 
 
 def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | PathLike) -> list:
@@ -72,7 +81,7 @@ def convert_checkpoint(kind: str, checkpoint: str | PathLike, output: str | Path
         raise ValueError(f'kind "{kind}" is not one of {", ".join(CONVERTERS)}.')
     checkpoint, output = Path(checkpoint), Path(output)
     if not checkpoint.exists():
-        raise FileNotFoundError(f"{checkpoint}: no such {'folder' if kind in FOLDERS else 'file'}.")
+        raise FileNotFoundError(f"{checkpoint}: no such {FOLDERS.get(kind, 'file')}.")
     if checkpoint.is_dir() and kind not in FOLDERS:
         raise ValueError(f"{checkpoint}: a folder; expected a file, as {kind} was published.")
     path_inside(checkpoint, checkpoint.parent)

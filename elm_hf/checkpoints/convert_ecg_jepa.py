@@ -9,7 +9,8 @@ from huggingface_hub.errors import StrictDataclassError
 from elm_hf.checkpoints.published_encoders import ECG_JEPA
 from elm_hf.checkpoints.published_weights import listed, load_state_dict, load_weights, renamer
 from elm_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
-from elm_hf.modeling.feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
+from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.feature_extraction_ecg_jepa import JEPA_LEADS, EcgJepaFeatureExtractor
 from elm_hf.modeling.modeling_ecg_jepa import EcgJepaModel
 
 
@@ -55,8 +56,9 @@ def convert_ecg_jepa(checkpoint: Path) -> list:
 
 
 def ecg_jepa_feature_extractor(config: EcgJepaConfig) -> EcgJepaFeatureExtractor:
-    """ECG-JEPA's preprocessing of ECGs of the model's length."""
-    return EcgJepaFeatureExtractor(num_samples=config.num_samples)
+    """ECG-JEPA's preprocessing of ECGs of the model's length; the first standard leads if they are not eight."""
+    leads = JEPA_LEADS if config.num_leads == len(JEPA_LEADS) else LEADS[: config.num_leads]
+    return EcgJepaFeatureExtractor(num_samples=config.num_samples, leads=leads)
 
 
 def _sizes(state_dict: dict[str, torch.Tensor], source: Path) -> dict[str, int]:

@@ -22,6 +22,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from elm_hf.checkpoints.chat_template import check_template
+from elm_hf.checkpoints.convert_ecg_coca import ecg_coca_feature_extractor
+from elm_hf.checkpoints.convert_ecg_cpc import ecg_cpc_feature_extractor
 from elm_hf.checkpoints.convert_ecg_fm import ecg_fm_feature_extractor
 from elm_hf.checkpoints.convert_ecg_jepa import ecg_jepa_feature_extractor
 from elm_hf.checkpoints.convert_hubert_ecg import hubert_ecg_feature_extractor
@@ -49,7 +51,7 @@ from elm_hf.modeling.processing_elm_base import add_ecg_token
 from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor, symbols_of_an_ecg
 from elm_hf.modeling.processing_elm_vision import ElmVisionProcessor
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
-from elm_hf.utils.encoder_origin import non_commercial_license
+from elm_hf.utils.encoder_origin import license_warning
 from elm_hf.utils.files import check_free, save_atomically
 from elm_hf.utils.hub import check_name
 
@@ -62,6 +64,8 @@ FEATURE_EXTRACTORS = {
     "ecg_fm": ecg_fm_feature_extractor,
     "hubert_ecg": hubert_ecg_feature_extractor,
     "ecg_jepa": ecg_jepa_feature_extractor,
+    "ecg_cpc": ecg_cpc_feature_extractor,
+    "ecg_coca": ecg_coca_feature_extractor,
 }
 # Normalizations after which the voltage of an ECG is lost.
 SCALED_BY_ITSELF = ("min_max", "z_score", "min_max_per_lead", "z_score_per_lead")
@@ -170,12 +174,8 @@ def create_elm(
     check_template(llm_tokenizer, tokenizer or llm or "the new tokenizer")
     check_answers_are_learnt(ElmProcessor(EcgFeatureExtractor(), llm_tokenizer))
     encoder_model = load_encoder(encoder, encoder_config, dtype, len(leads or LEADS))
-    if license := non_commercial_license(encoder_model and encoder_model.config):
-        logger.warning(
-            "%s: the licence of its weights, %s, does not permit commercial use. It also applies to the new model.",
-            encoder,
-            license,
-        )
+    if warning := license_warning(encoder_model and encoder_model.config):
+        logger.warning("%s: %s", encoder, warning)
     if representation == "symbol":
         ecg_byte = load_pretrained(EcgByteTokenizer, ecg_tokenizer)
         settings["ecg_vocab_size"] = len(ecg_byte)

@@ -8,6 +8,7 @@ from pathlib import Path
 from peft.utils import CONFIG_NAME
 
 from elm_hf.checkpoints.card import model_card, read_training
+from elm_hf.utils.encoder_origin import UNKNOWN_LICENSE
 from elm_hf.utils.files import check_links
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
 from elm_hf.utils.reports import read_report
@@ -41,12 +42,14 @@ def publish_model(
         base: repository of the checkpoint that an adapter was trained on. Defaults to the base that the adapter names.
 
     Raises:
-        ValueError: `folder` is not a checkpoint or has links that lead out of it, the base of the adapter is a local folder, or a report is not one.
+        ValueError: `folder` is not a checkpoint or has links that lead out of it, no licence is stated for the weights of
+            its encoder, the base of the adapter is a local folder, or a report is not one.
         ConnectionError, HfHubHTTPError: as in `publish_dataset`.
     """
     folder = Path(folder)
     check_repo_id(repo_id)
     check_links(folder)
+    _check_license(folder)
     adapter = _adapter_config(folder, base)
     reports = [read_report(path) for path in evaluations]
     card = model_card(folder, repo_id, read_training(folder), reports, adapter and adapter["base_model_name_or_path"])
@@ -55,6 +58,18 @@ def publish_model(
     if adapter is not None:
         files[CONFIG_NAME] = (json.dumps(adapter, indent=2) + "\n").encode()
     return publish_files(repo_id, "model", files, STALE_WEIGHTS, "Trained with elm-hf", private, revision, dry_run)
+
+
+def _check_license(folder: Path):
+    """Refuses an encoder, or an ELM with an encoder, for whose weights no licence is stated."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for part in (config, config.get("encoder_config") or {}):
+        if part.get("license") == UNKNOWN_LICENSE:
+            raise ValueError(
+                f"{path}: has the weights of {part['model_type']}, for which no licence is stated; they may be used "
+                "locally, but not published"
+            )
 
 
 def _adapter_config(folder: Path, base: str | None) -> dict | None:

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCardData
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from elm_hf.checkpoints.card import CardFile
+from elm_hf.utils.encoder_origin import UNKNOWN_LICENSE
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class PublishedEncoder:
     Attributes:
         title: name of the encoder.
         homepage: its repository.
-        license: identifier of the licence of the weights, as on the Hub; "other" if there is none.
+        license: identifier of the licence of the weights, as on the Hub; `UNKNOWN_LICENSE` if none is stated.
         license_note: what is known about the licence, and what it permits.
         citation: BibTeX entry.
         pretraining: the data on which the weights were trained, in words.
@@ -137,6 +138,46 @@ ECG_JEPA = PublishedEncoder(
         "ECGs)."
     ),
     pretraining_data=("csn", "code15"),
+)
+ECG_CPC = PublishedEncoder(
+    title="ECG-CPC",
+    homepage="https://github.com/AI4HealthUOL/ecg-fm-benchmarking",
+    license="cc-by-4.0",
+    license_note=(
+        "Third parties list the weights (figshare record 30192604) under CC BY 4.0, which permits commercial use and "
+        "requires that the authors are named. The authors' code has no licence and is not part of this checkpoint."
+    ),
+    citation="""@inproceedings{almasud2026benchmarking,
+  title = {Benchmarking {ECG} {FMs}: A Reality Check Across Clinical Tasks},
+  author = {Al-Masud, M A and Lopez Alcaraz, Juan Miguel and Strodthoff, Nils},
+  booktitle = {International Conference on Learning Representations},
+  year = {2026},
+  note = {arXiv:2509.25095}
+}""",
+    pretraining="Contrastive predictive coding on the Harvard-Emory ECG Database (10.7 million ECGs).",
+    pretraining_data=("heedb",),
+)
+ECG_COCA = PublishedEncoder(
+    title="ECG-CoCa",
+    homepage="https://github.com/YubaoZhao/ECG-Chat",
+    license=UNKNOWN_LICENSE,
+    license_note=(
+        "The authors of ECG-Chat, who trained the weights, state no licence for them or for their code. They are "
+        "converted for local use: **do not publish them**, and do not use them commercially without the authors' "
+        "permission. `elm-hf publish-model` refuses models that contain them."
+    ),
+    citation="""@article{zhao2024ecgchat,
+  title = {{ECG-Chat}: A Large {ECG}-Language Model for Cardiac Disease Diagnosis},
+  author = {Zhao, Yubao and Zhang, Tian and Wang, Xu and Han, Puyu and Chen, Tong and Huang, Linlin and Jin, Youzhu and
+    Kang, Jiaju},
+  journal = {arXiv preprint arXiv:2408.08849},
+  year = {2024}
+}""",
+    pretraining=(
+        "Contrastive learning with reports, and captioning, on MIMIC-IV-ECG. Descriptions by third parties also name "
+        "PTB-XL, CPSC 2018, SPH, Chapman-Shaoxing and Ningbo, which could not be verified."
+    ),
+    pretraining_data=("mimic_iv_ecg",),
 )
 
 

@@ -44,20 +44,43 @@ def load_state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
     return state_dict_of(load_file(checkpoint), checkpoint)
 
 
-def load_file(checkpoint: Path) -> object:
+class _Unread:
+    """Stands for an object of a file that is not read."""
+
+    def __init__(self, *args):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def load_file(checkpoint: Path, unread: str | None = None) -> object:
     """
     Reads a `.pth` file of tensors, containers and NumPy numbers (such as metrics) without executing code in it.
+
+    Args:
+        checkpoint: the file.
+        unread: regular expression of full names of classes, such as those of training settings. Nothing is imported:
+            an object of such a class is replaced by an empty one.
 
     Raises:
         ValueError: the file is damaged, or unpickling it would import anything else.
     """
     try:
-        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+        with torch.serialization.safe_globals([*_NUMPY_NUMBERS, *_stand_ins(checkpoint, unread)]):
             return torch.load(checkpoint, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(checkpoint, error)) from error
     except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{checkpoint}: not a readable PyTorch file ({type(error).__name__}: {error}).") from error
+
+
+def _stand_ins(checkpoint: Path, unread: str | None) -> list[tuple[type, str]]:
+    """An empty class for each class in a file whose name matches `unread`, with the name."""
+    if unread is None or not zipfile.is_zipfile(checkpoint):
+        return []
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(str(checkpoint))
+    return [(type("Unread", (_Unread,), {}), name) for name in names if re.fullmatch(unread, name)]
 
 
 def state_dict_of(loaded: object, checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -122,12 +122,14 @@ def convert(
         str,
         typer.Argument(
             help="Format of the checkpoint: st_mem, mtae, mlae, merl, ecgfounder, clef, ecg_fm, hubert_ecg, "
-            "ecg_jepa or ecg_byte."
+            "ecg_jepa, ecg_cpc, ecg_coca or ecg_byte."
         ),
     ],
     checkpoint: Annotated[
         Path,
-        typer.Argument(help="Checkpoint as published: a file, or a folder of hubert_ecg. No code in it is executed."),
+        typer.Argument(
+            help="Checkpoint as published: a file, or a folder of hubert_ecg or ecg_coca. No code in it is executed."
+        ),
     ],
     output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
 ):

@@ -69,7 +69,6 @@ def describe_records(
         ValueError: reports are not in English and neither `translations` nor `reports` is given, or no record can be
             described.
         FileNotFoundError: a source does not exist.
-        ImportError: NeuroKit2 is not installed, and an ECG must be measured.
     """
     if reports is not None and reports not in REPORTS:
         raise ValueError(f"--reports is {reports!r}; expected {' or '.join(REPORTS)}")
@@ -98,7 +97,7 @@ def describe_records(
             | size
             | texts[row]
             | _findings(from_table.get(row) or measured[row], person["sex"], _or_none(person["age"]))
-            | {"features_from": "12SL" if row in from_table else "NeuroKit2"}
+            | {"features_from": "12SL" if row in from_table else "measure_ecg"}
         )
     table = Dataset.from_list(described, features=FEATURES)
     unfinished = Path(f"{output}.unfinished")

@@ -18,10 +18,8 @@ _GENERAL = {
     "pr_ms": "PR_Int_Global",
     "qrs_ms": "QRS_Dur_Global",
     "qt_ms": "QT_Int_Global",
-    "qtc_ms": "QT_IntBazett_Global",
     "axis_deg": "R_AxisFrontal_Global",
 }
-# ST is measured at the J point.
 _OF_LEADS = {"q_ms": "Q_Dur", "q_mv": "Q_Amp", "r_mv": "R_Amp", "s_mv": "S_Amp", "st_mv": "ST_Amp", "t_mv": "T_Amp"}
 _DEPTHS = ("q_mv", "s_mv")
 
@@ -49,6 +47,7 @@ def read_12sl_features(folder: str | PathLike) -> dict[str, dict[str, float]]:
     for row in read_table(path, ["ecg_id", *columns.values()]):
         values = {name: _number(row, column, path) for name, column in columns.items()}
         values |= {name: abs(value) for name, value in values.items() if name.startswith(_DEPTHS)}
+        values["qtc_ms"] = values["qt_ms"] + 1.75 * (values["heart_rate"] - 60)  # Hodges, as in `measure_ecg`
         found[row["ecg_id"].removesuffix(".0")] = dict.fromkeys(FEATURES, float("nan")) | values | _voltages(values)
     return found
 

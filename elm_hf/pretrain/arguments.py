@@ -19,8 +19,8 @@ class PretrainArguments:
     )
     encoder: str = field(
         metadata={
-            "help": "Type of a new encoder (ecg_fm, ecg_jepa, ecg_resnet, hubert_ecg, merl, mlae, mtae, net1d, st_mem), or "
-            "a checkpoint to continue from."
+            "help": "Type of a new encoder (ecg_coca, ecg_cpc, ecg_fm, ecg_jepa, ecg_resnet, hubert_ecg, merl, mlae, mtae, "
+            "net1d, st_mem), or a checkpoint to continue from."
         }
     )
     encoder_config: str | None = _argument("Fields of a new encoder's configuration: a JSON file, or a JSON object.")

@@ -25,7 +25,7 @@ from elm_hf.pretrain.arguments import PretrainArguments
 
 
 # Targets of the encoders that are not trained to reconstruct the signal.
-TARGETS = {"merl": "report"} | dict.fromkeys(("ecg_resnet", "net1d", "ecg_fm", "hubert_ecg", "ecg_jepa"), "class")
+TARGETS = {"merl": "report"} | dict.fromkeys(("ecg_resnet", *FEATURE_EXTRACTORS), "class")
 
 
 def load_encoder_to_train(

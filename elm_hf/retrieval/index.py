@@ -214,7 +214,7 @@ def build_index(
         FileExistsError: the folder is not empty.
         ValueError: another `by`, a missing encoder or one that was trained on the fold's validation or test patients,
             or no usable record.
-        ImportError: FAISS or, for features, NeuroKit2 is not installed.
+        ImportError: FAISS is not installed.
     """
     if by not in ("features", "encoder") or (by == "encoder") != (encoder is not None):
         raise ValueError(

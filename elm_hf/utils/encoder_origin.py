@@ -8,18 +8,30 @@ if TYPE_CHECKING:  # it needs torch
     from transformers import PreTrainedConfig
 
 
-def non_commercial_license(config: "PreTrainedConfig | None") -> str | None:
+UNKNOWN_LICENSE = "unknown"
+
+
+def license_warning(config: "PreTrainedConfig | None") -> str | None:
     """
-    The licence of an encoder's weights if it does not permit commercial use.
+    What a user must know about the licence of an encoder's weights.
 
     Args:
         config: configuration of an encoder. Only the published encoders that `elm-hf convert` reads have a licence.
 
     Returns:
-        The identifier of the licence, such as `"cc-by-nc-4.0"`; otherwise None.
+        A sentence if the licence does not permit commercial use, or none is stated; otherwise None.
     """
     license = None if config is None else config.to_dict().get("license")
-    return license if license is not None and "-nc" in license else None
+    if license == UNKNOWN_LICENSE:
+        return (
+            "no licence is stated for its weights. Neither they nor the new model may be published or used "
+            "commercially without the authors' permission."
+        )
+    if license is not None and "-nc" in license:
+        return (
+            f"the licence of its weights, {license}, does not permit commercial use. It also applies to the new model."
+        )
+    return None
 
 
 def known_sources(config: "PreTrainedConfig | None", sources: Iterable[str]) -> list[str]:

@@ -9,6 +9,8 @@ def register_modeling_classes():
     needs `trust_remote_code=True`.
     """
     # Each module registers its classes when it is imported.
+    import elm_hf.modeling.feature_extraction_ecg_coca
+    import elm_hf.modeling.feature_extraction_ecg_cpc
     import elm_hf.modeling.feature_extraction_ecg_fm
     import elm_hf.modeling.feature_extraction_ecg_jepa
     import elm_hf.modeling.feature_extraction_hubert_ecg

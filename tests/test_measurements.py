@@ -1,4 +1,4 @@
-"""ECG features: measured on simulated ECGs with known values and on real ECGs, and described by guideline."""
+"""Measurements of simulated ECGs with known values and of real ECGs."""
 
 import warnings
 from dataclasses import replace
@@ -6,15 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from elm_hf.ecg.measurements import FEATURES, GENERAL_FEATURES, LEAD_FEATURES, feature_matrix, measure_ecg
-from elm_hf.ecg.normal_ranges import RULES, describe_features, feature_text
+from elm_hf.ecg.measurements import FEATURES, LEAD_FEATURES, feature_matrix, measure_ecg
 from elm_hf.ecg.recording import read_recording
 from elm_hf.ecg.simulated_findings import Findings, draw_findings
 from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
 
-
-pytest.importorskip("neurokit2", reason='measuring ECGs requires the extra "features"')
 
 NORMAL = Findings(7, "sinus rhythm", 72.0, 150.0, 90.0, 400.0, "none", 0.0, 2.0, 45.0, "none")
 TERRITORIES = {"anterior": ("V2", "V3", "V4"), "inferior": ("II", "III", "aVF"), "lateral": ("I", "aVL", "V5", "V6")}
@@ -45,8 +42,10 @@ def test_measurements_of_simulated_ecgs_are_close_to_the_true_values(measured):
     axis = [(found["axis_deg"] - true.axis_deg + 180) % 360 - 180 for true, found in measured]
     voltage = [found["sokolow_mv"] - true.sokolow_mv for true, found in measured]
     assert (error_quantiles(rate, 0.5, 0.9) < (0.1, 2)).all()
-    assert (error_quantiles(qrs, 0.5, 0.9) < (12, 25)).all()
-    assert (error_quantiles(qt, 0.5, 0.9) < (16, 32)).all()
+    # Simulated waves end where a Gaussian is small; cardiologists, whom the measurements follow, see them end later.
+    assert 8 < np.median(qrs) < 16 and 12 < np.median(qt) < 22
+    assert (error_quantiles(qrs - np.median(qrs), 0.5, 0.9) < (3, 8)).all()
+    assert (error_quantiles(qt - np.median(qt), 0.5, 0.9) < (5, 12)).all()
     assert (error_quantiles(axis, 0.5, 0.9) < (5, 16)).all()
     assert (error_quantiles(voltage, 0.5, 0.9) < (0.06, 0.2)).all()
 
@@ -69,8 +68,10 @@ def test_pr_is_measured_in_sinus_rhythm_and_missing_in_atrial_fibrillation(measu
 
 def test_st_elevation_is_measured_in_the_leads_of_its_territory(measured):
     elevated = [(true, found) for true, found in measured if true.territory != "none"]
-    level = [np.mean([found[f"st_mv_{lead}"] for lead in TERRITORIES[true.territory]]) for true, found in elevated]
-    assert (error_quantiles([a - true.st_mv for a, (true, _) in zip(level, elevated)], 0.5, 0.9) < (0.04, 0.09)).all()
+    # Anterior elevation is defined in V2 and V3, that of the others in the second most elevated lead.
+    leads = TERRITORIES | {"anterior": ("V2", "V3")}
+    level = [sorted(found[f"st_mv_{lead}"] for lead in leads[true.territory])[-2] for true, found in elevated]
+    assert (error_quantiles([a - true.st_mv for a, (true, _) in zip(level, elevated)], 0.5, 0.9) < (0.02, 0.06)).all()
 
 
 def test_limb_lead_identities_hold_for_st_levels():
@@ -103,6 +104,7 @@ def test_features_that_cannot_be_measured_are_nan():
     found = measure_ecg(without, 250)
     missing = {name for name in FEATURES if np.isnan(found[name])}
     expected = {f"{name}_{lead}" for name in LEAD_FEATURES for lead in ("V1", "aVF")} | {"axis_deg", "sokolow_mv"}
+    expected |= {"limb_voltage_mv", "chest_voltage_mv"}
     assert missing == expected
     assert found["pr_ms"] == pytest.approx(whole["pr_ms"], abs=8)
 
@@ -143,6 +145,29 @@ def test_an_extrasystole_does_not_change_the_intervals():
     assert after["st_mv_V5"] == pytest.approx(before["st_mv_V5"], abs=0.03)
 
 
+def test_premature_beats_of_another_shape_are_counted():
+    # A quiet stretch of 0.2 s on either side and a wide, inverted QRS complex 0.5 s after a normal beat.
+    ecg = simulated(NORMAL)
+    peak = int(np.argmax(np.abs(ecg[1, 1000:1200]))) + 1000
+    wide = simulated(replace(NORMAL, qrs_ms=170.0, axis_deg=-60.0, sokolow_mv=4.5))
+    start = int(np.argmax(np.abs(wide[1, 1000:1200]))) + 1000 - 30
+    ecg[:, peak + 90 : peak + 160] = -1.5 * wide[:, start : start + 70]
+    before, after = measure_ecg(simulated(NORMAL), 250), measure_ecg(ecg, 250)
+    assert before["premature_beats"] == before["premature_beats_of_other_shape"] == 0
+    assert after["premature_beats"] >= after["premature_beats_of_other_shape"] == 1
+
+
+def test_pacing_spikes_are_found_and_removed():
+    ecg = simulated(NORMAL, sampling_rate=500).astype(np.float64)
+    clean = measure_ecg(ecg, 500)
+    slope = np.abs(np.diff(ecg[1]))
+    for peak in np.flatnonzero((slope > 0.6 * slope.max()) & (np.r_[True, np.diff(slope) > 0])):
+        ecg[:, max(peak - 60, 0)] += 2.0
+    paced = measure_ecg(ecg, 500)
+    assert clean["paced"] == 0 and paced["paced"] == 1
+    assert paced["qrs_ms"] == pytest.approx(clean["qrs_ms"], abs=10)
+
+
 # Diagnoses from the sources: headers of CPSC 2018 (SNOMED CT), reports of PTB-XL.
 @pytest.mark.parametrize(
     "pattern, name, low, high",
@@ -156,60 +181,14 @@ def test_an_extrasystole_does_not_change_the_intervals():
         ("ptb_xl/**/06000_hr.hea", "qrs_ms", 70, 109),
         ("ptb_xl/**/06000_hr.hea", "qtc_ms", 380, 450),
         ("ptb_xl/**/06004_hr.hea", "axis_deg", -30, 90),
+        ("ptb_xl/**/06004_hr.hea", "atrial_fibrillation", 0, 0),
+        ("csn/**/JS20004.hea", "axis_deg", -115, -91),
+        ("csn/**/JS20005.hea", "axis_deg", -160, -120),
     ],
 )
 def test_measurements_of_real_ecgs_agree_with_their_diagnoses(shared_data, pattern, name, low, high):
     recording = read_recording(next(shared_data.glob(pattern)))
     assert low <= measure_ecg(recording.ecg, recording.sampling_rate)[name] <= high
-
-
-def test_descriptions_follow_the_guidelines():
-    normal = {"heart_rate": 72, "pr_ms": 150, "qrs_ms": 90, "qt_ms": 380, "qtc_ms": 416, "axis_deg": 45}
-    assert not any(describe_features(normal).values())
-    assert "Outside the normal range: nothing." in feature_text(normal)
-    block = normal | {"pr_ms": 232, "qrs_ms": 120, "axis_deg": -31, "st_mv_II": 0.1, "st_mv_V2": 0.1, "t_mv_V5": -0.3}
-    found = describe_features(block)
-    assert found["general"] == [
-        "prolonged PR interval (232 ms)",
-        "wide QRS complex (120 ms)",
-        "left axis deviation (-31 degrees)",
-    ]
-    assert found["II"] == ["ST elevation (0.10 mV)"]
-    assert found["V5"] == ["T wave inversion (-0.30 mV)"]
-    assert found["V2"] == [] and found["I"] == []
-    text = feature_text(block)
-    assert text.startswith("Measurements: heart rate 72 beats per minute, PR interval 232 ms, QRS duration 120 ms")
-    assert text.endswith("lead II: ST elevation (0.10 mV); lead V5: T wave inversion (-0.30 mV).")
-
-
-def test_limits_depend_on_sex_and_age():
-    qtc = {"qtc_ms": 455.0}
-    assert describe_features(qtc, "male")["general"] == ["prolonged QT interval (455 ms)"]
-    assert describe_features(qtc, "female")["general"] == describe_features(qtc)["general"] == []
-    st = {"st_mv_V3": 0.22}
-    found = {who: bool(describe_features(st, *who)["V3"]) for who in [("male", 39), ("male", 40), ("female", 30)]}
-    assert found == {("male", 39): False, ("male", 40): True, ("female", 30): True}
-    assert not describe_features(st)["V3"] and describe_features({"st_mv_V3": 0.25})["V3"]
-    with pytest.raises(ValueError, match='sex is "F"; expected "female", "male" or None'):
-        describe_features(st, "F")
-
-
-def test_q_waves_are_abnormal_if_they_are_wide_and_deep():
-    assert describe_features({"q_ms_II": 40, "q_mv_II": 0.2})["II"] == ["wide and deep Q wave (40 ms)"]
-    assert describe_features({"q_ms_II": 40, "q_mv_II": 0.05})["II"] == []
-    assert describe_features({"q_ms_V2": 24, "q_mv_V2": 0.05})["V2"] == ["wide Q wave (24 ms)"]
-
-
-def test_every_rule_names_a_feature_and_its_source():
-    for rule in RULES:
-        assert rule.feature in (LEAD_FEATURES if rule.leads else GENERAL_FEATURES)
-        assert set(rule.leads) <= set(LEADS)
-        assert rule.below == -np.inf or rule.above == np.inf
-        assert any(year in rule.source for year in ("2009", "2015", "2018"))
-
-
-def test_the_text_says_that_nothing_could_be_measured():
-    assert feature_text(dict.fromkeys(FEATURES, np.nan)) == "Measurements: none possible."
 
 
 def test_the_matrix_has_the_cosine_and_sine_of_the_axis():
