@@ -221,3 +221,9 @@ def test_same_seed_draws_the_same_patients():
     first, again, other = (draw_patient(np.random.default_rng(seed), 3) for seed in (0, 0, 1))
     assert first == again != other
     assert draw_findings(np.random.default_rng(0)) == draw_patient(np.random.default_rng(0), 1)[0]
+
+
+def test_patients_of_another_seed_have_other_ids(tmp_path):
+    of_seed = [SimulatedQa(cache_dir=str(tmp_path), num_recordings=30, seed=seed) for seed in (0, 7)]
+    first, other = ({one["patient_id"] for one in builder.list_recordings()} for builder in of_seed)
+    assert first and other and not first & other
