@@ -65,11 +65,15 @@ class SimulatedQa(ElmDatasetBuilder):
             for findings in draw_patient(rng, int(rng.integers(MAX_ECGS_PER_PATIENT)) + 1):
                 yield {
                     "recording_id": f"{next(numbers):06d}",
-                    "patient_id": f"{patient:06d}",
+                    "patient_id": f"{patient:06d}{self._suffix()}",
                     "findings": findings,
                     "age": age,
                     "sex": sex,
                 }
+
+    def _suffix(self) -> str:
+        """Patients of another seed are other people, so that datasets of different seeds can be combined."""
+        return f"-seed{self.config.seed}" if self.config.seed else ""
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
         """Simulate the signal. The labels are the findings, and the report is a sentence with the findings."""

@@ -42,8 +42,8 @@ class Measured:
         self.beat = self.beats.mean(axis=0)
         self.onset, self.end = self._qrs_bounds(0.03) or self._qrs_bounds(0.08)
         self.rhythm = self._rhythm()
-        if not self.is_sinus:  # atrial waves are as steep as the ends of QRS
-            self.onset, self.end = self._qrs_bounds(0.08)
+        if not self.is_sinus:  # atrial waves can be as steep as the ends of QRS
+            self.onset, self.end = self._qrs_bounds(min(max(1.5 * self._atrial_speed(), 0.03), 0.08))
         self.beat = self.beat - self._level(self.beat)
         self.qrs = self.beat[:, self.onset : self.end + 1]
 
@@ -51,10 +51,19 @@ class Measured:
     def is_sinus(self) -> bool:
         return self.rhythm.startswith("sinus")
 
-    def _qrs_bounds(self, share: float) -> tuple[int, int] | None:
+    @property
+    def _speed(self) -> np.ndarray:
+        """The spatial speed of the average beat relative to its maximum."""
         speed = np.linalg.norm(savgol_filter(self.beat, 9, 2, deriv=1, axis=1), axis=0)
+        return speed / speed[BEFORE - 60 : BEFORE + 60].max()
+
+    def _atrial_speed(self) -> float:
+        return float(self._speed[self.onset - 120 : self.onset - 20].max())
+
+    def _qrs_bounds(self, share: float) -> tuple[int, int] | None:
+        speed = self._speed
         middle = BEFORE - 60 + int(np.argmax(speed[BEFORE - 60 : BEFORE + 60]))
-        quiet = np.convolve(speed < share * speed[middle], np.ones(8), "valid") == 8
+        quiet = np.convolve(speed < share, np.ones(8), "valid") == 8
         if not quiet[BEFORE // 2 : middle - 8].any():
             return None
         # The smoothing widens QRS by 5 ms.

@@ -153,7 +153,7 @@ def test_merging_questions_is_refused_for_a_stream(built):
 
 
 def test_mixing_ecgs_of_different_length_is_refused(built, tmp_path):
-    prepare_dataset("simulated_qa", tmp_path / "short", num_recordings=20, seconds=5)
+    prepare_dataset("simulated_qa", tmp_path / "short", num_recordings=20, seconds=5, seed=7)
     with pytest.raises(ValueError, match=r"\(12, 2500\) at 250 Hz; .*short: \(12, 1250\) at 250 Hz"):
         load_elm_dataset([built, tmp_path / "short"])
 

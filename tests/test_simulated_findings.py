@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
+from elm_hf.dataset_scripts.simulated_qa import SimulatedQa
 from elm_hf.ecg.simulated_findings import (
     LEFT_BLOCK,
     NOISES,
@@ -179,28 +180,33 @@ def test_follow_ups_change_one_group_of_findings(drawn):
     assert 0.05 < unchanged / 2000 < 0.16
 
 
-def test_nothing_else_predicts_a_label(drawn):
-    """AUROC of the order of the ECGs, their ids, noise, age and sex, for each label in at least 400 ECGs."""
-    ecgs = [findings for visits in drawn for findings in visits]
-    generator = np.random.default_rng(1)
-    patients = np.repeat(np.arange(PATIENTS), 3)
+def test_nothing_else_predicts_a_label(tmp_path):
+    """AUROC of the order of the ECGs, their ids, age, sex and noise in a dataset, for labels of at least 400 ECGs."""
+    builder = SimulatedQa(cache_dir=str(tmp_path), num_recordings=16000)
+    ecgs = list(builder.list_recordings())
+    present = [set(one["findings"].labels) for one in ecgs]
+    patients = np.array([int(one["patient_id"]) for one in ecgs])
+    is_first = np.diff(patients, prepend=-1) != 0
+    starts = np.flatnonzero(is_first)
     clues = {
-        "visit": np.tile(np.arange(3), PATIENTS),
-        "patient": patients,
-        "recording parity": np.arange(len(ecgs)) % 2,
-        "shape": np.array([one.patient for one in ecgs]),
-        "age": generator.integers(18, 90, PATIENTS)[patients],
-        "sex": generator.integers(0, 2, PATIENTS)[patients],
-    } | {noise: np.array([one.noise == noise for one in ecgs]) for noise in NOISES}
-    present = [set(one.labels) for one in ecgs]
-    labels = set().union(*present) - set(NOISES)
+        "recording": np.array([int(one["recording_id"]) for one in ecgs]),
+        "recording parity": np.array([int(one["recording_id"]) % 2 for one in ecgs]),
+        "patient parity": patients % 2,
+        "visit": np.arange(len(ecgs)) - starts[np.cumsum(is_first) - 1],
+        "number of visits": np.bincount(patients)[patients],
+        "shape": np.array([one["findings"].patient for one in ecgs]),
+        "age": np.array([one["age"] for one in ecgs]),
+        "sex": np.array([one["sex"] == "male" for one in ecgs]),
+    } | {noise: np.array([one["findings"].noise == noise for one in ecgs]) for noise in NOISES}
     ranked = {name: rankdata(values) for name, values in clues.items()}
-    for label in labels:
+    tested = 0
+    for label in set().union(*present) - set(NOISES):
         has = np.array([label in found for found in present])
-        if has.sum() >= 400:
-            for name, ranks in ranked.items():
-                wins = ranks[has].sum() - has.sum() * (has.sum() + 1) / 2
-                assert 0.45 < wins / (has.sum() * (~has).sum()) < 0.55, (label, name)
+        for name, ranks in ranked.items() if has.sum() >= 400 else ():
+            wins = ranks[has].sum() - has.sum() * (has.sum() + 1) / 2
+            assert 0.45 < wins / (has.sum() * (~has).sum()) < 0.55, (label, name)
+            tested += 1
+    assert tested >= 16 * len(clues)
 
 
 def test_sinus_rhythms_have_their_rates_and_fibrillation_has_no_pr_interval(drawn):
@@ -215,3 +221,9 @@ def test_same_seed_draws_the_same_patients():
     first, again, other = (draw_patient(np.random.default_rng(seed), 3) for seed in (0, 0, 1))
     assert first == again != other
     assert draw_findings(np.random.default_rng(0)) == draw_patient(np.random.default_rng(0), 1)[0]
+
+
+def test_patients_of_another_seed_have_other_ids(tmp_path):
+    of_seed = [SimulatedQa(cache_dir=str(tmp_path), num_recordings=30, seed=seed) for seed in (0, 7)]
+    first, other = ({one["patient_id"] for one in builder.list_recordings()} for builder in of_seed)
+    assert first and other and not first & other
