@@ -35,6 +35,7 @@ from .own_encoder import ENCODER_CLASS
 # Module and class of each encoder, by `model_type`.
 ECG_ENCODERS = {
     "ecg_resnet": ("modeling_ecg_resnet", "EcgResNetModel"),
+    "ecg_se_resnet": ("modeling_ecg_se_resnet", "EcgSeResNetModel"),
     "merl": ("modeling_merl", "MerlModel"),
     "mlae": ("modeling_maefe", "MlaeModel"),
     "mtae": ("modeling_maefe", "MtaeModel"),

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import tiny_tokenizer
-from transformers import AutoFeatureExtractor, AutoModel, BertConfig, BertModel
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel
 
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.tables import load_records
@@ -18,7 +18,9 @@ from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
-from elm_hf.pretrain.data import EcgPretrainingCollator, load_pretraining_records
+from elm_hf.pretrain.auroc import macro_aurocs
+from elm_hf.pretrain.data import EcgPretrainingCollator, load_labelled_records, load_pretraining_records
+from elm_hf.pretrain.label_tasks import tasks_of_classes
 from elm_hf.training import resume
 from elm_hf.training.augmentation import EcgAugmentation
 
@@ -39,6 +41,7 @@ ENCODERS = {
     "mtae": AUTOENCODER | {"patch_size": 75},
     "mlae": AUTOENCODER,
     "merl": {"num_samples": 1000, "projection_dim": 16, "hidden_sizes": [8, 8, 8, 8]},
+    "ecg_se_resnet": {"hidden_sizes": [8, 16], "depths": [1, 1], "kernel_sizes": [5, 3]},
     "ecg_resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
     "net1d": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "group_size": 4, "num_samples": 1000},
     "ecg_fm": HUBERT | {"conv_dim": [16] * 4, "piece_samples": 500},
@@ -188,6 +191,31 @@ def test_the_class_of_a_record_is_its_only_superclass(reports):
     single = {name for name, stratum in strata.items() if stratum != "none" and "+" not in stratum} - tested
     assert len(records.train) + len(records.validation or []) == len(single)
     assert records.num_left_out == len(strata) - len(single)
+
+
+def test_labels_are_learned_and_measured_on_validation_patients(reports, text_model, tmp_path):
+    more = ("--fold", "1", "--eval_strategy", "steps", "--eval_steps", "3", "--crop_seconds", "1")
+    folder = run(reports, tmp_path / "out", "ecg_se_resnet", text_model, *more, "--save_strategy", "steps")
+    history = json.loads((next(folder.glob("checkpoint-*")) / "trainer_state.json").read_text())["log_history"]
+    measured = next(entry for entry in history if "eval_auroc_all" in entry)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert model.config.problem_type == "multi_label_classification"
+    tasks = tasks_of_classes([model.config.id2label[number] for number in range(model.config.num_labels)])
+    validation = load_labelled_records(reports, 1, tasks)["validation"]
+    batch = EcgPretrainingCollator(EcgFeatureExtractor.from_pretrained(folder))(list(validation))
+    labels = load_records(reports)["labels"]
+    for row, target in zip(validation, batch["labels"]):
+        assert {tasks.classes[number] for number in target.nonzero().ravel()} == set(tasks.classes) & set(
+            labels[row["row"]]
+        )
+    with torch.no_grad():
+        logits = model(batch["ecg_values"], ecg_lead_mask=batch["ecg_lead_mask"]).logits.numpy()
+    expected = macro_aurocs(logits, batch["labels"].numpy(), tasks.tasks)["all"][0]
+    assert measured["eval_auroc_all"] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(
+        ValueError, match="--target labels: st_mem encoders can learn reconstruction, without --target"
+    ):
+        run(reports, tmp_path / "other", "st_mem", text_model, "--target", "labels")
 
 
 def test_other_models_than_ecg_encoders_are_refused(reports, text_model, tmp_path):

@@ -58,6 +58,12 @@ from elm_hf.utils.hub import check_name
 
 logger = logging.getLogger(__name__)
 
+
+def ecg_se_resnet_feature_extractor(config: PreTrainedConfig, seconds: float = 10) -> EcgFeatureExtractor:
+    """The preprocessing of an `ecg_se_resnet`: millivolt at 100 Hz."""
+    return EcgFeatureExtractor(100, round(100 * seconds), normalization="millivolt")
+
+
 # The preprocessing of a new encoder, from its configuration. Other encoders read millivolt at 250 Hz.
 FEATURE_EXTRACTORS = {
     "net1d": net1d_feature_extractor,
@@ -66,6 +72,7 @@ FEATURE_EXTRACTORS = {
     "ecg_jepa": ecg_jepa_feature_extractor,
     "ecg_cpc": ecg_cpc_feature_extractor,
     "ecg_coca": ecg_coca_feature_extractor,
+    "ecg_se_resnet": ecg_se_resnet_feature_extractor,
 }
 # Normalizations after which the voltage of an ECG is lost.
 SCALED_BY_ITSELF = ("min_max", "z_score", "min_max_per_lead", "z_score_per_lead")

@@ -21,7 +21,7 @@ from elm_hf.pretrain.arguments import PretrainArguments
 from elm_hf.pretrain.data import EcgPretrainingCollator, PretrainingRecords, load_pretraining_records
 from elm_hf.pretrain.encoder import TARGETS, encoder_type, load_encoder_to_train
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
-from elm_hf.pretrain.trainer import PretrainTrainer
+from elm_hf.pretrain.trainer import PretrainTrainer, TaskAurocs
 from elm_hf.training.augmentation import EcgAugmentation
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.epochs import FollowEpoch
@@ -36,6 +36,7 @@ from elm_hf.utils.recipes import with_recipe
 logger = logging.get_logger(__name__)
 
 ARGUMENTS = (PretrainArguments, TrainingArguments, EcgAugmentation)
+CLASSIFIED = ("class", "labels")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,7 +68,7 @@ def build_trainer(
     )
     set_seed(training_args.seed)
 
-    target = TARGETS.get(encoder_type(script_args.encoder))
+    target = target_of(encoder_type(script_args.encoder), script_args.target)
     records = load_pretraining_records(script_args.dataset, script_args.fold, target, script_args.held_out_dataset)
     if evaluates(training_args):
         _check_has_validation(script_args, records)
@@ -80,12 +81,18 @@ def build_trainer(
     feature_extractor(first["ecg"], sampling_rate=first["sampling_rate"], lead_names=list(LEADS))
 
     training_args.remove_unused_columns = False
-    training_args.label_names = ["labels"] if target == "class" else []
+    if target == "labels":
+        model.config.problem_type = "multi_label_classification"
+    training_args.label_names = ["labels"] if target in CLASSIFIED else []
     plots = None
     if target is None:
         plots = ReconstructionPlots(feature_extractor, records.validation or records.train, script_args.num_plots)
     collator = EcgPretrainingCollator(
-        feature_extractor, tokenizer, augmentation if augmentation != EcgAugmentation() else None, training_args.seed
+        feature_extractor,
+        tokenizer,
+        augmentation if augmentation != EcgAugmentation() else None,
+        training_args.seed,
+        script_args.crop_seconds,
     )
     trainer = PretrainTrainer(
         model=model,
@@ -94,6 +101,7 @@ def build_trainer(
         eval_dataset=records.validation,
         data_collator=collator,
         processing_class=feature_extractor,
+        compute_metrics=None if records.tasks is None else TaskAurocs(records.tasks),
         callbacks=[
             FollowEpoch(collator),
             RunCosts(len(records.train)),
@@ -109,6 +117,22 @@ def build_trainer(
         f"{len(records.validation or []):,} validation records, {records.num_left_out:,} omitted"
     )
     return trainer
+
+
+def target_of(model_type: str, target: str | None) -> str | None:
+    """
+    What an encoder learns: `target`, by default that of its type.
+
+    Raises:
+        ValueError: encoders of this type cannot learn it.
+    """
+    default = TARGETS.get(model_type)
+    if target is None or target == default:
+        return default
+    if target not in CLASSIFIED or default not in CLASSIFIED:
+        choices = CLASSIFIED if default in CLASSIFIED else (default or "reconstruction, without --target",)
+        raise ValueError(f"--target {target}: {model_type} encoders can learn {' or '.join(choices)}.")
+    return target
 
 
 def _stages_before(script_args: PretrainArguments) -> list[Stage]:

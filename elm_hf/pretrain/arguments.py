@@ -19,9 +19,18 @@ class PretrainArguments:
     )
     encoder: str = field(
         metadata={
-            "help": "Type of a new encoder (ecg_coca, ecg_cpc, ecg_fm, ecg_jepa, ecg_resnet, hubert_ecg, merl, mlae, mtae, "
-            "net1d, st_mem), or a checkpoint to continue from."
+            "help": "Type of a new encoder (ecg_coca, ecg_cpc, ecg_fm, ecg_jepa, ecg_resnet, ecg_se_resnet, hubert_ecg, "
+            "merl, mlae, mtae, net1d, st_mem), or a checkpoint to continue from."
         }
+    )
+    target: str | None = _argument(
+        "What the encoder learns: labels (all labels of a record, multi-label), class (the superclass of a record) or "
+        "report. Default: labels for ecg_se_resnet, class for ecg_resnet, report for merl; the other encoders "
+        "reconstruct the signal."
+    )
+    crop_seconds: float | None = _argument(
+        "Length of the random crops of training records, for encoders that read ECGs of any length. Default: the "
+        "length that the encoder reads."
     )
     encoder_config: str | None = _argument("Fields of a new encoder's configuration: a JSON file, or a JSON object.")
     text_model: str = _argument("Text tower of a new merl encoder. It stays frozen.", "ncbi/MedCPT-Query-Encoder")

@@ -1,4 +1,4 @@
-"""Data for pre-training encoders: records with reports or classes, without the validation and test patients of a fold."""
+"""Data for training encoders: records with reports, classes or labels, without the test patients of a fold."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from elm_hf.data.seen_patients import Stage, stage_of
 from elm_hf.data.tables import load_records
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
+from elm_hf.pretrain.label_tasks import LabelTasks, label_tasks
 from elm_hf.training.augmentation import EcgAugmentation, sample_rng
 
 
@@ -30,12 +31,14 @@ class PretrainingRecords:
     Records for pre-training.
 
     Columns are `row` (row number), `ecg` (array `(12, samples)` in millivolt, NaN where a lead is missing),
-    `sampling_rate` in Hz, `is_training`, and the target, if there is one: `report`, or `label` (number of the class).
+    `sampling_rate` in Hz, `is_training`, and the target, if there is one: `report`, or `label` (the number of the class;
+    for `"labels"` an array with 0 or 1 for each class).
 
     Args:
         train: training records.
         validation: records of the fold's validation patients; None if there are none.
-        classes: names of the classes; None unless they are the target.
+        classes: names of the classes; None unless classes or labels are the target.
+        tasks: the tasks that the labels define; None unless they are the target.
         num_left_out: number of omitted records: those without the target or of several classes, those of the fold's test
             patients, and those of another dataset's validation and test patients.
         stages: the training patients of each dataset.
@@ -44,6 +47,7 @@ class PretrainingRecords:
     train: Dataset
     validation: Dataset | None
     classes: list[str] | None
+    tasks: LabelTasks | None
     num_left_out: int
     stages: list[Stage]
 
@@ -62,7 +66,8 @@ def load_pretraining_records(
         paths: folders or Hub names of elm-hf datasets.
         fold: 1 to 5 or `"official"`; None to train on all records.
         target: `"report"`, which also omits records that lack a lead, since contrastive encoders need all leads;
-            `"class"`, the stratum of a record's conversations, which omits records with several or none; or None.
+            `"class"`, the stratum of a record's conversations, which omits records with several or none; `"labels"`,
+            the labels of a record; or None.
         held_out_dataset: another dataset whose test and validation patients in this fold are omitted as well, since
             its folds may differ from those of `paths`.
 
@@ -102,14 +107,19 @@ def load_pretraining_records(
         start += len(table)
     if not rows["train"]:
         raise ValueError(f"none of the {start} records can be used for training (target: {target}, fold: {fold})")
-    classes = sorted({one["class"] for one in rows["train"]}) if target == "class" else None
     records = datasets.concatenate_datasets(tables)
-    known = [one for one in rows["validation"] if classes is None or one["class"] in classes]
+    tasks = label_tasks(_labels(records, [one["row"] for one in rows["train"]])) if target == "labels" else None
+    classes = None if tasks is None else tasks.classes
+    if target == "class":
+        classes = sorted({one["class"] for one in rows["train"]})
+    known = [one for one in rows["validation"] if target != "class" or one["class"] in classes]
     validation = Dataset.from_list(known) if known else None
+    answers = classes if tasks is None else tasks
     return PretrainingRecords(
-        Dataset.from_list(rows["train"]).with_transform(_AddEcg(records, target, classes, is_training=True)),
-        validation and validation.with_transform(_AddEcg(records, target, classes, is_training=False)),
+        Dataset.from_list(rows["train"]).with_transform(_AddEcg(records, target, answers, is_training=True)),
+        validation and validation.with_transform(_AddEcg(records, target, answers, is_training=False)),
         classes,
+        tasks,
         num_left_out,
         stages,
     )
@@ -122,6 +132,8 @@ class EcgPretrainingCollator:
 
     Args:
         feature_extractor: feature extractor of the encoder.
+        crop_seconds: length of the crops of training records. Defaults to that of the feature extractor; shorter ones
+            are for encoders that read ECGs of any length.
         tokenizer: tokenizer of the text tower, if reports are the target.
         augmentation: random changes of training records.
         seed: random seed of cropping and augmentation, which depend only on the seed, the record and the `epoch` (see
@@ -134,8 +146,14 @@ class EcgPretrainingCollator:
         tokenizer: PreTrainedTokenizerBase | None = None,
         augmentation: EcgAugmentation | None = None,
         seed: int = 0,
+        crop_seconds: float | None = None,
     ):
         self.feature_extractor = feature_extractor
+        self.training_extractor = feature_extractor
+        if crop_seconds is not None:
+            num_samples = round(crop_seconds * feature_extractor.sampling_rate)
+            settings = feature_extractor.to_dict() | {"num_samples": num_samples}
+            self.training_extractor = type(feature_extractor).from_dict(settings)
         self.tokenizer = tokenizer
         self.augmentation = augmentation
         self.seed = seed
@@ -152,9 +170,10 @@ class EcgPretrainingCollator:
         ecgs = [self._changed(row) if row["is_training"] else row["ecg"] for row in rows]
         rates = [row["sampling_rate"] for row in rows]
         leads = [LEADS] * len(rows)
-        batch = dict(self.feature_extractor(ecgs, sampling_rate=rates, lead_names=leads, return_tensors="pt"))
+        extractor = self.training_extractor if rows[0]["is_training"] else self.feature_extractor
+        batch = dict(extractor(ecgs, sampling_rate=rates, lead_names=leads, return_tensors="pt"))
         if "label" in rows[0]:
-            batch["labels"] = torch.tensor([row["label"] for row in rows])
+            batch["labels"] = torch.from_numpy(np.array([row["label"] for row in rows]))
         if self.tokenizer is not None:
             reports = [row["report"].lower() for row in rows]
             batch |= self.tokenizer(
@@ -164,7 +183,7 @@ class EcgPretrainingCollator:
 
     def _changed(self, row: dict) -> np.ndarray:
         ecg, rng = row["ecg"], sample_rng(self.seed, self.epoch, row["row"])
-        seconds = self.feature_extractor.num_samples / self.feature_extractor.sampling_rate
+        seconds = self.training_extractor.num_samples / self.training_extractor.sampling_rate
         samples = round(seconds * row["sampling_rate"])
         start = rng.integers(max(ecg.shape[1] - samples, 0) + 1)
         ecg = ecg[:, start : start + samples]
@@ -174,12 +193,14 @@ class EcgPretrainingCollator:
 class _AddEcg:
     """Adds ECGs and targets to a batch of row numbers."""
 
-    def __init__(self, records: Dataset, target: str | None, classes: list[str] | None, is_training: bool):
+    def __init__(
+        self, records: Dataset, target: str | None, answers: list[str] | LabelTasks | None, is_training: bool
+    ):
         self.records = records
         self.ecgs = EcgTable(records)
         self.is_training = is_training
         self.target = target
-        self.classes = classes
+        self.answers = answers
         self.sampling_rate = records[0]["sampling_rate"]
 
     def __call__(self, batch: dict) -> dict:
@@ -192,8 +213,36 @@ class _AddEcg:
         if self.target == "report":
             joined["report"] = [self.records.data.column("report")[row].as_py() for row in batch["row"]]
         if self.target == "class":
-            joined["label"] = [self.classes.index(name) for name in batch["class"]]
+            joined["label"] = [self.answers.index(name) for name in batch["class"]]
+        if self.target == "labels":
+            joined["label"] = list(self.answers.targets(_labels(self.records, batch["row"])))
         return joined
+
+
+def load_labelled_records(path: str | PathLike, fold: int | str, tasks: LabelTasks) -> dict[str, Dataset]:
+    """
+    The records of each split of a fold with their targets, to evaluate an encoder. None is cropped at random.
+
+    Args:
+        path: folder or Hub name of a dataset.
+        fold: 1 to 5 or `"official"`.
+        tasks: the tasks that the encoder has learned.
+
+    Returns:
+        By split: a dataset with the columns of [`PretrainingRecords`] and `patient`.
+    """
+    records = load_records(path)
+    join = _AddEcg(records, "labels", tasks, is_training=False)
+    split_of = {owner: split for split, owners in patients_of_splits(path, fold).items() for owner in owners}
+    rows: dict[str, list[dict]] = {}
+    for row, owner in enumerate(record_patients(records).to_pylist()):
+        if owner in split_of:
+            rows.setdefault(split_of[owner], []).append({"row": row, "patient": owner})
+    return {split: Dataset.from_list(its).with_transform(join) for split, its in rows.items()}
+
+
+def _labels(records: Dataset, rows: Sequence[int]) -> list[list[str]]:
+    return records.data.column("labels").take(rows).to_pylist()
 
 
 def _fold_of(path: str | PathLike, fold: int | str | None) -> tuple[dict[str, str], dict[int, str]]:

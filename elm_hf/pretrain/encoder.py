@@ -15,7 +15,12 @@ from transformers import (
 
 from elm_hf.checkpoints.convert_autoencoder import st_mem_feature_extractor
 from elm_hf.checkpoints.convert_merl import merl_feature_extractor
-from elm_hf.checkpoints.create import FEATURE_EXTRACTORS, check_encoder_name, new_encoder_config
+from elm_hf.checkpoints.create import (
+    FEATURE_EXTRACTORS,
+    check_encoder_name,
+    ecg_se_resnet_feature_extractor,
+    new_encoder_config,
+)
 from elm_hf.checkpoints.load import load_feature_extractor
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
@@ -26,6 +31,7 @@ from elm_hf.pretrain.arguments import PretrainArguments
 
 # Targets of the encoders that are not trained to reconstruct the signal.
 TARGETS = {"merl": "report"} | dict.fromkeys(("ecg_resnet", *FEATURE_EXTRACTORS), "class")
+TARGETS |= {"ecg_se_resnet": "labels"}
 
 
 def load_encoder_to_train(
@@ -98,13 +104,15 @@ def new_encoder(
 
 def new_feature_extractor(model: PreTrainedModel, sampling_rate: int, num_samples: int) -> EcgFeatureExtractor:
     """
-    A feature extractor with the preprocessing of the encoder's paper. `ecg_resnet` reads records in millivolt, without
-    normalization.
+    A feature extractor with the preprocessing of the encoder's paper. `ecg_resnet` and `ecg_se_resnet` read records in
+    millivolt, without normalization, the latter at 100 Hz.
 
     Args:
         model: the encoder.
         sampling_rate, num_samples: sampling rate in Hz and length of the records.
     """
+    if model.config.model_type == "ecg_se_resnet":
+        return ecg_se_resnet_feature_extractor(model.config, num_samples / sampling_rate)
     if model.config.model_type in FEATURE_EXTRACTORS:
         return FEATURE_EXTRACTORS[model.config.model_type](model.config)
     if model.config.model_type == "merl":
@@ -119,7 +127,7 @@ def _fields(config: str) -> dict:
 
 
 def _class_fields(classes: list[str]) -> dict:
-    """The fields of a configuration for classes of which a record has one."""
+    """The fields of a configuration for classes of which a record has one; for labels the trainer changes the type."""
     return {
         "id2label": dict(enumerate(classes)),
         "label2id": {name: number for number, name in enumerate(classes)},

@@ -1,13 +1,12 @@
-"""The trainer of ECG encoders."""
+"""The trainer of ECG encoders, and what it measures on validation patients."""
 
 from pathlib import Path
 
-from transformers import (
-    PreTrainedTokenizerBase,
-    Trainer,
-)
+from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer
 
 from elm_hf.data.seen_patients import Stage
+from elm_hf.pretrain.auroc import macro_aurocs
+from elm_hf.pretrain.label_tasks import LabelTasks
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
 from elm_hf.training.resume import CompleteCheckpoints
 
@@ -42,3 +41,19 @@ class PretrainTrainer(CompleteCheckpoints, Trainer):
     def add_to_checkpoint(self, folder: Path) -> None:
         if self.plots is not None:
             self.plots.draw(self.accelerator.unwrap_model(self.model), folder)
+
+
+class TaskAurocs:
+    """
+    Macro AUROC of each task (`eval_auroc_all`, ...), for `compute_metrics` of `Trainer` and `metric_for_best_model`.
+
+    Args:
+        tasks: the tasks of the classifier.
+    """
+
+    def __init__(self, tasks: LabelTasks):
+        self.tasks = tasks
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        aurocs = macro_aurocs(prediction.predictions, prediction.label_ids, self.tasks.tasks)
+        return {f"auroc_{task}": float(values[0]) for task, values in aurocs.items()}

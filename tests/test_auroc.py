@@ -1,0 +1,69 @@
+"""Macro AUROC against scikit-learn, its intervals, and the tasks of PTB-XL."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from elm_hf.pretrain.auroc import macro_auroc_intervals, macro_aurocs
+from elm_hf.pretrain.label_tasks import label_tasks, ptb_xl_tasks
+
+
+TASKS = {"all": [0, 1, 2], "two": [1, 2], "constant": [3]}
+
+
+def scores_and_targets(records: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((records, 4)) < 0.3).astype(np.float32)
+    targets[:, 3] = 1
+    scores = np.round(targets + rng.normal(0, 1, (records, 4)), 1)  # rounded: many are equal
+    return scores, targets
+
+
+def test_macro_auroc_is_that_of_scikit_learn():
+    scores, targets = scores_and_targets(300)
+    weights = np.random.default_rng(1).integers(0, 4, (3, 300)).astype(np.float64)
+    found = macro_aurocs(scores, targets, TASKS, weights)
+    for task in ("all", "two"):
+        rows = targets[:, TASKS[task]].any(axis=1)
+        assert 0 < rows.sum() < 300
+        for number, weight in enumerate(weights):
+            expected = [
+                roc_auc_score(targets[rows, one], scores[rows, one], sample_weight=weight[rows]) for one in TASKS[task]
+            ]
+            assert found[task][number] == pytest.approx(np.mean(expected), abs=1e-9)
+    assert np.isnan(found["constant"]).all()
+
+
+def test_intervals_are_over_patients():
+    scores, targets = scores_and_targets(200)
+    single = macro_auroc_intervals(scores, targets, {"all": [0, 1, 2]}, [str(n) for n in range(200)])["all"]
+    # each record four times, under the same patient: the same point, and an interval that is no narrower
+    four = [np.repeat(array, 4, axis=0) for array in (scores, targets)]
+    repeated = macro_auroc_intervals(*four, {"all": [0, 1, 2]}, np.repeat(np.arange(200), 4).astype(str))["all"]
+    assert repeated["auroc"] == pytest.approx(single["auroc"], abs=1e-9)
+    widths = [high - low for low, high in (single["interval"], repeated["interval"])]
+    assert widths[1] == pytest.approx(widths[0], rel=0.15)
+    assert repeated["records"] == 4 * single["records"] and repeated["patients"] == single["patients"]
+    assert single["interval"][0] < single["auroc"] < single["interval"][1]
+
+
+def test_the_tasks_of_ptb_xl_have_the_sizes_of_the_paper():
+    tasks = ptb_xl_tasks()
+    sizes = {task: len(classes) for task, classes in tasks.tasks.items()}
+    assert sizes == {"all": 71, "diagnostic": 44, "subclass": 23, "superclass": 5, "form": 19, "rhythm": 12}
+    row = tasks.targets([["left bundle branch block", "complete left bundle branch block", "sinus rhythm"]])[0]
+    assert {tasks.classes[number] for number in np.flatnonzero(row)} == {
+        "CLBBB",
+        "SR",
+        "superclass: CD",
+        "subclass: CLBBB",
+    }
+
+
+def test_labels_of_other_datasets_are_one_task():
+    labels = [["atrial fibrillation", "own finding"]] * 10 + [["rare finding"], []]
+    tasks = label_tasks(labels)
+    assert tasks.classes == ["atrial fibrillation", "own finding"] and tasks.tasks == {"all": [0, 1]}
+    assert tasks.targets([["own finding", "rare finding"]]).tolist() == [[0, 1]]
+    with pytest.raises(ValueError, match="None of the 1 labels of the training records has 10 records"):
+        label_tasks([["sinus"]] * 9)
