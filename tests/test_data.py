@@ -176,7 +176,9 @@ def test_the_error_for_an_unknown_fold_or_split_lists_the_available_ones(built):
 
 def test_a_dataset_of_an_earlier_version_loads_and_asking_for_validation_says_how_to_rebuild_it(earlier_version):
     assert len(load_elm_dataset(earlier_version)) and len(load_elm_dataset(earlier_version, split="test"))
-    with pytest.raises(ValueError, match=r"fold1 has no split 'validation'; available: train, test. .*build it again"):
+    with pytest.raises(
+        ValueError, match=r"fold1 has no split 'validation'; available: train, test. .*build the dataset again"
+    ):
         load_elm_dataset(earlier_version, split="validation")
 
 

@@ -416,12 +416,12 @@ def test_clipped_samples_are_reported(trained):
 
 
 def test_companded_levels_widen_with_the_amplitude():
-    tokenizer = letter_tokenizer(value_range=(-5.5, 5.5), companding=0.3)
-    # the 27 edges: equally spaced in asinh(x / 0.3), whose inverse is 0.3 sinh
-    end = math.log(5.5 / 0.3 + math.sqrt((5.5 / 0.3) ** 2 + 1))
-    edges = [0.3 * (math.exp(u) - math.exp(-u)) / 2 for u in (end * (number / 13 - 1) for number in range(27))]
+    tokenizer = letter_tokenizer(value_range=(-5, 5), companding=0.35)
+    # the 27 edges: equally spaced in asinh(x / 0.35), whose inverse is 0.35 sinh
+    end = math.log(5 / 0.35 + math.sqrt((5 / 0.35) ** 2 + 1))
+    edges = [0.35 * (math.exp(u) - math.exp(-u)) / 2 for u in (end * (number / 13 - 1) for number in range(27))]
     np.testing.assert_allclose(tokenizer.level_widths(), np.diff(edges), rtol=1e-5)
-    assert 0.08 < tokenizer.level_widths().min() < 0.09 and tokenizer.level_widths().max() > 1
+    assert 0.09 < tokenizer.level_widths().min() < 0.1 and tokenizer.level_widths().max() > 1
     inside = np.array([[low + share * (high - low) for share in (0.01, 0.5, 0.99)] for low, high in pairwise(edges)])
     assert tokenizer.ecg_to_symbols(inside) == " ".join(3 * letter for letter in LETTERS)
     decoded = tokenizer.decode_ecg(tokenizer.encode_ecg(inside), num_leads=26)
@@ -433,11 +433,11 @@ def test_a_companded_tokenizer_is_saved_and_loaded(simulated_dataset, tmp_path):
     folder = tmp_path / "companded"
     report = train_ecg_byte_tokenizer(simulated_dataset, 50, folder, num_records=20)
     tokenizer = EcgByteTokenizer.from_pretrained(folder)
-    assert (tokenizer.value_range, tokenizer.companding) == ((-5.5, 5.5), 0.3)
+    assert (tokenizer.value_range, tokenizer.companding) == ((-5, 5), 0.35)
     assert report["clipped"] == report["qrs_clipped"] == 0
     card = (folder / "README.md").read_text()
     assert f"| error at QRS peaks, median | {report['peak_error_uv']:.0f} µV |" in card
-    assert "| width of a letter | 84 µV near 0 mV to " in card
+    assert "| width of a letter | 91 µV near 0 mV to " in card
 
 
 @pytest.mark.parametrize(
@@ -468,13 +468,13 @@ def test_the_published_scale_loses_high_voltage_and_the_companded_one_keeps_it()
     ecg = beats_of(2.6, 1.9, 0.12)
     assert sokolow_lyon(ecg, find_qrs(ecg, 250), 250) == pytest.approx(4.5, abs=0.02)
     published = measure_voltage(letter_tokenizer(value_range=(-1.2, 1.3)), [ecg], 250)
-    companded = measure_voltage(letter_tokenizer(value_range=(-5.5, 5.5), companding=0.3), [ecg], 250)
+    companded = measure_voltage(letter_tokenizer(value_range=(-5, 5), companding=0.35), [ecg], 250)
     assert published["num_qrs"] == companded["num_qrs"] == 9
     assert (published["qrs_clipped"], published["num_tall"], published["tall_kept"]) == (1, 1, 0)
     assert (companded["qrs_clipped"], companded["num_tall"], companded["tall_kept"]) == (0, 1, 1)
-    # by hand: 0.12 mV is in the third level above the middle (0.084 to 0.178 mV), whose centre is 0.3 sinh(1.5 u)
-    u = math.asinh(5.5 / 0.3) / 13
-    assert companded["st_error_uv"] == pytest.approx(1000 * abs(0.3 * math.sinh(1.5 * u) - 0.12), abs=0.5)
+    # by hand: 0.12 mV is in the second level above 0 (0.091 to 0.189 mV), whose centre is 0.35 sinh(1.5 u)
+    u = math.asinh(5 / 0.35) / 13
+    assert companded["st_error_uv"] == pytest.approx(1000 * abs(0.35 * math.sinh(1.5 * u) - 0.12), abs=0.5)
 
 
 def test_too_many_merges_are_refused_and_write_nothing(simulated_dataset, tmp_path):

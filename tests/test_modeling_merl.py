@@ -428,10 +428,11 @@ def test_a_record_reaches_the_converted_model_in_mimics_order_in_a_fresh_process
 def test_the_feature_extractor_places_leads_by_name_in_mimics_order(tmp_path):
     torch.save(dict(ENCODERS["vit"]()), tmp_path / "published.pth")
     _, feature_extractor = convert_checkpoint("merl", tmp_path / "published.pth", tmp_path / "out")
-    named = np.arange(12, dtype=np.float64)[:, None] + np.zeros((12, 5000))  # row k of the usual order is k mV
+    # row k of the usual order is k mV, with ripples of 1 µV, since flat leads count as missing
+    named = np.arange(12, dtype=np.float64)[:, None] + np.tile([0.0, 0.001], (12, 2500))
     usual = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
     values = feature_extractor(named, sampling_rate=500, lead_names=usual)["ecg_values"][0, :, 0]
-    assert np.allclose(values * 11, [0, 1, 2, 3, 5, 4, 6, 7, 8, 9, 10, 11], atol=1e-4)
+    assert np.allclose(values * 11, [0, 1, 2, 3, 5, 4, 6, 7, 8, 9, 10, 11], atol=5e-3)
 
 
 @pytest.mark.parametrize("encoder", TINY)

@@ -73,10 +73,11 @@ def test_symbols_are_tokens_of_the_prompt(symbol_elm, simulated_dataset, ecg_tok
     tokens = ids[processor.is_ecg_token(ids)] - offset
     assert tokens.tolist() == ecg_tokenizer.encode_ecg(ecg)
     assert processor.tokenizer.decode(ids[~processor.is_ecg_token(ids)]) == " What?"
-    low, high = ecg_tokenizer.value_range
-    inside = (ecg > low) & (ecg < high)
-    error = np.abs(ecg_tokenizer.decode_ecg(tokens) - ecg)[inside]
-    assert error.max() < (high - low) / 26 / 2 + 1e-4
+    edges = ecg_tokenizer.value_range[0] + np.concatenate([[0], ecg_tokenizer.level_widths().cumsum()])
+    decoded = ecg_tokenizer.decode_ecg(tokens)
+    inside = (ecg > edges[0]) & (ecg < edges[-1])
+    same_level = np.digitize(decoded, edges) == np.digitize(ecg, edges)
+    assert inside.mean() > 0.99 and same_level[inside].mean() > 0.999  # all but samples on an edge, by rounding
 
 
 def test_a_long_ecg_loses_the_end_of_every_lead(symbol_elm, simulated_dataset, ecg_tokenizer):

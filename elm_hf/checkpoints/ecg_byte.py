@@ -30,9 +30,9 @@ MARGIN_MV = 0.5
 MAX_SYMBOLS = 5000
 RECOVERY_S = 60
 SCALES = ("companded", "published")
-# The default scale: QRS complexes of up to 5.5 mV, and levels of less than 0.1 mV near the baseline.
-COMPANDED_RANGE = (-5.5, 5.5)
-COMPANDING_MV = 0.3
+# The default scale: QRS complexes of up to 5 mV, and levels of less than 0.1 mV near the baseline.
+COMPANDED_RANGE = (-5.0, 5.0)
+COMPANDING_MV = 0.35
 
 
 def train_ecg_byte_tokenizer(
@@ -57,8 +57,8 @@ def train_ecg_byte_tokenizer(
         num_records: number of records drawn for training; all records if there are fewer. Training takes about 40
             bytes of memory per sample, that is 1.2 MB per 12-lead record of 10 s at 250 Hz (500 records 0.6 GB, 20,000
             records 24 GB); 200 records give about as good a vocabulary as 2,000.
-        scale: amplitudes of the 26 letters. `"companded"`: -5.5 to 5.5 mV, with levels that widen with the amplitude
-            (84 µV at the baseline, 0.8 mV at 3 mV). `"published"`: levels of one width from 0.5 mV below the 1st
+        scale: amplitudes of the 26 letters. `"companded"`: -5 to 5 mV, with levels that widen with the amplitude
+            (91 µV at the baseline, 0.1 mV at 0.2 mV, 0.5 mV at 2 mV). `"published"`: levels of one width from 0.5 mV below the 1st
             percentile to 0.5 mV above the 99th percentile of the training records, as in ECG-Byte, which clips most
             QRS complexes of high voltage.
         encoding: how ECGs are encoded, see [`EcgByteTokenizer`].

@@ -166,7 +166,7 @@ def train_tokenizer(
     scale: Annotated[
         str,
         typer.Option(
-            help="Amplitudes of the letters: companded (-5.5 to 5.5 mV, finer near 0) or published (percentiles of the "
+            help="Amplitudes of the letters: companded (-5 to 5 mV, finer near 0) or published (percentiles of the "
             "training records, as in ECG-Byte)."
         ),
     ] = "companded",
