@@ -71,7 +71,8 @@ def left_out(path: Path) -> list[tuple[str, str]]:
 
 def rows(path: Path) -> list[dict]:
     """All conversations in the order of the source; only the first segment of those with two segments."""
-    found = [row for fold in ("fold1", "fold2") for row in datasets.load_dataset(str(path), fold, split="test")]
+    folds = (datasets.load_dataset(str(path), fold) for fold in ("fold1", "fold2"))
+    found = [row for splits in folds for row in splits.get("test", ())]
     first = {row["conversation_id"].rsplit("-", 1)[0]: row for row in sorted(found, key=_place, reverse=True)}
     return sorted(first.values(), key=_place)
 
@@ -303,16 +304,20 @@ def test_grounding_has_the_ecg_in_another_field(records, shared_data, tmp_path):
     )
     write(source / "ecg_bench" / "ecg-grounding-test.json", test)
     path = build("ecg_grounding", source, tmp_path / "built", *records.values())
-    splits = {split: datasets.load_dataset(str(path), "official", split=split) for split in ("train", "test")}
+    splits = {
+        split: datasets.load_dataset(str(path), "official", split=split) for split in ("train", "validation", "test")
+    }
     names = {
         split: list(dict.fromkeys(name[0].rsplit("-", 1)[0] for name in table["record_ids"]))
         for split, table in splits.items()
     }
+    assert names["validation"] and not {*names["validation"]} & {*names["train"]}  # a part of the authors' train
+    names["train"] = sorted([*names["train"], *names.pop("validation")])
     assert names == {
-        "train": [
+        "train": sorted([
             "mimic_iv_ecg-49990011", "mimic_iv_ecg-49990035", "mimic_iv_ecg-49990042", "mimic_iv_ecg-49990058",
             "ptb_xl-6001", "ptb_xl-6004", "code15-795649", "code15-1238362",
-        ],
+        ]),
         "test": ["mimic_iv_ecg-49990063"],
     }  # fmt: skip
     assert words(splits["train"][0]["messages"][0]).startswith("Interpret the provided ECG, identify key features")
@@ -461,9 +466,10 @@ def dialogues(tmp_path_factory) -> Path:
 
 
 def test_a_text_only_dataset_is_built(dialogues):
-    train, test = (load_elm_dataset(dialogues, fold=1, split=split) for split in ("train", "test"))
-    assert len(train) == len(test) == 5 and not {*train["conversation_id"]} & {*test["conversation_id"]}
-    row = min([*train, *test], key=lambda row: row["question"])
+    splits = [load_elm_dataset(dialogues, fold=1, split=split) for split in ("train", "validation", "test")]
+    assert [len(rows) for rows in splits] == [4, 1, 5]
+    assert len({name for rows in splits for name in rows["conversation_id"]}) == 10
+    row = min((row for rows in splits for row in rows), key=lambda row: row["question"])
     assert row["messages"] == [
         {"role": "system", "content": [{"type": "text", "text": "Answer as a doctor."}]},
         {"role": "user", "content": [{"type": "text", "text": "My image number 0: <image>?"}]},
@@ -482,7 +488,7 @@ def test_dialogues_are_mixed_with_conversations_about_ecgs(dialogues, simulated_
     paths = [dialogues, simulated_dataset]
     alone = load_elm_dataset(simulated_dataset)[0]
     mixed = load_elm_dataset(paths)
-    assert [len(mixed[row]["ecgs"]) for row in range(5)] == [0] * 5
+    assert [len(mixed[row]["ecgs"]) for row in range(4)] == [0] * 4
     assert mixed[5]["ecgs"][0].tolist() == alone["ecgs"][0].tolist()
     drawn = load_elm_dataset(paths, probabilities=[0.5, 0.5], seed=1)
     assert {len(row["ecgs"]) > 0 for row in drawn} == {True, False}

@@ -92,7 +92,8 @@ def test_the_loss_covers_the_report_and_the_descriptions_only(tiny_elm, ecgs):
     ids, labels = batch["input_ids"][0], batch["labels"][0]
     labelled = processor.tokenizer.decode(ids[labels != -100])
     expected = words(row["messages"], "assistant")
-    assert labelled.replace(" ", "") == expected.replace(" ", "")
+    assert labelled.replace("<|end|>", "").replace(" ", "") == expected.replace(" ", "")
+    assert labelled.count("<|end|>") == sum(message["role"] == "assistant" for message in row["messages"])
     text = processor.tokenizer.decode(ids, skip_special_tokens=True)
     assert text.endswith("lead V1: ST elevation (0.12 mV).") and "assistant" not in text
     assert processor.tokenizer.chat_template == template

@@ -278,7 +278,7 @@ def test_an_official_split_without_validation_gets_a_tenth_of_its_training_patie
             yield row | {"split": "test" if max(row["recording_ids"]) < "000010" else "train"}
 
     monkeypatch.setattr(SimulatedQa, "list_conversations", with_split)
-    report = prepare_dataset("simulated_qa", tmp_path / "built", num_recordings=60, seconds=2)["splits"]["official"]
+    report = prepare_dataset("simulated_qa", tmp_path / "built", num_recordings=200, seconds=2)["splits"]["official"]
     rows = rows_of(tmp_path / "built", "official")
     fold_of = fold_of_patients(tmp_path / "built")
     for split in ("train", "validation", "test"):
@@ -293,7 +293,7 @@ def test_an_official_split_without_validation_gets_a_tenth_of_its_training_patie
 
 def test_the_report_and_the_card_have_the_deviation_of_every_common_label(monkeypatch, tmp_path):
     monkeypatch.setattr(elm_hf.prepare.folds, "MIN_PATIENTS", 10)
-    report = prepare_dataset("simulated_qa", tmp_path / "built", num_recordings=60, seconds=2)["labels"]
+    report = prepare_dataset("simulated_qa", tmp_path / "built", num_recordings=200, seconds=2)["labels"]
     (path,) = (tmp_path / "built" / "records").iterdir()
     records = pq.read_table(path, columns=["patient_id", "labels"]).to_pylist()
     fold_of = {patient: folds[0] for (_, patient), folds in fold_of_patients(tmp_path / "built").items()}

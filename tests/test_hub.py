@@ -158,7 +158,9 @@ def test_an_uploaded_dataset_loads_by_name(hub, simulated_dataset):
             )))
         """).splitlines()[-1]
     )
-    splits = {split: load_elm_dataset(simulated_dataset, fold=1, split=split) for split in ("train", "test")}
+    splits = {
+        split: load_elm_dataset(simulated_dataset, fold=1, split=split) for split in ("train", "validation", "test")
+    }
     row = splits["test"][0]
     assert loaded == {
         "sizes": {split: len(rows) for split, rows in splits.items()},
