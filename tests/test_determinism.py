@@ -68,12 +68,12 @@ class KillInStep(TrainerCallback):
     """Kills the process between the backward passes of a step."""
 
     def on_substep_end(self, args, state, control, **kwargs):
-        if state.global_step == 7:
+        if state.global_step == 6:
             kill()
 
 
 def train_and_be_killed(arguments: tuple, where: str):
-    """A run that is killed in its eighth step, or while it saves the checkpoint of step 9."""
+    """A run that is killed in its seventh step, or while it saves the checkpoint of step 9."""
     trainer = sft.build_trainer(*arguments)
     if where == "step":
         trainer.add_callback(KillInStep())
@@ -145,8 +145,9 @@ def test_a_run_with_another_system_prompt_is_another_run(command, tmp_path):
     one = command(tmp_path / "out", "--system_prompt_file", str(prompt), "--max_steps", "1")
     sft.train(sft.build_trainer(*one))
     prompt.write_text("Be short.")
+    other = command(tmp_path / "out", "--system_prompt_file", str(prompt), "--max_steps", "1")
     with pytest.raises(ValueError, match="system_prompt 'You read ECGs.' there, 'Be short.' here"):
-        sft.build_trainer(*one)
+        sft.build_trainer(*other)
 
 
 def test_a_run_resumed_after_its_last_step_takes_no_more_steps(command, uninterrupted, tmp_path):

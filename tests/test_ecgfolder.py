@@ -421,8 +421,10 @@ def test_a_recording_with_two_names_and_two_patients_is_refused(folder, how):
     with pytest.raises(ValueError, match="are the same recording with two patients"):
         build(describe(folder, *({**each, "patient_id": None} for each in rows)), one_patient_per_file=True)
     if how != "header":
-        built = build(describe(folder, *({**each, "patient_id": each["patient_id"][0]} for each in rows)))
-        assert load_records(built)["patient_id"][:] == ["b", "P", "P"]
+        one_patient = describe(folder, *({**each, "patient_id": each["patient_id"][0]} for each in rows))
+        built = build(one_patient, max_skipped=0.34)
+        assert load_records(built)["patient_id"][:] == ["b", "P"]
+        assert [found["reason"] for found in left_out(built, "skipped.csv")] == ["same signal as another recording"]
 
 
 def test_every_file_of_a_record_refers_to_the_record(folder):
