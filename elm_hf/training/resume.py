@@ -68,7 +68,8 @@ class CompleteCheckpoints:
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
         super()._save(output_dir, state_dict)
-        write_stages(output_dir or self.args.output_dir, self.stages)
+        if self.args.should_save:  # every process comes here
+            write_stages(output_dir or self.args.output_dir, self.stages)
 
     def add_to_checkpoint(self, folder: Path) -> None:
         """Writes further files into a checkpoint, in the main process, before it is complete."""
