@@ -35,7 +35,7 @@ from elm_hf.utils.files import read_json, write_atomically
 RECORDINGS_PER_FILE = 512
 # Reason for skipping a recording with the signal of an earlier one.
 SAME_SIGNAL = "same signal as another recording"
-VERSIONS = ("elm-hf", "datasets", "numpy", "scipy", "scikit-learn", "wfdb")
+VERSIONS = ("elm-hf", "datasets", "numpy", "scipy")
 
 # Number of records that are read at once, and that a writing process keeps in memory.
 RECORDS_PER_ROW_GROUP = 64
