@@ -52,7 +52,8 @@ class RecordFiles:
     recordings.
 
     Files are written atomically, so that an existing file is complete and is not built again. The list of skipped
-    recordings of each file, and a digest of each signal, are in a separate folder, which is not published.
+    recordings of each file, a digest of each signal, and the numbers of filled gaps and dropped signals are in a note in
+    a separate folder, which is not published.
 
     Attributes:
         work: working folder. Its folder `build` contains the unfinished dataset.
@@ -177,8 +178,7 @@ class RecordFiles:
                     rows = rows[RECORDS_PER_ROW_GROUP:]
             if rows:
                 writer.write_table(_record_table(rows, features))
-        write_atomically(self._counts_path(number), json.dumps(builder.counts))
-        self._finish(number, recordings, skipped)
+        self._finish(number, recordings, skipped, builder.counts)
         return len(references), len(skipped)
 
     def copy(self, number: int, records: Dataset) -> None:
@@ -186,7 +186,7 @@ class RecordFiles:
         with pq.ParquetWriter(self._unfinished(number), records.features.arrow_schema, **_PARQUET) as writer:
             for table in records.with_format("arrow").iter(RECORDS_PER_ROW_GROUP):
                 writer.write_table(table)
-        self._finish(number, [], [])
+        self._finish(number, [], [], {})
 
     def keys(self) -> pa.Table:
         """Return the columns of all records that are used to match conversations."""
@@ -194,9 +194,9 @@ class RecordFiles:
             return record_features(seconds=1, sampling_rate=1).arrow_schema.empty_table().select(RECORD_KEYS)
         return pa.concat_tables(pq.read_table(self.path(number), columns=RECORD_KEYS) for number in range(self.count))
 
-    def _finish(self, number: int, recordings: list, skipped: list) -> None:
+    def _finish(self, number: int, recordings: list, skipped: list, counts: dict[str, int]) -> None:
         note = {"build_id": self.build_id, "num_shards": self.num_shards}
-        note |= {"recordings": recordings, "skipped": skipped}
+        note |= {"recordings": recordings, "skipped": skipped, "counts": counts}
         write_atomically(self._note_path(number), json.dumps(note))
         self._replace(number)
 
@@ -220,11 +220,7 @@ class RecordFiles:
 
     def counts(self) -> Counter:
         """How many gaps were filled (`gaps`) and how many recordings had a signal that was dropped (`signals NAME`)."""
-        paths = map(self._counts_path, range(self.count))
-        return sum((Counter(read_json(path)) for path in paths if path.is_file()), Counter())
-
-    def _counts_path(self, number: int) -> Path:
-        return self.work / "counts" / f"{number:05d}.json"
+        return sum((Counter(self._note(number)["counts"]) for number in range(self.count)), Counter())
 
     def _unfinished(self, number: int) -> Path:
         return new_path(self.work / "unfinished" / f"{number:05d}.parquet")
