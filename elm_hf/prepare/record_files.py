@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
 from multiprocessing import parent_process
@@ -86,15 +87,15 @@ class RecordFiles:
 
     def skipped(self) -> list[tuple[str, str, str]]:
         """(recording_id, reason, message) of each skipped recording, in the order of the source."""
-        copies, skipped = self._copies(), []
+        skipped = []
         for number in range(self.count):
             note = self._note(number)
             unusable = iter(note["skipped"])
             for place, (name, digest) in enumerate(note["recordings"]):
                 if digest is None:
                     skipped.append(tuple(next(unusable)))
-                elif (number, place) in copies:
-                    skipped.append((name, SAME_SIGNAL, f"{name}: same signal as {copies[number, place]}"))
+                elif (number, place) in self._copies:
+                    skipped.append((name, SAME_SIGNAL, f"{name}: same signal as {self._copies[number, place]}"))
         return skipped
 
     def drop_copies(self) -> None:
@@ -103,8 +104,8 @@ class RecordFiles:
         filed under two patients, who may be in different splits.
         """
         names_in = defaultdict(set)
-        for number, place in self._copies():
-            names_in[number].add(self._note(number)["recordings"][place][0])
+        for (number, _), name in self._names(self._copies).items():
+            names_in[number].add(name)
         for number, names in names_in.items():
             with pq.ParquetFile(self.path(number)) as file:
                 if names.isdisjoint(file.read(columns=["recording_id"])["recording_id"].to_pylist()):
@@ -115,6 +116,7 @@ class RecordFiles:
                         writer.write_table(table.cast(schema))
             self._replace(number)
 
+    @cached_property
     def _copies(self) -> dict[tuple[int, int], str]:
         """
         The recordings with the same signal as an earlier one: number of the file and place in it, and the id of the
@@ -133,8 +135,20 @@ class RecordFiles:
         )
         original = first[group.ravel()]
         copies = np.flatnonzero(original != np.arange(len(original)))
-        copies = [(tuple(places[copy].tolist()), places[original[copy]].tolist()) for copy in copies]
-        return {copy: self._note(number)["recordings"][place][0] for copy, (number, place) in copies}
+        originals = list(map(tuple, places[original[copies]].tolist()))
+        name_of = self._names(originals)
+        return {tuple(copy): name_of[one] for copy, one in zip(places[copies].tolist(), originals)}
+
+    def _names(self, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], str]:
+        """The ids of recordings by the number of their file and their place in it. Each note is read once."""
+        in_file = defaultdict(list)
+        for number, place in places:
+            in_file[number].append(place)
+        names = {}
+        for number, chosen in in_file.items():
+            recordings = self._note(number)["recordings"]
+            names |= {(number, place): recordings[place][0] for place in chosen}
+        return names
 
     def check_complete(self) -> None:
         """
