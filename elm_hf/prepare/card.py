@@ -1,7 +1,6 @@
 """The dataset card (README.md): the template `cards/dataset_card.md`, filled from the build report."""
 
 import hashlib
-import json
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from elm_hf.data.messages import message_text
 from elm_hf.ecg.plot import plot_ecg
 from elm_hf.prepare.builder import ElmDatasetBuilder, find_builder
 from elm_hf.prepare.names import dataset_names
+from elm_hf.utils.files import read_json
 
 
 MAX_EXAMPLES, MAX_EXAMPLE_LENGTH = 3, 600
@@ -47,7 +47,7 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> Datas
         name: name or path of the dataset in the code examples.
         ids_only: folder of the files to publish instead of those of the build, if signals and texts are not published.
     """
-    report = json.loads((folder / BUILD_REPORT_NAME).read_text(encoding="utf-8"))
+    report = read_json(folder / BUILD_REPORT_NAME)
     records, builder, sources = report["records"], find_builder(report["dataset"]), credited(folder, report)
     licenses = sorted({source.LICENSE for source in sources})
     data = DatasetCardData(

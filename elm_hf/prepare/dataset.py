@@ -39,7 +39,7 @@ from elm_hf.prepare.work_folder import (
     was_published,
     work_folder,
 )
-from elm_hf.utils.files import check_links
+from elm_hf.utils.files import check_links, read_json
 
 
 def prepare_dataset(
@@ -117,7 +117,7 @@ def prepare_dataset(
         plan = _plan(builder, options) if reads_ecgs else {"dataset": name, "records": str(records)}
         with work_folder(output) as work, _cleanup_on_error(work, keep_records=reads_ecgs):
             if reads_ecgs and was_published(work, plan, output):
-                return json.loads((output / BUILD_REPORT_NAME).read_text(encoding="utf-8"))
+                return read_json(output / BUILD_REPORT_NAME)
             check_output(output, overwrite)
             build_id = begin(work, plan, overwrite, exclusive=not merge)
             if reads_ecgs:
@@ -254,9 +254,7 @@ def _without_paths(options: dict) -> dict:
 def _notes_of_records(paths: Sequence[str | PathLike]) -> list[str]:
     """The notes about the records in folders, which also apply to a dataset with copies of these records."""
     reports = [Path(path) / BUILD_REPORT_NAME for path in paths]
-    notes = [
-        json.loads(path.read_text(encoding="utf-8")).get("record_notes", []) for path in reports if path.is_file()
-    ]
+    notes = [read_json(path).get("record_notes", []) for path in reports if path.is_file()]
     return list(dict.fromkeys(note for of_dataset in notes for note in of_dataset))
 
 

@@ -1,8 +1,9 @@
 """Reading the report of an evaluation, and the metrics that summarize it."""
 
-import json
 from os import PathLike
 from pathlib import Path
+
+from elm_hf.utils.files import read_json
 
 
 # Defined here and not in `elm_hf.evaluation`, because the cards of checkpoints and the recipes also read reports.
@@ -42,11 +43,8 @@ def read_report(path: str | PathLike) -> dict:
         raise FileNotFoundError(
             f"{path}: not found; give the folder of a finished evaluation (elm-hf evaluate --output)"
         )
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error})") from error
-    missing = [key for key in ("run", "scores") if not isinstance(report, dict) or key not in report]
+    report = read_json(path)
+    missing = [key for key in ("run", "scores") if key not in report]
     if missing:
         raise ValueError(
             f"{path}: not a report of elm-hf evaluate (no {', '.join(missing)}); evaluate the model again"
