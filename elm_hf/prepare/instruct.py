@@ -95,8 +95,7 @@ def read_entries(path: Path, leave_out: Callable[[str, str], None]) -> Iterator[
 
 def entry_name(path: Path, number: int, entry: dict) -> str:
     """The file, the number from 1 on and the id of an entry, for messages."""
-    found = [entry[name] for name in _ID_FIELDS if isinstance(entry.get(name), str | int | float)]
-    return f"{path}: entry {number + 1}" + (f", id {short(found[0])}," if found else "")
+    return f"{path}: entry {number + 1}{_id_in(entry)}"
 
 
 def _entries(path: Path) -> Iterator:
@@ -163,9 +162,10 @@ def _json_lines(path: Path) -> Iterator:
                 continue
             try:
                 yield _checked(_DECODER.decode(text.strip()), text)
+            except json.JSONDecodeError as error:
+                yield EntryError("damaged entry", f", line {number}, is not valid JSON ({short(error)})")
             except (ValueError, RecursionError) as error:
-                where = f", line {number}, is not valid JSON" if isinstance(error, json.JSONDecodeError) else ""
-                yield EntryError("damaged entry", f"{where} ({short(error)})" if where else str(_damaged(error)))
+                yield _damaged(error)
 
 
 def _checked(item: object, text: str) -> object:
@@ -187,7 +187,11 @@ def _damaged(error: Exception) -> EntryError:
 
 
 def _id_in(item: object) -> str:
-    return entry_name(Path(), 0, item).removeprefix(".: entry 1") if isinstance(item, dict) else ""
+    """The id of an entry, to follow its number; nothing if it has none."""
+    if not isinstance(item, dict):
+        return ""
+    found = [item[name] for name in _ID_FIELDS if isinstance(item.get(name), str | int | float)]
+    return f", id {short(found[0])}," if found else ""
 
 
 def _parquet_rows(path: Path) -> Iterator[dict]:
