@@ -95,6 +95,8 @@ class SimulatedQa(ElmDatasetBuilder):
         yield from _conversations(singles, single_questions, self._rng(SINGLE, 0), QUESTIONS_PER_ECG)
         consecutive = [pair for pair in pairwise(recordings) if pair[0]["patient_id"] == pair[1]["patient_id"]]
         yield from _conversations(consecutive, comparison_questions, self._rng(CONSECUTIVE, 0), QUESTIONS_PER_PAIR)
+        if len(recordings) < 2:
+            return
         rng = self._rng(CROSS, 0)
         drawn = [rng.choice(len(recordings), 2, replace=False) for _ in recordings[::RECORDINGS_PER_CROSS_PAIR]]
         cross = [(recordings[first], recordings[second]) for first, second in drawn]

@@ -269,6 +269,7 @@ def test_a_table_that_is_no_text(message, tmp_path):
         (["--seconds", "0.001"], "0.001 s at 250 Hz is not a whole number of samples"),
         (["--seconds", "inf"], "inf s at 250 Hz is not a whole number of samples"),
         (["--num-recordings", "3"], "5 folds require at least 5 patients, but there are 2; "),
+        (["--num-recordings", "1"], "simulated_qa: no conversations"),  # one ECG has one answer to each question
         (["--num-folds", "0"], "num_folds (--num-folds) is 0, but the source has no official split"),
     ],
 )
