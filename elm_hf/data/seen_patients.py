@@ -81,10 +81,7 @@ def read_stages(checkpoint: str | PathLike, revision: str | None = None) -> list
         repo, named = split_revision(str(checkpoint))
         try:
             path = Path(hf_hub_download(repo, SEEN_PATIENTS_NAME, revision=revision or named))
-        except (
-            EntryNotFoundError,
-            OSError,
-        ):  # not in the repository, or not in the cache of a machine that is offline
+        except EntryNotFoundError:  # not in the repository, or not in the cache of a machine that is offline
             return None
     if not path.is_file():
         return None
