@@ -1,10 +1,10 @@
-"""Macro AUROC against scikit-learn, its intervals, and the tasks of PTB-XL."""
+"""Macro AUROC against scikit-learn, and the tasks of PTB-XL."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from elm_hf.pretrain.auroc import macro_auroc_intervals, macro_aurocs
+from elm_hf.pretrain.auroc import macro_aurocs
 from elm_hf.pretrain.label_tasks import label_tasks, ptb_xl_tasks
 
 
@@ -32,19 +32,6 @@ def test_macro_auroc_is_that_of_scikit_learn():
             ]
             assert found[task][number] == pytest.approx(np.mean(expected), abs=1e-9)
     assert np.isnan(found["constant"]).all()
-
-
-def test_intervals_are_over_patients():
-    scores, targets = scores_and_targets(200)
-    single = macro_auroc_intervals(scores, targets, {"all": [0, 1, 2]}, [str(n) for n in range(200)])["all"]
-    # each record four times, under the same patient: the same point, and an interval that is no narrower
-    four = [np.repeat(array, 4, axis=0) for array in (scores, targets)]
-    repeated = macro_auroc_intervals(*four, {"all": [0, 1, 2]}, np.repeat(np.arange(200), 4).astype(str))["all"]
-    assert repeated["auroc"] == pytest.approx(single["auroc"], abs=1e-9)
-    widths = [high - low for low, high in (single["interval"], repeated["interval"])]
-    assert widths[1] == pytest.approx(widths[0], rel=0.15)
-    assert repeated["records"] == 4 * single["records"] and repeated["patients"] == single["patients"]
-    assert single["interval"][0] < single["auroc"] < single["interval"][1]
 
 
 def test_the_tasks_of_ptb_xl_have_the_sizes_of_the_paper():

@@ -7,6 +7,7 @@ import numpy as np
 from elm_hf.evaluation.intervals import PatientBootstrap, Support
 from elm_hf.evaluation.scores import average_support, score_entry
 from elm_hf.evaluation.zero_shot_tasks import ZeroShotTask
+from elm_hf.utils.auroc import weighted_auroc
 
 
 NO_CHOICE = "(no choice)"
@@ -95,26 +96,6 @@ def _auroc_support(member: np.ndarray, bootstrap: PatientBootstrap) -> Support:
     rows = np.arange(len(member))
     sides = [those for those in (rows[member], rows[~member]) if len(those)]
     return Support(min(bootstrap.count_patients(those) for those in sides), len(member))
-
-
-def weighted_auroc(member: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """
-    The probability that an ECG of the class has a higher score than another one; ties count half (Mann & Whitney 1947).
-
-    Args:
-        member, scores: `(ecgs,)`.
-        weights: `(resamples, ecgs)`, how often each ECG was drawn.
-
-    Returns:
-        `(resamples,)`, NaN where all ECGs or none of them are of the class.
-    """
-    levels, level = np.unique(scores, return_inverse=True)
-    inside, outside = (
-        np.stack([np.bincount(level, row, len(levels)) for row in weights * those]) for those in (member, ~member)
-    )
-    below = np.cumsum(outside, axis=1) - outside / 2
-    with np.errstate(invalid="ignore"):
-        return (inside * below).sum(axis=1) / (inside.sum(axis=1) * outside.sum(axis=1))
 
 
 def majority_scores(member: np.ndarray, task: ZeroShotTask, bootstrap: PatientBootstrap) -> dict:
