@@ -7,7 +7,7 @@ from datasets import List, Value
 
 from elm_hf.data.tables import load_records
 from elm_hf.prepare.builder import ElmDatasetBuilder
-from elm_hf.prepare.label_questions import label_conversations, label_questions
+from elm_hf.prepare.label_questions import label_conversations
 from elm_hf.prepare.label_table import LabelledRecording, LabelTable, Topic
 
 
@@ -48,14 +48,7 @@ class LabelQa(ElmDatasetBuilder):
             self.list_recordings()
         for source, recordings in self._labelled_recordings().items():
             table = LabelTable(recordings, _topics(recordings))
-            questions = label_questions(
-                table,
-                ("first ECG", "second ECG"),
-                self.config.seed,
-                self.config.questions_per_ecg,
-                self.config.questions_per_template,
-            )
-            yield from label_conversations(self.name, source, table, questions)
+            yield from label_conversations(self, source, table, ("first ECG", "second ECG"))
 
     def _labelled_recordings(self) -> dict[str, list[LabelledRecording]]:
         """The recordings with labels of each source. A recording has the same labels in all of its records."""

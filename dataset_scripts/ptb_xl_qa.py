@@ -7,7 +7,7 @@ from datasets import List, Value
 from elm_hf.data.tables import load_records
 from elm_hf.dataset_scripts.ptb_xl import COLUMNS, PtbXl, is_uncertain, official_split, scp_codes
 from elm_hf.ecg.recording import RecordingError
-from elm_hf.prepare.label_questions import label_conversations, label_questions
+from elm_hf.prepare.label_questions import label_conversations
 from elm_hf.prepare.label_table import LabelledRecording, LabelTable, Topic
 from elm_hf.utils.files import read_table
 
@@ -79,14 +79,7 @@ class PtbXlQa(PtbXl):
     def list_conversations(self) -> Iterator[dict]:
         """List the questions, template by template."""
         table = LabelTable(list(self._labelled_recordings()), self.topics())
-        questions = label_questions(
-            table,
-            ("previous ECG", "recent ECG"),
-            self.config.seed,
-            self.config.questions_per_ecg,
-            self.config.questions_per_template,
-        )
-        return label_conversations(self.name, self.record_source, table, questions)
+        return label_conversations(self, self.record_source, table, ("previous ECG", "recent ECG"))
 
     def topics(self) -> list[Topic]:
         """Return the topics of the questions."""

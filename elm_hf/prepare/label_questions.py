@@ -7,7 +7,7 @@ the query questions, frequent answers are left out until none has more than a fi
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from elm_hf.data.layout import SPLITS
 from elm_hf.data.messages import ecg_messages
+from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.label_table import LabelTable, Topic
 from elm_hf.prepare.label_wordings import (
     BOTH,
@@ -106,22 +107,26 @@ def label_questions(
         yield from _questions(table, template, ecg_names, seed, limit)
 
 
-def label_conversations(name: str, source: str, table: LabelTable, questions: Iterable[dict]) -> Iterator[dict]:
+def label_conversations(
+    builder: ElmDatasetBuilder, source: str, table: LabelTable, ecg_names: tuple[str, str]
+) -> Iterator[dict]:
     """
-    Turn questions from `label_questions` into conversations as listed by a dataset script.
+    Draw questions as `label_questions` does, and turn them into conversations as listed by a dataset script.
 
     Args:
-        name: name of the dataset with the conversations.
+        builder: the dataset script, with the seed and the numbers of questions in its configuration.
         source: name of the dataset with the recordings.
-        table: table of the questions.
-        questions: questions to convert.
+        table, ecg_names: see `label_questions`.
     """
-    for question in questions:
+    config = builder.config
+    for question in label_questions(
+        table, ecg_names, config.seed, config.questions_per_ecg, config.questions_per_template
+    ):
         rows, unit = question.pop("rows"), question.pop("unit")
         recordings = [table.recording_ids[row] for row in rows]
         split = table.split[rows[0]]
         yield question | {
-            "conversation_id": "-".join([name, source, str(question["template_id"]), str(unit), *recordings]),
+            "conversation_id": "-".join([builder.name, source, str(question["template_id"]), str(unit), *recordings]),
             "recording_ids": recordings,
             "recording_sources": [source] * len(recordings),
             "messages": ecg_messages(len(recordings), question["question"], ", ".join(question["answer"])),
