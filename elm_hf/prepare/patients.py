@@ -42,10 +42,16 @@ class RecordPatients:
         pairs = np.stack([source.indices.to_numpy(), patient_id.indices.to_numpy()])
         pairs, of_record = np.unique(pairs, axis=1, return_inverse=True)
         names = [(sources[source], ids[patient]) for source, patient in pairs.T.tolist()]
-        order = sorted(range(len(names)), key=names.__getitem__)
-        place = np.empty(len(names), dtype=np.int64)
-        place[order] = np.arange(len(names))
-        return cls([names[number] for number in order], place[of_record.ravel()])
+        ordered, place = _in_order(names)
+        return cls(ordered, place[of_record.ravel()])
+
+
+def _in_order(names: list) -> tuple[list, np.ndarray]:
+    """The names in order, and the place of each name in this order."""
+    order = sorted(range(len(names)), key=names.__getitem__)
+    place = np.empty(len(names), dtype=np.int64)
+    place[order] = np.arange(len(names))
+    return [names[number] for number in order], place
 
 
 @dataclass(frozen=True)
@@ -95,17 +101,12 @@ def count_labels(
         num_patients: number of patients.
     """
     encoded = label.dictionary_encode()
-    names = encoded.dictionary.to_pylist()
-    order = sorted(range(len(names)), key=names.__getitem__)
-    place = np.empty(len(names), dtype=np.int64)
-    place[order] = np.arange(len(names))
+    names, place = _in_order(encoded.dictionary.to_pylist())
     distinct = np.unique(np.stack([row, patient, place[encoded.indices.to_numpy()]]), axis=1)
     ones = np.ones(distinct.shape[1], dtype=np.int64)
     counts = csr_matrix((ones, (distinct[1], distinct[2])), shape=(num_patients, len(names)))
     counts.sum_duplicates()
-    return PatientLabels(
-        [names[number] for number in order], counts, np.bincount(patient_of_row, minlength=num_patients)
-    )
+    return PatientLabels(names, counts, np.bincount(patient_of_row, minlength=num_patients))
 
 
 def deal(names: Sequence[tuple[str, str]], labels: PatientLabels, num_folds: int, seed: int) -> pa.Table:
@@ -235,12 +236,14 @@ def label_report(labels: PatientLabels, test_fold: np.ndarray, from_records: boo
         }
         for label, in_patients, in_rows in zip(common, of_patients, of_rows)
     }
-    worst = max(entries, key=lambda name: max(list(entries[name].values())[2:]), default=None)
-    largest = None if worst is None else max(list(entries[worst].values())[2:])
+    largest_of = {
+        name: max(entry["deviation_in_patients"], entry[f"deviation_in_{rows}"]) for name, entry in entries.items()
+    }
+    worst = max(largest_of, key=largest_of.__getitem__, default=None)
     return {
         "from": rows,
         "number": len(labels.names),
-        "largest_deviation": largest,
+        "largest_deviation": largest_of.get(worst),
         "deviating_label": worst,
         "common": entries,
     }
