@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from elm_hf.data.columns import PATIENT_FEATURES
 from elm_hf.data.layout import PATIENTS, RECORDS, fold_config
-from elm_hf.data.tables import config_names, has_records, read_columns, split_names
+from elm_hf.data.tables import config_names, read_columns, split_names
 
 
 def record_patients(records: Dataset | pa.Table) -> pa.Array:
@@ -44,8 +44,8 @@ def patients_of_splits(dataset: str | PathLike, fold: int | str, streaming: bool
         FileNotFoundError: there is no such folder or dataset.
         ValueError: the dataset is not an elm-hf dataset, or has no such fold.
     """
-    names = split_names(dataset, fold)
-    if not has_records(dataset):
+    names, configs = split_names(dataset, fold), config_names(dataset)
+    if RECORDS not in configs:
         return {split: set() for split in names}
     patients = record_patients(read_columns(dataset, RECORDS, "train", ["source", "patient_id"], streaming))
     found = {}
@@ -53,7 +53,7 @@ def patients_of_splits(dataset: str | PathLike, fold: int | str, streaming: bool
         ecg_index = read_columns(dataset, fold_config(fold), split, ["ecg_index"], streaming)["ecg_index"]
         rows = np.unique(pc.list_flatten(ecg_index).to_numpy())
         found[split] = set(patients.take(pa.array(rows)).to_pylist())
-    if str(fold).isdecimal() and PATIENTS in config_names(dataset):
+    if str(fold).isdecimal() and PATIENTS in configs:
         table = read_columns(dataset, PATIENTS, "train", list(PATIENT_FEATURES), streaming)
         for split in ("validation", "test"):
             rows = pc.fill_null(pc.equal(table[f"{split}_fold"], int(fold)), False)

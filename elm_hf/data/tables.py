@@ -64,7 +64,6 @@ def split_names(path_or_repo: str | PathLike, fold: int | str) -> list[str]:
         ValueError: the dataset is not an elm-hf dataset, or has no such fold.
     """
     name, revision = name_and_revision(path_or_repo)
-    check_name(name, repo_type="dataset")
     _check_has(name, revision, fold_config(fold))
     return datasets.get_dataset_split_names(name, fold_config(fold), revision=revision)
 
