@@ -200,7 +200,7 @@ class _SignalFile:
             out.dtype == np.float32
             and column.dtype == np.int16
             and abs(signal.baseline) < 2**23
-            and gain == signal.gain
+            and float(gain) == signal.gain  # a comparison of two types would be one in single precision
         ):
             # Single precision is faster. The difference is exact, and so is its quotient, up to one rounding.
             np.subtract(column, np.float32(signal.baseline), out=out)
