@@ -223,19 +223,18 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             out[:] = 0
             out[present] = self._normalize(self._filter(ecg[present]))
 
-    def _crop(self, ecg: np.ndarray) -> np.ndarray:
-        """The part of an ECG `(leads, samples)` at the model's rate that the model reads."""
-        start = self._start(ecg.shape[1])
-        return ecg[:, start : start + self.num_samples]
+    def _crop(self, ecg: np.ndarray, sampling_rate: float | None = None) -> np.ndarray:
+        """The part of an ECG `(leads, samples)` that the model reads, at the model's rate or at another one."""
+        rate = self.sampling_rate if sampling_rate is None else sampling_rate
+        num_samples = round(self.num_samples * rate / self.sampling_rate)
+        start = self._start(ecg.shape[1], num_samples, rate)
+        return ecg[:, start : start + num_samples]
 
-    def _start(self, samples: int) -> int:
-        """The first sample that the model reads of an ECG with a number of samples at the model's rate."""
-        if samples < self.num_samples:
-            raise ValueError(
-                f"the ECG is {samples / self.sampling_rate:g} s long, the model reads "
-                f"{self.num_samples / self.sampling_rate:g} s."
-            )
-        return (samples - self.num_samples) // 2 if self.crop == "center" else 0
+    def _start(self, samples: int, num_samples: int, rate: float) -> int:
+        """The first of the `num_samples` that the model reads of an ECG of `samples`, both at `rate` Hz."""
+        if samples < num_samples:
+            raise ValueError(f"the ECG is {samples / rate:g} s long, the model reads {num_samples / rate:g} s.")
+        return (samples - num_samples) // 2 if self.crop == "center" else 0
 
     def _read(self, ecg, sampling_rate, lead_names, keep_flat: bool, position: str) -> tuple[EcgSegment, float]:
         """The segment of the model and the sampling rate of the recording, with a warning if leads are missing."""
@@ -295,7 +294,8 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         else:
             samples = resampled_length(ecg.shape[1], sampling_rate, self.sampling_rate)
         if self.prepares_whole:  # `_prepare` refuses an ECG that is too short
-            ratio, start = sampling_rate / self.sampling_rate, self._start(max(samples, self.num_samples))
+            ratio = sampling_rate / self.sampling_rate
+            start = self._start(max(samples, self.num_samples), self.num_samples, self.sampling_rate)
             first, end = (min(round(edge * ratio), ecg.shape[1]) for edge in (start, start + self.num_samples))
             (segment,) = read_segments(ecg, sampling_rate, [first], end - first, sampling_rate, keep_flat=keep_flat)
             segment.ecg = whole_recording(ecg, [[first, end]], [segment])
@@ -304,7 +304,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 segment.ecg = segment.ecg.copy()
                 segment.ecg[missing] = np.nan
             return segment
-        window = ([self._start(samples)], self.num_samples, self.sampling_rate)
+        window = ([self._start(samples, self.num_samples, self.sampling_rate)], self.num_samples, self.sampling_rate)
         (segment,) = read_segments(ecg, sampling_rate, *window, self._resample, keep_flat=keep_flat)
         segment.ecg = segment.ecg.astype(np.float32, copy=False)
         return segment

@@ -61,11 +61,8 @@ class EcgCocaFeatureExtractor(EcgFeatureExtractor):
 
     def _prepare(self, ecg: np.ndarray, sampling_rate: float, present: np.ndarray, out: np.ndarray):
         out[:] = 0
-        out[present] = self._crop(self._resample(ecg[present], sampling_rate))
-
-    def _crop(self, ecg: np.ndarray) -> np.ndarray:
-        missing = self.num_samples - ecg.shape[1]
-        return super()._crop(ecg) if missing <= 0 else np.pad(ecg, ((0, 0), (0, missing)))
+        ecg = self._resample(ecg[present], sampling_rate)
+        out[present] = self._crop(np.pad(ecg, ((0, 0), (0, max(0, self.num_samples - ecg.shape[1])))))
 
 
 EcgCocaFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")

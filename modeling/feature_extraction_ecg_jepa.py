@@ -48,6 +48,7 @@ class EcgJepaFeatureExtractor(EcgFeatureExtractor):
     """
 
     normalizations = ("none",)
+    resamplings = ("fft",)
     working_dtype = np.float64
     prepares_whole = True
 
@@ -71,26 +72,8 @@ class EcgJepaFeatureExtractor(EcgFeatureExtractor):
 
     def _prepare(self, ecg: np.ndarray, sampling_rate: float, present: np.ndarray, out: np.ndarray):
         out[:] = 0
-        out[present] = self._resample(self._crop(_at_full_rate(ecg[present], sampling_rate)), FULL_RATE)
-
-    def _crop(self, ecg: np.ndarray) -> np.ndarray:
-        """The part of an ECG `(leads, samples)` at 500 Hz that the model reads."""
-        num_samples = round(self.num_samples * FULL_RATE / self.sampling_rate)
-        if ecg.shape[1] < num_samples:
-            raise ValueError(
-                f"the ECG is {ecg.shape[1] / FULL_RATE:g} s long, the model reads {num_samples / FULL_RATE:g} s."
-            )
-        start = (ecg.shape[1] - num_samples) // 2 if self.crop == "center" else 0
-        return ecg[:, start : start + num_samples]
-
-    def _resample(self, ecg: np.ndarray, sampling_rate: float) -> np.ndarray:
-        return scipy_signal().resample(ecg, self.num_samples, axis=1)
-
-
-def _at_full_rate(ecg: np.ndarray, sampling_rate: float) -> np.ndarray:
-    if sampling_rate == FULL_RATE:
-        return ecg
-    return scipy_signal().resample(ecg.astype(np.float64), int(ecg.shape[1] * FULL_RATE / sampling_rate), axis=1)
+        ecg = self._crop(self._resample(ecg[present], sampling_rate, FULL_RATE), FULL_RATE)
+        out[present] = scipy_signal().resample(ecg, self.num_samples, axis=1)
 
 
 EcgJepaFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")

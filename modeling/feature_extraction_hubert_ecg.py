@@ -91,8 +91,8 @@ class HubertEcgFeatureExtractor(EcgFeatureExtractor):
         self.piece_samples = piece_samples
 
     def _prepare(self, ecg: np.ndarray, sampling_rate: float, present: np.ndarray, out: np.ndarray):
-        ecg = self._filter(ecg[present], sampling_rate)
-        ecg = self._crop(self._normalize(self._resample(ecg, sampling_rate)))
+        ecg = self._resample(self._filter(ecg[present], sampling_rate), sampling_rate, FULL_RATE)
+        ecg = self._crop(self._normalize(ecg.astype(np.float64, copy=False)), FULL_RATE)
         size, factor = min(self.piece_samples, self.num_samples), FULL_RATE // self.sampling_rate
         for start in range(0, self.num_samples, size):
             piece = np.empty((len(present), size * factor))
@@ -113,23 +113,6 @@ class HubertEcgFeatureExtractor(EcgFeatureExtractor):
                 f"{sampling_rate:g} Hz."
             )
         return _filter_both_ways(taps, ecg)
-
-    def _resample(self, ecg: np.ndarray, sampling_rate: float) -> np.ndarray:
-        """The ECG at 500 Hz."""
-        if sampling_rate == FULL_RATE:
-            return ecg
-        full_rate = EcgFeatureExtractor(sampling_rate=FULL_RATE, resampling=self.resampling)
-        return full_rate._resample(ecg, sampling_rate).astype(np.float64, copy=False)
-
-    def _crop(self, ecg: np.ndarray) -> np.ndarray:
-        """The part of an ECG `(leads, samples)` at 500 Hz that the model reads."""
-        num_samples = self.num_samples * FULL_RATE // self.sampling_rate
-        if ecg.shape[1] < num_samples:
-            raise ValueError(
-                f"the ECG is {ecg.shape[1] / FULL_RATE:g} s long, the model reads {num_samples / FULL_RATE:g} s."
-            )
-        start = (ecg.shape[1] - num_samples) // 2 if self.crop == "center" else 0
-        return ecg[:, start : start + num_samples]
 
     def _normalize(self, ecg: np.ndarray) -> np.ndarray:
         low, high = ecg.min(axis=1, keepdims=True), ecg.max(axis=1, keepdims=True)
