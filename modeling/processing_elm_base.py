@@ -268,13 +268,12 @@ class BaseElmProcessor(ProcessorMixin):
         for messages in conversations:
             if return_assistant_tokens_mask:
                 chats.append(self._with_all_answers(messages, template_kwargs))
-            elif add_generation_prompt:
-                render, reasons = self._renderer(template_kwargs)
-                chats.append(render_prompt(with_system_prompt(messages, self.system_prompt), render, reasons=reasons))
-            else:
-                chats.append(
-                    self._renderer(template_kwargs)[0](with_system_prompt(messages, self.system_prompt), False)
-                )
+                continue
+            messages = with_system_prompt(messages, self.system_prompt)
+            render, reasons = self._renderer(template_kwargs)
+            chats.append(
+                render_prompt(messages, render, reasons=reasons) if add_generation_prompt else render(messages, False)
+            )
         if not tokenize:
             return [chat.text for chat in chats] if is_batched else chats[0].text
         items = [item for messages in conversations for item in ecg_items(messages)]
