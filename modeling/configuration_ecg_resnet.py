@@ -62,6 +62,12 @@ class EcgResNetConfig(PreTrainedConfig):
         self.hidden_sizes = list(self.hidden_sizes)
         self.depths = list(self.depths)
         super().__post_init__(**kwargs)
+        # A checkpoint can be loaded with both Auto classes, whichever of the two models saved it.
+        self.auto_map = {
+            "AutoConfig": "configuration_ecg_resnet.EcgResNetConfig",
+            "AutoModel": "modeling_ecg_resnet.EcgResNetModel",
+            "AutoModelForSequenceClassification": "modeling_ecg_resnet.EcgResNetForSequenceClassification",
+        }
 
     def validate_stages(self):
         """Each stage needs a width and a depth. Odd kernels keep the samples centred."""

@@ -65,6 +65,12 @@ class EcgSeResNetConfig(PreTrainedConfig):
         self.depths = list(self.depths)
         self.kernel_sizes = list(self.kernel_sizes)
         super().__post_init__(**kwargs)
+        # A checkpoint can be loaded with both Auto classes, whichever of the two models saved it.
+        self.auto_map = {
+            "AutoConfig": "configuration_ecg_se_resnet.EcgSeResNetConfig",
+            "AutoModel": "modeling_ecg_se_resnet.EcgSeResNetModel",
+            "AutoModelForSequenceClassification": "modeling_ecg_se_resnet.EcgSeResNetForSequenceClassification",
+        }
 
     def validate_stages(self):
         """Each stage needs a width, a depth and a kernel size. Odd kernels keep the samples centred."""

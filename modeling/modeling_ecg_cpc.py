@@ -21,11 +21,11 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
-from transformers.utils import can_return_tuple, torch_compilable_check
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ecg_cpc import EcgCpcConfig
+from .encoder_parts import EcgForSequenceClassification, check_lead_mask
 
 
 class EcgCpcConvLayer(nn.Module):
@@ -192,12 +192,7 @@ class EcgCpcModel(EcgCpcPreTrainedModel):
                 "tells which are present."
             )
         if ecg_lead_mask is not None:
-            if ecg_lead_mask.shape != ecg_values.shape[:2]:
-                raise ValueError(
-                    f"`ecg_lead_mask` must have the shape {tuple(ecg_values.shape[:2])}, got "
-                    f"{tuple(ecg_lead_mask.shape)}."
-                )
-            torch_compilable_check(ecg_lead_mask.any(dim=1).all(), "`ecg_lead_mask` has an ECG without any lead.")
+            check_lead_mask(ecg_values, ecg_lead_mask)
             ecg_values = ecg_values.masked_fill(~ecg_lead_mask.bool()[..., None], 0)
         hidden_states = ecg_values.to(self.dtype)
         for layer in self.conv_layers:
@@ -247,11 +242,8 @@ def _powers(matrix: torch.Tensor, vector: torch.Tensor, number: int) -> torch.Te
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class EcgCpcForSequenceClassification(EcgCpcPreTrainedModel):
+class EcgCpcForSequenceClassification(EcgForSequenceClassification, EcgCpcPreTrainedModel):
     """The encoder with a linear classifier on `pooler_output`."""
-
-    # The loss is the mean over the batch: `Trainer` must divide it when it accumulates gradients.
-    accepts_loss_kwargs = False
 
     def __init__(self, config: EcgCpcConfig):
         super().__init__(config)
@@ -259,38 +251,6 @@ class EcgCpcForSequenceClassification(EcgCpcPreTrainedModel):
         self.ecg_cpc = EcgCpcModel(config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
-
-    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-    @can_return_tuple
-    def forward(
-        self,
-        ecg_values: torch.FloatTensor,
-        ecg_lead_mask: torch.BoolTensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs,
-    ) -> SequenceClassifierOutput:
-        r"""
-        Args:
-            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
-                The ECGs, as for [`EcgCpcModel`].
-            ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                `True` for present leads; all by default.
-            labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
-                `(batch_size, num_labels)`, *optional*):
-                Classes for the cross-entropy, or 0/1 per class for the multi-label loss (`config.problem_type`).
-
-        Returns:
-            [`SequenceClassifierOutput`] with `logits` of shape `(batch_size, num_labels)`.
-
-        Raises:
-            `ValueError`: As for [`EcgCpcModel`].
-        """
-        outputs = self.ecg_cpc(ecg_values, ecg_lead_mask=ecg_lead_mask, return_dict=True, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
 EcgCpcModel.register_for_auto_class("AutoModel")

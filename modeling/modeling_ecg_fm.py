@@ -18,15 +18,14 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, HubertModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
-from transformers.utils import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ecg_fm import EcgFmConfig
+from .encoder_parts import check_lead_mask
 from .modeling_ecg_hubert import (
     EcgHubertPreTrainedModel,
-    average_predictions,
-    check_lead_mask,
+    EcgPiecesForSequenceClassification,
     cut_into_pieces,
     join_pieces,
 )
@@ -124,11 +123,8 @@ class EcgFmModel(EcgFmPreTrainedModel, HubertModel):
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class EcgFmForSequenceClassification(EcgFmPreTrainedModel):
+class EcgFmForSequenceClassification(EcgPiecesForSequenceClassification, EcgFmPreTrainedModel):
     """The encoder with a linear classifier on the mean token of each piece."""
-
-    # The loss is the mean over the batch: `Trainer` must divide it when it accumulates gradients.
-    accepts_loss_kwargs = False
 
     def __init__(self, config: EcgFmConfig):
         super().__init__(config)
@@ -136,43 +132,6 @@ class EcgFmForSequenceClassification(EcgFmPreTrainedModel):
         self.ecg_fm = EcgFmModel(config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
-
-    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-    @can_return_tuple
-    def forward(
-        self,
-        ecg_values: torch.FloatTensor,
-        ecg_lead_mask: torch.BoolTensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs,
-    ) -> SequenceClassifierOutput:
-        r"""
-        Args:
-            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
-                The ECGs, as for [`EcgFmModel`].
-            ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                `True` for present leads; all by default.
-            labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
-                `(batch_size, num_labels)`, *optional*):
-                Classes for the cross-entropy, or 0/1 per class for the multi-label loss (`config.problem_type`).
-
-        Returns:
-            [`SequenceClassifierOutput`] with `logits` of shape `(batch_size, num_labels)`: see
-            [`~modeling_ecg_hubert.average_predictions`].
-
-        Raises:
-            `ValueError`: As for [`EcgFmModel`].
-        """
-        outputs = self.ecg_fm(ecg_values, ecg_lead_mask=ecg_lead_mask, return_dict=True, **kwargs)
-        num_pieces = len(cut_into_pieces(ecg_values, self.config.piece_samples)) // len(ecg_values)
-        pooled = outputs.last_hidden_state.unflatten(1, (num_pieces, -1)).mean(dim=2)
-        logits = average_predictions(self.classifier(pooled), self.config.problem_type)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
 
 
 EcgFmModel.register_for_auto_class("AutoModel")

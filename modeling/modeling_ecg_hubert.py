@@ -19,7 +19,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from transformers import HubertConfig, HubertPreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
-from transformers.utils import torch_compilable_check
+
+from .encoder_parts import EcgForSequenceClassification
 
 
 def cut_into_pieces(ecg_values: torch.Tensor, piece_samples: int | None) -> torch.Tensor:
@@ -95,26 +96,14 @@ def average_predictions(logits: torch.Tensor, problem_type: str | None) -> torch
     return log_present - log_absent
 
 
-def check_lead_mask(ecg_values: torch.Tensor, ecg_lead_mask: torch.Tensor | None):
-    r"""
-    Checks a mask of leads.
+class EcgPiecesForSequenceClassification(EcgForSequenceClassification):
+    """The forward pass of a classifier on the mean token of each piece."""
 
-    Args:
-        ecg_values (`torch.Tensor` of shape `(batch_size, num_leads, num_samples)`):
-            The ECGs.
-        ecg_lead_mask (`torch.Tensor`, *optional*):
-            The mask.
-
-    Raises:
-        `ValueError`: If the mask has another shape than `(batch_size, num_leads)`, or an ECG has no lead.
-    """
-    if ecg_lead_mask is None:
-        return
-    if ecg_lead_mask.shape != ecg_values.shape[:2]:
-        raise ValueError(
-            f"`ecg_lead_mask` must have the shape {tuple(ecg_values.shape[:2])}, got {tuple(ecg_lead_mask.shape)}."
-        )
-    torch_compilable_check(ecg_lead_mask.any(dim=1).all(), "`ecg_lead_mask` has an ECG without any lead.")
+    def classify(self, ecg_values: torch.FloatTensor, outputs: BaseModelOutputWithPooling) -> torch.FloatTensor:
+        """The average of the predictions for all pieces, see [`average_predictions`]."""
+        num_pieces = max(1, ecg_values.shape[2] // (self.config.piece_samples or ecg_values.shape[2]))
+        pooled = outputs.last_hidden_state.unflatten(1, (num_pieces, -1)).mean(dim=2)
+        return average_predictions(self.classifier(pooled), self.config.problem_type)
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -137,4 +126,10 @@ class EcgHubertPreTrainedModel(HubertPreTrainedModel):
             init.copy_(weight.original0, weight.original1.norm(dim=(0, 1), keepdim=True))
 
 
-__all__ = ["EcgHubertPreTrainedModel", "average_predictions", "check_lead_mask", "cut_into_pieces", "join_pieces"]
+__all__ = [
+    "EcgHubertPreTrainedModel",
+    "EcgPiecesForSequenceClassification",
+    "average_predictions",
+    "cut_into_pieces",
+    "join_pieces",
+]

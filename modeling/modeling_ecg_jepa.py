@@ -20,11 +20,11 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
-from transformers.utils import can_return_tuple, torch_compilable_check
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_ecg_jepa import EcgJepaConfig
+from .encoder_parts import EcgForSequenceClassification, check_lead_mask
 from .modeling_ecg_vit import EcgVitMLP, sin_cos_positions
 
 
@@ -191,13 +191,7 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
                 f"An ECG of {num_samples} samples does not fit: this model takes multiples of "
                 f"patch_size={config.patch_size} up to num_samples={config.num_samples}, for which it has positions."
             )
-        if ecg_lead_mask is None:
-            return
-        if ecg_lead_mask.shape != ecg_values.shape[:2]:
-            raise ValueError(
-                f"`ecg_lead_mask` must have the shape {tuple(ecg_values.shape[:2])}, got {tuple(ecg_lead_mask.shape)}."
-            )
-        torch_compilable_check(ecg_lead_mask.any(dim=1).all(), "`ecg_lead_mask` has an ECG without any lead.")
+        check_lead_mask(ecg_values, ecg_lead_mask)
 
 
 def position_table(config: EcgJepaConfig) -> torch.Tensor:
@@ -219,11 +213,8 @@ def position_table(config: EcgJepaConfig) -> torch.Tensor:
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel):
+class EcgJepaForSequenceClassification(EcgForSequenceClassification, EcgJepaPreTrainedModel):
     """The encoder with a linear classifier on `pooler_output`, as in the paper's linear evaluation."""
-
-    # The loss is the mean over the batch: `Trainer` must divide it when it accumulates gradients.
-    accepts_loss_kwargs = False
 
     def __init__(self, config: EcgJepaConfig):
         super().__init__(config)
@@ -231,40 +222,6 @@ class EcgJepaForSequenceClassification(EcgJepaPreTrainedModel):
         self.ecg_jepa = EcgJepaModel(config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
-
-    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-    @can_return_tuple
-    def forward(
-        self,
-        ecg_values: torch.FloatTensor,
-        ecg_lead_mask: torch.BoolTensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs,
-    ) -> SequenceClassifierOutput:
-        r"""
-        Args:
-            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
-                The ECGs, as for [`EcgJepaModel`].
-            ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                `True` for present leads; all by default.
-            labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
-                `(batch_size, num_labels)`, *optional*):
-                Classes for the cross-entropy, or 0/1 per class for the multi-label loss (`config.problem_type`).
-
-        Returns:
-            [`SequenceClassifierOutput`] with `logits` of shape `(batch_size, num_labels)`.
-
-        Raises:
-            `ValueError`: As for [`EcgJepaModel`].
-        """
-        outputs = self.ecg_jepa(ecg_values, ecg_lead_mask=ecg_lead_mask, return_dict=True, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
 
 
 EcgJepaModel.register_for_auto_class("AutoModel")

@@ -18,11 +18,11 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
-from transformers.utils import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ecg_resnet import EcgResNetConfig
+from .encoder_parts import EcgForSequenceClassification
 
 
 # Standard deviation of new lead embeddings. The stem's output, to which they are added, has about unit variance.
@@ -90,6 +90,8 @@ class EcgResNetModel(EcgResNetPreTrainedModel):
     The encoder. The same weights encode every lead, in any number of samples; with `config.num_leads` an embedding
     tells them which lead it is.
     """
+
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # in a checkpoint of the classifier
 
     def __init__(self, config: EcgResNetConfig):
         super().__init__(config)
@@ -160,11 +162,8 @@ class EcgResNetModel(EcgResNetPreTrainedModel):
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class EcgResNetForSequenceClassification(EcgResNetPreTrainedModel):
+class EcgResNetForSequenceClassification(EcgForSequenceClassification, EcgResNetPreTrainedModel):
     """The encoder with a linear classifier on `pooler_output`, as it is pre-trained in ECG-LM (Yang et al. 2024)."""
-
-    # The loss is the mean over the batch: `Trainer` must divide it when it accumulates gradients.
-    accepts_loss_kwargs = False
 
     def __init__(self, config: EcgResNetConfig):
         super().__init__(config)
@@ -172,38 +171,6 @@ class EcgResNetForSequenceClassification(EcgResNetPreTrainedModel):
         self.ecg_resnet = EcgResNetModel(config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
-
-    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-    @can_return_tuple
-    def forward(
-        self,
-        ecg_values: torch.FloatTensor,
-        ecg_lead_mask: torch.BoolTensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs,
-    ) -> SequenceClassifierOutput:
-        r"""
-        Args:
-            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
-                The ECGs, as [`EcgFeatureExtractor`] returns them.
-            ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                `True` for present leads; all by default.
-            labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
-                `(batch_size, num_labels)`, *optional*):
-                Classes for the cross-entropy, or 0/1 per class for the multi-label loss (`config.problem_type`).
-
-        Returns:
-            [`SequenceClassifierOutput`] with `logits` of shape `(batch_size, num_labels)`.
-
-        Raises:
-            `ValueError`: If `ecg_values` has another number of dimensions.
-        """
-        outputs = self.ecg_resnet(ecg_values, ecg_lead_mask=ecg_lead_mask, return_dict=True, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
 EcgResNetModel.register_for_auto_class("AutoModel")

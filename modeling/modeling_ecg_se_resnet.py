@@ -18,11 +18,11 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
-from transformers.utils import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_ecg_se_resnet import EcgSeResNetConfig
+from .encoder_parts import EcgForSequenceClassification
 
 
 class EcgSeResNetSqueezeExcitation(nn.Module):
@@ -109,6 +109,8 @@ class EcgSeResNetPreTrainedModel(PreTrainedModel):
 class EcgSeResNetModel(EcgSeResNetPreTrainedModel):
     """The encoder. It reads ECGs of any length, and knows each lead by its row."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # in a checkpoint of the classifier
+
     def __init__(self, config: EcgSeResNetConfig):
         super().__init__(config)
         channels = config.hidden_sizes[0]
@@ -158,9 +160,9 @@ class EcgSeResNetModel(EcgSeResNetPreTrainedModel):
         if ecg_lead_mask is None:
             hidden_states = self.stem(ecg_values)
         else:
-            present = ecg_lead_mask.to(ecg_values.dtype)
-            hidden_states = self.stem(ecg_values * present[:, :, None])
-            hidden_states = hidden_states + ((1 - present) @ self.absent_leads)[:, :, None]
+            absent = ~ecg_lead_mask.bool()
+            hidden_states = self.stem(ecg_values.masked_fill(absent[:, :, None], 0))
+            hidden_states = hidden_states + (absent.to(ecg_values.dtype) @ self.absent_leads)[:, :, None]
         hidden_states = self.activation(self.normalization(hidden_states))
         for block in self.blocks:
             hidden_states = block(hidden_states)
@@ -169,11 +171,8 @@ class EcgSeResNetModel(EcgSeResNetPreTrainedModel):
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class EcgSeResNetForSequenceClassification(EcgSeResNetPreTrainedModel):
+class EcgSeResNetForSequenceClassification(EcgForSequenceClassification, EcgSeResNetPreTrainedModel):
     """The encoder with a linear classifier on `pooler_output`."""
-
-    # The loss is the mean over the batch: `Trainer` must divide it when it accumulates gradients.
-    accepts_loss_kwargs = False
 
     def __init__(self, config: EcgSeResNetConfig):
         super().__init__(config)
@@ -183,37 +182,9 @@ class EcgSeResNetForSequenceClassification(EcgSeResNetPreTrainedModel):
         self.classifier = nn.Linear(2 * config.hidden_size, config.num_labels)
         self.post_init()
 
-    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-    @can_return_tuple
-    def forward(
-        self,
-        ecg_values: torch.FloatTensor,
-        ecg_lead_mask: torch.BoolTensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs,
-    ) -> SequenceClassifierOutput:
-        r"""
-        Args:
-            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
-                The ECGs, as for [`EcgSeResNetModel`].
-            ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                `True` for present leads; all by default.
-            labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
-                `(batch_size, num_labels)`, *optional*):
-                Classes for the cross-entropy, or 0/1 per class for the multi-label loss (`config.problem_type`).
-
-        Returns:
-            [`SequenceClassifierOutput`] with `logits` of shape `(batch_size, num_labels)`.
-
-        Raises:
-            `ValueError`: As for [`EcgSeResNetModel`].
-        """
-        outputs = self.ecg_se_resnet(ecg_values, ecg_lead_mask=ecg_lead_mask, return_dict=True, **kwargs)
-        logits = self.classifier(self.dropout(outputs.pooler_output))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+    def classify(self, ecg_values: torch.FloatTensor, outputs: BaseModelOutputWithPooling) -> torch.FloatTensor:
+        """The logits of `pooler_output`, with dropout in training."""
+        return self.classifier(self.dropout(outputs.pooler_output))
 
 
 EcgSeResNetModel.register_for_auto_class("AutoModel")

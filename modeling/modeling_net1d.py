@@ -21,11 +21,11 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
-from transformers.utils import can_return_tuple, torch_compilable_check
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_net1d import Net1DConfig
+from .encoder_parts import EcgForSequenceClassification, check_lead_mask
 
 
 class Net1DConvolution(nn.Conv1d):
@@ -197,24 +197,15 @@ class Net1DModel(Net1DPreTrainedModel):
                 f"This Net1D takes `ecg_values` of shape (batch, leads, samples) with {leads}, got "
                 f"{tuple(ecg_values.shape)}."
             )
-        if ecg_lead_mask is None:
-            return
-        if ecg_lead_mask.shape != ecg_values.shape[:2]:
-            raise ValueError(
-                f"`ecg_lead_mask` must have the shape {tuple(ecg_values.shape[:2])}, got {tuple(ecg_lead_mask.shape)}."
-            )
-        torch_compilable_check(ecg_lead_mask.any(dim=1).all(), "`ecg_lead_mask` has an ECG without any lead.")
+        check_lead_mask(ecg_values, ecg_lead_mask)
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class Net1DForSequenceClassification(Net1DPreTrainedModel):
+class Net1DForSequenceClassification(EcgForSequenceClassification, Net1DPreTrainedModel):
     """
     The encoder with a linear classifier on `pooler_output`. ECGFounder's has a logit for each of its 150 statements,
     which can hold together.
     """
-
-    # The loss is the mean over the batch: `Trainer` must divide it when it accumulates gradients.
-    accepts_loss_kwargs = False
 
     def __init__(self, config: Net1DConfig):
         super().__init__(config)
@@ -222,38 +213,6 @@ class Net1DForSequenceClassification(Net1DPreTrainedModel):
         self.net1d = Net1DModel(config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
-
-    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-    @can_return_tuple
-    def forward(
-        self,
-        ecg_values: torch.FloatTensor,
-        ecg_lead_mask: torch.BoolTensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs,
-    ) -> SequenceClassifierOutput:
-        r"""
-        Args:
-            ecg_values (`torch.FloatTensor` of shape `(batch_size, num_leads, num_samples)`):
-                The ECGs, as for [`Net1DModel`].
-            ecg_lead_mask (`torch.BoolTensor` of shape `(batch_size, num_leads)`, *optional*):
-                `True` for present leads; all by default.
-            labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
-                `(batch_size, num_labels)`, *optional*):
-                Classes for the cross-entropy, or 0/1 per class for the multi-label loss (`config.problem_type`).
-
-        Returns:
-            [`SequenceClassifierOutput`] with `logits` of shape `(batch_size, num_labels)`.
-
-        Raises:
-            `ValueError`: As for [`Net1DModel`].
-        """
-        outputs = self.net1d(ecg_values, ecg_lead_mask=ecg_lead_mask, return_dict=True, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
 Net1DModel.register_for_auto_class("AutoModel")

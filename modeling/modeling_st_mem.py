@@ -19,10 +19,10 @@ from transformers import AutoModel, AutoModelForPreTraining
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import torch_compilable_check
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_st_mem import StMemConfig
+from .encoder_parts import check_lead_mask
 from .modeling_ecg_vit import (
     EcgMaskedAutoencoderOutput,
     EcgVitDecoder,
@@ -125,12 +125,7 @@ class StMemModel(StMemPreTrainedModel):
                 f"patch_size={config.patch_size} up to num_samples={config.num_samples}, for which it has positions."
             )
         if ecg_lead_mask is not None:
-            if ecg_lead_mask.shape != ecg_values.shape[:2]:
-                raise ValueError(
-                    f"`ecg_lead_mask` must have the shape {tuple(ecg_values.shape[:2])}, got "
-                    f"{tuple(ecg_lead_mask.shape)}."
-                )
-            torch_compilable_check(ecg_lead_mask.any(dim=1).all(), "`ecg_lead_mask` has an ECG without any lead.")
+            check_lead_mask(ecg_values, ecg_lead_mask)
             ecg_values = ecg_values.masked_fill(~ecg_lead_mask.bool()[..., None], 0)
         return ecg_values.unflatten(2, (-1, config.patch_size))
 

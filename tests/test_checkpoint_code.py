@@ -46,10 +46,10 @@ VISION = MODEL | PROCESSOR | {"ecg_raster", "image_processing_ecg", "processing_
 # A second tokenizer has a folder of its own, in which transformers saves its code, too.
 SYMBOL = MODEL | PROCESSOR | {"processing_elm_symbol", "tokenization_ecg_byte"}
 SYMBOL |= {"ecg_tokenizer/auto_classes", "ecg_tokenizer/tokenization_ecg_byte"}
-RESNET = {"configuration_ecg_resnet", "modeling_ecg_resnet"}
-ST_MEM = {"configuration_ecg_vit", "configuration_st_mem", "modeling_ecg_vit", "modeling_st_mem"}
+RESNET = {"configuration_ecg_resnet", "encoder_parts", "modeling_ecg_resnet"}
+ST_MEM = {"configuration_ecg_vit", "configuration_st_mem", "encoder_parts", "modeling_ecg_vit", "modeling_st_mem"}
 MAEFE = {"configuration_ecg_vit", "configuration_maefe", "modeling_ecg_vit", "modeling_maefe"}
-HUBERT_ECG = {"configuration_hubert_ecg", "modeling_hubert_ecg", "modeling_ecg_hubert"}
+HUBERT_ECG = {"configuration_hubert_ecg", "encoder_parts", "modeling_hubert_ecg", "modeling_ecg_hubert"}
 MERL = {"configuration_merl", "modeling_merl", "modeling_merl_projection"} | RESNET
 MERL |= {"configuration_ecg_vit", "modeling_ecg_vit"}
 CODE = {
