@@ -3,8 +3,8 @@
 #
 #     PTB_XL=... PTB_XL_PLUS=... ECG_QA=... HEALTH_CARE_MAGIC=... LLM=... TRANSLATOR=... sh recipes/ecg_lm/run.sh
 #
-# --smoke uses tiny models and simulated ECGs, to check that everything runs. Ablations of the paper (Table 5):
-# --no-encoder-pretraining, --no-feature-sentences, --no-data-expansion.
+# --smoke uses tiny models and simulated ECGs, to check that everything runs. Ablations: --no-encoder-pretraining and
+# --no-data-expansion of the paper (Table 5), --no-feature-sentences.
 set -eu
 cd "$(dirname "$0")/../.."
 recipe=recipes/ecg_lm smoke=false data=data base=outputs/ecg_lm ablation=
@@ -32,7 +32,8 @@ if $smoke; then
     make $data/ecg_lm.parquet elm-hf describe $data/ecg_qa --output $data/ecg_lm.parquet
     encoder_options="--encoder_config $recipe/smoke/encoder.json --use_cpu true --num_train_epochs 1
         --per_device_train_batch_size 8 --save_strategy no"
-    llm="--config $recipe/smoke/elm.json --tokenizer-dataset $data/ecg_qa --vocab-size 500"
+    elm=elm && $pretrain_encoder || elm=elm_new_encoder
+    llm="--config $recipe/smoke/$elm.json --tokenizer-dataset $data/ecg_qa --vocab-size 500"
     align_options="$train --num_train_epochs 2" tune_options="$train --max_steps 20 --use_peft false"
     evaluate_options="--limit 24 --occlusions 0 --condition ecg --condition none" tasks="--task $recipe/smoke/rhythm.json"
 else
@@ -45,6 +46,7 @@ else
     make $data/ecg_lm.parquet elm-hf describe $data/ecg_qa --output $data/ecg_lm.parquet --ptb-xl "$PTB_XL" \
         --ptb-xl-plus "$PTB_XL_PLUS" --translations $data/translations.csv
     llm="--llm $LLM"
+    $pretrain_encoder || llm="$llm --config $recipe/new_encoder.json"
 fi
 
 # 1. Pre-training of the encoder.
