@@ -19,8 +19,7 @@ from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
 from elm_hf.pretrain.auroc import macro_aurocs
-from elm_hf.pretrain.data import EcgPretrainingCollator, load_labelled_records, load_pretraining_records
-from elm_hf.pretrain.label_tasks import tasks_of_classes
+from elm_hf.pretrain.data import EcgPretrainingCollator, load_pretraining_records
 from elm_hf.training import resume
 from elm_hf.training.augmentation import EcgAugmentation
 
@@ -200,8 +199,9 @@ def test_labels_are_learned_and_measured_on_validation_patients(reports, text_mo
     measured = next(entry for entry in history if "eval_auroc_all" in entry)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     assert model.config.problem_type == "multi_label_classification"
-    tasks = tasks_of_classes([model.config.id2label[number] for number in range(model.config.num_labels)])
-    validation = load_labelled_records(reports, 1, tasks)["validation"]
+    found = load_pretraining_records([reports], 1, "labels")
+    tasks, validation = found.tasks, found.validation
+    assert [model.config.id2label[number] for number in range(model.config.num_labels)] == tasks.classes
     batch = EcgPretrainingCollator(EcgFeatureExtractor.from_pretrained(folder))(list(validation))
     labels = load_records(reports)["labels"]
     for row, target in zip(validation, batch["labels"]):

@@ -25,8 +25,8 @@ class PretrainArguments:
     )
     target: str | None = _argument(
         "What the encoder learns: labels (all labels of a record, multi-label), class (the superclass of a record) or "
-        "report. Default: labels for ecg_se_resnet, class for ecg_resnet, report for merl; the other encoders "
-        "reconstruct the signal."
+        "report. Default: labels for ecg_se_resnet, class for ecg_resnet and the published encoders, report for merl; "
+        "the masked autoencoders reconstruct the signal."
     )
     crop_seconds: float | None = _argument(
         "Length of the random crops of training records, for encoders that read ECGs of any length. Default: the "

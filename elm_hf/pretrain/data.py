@@ -12,10 +12,11 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from elm_hf.data.ecg_table import EcgTable
-from elm_hf.data.loading import check_same_shape, load_elm_dataset
+from elm_hf.data.layout import fold_config
+from elm_hf.data.loading import check_same_shape
 from elm_hf.data.patients import check_disjoint, patients_of, patients_of_splits, record_patients
 from elm_hf.data.seen_patients import Stage, stage_of
-from elm_hf.data.tables import load_records
+from elm_hf.data.tables import load_records, read_columns
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.pretrain.label_tasks import LabelTasks, label_tasks
@@ -93,7 +94,7 @@ def load_pretraining_records(
     num_left_out = start = 0
     stages = []
     for path, table in zip(paths, tables):
-        split_of, class_of = _fold_of(path, fold)
+        split_of, class_of = _fold_of(path, fold, target)
         owners, trained = record_patients(table).to_pylist(), set()
         for row, (usable, owner) in enumerate(zip(_usable(table, target, class_of), owners)):
             split = split_of.get(owner, "train")
@@ -165,7 +166,8 @@ class EcgPretrainingCollator:
             rows: rows of [`PretrainingRecords`].
 
         Returns:
-            The outputs of the feature extractor, and `labels (rows,)` or the tokens of the reports.
+            The outputs of the feature extractor, and `labels`, `(rows,)` or for `"labels"` `(rows, classes)`, or the tokens
+            of the reports.
         """
         ecgs = [self._changed(row) if row["is_training"] else row["ecg"] for row in rows]
         rates = [row["sampling_rate"] for row in rows]
@@ -219,44 +221,20 @@ class _AddEcg:
         return joined
 
 
-def load_labelled_records(path: str | PathLike, fold: int | str, tasks: LabelTasks) -> dict[str, Dataset]:
-    """
-    The records of each split of a fold with their targets, to evaluate an encoder. None is cropped at random.
-
-    Args:
-        path: folder or Hub name of a dataset.
-        fold: 1 to 5 or `"official"`.
-        tasks: the tasks that the encoder has learned.
-
-    Returns:
-        By split: a dataset with the columns of [`PretrainingRecords`] and `patient`.
-    """
-    records = load_records(path)
-    join = _AddEcg(records, "labels", tasks, is_training=False)
-    split_of = {owner: split for split, owners in patients_of_splits(path, fold).items() for owner in owners}
-    rows: dict[str, list[dict]] = {}
-    for row, owner in enumerate(record_patients(records).to_pylist()):
-        if owner in split_of:
-            rows.setdefault(split_of[owner], []).append({"row": row, "patient": owner})
-    return {split: Dataset.from_list(its).with_transform(join) for split, its in rows.items()}
-
-
 def _labels(records: Dataset, rows: Sequence[int]) -> list[list[str]]:
     return records.data.column("labels").take(rows).to_pylist()
 
 
-def _fold_of(path: str | PathLike, fold: int | str | None) -> tuple[dict[str, str], dict[int, str]]:
-    """
-    The split of each patient of a fold, and the class of each row that has exactly one. Patients without conversations
-    in the fold are in none.
-    """
+def _fold_of(
+    path: str | PathLike, fold: int | str | None, target: str | None
+) -> tuple[dict[str, str], dict[int, str]]:
+    """The split of each patient of a fold, and, if classes are the target, the class of each row that has exactly one."""
     if fold is None:
         return {}, {}
-    strata = defaultdict(set)
-    splits = patients_of_splits(path, fold)
-    for split in splits:
-        rows = load_elm_dataset(path, fold, split)
-        for ecg_index, stratum in zip(rows["ecg_index"], rows["stratum"]):
+    splits, strata = patients_of_splits(path, fold), defaultdict(set)
+    for split in splits if target == "class" else ():
+        columns = read_columns(path, fold_config(fold), split, ["ecg_index", "stratum"]).to_pydict()
+        for ecg_index, stratum in zip(columns["ecg_index"], columns["stratum"]):
             for row in ecg_index:
                 strata[row].add(stratum)
     held_out = [split for split in splits if split != "train"]

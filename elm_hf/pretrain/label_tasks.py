@@ -66,17 +66,6 @@ def label_tasks(labels: Sequence[Iterable[str]]) -> LabelTasks:
         raise ValueError(
             f"None of the {len(count)} labels of the training records has {MIN_RECORDS} records; nothing can be learned."
         )
-    return _one_task(classes)
-
-
-def tasks_of_classes(classes: Sequence[str]) -> LabelTasks:
-    """The tasks of a classifier from the names of its classes, in the order of its outputs."""
-    if list(classes) == ptb_xl_tasks().classes:
-        return ptb_xl_tasks()
-    return _one_task(list(classes))
-
-
-def _one_task(classes: list[str]) -> LabelTasks:
     numbers = {name: [number] for number, name in enumerate(classes)}
     return LabelTasks(classes, {"all": list(range(len(classes)))}, numbers)
 
