@@ -150,7 +150,9 @@ def set_max_length(
         ValueError: `max_length` is beyond the LLM's positions, or the ECGs of a conversation leave no room for text.
     """
     limit = position_limit(config)
-    most = max((len(rows) for rows in dataset["ecg_index"]), default=0)
+    most = max(
+        (len(rows) for rows in dataset.with_format(None).select_columns("ecg_index")[:]["ecg_index"]), default=0
+    )
     length, of_ecgs = training_args.max_length, most * processor.num_ecg_tokens
     if length == SFTConfig.max_length:
         length += of_ecgs if 2 * of_ecgs > length else 0

@@ -33,6 +33,7 @@ class ElmDataCollator:
         ecg_in_every_batch: whether a batch without ECGs gets a flat ECG without labels. Processes that share a step
             wait for each other's encoder and projector, so all of them must run both; a single process does the same,
             so that its optimizer takes the same steps.
+        keep_flat: whether flat leads are kept instead of counting as missing, for training on zeros.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ElmDataCollator:
         padding_free: bool = False,
         encoder_features: EncoderFeatures | None = None,
         ecg_in_every_batch: bool = False,
+        keep_flat: bool = False,
     ):
         self.processor = processor
         self.tokenize = ConversationTokenizer(processor, max_length)
@@ -54,6 +56,7 @@ class ElmDataCollator:
         self.padding_free = padding_free
         self.encoder_features = encoder_features
         self.ecg_in_every_batch = ecg_in_every_batch
+        self.keep_flat = keep_flat
         self.epoch = 0
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
@@ -76,7 +79,7 @@ class ElmDataCollator:
         packs = [row.get("conversations", [row]) for row in rows]
         first_rows = [pack[0] for pack in packs]
         names = [str(row.get("conversation_id", index)) for index, row in enumerate(first_rows)]
-        ecg_data, ecg_ids = self._prepare_ecgs(first_rows, names)
+        ecg_data, ecg_ids = self._prepare_ecgs(first_rows, names, self.keep_flat)
         remaining = iter(ecg_ids)
         sequences = []
         for pack, name in zip(packs, names):

@@ -54,7 +54,8 @@ def load_training_data(
         )
     if script_args.retrieval is not None:
         with training_args.main_process_first(desc="finding similar ECGs"):
-            found = Retrieval(script_args.retrieval, script_args.dataset, script_args.fold, dataset["ecg_index"])
+            ecgs = dataset.with_format(None).select_columns("ecg_index")[:]["ecg_index"]
+            found = Retrieval(script_args.retrieval, script_args.dataset, script_args.fold, ecgs)
             return add_neighbours(dataset, found, processor.system_prompt, training_args.dataset_num_proc)
     return dataset
 
@@ -109,6 +110,7 @@ def prepare_rows(
             training_args.padding_free,
             features,
             ecg_in_every_batch=model.config.representation != "symbol",
+            keep_flat=script_args.ecg_condition == "zeros",
         )
         for of_split in (changes, (None, None))
     )
@@ -119,7 +121,9 @@ def prepare_rows(
     if script_args.pack_by_ecg > 1:
         dataset = pack_by_ecg(dataset, script_args.pack_by_ecg, training_args.seed)
     if validation is not None:
-        validation = validation.select(np.argsort(validation["length"], kind="stable"))
+        validation = validation.select(
+            np.argsort(validation.with_format(None).select_columns("length")[:]["length"], kind="stable")
+        )
     return dataset, collator, validation, validation_collator
 
 

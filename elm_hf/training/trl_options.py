@@ -47,10 +47,6 @@ _ONLY_WITH = {
 }
 
 
-# Values that training itself sets.
-_SET_HERE = {"router_aux_loss_coef": (0.0,)}
-
-
 def check_trl_options(training_args: SFTConfig, model_args: ModelConfig) -> None:
     """
     Checks that no option of TRL and transformers is set that an ELM's training would ignore.
@@ -61,7 +57,7 @@ def check_trl_options(training_args: SFTConfig, model_args: ModelConfig) -> None
     for arguments in (training_args, model_args):
         for field in dataclasses.fields(arguments):
             value = getattr(arguments, field.name)
-            if field.name in REFUSED and value not in (_default(field), *_SET_HERE.get(field.name, ())):
+            if field.name in REFUSED and value != _default(field):
                 raise ValueError(f"--{field.name} has no effect on ELMs: {REFUSED[field.name]}.")
             allowed, reason = _ALSO.get(field.name, ((value,), ""))
             if value not in allowed:
