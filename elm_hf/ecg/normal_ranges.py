@@ -299,7 +299,7 @@ def describe_features(
     applicable = [rule for rule in RULES if _holds_for(rule, sex, age) and present.isdisjoint(rule.unless)]
     described = {}
     for place in ("general", *LEADS):
-        rules = [rule for rule in applicable if (place in rule.leads if place != "general" else not rule.leads)]
+        rules = [rule for rule in applicable if _is_for(rule, place)]
         described[place] = [
             finding + _value(finding, rules, features, place)
             for finding in dict.fromkeys(rule.finding for rule in rules)
@@ -358,8 +358,11 @@ def _agrees(finding: str, rules: list[Rule], features: Mapping[str, float], lead
 
 
 def _rules_of(finding: str, rules: list[Rule], place: str) -> list[Rule]:
-    of_finding = [rule for rule in rules if rule.finding == finding]
-    return [rule for rule in of_finding if (place in rule.leads if place != "general" else not rule.leads)]
+    return [rule for rule in rules if rule.finding == finding and _is_for(rule, place)]
+
+
+def _is_for(rule: Rule, place: str) -> bool:
+    return place in rule.leads if place != "general" else not rule.leads
 
 
 def _feature(rule: Rule, features: Mapping[str, float], place: str) -> float:
