@@ -25,6 +25,7 @@ from elm_hf.ecg.simulated_findings import (
     RATE_RANGES,
     RHYTHMS,
     TERRITORIES,
+    WIDE_QRS_MS,
     Findings,
 )
 
@@ -250,7 +251,7 @@ def _values(findings: Findings) -> dict[str, tuple[str, ...]]:
         "axis": (findings.axis,),
         "noise": (findings.noise,),
         "rate": (findings.rate_range,),
-        "qrs": (above if findings.qrs_ms >= 120 else within,),
+        "qrs": (above if findings.qrs_ms >= WIDE_QRS_MS else within,),
     }
     if findings.pr_ms is not None:
         values |= {
