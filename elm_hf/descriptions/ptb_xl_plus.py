@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from elm_hf.ecg.measurements import FEATURES
+from elm_hf.ecg.measurements import FEATURES, hodges_qtc
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.utils.files import read_table
 
@@ -47,7 +47,7 @@ def read_12sl_features(folder: str | PathLike) -> dict[str, dict[str, float]]:
     for row in read_table(path, ["ecg_id", *columns.values()]):
         values = {name: _number(row, column, path) for name, column in columns.items()}
         values |= {name: abs(value) for name, value in values.items() if name.startswith(_DEPTHS)}
-        values["qtc_ms"] = values["qt_ms"] + 1.75 * (values["heart_rate"] - 60)  # Hodges, as in `measure_ecg`
+        values["qtc_ms"] = hodges_qtc(values["qt_ms"], values["heart_rate"])  # as in `measure_ecg`
         found[row["ecg_id"].removesuffix(".0")] = dict.fromkeys(FEATURES, float("nan")) | values | _voltages(values)
     return found
 

@@ -112,10 +112,15 @@ def _intervals(found: Delineation, heart_rate: float) -> dict[str, float]:
     features = {"qrs_ms": (end - start) * ms}
     if found.t is not None:
         features["qt_ms"] = (found.t[1] - start) * ms
-        features["qtc_ms"] = features["qt_ms"] + 1.75 * (heart_rate - 60)
+        features["qtc_ms"] = hodges_qtc(features["qt_ms"], heart_rate)
     if found.p is not None:
         features |= {"p_ms": (found.p[1] - found.p[0]) * ms, "pr_ms": (start - found.p[0]) * ms}
     return features
+
+
+def hodges_qtc(qt_ms: float, heart_rate: float) -> float:
+    """Return the QT interval in ms that is corrected for the heart rate in beats per minute (Hodges et al. 1983)."""
+    return qt_ms + 1.75 * (heart_rate - 60)
 
 
 def _amplitudes(found: Delineation, leads: list[str]) -> dict[str, float]:
