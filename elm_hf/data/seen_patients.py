@@ -56,8 +56,12 @@ def hash_patients(patients: Collection[str]) -> np.ndarray:
 
 def stage_of(kind: str, dataset: str | PathLike, fold: int | str | None, patients: Collection[str]) -> Stage:
     """Return a stage of training. Only the last part of the path of a local dataset is kept."""
-    name = Path(dataset).resolve().name if Path(dataset).is_dir() else str(dataset)
-    return Stage(kind, name, None if fold is None else str(fold), hash_patients(patients))
+    return Stage(kind, _name(dataset), None if fold is None else str(fold), hash_patients(patients))
+
+
+def _name(path: str | PathLike) -> str:
+    """The name of a repository, or the last part of the path of a folder."""
+    return Path(path).resolve().name if Path(path).is_dir() else str(path)
 
 
 def read_stages(checkpoint: str | PathLike, revision: str | None = None) -> list[Stage] | None:
@@ -99,8 +103,7 @@ def read_stages(checkpoint: str | PathLike, revision: str | None = None) -> list
 def stages_before(checkpoint: str | PathLike, revision: str | None = None) -> list[Stage]:
     """Return the stages of a checkpoint to train or to build on; a stage of kind `"unknown"` if it has no record."""
     stages = read_stages(checkpoint, revision)
-    name = Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else str(checkpoint)
-    return [Stage(UNKNOWN, name, None, None)] if stages is None else stages
+    return [Stage(UNKNOWN, _name(checkpoint), None, None)] if stages is None else stages
 
 
 def write_stages(folder: str | PathLike, stages: Sequence[Stage]) -> None:
