@@ -12,7 +12,7 @@ from elm_hf.prepare.label_table import LabelledRecording, LabelTable, Topic
 from elm_hf.utils.files import read_table
 
 
-# The seven rhythms of which an ECG has one, and statements about other arrhythmias.
+# The seven rhythms of which an ECG has one.
 RHYTHMS = ("SR", "SBRAD", "STACH", "SARRH", "AFIB", "AFLT", "PACE")
 SUPERCLASSES = {
     "MI": "myocardial infarction of any site",

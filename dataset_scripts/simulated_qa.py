@@ -33,10 +33,10 @@ class SimulatedQa(ElmDatasetBuilder):
 
     PRETTY_NAME = "Simulated ECG questions and answers"
     DESCRIPTION = (
-        "Simulated ECGs (waves of a moving dipole; no patient data) with known findings, and questions similar to "
-        "ECG-QA whose answers follow from the findings. The questions verify, choose or query findings of an ECG, or "
-        "compare two ECGs of one patient or of two patients. The answers to each question are about equally frequent. "
-        "Strata are the question type and the first answer."
+        "Simulated ECGs (sums of waves; no patient data) with known findings, and questions similar to ECG-QA whose "
+        "answers follow from the findings. The questions verify, choose or query findings of an ECG, or compare two "
+        "ECGs of one patient or of two patients. The answers to each question are about equally frequent. Strata are "
+        "the question type and the first answer."
     )
     HOMEPAGE = ""
     LICENSE = "apache-2.0"

@@ -14,8 +14,8 @@ class SimulatedReports(SimulatedQa):
 
     PRETTY_NAME = "Simulated ECG reports"
     DESCRIPTION = (
-        "Simulated ECGs (waves of a moving dipole; no patient data), each with a report that lists its findings. The "
-        "patients differ from those of `simulated_qa`. Strata are the rhythms."
+        "Simulated ECGs (sums of waves; no patient data), each with a report that lists its findings. The patients "
+        "differ from those of `simulated_qa`. Strata are the rhythms."
     )
     FIRST_PURPOSE = 100
 

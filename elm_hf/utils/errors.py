@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-# Errors that the user can fix: wrong values, missing files or packages, a Hub that cannot be reached.
 LONGEST_MESSAGE = 4000  # characters; text of a damaged file must not fill the screen
+# Errors that the user can fix: wrong values, missing files or packages, a Hub that cannot be reached.
 USER_ERRORS = (ValueError, OSError, ImportError)
 
 
