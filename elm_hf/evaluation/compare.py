@@ -100,7 +100,7 @@ def _compared_groups(questions: Questions, seed: int) -> tuple[dict[str, dict], 
         columns = {f"all, {METRIC_NAMES[metric]}": np.ones((len(rows), 1))}
         if types.shape[1] > 1:
             name = f"macro-average, {METRIC_NAMES[metric]}"
-            least = {one: _least(bootstrap, rows[types[one].to_numpy(bool)]) for one in types}
+            least = {one: bootstrap.least(rows[types[one].to_numpy(bool)]) for one in types}
             small = [one for one, number in least.items() if number < LEAST_PATIENTS]
             if small:
                 notes.append(
@@ -118,10 +118,6 @@ def _compared_groups(questions: Questions, seed: int) -> tuple[dict[str, dict], 
     return groups, notes
 
 
-def _least(bootstrap: PatientBootstrap, rows: np.ndarray) -> int:
-    return min(bootstrap.count_patients(rows), len(rows))
-
-
 def _compared(
     scores: np.ndarray, counted: np.ndarray, rows: np.ndarray, bootstrap: PatientBootstrap, is_share: bool
 ) -> dict:
@@ -131,14 +127,13 @@ def _compared(
     change = scores[:, 1:] - scores[:, :1]
     parts = (scores[:, :1], scores[:, 1:], change.clip(0), (-change).clip(0))
     columns = np.concatenate([counted * part for part in parts] + [counted], axis=1)
-    sums = np.concatenate([columns.sum(axis=0, keepdims=True), bootstrap.sums(columns, rows)])
-    *means, number = np.split(sums, 5, axis=1)
+    *means, number = np.split(bootstrap.samples(columns, rows), 5, axis=1)
     with np.errstate(invalid="ignore"):
         first, second, gains, losses = ((part / number).mean(axis=1) for part in means)
     found = {"answers": len(rows), "patients": bootstrap.count_patients(rows)}
     found |= {"first": float(first[0]), "second": float(second[0]), "difference": float(second[0] - first[0])}
     found |= dict.fromkeys(("low", "high", "p_value"))
-    least = [_least(bootstrap, rows[type_ > 0]) for type_ in counted.T]
+    least = [bootstrap.least(rows[type_ > 0]) for type_ in counted.T]
     support = Support(least[0], len(rows), is_share)
     if len(least) > 1:
         support = average_support(least, found["patients"], len(rows))

@@ -70,6 +70,10 @@ class PatientBootstrap:
             sums.append(drawn[:, filled].astype(float).prod(axis=2) @ totals)
         return np.concatenate(sums)
 
+    def samples(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Sums over these questions, then in every resample, `(1 + num_resamples, columns)`; arguments as in [`sums`]."""
+        return np.concatenate([values.sum(axis=0, keepdims=True), self.sums(values, rows)])
+
     def question_weights(self) -> np.ndarray:
         """How often each question was drawn, `(num_resamples, questions)` float64, for statistics that are not sums."""
         groups = [self._drawn[:, those].prod(axis=1) for those in self.patients_of_group]
@@ -79,6 +83,10 @@ class PatientBootstrap:
         """Number of patients whom these questions are about."""
         groups = np.unique(self.group[rows])
         return len({patient for group in groups for patient in self.patients_of_group[group]})
+
+    def least(self, rows: np.ndarray) -> int:
+        """Number of patients of these questions, or of the questions where these are fewer."""
+        return min(self.count_patients(rows), len(rows))
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def signal_reliance(book: ScoreBook, rows: np.ndarray) -> dict:
     entry["scores"] = {name: float(values.mean()) for name, values in scores.items()}
     best = max(controls, key=entry["scores"].get)
     entry |= {"score": entry["scores"]["ecg"] - entry["scores"][best], "best_control": best}
-    support = Support(book.least(rows), len(rows), metric in SHARES)
+    support = Support(book.bootstrap.least(rows), len(rows), metric in SHARES)
     if support.patients < LEAST_PATIENTS:
         found = f"{len(rows)} answers about {entry['patients']} patients"
         note = f"{found} are too few to tell; it takes {LEAST_PATIENTS} patients, and as many answers, or more"
@@ -57,7 +57,7 @@ def paired_differences(changes: np.ndarray, rows: np.ndarray, book: ScoreBook, s
     """The mean of each column of `changes (questions, columns)`, differences of two scores of each question."""
     number = changes.shape[1]
     values = np.concatenate([changes.clip(0), (-changes).clip(0), np.ones((len(rows), 1))], axis=1)
-    sums = np.concatenate([values.sum(axis=0, keepdims=True), book.bootstrap.sums(values, rows)])
+    sums = book.bootstrap.samples(values, rows)
     with np.errstate(invalid="ignore"):
         means = sums[:, :-1] / sums[:, -1:]
     return [Difference.of_samples(means[:, one], means[:, number + one], support) for one in range(number)]

@@ -152,7 +152,7 @@ def _scores(book: ScoreBook, rows_of_kind: dict[str, np.ndarray], notes: list[st
         suffix = f", {KIND_NAMES[kind]}" if len(rows_of_kind) > 1 else ""
         scores[f"all{suffix}"] = book.group(rows)
         types = _rows_by(book.questions.table["question_type"], rows)
-        small = [name for name, those in types.items() if book.least(those) < LEAST_PATIENTS]
+        small = [name for name, those in types.items() if book.bootstrap.least(those) < LEAST_PATIENTS]
         averaged = {name: those for name, those in types.items() if name not in small}
         if len(types) > 1 and small:
             notes.append(

@@ -209,8 +209,7 @@ class ScoreBook:
         """For each condition and metric an array `(1 + num_resamples,)`: the score itself, then the resampled scores."""
         kind = self.questions.table["kind"].iloc[rows[0]]
         stacked = np.concatenate([self.values[name][rows] for name in self.conditions], axis=1)
-        sums = np.concatenate([stacked.sum(axis=0, keepdims=True), self.bootstrap.sums(stacked, rows)])
-        parts = np.split(sums, len(self.conditions), axis=1)
+        parts = np.split(self.bootstrap.samples(stacked, rows), len(self.conditions), axis=1)
         metrics = (metrics_of_sums(part, kind, self.has_bert_score) for part in parts)
         return dict(zip(self.conditions, metrics))
 
@@ -229,10 +228,6 @@ class ScoreBook:
                 conditions[name][metric] = score_entry(values, support) | {"answers": num_answers}
         return {"kind": kind, "answers": len(rows), "patients": num_patients, "conditions": conditions}
 
-    def least(self, rows: np.ndarray) -> int:
-        """Number of patients of these questions, or of the questions where these are fewer."""
-        return min(self.bootstrap.count_patients(rows), len(rows))
-
     def average(self, groups: Mapping[str, np.ndarray]) -> dict:
         """The mean over groups of questions of one kind, each of two patients or more. All groups have the same weight."""
         kind = self.questions.table["kind"].iloc[next(iter(groups.values()))[0]]
@@ -240,7 +235,7 @@ class ScoreBook:
         samples = [self.samples(rows) for rows in groups.values()]
         rows = np.concatenate(list(groups.values()))
         num_patients = self.bootstrap.count_patients(rows)
-        support = average_support(list(map(self.least, groups.values())), num_patients, len(rows))
+        support = average_support(list(map(self.bootstrap.least, groups.values())), num_patients, len(rows))
         conditions = {
             name: score_entry(np.mean([one[name][metric] for one in samples], axis=0), support)
             for name in self.conditions

@@ -30,8 +30,7 @@ def classification_scores(
     cells = np.zeros((len(truth), number * (number + 1)))
     columns = [number if choice is None else choice for choice in predicted]
     cells[np.arange(len(truth)), truth * (number + 1) + columns] = 1
-    sums = np.concatenate([cells.sum(axis=0, keepdims=True), bootstrap.sums(cells, np.arange(len(truth)))])
-    matrices = sums.reshape(-1, number, number + 1)
+    matrices = bootstrap.samples(cells, np.arange(len(truth))).reshape(-1, number, number + 1)
     occurs = matrices[0].sum(axis=1) > 0
     hits, support = np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(axis=2)
     chosen = matrices.sum(axis=1)[:, :number]
@@ -114,7 +113,7 @@ def majority_scores(member: np.ndarray, task: ZeroShotTask, bootstrap: PatientBo
 def share_entry(is_right: np.ndarray, bootstrap: PatientBootstrap) -> dict:
     """The share of right choices with its interval, from `is_right (ecgs,)`."""
     values = np.stack([is_right, np.ones(len(is_right))], axis=1).astype(float)
-    sums = np.concatenate([values.sum(axis=0, keepdims=True), bootstrap.sums(values, np.arange(len(is_right)))])
+    sums = bootstrap.samples(values, np.arange(len(is_right)))
     support = Support(bootstrap.num_patients, len(is_right), is_share=True)
     return score_entry(sums[:, 0] / sums[:, 1], support)
 
