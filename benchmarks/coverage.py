@@ -10,7 +10,7 @@ import argparse
 import numpy as np
 from scipy import stats
 
-from elm_hf.evaluation.intervals import CONFIDENCE, Difference, Support, korn_graubard_interval
+from elm_hf.evaluation.intervals import CONFIDENCE, Difference, Support, korn_graubard_interval, resampled_variance
 from elm_hf.evaluation.markdown import markdown_table
 
 
@@ -50,7 +50,7 @@ def _share(rng: np.random.Generator, patients: int, each: int, share: float, ali
     means = (rng.random((patients, each)) < chance[:, None]).mean(axis=1)
     samples = means[rng.integers(0, patients, (RESAMPLES, patients))].mean(axis=1)
     support = Support(patients, patients * each, is_share=True)
-    variance = samples.var() * patients / (patients - 1)
+    variance = resampled_variance(samples, support)
     intervals = korn_graubard_interval(means.mean(), variance, support), _percentiles(samples)
     return tuple(low <= share <= high for low, high in intervals)
 

@@ -23,7 +23,7 @@ def ptb_xl_like(num_patients: int = NUM_PATIENTS, seed: int = 0) -> tuple[csr_ma
     record has three of the labels, whose frequencies fall as 1 / rank ** 1.6; a patient's records share labels.
     """
     rng = np.random.default_rng(seed)
-    num_records = 1 + rng.geometric(1 / RECORDS_PER_PATIENT, num_patients) - 1
+    num_records = rng.geometric(1 / RECORDS_PER_PATIENT, num_patients)
     frequency = 1 / np.arange(1, NUM_LABELS + 1) ** 1.6
     labels = rng.choice(NUM_LABELS, (num_patients, 3), p=frequency / frequency.sum())
     counts = np.zeros((num_patients, NUM_LABELS), dtype=np.int64)
