@@ -17,7 +17,7 @@ from elm_hf.evaluation.intervals import (
 )
 from elm_hf.evaluation.markdown import markdown_table
 from elm_hf.evaluation.names import PREDICTIONS_NAME
-from elm_hf.evaluation.scores import LEAST_RESAMPLES, SHARES, SUMMED, Questions, average_support
+from elm_hf.evaluation.scores import SHARES, SUMMED, Questions, average_support, limits_of
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, read_report
 
 
@@ -137,18 +137,12 @@ def _compared(
     support = Support(least[0], len(rows), is_share)
     if len(least) > 1:
         support = average_support(least, found["patients"], len(rows))
-    if support.patients < 2:
-        return found | {"note": "one patient or one answer: no interval"}
-    undefined = int(np.isnan(gains).sum())
-    if undefined:
-        found["undefined_resamples"] = undefined
-    if undefined > (1 - LEAST_RESAMPLES) * bootstrap.num_resamples:
-        return found | {"note": "parts of it have too few patients: no interval"}
-    if support.patients < LEAST_PATIENTS:
-        found["note"] = f"less than {LEAST_PATIENTS} patients or answers: the interval is not to be relied on"
+    limits, has_interval = limits_of(gains[1:], support)
+    if not has_interval:
+        return found | limits
     difference = Difference.of_samples(gains, losses, support)
     low, high = difference.interval()
-    return found | {"low": low, "high": high, "p_value": difference.p_value()}
+    return found | limits | {"low": low, "high": high, "p_value": difference.p_value()}
 
 
 def comparison_table(comparison: dict) -> str:

@@ -289,16 +289,29 @@ def score_entry(values: np.ndarray, support: Support) -> dict:
     score, samples = values[0], values[1:]
     if np.isnan(score):
         return {"score": None, "low": None, "high": None, "note": "not defined: no answer to rest on"}
-    entry = {"score": float(score), "low": None, "high": None}
-    if support.patients < 2:
-        return entry | {"note": "one patient or one answer: no interval"}
-    undefined = int(np.isnan(samples).sum())
-    if undefined:
-        entry["undefined_resamples"] = undefined
-    if undefined > (1 - LEAST_RESAMPLES) * len(samples):
-        return entry | {"note": "parts of it have too few patients: no interval"}
-    variance = resampled_variance(samples, support)
-    entry["low"], entry["high"] = korn_graubard_interval(min(max(float(score), 0.0), 1.0), variance, support)
-    if support.patients < LEAST_PATIENTS:
-        entry["note"] = f"less than {LEAST_PATIENTS} patients or answers: the interval is not to be relied on"
+    limits, has_interval = limits_of(samples, support)
+    entry = {"score": float(score), "low": None, "high": None} | limits
+    if has_interval:
+        variance = resampled_variance(samples, support)
+        entry["low"], entry["high"] = korn_graubard_interval(min(max(float(score), 0.0), 1.0), variance, support)
     return entry
+
+
+def limits_of(samples: np.ndarray, support: Support) -> tuple[dict, bool]:
+    """
+    What limits a score: `undefined_resamples` and `note` as in [`score_entry`], where there are any, and whether the score
+    has an interval.
+
+    Args:
+        samples: `(num_resamples,)`, the score in each resample; NaN where it is not defined.
+        support: what the score rests on.
+    """
+    if support.patients < 2:
+        return {"note": "one patient or one answer: no interval"}, False
+    undefined = int(np.isnan(samples).sum())
+    limits = {"undefined_resamples": undefined} if undefined else {}
+    if undefined > (1 - LEAST_RESAMPLES) * len(samples):
+        return limits | {"note": "parts of it have too few patients: no interval"}, False
+    if support.patients < LEAST_PATIENTS:
+        limits["note"] = f"less than {LEAST_PATIENTS} patients or answers: the interval is not to be relied on"
+    return limits, True
