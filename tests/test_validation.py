@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hub_server import HubServer
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 from trl import SFTConfig
@@ -227,6 +228,25 @@ def test_an_elm_has_the_history_of_its_encoder(simulated_dataset, tiny_elm, tmp_
     create_elm(tmp_path / "unknown", encoder=str(encoder), **options)
     (stage,) = read_stages(tmp_path / "unknown")
     assert (stage.kind, stage.dataset, stage.patients) == ("unknown", "encoder", None)
+
+
+def test_a_missing_file_on_the_hub_is_unknown_training_and_a_missing_revision_is_an_error():
+    code = """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import RevisionNotFoundError
+        from elm_hf.data.seen_patients import read_stages
+
+        HfApi().create_repo("user/elm")
+        HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id="user/elm")
+        print(read_stages("user/elm"))
+        for name, revision in (("user/elm", "v9"), ("user/elm@v9", None)):
+            try:
+                print(read_stages(name, revision))
+            except RevisionNotFoundError:
+                print("no revision")
+    """
+    with HubServer() as hub:
+        assert hub.run_client(code).splitlines() == ["None", "no revision", "no revision"]
 
 
 def test_what_is_known_about_seen_patients(tmp_path):
