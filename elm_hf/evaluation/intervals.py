@@ -96,7 +96,7 @@ class Support:
 
     Attributes:
         patients: number of patients, or of answers where these are fewer. For an average over groups, that of the
-            smallest group.
+            smallest group times the number of groups, but not more than all patients (see `scores.average_support`).
         answers: number of answers.
         is_share: whether each answer is right or wrong, so that no interval can be narrower than that of as many
             independent answers.

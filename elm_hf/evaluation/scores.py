@@ -1,4 +1,4 @@
-"""Scores with intervals from the table of predictions: by question type, averaged, and as signal reliance."""
+"""Scores with intervals from the table of predictions: by question type, and averaged."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
