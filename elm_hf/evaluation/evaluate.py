@@ -216,21 +216,20 @@ def _what_is_asked(
     if limit is not None and limit < len(rows):
         rows = rows.select(np.linspace(0, len(rows) - 1, limit).astype(int))
     with _errors_of(dataset):
-        source_of, persons = _facts_of_records(rows, records or dataset)
+        ecg_index = rows.select_columns("ecg_index")[:]["ecg_index"]
+        asked_about = {number for numbers in ecg_index for number in numbers}
+        source_of, persons = _facts_of_records(records or dataset) if asked_about else (None, None)
         questions = list_questions(rows, source_of)
         ablation = SignalAblation(rows, conditions, seed, questions, persons)
         neighbours = None
         if retrieval is not None:
             neighbours = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
-    asked_about = {number for ecg_index in rows.select_columns("ecg_index")[:]["ecg_index"] for number in ecg_index}
-    sources = set() if source_of is None else {source_of[number] for number in asked_about}
+    sources = {source_of[number] for number in asked_about}
     return _Asked(rows, questions, ablation, sources, neighbours)
 
 
-def _facts_of_records(rows: Dataset, dataset: str | PathLike) -> tuple[list[str] | None, list[tuple] | None]:
-    """The source, and age and sex, of each record; None where no conversation is about one, or the columns are not there."""
-    if not any(rows.select_columns("ecg_index")[:]["ecg_index"]):
-        return None, None
+def _facts_of_records(dataset: str | PathLike) -> tuple[list[str], list[tuple] | None]:
+    """The source, and age and sex, of each record; None where these columns are not there."""
     table = load_records(dataset)
     names = [name for name in ("source", "age", "sex") if name in table.column_names]
     facts = table.select_columns(names)[:]
