@@ -22,7 +22,7 @@ def length_of(family: str, of_an_ecg: int, most: int, given: int | None = 1024, 
     training_args = SFTConfig(output_dir="out", use_cpu=True, max_length=given)
     processor = SimpleNamespace(num_ecg_tokens=of_an_ecg, **limits)
     config = ElmConfig(text_config=tiny_llm(family).config.to_dict(), **representation)
-    set_max_length(training_args, {"ecg_index": [[0], [0] * most]}, processor, config)
+    set_max_length(training_args, Dataset.from_dict({"ecg_index": [[0], [0] * most]}), processor, config)
     return training_args.max_length
 
 
