@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from elm_hf.checkpoints.published_weights import (
     LAYER_NAMES,
+    build_config,
     layer_sizes,
     listed,
     load_state_dict,
@@ -75,10 +75,7 @@ def _convert_autoencoder(
     sizes |= _signal_sizes(config_class.model_type, state_dict, prefix, checkpoint)
     if has_decoder:
         sizes |= _decoder_sizes(state_dict, checkpoint)
-    try:
-        config = config_class(**sizes)
-    except StrictDataclassError as error:
-        raise ValueError(f"{checkpoint}: {error.__cause__ or error}") from error
+    config = build_config(config_class, sizes, checkpoint)
     architecture = pretraining_class if has_decoder else model_class
     model = load_weights(lambda: architecture(config), state_dict, renamer(AUTOENCODER_NAMES), checkpoint)
     return [model, st_mem_feature_extractor(config)]

@@ -2,15 +2,21 @@
 
 import json
 import logging
-import re
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from elm_hf.checkpoints.published_encoders import ECG_COCA
-from elm_hf.checkpoints.published_weights import listed, load_state_dict, load_weights, renamer
+from elm_hf.checkpoints.published_weights import (
+    HEAD_DIM,
+    build_config,
+    count_layers,
+    listed,
+    load_state_dict,
+    load_weights,
+    renamer,
+)
 from elm_hf.modeling.configuration_ecg_coca import EcgCocaConfig
 from elm_hf.modeling.feature_extraction_ecg_coca import EcgCocaFeatureExtractor
 from elm_hf.modeling.modeling_ecg_coca import EcgCocaModel
@@ -58,11 +64,8 @@ def convert_ecg_coca(checkpoint: Path) -> list:
     if num_others:
         logger.warning("%s: left out %d weights of other parts of the model.", checkpoint, num_others)
     sizes = _sizes(weights, checkpoint)
-    sizes |= {"pretraining_data": ECG_COCA.pretraining_data, "license": ECG_COCA.license}
-    try:
-        config = EcgCocaConfig(**sizes)
-    except StrictDataclassError as error:
-        raise ValueError(f"{checkpoint}: {error.__cause__ or error}") from error
+    sizes |= ECG_COCA.origin
+    config = build_config(EcgCocaConfig, sizes, checkpoint)
     model = load_weights(lambda: EcgCocaModel(config), weights, renamer(NAMES), checkpoint)
     # Language models are saved in half precision.
     return [model.float(), ecg_coca_feature_extractor(config)]
@@ -128,14 +131,14 @@ def _sizes(state_dict: dict[str, torch.Tensor], source: Path) -> dict[str, int]:
             f"weights, such as {', '.join(sorted(state_dict)[:5])}."
         )
     hidden_size, num_leads, patch_size = state_dict["conv1.weight"].shape
-    layers = {match[1] for key in state_dict if (match := re.match(r"transformer\.resblocks\.(\d+)\.", key))}
+    num_layers = count_layers(state_dict, r"transformer\.resblocks\.(\d+)\.")
     return {
         "num_leads": num_leads,
         "num_samples": (len(state_dict["positional_embedding"]) - 1) * patch_size,
         "patch_size": patch_size,
         "hidden_size": hidden_size,
-        "num_hidden_layers": len(layers),
-        "num_attention_heads": hidden_size // 64,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": hidden_size // HEAD_DIM,
         "intermediate_size": len(state_dict["transformer.resblocks.0.mlp.c_fc.weight"]),
         "projection_dim": state_dict["proj"].shape[1],
     }

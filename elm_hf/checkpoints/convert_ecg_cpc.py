@@ -1,20 +1,25 @@
 """Converts the published checkpoint of ECG-CPC (Al-Masud et al. 2026)."""
 
-import logging
 import re
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
 from elm_hf.checkpoints.published_encoders import ECG_CPC
-from elm_hf.checkpoints.published_weights import listed, load_file, load_weights, renamer, state_dict_of
+from elm_hf.checkpoints.published_weights import (
+    build_config,
+    check_weights,
+    count_layers,
+    load_file,
+    load_weights,
+    renamer,
+    state_dict_of,
+    without,
+)
 from elm_hf.modeling.configuration_ecg_cpc import EcgCpcConfig
 from elm_hf.modeling.feature_extraction_ecg_cpc import EcgCpcFeatureExtractor
 from elm_hf.modeling.modeling_ecg_cpc import EcgCpcModel
 
-
-logger = logging.getLogger(__name__)
 
 PREFIX = "ts_encoder."
 # The file also contains its project's settings as objects of these classes, which are not needed.
@@ -62,16 +67,10 @@ def convert_ecg_cpc(checkpoint: Path) -> list:
     """
     state_dict = state_dict_of(load_file(checkpoint, unread=SETTINGS), checkpoint)
     state_dict = {key.removeprefix(PREFIX): tensor for key, tensor in state_dict.items()}
-    unused = [key for key in state_dict if PRETRAINING.fullmatch(key)]
-    if unused:
-        logger.warning("%s: left out %s, which only pre-training uses.", checkpoint, listed(unused))
-    state_dict = {key: tensor for key, tensor in state_dict.items() if key not in unused}
+    state_dict = without(state_dict, PRETRAINING, checkpoint, "which only pre-training uses")
     sizes = _sizes(state_dict, checkpoint)
-    sizes |= {"pretraining_data": ECG_CPC.pretraining_data, "license": ECG_CPC.license}
-    try:
-        config = EcgCpcConfig(**sizes)
-    except StrictDataclassError as error:
-        raise ValueError(f"{checkpoint}: {error.__cause__ or error}") from error
+    sizes |= ECG_CPC.origin
+    config = build_config(EcgCpcConfig, sizes, checkpoint)
     model = load_weights(lambda: EcgCpcModel(config), _in_our_shapes(state_dict), renamer(NAMES), checkpoint)
     return [model, ecg_cpc_feature_extractor(config)]
 
@@ -83,11 +82,7 @@ def ecg_cpc_feature_extractor(config: EcgCpcConfig) -> EcgCpcFeatureExtractor:
 
 def _sizes(state_dict: dict[str, torch.Tensor], source: Path) -> dict[str, int]:
     """The fields of the configuration that follow from the names and shapes of the weights."""
-    if lacking := [name for name, dim in NEEDED.items() if name not in state_dict or state_dict[name].dim() != dim]:
-        raise ValueError(
-            f"{source}: not a checkpoint of ecg_cpc: it lacks {listed(lacking)}. It has {len(state_dict)} weights, such "
-            f"as {', '.join(sorted(state_dict)[:5])}."
-        )
+    check_weights(state_dict, NEEDED, "ecg_cpc", source)
     nodes = {len(tensor) for key, tensor in state_dict.items() if key.endswith(".kernel.kernel.omega")}
     if len(nodes) > 1:
         raise ValueError(f"{source}: its S4 layers have {sorted(nodes)} nodes (omega); expected a single number.")
@@ -95,15 +90,11 @@ def _sizes(state_dict: dict[str, torch.Tensor], source: Path) -> dict[str, int]:
     return {
         "num_leads": num_leads,
         "hidden_size": hidden_size,
-        "num_conv_layers": _count(state_dict, r"encoder\.layers\.(\d+)\."),
-        "num_hidden_layers": _count(state_dict, re.escape(S4) + r"(\d+)\."),
+        "num_conv_layers": count_layers(state_dict, r"encoder\.layers\.(\d+)\."),
+        "num_hidden_layers": count_layers(state_dict, re.escape(S4) + r"(\d+)\."),
         "state_size": 2 * state_dict[f"{S4}0.kernel.kernel.C"].shape[2],
         "kernel_length": 2 * (nodes.pop() - 1),
     }
-
-
-def _count(state_dict: dict[str, torch.Tensor], pattern: str) -> int:
-    return len({match[1] for key in state_dict if (match := re.match(pattern, key))})
 
 
 def _in_our_shapes(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

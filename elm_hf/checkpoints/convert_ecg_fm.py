@@ -3,20 +3,23 @@
 import logging
 import re
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
 from elm_hf.checkpoints.published_encoders import ECG_FM
 from elm_hf.checkpoints.published_weights import (
-    listed,
+    HEAD_DIM,
+    build_config,
+    check_weights,
+    count_layers,
     load_file,
     load_weights,
+    published_labels,
     renamer,
     state_dict_of,
     with_new_weight_norm_names,
+    without,
 )
 from elm_hf.modeling.configuration_ecg_fm import EcgFmConfig
 from elm_hf.modeling.feature_extraction_ecg_fm import EcgFmFeatureExtractor
@@ -26,7 +29,6 @@ from elm_hf.modeling.modeling_ecg_fm import EcgFmForSequenceClassification, EcgF
 logger = logging.getLogger(__name__)
 
 CLASSIFIER_PREFIX = "encoder."
-HEAD_DIM = 64
 # Settings of the network that the weights do not show: name in `cfg["model"]`, and the value of the published models.
 SETTINGS = {"layer_norm_first": False, "extractor_mode": "default", "conv_bias": False}
 # Parts of the pre-training task.
@@ -64,20 +66,17 @@ def convert_ecg_fm(checkpoint: Path) -> list:
     state_dict = with_new_weight_norm_names(state_dict_of(loaded, checkpoint))
     is_classifier = "proj.weight" in state_dict
     prefix = CLASSIFIER_PREFIX if is_classifier else ""
-    unused = [key for key in state_dict if PRETRAINING.fullmatch(key)]
-    if unused:
-        logger.warning("%s: left out %s, which only pre-training uses.", checkpoint, listed(unused))
-    state_dict = {key: tensor for key, tensor in state_dict.items() if key not in unused}
+    state_dict = without(state_dict, PRETRAINING, checkpoint, "which only pre-training uses")
 
     sizes = _sizes(state_dict, prefix, checkpoint)
     sizes |= _settings(loaded, sizes["hidden_size"], checkpoint)
-    sizes |= {"pretraining_data": ECG_FM.pretraining_data, "license": ECG_FM.license}
+    sizes |= ECG_FM.origin
     if is_classifier:
-        sizes |= {"id2label": _labels(len(state_dict["proj.weight"])), "problem_type": "multi_label_classification"}
-    try:
-        config = EcgFmConfig(**sizes)
-    except StrictDataclassError as error:
-        raise ValueError(f"{checkpoint}: {error.__cause__ or error}") from error
+        sizes |= {
+            "id2label": published_labels("ecg_fm_labels.txt", len(state_dict["proj.weight"])),
+            "problem_type": "multi_label_classification",
+        }
+    config = build_config(EcgFmConfig, sizes, checkpoint)
     model_class = EcgFmForSequenceClassification if is_classifier else EcgFmModel
     model = load_weights(lambda: model_class(config), state_dict, renamer(NAMES), checkpoint)
     return [model, ecg_fm_feature_extractor(config)]
@@ -118,12 +117,8 @@ def _sizes(state_dict: dict[str, torch.Tensor], prefix: str, source: Path) -> di
     positions = f"{prefix}conv_pos.pos_conv.0.parametrizations.weight.original1"
     projection, inner = f"{prefix}post_extract_proj.weight", f"{prefix}encoder.layers.0.fc1.weight"
     needed = [*(convolutions or [f"{prefix}feature_extractor.conv_layers.0.0.weight"]), positions, projection, inner]
-    if lacking := [name for name in needed if name not in state_dict]:
-        raise ValueError(
-            f"{source}: not a checkpoint of ecg_fm: it lacks {listed(lacking)}. It has {len(state_dict)} weights, such "
-            f"as {', '.join(sorted(state_dict)[:5])}."
-        )
-    layers = {match[1] for key in state_dict if (match := re.match(rf"{prefix}encoder\.layers\.(\d+)\.", key))}
+    check_weights(state_dict, dict.fromkeys(needed), "ecg_fm", source)
+    num_layers = count_layers(state_dict, rf"{prefix}encoder\.layers\.(\d+)\.")
     shapes = [state_dict[name].shape for name in convolutions]
     hidden_size = len(state_dict[projection])
     return {
@@ -132,14 +127,8 @@ def _sizes(state_dict: dict[str, torch.Tensor], prefix: str, source: Path) -> di
         "conv_kernel": [shape[2] for shape in shapes],
         "conv_stride": [shape[2] for shape in shapes],  # as wide as the kernels
         "hidden_size": hidden_size,
-        "num_hidden_layers": len(layers),
+        "num_hidden_layers": num_layers,
         "intermediate_size": len(state_dict[inner]),
         "num_conv_pos_embeddings": state_dict[positions].shape[2],
         "num_conv_pos_embedding_groups": hidden_size // state_dict[positions].shape[1],
     }
-
-
-def _labels(number: int) -> dict[int, str]:
-    """The published labels in the order of the logits. The classifiers that others trained have no names."""
-    labels = files("elm_hf.checkpoints").joinpath("ecg_fm_labels.txt").read_text(encoding="utf-8").splitlines()
-    return dict(enumerate(labels if len(labels) == number else [f"LABEL_{index}" for index in range(number)]))

@@ -1,13 +1,18 @@
 """Converts the published checkpoints of ECG-JEPA (Kim 2024): the encoder, pre-trained with blocks or random masks."""
 
-import re
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
 from elm_hf.checkpoints.published_encoders import ECG_JEPA
-from elm_hf.checkpoints.published_weights import listed, load_state_dict, load_weights, renamer
+from elm_hf.checkpoints.published_weights import (
+    build_config,
+    check_weights,
+    count_layers,
+    load_state_dict,
+    load_weights,
+    renamer,
+)
 from elm_hf.modeling.configuration_ecg_jepa import EcgJepaConfig
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg_jepa import JEPA_LEADS, EcgJepaFeatureExtractor
@@ -44,11 +49,8 @@ def convert_ecg_jepa(checkpoint: Path) -> list:
     """
     state_dict = load_state_dict(checkpoint)
     sizes = _sizes(state_dict, checkpoint)
-    sizes |= {"pretraining_data": ECG_JEPA.pretraining_data, "license": ECG_JEPA.license}
-    try:
-        config = EcgJepaConfig(**sizes)
-    except StrictDataclassError as error:
-        raise ValueError(f"{checkpoint}: {error.__cause__ or error}") from error
+    sizes |= ECG_JEPA.origin
+    config = build_config(EcgJepaConfig, sizes, checkpoint)
     table = state_dict["pos_embed"]
     state_dict["pos_embed"] = table.unflatten(0, (config.num_leads, config.num_patches))
     model = load_weights(lambda: EcgJepaModel(config), state_dict, renamer(NAMES), checkpoint)
@@ -63,11 +65,7 @@ def ecg_jepa_feature_extractor(config: EcgJepaConfig) -> EcgJepaFeatureExtractor
 
 def _sizes(state_dict: dict[str, torch.Tensor], source: Path) -> dict[str, int]:
     """The fields of the configuration that follow from the names and shapes of the weights."""
-    if lacking := [name for name, dim in NEEDED.items() if name not in state_dict or state_dict[name].dim() != dim]:
-        raise ValueError(
-            f"{source}: not a checkpoint of ecg_jepa: it lacks {listed(lacking)}. It has {len(state_dict)} weights, such "
-            f"as {', '.join(sorted(state_dict)[:5])}."
-        )
+    check_weights(state_dict, NEEDED, "ecg_jepa", source)
     hidden_size, patch_size = state_dict["W_P.weight"].shape
     num_leads = EcgJepaConfig.num_leads
     num_tokens = len(state_dict["pos_embed"])
@@ -76,12 +74,12 @@ def _sizes(state_dict: dict[str, torch.Tensor], source: Path) -> dict[str, int]:
             f"{source}: its position table has {num_tokens} rows and its tokens a width of {hidden_size}; expected "
             f"multiples of {num_leads} leads and of {HEAD_DIM}, the width of an attention head of ecg_jepa."
         )
-    layers = {match[1] for key in state_dict if (match := re.match(r"encoder_blocks\.blocks\.(\d+)\.", key))}
+    num_layers = count_layers(state_dict, r"encoder_blocks\.blocks\.(\d+)\.")
     return {
         "num_samples": num_tokens // num_leads * patch_size,
         "patch_size": patch_size,
         "hidden_size": hidden_size,
-        "num_hidden_layers": len(layers),
+        "num_hidden_layers": num_layers,
         "num_attention_heads": hidden_size // HEAD_DIM,
         "intermediate_size": len(state_dict["encoder_blocks.blocks.0.mlp.fc1.weight"]),
     }

@@ -1,25 +1,28 @@
 """Converts the published checkpoints of HuBERT-ECG (Coppola et al. 2024), which are folders as on the Hub."""
 
 import json
-import logging
 import re
 from dataclasses import fields
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import HubertConfig, PreTrainedConfig
 
 from elm_hf.checkpoints.published_encoders import HUBERT_ECG
-from elm_hf.checkpoints.published_weights import listed, load_weights, renamer, with_new_weight_norm_names
+from elm_hf.checkpoints.published_weights import (
+    build_config,
+    listed,
+    load_weights,
+    renamer,
+    with_new_weight_norm_names,
+    without,
+)
 from elm_hf.modeling.configuration_hubert_ecg import HubertEcgConfig
 from elm_hf.modeling.feature_extraction_hubert_ecg import HubertEcgFeatureExtractor
 from elm_hf.modeling.modeling_hubert_ecg import HubertEcgForSequenceClassification, HubertEcgModel
 
-
-logger = logging.getLogger(__name__)
 
 CONFIG_NAME, WEIGHTS_NAME, INDEX_NAME = "config.json", "model.safetensors", "model.safetensors.index.json"
 PUBLISHED_TYPES = ("hubert_ecg", "hubert_ecg_classification")
@@ -62,13 +65,10 @@ def convert_hubert_ecg(checkpoint: Path) -> list:
     """
     settings = _read_config(checkpoint)
     state_dict = with_new_weight_norm_names(_read_weights(checkpoint))
-    unused = [key for key in state_dict if PRETRAINING.fullmatch(key)]
-    if unused:
-        logger.warning("%s: left out %s, which only pre-training uses.", checkpoint, listed(unused))
-    state_dict = {key: tensor for key, tensor in state_dict.items() if key not in unused}
+    state_dict = without(state_dict, PRETRAINING, checkpoint, "which only pre-training uses")
 
     found = {name: values for name, values in settings.items() if name in FIELDS - NOT_USED}
-    found |= {"pretraining_data": HUBERT_ECG.pretraining_data, "license": HUBERT_ECG.license}
+    found |= HUBERT_ECG.origin
     classifier = next((name for name, (key, _) in CLASSIFIERS.items() if key in state_dict), None)
     names = []
     if classifier is not None:
@@ -78,10 +78,7 @@ def convert_hubert_ecg(checkpoint: Path) -> list:
         found |= {"problem_type": "multi_label_classification"}
         if classifier == "mlp" and "classifier.0.weight" in state_dict:
             found["classifier_hidden_size"] = len(state_dict["classifier.0.weight"])
-    try:
-        config = HubertEcgConfig(**found)
-    except StrictDataclassError as error:
-        raise ValueError(f"{checkpoint / CONFIG_NAME}: {error.__cause__ or error}") from error
+    config = build_config(HubertEcgConfig, found, checkpoint / CONFIG_NAME)
     model_class = HubertEcgModel if classifier is None else HubertEcgForSequenceClassification
     if classifier is None and any(key.startswith(PREFIX) for key in state_dict):
         state_dict = {key.removeprefix(PREFIX): tensor for key, tensor in state_dict.items()}

@@ -9,11 +9,14 @@ from transformers import BertConfig
 
 from elm_hf.checkpoints.published_weights import (
     LAYER_NAMES,
+    build_config,
+    count_layers,
     layer_sizes,
     listed,
     load_state_dict,
     load_weights,
     renamer,
+    without,
 )
 from elm_hf.modeling.configuration_merl import MerlConfig
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
@@ -83,10 +86,7 @@ def convert_merl(checkpoint: Path) -> list:
         ValueError: the file cannot be read safely, or weights are unknown, missing or of another shape.
     """
     state_dict = load_state_dict(checkpoint)
-    unused = [key for key in state_dict if re.fullmatch(UNUSED, key)]
-    if unused:
-        logger.warning("%s: left out %s, which MERL does not use.", checkpoint, listed(unused))
-    state_dict = {key: tensor for key, tensor in state_dict.items() if key not in unused}
+    state_dict = without(state_dict, UNUSED, checkpoint, "which MERL does not use")
     is_full = any(key.startswith(ENCODER_PREFIX) for key in state_dict)
     if is_full and not any(key.startswith(TEXT_PREFIX) for key in state_dict):
         state_dict, is_full = _encoder_alone(state_dict, checkpoint), False
@@ -106,7 +106,7 @@ def convert_merl(checkpoint: Path) -> list:
         sizes |= _head_sizes(state_dict, sizes["encoder_type"], checkpoint)
     if sizes["num_leads"] != len(MERL_LEADS):
         raise ValueError(f"{checkpoint}: its encoder reads {sizes['num_leads']} leads; expected {len(MERL_LEADS)}.")
-    config = MerlConfig(**sizes)
+    config = build_config(MerlConfig, sizes, checkpoint)
     model = load_weights(lambda: _build(config, is_full), state_dict, renamer(names), checkpoint)
     return [model, merl_feature_extractor(config)]
 
@@ -218,11 +218,11 @@ def _head_sizes(state_dict: dict[str, torch.Tensor], encoder_type: str, source: 
             f"{source}: has an encoder ({ENCODER_PREFIX}*) but an incomplete head: it lacks {listed(lacking)}."
         )
     vocab_size, hidden_size = state_dict[f"{embeddings}.word_embeddings.weight"].shape
-    layers = {match[1] for key in state_dict if (match := re.match(r"lm_model\.encoder\.layer\.(\d+)\.", key))}
+    num_layers = count_layers(state_dict, r"lm_model\.encoder\.layer\.(\d+)\.")
     text_config = BertConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
-        num_hidden_layers=len(layers),
+        num_hidden_layers=num_layers,
         num_attention_heads=max(1, hidden_size // BERT_HEAD_DIM),
         intermediate_size=len(state_dict["lm_model.encoder.layer.0.intermediate.dense.weight"]),
         max_position_embeddings=len(state_dict[f"{embeddings}.position_embeddings.weight"]),

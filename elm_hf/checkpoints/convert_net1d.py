@@ -2,14 +2,20 @@
 
 import logging
 import re
-from importlib.resources import files
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
 from elm_hf.checkpoints.published_encoders import CLEF, ECGFOUNDER, PublishedEncoder
-from elm_hf.checkpoints.published_weights import listed, load_state_dict, load_weights, renamer
+from elm_hf.checkpoints.published_weights import (
+    build_config,
+    check_weights,
+    load_state_dict,
+    load_weights,
+    published_labels,
+    renamer,
+    without,
+)
 from elm_hf.modeling.configuration_net1d import Net1DConfig
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_net1d import Net1DFeatureExtractor
@@ -76,10 +82,7 @@ def convert_clef(checkpoint: Path) -> list:
             f"{checkpoint}: not a checkpoint of clef: no weight begins with {CLEF_PREFIX}. It has {len(state_dict)} "
             f"weights, such as {', '.join(sorted(state_dict)[:5])}."
         )
-    unused = [key for key in state_dict if CLEF_TRAINING.fullmatch(key)]
-    if unused:
-        logger.warning("%s: left out %s, which only training uses.", checkpoint, listed(unused))
-    used = {key: tensor for key, tensor in state_dict.items() if key not in unused}
+    used = without(state_dict, CLEF_TRAINING, checkpoint, "which only training uses")
     model = _convert(used, CLEF_PREFIX, CLEF, checkpoint)
     if model.config.num_leads != 1:
         raise ValueError(f"{checkpoint}: its network reads {model.config.num_leads} leads; expected 1 in clef.")
@@ -115,14 +118,14 @@ def _convert(
         )
     state_dict = {key: tensor for key, tensor in state_dict.items() if key not in norms}
     sizes = _sizes(state_dict, prefix, source)
-    sizes |= {"pretraining_data": published.pretraining_data, "license": published.license}
+    sizes |= published.origin
     has_classifier = "dense.weight" in state_dict and not prefix
     if has_classifier:
-        sizes |= {"id2label": _labels(len(state_dict["dense.weight"])), "problem_type": "multi_label_classification"}
-    try:
-        config = Net1DConfig(**sizes)
-    except StrictDataclassError as error:
-        raise ValueError(f"{source}: {error.__cause__ or error}") from error
+        sizes |= {
+            "id2label": published_labels("ecgfounder_labels.txt", len(state_dict["dense.weight"])),
+            "problem_type": "multi_label_classification",
+        }
+    config = build_config(Net1DConfig, sizes, source)
     model_class = Net1DForSequenceClassification if has_classifier else Net1DModel
     names = renamer([*_block_names(config), *NAMES])
     return load_weights(lambda: model_class(config), state_dict, lambda name: prefix + names(name), source)
@@ -140,11 +143,7 @@ def _sizes(state_dict: dict[str, torch.Tensor], prefix: str, source: Path) -> di
         f"{prefix}stage_list.{stage}.block_list.0.conv3.conv.weight" for stage in range(max(blocks, default=0) + 1)
     ]
     needed.append(f"{last}conv2.conv.weight")
-    if lacking := [name for name in needed if name not in state_dict or state_dict[name].dim() != 3]:
-        raise ValueError(
-            f"{source}: not a checkpoint of {'clef' if prefix else 'ecgfounder'}: it lacks {listed(lacking)}. It has "
-            f"{len(state_dict)} weights, such as {', '.join(sorted(state_dict)[:5])}."
-        )
+    check_weights(state_dict, dict.fromkeys(needed, 3), "clef" if prefix else "ecgfounder", source)
     embedding_size, num_leads, kernel_size = state_dict[needed[0]].shape
     widths = [len(state_dict[name]) for name in needed[1:-1]]
     inner, group_channels, _ = state_dict[needed[-1]].shape
@@ -166,9 +165,3 @@ def _block_names(config: Net1DConfig) -> list[tuple[str, str]]:
         (rf"(^|\.)blocks\.{number}\.", rf"\1stage_list.{stage}.block_list.{index}.")
         for number, (stage, index) in enumerate(places)
     ]
-
-
-def _labels(number: int) -> dict[int, str]:
-    """ECGFounder's statements in the order of its logits. The classifiers that others trained have no names."""
-    labels = files("elm_hf.checkpoints").joinpath("ecgfounder_labels.txt").read_text(encoding="utf-8").splitlines()
-    return dict(enumerate(labels if len(labels) == number else [f"LABEL_{index}" for index in range(number)]))

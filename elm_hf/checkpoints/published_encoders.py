@@ -34,6 +34,11 @@ class PublishedEncoder:
     pretraining: str
     pretraining_data: tuple[str, ...]
 
+    @property
+    def origin(self) -> dict:
+        """The fields of a configuration that tell where the weights are from."""
+        return {"pretraining_data": self.pretraining_data, "license": self.license}
+
 
 ECGFOUNDER = PublishedEncoder(
     title="ECGFounder",

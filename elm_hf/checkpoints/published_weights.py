@@ -1,15 +1,20 @@
 """Reads weights published by other projects, without executing code in the file, and loads them into our models."""
 
+import logging
 import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig, PreTrainedModel
 
+
+logger = logging.getLogger(__name__)
 
 # Where training programs put the weights in their files.
 WEIGHT_KEYS = ("model", "state_dict", "encoder")
@@ -20,7 +25,7 @@ _NUMPY_NUMBERS = [
     np.dtype,
     *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "bool")),
 ]
-HEAD_DIM = 64  # dimensions of an attention head in every published ECG transformer
+HEAD_DIM = 64  # dimensions of an attention head in published ECG transformers, but for ECG-JEPA's
 # Patterns that turn our names of a transformer's layers into the published ones. They are applied in this order, and
 # several may apply to a name.
 LAYER_NAMES = [
@@ -176,6 +181,75 @@ def load_weights(
         raise ValueError(f"{source}: weights do not fit a {model.config.model_type} model; {'; '.join(problems)}.")
     model.load_state_dict({ours[key]: state_dict[key].clone() for key in common}, assign=True)
     return model.eval()
+
+
+def build_config(config_class: type[PreTrainedConfig], fields: dict, source: Path) -> PreTrainedConfig:
+    """
+    A configuration from the fields that a published checkpoint shows.
+
+    Raises:
+        ValueError: the fields do not fit together.
+    """
+    try:
+        return config_class(**fields)
+    except StrictDataclassError as error:
+        raise ValueError(f"{source}: {error.__cause__ or error}") from error
+
+
+def check_weights(
+    state_dict: Mapping[str, torch.Tensor], needed: Mapping[str, int | None], kind: str, source: Path
+) -> None:
+    """
+    Checks that the weights that determine the sizes of a model exist.
+
+    Args:
+        state_dict: the published weights.
+        needed: the number of dimensions of each of these weights; None for any.
+        kind: name of the encoder, for the error message.
+        source: the file, for the error message.
+
+    Raises:
+        ValueError: one is missing or has another number of dimensions.
+    """
+    lacking = [
+        name
+        for name, number in needed.items()
+        if name not in state_dict or number not in (None, state_dict[name].dim())
+    ]
+    if lacking:
+        raise ValueError(
+            f"{source}: not a checkpoint of {kind}: it lacks {listed(lacking)}. It has {len(state_dict)} weights, such as "
+            f"{', '.join(sorted(state_dict)[:5])}."
+        )
+
+
+def without(
+    state_dict: dict[str, torch.Tensor], unused: str | re.Pattern, source: Path, reason: str
+) -> dict[str, torch.Tensor]:
+    """
+    The weights but for those that a model does not use, which a warning names.
+
+    Args:
+        state_dict: the published weights.
+        unused: regular expression of their names.
+        source: the file, for the warning.
+        reason: why they are left out, such as "which only pre-training uses".
+    """
+    names = [key for key in state_dict if re.fullmatch(unused, key)]
+    if names:
+        logger.warning("%s: left out %s, %s.", source, listed(names), reason)
+    return {key: tensor for key, tensor in state_dict.items() if key not in names}
+
+
+def count_layers(state_dict: Mapping[str, torch.Tensor], pattern: str) -> int:
+    """The number of layers: of different values of the first group of `pattern` at the beginning of the names."""
+    return len({match[1] for key in state_dict if (match := re.match(pattern, key))})
+
+
+def published_labels(file: str, number: int) -> dict[int, str]:
+    """The labels in a file beside this one, in the order of the logits; classifiers of others have none of their own."""
+    labels = files("elm_hf.checkpoints").joinpath(file).read_text(encoding="utf-8").splitlines()
+    return dict(enumerate(labels if len(labels) == number else [f"LABEL_{index}" for index in range(number)]))
 
 
 def listed(names: list[str]) -> str:
