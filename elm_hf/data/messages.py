@@ -1,4 +1,4 @@
-"""The messages of a conversation: inserting ECGs, extracting the prompt and the text of a message."""
+"""The messages of a conversation: inserting and replacing ECGs, extracting the prompt and the text of a message."""
 
 from collections.abc import Iterable, Sequence
 
@@ -49,6 +49,21 @@ def fill_ecgs(
             ]
         filled.append({"role": message["role"], "content": content})
     return filled
+
+
+def replace_ecgs(messages: Iterable[dict], texts: Iterable[str] = ()) -> list[dict]:
+    """Return messages with the k-th text in the place of the k-th ECG item. ECG items beyond the last text are dropped."""
+    remaining = iter(texts)
+    replaced = []
+    for message in messages:
+        content = []
+        for item in message["content"]:
+            if item["type"] != "ecg":
+                content.append(item)
+            elif (text := next(remaining, None)) is not None:
+                content.append({"type": "text", "text": text})
+        replaced.append(message | {"content": content})
+    return replaced
 
 
 def prompt_of(messages: Iterable[dict]) -> list[dict]:

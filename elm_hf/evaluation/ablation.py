@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from elm_hf.data.messages import replace_ecgs
 from elm_hf.ecg.surrogates import surrogate_noise
 from elm_hf.evaluation.names import ALL_CONDITIONS, CONDITIONS, DEMOGRAPHICS
 from elm_hf.utils.exact_match import answer_items
@@ -113,17 +114,8 @@ class SignalAblation:
         """Messages of a conversation, in which `none` has no ECG items and `demographics` sentences in their place."""
         if condition not in ("none", DEMOGRAPHICS):
             return list(messages)
-        persons = iter([] if condition == "none" else [self._persons[index] for index in self._indices[row]])
-        changed = []
-        for message in messages:
-            content = []
-            for item in message["content"]:
-                if item["type"] != "ecg":
-                    content.append(item)
-                elif condition == DEMOGRAPHICS:
-                    content.append({"type": "text", "text": person_text(*next(persons))})
-            changed.append(message | {"content": content})
-        return changed
+        persons = [] if condition == "none" else [self._persons[index] for index in self._indices[row]]
+        return replace_ecgs(messages, [person_text(*person) for person in persons])
 
     def _places(self, row: int, condition: str, question_id: str | None) -> Places:
         """Rows and positions of the ECGs: its own, or another patient's."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from datasets import Dataset
 
+from elm_hf.data.messages import replace_ecgs
+from elm_hf.data.patients import record_patients
 from elm_hf.data.tables import has_records, load_records
 from elm_hf.ecg.surrogates import surrogate_noise
 from elm_hf.training.arguments import ElmScriptArguments
@@ -81,17 +83,12 @@ def _patients(paths: Sequence[str]) -> list[str]:
     patients = []
     for path in paths:
         if has_records(path):
-            facts = load_records(path).select_columns(["source", "patient_id"])[:]
-            patients += [f"{source}/{name}" for source, name in zip(facts["source"], facts["patient_id"])]
+            patients += record_patients(load_records(path)).to_pylist()
     return patients
 
 
 def _without_ecgs(row: dict) -> dict:
-    messages = [
-        message | {"content": [item for item in message["content"] if item["type"] != "ecg"]}
-        for message in row["messages"]
-    ]
-    return {"messages": messages, "ecg_index": []}
+    return {"messages": replace_ecgs(row["messages"]), "ecg_index": []}
 
 
 class _ReplaceEcgs:
