@@ -272,24 +272,15 @@ def _method(report: dict) -> str:
         ]
         for name, count in report["conditions"].items()
     ]
-    notes = dict.fromkeys(
-        entry["note"]
+    entries = [
+        entry
         for groups in (report["scores"], report["attribute_types"])
         for scores in groups.values()
         for metrics in scores["conditions"].values()
         for entry in metrics.values()
-        if "note" in entry
-    )
-    undefined = max(
-        (
-            entry.get("undefined_resamples", 0)
-            for groups in (report["scores"], report["attribute_types"])
-            for scores in groups.values()
-            for metrics in scores["conditions"].values()
-            for entry in metrics.values()
-        ),
-        default=0,
-    )
+    ]
+    notes = dict.fromkeys(entry["note"] for entry in entries if "note" in entry)
+    undefined = max((entry.get("undefined_resamples", 0) for entry in entries), default=0)
     libraries = ", ".join(f"{name} {number}" for name, number in report["libraries"].items())
     lines = [
         f"Intervals: Korn & Graubard, with the variance of {report['bootstrap']['resamples']} resamples of patients; a question "

@@ -16,13 +16,14 @@ from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs
+from elm_hf.data.patients import record_patients
 from elm_hf.data.seen_patients import check_evaluated_patients
 from elm_hf.data.tables import load_records
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.names import ZERO_SHOT_NAME, ZERO_SHOT_TEXT_NAME
 from elm_hf.evaluation.report_folder import check_same_run
 from elm_hf.evaluation.zero_shot_prompts import PROMPTS, ecg_lm_content, question_content, read_option
-from elm_hf.evaluation.zero_shot_report import zero_shot_table
+from elm_hf.evaluation.zero_shot_report import WAYS, zero_shot_table
 from elm_hf.evaluation.zero_shot_scores import (
     auroc_scores,
     classification_scores,
@@ -167,13 +168,12 @@ class LabelledEcgs:
         if not numbers:
             raise ValueError(f"{dataset}: {split} of fold {fold} has no ECGs")
         table = load_records(records or dataset)
-        facts = table.select_columns(["record_id", "labels", "source", "patient_id", "sampling_rate"]).select(numbers)[
-            :
-        ]
+        chosen = table.select(numbers)
+        facts = chosen.select_columns(["record_id", "labels", "sampling_rate"])[:]
         self.records = facts["record_id"]
         self.ecgs = EcgSequence(EcgTable(table), numbers)
         self.labels = [set(labels or ()) for labels in facts["labels"]]
-        self.patients = [(f"{source}/{patient}",) for source, patient in zip(facts["source"], facts["patient_id"])]
+        self.patients = [(patient,) for patient in record_patients(chosen).to_pylist()]
         self.sampling_rate = facts["sampling_rate"][0]
         if not any(self.labels):
             raise ValueError(f"{dataset}: the records of {split} of fold {fold} have no labels to compare with")
@@ -422,7 +422,7 @@ def _write(folder: Path, report: dict) -> None:
         if "letter" in found and find_spec("matplotlib") is not None:
             from elm_hf.evaluation.figures import DPI, confusion_figure
 
-            for way in ("letter", "likelihood"):
+            for way in WAYS:
                 file = f"confusion_{name}_{way}.png"
                 confusion_figure(found[way]["confusion"], f"{name}, by {way}").savefig(folder / file, dpi=DPI)
                 text += f"\n![{name}, by {way}]({file})\n"

@@ -1,16 +1,12 @@
 """The report of a zero-shot classification as Markdown."""
 
 from elm_hf.evaluation.markdown import markdown_table, score_cell
+from elm_hf.evaluation.names import CONDITION_NAMES
 
 
 WAYS = ("letter", "likelihood")
 METRICS = ("accuracy", "macro_precision", "macro_recall", "macro_f1")
-CONDITION_NAMES = {
-    "ecg": "with ECG",
-    "zeros": "ECG zeroed",
-    "shuffled": "another patient's",
-    "permuted": "with ECG, letters permuted",
-}
+NAMES = CONDITION_NAMES | {"permuted": "with ECG, letters permuted"}
 
 
 def zero_shot_table(report: dict) -> str:
@@ -64,7 +60,7 @@ def _choice_facts(found: dict, run: dict) -> str:
 def _control_table(found: dict) -> str:
     scores = {"ecg": {way: found[way] for way in WAYS}} | found["controls"]
     rows = [
-        [CONDITION_NAMES[condition], *(score_cell(ways[way][m]) for m in ("accuracy", "macro_f1") for way in WAYS)]
+        [NAMES[condition], *(score_cell(ways[way][m]) for m in ("accuracy", "macro_f1") for way in WAYS)]
         for condition, ways in scores.items()
     ]
     majority = score_cell(found["majority"]["accuracy"])
@@ -85,7 +81,7 @@ def _multi_label_section(conditions: dict) -> list[str]:
     text = f"Several labels: all {ranked['ecgs']} ECGs, {first['ecgs_of_some_class']} of one or more of the classes. A choice is right "
     text += "if the ECG is of the chosen class; the AUROC of each class is by the probability of its letter, over all ECGs."
     rows = [
-        [CONDITION_NAMES[name], *(score_cell(one[way]) for way in WAYS), score_cell(one["auroc"]["macro_auroc"])]
+        [NAMES[name], *(score_cell(one[way]) for way in WAYS), score_cell(one["auroc"]["macro_auroc"])]
         for name, one in conditions.items()
     ]
     rows.append([f"most frequent class ({majority['class']})", *[score_cell(majority["accuracy"])] * 2, "0.500"])

@@ -1,6 +1,7 @@
 """Scores of zero-shot classification: one class for each ECG, AUROC of each class, several classes for each ECG."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -118,6 +119,11 @@ def share_entry(is_right: np.ndarray, bootstrap: PatientBootstrap) -> dict:
     return score_entry(sums[:, 0] / sums[:, 1], support)
 
 
+@lru_cache(maxsize=2)  # those of a task, the same under every condition
+def _bootstrap(patients: tuple[tuple[str, ...], ...], seed: int) -> PatientBootstrap:
+    return PatientBootstrap(patients, seed=seed)
+
+
 def multi_label_scores(
     member: np.ndarray,
     written: Sequence[int | None],
@@ -139,14 +145,14 @@ def multi_label_scores(
         seed: random seed for the bootstrap.
     """
     some = np.flatnonzero(member.any(axis=1))
-    bootstrap = PatientBootstrap([patients[row] for row in some], seed=seed)
+    bootstrap = _bootstrap(tuple(patients[row] for row in some), seed)
     likely = log_likelihoods.argmax(axis=1)
     right = {
         "letter": np.array([written[row] is not None and member[row, written[row]] for row in some]),
         "likelihood": member[some, likely[some]],
     }
     probabilities = np.exp(log_likelihoods - np.logaddexp.reduce(log_likelihoods, axis=1, keepdims=True))
-    ranked = auroc_scores(member, probabilities, task, PatientBootstrap(patients, seed=seed))
+    ranked = auroc_scores(member, probabilities, task, _bootstrap(tuple(patients), seed))
     return {
         "ecgs_of_some_class": len(some),
         "majority": majority_scores(member[some], task, bootstrap),
