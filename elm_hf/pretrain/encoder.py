@@ -127,7 +127,7 @@ def _fields(config: str) -> dict:
 
 
 def _class_fields(classes: list[str]) -> dict:
-    """The fields of a configuration for classes of which a record has one; for labels the trainer changes the type."""
+    """The fields of a configuration for classes of which a record has one; for labels the program changes the type."""
     return {
         "id2label": dict(enumerate(classes)),
         "label2id": {name: number for number, name in enumerate(classes)},
