@@ -34,6 +34,10 @@ def draw(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, torch.T
     return weights
 
 
+def noise(*shape) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
 def swish(x):
     return x / (1 + torch.exp(-x))
 

@@ -1,7 +1,6 @@
 """BERTScore: against its definition spelt out over tokens, and in reports with and without it."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -201,7 +200,7 @@ def test_the_report_has_bert_score_by_question_type_with_intervals(folders, enco
     assert f"layer 3 of 4 of {encoder}" in text and f"transformers {used['transformers']}" in text
     section = text.split("## BERTScore\n")[1].split("\n## ")[0]
     half = f"{(1 + away) / 2:.3f}"
-    assert re.search(rf"\| report \| 4 \| 6 \| 0\.500 \[0\.\d+, 0\.\d+\] \| {half} \| {half} \|", section)
+    assert f"| report | 4 | 6 | 0.500 [0.022, 0.978] | {half} | {half} |" in section
 
 
 def test_reports_without_it_do_not_speak_of_it_and_go_with_those_that_have_it(folders):

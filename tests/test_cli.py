@@ -526,7 +526,8 @@ def test_evaluate_reports_what_the_answers_are_worth(run, yes_sayer):
     assert 0 < is_yes.mean() < 1
     line = next(line for line in finished.out.splitlines() if line.startswith("| all | 100 |"))
     assert line.count(f"{is_yes.mean():.3f}") == 5  # once for each condition
-    assert "patients are too few to tell; it takes 6 patients" in finished.out
+    found = "was not settled: 100 answers about 5 patients are too few to tell; it takes 6 patients"
+    assert found in finished.out
     assert "Report in report/report.md" in finished.out and Path("report/report.md").is_file()
 
 

@@ -414,9 +414,7 @@ def test_a_recording_with_two_names_and_two_patients_is_refused(folder, how):
         name, other = "w.hea", "copy.hea"
         shutil.copy(folder / name, folder / other)
     rows = row("b.npy"), row(name, patient_id="P1"), row(other, patient_id="P2")
-    with pytest.raises(
-        ValueError, match="are the same recording with two patients, 'P1' and 'P2'|same signal as a.npy"
-    ):
+    with pytest.raises(ValueError, match="are the same recording with two patients, 'P1' and 'P2'"):
         build(describe(folder, *rows))
     with pytest.raises(ValueError, match="are the same recording with two patients"):
         build(describe(folder, *({**each, "patient_id": None} for each in rows)), one_patient_per_file=True)

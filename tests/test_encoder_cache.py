@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
+from elm_hf.data.ecg_table import EcgTable
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.tables import load_records
 from elm_hf.training import encoder_cache
@@ -95,7 +96,13 @@ def test_half_precision_features_are_stored_without_loss(cached, elm_with_encode
     model, processor = load_checkpoint(elm_with_encoder, dtype="bfloat16")
     features = cache_encoders_of([str(simulated_dataset)], model, processor)
     assert len(features) == 3 and features[[0]].dtype == torch.bfloat16
-    assert torch.allclose(features[[0, 2]].float(), cached[2][[0, 2]], atol=0.05, rtol=0.02)
+    ecgs = [EcgTable(few)[row] for row in range(3)]
+    inputs = processor.feature_extractor(ecgs, sampling_rate=250, return_tensors="pt")
+    with torch.no_grad():
+        encoded = model.model.encoder(**inputs).last_hidden_state
+    expected = F.adaptive_avg_pool1d(encoded.transpose(1, 2), 10).transpose(1, 2)
+    assert torch.equal(features[[0, 2]], expected[[0, 2]])
+    assert torch.allclose(features[[0, 2]].float(), cached[2][[0, 2]], atol=0.05, rtol=2**-7)  # a step of bfloat16
 
 
 def test_losses_equal_those_of_the_running_encoder(elm_with_encoder, simulated_dataset, tmp_path):

@@ -159,10 +159,8 @@ def test_a_label_that_occurs_twice_in_a_record_counts_once():
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("folds") / "base"
-    prepare_dataset("simulated_qa", folder, num_recordings=40, seconds=2)
-    return folder
+def base(simulated_dataset, tmp_path_factory) -> Path:
+    return Path(shutil.copytree(simulated_dataset, tmp_path_factory.mktemp("folds") / "base"))
 
 
 def rows_of(folder: Path, config: str) -> dict[str, dict]:

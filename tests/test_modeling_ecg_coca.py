@@ -8,7 +8,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from reference_encoders import relative_error
-from reference_foundation_encoders import COCA_TINY, coca, coca_weights
+from reference_foundation_encoders import COCA_TINY, coca, coca_weights, noise
 from safetensors.torch import save_file
 from transformers import AutoFeatureExtractor, AutoModel
 
@@ -48,10 +48,6 @@ def language_model(folder, dtype=torch.bfloat16):
     places |= dict.fromkeys(others, "model-00001-of-00002.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     return folder
-
-
-def noise(*shape) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")

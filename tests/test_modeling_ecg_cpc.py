@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from reference_encoders import relative_error
-from reference_foundation_encoders import CPC_TINY, cpc, cpc_weights
+from reference_foundation_encoders import CPC_TINY, cpc, cpc_weights, noise
 from transformers import AutoFeatureExtractor, AutoModel
 
 from elm_hf.checkpoints.convert import convert_checkpoint
@@ -29,10 +29,6 @@ def published(folder, change=None, settings=None):
     rest = {"epoch": 3, "global_step": 9, "hyper_parameters": settings, "pytorch-lightning_version": "2.1"}
     torch.save({"state_dict": weights} | rest, folder / "last.ckpt")
     return folder / "last.ckpt"
-
-
-def noise(*shape) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")

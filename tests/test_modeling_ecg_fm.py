@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from reference_encoders import relative_error
-from reference_foundation_encoders import ECG_FM_NAMES, ECG_FM_TINY, draw, wav2vec, wav2vec_weights
+from reference_foundation_encoders import ECG_FM_NAMES, ECG_FM_TINY, draw, noise, wav2vec, wav2vec_weights
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification
 
 from elm_hf.checkpoints.convert import convert_checkpoint
@@ -46,10 +46,6 @@ def published(folder, fine_tuned=False, old_names=False, cfg=CFG, change=None):
     rest |= {"task_state": {}, "extra_state": {"epoch": 2}, "last_optimizer_state": {"state": {}}}
     torch.save({"model": weights} | {key: value for key, value in rest.items() if value != "none"}, folder / "file.pt")
     return folder / "file.pt"
-
-
-def noise(*shape) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import scipy.signal
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from reference_encoders import relative_error
-from reference_foundation_encoders import JEPA_TINY, jepa, jepa_weights
+from reference_foundation_encoders import JEPA_TINY, jepa, jepa_weights, noise
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification
 
 from elm_hf.checkpoints.convert import convert_checkpoint
@@ -30,10 +30,6 @@ def published(folder, sizes=JEPA_TINY, change=None):
         change(weights)
     torch.save({"encoder": weights, "epoch": 99}, folder / "file.pth")
     return folder / "file.pth"
-
-
-def noise(*shape) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")

@@ -457,7 +457,8 @@ def test_an_llm_with_an_unknown_head_is_refused():
     llm = tiny_llm("llama")
     forward = llm.forward
     llm.forward = lambda **kwargs: _plus_one(forward(**kwargs))
-    with pytest.raises(ValueError, match="LlamaForCausalLM .* computes its logits in a way"):
+    match = r'LlamaForCausalLM \("llama"\) is not supported as the LLM of an ECG-language model: it computes its logits in a way'
+    with pytest.raises(ValueError, match=match):
         ElmForCausalLM.from_encoder_llm_pretrained(None, llm, ecg_token_id=400)
 
 

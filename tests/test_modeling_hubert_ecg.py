@@ -9,7 +9,7 @@ import scipy.signal
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from reference_encoders import relative_error
-from reference_foundation_encoders import HUBERT_NAMES, HUBERT_TINY, draw, wav2vec, wav2vec_weights
+from reference_foundation_encoders import HUBERT_NAMES, HUBERT_TINY, draw, noise, wav2vec, wav2vec_weights
 from safetensors.torch import save_file
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification, HubertConfig, HubertModel
 
@@ -69,10 +69,6 @@ def published(folder, head=None, old_names=False, config=CONFIG, change=None):
     model_type = "hubert_ecg" if head is None else "hubert_ecg_classification"
     (repository / "config.json").write_text(json.dumps({"model_type": model_type} | config))
     return repository
-
-
-def noise(*shape) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")

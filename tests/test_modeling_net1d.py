@@ -9,7 +9,7 @@ import scipy.signal
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from reference_encoders import relative_error
-from reference_foundation_encoders import CLEF_TINY, ECGFOUNDER_TINY, net1d, net1d_weights
+from reference_foundation_encoders import CLEF_TINY, ECGFOUNDER_TINY, net1d, net1d_weights, noise
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification
 
 from elm_hf.checkpoints.convert import convert_checkpoint
@@ -59,10 +59,6 @@ def published(folder, kind="ecgfounder", sizes=None, change=None):
     rest = {"epoch": 3, "optimizer": {"state": {}}, "val_auroc": np.float64(0.9), "scheduler": {"best": np.float32(1)}}
     torch.save({"state_dict": weights} | rest, folder / "file.pth")
     return folder / "file.pth"
-
-
-def noise(*shape) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.stats import rankdata
+from test_simulate import NORMAL
 
 from elm_hf.dataset_scripts.simulated_qa import SimulatedQa
 from elm_hf.ecg.simulated_findings import (
@@ -12,25 +13,11 @@ from elm_hf.ecg.simulated_findings import (
     NOISES,
     RHYTHMS,
     RIGHT_BLOCK,
-    Findings,
     draw_findings,
     draw_patient,
 )
 
 
-NORMAL = Findings(
-    patient=5,
-    rhythm="sinus rhythm",
-    heart_rate=70.0,
-    pr_ms=160.0,
-    qrs_ms=90.0,
-    qtc_ms=410.0,
-    territory="none",
-    st_mv=0.0,
-    sokolow_mv=2.2,
-    axis_deg=45.0,
-    noise="none",
-)
 PATIENTS = 6000
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_simulate import ELEVATIONS
 
 from elm_hf.ecg.simulated_findings import (
     AXES,
@@ -17,7 +18,6 @@ from elm_hf.ecg.simulated_findings import (
     PROLONGED_QT,
     RHYTHMS,
     RIGHT_BLOCK,
-    TERRITORIES,
     Findings,
     draw_patient,
 )
@@ -48,7 +48,6 @@ ILL = replace(
     axis_deg=-60.0,
     noise="baseline drift",
 )
-ELEVATIONS = tuple(f"st elevation in {territory} leads" for territory in TERRITORIES[1:])
 LABELS = (*RHYTHMS, *CONDUCTIONS, PROLONGED_QT, *ELEVATIONS, HYPERTROPHY, *AXES[1:], *NOISES[1:], NORMAL_ECG)
 # The sinus rhythms differ in the heart rate only, which is the subject of a query.
 VERIFIED = LABELS[3:]
