@@ -100,6 +100,7 @@ def create_elm(
     config: str | PathLike | None = None,
     tokenizer: str | None = None,
     tokenizer_dataset: str | None = None,
+    tokenizer_fold: int | str = 1,
     vocab_size: int = 1000,
     representation: str | None = None,
     encoder: str | None = None,
@@ -124,7 +125,8 @@ def create_elm(
             instead of `llm`; `encoder_config` describes a new encoder. The arguments below take precedence over the
             file.
         tokenizer: repository or folder of the LLM's tokenizer. Defaults to that of `llm`.
-        tokenizer_dataset: elm-hf dataset on whose conversations (fold 1, train) a new tokenizer is trained.
+        tokenizer_dataset: elm-hf dataset on whose training conversations a new tokenizer is trained.
+        tokenizer_fold: fold of that dataset.
         vocab_size: size of a new tokenizer's vocabulary.
         representation: `"signal"` (default), `"stacked_signal"`, `"image"` or `"symbol"`.
         encoder: repository or folder of an ECG encoder or, for pictures, of a vision encoder (for CLIP and SigLIP the
@@ -175,7 +177,7 @@ def create_elm(
     if (ecg_tokenizer is None) != (representation != "symbol"):
         raise ValueError("--ecg-tokenizer and --representation symbol must be used together.")
 
-    llm_tokenizer = text_tokenizer(tokenizer or llm, tokenizer_dataset, vocab_size)
+    llm_tokenizer = text_tokenizer(tokenizer or llm, tokenizer_dataset, tokenizer_fold, vocab_size)
     llm_settings = new_llm_config(text_config, llm_tokenizer) if llm is None else llm_config(llm)
     ecg_token_id = add_ecg_token(llm_tokenizer)
     check_template(llm_tokenizer, tokenizer or llm or "the new tokenizer")

@@ -65,20 +65,21 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, whole: Iterable[str] 
     return wrapped
 
 
-def text_tokenizer(name: str | None, dataset: str | None, vocab_size: int) -> PreTrainedTokenizerBase:
+def text_tokenizer(name: str | None, dataset: str | None, fold: int | str, vocab_size: int) -> PreTrainedTokenizerBase:
     """
     The tokenizer of a new ELM.
 
     Args:
         name: repository or folder of a tokenizer.
-        dataset: elm-hf dataset on which a new tokenizer is trained instead.
+        dataset: elm-hf dataset on whose training split a new tokenizer is trained instead.
+        fold: fold of that dataset.
         vocab_size: size of a new tokenizer's vocabulary.
 
     Raises:
         ValueError: neither is given, or the tokenizer is not a fast one.
     """
     if dataset is not None:
-        rows = load_elm_dataset(dataset, fold=1, split="train")
+        rows = load_elm_dataset(dataset, fold, "train")
         content = pc.struct_field(pc.list_flatten(_column(rows, "messages")), "content")
         texts = pc.struct_field(pc.list_flatten(content), "text")  # null for an ECG
         return train_tokenizer(texts.drop_null().to_pylist(), vocab_size, _frequent_answers(rows))

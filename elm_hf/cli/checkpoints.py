@@ -21,8 +21,9 @@ def create(
         str | None, typer.Option(help="Tokenizer: repository or folder; the LLM's by default.")
     ] = None,
     tokenizer_dataset: Annotated[
-        str | None, typer.Option(help="elm-hf dataset to train a new tokenizer on (fold 1, train).")
+        str | None, typer.Option(help="elm-hf dataset on whose training split a new tokenizer is trained.")
     ] = None,
+    tokenizer_fold: Annotated[str, typer.Option(help='Fold of --tokenizer-dataset: 1 to 5, or "official".')] = "1",
     vocab_size: Annotated[int, typer.Option(help="Vocabulary size of a new tokenizer.")] = 1000,
     representation: Annotated[
         str | None,
@@ -94,6 +95,7 @@ def create(
         config=config,
         tokenizer=tokenizer,
         tokenizer_dataset=tokenizer_dataset,
+        tokenizer_fold=tokenizer_fold,
         vocab_size=vocab_size,
         representation=representation,
         encoder=encoder,

@@ -15,6 +15,8 @@ from elm_hf.utils.source_digest import source_digest
 logger = logging.get_logger(__name__)
 
 LENGTH_STEP = 64
+# Number of tokenized conversations that are remembered, to be used again.
+MAX_DONE = 20_000
 
 
 class ConversationTokenizer:
@@ -116,7 +118,8 @@ def tokenize_conversations(dataset: Dataset, tokenize: ConversationTokenizer, nu
         ValueError: see [`ConversationTokenizer`].
     """
     tokenized = dataset.with_format(None).map(
-        _TokenizeRow(tokenize),
+        _TokenizeRows(tokenize),
+        batched=True,
         input_columns=["messages", "conversation_id"],
         remove_columns=[name for name in dataset.column_names if name not in ("conversation_id", "ecg_index")],
         num_proc=num_proc,
@@ -151,21 +154,34 @@ def rounded_length(tokens: int) -> int:
     return -(-tokens // LENGTH_STEP) * LENGTH_STEP
 
 
-class _TokenizeRow:
-    """A class and not a closure, so that it can be pickled. `datasets` identifies cached results by its attributes."""
+class _TokenizeRows:
+    """
+    A class and not a closure, so that it can be pickled. `datasets` identifies cached results by its attributes. Datasets
+    of questions contain the same messages many times, each time about another ECG; they are tokenized once.
+    """
 
     def __init__(self, tokenize: ConversationTokenizer):
         self.tokenize = tokenize
         self.code = source_digest(__name__)
+        self.done: dict[str, dict] = {}
 
-    def __call__(self, messages: list[dict], name: str) -> dict:
-        ecg_ids = self.tokenize.processor.placeholders(len(ecg_items(messages)))
-        ids, labels = self.tokenize(messages, ecg_ids, name)
-        return {
-            "input_ids": ids.astype(np.int32).tobytes(),
-            "labels": labels.astype(np.int32).tobytes(),
-            "length": rounded_length(len(ids)),
-        }
+    def __call__(self, conversations: list[list[dict]], names: list[str]) -> dict[str, list]:
+        rows = [self._row(messages, name) for messages, name in zip(conversations, names)]
+        return {column: [row[column] for row in rows] for column in ("input_ids", "labels", "length")}
+
+    def _row(self, messages: list[dict], name: str) -> dict:
+        key = repr(messages)
+        if key not in self.done:
+            if len(self.done) == MAX_DONE:
+                self.done.clear()
+            ecg_ids = self.tokenize.processor.placeholders(len(ecg_items(messages)))
+            ids, labels = self.tokenize(messages, ecg_ids, name)
+            self.done[key] = {
+                "input_ids": ids.astype(np.int32).tobytes(),
+                "labels": labels.astype(np.int32).tobytes(),
+                "length": rounded_length(len(ids)),
+            }
+        return self.done[key]
 
 
 class _TokensFromBytes:

@@ -1,0 +1,67 @@
+#!/bin/sh
+# Trains an ECG-language model on PTB-XL (Wagner et al. 2020) and evaluates it on fold 10: questions from the labels, an
+# encoder that learned the labels, alignment, fine-tuning, and a report with all controls.
+#
+#     SOURCE=path/to/ptb-xl sh recipes/ptb_xl/run.sh SIZE [-- OPTIONS OF elm-hf train ...]
+#
+# SOURCE is the download of physionet.org/content/ptb-xl/1.0.3, of which the tables and records100 are read. SIZE is
+#     small    an LLM of 2 million parameters and an encoder of 1 million, from scratch, on a CPU
+#     smollm2  SmolLM2-135M-Instruct with LoRA, on a CPU (an hour or two) or a GPU
+#     full     an LLM of 1 billion parameters or more with LoRA, on a GPU
+#     smoke    tiny models and simulated ECGs, to check that everything runs
+# LLM names another LLM or its folder, ENCODER an encoder that is already trained, DATA the dataset (default:
+# data/ptb_xl_qa), OUTPUT the folder of the results. An interrupted run continues. Settings were chosen on fold 9.
+set -eu
+cd "$(dirname "$0")/../.."
+here=recipes/ptb_xl size=${1:?name a size: small, smollm2, full or smoke}
+shift
+[ "${1:-}" != -- ] || shift
+out=${OUTPUT:-outputs/ptb_xl/$size} data=${DATA:-data/ptb_xl_qa} encoder=${ENCODER:-$out/encoder}
+fold=official align= encoder_options= cpu="--use_cpu true --bf16 false" limit=2000
+case $size in
+    small)
+        encoder_config=$here/small_encoder.yaml train=$here/small.yaml
+        llm="--config $here/small.json --tokenizer-dataset $data --tokenizer-fold official --vocab-size 768"
+        ;;
+    smollm2)
+        encoder_config=recipes/ptb_xl_benchmark/encoder.yaml align=$here/align.yaml train=$here/lora.yaml limit=500
+        llm="--llm ${LLM:-HuggingFaceTB/SmolLM2-135M-Instruct} --num-ecg-tokens 16"
+        ;;
+    full)
+        encoder_config=recipes/ptb_xl_benchmark/encoder.yaml align=$here/align.yaml train=$here/lora.yaml cpu=
+        llm="--llm ${LLM:-meta-llama/Llama-3.2-1B-Instruct} --num-ecg-tokens 16"
+        ;;
+    smoke)
+        fold=1 data=$out/data encoder_config=$here/small_encoder.yaml align=$here/align.yaml train=$here/small.yaml limit=24
+        encoder_options="--encoder_config $here/smoke/encoder.json --num_train_epochs 1"
+        llm="--config $here/smoke/elm.json --tokenizer-dataset $data --vocab-size 500"
+        ;;
+    *) echo "run.sh: unknown size $size; expected small, smollm2, full or smoke" >&2; exit 2 ;;
+esac
+started=$(date +%s)
+run() { printf '\n$ %s\n' "$*"; "$@"; }
+# Skips steps whose output exists already.
+make() { target=$1; shift; [ -e "$target" ] || run "$@"; }
+
+if [ $size = smoke ]; then
+    make "$data" elm-hf prepare simulated_qa --num-recordings 40 --seconds 4 --sampling-rate 100 --output "$data"
+elif [ ! -e "$data" ]; then
+    run elm-hf prepare ptb_xl_qa --source "${SOURCE:?name the download of PTB-XL: SOURCE=... sh $0 $size}" \
+        --source-rate 100 --sampling-rate 100 --num-folds 0 --output "$data"
+fi
+[ -n "${ENCODER:-}" ] || make "$encoder/costs.json" accelerate launch -m elm_hf.pretrain --config $encoder_config \
+    --dataset "$data" --fold $fold --output_dir "$encoder" $cpu $encoder_options
+make "$out/elm" elm-hf create "$out/elm" $llm --encoder "$encoder"
+start=$out/elm
+if [ -n "$align" ]; then
+    make "$out/aligned/costs.json" accelerate launch -m elm_hf.training.sft --config $align --dataset "$data" --fold $fold \
+        --model_name_or_path "$start" --output_dir "$out/aligned" $cpu "$@"
+    start=$out/aligned
+fi
+make "$out/trained/costs.json" accelerate launch -m elm_hf.training.sft --config $train --dataset "$data" --fold $fold \
+    --model_name_or_path "$start" --output_dir "$out/trained" $cpu "$@"
+make "$out/report/report.json" elm-hf evaluate "$out/trained" --dataset "$data" --fold $fold --limit $limit \
+    --occlusions 4 --output "$out/report" --update-card
+run elm-hf costs "$size=$out/trained"
+
+printf '\nFinished in %s seconds. The report is %s.\n' "$(($(date +%s) - started))" "$out/report/report.md"
