@@ -32,7 +32,9 @@ def draw_charts(folder: Path, report: dict) -> dict[str, str]:
     """
     figures = {"ablation": ablation_figure(report)}
     if "ecg" in report["conditions"]:
-        figures["scores"] = scores_figure(report)
+        for groups in ("scores", "attribute_types"):
+            if report[groups]:
+                figures[groups] = scores_figure(report, groups)
     for name, confusion in report["confusion"].items():
         figures[f"confusion_{name}"] = confusion_figure(confusion, name)
     files = {}
@@ -43,9 +45,9 @@ def draw_charts(folder: Path, report: dict) -> dict[str, str]:
     return files
 
 
-def scores_figure(report: dict) -> Figure:
+def scores_figure(report: dict, groups_name: str) -> Figure:
     """A point with its interval for each group of questions, next to the blind baseline and the best control."""
-    groups = list(report["scores"].items())
+    groups = list(report[groups_name].items())
     figure = Figure(figsize=(8, 1.2 + 0.38 * len(groups)), layout="constrained")
     axes = figure.subplots()
     for height, (_, scores) in enumerate(reversed(groups)):

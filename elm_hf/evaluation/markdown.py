@@ -161,7 +161,8 @@ def _bert_score_line(report: dict) -> list[str]:
 def _attribute_types(report: dict) -> list[str]:
     if not report["attribute_types"]:
         return []
-    return ["## Attribute types\n\n" + report_table(report, "attribute_types")]
+    figure = _figure(report, "attribute_types", "Scores by attribute type, with the ECG")
+    return ["## Attribute types\n\n" + report_table(report, "attribute_types"), *figure]
 
 
 def _statement_section(report: dict) -> list[str]:
