@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from elm_hf.pretrain.auroc import macro_aurocs
-from elm_hf.pretrain.label_tasks import label_tasks, ptb_xl_tasks
+from elm_hf.data.label_tasks import label_tasks, ptb_xl_tasks
+from elm_hf.utils.auroc import macro_aurocs
 
 
 TASKS = {"all": [0, 1, 2], "two": [1, 2], "constant": [3]}

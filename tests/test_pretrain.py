@@ -18,10 +18,10 @@ from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
-from elm_hf.pretrain.auroc import macro_aurocs
 from elm_hf.pretrain.data import EcgPretrainingCollator, load_pretraining_records
 from elm_hf.training import resume
 from elm_hf.training.augmentation import EcgAugmentation
+from elm_hf.utils.auroc import macro_aurocs
 
 
 ROOT = Path(__file__).resolve().parents[1]

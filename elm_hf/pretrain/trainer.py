@@ -4,11 +4,11 @@ from pathlib import Path
 
 from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer
 
+from elm_hf.data.label_tasks import LabelTasks
 from elm_hf.data.seen_patients import Stage
-from elm_hf.pretrain.auroc import macro_aurocs
-from elm_hf.pretrain.label_tasks import LabelTasks
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
 from elm_hf.training.resume import CompleteCheckpoints
+from elm_hf.utils.auroc import macro_aurocs
 
 
 class PretrainTrainer(CompleteCheckpoints, Trainer):

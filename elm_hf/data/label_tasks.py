@@ -1,4 +1,4 @@
-"""What an encoder learns to classify: the labels of records, grouped into tasks (multi-label)."""
+"""What an encoder learns to classify, and is tested on: the labels of records, grouped into tasks (multi-label)."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -66,6 +66,23 @@ def label_tasks(labels: Sequence[Iterable[str]]) -> LabelTasks:
         raise ValueError(
             f"None of the {len(count)} labels of the training records has {MIN_RECORDS} records; nothing can be learned."
         )
+    return _one_task(classes)
+
+
+def tasks_of_classes(classes: Sequence[str]) -> LabelTasks:
+    """
+    The tasks of a classifier that was trained on labels: those of PTB-XL if its classes are theirs; otherwise one task,
+    `all`, of labels with the names of the classes.
+
+    Args:
+        classes: names of the classes, in the order of the classifier's outputs.
+    """
+    if list(classes) == ptb_xl_tasks().classes:
+        return ptb_xl_tasks()
+    return _one_task(list(classes))
+
+
+def _one_task(classes: list[str]) -> LabelTasks:
     numbers = {name: [number] for number, name in enumerate(classes)}
     return LabelTasks(classes, {"all": list(range(len(classes)))}, numbers)
 
