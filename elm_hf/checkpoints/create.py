@@ -285,6 +285,27 @@ def check_encoder_name(name: str) -> None:
         raise FileNotFoundError(f"{error}. Types of new encoders: {', '.join(ECG_ENCODER_TYPES)}.") from error
 
 
+def encoder_type(encoder: str) -> str:
+    """
+    The `model_type` of an ECG encoder.
+
+    Args:
+        encoder: a type of encoder, or a folder or repository of a checkpoint.
+
+    Raises:
+        FileNotFoundError: it is none of these.
+        ValueError: the checkpoint is not that of an ECG encoder.
+    """
+    if encoder in ECG_ENCODER_TYPES:
+        return encoder
+    check_encoder_name(encoder)
+    import_ecg_encoders()
+    model_type = AutoConfig.from_pretrained(encoder).model_type
+    if model_type not in ECG_ENCODER_TYPES:
+        raise ValueError(f'{encoder}: "{model_type}" is not an ECG encoder; expected {", ".join(ECG_ENCODER_TYPES)}.')
+    return model_type
+
+
 def _feature_extractor(
     name: str | None,
     encoder: PreTrainedModel | None,
