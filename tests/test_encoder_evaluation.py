@@ -12,17 +12,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import TINY_LLM
 from huggingface_hub import ModelCard
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModel
+from trl import ModelConfig
 from typer.testing import CliRunner
 
+from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_feature_extractor
 from elm_hf.cli import app
 from elm_hf.data.label_tasks import LabelTasks, label_tasks, ptb_xl_tasks, tasks_of_classes
 from elm_hf.data.seen_patients import read_stages
 from elm_hf.data.tables import load_records
+from elm_hf.evaluation import linear_probe
 from elm_hf.evaluation.encoder_card import with_section
 from elm_hf.evaluation.encoder_evaluation import evaluate_encoder
 from elm_hf.evaluation.encoder_records import LabelledRecords
@@ -32,11 +36,14 @@ from elm_hf.evaluation.linear_probe import fit_probes, rows_of_share
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
+from elm_hf.training.arguments import ElmScriptArguments
+from elm_hf.training.sft import stages_with_this_one
 from elm_hf.utils.reports import REPORT_SCHEMA
 
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK = ROOT / "recipes" / "ptb_xl_benchmark"
+STRENGTHS = (1.0, 0.1)
 TINY = {"hidden_sizes": [8, 16], "depths": [1, 1], "kernel_sizes": [5, 3]}
 
 
@@ -61,6 +68,11 @@ def encoder(dataset, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def records(dataset) -> LabelledRecords:
     return LabelledRecords(dataset, 1)
+
+
+@pytest.fixture(autouse=True)
+def few_strengths(monkeypatch):
+    monkeypatch.setattr(linear_probe, "STRENGTHS", STRENGTHS)
 
 
 @pytest.fixture
@@ -161,7 +173,7 @@ def test_a_linear_probe_of_the_frozen_encoder(dataset, encoder, records):
     tasks = label_tasks([labels[int(row)] for row in training])
     known, truth = (tasks.targets([labels[int(row)] for row in those]) for those in (training, rows))
     found = whole["tasks"]["all"]
-    probe = dict(fit_probes(features(training), known))[found["strength"]]
+    probe = dict(fit_probes(features(training), known, STRENGTHS))[found["strength"]]
     scores, asked = probe(features(rows)), truth.any(axis=1)
     for place, name in enumerate(tasks.classes):
         entry = found["classes"][name]
@@ -169,6 +181,19 @@ def test_a_linear_probe_of_the_frozen_encoder(dataset, encoder, records):
         if entry["score"] is not None:
             assert entry["score"] == pytest.approx(roc_auc_score(truth[asked, place], scores[asked, place]), abs=0.03)
     assert first["unlearned_classes"] >= whole["unlearned_classes"]
+
+
+def test_training_knows_what_the_encoder_has_seen(dataset, encoder, tmp_path, caplog):
+    (tmp_path / "elm.json").write_text(json.dumps({"text_config": TINY_LLM}))
+    options = {"tokenizer_dataset": str(dataset), "vocab_size": 400, "num_ecg_tokens": 4}
+    create_elm(tmp_path / "elm", config=tmp_path / "elm.json", encoder=str(encoder), **options)
+    caplog.clear()
+    model = ModelConfig(model_name_or_path=str(tmp_path / "elm"))
+    stages = stages_with_this_one(ElmScriptArguments([str(dataset)], fold="1"), model)
+    assert [(stage.kind, stage.fold) for stage in stages] == [("pre-training", "1"), ("fine-tuning", "1")]
+    assert not caplog.records  # the encoder has not seen the test patients of its own fold
+    with pytest.raises(ValueError, match=r"elm: was trained on \d+ of the \d+ validation and test patients of fold 2"):
+        stages_with_this_one(ElmScriptArguments([str(dataset)], fold="2"), model)
 
 
 def test_other_encoders_and_shares_are_refused(dataset, encoder, copy):

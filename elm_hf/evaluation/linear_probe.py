@@ -36,7 +36,7 @@ def rows_of_share(patients: Sequence[str], share: float, seed: int) -> np.ndarra
 
 
 def fit_probes(
-    features: np.ndarray, targets: np.ndarray, strengths: Sequence[float] = STRENGTHS, device: str = "cpu"
+    features: np.ndarray, targets: np.ndarray, strengths: Sequence[float], device: str = "cpu"
 ) -> Iterator[tuple[float, "LinearProbe"]]:
     """
     Fits a logistic regression with an L2 penalty for each class and strength of the penalty. The regressions of all
@@ -143,7 +143,7 @@ def best_probes(
         device: where to compute.
     """
     best: dict[str, ChosenProbe] = {}
-    for strength, probe in fit_probes(features, targets, device=device):
+    for strength, probe in fit_probes(features, targets, STRENGTHS, device):
         found = macro_aurocs(probe(validation_features), validation_targets, tasks.tasks)
         for task, (auroc,) in found.items():
             one = ChosenProbe(probe, strength, None if np.isnan(auroc) else float(auroc))
