@@ -5,7 +5,7 @@ classification. `elm-hf pretrain` is the same program on one process.
     accelerate launch -m elm_hf.pretrain --config pretrain_st_mem
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from transformers import TrainingArguments, set_seed
@@ -13,6 +13,7 @@ from transformers.utils import logging
 from trl import TrlParser
 
 from elm_hf.checkpoints.create import encoder_type
+from elm_hf.data.label_tasks import PTB_XL_TASKS
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.patients import patients_of
 from elm_hf.data.seen_patients import Stage, check_not_seen, stages_before
@@ -62,17 +63,20 @@ def build_trainer(
     script_args: PretrainArguments, training_args: TrainingArguments, augmentation: EcgAugmentation
 ) -> PretrainTrainer:
     """Builds the trainer of a run, ready to start or to resume from its last checkpoint."""
-    check_evaluation(training_args, script_args.early_stopping_patience)
+    target = target_of(encoder_type(script_args.encoder), script_args.target)
+    possible_tasks = PTB_XL_TASKS if target == "labels" else ()
+    check_evaluation(training_args, script_args.early_stopping_patience, _metrics(possible_tasks))
     run = run_settings(training_args, script_args, augmentation)
     training_args.resume_from_checkpoint = checkpoint_to_continue(
         training_args.resume_from_checkpoint, training_args.output_dir, run
     )
     set_seed(training_args.seed)
 
-    target = target_of(encoder_type(script_args.encoder), script_args.target)
     records = load_pretraining_records(script_args.dataset, script_args.fold, target, script_args.held_out_dataset)
     if evaluates(training_args):
         _check_has_validation(script_args, records)
+    if records.tasks is not None:
+        check_evaluation(training_args, script_args.early_stopping_patience, _metrics(records.tasks.tasks))
     stages = _stages_before(script_args)
     first = records.train[0]
     model, feature_extractor, tokenizer = load_encoder_to_train(script_args, records.classes, first)
@@ -135,6 +139,11 @@ def target_of(model_type: str, target: str | None) -> str | None:
         choices = CLASSIFIED if default in CLASSIFIED else (default or "reconstruction, without --target",)
         raise ValueError(f"--target {target}: {model_type} encoders can learn {' or '.join(choices)}.")
     return target
+
+
+def _metrics(tasks: Iterable[str]) -> list[str]:
+    """Names that `--metric_for_best_model` may have."""
+    return ["loss", *(f"auroc_{task}" for task in tasks)]
 
 
 def _stages_before(script_args: PretrainArguments) -> list[Stage]:
