@@ -13,7 +13,13 @@ import pandas as pd
 from transformers.utils import logging
 
 from elm_hf.checkpoints.create import encoder_type
-from elm_hf.data.label_tasks import LabelTasks, label_tasks, tasks_of_classes
+from elm_hf.data.label_tasks import (
+    LabelTasks,
+    are_statements,
+    label_tasks,
+    scores_of_statements,
+    tasks_of_classes,
+)
 from elm_hf.data.seen_patients import check_evaluated_patients
 from elm_hf.evaluation.encoder_outputs import EncoderOutputs
 from elm_hf.evaluation.encoder_records import LabelledRecords
@@ -137,14 +143,16 @@ def _classified(
 ) -> tuple[np.ndarray, LabelTasks]:
     """The logits `(rows, classes)` of a classifier, and its tasks."""
     id2label = encoder.model.config.id2label
-    tasks = tasks_of_classes([id2label[number] for number in range(len(id2label))])
+    classes = [id2label[number] for number in range(len(id2label))]
+    tasks = tasks_of_classes(classes)
     if not tasks.targets(records.labels_of(rows)).any():
         found = sorted({label for row in rows for label in records.labels[row]})
         raise ValueError(
-            f"{checkpoint}: classifies {', '.join(tasks.classes[:3])}, ...; none of its {len(tasks.classes)} classes is a "
+            f"{checkpoint}: classifies {', '.join(classes[:3])}, ...; none of its {len(classes)} classes is a "
             f"label of these records ({', '.join(found[:3])}, ...); measure the frozen encoder with --linear-probe"
         )
-    return encoder(records, rows, "ECGs"), tasks
+    logits = encoder(records, rows, "ECGs")
+    return scores_of_statements(classes, logits) if are_statements(classes) else logits, tasks
 
 
 def _probe_results(
