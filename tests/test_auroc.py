@@ -1,11 +1,14 @@
 """Macro AUROC against scikit-learn, and the tasks of PTB-XL."""
 
+import csv
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from elm_hf.pretrain.auroc import macro_aurocs
-from elm_hf.pretrain.label_tasks import label_tasks, ptb_xl_tasks
+from elm_hf.data.label_tasks import label_tasks, ptb_xl_tasks, scores_of_statements, tasks_of_classes
+from elm_hf.dataset_scripts.ptb_xl import NAMES
+from elm_hf.utils.auroc import macro_aurocs
 
 
 TASKS = {"all": [0, 1, 2], "two": [1, 2], "constant": [3]}
@@ -45,6 +48,26 @@ def test_the_tasks_of_ptb_xl_have_the_sizes_of_the_paper():
         "superclass: CD",
         "subclass: CLBBB",
     }
+
+
+def test_the_names_of_the_statements_are_those_of_the_records(shared_data):
+    with open(shared_data / "ptb_xl" / "scp_statements.csv", newline="") as file:
+        names = {row["description"]: row[""] for row in csv.DictReader(file)}
+    names = {NAMES.get(code, name): code for name, code in names.items()}
+    tasks = ptb_xl_tasks()
+    assert {name: tasks.classes[numbers[0]] for name, numbers in tasks.classes_of.items()} == names
+    assert label_tasks([[name] for name in names]) is tasks
+
+
+def test_superclasses_are_scored_by_their_likeliest_statement():
+    names = ["sinus rhythm", "complete left bundle branch block", "first degree AV block"]
+    scores = np.array([[3.0, -2, 1], [0, 4, -5]])
+    tasks = tasks_of_classes(names)
+    assert tasks is ptb_xl_tasks()
+    found = dict(zip(tasks.classes, scores_of_statements(names, scores).T.tolist()))
+    assert (found["SR"], found["superclass: CD"], found["subclass: CLBBB"]) == ([3, 0], [1, 4], [-2, 4])
+    assert found["AFIB"] == found["superclass: MI"] == [-5, -5]  # not learned: the same for all records
+    assert tasks_of_classes(["sinus rhythm", "own finding"]).tasks == {"all": [0, 1]}
 
 
 def test_labels_of_other_datasets_are_one_task():

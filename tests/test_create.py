@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from conftest import TINY_LLM
 from tiny_models import tiny_llm, tiny_tokenizer
 from transformers import (
     AutoConfig,
@@ -22,6 +23,7 @@ from elm_hf.checkpoints.create import create_elm, load_encoder
 from elm_hf.checkpoints.llm import check_saved
 from elm_hf.checkpoints.tokenizer import train_tokenizer
 from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.seen_patients import read_stages
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.utils.files import save_atomically
 from elm_hf.utils.positions import position_limit
@@ -87,6 +89,18 @@ def save_llm(folder, config, tokenizer=None):
     llm.save_pretrained(folder)
     (tokenizer or tiny_tokenizer("qwen2")).save_pretrained(folder)
     return llm
+
+
+def test_a_new_encoder_is_of_the_default_type(tmp_path):
+    settings = {"text_config": TINY_LLM}
+    settings["encoder_config"] = {"hidden_sizes": [8, 16], "depths": [1, 1], "kernel_sizes": [5, 3]}
+    (tmp_path / "elm.json").write_text(json.dumps(settings))
+    tiny_tokenizer("qwen2").save_pretrained(tmp_path / "tokenizer")
+    options = {"config": tmp_path / "elm.json", "tokenizer": str(tmp_path / "tokenizer"), "num_ecg_tokens": 5}
+    config = create_elm(tmp_path / "elm", encoder="new", seconds=2, **options).config
+    assert config.encoder_config.model_type == "ecg_se_resnet" and config.encoder_config.hidden_size == 16
+    assert config.num_samples == 200  # it reads 100 Hz
+    assert read_stages(tmp_path / "elm") == []
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt"])

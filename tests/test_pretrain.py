@@ -1,9 +1,11 @@
 """`elm_hf.pretrain` on simulated ECGs: the loss of every encoder falls, held-out records, loading and resuming."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -18,10 +20,10 @@ from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
-from elm_hf.pretrain.auroc import macro_aurocs
 from elm_hf.pretrain.data import EcgPretrainingCollator, load_pretraining_records
 from elm_hf.training import resume
 from elm_hf.training.augmentation import EcgAugmentation
+from elm_hf.utils.auroc import macro_aurocs
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,6 +169,23 @@ def test_the_test_patients_of_a_fold_are_omitted_and_its_validation_patients_are
             np.testing.assert_allclose(row["ecg"], ecg / 1000, atol=1e-6)
 
 
+def test_patients_in_no_split_of_an_official_fold_are_not_trained_on(reports, tmp_path):
+    """They may be test patients without a conversation: PTB-XL has a few without a report."""
+    folder = Path(shutil.copytree(reports, tmp_path / "official"))
+    (folder / "fold1").rename(folder / "official")
+    card = (folder / "README.md").read_text()
+    card = card.replace("config_name: fold1\n", "config_name: official\n").replace("path: fold1/", "path: official/")
+    (folder / "README.md").write_text(card)
+    (file,) = (folder / "official").glob("test-*.parquet")
+    table = pq.read_table(file).to_pandas()
+    unlisted = table["patient_ids"][0][0]
+    table[[unlisted not in patients for patients in table["patient_ids"]]].to_parquet(file)
+    owners = load_records(folder)["patient_id"]
+    records = load_pretraining_records([folder], "official")
+    used = {owners[row] for split in (records.train, records.validation) for row in split["row"]}
+    assert unlisted in owners and unlisted not in used
+
+
 def test_validation_records_are_neither_cropped_at_random_nor_augmented(reports):
     records = load_pretraining_records([reports], fold=1)
     collator = EcgPretrainingCollator(EcgFeatureExtractor(num_samples=300), augmentation=EcgAugmentation(noise=0.2))
@@ -242,3 +261,11 @@ def test_recipes_are_valid(recipe):
     script_args, training_args, _ = pretrain.parse(["--config", recipe, "--use_cpu"])
     assert script_args.encoder in ECG_ENCODER_TYPES
     assert training_args.learning_rate > 0 and training_args.num_train_epochs >= 20
+
+
+def test_the_benchmark_selects_on_validation_patients():
+    script_args, training_args, augmentation = pretrain.parse(["--config", "ptb_xl_benchmark/encoder", "--use_cpu"])
+    assert (script_args.encoder, script_args.target, script_args.fold) == ("ecg_se_resnet", "labels", "official")
+    assert script_args.crop_seconds == 2.5 and augmentation.amplitude_scale == 0.25
+    assert training_args.load_best_model_at_end and training_args.metric_for_best_model == "auroc_all"
+    assert training_args.greater_is_better and training_args.save_strategy == training_args.eval_strategy == "epoch"

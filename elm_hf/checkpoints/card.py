@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # it needs torch
 
 # Written by `ElmTrainer` into a checkpoint, so that its card can be created again, under another name or with results.
 TRAINING_NAME = "elm_training.json"
+BATCH_NORM_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 TAGS = ["ecg", "electrocardiogram", "ecg-language-model", "elm-hf"]
 
 
@@ -87,14 +88,18 @@ def _facts_of_checkpoint(folder: Path) -> dict:
         return {"is_adapter": True, "base_model": base_model, "base_model_on_hub": not Path(base_model).is_dir()}
     from elm_hf.modeling.configuration_elm import ElmConfig
 
-    config = ElmConfig.from_pretrained(folder)
-    sizes = 0
+    facts = {"is_adapter": False, "base_model": None, "base_model_on_hub": False}
+    return facts | {"num_parameters": count_parameters(folder)} | parts_of(ElmConfig.from_pretrained(folder))
+
+
+def count_parameters(folder: Path) -> int:
+    """Number of parameters in the weight files of a checkpoint, without the statistics of batch norms."""
+    total = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as weights:
-            sizes += sum(_size(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-    return {"is_adapter": False, "base_model": None, "base_model_on_hub": False, "num_parameters": sizes} | parts_of(
-        config
-    )
+            names = [name for name in weights.keys() if not name.endswith(BATCH_NORM_STATISTICS)]  # noqa: SIM118
+            total += sum(_size(weights.get_slice(name).get_shape()) for name in names)
+    return total
 
 
 def parts_of(config: "ElmConfig") -> dict:
@@ -142,8 +147,8 @@ def _result(run: dict, metric: str, title: str, entry: dict) -> EvalResult | Non
     return EvalResult(
         task_type="question-answering",
         task_name="ECG question answering",
-        dataset_type=_public_name(run["dataset"]),
-        dataset_name=_public_name(run["dataset"]),
+        dataset_type=public_name(run["dataset"]),
+        dataset_name=public_name(run["dataset"]),
         dataset_config=fold_config(run["fold"]),
         dataset_split=run["split"],
         metric_type=metric,
@@ -174,7 +179,7 @@ def _table(report: dict) -> dict:
     reliance = [kind["sentence"] for kind in report.get("signal_reliance", {}).values()]
     seen = run.get("seen_patients", {}).get("sentence")  # reports of earlier versions have none
     reliance += [f"{seen[0].upper()}{seen[1:]}."] if seen else []
-    place = f"{_public_name(run['dataset'])}, `{fold_config(run['fold'])}`, {run['split']}"
+    place = f"{public_name(run['dataset'])}, `{fold_config(run['fold'])}`, {run['split']}"
     return {"place": place, "conditions": conditions, "rows": rows, "reliance": reliance}
 
 
@@ -185,6 +190,6 @@ def _score(entry: dict | None) -> str:
     return f"{entry['score']:.3f}{interval}"
 
 
-def _public_name(dataset: str) -> str:
+def public_name(dataset: str) -> str:
     """The name of a dataset on the card. Only the last part of a local path is published."""
     return Path(dataset).name if Path(dataset).is_dir() or Path(dataset).is_absolute() else dataset

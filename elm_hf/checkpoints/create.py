@@ -74,6 +74,8 @@ FEATURE_EXTRACTORS = {
     "ecg_coca": ecg_coca_feature_extractor,
     "ecg_se_resnet": ecg_se_resnet_feature_extractor,
 }
+# The encoder that `--encoder new` stands for: the one that is best on PTB-XL's labels of those trained from scratch.
+NEW_ENCODER, DEFAULT_TYPE = "new", "ecg_se_resnet"
 # Normalizations after which the voltage of an ECG is lost.
 SCALED_BY_ITSELF = ("min_max", "z_score", "min_max_per_lead", "z_score_per_lead")
 # Fields of ElmConfig that follow from the other arguments of `create_elm`.
@@ -130,7 +132,8 @@ def create_elm(
         vocab_size: size of a new tokenizer's vocabulary.
         representation: `"signal"` (default), `"stacked_signal"`, `"image"` or `"symbol"`.
         encoder: repository or folder of an ECG encoder or, for pictures, of a vision encoder (for CLIP and SigLIP the
-            vision tower is used); a type such as `"ecg_resnet"` for a new ECG encoder; None for no encoder.
+            vision tower is used); `"new"` for a new ECG encoder of the default type, `ecg_se_resnet`, or another type such
+            as `"ecg_resnet"`; None for no encoder.
         ecg_tokenizer: repository or folder of the [`EcgByteTokenizer`] for `"symbol"`.
         max_ecg_tokens: maximum number of tokens per ECG for `"symbol"`; None for no limit.
         projector: `"linear"` or `"mlp"` (default) with an encoder; `"linear"`, `"patch"` (default) or `"conv"`
@@ -165,6 +168,8 @@ def create_elm(
         )
     if dtype != "auto" and not getattr(getattr(torch, dtype, None), "is_floating_point", False):
         raise ValueError(f'--dtype is "{dtype}"; expected auto, float32, bfloat16 or float16.')
+    if encoder == NEW_ENCODER:
+        encoder = (encoder_config or {}).get("model_type", DEFAULT_TYPE)
     output = Path(output)
     check_free(output)
     set_seed(seed)
@@ -285,6 +290,27 @@ def check_encoder_name(name: str) -> None:
         check_name(name)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}. Types of new encoders: {', '.join(ECG_ENCODER_TYPES)}.") from error
+
+
+def encoder_type(encoder: str) -> str:
+    """
+    The `model_type` of an ECG encoder.
+
+    Args:
+        encoder: a type of encoder, or a folder or repository of a checkpoint.
+
+    Raises:
+        FileNotFoundError: it is none of these.
+        ValueError: the checkpoint is not that of an ECG encoder.
+    """
+    if encoder in ECG_ENCODER_TYPES:
+        return encoder
+    check_encoder_name(encoder)
+    import_ecg_encoders()
+    model_type = AutoConfig.from_pretrained(encoder).model_type
+    if model_type not in ECG_ENCODER_TYPES:
+        raise ValueError(f'{encoder}: "{model_type}" is not an ECG encoder; expected {", ".join(ECG_ENCODER_TYPES)}.')
+    return model_type
 
 
 def _feature_extractor(

@@ -32,7 +32,8 @@ def create(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help='ECG or vision encoder: repository or folder, or a model type such as "ecg_resnet" for a new one.'
+            help="ECG or vision encoder: repository or folder; or new for a new ecg_se_resnet, or another type, such as "
+            "ecg_resnet, for a new encoder of that type. None by default."
         ),
     ] = None,
     ecg_tokenizer: Annotated[

@@ -136,6 +136,70 @@ def evaluate(
         typer.echo(f"Results in {Path(checkpoint) / 'README.md'}", err=as_json)
 
 
+@app.command("evaluate-encoder")
+def evaluate_encoder(
+    checkpoint: Annotated[str, typer.Argument(help="ECG encoder: folder or repository.")],
+    dataset: Annotated[str, typer.Option(help="elm-hf dataset whose records have labels: folder or repository.")],
+    fold: Fold = "1",
+    split: Split = "test",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for report.json, report.md and a classifier's probabilities.parquet.")
+    ] = None,
+    linear_probe: Annotated[
+        bool,
+        typer.Option(
+            "--linear-probe",
+            help="Fit logistic regressions on the frozen encoder's output, instead of using its own classifier.",
+        ),
+    ] = False,
+    label_shares: Annotated[
+        str, typer.Option(help="Shares of the training patients that linear probes are fitted on.")
+    ] = "0.01,0.1,1",
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of ECGs in a batch.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for drawing and resampling patients.")] = 0,
+    allow_seen_patients: AllowSeenPatients = False,
+    update_card: Annotated[
+        bool, typer.Option("--update-card", help="Write the results into the encoder's card (README.md).")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+):
+    """Measure how well an ECG encoder tells the labels of records apart: macro AUROC, with intervals over patients."""
+    shares = _shares(label_shares)
+    check_names(checkpoint, dataset)
+    from elm_hf.evaluation.encoder_card import check_encoder_card, update_encoder_card
+    from elm_hf.evaluation.encoder_evaluation import evaluate_encoder as run
+    from elm_hf.evaluation.encoder_report import encoder_table, warnings_of
+    from elm_hf.evaluation.names import REPORT_TEXT_NAME
+
+    if update_card:
+        check_encoder_card(checkpoint)
+    report = run(
+        checkpoint,
+        dataset,
+        fold,
+        split,
+        output=output,
+        linear_probe=linear_probe,
+        label_shares=shares,
+        batch_size=batch_size,
+        seed=seed,
+        quiet=quiet,
+        allow_seen_patients=allow_seen_patients,
+    )
+    if as_json:
+        print_json(report)
+    else:
+        typer.echo(f"Macro AUROC on {dataset}, fold {fold}, {split}:\n\n{encoder_table(report)}\n")
+        for sentence in warnings_of(report):
+            typer.echo(sentence)
+        if output is not None:
+            typer.echo(f"Report in {output / REPORT_TEXT_NAME}")
+    if update_card:
+        update_encoder_card(checkpoint, report)
+        typer.echo(f"Results in {Path(checkpoint) / 'README.md'}", err=as_json)
+
+
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of an evaluation.")],
@@ -255,6 +319,14 @@ def _token_limits(text: str) -> int | dict[str, int]:
     if not re.fullmatch(r"[^=,]+=[1-9]\d*(,[^=,]+=[1-9]\d*)*", text):
         raise ValueError(f'--max-new-tokens takes a number above 0, or TYPE=NUMBER,TYPE=NUMBER,...; got "{text}"')
     return {kind.strip(): int(number) for kind, number in (part.split("=") for part in text.split(","))}
+
+
+def _shares(text: str) -> list[float]:
+    """`"0.01,0.1,1"`."""
+    try:
+        return [float(share) for share in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f'--label-shares takes numbers, such as 0.01,0.1,1; got "{text}"') from error
 
 
 def _runs(text: str) -> tuple[str, list[str]]:

@@ -61,6 +61,29 @@ def patients_of_splits(dataset: str | PathLike, fold: int | str, streaming: bool
     return found
 
 
+def split_of_patients(dataset: str | PathLike, fold: int | str) -> dict[str, str]:
+    """
+    Return the split of each patient of a fold, by `source/patient_id`. A patient in several splits counts as held out.
+
+    Patients without conversations are training patients if the dataset's table of patients does not hold them out.
+    Of an official split it is not known which one they belong to, and they are left out.
+
+    Args:
+        dataset: folder or Hub name of an elm-hf dataset.
+        fold: 1 to 5 or `"official"`.
+
+    Raises:
+        FileNotFoundError, ValueError: as in [`patients_of_splits`].
+    """
+    splits = patients_of_splits(dataset, fold)
+    training = splits.pop("train", set())
+    if str(fold).isdecimal() and PATIENTS in config_names(dataset):
+        table = read_columns(dataset, PATIENTS, "train", ["source", "patient_id"])
+        training = training | set(record_patients(table).to_pylist())
+    held_out = {patient: split for split, patients in splits.items() for patient in patients}
+    return dict.fromkeys(training, "train") | held_out
+
+
 def patients_of(dataset: str | PathLike, fold: int | str, held_out: bool) -> set[str]:
     """
     Return the patients of the training split of a fold, or of its other splits, as `source/patient_id`.

@@ -30,3 +30,6 @@ JUDGEMENTS_NAME = "judgements.jsonl"
 # Files in the folder of a zero-shot classification.
 ZERO_SHOT_NAME = "zero_shot.json"
 ZERO_SHOT_TEXT_NAME = "zero_shot.md"
+
+# The probabilities in the folder of a classifier's evaluation; its report has the names of that of an ELM.
+PROBABILITIES_NAME = "probabilities.parquet"

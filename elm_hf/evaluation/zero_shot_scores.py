@@ -79,7 +79,8 @@ def auroc_scores(member: np.ndarray, scores: np.ndarray, task: ZeroShotTask, boo
     weights = np.concatenate([np.ones((1, len(member))), bootstrap.question_weights()])
     samples = np.stack([weighted_auroc(member[:, k], scores[:, k], weights) for k in range(len(task.classes))])
     defined = ~np.isnan(samples[:, 0])
-    supports = [_auroc_support(member[:, place], bootstrap) for place in range(len(task.classes))]
+    rows = np.arange(len(member))
+    supports = [auroc_support(rows[inside], rows[~inside], bootstrap) for inside in member.T]
     classes = {
         one.name: score_entry(samples[place], supports[place]) | {"ecgs": int(member[:, place].sum())}
         for place, one in enumerate(task.classes)
@@ -91,11 +92,16 @@ def auroc_scores(member: np.ndarray, scores: np.ndarray, task: ZeroShotTask, boo
     return {"ecgs": len(member), "patients": bootstrap.num_patients, "macro_auroc": macro, "classes": classes}
 
 
-def _auroc_support(member: np.ndarray, bootstrap: PatientBootstrap) -> Support:
-    """An AUROC rests on the ECGs of the class or on the others, whichever are fewer."""
-    rows = np.arange(len(member))
-    sides = [those for those in (rows[member], rows[~member]) if len(those)]
-    return Support(min(bootstrap.count_patients(those) for those in sides), len(member))
+def auroc_support(inside: np.ndarray, outside: np.ndarray, bootstrap: PatientBootstrap) -> Support:
+    """
+    An AUROC rests on the ECGs of the class or on the others, whichever are fewer.
+
+    Args:
+        inside, outside: numbers of the ECGs of the class, and of the others.
+        bootstrap: bootstrap over the patients of the ECGs.
+    """
+    sides = [bootstrap.count_patients(those) for those in (inside, outside) if len(those)]
+    return Support(min(sides, default=0), len(inside) + len(outside))
 
 
 def majority_scores(member: np.ndarray, task: ZeroShotTask, bootstrap: PatientBootstrap) -> dict:

@@ -12,6 +12,8 @@ from transformers import TrainingArguments, set_seed
 from transformers.utils import logging
 from trl import TrlParser
 
+from elm_hf.checkpoints.create import encoder_type
+from elm_hf.data.label_tasks import PTB_XL_TASKS
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.patients import patients_of
 from elm_hf.data.seen_patients import Stage, check_not_seen, stages_before
@@ -19,8 +21,7 @@ from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.pretrain.arguments import PretrainArguments
 from elm_hf.pretrain.data import EcgPretrainingCollator, PretrainingRecords, load_pretraining_records
-from elm_hf.pretrain.encoder import TARGETS, encoder_type, load_encoder_to_train
-from elm_hf.pretrain.label_tasks import PTB_XL_TASKS
+from elm_hf.pretrain.encoder import TARGETS, load_encoder_to_train
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
 from elm_hf.pretrain.trainer import PretrainTrainer, TaskAurocs
 from elm_hf.training.augmentation import EcgAugmentation
@@ -112,6 +113,7 @@ def build_trainer(
             *evaluation_callbacks(script_args.early_stopping_patience),
         ],
         run=run,
+        target=target or "reconstruction",
         stages=stages + records.stages,
         text_tokenizer=tokenizer,
         plots=plots,
@@ -185,6 +187,7 @@ def train(trainer: PretrainTrainer, datasets: list[str]) -> None:
             trainer.text_tokenizer.save_pretrained(args.output_dir)
         if trainer.plots is not None:
             trainer.plots.draw(trainer.accelerator.unwrap_model(trainer.model), Path(args.output_dir))
+    trainer.create_model_card()
     trainer.accelerator.print(f"Saved to {args.output_dir}")
     if args.push_to_hub:
         trainer.push_to_hub(dataset=datasets)

@@ -12,14 +12,14 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from elm_hf.data.ecg_table import EcgTable
+from elm_hf.data.label_tasks import LabelTasks, label_tasks
 from elm_hf.data.layout import fold_config
 from elm_hf.data.loading import check_same_shape
-from elm_hf.data.patients import check_disjoint, patients_of, patients_of_splits, record_patients
+from elm_hf.data.patients import check_disjoint, patients_of, record_patients, split_of_patients
 from elm_hf.data.seen_patients import Stage, stage_of
-from elm_hf.data.tables import load_records, read_columns
+from elm_hf.data.tables import load_records, read_columns, split_names
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
-from elm_hf.pretrain.label_tasks import LabelTasks, label_tasks
 from elm_hf.training.augmentation import EcgAugmentation, sample_rng
 
 
@@ -41,7 +41,7 @@ class PretrainingRecords:
         classes: names of the classes; None unless classes or labels are the target.
         tasks: the tasks that the labels define; None unless they are the target.
         num_left_out: number of omitted records: those without the target or of several classes, those of the fold's test
-            patients, and those of another dataset's validation and test patients.
+            patients and of patients in no split, and those of another dataset's validation and test patients.
         stages: the training patients of each dataset.
     """
 
@@ -97,7 +97,7 @@ def load_pretraining_records(
         split_of, class_of = _fold_of(path, fold, target)
         owners, trained = record_patients(table).to_pylist(), set()
         for row, (usable, owner) in enumerate(zip(_usable(table, target, class_of), owners)):
-            split = split_of.get(owner, "train")
+            split = "train" if fold is None else split_of.get(owner)
             usable &= split in rows and (split != "train" or owner not in held_out_elsewhere)
             num_left_out += not usable
             if usable:
@@ -231,15 +231,14 @@ def _fold_of(
     """The split of each patient of a fold, and, if classes are the target, the class of each row that has exactly one."""
     if fold is None:
         return {}, {}
-    splits, strata = patients_of_splits(path, fold), defaultdict(set)
-    for split in splits if target == "class" else ():
+    strata = defaultdict(set)
+    for split in split_names(path, fold) if target == "class" else ():
         columns = read_columns(path, fold_config(fold), split, ["ecg_index", "stratum"]).to_pydict()
         for ecg_index, stratum in zip(columns["ecg_index"], columns["stratum"]):
             for row in ecg_index:
                 strata[row].add(stratum)
-    held_out = [split for split in splits if split != "train"]
-    split_of = {patient: split for split in ["train", *held_out] for patient in splits.get(split, ())}
-    return split_of, {row: next(iter(names)) for row, names in strata.items() if _is_one_class(names)}
+    class_of = {row: next(iter(names)) for row, names in strata.items() if _is_one_class(names)}
+    return split_of_patients(path, fold), class_of
 
 
 def _is_one_class(strata: set[str]) -> bool:

@@ -17,12 +17,11 @@ from elm_hf.checkpoints.convert_autoencoder import st_mem_feature_extractor
 from elm_hf.checkpoints.convert_merl import merl_feature_extractor
 from elm_hf.checkpoints.create import (
     FEATURE_EXTRACTORS,
-    check_encoder_name,
     ecg_se_resnet_feature_extractor,
+    encoder_type,
     new_encoder_config,
 )
 from elm_hf.checkpoints.load import load_feature_extractor
-from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.modeling_merl import MerlForPreTraining
@@ -133,21 +132,3 @@ def _class_fields(classes: list[str]) -> dict:
         "label2id": {name: number for number, name in enumerate(classes)},
         "problem_type": "single_label_classification",
     }
-
-
-def encoder_type(encoder: str) -> str:
-    """
-    The `model_type` of `--encoder`, which is a type of encoder or a checkpoint.
-
-    Raises:
-        FileNotFoundError: it is neither.
-        ValueError: the checkpoint is not that of an ECG encoder.
-    """
-    if encoder in ECG_ENCODER_TYPES:
-        return encoder
-    check_encoder_name(encoder)
-    import_ecg_encoders()
-    model_type = AutoConfig.from_pretrained(encoder).model_type
-    if model_type not in ECG_ENCODER_TYPES:
-        raise ValueError(f'{encoder}: "{model_type}" is not an ECG encoder; expected {", ".join(ECG_ENCODER_TYPES)}.')
-    return model_type

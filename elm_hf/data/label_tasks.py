@@ -1,4 +1,4 @@
-"""What an encoder learns to classify: the labels of records, grouped into tasks (multi-label)."""
+"""What an encoder learns to classify, and is tested on: the labels of records, grouped into tasks (multi-label)."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -66,6 +66,45 @@ def label_tasks(labels: Sequence[Iterable[str]]) -> LabelTasks:
         raise ValueError(
             f"None of the {len(count)} labels of the training records has {MIN_RECORDS} records; nothing can be learned."
         )
+    return _one_task(classes)
+
+
+def tasks_of_classes(classes: Sequence[str]) -> LabelTasks:
+    """
+    The tasks of a classifier that was trained on labels: those of PTB-XL if its classes are theirs, or are names of PTB-XL's
+    statements (see [`scores_of_statements`]); otherwise one task, `all`, of labels with the names of the classes.
+
+    Args:
+        classes: names of the classes, in the order of the classifier's outputs.
+    """
+    if list(classes) == ptb_xl_tasks().classes or are_statements(classes):
+        return ptb_xl_tasks()
+    return _one_task(list(classes))
+
+
+def are_statements(classes: Iterable[str]) -> bool:
+    """Whether all classes are names of PTB-XL's statements."""
+    return set(classes) <= ptb_xl_tasks().classes_of.keys()
+
+
+def scores_of_statements(classes: Sequence[str], scores: np.ndarray) -> np.ndarray:
+    """
+    Scores of the classes of [`ptb_xl_tasks`] from those of some statements. A superclass or subclass has the score of its
+    likeliest statement; a class without any of the statements has the same score for all records.
+
+    Args:
+        classes: names of the statements.
+        scores: array `(records, statements)`, higher where a statement is likelier.
+    """
+    tasks = ptb_xl_tasks()
+    found = np.full((len(scores), len(tasks.classes)), scores.min(initial=0), scores.dtype)
+    for place, name in enumerate(classes):
+        for number in tasks.classes_of[name]:
+            found[:, number] = np.maximum(found[:, number], scores[:, place])
+    return found
+
+
+def _one_task(classes: list[str]) -> LabelTasks:
     numbers = {name: [number] for number, name in enumerate(classes)}
     return LabelTasks(classes, {"all": list(range(len(classes)))}, numbers)
 
