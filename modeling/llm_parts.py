@@ -100,8 +100,8 @@ def check_logits(model: PreTrainedModel, llm: PreTrainedModel):
     Raises:
         `ValueError`: If the logits differ.
     """
-    input_ids = torch.arange(4, device=llm.device).repeat(2, 1)
-    input_ids[1, 3] = 0
+    ids = [token_id for token_id in range(5) if token_id != model.config.ecg_token_id][:4]
+    input_ids = torch.tensor([ids, [*ids[:3], ids[0]]], device=llm.device)
     was_training = llm.training  # dropout would change the logits
     llm.eval()
     model.eval()
