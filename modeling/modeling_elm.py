@@ -231,7 +231,7 @@ class ElmModel(ElmPreTrainedModel):
             needed = 'ECG tokens are in their place (representation="symbol"): pass the `input_ids` of the processor'
         else:
             needed = (
-                "neither `ecg_values` nor `encoder_hidden_states` were given: pass all outputs of "
+                "neither `ecg_values` nor `encoder_hidden_states` was given: pass all outputs of "
                 "`processor.apply_chat_template(..., return_dict=True)`, and train with a collator that adds the ECGs "
                 "(`ElmDataCollator`)"
             )
