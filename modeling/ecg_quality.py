@@ -60,6 +60,9 @@ def signal_quality(ecg: np.ndarray, sampling_rate: float, leads: Sequence[str] =
     """
     ecg = np.asarray(ecg, np.float32)
     present = np.flatnonzero(np.isfinite(ecg).any(axis=1)) if ecg.size else np.array([], int)
+    span = typical_span(ecg[present])
+    if span is not None and span < SMALLEST_SPAN:
+        return [f"the leads span {span:.2g} mV, ECGs 0.2 to 5 (is it in millivolt?)"]
     rows = {row: np.rint(1000 * interpolate(ecg[row][None])[0].astype(np.float64)) for row in present}  # in microvolt
     flat = [row for row, lead in rows.items() if lead.min() == lead.max()]
     still = {row: _longest_constant(lead) / sampling_rate for row, lead in rows.items() if row not in flat}
@@ -83,9 +86,6 @@ def signal_quality(ecg: np.ndarray, sampling_rate: float, leads: Sequence[str] =
     contradiction = limb_lead_error(ecg[rest], [leads[row] for row in rest]) if rest else None
     if contradiction is not None:
         problems.append(f"the limb leads disagree: {contradiction}")
-    span = typical_span(ecg[present])
-    if span is not None and span < SMALLEST_SPAN:
-        problems.append(f"the leads span {span:.2g} mV, ECGs 0.2 to 5 (is it in millivolt?)")
     return problems
 
 
