@@ -77,6 +77,8 @@ def place_recording(
     name: str = "recording",
     units: str | None = None,
     dtype: type = np.float32,
+    *,
+    check_limb_leads: bool = True,
 ) -> tuple[np.ndarray, list[str]]:
     r"""
     Places the leads of a recording by name, drops other signals, and checks that the recording can be an ECG.
@@ -94,6 +96,8 @@ def place_recording(
             Units of the file in error messages. With them, the amplitude is checked.
         dtype (`type`, *optional*, defaults to `np.float32`):
             Precision of the result.
+        check_limb_leads (`bool`, *optional*, defaults to `True`):
+            Whether to refuse limb leads that disagree.
 
     Returns:
         `tuple[np.ndarray, list[str]]`: The leads, of shape `(12, num_samples)`, in the order of `LEADS`, NaN
@@ -117,7 +121,7 @@ def place_recording(
         placed, _ = place_leads(ecg[kept] if others else ecg, [lead_names[row] for row in kept], dtype=dtype)
     except ValueError as error:
         raise RecordingError("repeated lead", f"{name}: {error}") from error
-    disagreement = limb_lead_error(placed)
+    disagreement = limb_lead_error(placed) if check_limb_leads else None
     if disagreement:
         raise RecordingError("limb leads disagree", f"{name}: the limb leads disagree: {disagreement}")
     span = None if units is None else typical_span(placed)

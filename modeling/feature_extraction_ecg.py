@@ -22,7 +22,9 @@ import numpy as np
 from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMixin
 
 from .auto_classes import register
+from .ecg_download import downloaded_record, is_url
 from .ecg_leads import LARGEST_SPAN, LEADS, SAMPLING_RATE, canonical_lead, other_signals, place_leads, typical_span
+from .ecg_quality import signal_quality
 from .ecg_reading import load_signals
 from .ecg_resampling import resample, resampled_length
 from .ecg_segments import (
@@ -43,7 +45,11 @@ RESAMPLINGS = ("polyphase", "cubic", "fft", "linear")
 CROPS = ("start", "center")
 
 
-class MissingLeadsWarning(UserWarning):
+class SignalQualityWarning(UserWarning):
+    """An answer about an ECG is doubtful: its signal has problems that [`~ecg_quality.signal_quality`] finds."""
+
+
+class MissingLeadsWarning(SignalQualityWarning):
     """Leads of an ECG are missing for the model, although the ECG has them or should have them."""
 
 
@@ -129,6 +135,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         return_tensors: str | None = None,
         *,
         keep_flat: bool | Sequence[bool] = False,
+        judge_signal: bool = False,
     ) -> BatchFeature:
         r"""
         Prepares one ECG or several. The leads of an ECG are judged by the samples that the model reads: gaps of up to
@@ -136,8 +143,8 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
         Args:
             ecg:
-                An array of shape `(num_leads, num_samples)` in millivolt, the path of a WFDB record, or a list of
-                these; or an array of shape `(num_ecgs, num_leads, num_samples)`. Samples that are not finite or beyond
+                An array of shape `(num_leads, num_samples)` in millivolt, the path or the `https://` address of a WFDB
+                record, or a list of these; or an array of shape `(num_ecgs, num_leads, num_samples)`. Samples that are not finite or beyond
                 32.767 mV are invalid. A lead that is entirely NaN is absent.
             sampling_rate (`float` or `list[float]`, *optional*):
                 Sampling rate of the arrays in Hz: one for all or one per ECG. Not needed for records.
@@ -148,6 +155,10 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 `"pt"` or `"np"`.
             keep_flat (`bool` or `list[bool]`, *optional*, defaults to `False`):
                 Keep flat leads, for experiments that replace an ECG by zeros: for all ECGs or one per ECG.
+            judge_signal (`bool`, *optional*, defaults to `False`):
+                Warn of the problems that [`~ecg_quality.signal_quality`] finds, once per ECG, with a
+                [`SignalQualityWarning`]. An ECG whose leads are all flat and a record whose limb leads disagree are
+                then prepared; otherwise they are refused. ECGs with `keep_flat` are not judged.
 
         Returns:
             [`BatchFeature`] with `ecg_values` of shape `(num_ecgs, len(leads), num_samples)`, float32, 0 for missing
@@ -171,10 +182,15 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
         values = np.empty((len(ecgs), len(self.leads), self.num_samples), dtype=np.float32)
         lead_mask = np.zeros((len(ecgs), len(self.leads)), dtype=bool)
-        for index, arguments in enumerate(zip(ecgs, rates, names, flat)):
+        said = set()
+        for index, (one, *arguments) in enumerate(zip(ecgs, rates, names, flat)):
             position = f"ECG {index + 1} of {len(ecgs)}"
             try:
-                segment, rate = self._read(*arguments, position=position)
+                segment, rate, warning = self._read(one, *arguments, position=position, judge_signal=judge_signal)
+                which = one if isinstance(one, str | PathLike) else id(one)
+                if warning is not None and which not in said:
+                    warnings.warn(warning, stacklevel=2)
+                    said.add(which)
                 lead_mask[index] = present = np.array([cause is None for cause in segment.causes])
                 self._prepare(segment.ecg, rate, present, out=values[index])
             except ValueError as error:
@@ -202,9 +218,10 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             the extractor prepares the whole recording, that one, at its own rate.
 
         Raises:
-            `ValueError`: As for calling the extractor, but not if no lead is present.
+            `ValueError`: As for calling the extractor, but not if no lead is present or limb leads disagree.
         """
-        return self._segment(*self._placed(ecg, sampling_rate, lead_names, tuple(leads or self.leads))[:2])
+        leads = tuple(leads or self.leads)
+        return self._segment(*self._placed(ecg, sampling_rate, lead_names, leads, check_limb_leads=False)[:2])
 
     def _prepare(self, ecg: np.ndarray, sampling_rate: float, present: np.ndarray, out: np.ndarray):
         """
@@ -236,18 +253,27 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"the ECG is {samples / rate:g} s long, the model reads {num_samples / rate:g} s.")
         return (samples - num_samples) // 2 if self.crop == "center" else 0
 
-    def _read(self, ecg, sampling_rate, lead_names, keep_flat: bool, position: str) -> tuple[EcgSegment, float]:
-        """The segment of the model and the sampling rate of the recording, with a warning if leads are missing."""
-        placed, rate, others = self._placed(ecg, sampling_rate, lead_names, tuple(self.leads))
+    def _read(
+        self, ecg, sampling_rate, lead_names, keep_flat: bool, position: str, judge_signal: bool
+    ) -> tuple[EcgSegment, float, Warning | None]:
+        """The segment of the model, the sampling rate of the recording, and a warning of missing leads and problems."""
+        leads = tuple(self.leads)
+        judge_signal = judge_signal and not keep_flat
+        placed, rate, others = self._placed(ecg, sampling_rate, lead_names, leads, check_limb_leads=not judge_signal)
         segment = self._segment(placed, rate, keep_flat)
         is_file = isinstance(ecg, str | PathLike)
         if not is_file and not segment.span <= LARGEST_SPAN:
             span = typical_span(placed)
             if span is not None and span > LARGEST_SPAN:
                 raise ValueError(f"its leads span {span:.3g} mV, ECGs 0.2 to 5. Divide microvolt by 1000.")
-        if not any(segment.causes) and not others:
-            return segment, rate
-        name = f"{position} ({ecg})" if is_file else position
+        problems = []
+        if judge_signal and all(segment.causes) and "flat" in segment.causes:
+            problems = [f"all leads are flat: {described(self.leads, segment.causes)}"]
+            segment = self._segment(placed, rate, keep_flat=True)
+        elif judge_signal:
+            first, end = self._edges(placed, rate)
+            missing = np.array([cause is not None for cause in segment.causes])
+            problems = signal_quality(np.where(missing[:, None], np.nan, placed[:, first:end]), rate, self.leads)
         if all(segment.causes):
             found = f"{ecg}: " if is_file else ""
             raise ValueError(f"{found}none of the leads can be used: {described(self.leads, segment.causes)}.")
@@ -259,18 +285,36 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         parts = ["missing leads: " + described(self.leads, said)] if any(said) else []
         if is_file and others:
             parts.append("signals that are not among the twelve leads are not read: " + ", ".join(others))
-        if parts:
-            warnings.warn(f"{name}: {'; '.join(parts)}", MissingLeadsWarning, stacklevel=4)
-        return segment, rate
+        if not parts and not problems:
+            return segment, rate, None
+        name = f"{position} ({ecg})" if is_file else position
+        kind = SignalQualityWarning if problems else MissingLeadsWarning
+        return segment, rate, kind(f"{name}: {'; '.join(problems + parts)}")
 
     def _placed(
-        self, ecg, sampling_rate: float | None, lead_names: Sequence[str] | None, leads: tuple[str, ...]
+        self,
+        ecg,
+        sampling_rate: float | None,
+        lead_names: Sequence[str] | None,
+        leads: tuple[str, ...],
+        *,
+        check_limb_leads: bool,
     ) -> tuple[np.ndarray, float, list[str]]:
         """The leads of an ECG `(leads, samples)`, float32 in mV, NaN if absent; the sampling rate; other signals."""
         if isinstance(ecg, str | PathLike):
-            signals, sampling_rate, lead_names, others = load_signals(ecg, dtype=self.working_dtype)
+            if is_url(ecg):
+                with downloaded_record(ecg) as path:
+                    signals, sampling_rate, lead_names, others = load_signals(path, dtype=self.working_dtype)
+            else:
+                signals, sampling_rate, lead_names, others = load_signals(ecg, dtype=self.working_dtype)
             placed, more = place_recording(
-                signals, sampling_rate, lead_names, str(ecg), "of its header", self.working_dtype
+                signals,
+                sampling_rate,
+                lead_names,
+                str(ecg),
+                "of its header",
+                self.working_dtype,
+                check_limb_leads=check_limb_leads,
             )
             rows = [LEADS.index(canonical_lead(lead)) for lead in leads]
             return placed if leads == LEADS else placed[rows], sampling_rate, more + others
@@ -287,16 +331,25 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         placed, _ = place_leads(ecg[kept] if others else ecg, [names[row] for row in kept], leads, self.working_dtype)
         return placed, sampling_rate, others
 
+    def _edges(self, ecg: np.ndarray, sampling_rate: float) -> tuple[int, int]:
+        """The first sample of the part that the model reads, and the first one behind it, at the ECG's own rate."""
+        ratio = sampling_rate / self.sampling_rate
+        start = self._start(
+            max(self._length(ecg, sampling_rate), self.num_samples), self.num_samples, self.sampling_rate
+        )
+        first, end = (min(round(edge * ratio), ecg.shape[1]) for edge in (start, start + self.num_samples))
+        return first, end
+
+    def _length(self, ecg: np.ndarray, sampling_rate: float) -> int:
+        """Samples of a lead of the whole ECG at the model's rate."""
+        if self.resampling in ("fft", "linear"):
+            return int(ecg.shape[1] * self.sampling_rate / sampling_rate)
+        return resampled_length(ecg.shape[1], sampling_rate, self.sampling_rate)
+
     def _segment(self, ecg: np.ndarray, sampling_rate: float, keep_flat: bool = False) -> EcgSegment:
         """The part that the model reads."""
-        if self.resampling in ("fft", "linear"):
-            samples = int(ecg.shape[1] * self.sampling_rate / sampling_rate)
-        else:
-            samples = resampled_length(ecg.shape[1], sampling_rate, self.sampling_rate)
         if self.prepares_whole:  # `_prepare` refuses an ECG that is too short
-            ratio = sampling_rate / self.sampling_rate
-            start = self._start(max(samples, self.num_samples), self.num_samples, self.sampling_rate)
-            first, end = (min(round(edge * ratio), ecg.shape[1]) for edge in (start, start + self.num_samples))
+            first, end = self._edges(ecg, sampling_rate)
             (segment,) = read_segments(ecg, sampling_rate, [first], end - first, sampling_rate, keep_flat=keep_flat)
             segment.ecg = whole_recording(ecg, [[first, end]], [segment])
             missing = [row for row, cause in enumerate(segment.causes) if cause is not None]
@@ -304,7 +357,8 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 segment.ecg = segment.ecg.copy()
                 segment.ecg[missing] = np.nan
             return segment
-        window = ([self._start(samples, self.num_samples, self.sampling_rate)], self.num_samples, self.sampling_rate)
+        start = self._start(self._length(ecg, sampling_rate), self.num_samples, self.sampling_rate)
+        window = [start], self.num_samples, self.sampling_rate
         (segment,) = read_segments(ecg, sampling_rate, *window, self._resample, keep_flat=keep_flat)
         segment.ecg = segment.ecg.astype(np.float32, copy=False)
         return segment
@@ -345,11 +399,19 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(
                 f"`sampling_rate` must be a number of Hz from {SMALLEST_RATE} to {LARGEST_RATE}, got {sampling_rate!r}."
             )
-        if lead_names is None and len(ecg) != len(self.leads):
+        number = len(self.leads) if lead_names is None else len(lead_names)
+        if len(ecg) == number:
+            return
+        if len(ecg) > ecg.shape[1]:
             raise ValueError(
-                f"{len(ecg)} leads, but the model has {len(self.leads)} ({', '.join(self.leads)}). "
-                "Name the leads with `lead_names`, or check that the array is (leads, samples)."
+                f"the array of shape {ecg.shape} seems to be (samples, leads), expected (leads, samples). Transpose it."
             )
+        if lead_names is None:
+            raise ValueError(
+                f"{len(ecg)} leads without names, but the model has {number} ({', '.join(self.leads)}). Name the leads "
+                "with `lead_names`, in their order."
+            )
+        raise ValueError(f"{number} `lead_names` for an array of {len(ecg)} leads, expected one per row.")
 
     def _normalize(self, ecg: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The normalized ECG, written to `out` if given, which saves a pass over the samples."""
@@ -396,4 +458,4 @@ EcgFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 # `AutoFeatureExtractor` finds the class by the name in its JSON file.
 register(AutoFeatureExtractor, EcgFeatureExtractor, EcgFeatureExtractor)
 
-__all__ = ["EcgFeatureExtractor", "MissingLeadsWarning", "scipy_signal"]
+__all__ = ["EcgFeatureExtractor", "MissingLeadsWarning", "SignalQualityWarning", "scipy_signal"]

@@ -32,6 +32,11 @@ class ElmGenerationMixin(GenerationMixin):
         **kwargs,
     ):
         """Adds the ECGs to the prompt. If there is a cache, later steps find them in it."""
+        cache = kwargs.get("past_key_values")
+        is_prompt = is_first_iteration or not kwargs.get("use_cache", True)
+        # The prompt of an assistant, whose cache is empty, does not count as first iteration.
+        if not is_prompt and cache is not None and kwargs.get("next_sequence_length") != 1:
+            is_prompt = cache.get_seq_length() == 0
         if sequence_ids is not None:
             raise ValueError(
                 "`sequence_ids` pack several conversations into a row, in training. `generate` continues one conversation "
@@ -40,7 +45,7 @@ class ElmGenerationMixin(GenerationMixin):
         model_inputs = super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
-        if is_first_iteration or not kwargs.get("use_cache", True):
+        if is_prompt:
             model_inputs["ecg_values"] = ecg_values
             model_inputs["ecg_lead_mask"] = ecg_lead_mask
             model_inputs["encoder_hidden_states"] = encoder_hidden_states

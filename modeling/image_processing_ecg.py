@@ -159,12 +159,13 @@ class EcgImageProcessor(BaseImageProcessor):
         return_tensors: str | None = None,
         *,
         keep_flat: bool | Sequence[bool] = False,
+        judge_signal: bool = False,
     ) -> BatchFeature:
         r"""
         Prepares one ECG or several. Calling the processor does the same. ECGs are read as by [`EcgFeatureExtractor`].
 
         Args:
-            ecg, sampling_rate, lead_names, keep_flat:
+            ecg, sampling_rate, lead_names, keep_flat, judge_signal:
                 As for [`EcgFeatureExtractor`].
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`.
@@ -175,25 +176,27 @@ class EcgImageProcessor(BaseImageProcessor):
         Raises:
             `ValueError`: If an ECG is not as described. The message gives its position.
         """
-        pictures = self.draw(ecg, sampling_rate, lead_names, keep_flat=keep_flat)
+        pictures = self.draw(ecg, sampling_rate, lead_names, keep_flat=keep_flat, judge_signal=judge_signal)
         return BatchFeature({"pixel_values": self.normalize(pictures)}, tensor_type=return_tensors)
 
     def __call__(
-        self, ecg, sampling_rate=None, lead_names=None, return_tensors: str | None = None, *, keep_flat=False
+        self, ecg, sampling_rate=None, lead_names=None, return_tensors: str | None = None, **settings
     ) -> BatchFeature:
-        return self.preprocess(ecg, sampling_rate, lead_names, return_tensors, keep_flat=keep_flat)
+        return self.preprocess(ecg, sampling_rate, lead_names, return_tensors, **settings)
 
     @property
     def feature_extractor(self) -> EcgFeatureExtractor:
         """Reads the ECGs to draw, in millivolt."""
         return EcgFeatureExtractor(self.sampling_rate, self.num_samples, self.leads, normalization="none")
 
-    def draw(self, ecg, sampling_rate=None, lead_names=None, *, keep_flat=False) -> np.ndarray:
+    def draw(
+        self, ecg, sampling_rate=None, lead_names=None, *, keep_flat=False, judge_signal: bool = False
+    ) -> np.ndarray:
         r"""
         Draws ECGs without normalizing the pictures.
 
         Args:
-            ecg, sampling_rate, lead_names, keep_flat:
+            ecg, sampling_rate, lead_names, keep_flat, judge_signal:
                 As for [`EcgFeatureExtractor`].
 
         Returns:
@@ -202,7 +205,9 @@ class EcgImageProcessor(BaseImageProcessor):
         Raises:
             `ValueError`: If an ECG is not as described. The message gives its position.
         """
-        prepared = self.feature_extractor(ecg, sampling_rate, lead_names, keep_flat=keep_flat)
+        prepared = self.feature_extractor(
+            ecg, sampling_rate, lead_names, keep_flat=keep_flat, judge_signal=judge_signal
+        )
         pictures = np.empty((len(prepared["ecg_values"]), self.size["height"], self.size["width"], 3), np.uint8)
         draw_one = self._draw_on_paper if self.representation == "image" else self._stack
         for picture, values, is_present in zip(pictures, prepared["ecg_values"], prepared["ecg_lead_mask"]):

@@ -15,7 +15,7 @@
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 
 # What transformers raises about a model that does not have the usual parts.
@@ -100,8 +100,8 @@ def check_logits(model: PreTrainedModel, llm: PreTrainedModel):
     Raises:
         `ValueError`: If the logits differ.
     """
-    input_ids = torch.arange(4, device=llm.device).repeat(2, 1)
-    input_ids[1, 3] = 0
+    ids = text_token_ids(model.config, 4)
+    input_ids = torch.tensor([ids, [*ids[:3], ids[0]]], device=llm.device)
     was_training = llm.training  # dropout would change the logits
     llm.eval()
     model.eval()
@@ -117,6 +117,19 @@ def check_logits(model: PreTrainedModel, llm: PreTrainedModel):
     finally:
         llm.train(was_training)
         model.eval()
+
+
+def text_token_ids(config: PreTrainedConfig, number: int) -> list[int]:
+    r"""
+    Ids of a text to try a model with: the first ones of the vocabulary, without the placeholder of ECGs.
+
+    Args:
+        config ([`ElmConfig`]):
+            Configuration of the model.
+        number (`int`):
+            Number of ids.
+    """
+    return [token_id for token_id in range(number + 1) if token_id != config.ecg_token_id][:number]
 
 
 def unsupported(llm: PreTrainedModel, error: Exception) -> ValueError:
@@ -137,4 +150,4 @@ def unsupported(llm: PreTrainedModel, error: Exception) -> ValueError:
     )
 
 
-__all__ = ["UNUSUAL_PARTS", "check_llm", "check_logits", "text_part", "unsupported"]
+__all__ = ["UNUSUAL_PARTS", "check_llm", "check_logits", "text_part", "text_token_ids", "unsupported"]

@@ -223,6 +223,25 @@ class ElmModel(ElmPreTrainedModel):
         )
         return mask.unsqueeze(-1).to(inputs_embeds.device)
 
+    def _check_no_placeholders(self, input_ids: torch.LongTensor | None, inputs_embeds: torch.FloatTensor):
+        """Raises if there are placeholders, for a call without ECGs: the LLM would answer without having seen any."""
+        num_placeholders = self.find_placeholders(input_ids, inputs_embeds).sum()
+        # CODEPATH: "symbol" checkpoints read ECG tokens in the place of a placeholder, all others its features.
+        if self.config.representation == "symbol":
+            needed = 'ECG tokens are in their place (representation="symbol"): pass the `input_ids` of the processor'
+        else:
+            needed = (
+                "neither `ecg_values` nor `encoder_hidden_states` was given: pass all outputs of "
+                "`processor.apply_chat_template(..., return_dict=True)`, and train with a collator that adds the ECGs "
+                "(`ElmDataCollator`)"
+            )
+        torch_compilable_check(
+            num_placeholders == 0,
+            lambda: (
+                f"The text holds {num_placeholders} ECG placeholders (token id {self.config.ecg_token_id}), but {needed}."
+            ),
+        )
+
     # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
     @can_return_tuple
     def forward(
@@ -245,7 +264,7 @@ class ElmModel(ElmPreTrainedModel):
                 Token ids, with `num_ecg_tokens` placeholders (`config.ecg_token_id`) for every ECG.
             ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`, *optional*):
                 All ECGs of the batch in the order of their placeholders, or pictures of shape
-                `(num_ecgs, 3, height, width)`. `None` if the batch has no ECGs.
+                `(num_ecgs, 3, height, width)`. `None` if the text has no placeholders.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
                 `True` for present leads.
             attention_mask, position_ids, past_key_values, inputs_embeds, use_cache:
@@ -259,7 +278,8 @@ class ElmModel(ElmPreTrainedModel):
 
         Raises:
             `ValueError`: If both or none of `input_ids` and `inputs_embeds` are given, the number of placeholders does
-                not match the ECGs, the ECGs have another shape, or the LLM cannot mask packed conversations.
+                not match the ECGs or there are placeholders without ECGs, the ECGs have another shape, or the LLM
+                cannot mask packed conversations.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either `input_ids` or `inputs_embeds`.")
@@ -275,6 +295,8 @@ class ElmModel(ElmPreTrainedModel):
             ecg_features = ecg_features.to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, ecg_features)
             inputs_embeds = inputs_embeds.masked_scatter(mask, ecg_features)
+        else:
+            self._check_no_placeholders(input_ids, inputs_embeds)
 
         if sequence_ids is not None:
             attention_mask = packed_attention_mask(
@@ -437,7 +459,7 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
                 Token ids, with `num_ecg_tokens` placeholders (`config.ecg_token_id`) for every ECG.
             ecg_values (`torch.FloatTensor` of shape `(num_ecgs, num_leads, num_samples)`, *optional*):
                 All ECGs of the batch in the order of their placeholders, or pictures of shape
-                `(num_ecgs, 3, height, width)`. `None` if the batch has no ECGs.
+                `(num_ecgs, 3, height, width)`. `None` if the text has no placeholders.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
                 `True` for present leads.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):

@@ -64,9 +64,16 @@ class ElmProcessor(BaseElmProcessor):
         return ["input_ids", "attention_mask", *self.feature_extractor.model_input_names]
 
     def prepare_ecgs(
-        self, ecgs: list, sampling_rate, lead_names, keep_flat: bool | list[bool] = False
+        self,
+        ecgs: list,
+        sampling_rate,
+        lead_names,
+        keep_flat: bool | list[bool] = False,
+        judge_signal: bool = False,
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        prepared = self.feature_extractor(ecgs, sampling_rate, lead_names, keep_flat=keep_flat)
+        prepared = self.feature_extractor(
+            ecgs, sampling_rate, lead_names, keep_flat=keep_flat, judge_signal=judge_signal
+        )
         return dict(prepared), self.placeholders(len(ecgs))
 
 

@@ -24,6 +24,7 @@ from .chat_rendering import (
     RenderedChat,
     check_messages,
     ecg_items,
+    given_ecg,
     has_reasoning,
     with_system_prompt,
 )
@@ -99,15 +100,20 @@ class BaseElmProcessor(ProcessorMixin):
         return self.feature_extractor
 
     def prepare_ecgs(
-        self, ecgs: list, sampling_rate, lead_names, keep_flat: bool | list[bool] = False
+        self,
+        ecgs: list,
+        sampling_rate,
+        lead_names,
+        keep_flat: bool | list[bool] = False,
+        judge_signal: bool = False,
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         r"""
         Prepares ECGs for the model.
 
         Args:
             ecgs (`list`):
-                The ECGs: arrays of shape `(num_leads, num_samples)` in millivolt or paths of WFDB records.
-            sampling_rate, lead_names, keep_flat:
+                The ECGs: arrays of shape `(num_leads, num_samples)` in millivolt, or paths or addresses of WFDB records.
+            sampling_rate, lead_names, keep_flat, judge_signal:
                 As for [`EcgFeatureExtractor`].
 
         Returns:
@@ -215,10 +221,14 @@ class BaseElmProcessor(ProcessorMixin):
 
         The `content` of a message is a string or a list of items `{"type": "text", "text": ...}` and `{"type": "ecg",
         "ecg": ...}`. An ECG is an array of shape `(num_leads, num_samples)` in millivolt, or the path of a WFDB
-        record. Items with arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads,
-        `"lead_names"`; `"keep_flat": True` keeps flat leads. A placeholder in the text of a message is not taken for an ECG. If the chat template has no
-        system role (Gemma 2), the system message goes into the first user turn. Conversations without a system message
-        get `system_prompt`.
+        record; as for pictures, `"path"` and `"url"` (`https://...`) can stand in the place of `"ecg"`. Items with
+        arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads, `"lead_names"`;
+        `"keep_flat": True` keeps flat leads. ECGs are judged (`judge_signal` of [`EcgFeatureExtractor`]): a
+        [`SignalQualityWarning`] names leads that are flat, clipped or like noise, and limb leads that disagree.
+
+        A placeholder in the text of a message is not taken for an ECG. If the chat template has no system role (Gemma
+        2), the system message goes into the first user turn. Conversations without a system message get
+        `system_prompt`.
 
         A prompt (`add_generation_prompt=True`) is what the template writes before an answer, so that the model is asked
         as it was trained. It differs from the template's own generation prompt for a few templates (DeepSeek, gpt-oss).
@@ -277,15 +287,18 @@ class BaseElmProcessor(ProcessorMixin):
         if not tokenize:
             return [chat.text for chat in chats] if is_batched else chats[0].text
         items = [item for messages in conversations for item in ecg_items(messages)]
-        missing = sum("ecg" not in item for item in items)
+        ecgs = [given_ecg(item) for item in items]
+        missing = sum(ecg is None for ecg in ecgs)
         if missing:
-            raise ValueError(f'{missing} of {len(items)} ECG items have no "ecg": give an array or a path.')
+            raise ValueError(
+                f'{missing} of {len(items)} ECG items have no "ecg" (an array or a path), "path" or "url".'
+            )
         encoded = self._encode(
             chats,
-            [item["ecg"] for item in items],
-            [item.get("sampling_rate", options["sampling_rate"]) for item in items],
-            [item.get("lead_names") or list(self.leads) for item in items],
-            [item.get("keep_flat", False) for item in items],
+            ecgs,
+            [item.get("sampling_rate") or options["sampling_rate"] for item in items],
+            [item.get("lead_names") or None for item in items],
+            [item.get("keep_flat") or False for item in items],
             options["padding_side"] or ("left" if add_generation_prompt else None),
             options["return_tensors"],
             return_assistant_tokens_mask=return_assistant_tokens_mask,
@@ -353,7 +366,9 @@ class BaseElmProcessor(ProcessorMixin):
         *,
         return_assistant_tokens_mask: bool = False,
     ) -> BatchFeature:
-        ecg_data, ecg_ids = self.prepare_ecgs(ecgs, sampling_rate, lead_names, keep_flat) if ecgs else ({}, [])
+        ecg_data, ecg_ids = {}, []
+        if ecgs:
+            ecg_data, ecg_ids = self.prepare_ecgs(ecgs, sampling_rate, lead_names, keep_flat, judge_signal=True)
         remaining = iter(ecg_ids)
         rows = [self._tokenize(chat, [next(remaining) for _ in chat.ecgs]) for chat in chats]
         length = max(len(ids) for ids, _ in rows)

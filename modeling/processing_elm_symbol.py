@@ -111,9 +111,16 @@ class ElmSymbolProcessor(BaseElmProcessor):
         return (number >= 0) & (number < len(self.ecg_tokenizer))
 
     def prepare_ecgs(
-        self, ecgs: list, sampling_rate, lead_names, keep_flat: bool | list[bool] = False
+        self,
+        ecgs: list,
+        sampling_rate,
+        lead_names,
+        keep_flat: bool | list[bool] = False,
+        judge_signal: bool = False,
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        prepared = self.feature_extractor(ecgs, sampling_rate, lead_names, keep_flat=keep_flat)
+        prepared = self.feature_extractor(
+            ecgs, sampling_rate, lead_names, keep_flat=keep_flat, judge_signal=judge_signal
+        )
         tokens = self.ecg_tokenizer.encode_ecg(prepared["ecg_values"])
         return {}, [self._truncate(np.array(one)) + self.ecg_token_offset for one in tokens]
 

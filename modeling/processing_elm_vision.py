@@ -69,9 +69,16 @@ class ElmVisionProcessor(BaseElmProcessor):
         return ["input_ids", "attention_mask", "ecg_values"]
 
     def prepare_ecgs(
-        self, ecgs: list, sampling_rate, lead_names, keep_flat: bool | list[bool] = False
+        self,
+        ecgs: list,
+        sampling_rate,
+        lead_names,
+        keep_flat: bool | list[bool] = False,
+        judge_signal: bool = False,
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        pictures = self.image_processor(ecgs, sampling_rate, lead_names, keep_flat=keep_flat)
+        pictures = self.image_processor(
+            ecgs, sampling_rate, lead_names, keep_flat=keep_flat, judge_signal=judge_signal
+        )
         return {"ecg_values": pictures["pixel_values"]}, self.placeholders(len(ecgs))
 
 

@@ -30,7 +30,9 @@ MODEL = CONFIGURATION | {
 PROCESSOR = {
     "chat_rendering",
     "chat_turns",
+    "ecg_download",
     "ecg_leads",
+    "ecg_quality",
     "ecg_reading",
     "ecg_resampling",
     "ecg_segments",

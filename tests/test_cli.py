@@ -125,6 +125,8 @@ def records(ecg, tmp_path) -> Path:
         write_record(folder, name, ecg)
     write_record(folder, "short", ecg[:, :500])
     write_record(folder, "swapped", ecg, ["II", "I", *LEADS[2:]])
+    write_record(folder, "zero", ecg * 0)
+    write_record(folder, "noise", np.random.default_rng(0).normal(0, 0.3, ecg.shape))
     (folder / "lead.hea").write_text((folder / "lead.hea").read_text().replace(" V6", " V7"))
     (folder / "truncated.dat").write_bytes((folder / "truncated.dat").read_bytes()[:5000])
     (folder / "header.hea").write_bytes(b"header xx yy\n\0\xff")
@@ -147,8 +149,21 @@ BAD_RECORDS = {
 @pytest.mark.parametrize("name", BAD_RECORDS)
 def test_a_record_that_cannot_be_used_is_named(name, message, records, tiny_elm):
     for arguments in (["plot", records / name, "--output", "ecg.png"], ["ask", tiny_elm, "--ecg", records / name]):
-        question = ["--question", "What is the rhythm?"] if arguments[0] == "ask" else []
+        question = ["--question", "What is the rhythm?", "--strict"] if arguments[0] == "ask" else []
         assert BAD_RECORDS[name] in message(*arguments, *question)
+
+
+def test_a_doubtful_ecg_is_answered_with_a_warning_and_refused_if_strict(run, message, records, tiny_elm):
+    asked = ["ask", tiny_elm, "--question", "?", "--max-new-tokens", 2, "--ecg"]
+    for name, problem in {
+        "swapped": "the limb leads disagree: III is not II - I",
+        "zero": "flat: all leads",
+        "noise": "like white noise: all leads",
+    }.items():
+        finished = run(*asked, records / name)
+        assert finished.code == 0 and finished.err.startswith(f"warning: {name}: {problem}"), finished.err
+        assert finished.err.count("\n") == 1 and finished.out.startswith(f"ECG {name}, answered by")
+        assert message(*asked, records / name, "--strict").startswith(f"{name}: {problem}")
 
 
 def test_an_ecg_shorter_than_the_model_reads(message, records, tiny_elm):

@@ -190,7 +190,8 @@ def test_the_forward_pass_is_one_graph(ecgs):
     model, processor = compose("qwen2", "resnet_mlp")
     inputs = encode(processor, conversations(ecgs))
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    assert torch.allclose(compiled(**inputs).logits, model(**inputs).logits, atol=1e-5)
+    for given in (inputs, encode(processor, [user("What is sinus rhythm?")])):
+        assert torch.allclose(compiled(**given).logits, model(**given).logits, atol=1e-5)
 
 
 def test_generation_never_writes_the_placeholder(ecgs):

@@ -185,8 +185,8 @@ def test_another_sampling_rate_is_resampled_and_a_longer_ecg_cut():
 
 BAD_ECGS = {
     "no sampling rate": (lambda e: (e, {}), "ECG 1 of 1: its `sampling_rate` in Hz is missing"),
-    "eleven leads": (lambda e: (e[:11], {"sampling_rate": 250}), "11 leads, but the model has 12"),
-    "transposed": (lambda e: (e.T, {"sampling_rate": 250}), "500 leads, but the model has 12"),
+    "eleven leads": (lambda e: (e[:11], {"sampling_rate": 250}), "11 leads without names, but the model has 12"),
+    "transposed": (lambda e: (e.T, {"sampling_rate": 250}), r"\(500, 12\) seems to be \(samples, leads\)"),
     "too short": (lambda e: (e[:, :400], {"sampling_rate": 250}), "1.6 s long, the model reads 2 s"),
     "microvolt": (lambda e: ((e * 1000).astype(np.int16), {"sampling_rate": 250}), "Divide integer microvolt by 1000"),
     "microvolt as float": (

@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from elm_hf.checkpoints.load import load_pretrained
-from elm_hf.modeling.llm_parts import UNUSUAL_PARTS
+from elm_hf.modeling.llm_parts import UNUSUAL_PARTS, text_token_ids
 from elm_hf.utils.positions import position_limit
 
 
@@ -130,7 +130,7 @@ def check_saved(model: PreTrainedModel, folder: str) -> None:
         for name, value in expected.items()
         if name not in found or not torch.equal(value.cpu().nan_to_num(), found[name].cpu().nan_to_num())
     ]
-    input_ids = torch.arange(4, device=model.device)[None]
+    input_ids = torch.tensor([text_token_ids(model.config, 4)], device=model.device)
     logits = loaded.to(model.device).eval()(input_ids=input_ids).logits
     if not differing and not torch.allclose(model.eval()(input_ids=input_ids).logits, logits, atol=1e-4, rtol=1e-4):
         differing = ["the logits"]

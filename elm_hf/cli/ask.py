@@ -25,6 +25,9 @@ def ask(
     system_prompt_file: SystemPromptFile = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     plot: Annotated[Path | None, typer.Option(help="PNG file to draw: the ECG with questions and answers.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse an ECG that is flat, clipped, noise-like or contradicts itself.")
+    ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own code instead of elm-hf's.")
     ] = False,
@@ -46,11 +49,16 @@ def ask(
         to_ask = ecg_from_file(ecg, question)
     else:
         to_ask = ecg_from_dataset(dataset, fold, split, record_id, num_questions)
+    problems = "; ".join(to_ask.problems())
+    if problems and strict:
+        raise ValueError(f"{to_ask.name}: {problems}")
     system_prompt = read_system_prompt(system_prompt_file)
     model, processor = load_checkpoint(checkpoint, trust_remote_code=trust_remote_code)
     if system_prompt is not None:
         processor.system_prompt = system_prompt or None
     answered = ask_about(model, processor, to_ask, max_new_tokens)
+    if problems:
+        typer.echo(f"warning: {to_ask.name}: {problems}", err=True)
 
     typer.echo(f"ECG {to_ask.name}, answered by {type(model).__module__}.{type(model).__name__}")
     missing = to_ask.missing_leads(processor)

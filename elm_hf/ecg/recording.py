@@ -73,13 +73,16 @@ def path_within(folder: Path, name: str) -> Path:
         raise RecordingError("path outside the source", str(error)) from error
 
 
-def read_recording(path: str | PathLike, folder: str | PathLike | None = None) -> Recording:
+def read_recording(
+    path: str | PathLike, folder: str | PathLike | None = None, *, as_recorded: bool = False
+) -> Recording:
     """
     Read a WFDB record, place its leads by name and check that the limb leads are consistent.
 
     Args:
         path: path of the record, with or without the suffix `.hea`, `.dat` or `.mat`.
         folder: folder that all files of the record must be in, links included. By default the folder of the header.
+        as_recorded: whether to keep flat leads, and to accept limb leads that disagree.
 
     Raises:
         RecordingError: the record cannot be used. The reason is "missing file", "path outside the source", "unreadable
@@ -98,7 +101,9 @@ def read_recording(path: str | PathLike, folder: str | PathLike | None = None) -
         raise RecordingError("path outside the source", str(error)) from error
     except (ValueError, OSError) as error:
         raise RecordingError("unreadable header", str(error)) from error
-    recording = make_recording(ecg, sampling_rate, lead_names, str(path), units="of its header")
+    recording = make_recording(
+        ecg, sampling_rate, lead_names, str(path), units="of its header", as_recorded=as_recorded
+    )
     recording.other_signals += tuple(others)
     return recording
 
@@ -109,6 +114,8 @@ def make_recording(
     lead_names: Sequence[str],
     name: str = "recording",
     units: str | None = None,
+    *,
+    as_recorded: bool = False,
 ) -> Recording:
     """
     Make a recording from an array: place its leads by name (case-insensitively) and check that the limb leads are
@@ -122,6 +129,7 @@ def make_recording(
         lead_names: name of each row.
         name: name of the recording in error messages, such as its path.
         units: units of the file in error messages. With them, the amplitude is checked.
+        as_recorded: whether to keep flat leads, and to accept limb leads that disagree.
 
     Raises:
         RecordingError: the recording cannot be used. The reason is "absurd sampling rate", "unknown lead", "repeated
@@ -131,11 +139,12 @@ def make_recording(
     ecg = np.asarray(ecg)
     if ecg.ndim != 2 or len(ecg) != len(lead_names):
         raise ValueError(f"{name}: {len(lead_names)} lead names for an ECG of shape {ecg.shape}, expected one per row")
-    placed, others = place_recording(ecg, sampling_rate, lead_names, name, units)
+    placed, others = place_recording(ecg, sampling_rate, lead_names, name, units, check_limb_leads=not as_recorded)
     if placed.size and not np.fmax.reduce(np.abs(placed), None) <= LARGEST_MILLIVOLT:
         placed = np.where(np.abs(placed) <= LARGEST_MILLIVOLT, placed, np.float32(np.nan))
     missing = flat_leads(placed)
-    placed[missing] = np.nan
+    if not as_recorded:
+        placed[missing] = np.nan
     return Recording(placed, sampling_rate, _names(missing), name, tuple(others))
 
 

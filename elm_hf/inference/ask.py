@@ -14,8 +14,9 @@ from elm_hf.data.messages import fill_ecgs, message_text, prompt_of
 from elm_hf.ecg.recording import read_recording
 from elm_hf.inference.generation import answer
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_quality import signal_quality
 from elm_hf.modeling.ecg_segments import described
-from elm_hf.modeling.feature_extraction_ecg import MissingLeadsWarning
+from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
 
 
 @dataclass
@@ -48,6 +49,10 @@ class EcgToAsk:
         segment = reader.read(self.given, self.sampling_rate, LEADS)
         return described(reader.leads, segment.causes)
 
+    def problems(self) -> list[str]:
+        """What in the ECG makes answers about it doubtful: see [`~ecg_quality.signal_quality`]."""
+        return signal_quality(self.ecg, self.sampling_rate)
+
     @property
     def given(self) -> np.ndarray | str:
         """What the model's processor reads: the record itself, so that it is read in the same way everywhere."""
@@ -59,9 +64,9 @@ def ecg_from_file(path: str | PathLike, questions: Sequence[str]) -> EcgToAsk:
     A WFDB record and questions about it.
 
     Raises:
-        RecordingError: the record is missing, unreadable, or its limb leads disagree.
+        RecordingError: the record is missing, unreadable or no ECG.
     """
-    recording = read_recording(path)
+    recording = read_recording(path, as_recorded=True)
     prompts = [
         [{"role": "user", "content": [{"type": "ecg"}, {"type": "text", "text": question}]}] for question in questions
     ]
@@ -129,7 +134,8 @@ def ask(
     conversations = [fill_ecgs(prompt, [to_ask.given], to_ask.sampling_rate) for prompt in to_ask.prompts]
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=MissingLeadsWarning)  # see `EcgToAsk.missing_leads`
+            # See `EcgToAsk.missing_leads` and `EcgToAsk.problems`.
+            warnings.filterwarnings("ignore", category=SignalQualityWarning)
             answers = answer(model, processor, conversations, max_new_tokens)
     except ValueError as error:
         raise ValueError(f"{to_ask.name}: {error}") from error

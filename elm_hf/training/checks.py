@@ -11,6 +11,7 @@ from trl import ModelConfig, SFTConfig
 from elm_hf.checkpoints.chat_template import check_template
 from elm_hf.checkpoints.llm import check_answers_are_learnt
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.llm_parts import text_token_ids
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
@@ -204,12 +205,12 @@ def check_packing(model: ElmForCausalLM, behind_prefix: bool) -> None:
     """
     was_training = model.training
     model.eval()
-    ids = np.arange(3, 15) % model.config.text_config.vocab_size
+    ids = np.array(text_token_ids(model.config, 15)[3:]) % model.config.text_config.vocab_size
     sequences = [(each, each.copy()) for each in (np.r_[ids[:4], ids[4:7]], np.r_[ids[:4], ids[7:12]])]
     for _, labels in sequences:
         labels[:5] = IGNORE_INDEX
     if behind_prefix:
-        batch, _ = pack_behind_prefix([sequences], 0, lambda ids: 0)
+        batch, _ = pack_behind_prefix([sequences], int(ids[0]), lambda ids: 0)
         last = [6, 11]
     else:
         batch, last = pack_without_padding(sequences), [6, 15]
