@@ -22,6 +22,7 @@ import numpy as np
 from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMixin
 
 from .auto_classes import register
+from .device_files import is_device_file, load_device_file
 from .ecg_leads import LARGEST_SPAN, LEADS, SAMPLING_RATE, canonical_lead, other_signals, place_leads, typical_span
 from .ecg_reading import load_signals
 from .ecg_resampling import resample, resampled_length
@@ -268,7 +269,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
     ) -> tuple[np.ndarray, float, list[str]]:
         """The leads of an ECG `(leads, samples)`, float32 in mV, NaN if absent; the sampling rate; other signals."""
         if isinstance(ecg, str | PathLike):
-            signals, sampling_rate, lead_names, others = load_signals(ecg, dtype=self.working_dtype)
+            signals, sampling_rate, lead_names, others = self._load(ecg)
             placed, more = place_recording(
                 signals, sampling_rate, lead_names, str(ecg), "of its header", self.working_dtype
             )
@@ -286,6 +287,14 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         kept = [row for row, name in enumerate(names) if name not in others]
         placed, _ = place_leads(ecg[kept] if others else ecg, [names[row] for row in kept], leads, self.working_dtype)
         return placed, sampling_rate, others
+
+    def _load(self, path: str | PathLike) -> tuple[np.ndarray, float, list[str], list[str]]:
+        """The signals of a file, its sampling rate, their names, and the names of the signals that are left out."""
+        if not is_device_file(path):
+            return load_signals(path, dtype=self.working_dtype)
+        device = load_device_file(path)
+        signals = device.ecg.astype(self.working_dtype, copy=False)
+        return signals, device.sampling_rate, device.lead_names, device.other_signals
 
     def _segment(self, ecg: np.ndarray, sampling_rate: float, keep_flat: bool = False) -> EcgSegment:
         """The part that the model reads."""
