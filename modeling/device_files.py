@@ -54,7 +54,7 @@ _NUM_FIRST_BYTES = 4096
 
 # In bytes. A 12-lead ECG of 10 s has 0.1 to 3 MB in these formats.
 LARGEST_FILE = 64 * 2**20
-_LONGEST_READ_S = 30
+_LONGEST_READ_S = 60
 
 MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "V": 1e3, "nV": 1e-6}
 # Warnings of ecgdatakit after which the ECG may not be the one that the file contains, and why.

@@ -14,6 +14,7 @@ from elm_hf.modeling.device_files import VERIFIED_FORMATS, is_device_file, load_
 from elm_hf.modeling.ecg_leads import LEADS
 
 
+ARRAY_SUFFIXES = (".npy", ".csv", ".mat")
 MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "µV": 1e-3, "V": 1e3}
 
 
@@ -82,7 +83,7 @@ def _is_wfdb(path: Path) -> bool:
 def _read_array(path: Path, sampling_rate: float | None, leads: list[str] | None, units: str) -> Recording:
     if not os.path.isfile(path):  # unlike Path.is_file, this does not raise if the name is too long
         raise RecordingError("missing file", f"{path}: no such file")
-    if path.suffix not in (".npy", ".csv", ".mat"):  # such as .NPY
+    if path.suffix not in ARRAY_SUFFIXES:  # such as .NPY
         raise RecordingError(
             "unreadable file",
             f"{path}: not an ECG file; expected .npy, .csv, .mat, a WFDB record (.hea and .dat), {VERIFIED_FORMATS}",
