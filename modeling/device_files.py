@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 
@@ -48,6 +48,8 @@ _UNVERIFIED = {
     "alivecor_kardia": "AliveCorKardiaParser",
     "mfer": "MFERParser",
 }
+# The version that was verified. Another one may warn in other words, see `_DOUBTS`.
+ECGDATAKIT = "2.0.3"
 VERIFIED_FORMATS = "DICOM waveform, EDF, GE MUSE XML, HL7 aECG and Philips Sierra XML"
 _OTHER_READERS = (".hea", ".dat", ".mat", ".npy", ".csv")
 _NUM_FIRST_BYTES = 4096
@@ -156,11 +158,11 @@ def load_device_file(path: str | PathLike, folder: str | PathLike | None = None)
             f"{path}: {os.path.getsize(path) >> 20} MiB, expected up to {LARGEST_FILE >> 20}; cut the recording, or "
             "convert it to WFDB",
         )
-    if find_spec("ecgdatakit") is None or find_spec("pydicom") is None:
+    if _installed("ecgdatakit") != ECGDATAKIT or _installed("pydicom") is None:
         raise RecordingError(
             "formats not installed",
             f"{path}: not a WFDB record, .npy, .csv or .mat file; other formats ({VERIFIED_FORMATS}) require "
-            'ecgdatakit and pydicom: pip install "elm-hf[formats]"',
+            f'ecgdatakit {ECGDATAKIT} and pydicom: pip install "elm-hf[formats]"',
         )
     found = _reader(os.getpid()).read({"path": os.path.abspath(path)}, _LONGEST_READ_S)
     if "error" in found:
@@ -168,6 +170,15 @@ def load_device_file(path: str | PathLike, folder: str | PathLike | None = None)
     return DeviceEcg(
         found["array"], found["sampling_rate"], found["lead_names"], found["other_signals"], found["report"]
     )
+
+
+@lru_cache
+def _installed(package: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 # Runs `main` of the code in a folder, which is not a package that can be imported if it belongs to a checkpoint.

@@ -30,6 +30,7 @@ MODEL = CONFIGURATION | {
 PROCESSOR = {
     "chat_rendering",
     "chat_turns",
+    "device_files",
     "ecg_leads",
     "ecg_reading",
     "ecg_resampling",
@@ -37,6 +38,7 @@ PROCESSOR = {
     "feature_extraction_ecg",
     "folder_paths",
     "processing_elm_base",
+    "reading_process",
     "turn_format",
     "wfdb_header",
     "wfdb_signals",

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import datasets
@@ -198,9 +199,14 @@ def replace(path: Path, *pairs: tuple[str, str]) -> Path:
 
 
 def test_without_the_extra_the_error_names_it(files, monkeypatch):
-    monkeypatch.setattr(device_files, "find_spec", lambda name: None)
+    monkeypatch.setattr(device_files, "_installed", lambda package: None)
     error = error_of(files["muse.xml"])
     assert error.reason == "formats not installed" and 'pip install "elm-hf[formats]"' in str(error)
+
+
+def test_the_extra_installs_the_version_that_was_verified():
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert f"ecgdatakit=={device_files.ECGDATAKIT}" in extras["optional-dependencies"]["formats"]
 
 
 @pytest.mark.parametrize(
