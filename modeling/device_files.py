@@ -221,6 +221,8 @@ def _read(path: str, parsers: dict[str, type]) -> tuple[dict, np.ndarray | None]
         _check_groups(record, leads)
     except RecordingError as error:
         return {"reason": error.reason, "error": str(error)}, None
+    except MemoryError:
+        raise  # said by `serve`
     except Exception as error:
         words = " ".join(str(error).replace(f" in {path}", "").replace(f" of {path}", "").split())
         return {"error": f"cannot be read ({words[:300] or type(error).__name__})"}, None
