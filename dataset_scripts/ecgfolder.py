@@ -9,10 +9,13 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from datasets import List, Value
+
 from elm_hf.data.layout import SPLITS
 from elm_hf.data.messages import ecg_messages
 from elm_hf.ecg.files import read_ecg_file
 from elm_hf.ecg.recording import Recording, RecordingError, path_within
+from elm_hf.modeling.device_files import DEVICE_COLUMNS
 from elm_hf.modeling.folder_paths import Folder, OutsideFolderError, path_inside
 from elm_hf.modeling.wfdb_header import read_header
 from elm_hf.prepare.builder import ElmDatasetBuilder
@@ -56,6 +59,9 @@ class Ecgfolder(ElmDatasetBuilder):
     HOMEPAGE = ""
     LICENSE = "unknown"
     CITATION = ""
+    RECORD_FEATURES = {
+        name: List(Value("string")) if name.endswith("_statements") else Value("float32") for name in DEVICE_COLUMNS
+    }
 
     def list_recordings(self) -> Iterator[dict]:
         """List each file of the metadata once."""
@@ -96,7 +102,8 @@ class Ecgfolder(ElmDatasetBuilder):
         rate = _number(reference, "sampling_rate")
         folder, leads = self.source_folder(), _list(reference["leads"], ",")
         path = path_within(folder, reference["recording_id"])
-        return read_ecg_file(path, rate, leads, reference["units"], folder), metadata
+        recording = read_ecg_file(path, rate, leads, reference["units"], folder)
+        return recording, metadata | recording.device_report
 
     def list_conversations(self) -> Iterator[dict]:
         """List a conversation for each row."""

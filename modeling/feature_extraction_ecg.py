@@ -22,6 +22,7 @@ import numpy as np
 from transformers import AutoFeatureExtractor, BatchFeature, FeatureExtractionMixin
 
 from .auto_classes import register
+from .device_files import is_device_file, load_device_file
 from .ecg_download import downloaded_record, is_url
 from .ecg_leads import LARGEST_SPAN, LEADS, SAMPLING_RATE, canonical_lead, other_signals, place_leads, typical_span
 from .ecg_quality import signal_quality
@@ -304,9 +305,9 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         if isinstance(ecg, str | PathLike):
             if is_url(ecg):
                 with downloaded_record(ecg) as path:
-                    signals, sampling_rate, lead_names, others = load_signals(path, dtype=self.working_dtype)
+                    signals, sampling_rate, lead_names, others = self._load(path)
             else:
-                signals, sampling_rate, lead_names, others = load_signals(ecg, dtype=self.working_dtype)
+                signals, sampling_rate, lead_names, others = self._load(ecg)
             placed, more = place_recording(
                 signals,
                 sampling_rate,
@@ -345,6 +346,14 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         if self.resampling in ("fft", "linear"):
             return int(ecg.shape[1] * self.sampling_rate / sampling_rate)
         return resampled_length(ecg.shape[1], sampling_rate, self.sampling_rate)
+
+    def _load(self, path: str | PathLike) -> tuple[np.ndarray, float, list[str], list[str]]:
+        """The signals of a file, its sampling rate, their names, and the names of the signals that are left out."""
+        if not is_device_file(path):
+            return load_signals(path, dtype=self.working_dtype)
+        device = load_device_file(path)
+        signals = device.ecg.astype(self.working_dtype, copy=False)
+        return signals, device.sampling_rate, device.lead_names, device.other_signals
 
     def _segment(self, ecg: np.ndarray, sampling_rate: float, keep_flat: bool = False) -> EcgSegment:
         """The part that the model reads."""

@@ -137,7 +137,7 @@ def records(ecg, tmp_path) -> Path:
 
 BAD_RECORDS = {
     "nowhere": "nowhere.hea: no such file",
-    "array.npy": "array.npy: not a WFDB record; use elm-hf prepare ecgfolder to build a dataset of such files",
+    "array.npy": "array.npy: no sampling_rate; a .npy file requires one, in Hz",
     "lead": 'lead: lead "V7" is not one of I, II',
     "truncated": "truncated.dat has 5000 bytes, expected 120000 for 12 leads of 5000 samples",
     "header": 'header.hea: not a WFDB header, its number of signals is "xx"',

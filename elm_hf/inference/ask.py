@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs, message_text, prompt_of
-from elm_hf.ecg.recording import read_recording
+from elm_hf.ecg.files import ARRAY_SUFFIXES, read_ecg_file
 from elm_hf.inference.generation import answer
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_quality import signal_quality
@@ -30,7 +30,7 @@ class EcgToAsk:
         sampling_rate: in Hz.
         prompts: conversations that end with a question, each with one `{"type": "ecg"}` item.
         truths: the true answer to each question, None where it is not known.
-        path: the WFDB record, None for an ECG of a dataset.
+        path: the file, None for an array or an ECG of a dataset.
     """
 
     name: str
@@ -59,19 +59,28 @@ class EcgToAsk:
         return self.ecg if self.path is None else str(self.path)
 
 
-def ecg_from_file(path: str | PathLike, questions: Sequence[str]) -> EcgToAsk:
+def ecg_from_file(
+    path: str | PathLike, questions: Sequence[str], sampling_rate: float | None = None, units: str | None = None
+) -> EcgToAsk:
     """
-    A WFDB record and questions about it.
+    An ECG in a file and questions about it.
+
+    Args:
+        path: the file, see [`~elm_hf.ecg.files.read_ecg_file`].
+        questions: questions about the ECG, each asked on its own.
+        sampling_rate: sampling rate in Hz, required for arrays.
+        units: units of an array.
 
     Raises:
-        RecordingError: the record is missing, unreadable or no ECG.
+        RecordingError: the file is missing, unreadable or no ECG.
     """
-    recording = read_recording(path, as_recorded=True)
+    recording = read_ecg_file(path, sampling_rate, units=units, as_recorded=True)
     prompts = [
         [{"role": "user", "content": [{"type": "ecg"}, {"type": "text", "text": question}]}] for question in questions
     ]
     truths = [None] * len(prompts)
-    return EcgToAsk(Path(path).name, recording.ecg, recording.sampling_rate, prompts, truths, Path(path))
+    read_again = None if Path(path).suffix in ARRAY_SUFFIXES else Path(path)
+    return EcgToAsk(Path(path).name, recording.ecg, recording.sampling_rate, prompts, truths, read_again)
 
 
 def ecg_from_dataset(

@@ -88,6 +88,8 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
     HAS_ECGS = True
     # additional columns of the conversations of this dataset
     CONVERSATION_FEATURES: dict = {}
+    # additional columns of the records of this dataset
+    RECORD_FEATURES: dict = {}
     # those of `SPECIAL_OPTIONS` that this dataset has
     OPTIONS: tuple[str, ...] = ()
 
@@ -121,8 +123,8 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
         """
-        Read the recording of a reference and its metadata: `age` in years, `sex` ("male" or "female"), `report` and
-        `labels`, all optional.
+        Read the recording of a reference and its metadata: `age` in years, `sex` ("male" or "female"), `report`,
+        `labels` and the columns of `RECORD_FEATURES`, all optional.
 
         Raises:
             RecordingError: the recording cannot be used.

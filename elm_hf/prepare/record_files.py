@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import islice
 from multiprocessing import parent_process
 from pathlib import Path
@@ -175,6 +176,7 @@ class RecordFiles:
     def write(self, number: int, builder: ElmDatasetBuilder, references: list[dict]) -> tuple[int, int]:
         """Read the recordings of a file and write it. Returns the number of recordings and of skipped recordings."""
         features = record_features(builder.config.seconds, builder.config.sampling_rate)
+        features = Features({**features, **builder.RECORD_FEATURES})
         builder.counts.clear()
         rows, recordings, skipped = [], [], []
         with pq.ParquetWriter(self._unfinished(number), features.arrow_schema, **_PARQUET) as writer:
@@ -298,8 +300,13 @@ def plan_records(builder: ElmDatasetBuilder) -> dict:
         "recordings": count,
         "recordings per file": RECORDINGS_PER_FILE,
         "contents of the source": digest.hexdigest()[:16],
-        **{f"version of {package}": version(package) for package in VERSIONS},
+        **{f"version of {package}": version(package) for package in (*VERSIONS, *_installed_formats())},
     }
+
+
+def _installed_formats() -> list[str]:
+    """The packages with which more files can be read, so that a build without them is not resumed with them."""
+    return [package for package in ("ecgdatakit", "pydicom") if find_spec(package) is not None]
 
 
 def build_records(builder: ElmDatasetBuilder, files: RecordFiles, numbers: Iterable[int], num_proc: int) -> int:

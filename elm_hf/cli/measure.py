@@ -1,0 +1,61 @@
+"""The subcommand that measures ECGs."""
+
+import csv
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elm_hf.cli.app import Json, SamplingRate, Units, app, print_json
+
+
+@app.command()
+def measure(
+    files: Annotated[
+        list[Path], typer.Argument(help="Files with an ECG, in the formats of docs/formats.md, and folders of them.")
+    ],
+    output: Annotated[Path | None, typer.Option(help="CSV table to write, with a row for each file.")] = None,
+    json: Json = False,
+    sex: Annotated[str | None, typer.Option(help="Sex of the patients for normal ranges: female or male.")] = None,
+    age: Annotated[float | None, typer.Option(min=0, help="Age of the patients in years for normal ranges.")] = None,
+    sampling_rate: SamplingRate = None,
+    units: Units = None,
+):
+    """Measure ECGs: rate, intervals, axis, ST by lead, and what is outside the normal range. Not a medical device."""
+    if output is not None and (output.suffix.lower() != ".csv" or json):
+        raise ValueError(f"{output}: the table is a CSV file; give it a name that ends in .csv, without --json")
+    if sex not in ("female", "male", None):
+        raise ValueError(f'--sex is "{sex}"; expected female or male')
+    from elm_hf.ecg.measure_files import list_ecg_files, measure_file, measurement_row, measurement_text
+    from elm_hf.ecg.recording import RecordingError
+    from elm_hf.utils.errors import one_line
+
+    found, failures = [], []
+    paths = list_ecg_files(files)
+    for path in paths:
+        try:
+            found.append(measure_file(path, sampling_rate, units, sex, age))
+        except RecordingError as error:
+            failures.append(one_line(error))
+            if len(paths) > 1:
+                typer.echo(f"left out: {failures[-1]}", err=True)
+    if not found:
+        raise ValueError(failures[0] if len(failures) == 1 else f"none of {len(failures)} files can be measured")
+    if json:
+        print_json(found)
+    elif output is not None:
+        _write_table([measurement_row(one) for one in found], output)
+    else:
+        typer.echo("\n\n".join(map(measurement_text, found)))
+    if output is not None or failures:
+        where = f" in {output}" if output is not None else ""
+        typer.echo(f"{len(found)} of {len(paths)} files measured{where}", err=output is None)
+
+
+def _write_table(rows: list[dict], path: Path) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
