@@ -55,9 +55,7 @@ def write_sources(folder: Path, num_records: int) -> None:
         for kind in SUFFIXES:
             (folder / kind).mkdir(exist_ok=True)
         leads = {"fmt": ["16"] * 12, "adc_gain": [1000.0] * 12, "baseline": [0] * 12}
-        wfdb.wrsamp(
-            name, 500, ["mV"] * 12, list(LEADS), ecg.T.astype(float), write_dir=str(folder / "WFDB"), **leads
-        )
+        wfdb.wrsamp(name, 500, ["mV"] * 12, list(LEADS), ecg.T.astype(float), write_dir=str(folder / "WFDB"), **leads)
         np.save(folder / "NumPy" / name, ecg)
         scipy.io.savemat(folder / "MATLAB" / f"{name}.mat", {"val": ecg})
         with (folder / "CSV" / f"{name}.csv").open("w", newline="") as file:
@@ -100,7 +98,9 @@ class Measurements:
         """Name -> (work, number of ECGs in it)."""
         extractor, rows = self.processor.feature_extractor, BATCH_SIZE * NUM_BATCHES
         paths = [str(self.sources / "WFDB" / f"{number:05d}") for number in range(min(NUM_PATHS, self.num_records))]
-        building = {f"prepare, {kind} files": (lambda kind=kind: self.build(kind), self.num_records) for kind in SUFFIXES}
+        building = {
+            f"prepare, {kind} files": (lambda kind=kind: self.build(kind), self.num_records) for kind in SUFFIXES
+        }
         return building | {
             "training sample, tokenized once": (lambda: self.read(self.tokenized), rows),
             "training sample, tokenized when read": (lambda: self.read(self.dataset), rows),
@@ -195,9 +195,7 @@ def main() -> None:
         ]
         with processes[0] as this, processes[1] as other:
             ready = [this(), other()]
-            rounds = [
-                {work: (this(work), other(work)) for work in ready[0]["works"]} for _ in range(arguments.rounds)
-            ]
+            rounds = [{work: (this(work), other(work)) for work in ready[0]["works"]} for _ in range(arguments.rounds)]
     print(f"{arguments.records} records of 12 leads, 10 s at 500 Hz, to 250 Hz; median of {arguments.rounds} rounds")
     print(f"{'milliseconds of one core for each ECG':40} {'this':>8} {'other':>8}  ratio")
     for work in ready[0]["works"]:

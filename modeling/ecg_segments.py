@@ -191,7 +191,7 @@ def _judged(ecg: np.ndarray, sampling_rate: float, keep_flat: bool) -> EcgSegmen
     low, high = ecg.min(axis=1), ecg.max(axis=1)
     lows, highs = low.tolist(), high.tolist()
     if all(
-        -LARGEST_MILLIVOLT <= lowest and highest <= LARGEST_MILLIVOLT and highest - lowest > 0.001
+        lowest >= -LARGEST_MILLIVOLT and highest <= LARGEST_MILLIVOLT and highest - lowest > 0.001
         for lowest, highest in zip(lows, highs)
     ):  # all samples of all leads are valid, and no lead is flat
         return EcgSegment(ecg, [None] * len(ecg), 0, max(highs) - min(lows))
