@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,11 +30,12 @@ from elm_hf.dataset_scripts import code15
 from elm_hf.ecg.files import read_ecg_file
 from elm_hf.ecg.recording import segments
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
+from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.work_folder import begin
 from elm_hf.utils.errors import one_line
 
 
-SECONDS = float(os.environ.get("ELM_HF_FUZZ_SECONDS", 22))
+SECONDS = float(os.environ.get("ELM_HF_FUZZ_SECONDS", 24))
 SEED = int(os.environ.get("ELM_HF_FUZZ_SEED", 0))
 LONGEST_S = 10 * float(os.environ.get("ELM_HF_FUZZ_SLOWNESS", 3))  # a busy machine is slower
 LARGEST_MEMORY_MB = 1500
@@ -122,6 +123,12 @@ def saved(save: Callable) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
+@lru_cache(maxsize=2)
+def builder_of(name: str, folder: Path) -> ElmDatasetBuilder:
+    """A builder, which reads its source anew each time; making one takes longer than reading a small source."""
+    return builder(name, folder)
+
+
 @cache
 def first_entries(sample: str) -> list:
     """Some entries of a published file in the shared data."""
@@ -175,7 +182,7 @@ def hdf5(folder: Path, rng: random.Random) -> Callable:
     (folder / name).write_bytes(mutated_bytes(content, rng))
     code15._open_part.cache_clear()
     exam = {"exam_id": "1", "trace_file": name, "age": "50", "is_male": "True", "labels": []}
-    return lambda: builder("code15", folder).read_recording(exam)
+    return lambda: builder_of("code15", folder).read_recording(exam)
 
 
 def array(suffix: str, save: Callable) -> Callable:
@@ -207,7 +214,7 @@ def ecgfolder(folder: Path, rng: random.Random) -> Callable:
             'a.npy,P1,250,Normal?,yes,a;b,50,\n"[""a.npy""]",P1,250,,,,,"[{""role"": ""user"", ""content"": ""?""}]"\n'
         )
         (folder / "metadata.csv").write_bytes(mutated_text(text.encode(), rng))
-    return lambda: read_all(builder("ecgfolder", folder))
+    return lambda: read_all(builder_of("ecgfolder", folder))
 
 
 def read_all(made) -> None:
@@ -232,7 +239,7 @@ def published(name: str, file: str, sample: str) -> Callable:
     def family(folder: Path, rng: random.Random) -> Callable:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(mutated_entries(first_entries(sample), rng))
-        return lambda: read_all(builder(name, folder))
+        return lambda: read_all(builder_of(name, folder))
 
     return family
 
