@@ -7,7 +7,7 @@ Nothing here uses the simulator. `Measured` expects a clean signal at 1000 Hz (o
 
 import numpy as np
 from scipy.ndimage import median_filter
-from scipy.signal import find_peaks, savgol_filter
+from scipy.signal import butter, find_peaks, savgol_filter, sosfiltfilt
 
 from elm_hf.modeling.ecg_leads import LEADS
 
@@ -211,9 +211,9 @@ def measured_noise(ecg: np.ndarray) -> str:
     lasting = np.quantile(np.abs(medians[:, 32:] - 2 * medians[:, 16:-16] + medians[:, :-32]), 0.3, axis=1)
     if lasting[:3].max() > max(0.02, 1.5 * lasting[3:].max()):
         return "tremor"
-    jumps, stays = (_largest_step(rest, width) for width in (8, 18))
-    electrode = jumps.argmax()
-    if jumps[electrode] > max(0.22, 2 * np.median(jumps)) and stays[electrode] > 0.2:
+    without_drift = sosfiltfilt(butter(2, 0.7, "highpass", fs=250, output="sos"), rest)
+    jumps = _largest_step(without_drift, 18)  # wider than a QRS complex
+    if jumps.max() > max(0.32, 2 * np.median(jumps)):
         return "electrode motion"
     return "baseline drift" if _rms(rest, 0.05, 0.5).max() > 0.05 else "none"
 

@@ -194,7 +194,9 @@ def test_the_class_of_a_record_is_its_only_superclass(reports):
 
 def test_labels_are_learned_and_measured_on_validation_patients(reports, text_model, tmp_path):
     more = ("--fold", "1", "--eval_strategy", "steps", "--eval_steps", "3", "--crop_seconds", "1")
-    folder = run(reports, tmp_path / "out", "ecg_se_resnet", text_model, *more, "--save_strategy", "steps")
+    best = ("--save_strategy", "steps", "--save_steps", "3", "--load_best_model_at_end", "true")
+    chosen = (*best, "--metric_for_best_model", "auroc_all")
+    folder = run(reports, tmp_path / "out", "ecg_se_resnet", text_model, *more, *chosen)
     history = json.loads((next(folder.glob("checkpoint-*")) / "trainer_state.json").read_text())["log_history"]
     measured = next(entry for entry in history if "eval_auroc_all" in entry)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
@@ -216,6 +218,9 @@ def test_labels_are_learned_and_measured_on_validation_patients(reports, text_mo
         ValueError, match="--target labels: st_mem encoders can learn reconstruction, without --target"
     ):
         run(reports, tmp_path / "other", "st_mem", text_model, "--target", "labels")
+    with pytest.raises(ValueError, match='is "auroc_rhythm"; expected loss or auroc_all'):
+        other = (*more, *best, "--metric_for_best_model", "auroc_rhythm")
+        run(reports, tmp_path / "other", "ecg_se_resnet", text_model, *other)
 
 
 def test_other_models_than_ecg_encoders_are_refused(reports, text_model, tmp_path):

@@ -96,7 +96,7 @@ def test_each_kind_of_noise_is_measured():
     drawn = list(draw_each_label(NOISES[1:], 60, seed=1))
     pairs = [({one.noise}, {measured_noise(simulate_ecg(one, rng(seed)))}) for seed, one in enumerate(drawn)]
     agreements = {noise: agreement(pairs, noise) for noise in NOISES}
-    assert all(min(values) >= 0.95 for values in agreements.values()), agreements
+    assert all(min(values) >= 0.97 for values in agreements.values()), agreements
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ classification. `elm-hf pretrain` is the same program on one process.
     accelerate launch -m elm_hf.pretrain --config pretrain_st_mem
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from transformers import TrainingArguments, set_seed
@@ -20,6 +20,7 @@ from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.pretrain.arguments import PretrainArguments
 from elm_hf.pretrain.data import EcgPretrainingCollator, PretrainingRecords, load_pretraining_records
 from elm_hf.pretrain.encoder import TARGETS, encoder_type, load_encoder_to_train
+from elm_hf.pretrain.label_tasks import PTB_XL_TASKS
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
 from elm_hf.pretrain.trainer import PretrainTrainer, TaskAurocs
 from elm_hf.training.augmentation import EcgAugmentation
@@ -61,17 +62,20 @@ def build_trainer(
     script_args: PretrainArguments, training_args: TrainingArguments, augmentation: EcgAugmentation
 ) -> PretrainTrainer:
     """Builds the trainer of a run, ready to start or to resume from its last checkpoint."""
-    check_evaluation(training_args, script_args.early_stopping_patience)
+    target = target_of(encoder_type(script_args.encoder), script_args.target)
+    possible_tasks = PTB_XL_TASKS if target == "labels" else ()
+    check_evaluation(training_args, script_args.early_stopping_patience, _metrics(possible_tasks))
     run = run_settings(training_args, script_args, augmentation)
     training_args.resume_from_checkpoint = checkpoint_to_continue(
         training_args.resume_from_checkpoint, training_args.output_dir, run
     )
     set_seed(training_args.seed)
 
-    target = target_of(encoder_type(script_args.encoder), script_args.target)
     records = load_pretraining_records(script_args.dataset, script_args.fold, target, script_args.held_out_dataset)
     if evaluates(training_args):
         _check_has_validation(script_args, records)
+    if records.tasks is not None:
+        check_evaluation(training_args, script_args.early_stopping_patience, _metrics(records.tasks.tasks))
     stages = _stages_before(script_args)
     first = records.train[0]
     model, feature_extractor, tokenizer = load_encoder_to_train(script_args, records.classes, first)
@@ -133,6 +137,11 @@ def target_of(model_type: str, target: str | None) -> str | None:
         choices = CLASSIFIED if default in CLASSIFIED else (default or "reconstruction, without --target",)
         raise ValueError(f"--target {target}: {model_type} encoders can learn {' or '.join(choices)}.")
     return target
+
+
+def _metrics(tasks: Iterable[str]) -> list[str]:
+    """Names that `--metric_for_best_model` may have."""
+    return ["loss", *(f"auroc_{task}" for task in tasks)]
 
 
 def _stages_before(script_args: PretrainArguments) -> list[Stage]:

@@ -70,7 +70,10 @@ def check_evaluation(
         raise ValueError(f'--metric_for_best_model is "{metric}"; expected {" or ".join(metrics)}. {_METRICS}')
 
 
-_METRICS = "Metrics are the loss on the validation split and, with --eval_exact_match of elm-hf train, exact_match."
+_METRICS = (
+    "Metrics are the loss on the validation split; exact_match with --eval_exact_match of elm-hf train; and the macro "
+    "AUROC of each task with --target labels of elm-hf pretrain."
+)
 
 
 def evaluation_callbacks(early_stopping_patience: int | None) -> list[EarlyStoppingCallback]:
