@@ -19,7 +19,7 @@ quickstart: install
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" sh recipes/quickstart.sh
 
 test: install
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 lint: install
 	$(VENV)/bin/ruff check .

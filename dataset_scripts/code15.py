@@ -28,6 +28,11 @@ ABNORMALITIES = {
 NORMAL = "normal ECG"
 COLUMNS = ["exam_id", "age", "is_male", *ABNORMALITIES, "patient_id", "normal_ecg", "trace_file"]
 
+# The tables of a part, and the largest shape of `tracings`. A damaged file can claim any size; the published parts
+# have 20,001 exams of 4,096 samples.
+TABLES = ("exam_id", "tracings")
+LARGEST_SHAPE = (2**20, 2**20, len(LEADS))
+
 
 class Code15(ElmDatasetBuilder):
     """
@@ -109,8 +114,21 @@ def _tracing(path: Path, exam_id: str) -> np.ndarray:
         )
     try:
         return tracings[row]
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise RecordingError("unreadable file", f"{path}: cannot read row {row}, exam {exam_id} ({error})") from error
+
+
+def _is_part(exams: object, tracings: object) -> bool:
+    """Whether the tables of a part fit each other, and reading them takes little memory."""
+    return (
+        isinstance(exams, h5py.Dataset)
+        and isinstance(tracings, h5py.Dataset)
+        and tracings.ndim == 3
+        and tracings.dtype.kind in "fiu"
+        and all(size <= largest for size, largest in zip(tracings.shape, LARGEST_SHAPE))
+        and tracings.shape[2] == len(LEADS)
+        and exams.shape == tracings.shape[:1]
+    )
 
 
 @lru_cache(maxsize=1)
@@ -121,20 +139,18 @@ def _open_part(path: Path, process: int) -> tuple[h5py.Dataset, dict[str, int]]:
     try:
         file = h5py.File(path, "r")
         _check_links(file, path)
-        names, tracings = file["exam_id"][:], file["tracings"]
-    except (OSError, KeyError) as error:
+        exams, tracings = file["exam_id"], file["tracings"]
+        found = ", ".join(f"{name} {getattr(file[name], 'shape', 'that is no table')}" for name in TABLES)
+        names = exams[:] if _is_part(exams, tracings) else None
+    except (OSError, KeyError, RuntimeError) as error:
         raise RecordingError(
             "unreadable file", f"{path}: truncated, or not in the format of CODE-15% ({error})"
         ) from error
-    if (
-        not isinstance(tracings, h5py.Dataset)
-        or tracings.ndim != 3
-        or tracings.shape[2] != len(LEADS)
-        or len(names) != len(tracings)
-    ):
+    if names is None:
         raise RecordingError(
             "unreadable file",
-            f"{path}: exam_id {names.shape} and tracings {tracings.shape}, expected (exams,) and (exams, samples, 12)",
+            f"{path}: {found}, expected numbers of the shapes (exams,) and (exams, samples, 12), with up to "
+            f"{LARGEST_SHAPE[0]:,} exams and {LARGEST_SHAPE[1]:,} samples",
         )
     rows = {}
     for row, name in enumerate(names.tolist()):
@@ -144,7 +160,7 @@ def _open_part(path: Path, process: int) -> tuple[h5py.Dataset, dict[str, int]]:
 
 def _check_links(file: h5py.File, path: Path) -> None:
     """Raise an error if a table of the part is in another file, which would be read from wherever it is."""
-    for name in ("exam_id", "tracings"):
+    for name in TABLES:
         link = file.get(name, getlink=True)
         table = None if isinstance(link, h5py.ExternalLink) else file[name]
         if table is None or (isinstance(table, h5py.Dataset) and (table.external or table.is_virtual)):

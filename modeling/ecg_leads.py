@@ -15,6 +15,7 @@
 
 import re
 from functools import lru_cache
+from statistics import median
 
 import numpy as np
 
@@ -225,7 +226,7 @@ def typical_span(ecg: np.ndarray) -> float | None:
     last = counts[rows] - 1
     spans = drawn[rows, np.rint(0.99 * last).astype(int)] - drawn[rows, np.rint(0.01 * last).astype(int)]
     spans = spans[spans > 0]
-    return float(np.median(spans)) if spans.size else None
+    return median(spans.tolist()) if spans.size else None
 
 
 def flat_leads(ecg: np.ndarray) -> np.ndarray:

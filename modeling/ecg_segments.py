@@ -193,6 +193,12 @@ def read_segments(
 def _judged(ecg: np.ndarray, sampling_rate: float, keep_flat: bool) -> EcgSegment:
     """A segment `(leads, samples)` at its own rate with its short gaps filled and its missing leads NaN."""
     low, high = ecg.min(axis=1), ecg.max(axis=1)
+    lows, highs = low.tolist(), high.tolist()
+    if all(
+        lowest >= -LARGEST_MILLIVOLT and highest <= LARGEST_MILLIVOLT and highest - lowest > 0.001
+        for lowest, highest in zip(lows, highs)
+    ):  # all samples of all leads are valid, and no lead is flat
+        return EcgSegment(ecg, [None] * len(ecg), 0, max(highs) - min(lows))
     lowest, highest = float(np.fmin.reduce(low)), float(np.fmax.reduce(high))  # those of leads without NaN
     segment = EcgSegment(ecg, [None] * len(ecg), 0, highest - lowest)
     is_flat = np.rint(1000 * low) == np.rint(1000 * high)

@@ -418,14 +418,15 @@ class BaseElmProcessor(ProcessorMixin):
         for start, end in chat.learnt:
             in_answer[(starts < end) & (ends > start)] = 1
 
-        looks_like_ecg = ids == self.ecg_token_id
-        is_ecg = looks_like_ecg & np.isin(starts, chat.ecgs)
-        # A placeholder in the text of a message becomes the tokens of its characters.
-        words = self.tokenizer.encode(self.ecg_token, add_special_tokens=False, split_special_tokens=True)
-        remaining = iter(ecg_ids)
+        ecg_starts, remaining = set(chat.ecgs), iter(ecg_ids)
         pieces, lengths, start = [], np.ones(len(ids), dtype=np.int64), 0
-        for index in np.flatnonzero(looks_like_ecg):
-            piece = next(remaining) if is_ecg[index] else np.array(words)
+        for index in np.flatnonzero(ids == self.ecg_token_id).tolist():
+            if starts[index] in ecg_starts:
+                piece = next(remaining)
+            else:  # a placeholder in the text of a message becomes the tokens of its characters
+                piece = np.array(
+                    self.tokenizer.encode(self.ecg_token, add_special_tokens=False, split_special_tokens=True)
+                )
             pieces += [ids[start:index], piece]
             lengths[index] = len(piece)
             start = index + 1

@@ -108,9 +108,11 @@ class _SignalFile:
         is_valid = self.format == 8 or digital.min() > _INVALID[self.format]
         # One array, so that signals of the same rate need not be copied together later.
         values = np.empty(sum(map(len, columns)), dtype)
-        signals = np.split(values, np.cumsum([len(column) for column in columns])[:-1])
-        for signal, column, out in zip(self.signals, columns, signals):
-            self._convert(signal, column, out, is_valid)
+        signals, start = [], 0
+        for signal, column in zip(self.signals, columns):
+            signals.append(values[start : start + len(column)])
+            self._convert(signal, column, signals[-1], is_valid)
+            start += len(column)
         return signals
 
     def _read_samples(self, frames: int) -> np.ndarray:

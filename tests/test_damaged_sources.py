@@ -6,6 +6,7 @@ import multiprocessing
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import scipy.io
@@ -19,6 +20,7 @@ from test_recordings import smooth_ecg
 
 import elm_hf.prepare.work_folder
 from elm_hf.ecg.array_files import read_mat, read_npy
+from elm_hf.ecg.recording import RecordingError
 from elm_hf.inference.ask import ecg_from_file
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.dataset import prepare_dataset, prepare_shard
@@ -137,6 +139,17 @@ def test_the_header_of_a_numpy_file_is_not_trusted(header, message, tmp_path):
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(480))
     with pytest.raises(ValueError, match=message):
         read_npy(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("shape", [(2, 10**11, 12), (10**11, 400, 12), (2, 400, 8)])
+def test_the_sizes_of_an_hdf5_file_are_not_trusted(shape, tmp_path):
+    with h5py.File(tmp_path / "exams_part0.hdf5", "w") as file:
+        file.create_dataset("exam_id", shape[:1], "i8", chunks=(1,))
+        file.create_dataset("tracings", shape, "f4", chunks=(1, 400, shape[2]))
+    assert (tmp_path / "exams_part0.hdf5").stat().st_size < 10_000
+    exam = {"exam_id": "1", "trace_file": "exams_part0.hdf5", "age": "50", "is_male": "True", "labels": []}
+    with pytest.raises(RecordingError, match=r"tracings \(.* expected numbers of the shapes .* 1,048,576 samples"):
+        builder("code15", tmp_path).read_recording(exam)
 
 
 def test_a_zip_file_is_not_a_numpy_file(tmp_path):

@@ -14,23 +14,29 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import cache, lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import h5py
 import numpy as np
 import pytest
 import scipy.io
+import wfdb
 from format_writers import WRITERS
 from test_datasets_base import builder
 from test_ecgfolder import ecg, row, write_csv, write_wfdb
 
+from elm_hf.dataset_scripts import code15
 from elm_hf.ecg.files import read_ecg_file
 from elm_hf.ecg.recording import segments
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
+from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.work_folder import begin
 from elm_hf.utils.errors import one_line
 
 
-SECONDS = float(os.environ.get("ELM_HF_FUZZ_SECONDS", 40))
+SECONDS = float(os.environ.get("ELM_HF_FUZZ_SECONDS", 24))
 SEED = int(os.environ.get("ELM_HF_FUZZ_SEED", 0))
 LONGEST_S = 10 * float(os.environ.get("ELM_HF_FUZZ_SLOWNESS", 3))  # a busy machine is slower
 LARGEST_MEMORY_MB = 1500
@@ -110,11 +116,52 @@ def mutated_entries(entries: list, rng: random.Random) -> str:
     return mutated_text(text.encode(), rng).decode("utf-8", "replace") if rng.random() < 0.3 else text
 
 
+@cache
+def saved(save: Callable) -> dict[str, bytes]:
+    """The files that a function writes into a folder. They are made once, and only the mutations cost time."""
+    with TemporaryDirectory() as folder:
+        save(Path(folder))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+@lru_cache(maxsize=2)
+def builder_of(name: str, folder: Path) -> ElmDatasetBuilder:
+    """A builder, which reads its source anew each time; making one takes longer than reading a small source."""
+    return builder(name, folder)
+
+
+@cache
+def first_entries(sample: str) -> list:
+    """Some entries of a published file in the shared data."""
+    return json.loads(min(SAMPLES.glob(sample)).read_text())[:4]
+
+
+def save_wfdb(folder: Path) -> None:
+    write_wfdb(folder, "made", ecg(seconds=2))
+
+
+def save_npy(folder: Path) -> None:
+    np.save(folder / "a.npy", ecg(seconds=1))
+
+
+def save_flac(folder: Path) -> None:
+    signal = ecg(seconds=2)[:2].T
+    wfdb.wrsamp("made", 250, ["mV"] * 2, ["I", "II"], signal, fmt=["516"] * 2, adc_gain=[1000] * 2, baseline=[0] * 2,
+                write_dir=str(folder))  # fmt: skip
+
+
+def save_hdf5(folder: Path) -> None:
+    with h5py.File(folder / "exams_part0.hdf5", "w") as file:
+        file["exam_id"] = np.arange(3)
+        file["tracings"] = np.stack([ecg(number, seconds=1).T for number in range(3)]).astype(np.float32)
+
+
 # Families: each gets a folder and a random generator, writes a mutated file, and returns what reads it.
 def wfdb_record(folder: Path, rng: random.Random) -> Callable:
     fmt = rng.choice(("16", "212", "32", "24", "80"))
-    write_wfdb(folder, "made", ecg(seconds=2))
     header, data = folder / "made.hea", folder / "made.dat"
+    for name, content in saved(save_wfdb).items():
+        (folder / name).write_bytes(content)
     if fmt != "16":
         header.write_text(header.read_text().replace(" 16 ", f" {fmt} "))
     if rng.random() < 0.8:
@@ -124,11 +171,28 @@ def wfdb_record(folder: Path, rng: random.Random) -> Callable:
     return lambda: [read_ecg_file(folder / "made"), EcgFeatureExtractor(250, 500)(str(folder / "made"))]
 
 
+def flac(folder: Path, rng: random.Random) -> Callable:
+    for name, content in saved(save_flac).items():
+        is_mutated = name.endswith(".dat") or rng.random() < 0.1
+        (folder / name).write_bytes(mutated_bytes(content, rng) if is_mutated else content)
+    return lambda: read_ecg_file(folder / "made")
+
+
+def hdf5(folder: Path, rng: random.Random) -> Callable:
+    (name, content), *_ = saved(save_hdf5).items()
+    (folder / name).write_bytes(mutated_bytes(content, rng))
+    code15._open_part.cache_clear()
+    exam = {"exam_id": "1", "trace_file": name, "age": "50", "is_male": "True", "labels": []}
+    return lambda: builder_of("code15", folder).read_recording(exam)
+
+
 def array(suffix: str, save: Callable) -> Callable:
+    def save_array(folder: Path) -> None:
+        save(folder / f"made{suffix}", ecg(seconds=1))
+
     def family(folder: Path, rng: random.Random) -> Callable:
-        path = folder / f"made{suffix}"
-        save(path, ecg(seconds=1))
-        path.write_bytes((mutated_text if suffix == ".csv" else mutated_bytes)(path.read_bytes(), rng))
+        path, content = folder / f"made{suffix}", saved(save_array)[f"made{suffix}"]
+        path.write_bytes((mutated_text if suffix == ".csv" else mutated_bytes)(content, rng))
         return lambda: segments(read_ecg_file(path, 250), 1)
 
     return family
@@ -148,7 +212,7 @@ def device_file(folder: Path, rng: random.Random) -> Callable:
 
 
 def ecgfolder(folder: Path, rng: random.Random) -> Callable:
-    np.save(folder / "a.npy", ecg(seconds=1))
+    (folder / "a.npy").write_bytes(saved(save_npy)["a.npy"])
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "Normal?"}]},
         {"role": "assistant", "content": "yes"},
@@ -164,7 +228,7 @@ def ecgfolder(folder: Path, rng: random.Random) -> Callable:
             'a.npy,P1,250,Normal?,yes,a;b,50,\n"[""a.npy""]",P1,250,,,,,"[{""role"": ""user"", ""content"": ""?""}]"\n'
         )
         (folder / "metadata.csv").write_bytes(mutated_text(text.encode(), rng))
-    return lambda: read_all(builder("ecgfolder", folder))
+    return lambda: read_all(builder_of("ecgfolder", folder))
 
 
 def read_all(made) -> None:
@@ -187,10 +251,9 @@ def published(name: str, file: str, sample: str) -> Callable:
     """A family of a published file of entries, with a sample in the shared data."""
 
     def family(folder: Path, rng: random.Random) -> Callable:
-        found = min(SAMPLES.glob(sample))
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_text(mutated_entries(json.loads(found.read_text())[:4], rng))
-        return lambda: read_all(builder(name, folder))
+        (folder / file).write_text(mutated_entries(first_entries(sample), rng))
+        return lambda: read_all(builder_of(name, folder))
 
     return family
 
@@ -205,6 +268,8 @@ def plan(folder: Path, rng: random.Random) -> Callable:
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data"
 FAMILIES = {
     "wfdb": wfdb_record,
+    "flac": flac,
+    "hdf5": hdf5,
     "npy": array(".npy", np.save),
     "mat": array(".mat", lambda path, signal: scipy.io.savemat(path, {"val": signal})),
     "compressed mat": array(".mat", lambda path, signal: scipy.io.savemat(path, {"val": signal}, do_compression=True)),
