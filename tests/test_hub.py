@@ -113,7 +113,7 @@ def test_a_published_adapter_loads_onto_the_base_that_it_names(hub, tiny_elm):
         except ValueError as error:
             assert "adapter: an adapter of {tiny_elm}, a local folder that others cannot load" in str(error), error
         publish_model("adapter", "user/adapter", base="user/base")
-        ids = torch.arange(4)[None]
+        ids = torch.arange(3, 7)[None]
         again, _ = load_checkpoint("user/adapter")
         assert torch.equal(again(input_ids=ids).logits, adapted(input_ids=ids).logits)
         print(adapted(input_ids=ids).logits.sum().item())
@@ -129,7 +129,7 @@ def test_a_published_adapter_loads_onto_the_base_that_it_names(hub, tiny_elm):
         assert ModelCard.load("user/adapter").data.base_model == "user/base"
         for auto_class in (AutoPeftModelForCausalLM, AutoModelForCausalLM):
             model = auto_class.from_pretrained("user/adapter", trust_remote_code=True).eval()
-            print(model(input_ids=torch.arange(4)[None]).logits.sum().item())
+            print(model(input_ids=torch.arange(3, 7)[None]).logits.sum().item())
     """)
     assert in_peft.splitlines()[-2:] == said.splitlines()[-1:] * 2
 
