@@ -110,7 +110,8 @@ def evaluate_encoder(
         results = _probe_results(encoder, records, rows, identity["label_shares"], bootstrap, seed)
     else:
         logits, tasks = _classified(encoder, checkpoint, records, rows)
-        results = [{"tasks": task_scores(logits, tasks.targets(records.labels_of(rows)), tasks, bootstrap)}]
+        scored = task_scores(logits, tasks.targets(records.labels_of(rows)), tasks, bootstrap)
+        results = [{"classes": encoder.model.config.num_labels, "tasks": scored}]
     facts = {
         "weights": fingerprint_of_weights(encoder.model.state_dict(), sampled=True),
         "encoder": model_type,

@@ -94,5 +94,11 @@ def _method(report: dict) -> str:
             "patients of a smaller share are among those of a larger one. A label of which the training patients have no ECG "
             "cannot be learned, and its AUROC is 0.5."
         )
+    scored = {name for found in report["results"][0]["tasks"].values() for name in found["classes"]}
+    if run["way"] == "classifier" and report["results"][0]["classes"] < len(scored):
+        text += (
+            f" The encoder classifies {report['results'][0]['classes']} statements. A superclass or subclass is scored by its "
+            "likeliest statement; the AUROC of a statement that is not among them is 0.5."
+        )
     versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
     return f"{text}\n\n{versions}; {run['seconds']:g} s; weights {run['weights']}."
