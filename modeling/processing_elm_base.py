@@ -106,7 +106,7 @@ class BaseElmProcessor(ProcessorMixin):
 
         Args:
             ecgs (`list`):
-                The ECGs: arrays of shape `(num_leads, num_samples)` in millivolt or paths of WFDB records.
+                The ECGs: arrays of shape `(num_leads, num_samples)` in millivolt or paths of files.
             sampling_rate, lead_names, keep_flat:
                 As for [`EcgFeatureExtractor`].
 
@@ -214,8 +214,8 @@ class BaseElmProcessor(ProcessorMixin):
         Renders conversations with the tokenizer's chat template. There can be ECGs in any turn.
 
         The `content` of a message is a string or a list of items `{"type": "text", "text": ...}` and `{"type": "ecg",
-        "ecg": ...}`. An ECG is an array of shape `(num_leads, num_samples)` in millivolt, or the path of a WFDB
-        record. Items with arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads,
+        "ecg": ...}`. An ECG is an array of shape `(num_leads, num_samples)` in millivolt, or the path of a file
+        as for [`EcgFeatureExtractor`]. Items with arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads,
         `"lead_names"`; `"keep_flat": True` keeps flat leads. A placeholder in the text of a message is not taken for an ECG. If the chat template has no
         system role (Gemma 2), the system message goes into the first user turn. Conversations without a system message
         get `system_prompt`.
