@@ -144,11 +144,12 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
         Args:
             ecg:
-                An array of shape `(num_leads, num_samples)` in millivolt, the path or the `https://` address of a WFDB
-                record, or a list of these; or an array of shape `(num_ecgs, num_leads, num_samples)`. Samples that are not finite or beyond
-                32.767 mV are invalid. A lead that is entirely NaN is absent.
+                An array of shape `(num_leads, num_samples)` in millivolt, the path of a WFDB record or of a file of an
+                electrocardiograph (see [`~device_files.load_device_file`]), the `https://` address of a WFDB record, or
+                a list of these; or an array of shape `(num_ecgs, num_leads, num_samples)`. Samples that are not finite
+                or beyond 32.767 mV are invalid. A lead that is entirely NaN is absent.
             sampling_rate (`float` or `list[float]`, *optional*):
-                Sampling rate of the arrays in Hz: one for all or one per ECG. Not needed for records.
+                Sampling rate of the arrays in Hz: one for all or one per ECG. Not needed for files.
             lead_names (`list[str]` or `list[list[str]]`, *optional*):
                 Names of the rows of the arrays: one list for all or one per ECG. By default the rows are `leads`.
                 Signals that are not among the twelve leads are dropped.

@@ -112,7 +112,8 @@ class BaseElmProcessor(ProcessorMixin):
 
         Args:
             ecgs (`list`):
-                The ECGs: arrays of shape `(num_leads, num_samples)` in millivolt, or paths or addresses of WFDB records.
+                The ECGs: arrays of shape `(num_leads, num_samples)` in millivolt, paths of files, or addresses of WFDB
+                records.
             sampling_rate, lead_names, keep_flat, judge_signal:
                 As for [`EcgFeatureExtractor`].
 
@@ -220,11 +221,12 @@ class BaseElmProcessor(ProcessorMixin):
         Renders conversations with the tokenizer's chat template. There can be ECGs in any turn.
 
         The `content` of a message is a string or a list of items `{"type": "text", "text": ...}` and `{"type": "ecg",
-        "ecg": ...}`. An ECG is an array of shape `(num_leads, num_samples)` in millivolt, or the path of a WFDB
-        record; as for pictures, `"path"` and `"url"` (`https://...`) can stand in the place of `"ecg"`. Items with
-        arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads, `"lead_names"`;
-        `"keep_flat": True` keeps flat leads. ECGs are judged (`judge_signal` of [`EcgFeatureExtractor`]): a
-        [`SignalQualityWarning`] names leads that are flat, clipped or like noise, and limb leads that disagree.
+        "ecg": ...}`. An ECG is an array of shape `(num_leads, num_samples)` in millivolt, or the path of a file as for
+        [`EcgFeatureExtractor`]; as for pictures, `"path"` and `"url"` (`https://...`) can stand in the place of
+        `"ecg"`. Items with arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads,
+        `"lead_names"`; `"keep_flat": True` keeps flat leads. ECGs are judged (`judge_signal` of
+        [`EcgFeatureExtractor`]): a [`SignalQualityWarning`] names leads that are flat, clipped or like noise, and limb
+        leads that disagree.
 
         A placeholder in the text of a message is not taken for an ECG. If the chat template has no system role (Gemma
         2), the system message goes into the first user turn. Conversations without a system message get
