@@ -26,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .ecg_leads import LEADS, canonical_lead, is_lead, other_signals
+from .ecg_leads import LEADS, LIMB_LEAD_IDENTITIES, canonical_lead, is_lead, other_signals
+from .ecg_resampling import runs
 from .ecg_segments import RecordingError
 from .folder_paths import OutsideFolderError, path_inside
 from .reading_process import ReadingProcess, serve
@@ -336,8 +337,8 @@ def _completed(names: list[str], ecg: np.ndarray) -> tuple[list[str], np.ndarray
     known = {canonical_lead(name): row for name, row in zip(names, ecg)}
     if known.keys() != {"I", "II", *LEADS[6:]} or len(known) != len(names):
         return names, ecg
-    i, ii = known["I"], known["II"]
-    return [*names, *LEADS[2:6]], np.stack([*ecg, ii - i, -(i + ii) / 2, i - ii / 2, ii - i / 2])
+    computed = {lead: compute(known["I"], known["II"]) for lead, _, compute in LIMB_LEAD_IDENTITIES}
+    return [*names, *computed], np.stack([*ecg, *computed.values()])
 
 
 def without_calibration_pulse(ecg: np.ndarray, sampling_rate: float) -> np.ndarray:
@@ -359,7 +360,7 @@ def without_calibration_pulse(ecg: np.ndarray, sampling_rate: float) -> np.ndarr
         return ecg
     are_equal = np.ptp(ecg, axis=0) <= _PULSE_NOISE
     is_pulse = are_equal & (np.abs(ecg.mean(axis=0) - _PULSE_MILLIVOLT) <= _PULSE_TOLERANCE)
-    for start, end in _runs(is_pulse):
+    for start, end in runs(is_pulse):
         if end - start >= _SHORTEST_PULSE_S * sampling_rate:
             before, after = np.flatnonzero(~are_equal[:start]), np.flatnonzero(~are_equal[end:])
             first = before[-1] + 1 if before.size else 0
@@ -367,12 +368,6 @@ def without_calibration_pulse(ecg: np.ndarray, sampling_rate: float) -> np.ndarr
             parts = without_calibration_pulse(ecg[:, :first], sampling_rate), ecg[:, last:]
             return max(parts, key=lambda part: part.shape[1])
     return ecg
-
-
-def _runs(mask: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Start and end of each run of true values."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
-    yield from zip(edges[::2].tolist(), edges[1::2].tolist())
 
 
 def _report(record) -> dict[str, float | list[str] | None]:

@@ -35,7 +35,7 @@ _OTHER_SIGNALS = re.compile(
     r"pressure|co2|etco2|temp\w*|e[emo]g|gsr|eda|scl|acc\w*|marker|event|trigger|hr)\d*"
 )
 # The other limb leads from I and II: lead, formula, function.
-_LIMB_LEAD_IDENTITIES = (
+LIMB_LEAD_IDENTITIES = (
     ("III", "II - I", lambda i, ii: ii - i),
     ("aVR", "-(I + II)/2", lambda i, ii: -(i + ii) / 2),
     ("aVL", "I - II/2", lambda i, ii: i - ii / 2),
@@ -191,7 +191,7 @@ def limb_lead_error(ecg: np.ndarray, leads: tuple[str, ...] | list[str] = LEADS)
     if not {"I", "II"} <= rows.keys():
         return None
     failures = []
-    for lead, formula, expected in _LIMB_LEAD_IDENTITIES:
+    for lead, formula, expected in LIMB_LEAD_IDENTITIES:
         if lead not in rows:
             continue
         deviation = np.abs(rows[lead] - expected(rows["I"], rows["II"]))
@@ -272,6 +272,7 @@ def is_flat(lead: np.ndarray) -> bool:
 __all__ = [
     "LARGEST_SPAN",
     "LEADS",
+    "LIMB_LEAD_IDENTITIES",
     "SAMPLING_RATE",
     "SMALLEST_SPAN",
     "canonical_lead",

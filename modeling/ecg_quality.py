@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .ecg_leads import LEADS, SMALLEST_SPAN, canonical_lead, limb_lead_error, typical_span
-from .ecg_resampling import interpolate
+from .ecg_resampling import interpolate, runs
 
 
 # Clipping. A lead rests at its largest or smallest value (rounded to a microvolt) for at least 3 samples and 8 ms in a
@@ -104,8 +104,7 @@ def _is_clipped(lead: np.ndarray, sampling_rate: float) -> bool:
     for limit in (low, high):
         if abs(limit - middle) < _MIDDLE_SHARE * span:
             continue
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], lead == limit, [False]])))
-        for start, end in zip(edges[::2], edges[1::2]):
+        for start, end in runs(lead == limit):
             if end - start >= shortest:
                 steps = [abs(lead[place] - limit) for place in (start - 1, end) if 0 <= place < len(lead)]
                 clipped += (end - start) * (min(steps) >= _STEP_SHARE * span)

@@ -222,12 +222,24 @@ def fill_gaps(ecg: np.ndarray, sampling_rate: float, max_gap_s: float = 0.1) -> 
         bad = ~np.isfinite(row)
         if not bad.any() or bad.all():
             continue
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], bad, [False]])))
-        starts, ends = edges[::2], edges[1::2]
         interpolated = _interpolate(row, bad)
-        for start, end in zip(starts, ends):
+        for start, end in runs(bad):
             row[start:end] = interpolated[start:end] if end - start <= longest else np.nan
     return filled
 
 
-__all__ = ["fill_gaps", "interpolate", "resample", "resampled_length"]
+def runs(mask: np.ndarray) -> np.ndarray:
+    r"""
+    Finds the stretches in which a mask is true.
+
+    Args:
+        mask (`np.ndarray` of shape `(num_samples,)`):
+            The mask.
+
+    Returns:
+        `np.ndarray` of shape `(num_runs, 2)`: The first sample of each stretch, and the first one behind it.
+    """
+    return np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]))).reshape(-1, 2)
+
+
+__all__ = ["fill_gaps", "interpolate", "resample", "resampled_length", "runs"]

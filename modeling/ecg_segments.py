@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .ecg_leads import LARGEST_SPAN, SMALLEST_SPAN, limb_lead_error, other_signals, place_leads, typical_span
-from .ecg_resampling import interpolate, resample
+from .ecg_resampling import interpolate, resample, runs
 
 
 # The largest absolute value that int16 microvolt can represent on both sides of zero. Larger values are invalid.
@@ -220,8 +220,7 @@ def _judge_lead(lead: np.ndarray, sampling_rate: float, keep_flat: bool) -> tupl
     valid = lead[~invalid]
     if not keep_flat and np.rint(1000 * valid.min()) == np.rint(1000 * valid.max()):
         return "flat", np.nan, 0
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], invalid, [False]])))
-    gaps = edges[1::2] - edges[::2]
+    gaps = np.diff(runs(invalid))
     longest = gaps.max(initial=0) / sampling_rate
     if longest > LONGEST_GAP + 1e-6 / sampling_rate:
         return f"a gap of {longest:.3g} s", np.nan, 0

@@ -7,7 +7,7 @@ import numpy as np
 from elm_hf.ecg.simulated_findings import Findings
 from elm_hf.ecg.simulated_noise import lead_noise
 from elm_hf.ecg.simulated_waves import Waves, beat_waves, bump
-from elm_hf.modeling.ecg_leads import SAMPLING_RATE
+from elm_hf.modeling.ecg_leads import LIMB_LEAD_IDENTITIES, SAMPLING_RATE
 
 
 # Flutter waves per minute; the number of flutter waves per QRS is the one that comes closest to it.
@@ -57,8 +57,8 @@ def simulate_ecg(
 def _twelve_leads(independent: np.ndarray) -> np.ndarray:
     """The 12 leads `(12, samples)` from I, II, V1 ... V6 `(8, samples)`."""
     lead_i, lead_ii = independent[:2]
-    limb = [lead_i, lead_ii, lead_ii - lead_i, -(lead_i + lead_ii) / 2, lead_i - lead_ii / 2, lead_ii - lead_i / 2]
-    return np.concatenate([limb, independent[2:]])
+    others = [compute(lead_i, lead_ii) for _, _, compute in LIMB_LEAD_IDENTITIES]
+    return np.concatenate([[lead_i, lead_ii, *others], independent[2:]])
 
 
 def _qrs_onsets(findings: Findings, rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, float]:
