@@ -141,12 +141,27 @@ def _results(report: dict) -> list[EvalResult]:
 
 
 def _result(run: dict, metric: str, title: str, entry: dict) -> EvalResult | None:
-    """None if there is no score: a metric is reported only where it is defined."""
+    return eval_result(run, "question-answering", "ECG question answering", metric, title, entry)
+
+
+def eval_result(run: dict, task_type: str, task_name: str, metric: str, title: str, entry: dict) -> EvalResult | None:
+    """
+    An entry of a card's `model-index`.
+
+    Args:
+        run: of the report, with `dataset`, `fold` and `split`.
+        task_type, task_name: the task, as the Hub has it.
+        metric, title: type and name of the metric.
+        entry: the `score`.
+
+    Returns:
+        None if there is no score: a metric is reported only where it is defined.
+    """
     if entry.get("score") is None:
         return None
     return EvalResult(
-        task_type="question-answering",
-        task_name="ECG question answering",
+        task_type=task_type,
+        task_name=task_name,
         dataset_type=public_name(run["dataset"]),
         dataset_name=public_name(run["dataset"]),
         dataset_config=fold_config(run["fold"]),

@@ -27,6 +27,9 @@ AllowSeenPatients = Annotated[
         help="Continue although the checkpoint was trained on some of the patients; the report says so.",
     ),
 ]
+UpdateCard = Annotated[
+    bool, typer.Option("--update-card", help="Write the results into the checkpoint's card (README.md).")
+]
 
 
 @app.command()
@@ -78,9 +81,7 @@ def evaluate(
     ] = None,
     system_prompt_file: SystemPromptFile = None,
     allow_seen_patients: AllowSeenPatients = False,
-    update_card: Annotated[
-        bool, typer.Option("--update-card", help="Write the results into the checkpoint's card (README.md).")
-    ] = False,
+    update_card: UpdateCard = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ):
@@ -158,9 +159,7 @@ def evaluate_encoder(
     batch_size: Annotated[int, typer.Option(min=1, help="Number of ECGs in a batch.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for drawing and resampling patients.")] = 0,
     allow_seen_patients: AllowSeenPatients = False,
-    update_card: Annotated[
-        bool, typer.Option("--update-card", help="Write the results into the encoder's card (README.md).")
-    ] = False,
+    update_card: UpdateCard = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ):

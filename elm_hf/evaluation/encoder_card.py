@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
-from elm_hf.checkpoints.card import public_name
+from elm_hf.checkpoints.card import eval_result, public_name
 from elm_hf.checkpoints.encoder_card import trained_encoder_card
 from elm_hf.data.layout import fold_config
 from elm_hf.evaluation.encoder_report import column_title, encoder_table, warnings_of
@@ -83,25 +83,19 @@ def _section(report: dict) -> tuple[str, str]:
 
 def _results(report: dict) -> list[EvalResult]:
     """Entries of the `model-index`: the macro AUROC of each task."""
-    run, results = report["run"], []
-    for result in report["results"]:
-        for task, found in result["tasks"].items():
-            if found["macro_auroc"]["score"] is None:
-                continue
-            results.append(
-                EvalResult(
-                    task_type="other",
-                    task_name="Multi-label classification of ECGs",
-                    dataset_type=public_name(run["dataset"]),
-                    dataset_name=public_name(run["dataset"]),
-                    dataset_config=fold_config(run["fold"]),
-                    dataset_split=run["split"],
-                    metric_type="roc_auc",
-                    metric_name=f"Macro AUROC, {task} ({column_title(result)})",
-                    metric_value=round(found["macro_auroc"]["score"], 4),
-                )
-            )
-    return results
+    found = [
+        eval_result(
+            report["run"],
+            "other",
+            "Multi-label classification of ECGs",
+            "roc_auc",
+            f"Macro AUROC, {task} ({column_title(result)})",
+            scores["macro_auroc"],
+        )
+        for result in report["results"]
+        for task, scores in result["tasks"].items()
+    ]
+    return [result for result in found if result is not None]
 
 
 def _what(result: EvalResult) -> tuple:
