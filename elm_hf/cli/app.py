@@ -19,10 +19,29 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print plain lines instead 
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 Fold = Annotated[str, typer.Option(help='Fold: 1 to 5, or "official" for the split of the dataset\'s authors.')]
 Split = Annotated[str, typer.Option(help="Split of the fold.")]
-SamplingRate = Annotated[
-    float | None, typer.Option(help="Sampling rate in Hz of an .npy, .csv or .mat file; other formats contain it.")
+EcgFiles = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Files with an ECG, in the formats of docs/formats.md; folders of them; patterns in quotes; tables with a "
+        "column file_name."
+    ),
 ]
-Units = Annotated[str | None, typer.Option(help="Units of an .npy, .csv or .mat file: mV (default), uV or V.")]
+SamplingRate = Annotated[
+    float | None,
+    typer.Option(help="Sampling rate in Hz of .npy and .mat files and of tables that do not say it."),
+]
+Units = Annotated[
+    str | None,
+    typer.Option(help="Units of .npy and .mat files and of tables that do not say them: mV (default), uV or V."),
+]
+Checkpoint = Annotated[str, typer.Argument(help="ECG-language model: folder or repository.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse an ECG that is flat, clipped, noise-like or contradicts itself.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own code instead of elm-hf's.")
+]
 Records = Annotated[
     Path | None, typer.Option(help="Folder with the signals of a dataset that was published without them.")
 ]
