@@ -187,7 +187,7 @@ class Trap:
         ("pickled.npy", {}, "unreadable file", "Python objects"),
         ("short.npy", {}, "unreadable file", "cannot be read"),
         ("text.csv", {}, "unreadable file", 'column "V6" holds string, expected numbers'),
-        ("index.csv", {}, "unknown lead", 'lead "time" is not one of'),
+        ("index.csv", {}, "unreadable file", 'column "time" does not increase evenly: '),
         ("broken.mat", {}, "unreadable file", "cannot be read"),
         ("two.mat", {}, "leads do not fit", r"found a \(12, 500\), b \(12, 500\)"),
         ("good.npy", {"leads": ["I", "II"]}, "leads do not fit", r"shape \(12, 500\), expected 2 rows or columns"),

@@ -1,6 +1,8 @@
 """The command itself and the options that several subcommands share."""
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -66,6 +68,16 @@ def check_names(checkpoint: str | None = None, dataset: str | None = None) -> No
 def print_json(figures: object) -> None:
     """Prints figures as JSON; paths as text."""
     typer.echo(json.dumps(figures, indent=2, ensure_ascii=False, default=str))
+
+
+def say_notes(notes: Mapping[str, Sequence[str]]) -> None:
+    """Says what tables were found to mean: one line for all files that were read in the same way."""
+    files = defaultdict(list)
+    for name, found in notes.items():
+        if found:
+            files["; ".join(found)].append(name)
+    for found, names in files.items():
+        typer.echo(f"note: {names[0] if len(names) == 1 else f'{len(names)} files'}: {found}", err=True)
 
 
 def read_system_prompt(path: Path | None) -> str | None:

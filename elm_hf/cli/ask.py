@@ -20,6 +20,7 @@ from elm_hf.cli.app import (
     app,
     check_names,
     read_system_prompt,
+    say_notes,
 )
 from elm_hf.cli.plot import check_png
 
@@ -128,7 +129,7 @@ def find_together(ecg: list[Path], sampling_rate: float | None, units: str | Non
 
 
 def read_ecgs(files: list) -> list:
-    """The ECGs of files, with a note for each that was read with something that it does not say."""
+    """The ECGs of files."""
     from elm_hf.inference.ask import ecg_from_file
 
     return [ecg_from_file(file) for file in files]
@@ -152,7 +153,8 @@ def load_for_asking(checkpoint: str, system_prompt_file: Path | None, trust_remo
 
 
 def warn(asked) -> None:
-    """Say which ECGs are doubtful."""
+    """Say what tables were found to mean, and which ECGs are doubtful."""
+    say_notes({ecg.name: ecg.notes for ecg in asked.ecgs})
     for problem in asked.problems():
         typer.echo(f"warning: {problem}", err=True)
 
@@ -199,7 +201,7 @@ def _ask_each(groups: list, questions: list[str], output: Path | None, loading: 
     if output is not None:
         check_output(output)
     model, processor = load_for_asking(*loading)
-    table, remaining, failures = None, groups, []
+    table, remaining, failures, notes = None, groups, [], {}
     if output is not None:
         settings = {
             "questions": questions,
@@ -221,6 +223,7 @@ def _ask_each(groups: list, questions: list[str], output: Path | None, loading: 
             tqdm.write(f"left out: {one.error}", file=sys.stderr)
         elif table is not None:
             table.add(one, processor)
+            notes |= {ecg.name: ecg.notes for ecg in one.asked.ecgs}
         else:
             warn(one.asked)
             typer.echo("\n".join([f"ECG {name}", *_lines(processor, one.asked, one.answers), ""]))
@@ -229,5 +232,6 @@ def _ask_each(groups: list, questions: list[str], output: Path | None, loading: 
         raise ValueError(failures[0] if len(groups) == 1 else f"none of {len(groups)} files can be asked about")
     if table is not None:
         table.finish(groups)
+    say_notes(notes)
     where = f" in {output}" if output is not None else ""
     typer.echo(f"{num_answered} of {len(groups)} files answered{where}", err=output is None)

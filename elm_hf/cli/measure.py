@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import EcgFiles, Json, SamplingRate, Units, app, print_json
+from elm_hf.cli.app import EcgFiles, Json, SamplingRate, Units, app, print_json, say_notes
 
 
 @app.command()
@@ -40,6 +40,7 @@ def measure(
                 typer.echo(f"left out: {failures[-1]}", err=True)
     if not found:
         raise ValueError(failures[0] if len(failures) == 1 else f"none of {len(failures)} files can be measured")
+    say_notes({one["file"]: one["notes"] for one in found})
     if json:
         print_json(found)
     elif output is not None:

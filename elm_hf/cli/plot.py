@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import EcgFiles, SamplingRate, Units, app
+from elm_hf.cli.app import EcgFiles, SamplingRate, Units, app, say_notes
 
 
 @app.command()
@@ -33,16 +33,17 @@ def plot(
         )
     files = [file for group in find_ecg_files(ecgs, sampling_rate, units) for file in group]
     paths = _drawings(files, output) if several else [output]
-    failures = []
+    failures, notes = [], {}
     for file, path in zip(files, paths):
         try:
-            _draw(file, path, title)
+            notes[file.name] = _draw(file, path, title)
         except RecordingError as error:
             failures.append(one_line(error))
             if several:
                 typer.echo(f"left out: {failures[-1]}", err=True)
     if len(failures) == len(files):
         raise ValueError(failures[0] if len(files) == 1 else f"none of {len(files)} files can be drawn")
+    say_notes(notes)
     typer.echo(
         f"{len(files) - len(failures)} of {len(files)} files drawn in {output}" if several else f"Drawn in {output}"
     )
@@ -67,7 +68,8 @@ def _drawings(files: list, folder: Path) -> list[Path]:
     return paths
 
 
-def _draw(file, path: Path, title: str | None) -> None:
+def _draw(file, path: Path, title: str | None) -> tuple[str, ...]:
+    """Draw the ECG of a file. Returns the notes about it."""
     from elm_hf.ecg.plot import plot_ecg
     from elm_hf.ecg.recording import RecordingError
     from elm_hf.modeling.ecg_leads import LEADS
@@ -79,3 +81,4 @@ def _draw(file, path: Path, title: str | None) -> None:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     plot_ecg(recording.ecg, recording.sampling_rate, title=title or file.path.name).save(path)
+    return recording.notes

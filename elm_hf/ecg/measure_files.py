@@ -20,7 +20,7 @@ def measure_file(file: EcgFile, sex: str | None = None, age: float | None = None
     Returns:
         The name of the `file`, its `seconds` and `missing_leads`, its `measurements`, of which those that are not
         possible are None, the findings `outside_normal_range` by place, both as `text`, and what the `device` measured
-        and stated.
+        and stated. `notes` say what a table was found to mean.
 
     Raises:
         RecordingError: the file cannot be read, or has no lead with a signal.
@@ -38,6 +38,7 @@ def measure_file(file: EcgFile, sex: str | None = None, age: float | None = None
         "outside_normal_range": {place: found for place, found in outside.items() if found},
         "text": feature_text(features, sex, age),
         "device": recording.device_report,
+        "notes": list(recording.notes),
     }
 
 

@@ -91,7 +91,10 @@ def open_table(path: str | PathLike) -> TextTable:
     path = Path(path)
     if path.suffix.lower() == ".xlsx":
         text = io.StringIO(newline="")
-        csv.writer(text, delimiter="\t").writerows(read_xlsx(path))
+        try:
+            csv.writer(text, delimiter="\t").writerows(read_xlsx(path))
+        except ValueError as error:
+            raise TableError(str(error)) from error
         return TextTable(path, None, "\t", text=text.getvalue())
     encoding, notes = _encoding(path)
     with path.open(encoding=encoding, newline="") as file:

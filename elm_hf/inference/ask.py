@@ -30,12 +30,14 @@ class AskedEcg:
         ecg: `(12, samples)` in mV, NaN where invalid.
         sampling_rate: in Hz.
         path: the file, None for an array or an ECG of a dataset.
+        notes: what a table was found to mean, see [`~elm_hf.ecg.recording.Recording`].
     """
 
     name: str
     ecg: np.ndarray
     sampling_rate: float
     path: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def missing_leads(self, processor: ProcessorMixin) -> str:
         """
@@ -103,7 +105,7 @@ def ecg_from_file(file: EcgFile) -> AskedEcg:
     """
     recording = file.read(as_recorded=True)
     read_again = None if file.path.suffix.lower() in ARRAY_SUFFIXES else file.path
-    return AskedEcg(file.path.name, recording.ecg, recording.sampling_rate, read_again)
+    return AskedEcg(file.path.name, recording.ecg, recording.sampling_rate, read_again, recording.notes)
 
 
 def questions_about(ecgs: Sequence[AskedEcg], questions: Sequence[str]) -> Questions:
