@@ -80,6 +80,15 @@ def say_notes(notes: Mapping[str, Sequence[str]]) -> None:
         typer.echo(f"note: {names[0] if len(names) == 1 else f'{len(names)} files'}: {found}", err=True)
 
 
+def none_of(failures: Sequence[tuple[Path, str]], done: str) -> str:
+    """The message if none of the files could be used: that of a single file, or which formats several have."""
+    from elm_hf.ecg.find_files import formats_of
+
+    if len(failures) == 1:
+        return failures[0][1]
+    return f"none of {len(failures)} files can be {done}; found {formats_of(failures)}"
+
+
 def read_system_prompt(path: Path | None) -> str | None:
     """The text of a `--system-prompt-file`; None without a file."""
     return None if path is None else path.read_text(encoding="utf-8").strip()

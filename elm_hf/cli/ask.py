@@ -19,6 +19,7 @@ from elm_hf.cli.app import (
     Units,
     app,
     check_names,
+    none_of,
     read_system_prompt,
     say_notes,
 )
@@ -49,7 +50,8 @@ def ask(
         ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Instead of --ecg: an elm-hf dataset with questions and true answers.")
+        str | None,
+        typer.Option(help="Instead of --ecg: an elm-hf dataset. Without --question, its own questions are asked."),
     ] = None,
     record_id: Annotated[
         str | None, typer.Option(help="Record of the dataset to ask about; the first one by default.")
@@ -70,17 +72,20 @@ def ask(
     """Ask a model about ECGs: of files, or a held-out ECG of a dataset."""
     if bool(ecg) == (dataset is not None):
         raise ValueError("Give either a record (--ecg with --question) or a dataset (--dataset).")
-    if bool(ecg) != bool(question):
-        raise ValueError("A --question goes with --ecg, and --ecg needs one; a --dataset brings its own.")
+    if ecg and not question:
+        raise ValueError("--ecg needs a --question.")
     check_png(plot)
     check_names(checkpoint, dataset)
-    from elm_hf.inference.ask import questions_about, questions_of_dataset
+    from elm_hf.inference.ask import ecg_of_dataset, questions_about, questions_of_dataset
 
     # The ECGs come first, so that errors in them are reported before the model is loaded, which may take long.
     if dataset is not None:
         if output is not None:
             raise ValueError("--output is a table of answers about files; it goes with --ecg, not with --dataset")
-        asked = questions_of_dataset(dataset, fold, split, record_id, num_questions)
+        if question:
+            asked = questions_about([ecg_of_dataset(dataset, fold, split, record_id)], question)
+        else:
+            asked = questions_of_dataset(dataset, fold, split, record_id, num_questions)
     else:
         groups, is_one = _find(ecg, more_files or [], sampling_rate, units)
         if output is not None or not is_one:
@@ -219,7 +224,7 @@ def _ask_each(groups: list, questions: list[str], output: Path | None, loading: 
     for one in tqdm(answered, "asking", len(remaining), unit=" files", disable=hidden or table is None):
         name = ", ".join(file.name for file in one.files)
         if one.error is not None:
-            failures.append(one.error)
+            failures.append((one.files[0].path, one.error))
             tqdm.write(f"left out: {one.error}", file=sys.stderr)
         elif table is not None:
             table.add(one, processor)
@@ -229,7 +234,7 @@ def _ask_each(groups: list, questions: list[str], output: Path | None, loading: 
             typer.echo("\n".join([f"ECG {name}", *_lines(processor, one.asked, one.answers), ""]))
     num_answered = len(groups) - len(failures)
     if not num_answered:
-        raise ValueError(failures[0] if len(groups) == 1 else f"none of {len(groups)} files can be asked about")
+        raise ValueError(none_of(failures, "asked about"))
     if table is not None:
         table.finish(groups)
     say_notes(notes)

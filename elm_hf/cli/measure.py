@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import EcgFiles, Json, SamplingRate, Units, app, print_json, say_notes
+from elm_hf.cli.app import EcgFiles, Json, SamplingRate, Units, app, none_of, print_json, say_notes
 
 
 @app.command()
@@ -35,11 +35,11 @@ def measure(
         try:
             found.append(measure_file(file, sex, age))
         except RecordingError as error:
-            failures.append(one_line(error))
+            failures.append((file.path, one_line(error)))
             if len(files) > 1:
-                typer.echo(f"left out: {failures[-1]}", err=True)
+                typer.echo(f"left out: {failures[-1][1]}", err=True)
     if not found:
-        raise ValueError(failures[0] if len(failures) == 1 else f"none of {len(failures)} files can be measured")
+        raise ValueError(none_of(failures, "measured"))
     say_notes({one["file"]: one["notes"] for one in found})
     if json:
         print_json(found)

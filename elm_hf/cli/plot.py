@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import EcgFiles, SamplingRate, Units, app, say_notes
+from elm_hf.cli.app import EcgFiles, SamplingRate, Units, app, none_of, say_notes
 
 
 @app.command()
@@ -38,11 +38,11 @@ def plot(
         try:
             notes[file.name] = _draw(file, path, title)
         except RecordingError as error:
-            failures.append(one_line(error))
+            failures.append((file.path, one_line(error)))
             if several:
-                typer.echo(f"left out: {failures[-1]}", err=True)
+                typer.echo(f"left out: {failures[-1][1]}", err=True)
     if len(failures) == len(files):
-        raise ValueError(failures[0] if len(files) == 1 else f"none of {len(files)} files can be drawn")
+        raise ValueError(none_of(failures, "drawn"))
     say_notes(notes)
     typer.echo(
         f"{len(files) - len(failures)} of {len(files)} files drawn in {output}" if several else f"Drawn in {output}"

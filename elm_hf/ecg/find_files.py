@@ -3,27 +3,36 @@
 import glob
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 from elm_hf.ecg.files import read_ecg_file
 from elm_hf.ecg.recording import Recording
-from elm_hf.ecg.spreadsheet import TABLE_SUFFIXES, TableError, find_column, open_table, split_unit
+from elm_hf.ecg.spreadsheet import TABLE_SUFFIXES, TableError, map_columns, open_table, to_hertz
 
 
+# How the message about a file of a known format that is not read begins.
+_NAMED_FORMAT = re.compile(r"a file in the format ([^,]+),")
 # Files of a folder that are no ECG, or part of one: signals and annotations of WFDB records, descriptions.
 _NOT_ALONE = (".dat", ".atr", ".jsonl", ".txt", ".md", ".parquet")
 # Names of the table that describes the files of a folder.
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.tsv", "metadata.xlsx")
-# Columns of such a table that say how to read a file, and their other names, see `find_column`.
+LABEL_NAMES = ("labels.csv", "labels.jsonl", "labels.tsv", "labels.xlsx")
+# Columns of such a table that say how to read a file, and their other names, see `map_columns`.
 READING_COLUMNS = ("file_name", "sampling_rate", "units", "leads")
 OTHER_NAMES = {
     "file": "file_name",
     "path": "file_name",
     "filepath": "file_name",
+    "dateiname": "file_name",
+    "datei": "file_name",
     "unit": "units",
+    "einheit": "units",
+    "abtastrate": "sampling_rate",
     "fs": "sampling_rate",
     "samplerate": "sampling_rate",
     "samplingfrequency": "sampling_rate",
@@ -99,6 +108,20 @@ def find_ecg_files(
     return found
 
 
+def formats_of(failures: Iterable[tuple[str | PathLike, str]]) -> str:
+    """
+    Which formats files have that cannot be read, such as `3 .pdf, 2 SCP-ECG`.
+
+    Args:
+        failures: path and error message of each file.
+    """
+    found = Counter()
+    for path, message in failures:
+        named = _NAMED_FORMAT.search(message)
+        found[named[1] if named else Path(path).suffix.lower() or "without a suffix"] += 1
+    return ", ".join(f"{count} {name}" for name, count in found.most_common())
+
+
 def _is_pattern(path: str | PathLike) -> bool:
     return glob.has_magic(os.fspath(path)) and not os.path.exists(path)
 
@@ -113,9 +136,13 @@ def _in_folder(folder: Path, given: dict) -> list[list[EcgFile]]:
                     field: value for field, value in known.items() if value is not None
                 }
     return [
-        [_ecg_file(path, settings.get(path, given), path.relative_to(folder).as_posix())]
-        for path in sorted(_candidates(folder.rglob("*")))
+        [_ecg_file(path, settings.get(path, given), path.relative_to(folder).as_posix())] for path in files_in(folder)
     ]
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files in a folder and its subfolders that may contain an ECG. Of a WFDB record, this is the header."""
+    return sorted(_candidates(folder.rglob("*")))
 
 
 def _ecg_file(path: str | PathLike, settings: dict, place: str | None = None) -> EcgFile:
@@ -129,10 +156,10 @@ def _matching(pattern: str, given: dict) -> list[list[EcgFile]]:
 
 
 def _candidates(paths: Sequence[Path] | Iterator[Path]) -> Iterator[Path]:
-    """The files that may contain an ECG. Of a WFDB record, this is the header."""
     for path in paths:
         is_part = path.suffix.lower() in _NOT_ALONE or (path.suffix != ".hea" and _header_of(path).is_file())
-        if path.is_file() and not is_part and not path.name.startswith(".") and path.name not in METADATA_NAMES:
+        is_table = path.name in METADATA_NAMES or path.name in LABEL_NAMES
+        if path.is_file() and not is_part and not is_table and not path.name.startswith("."):
             yield path
 
 
@@ -146,14 +173,10 @@ def _is_table(path: Path) -> bool:
     if path.suffix.lower() == ".jsonl":
         return True
     try:
-        names = next(open_table(path).rows(), [])
-    except ValueError:  # reported when it is read as an ECG
+        columns = map_columns(next(open_table(path).rows(), []), READING_COLUMNS, OTHER_NAMES)
+    except (ValueError, ImportError):  # reported when it is read as an ECG
         return False
-    return any(_column(name) == "file_name" for name in names)
-
-
-def _column(name: str) -> str | None:
-    return find_column(split_unit(name)[0], READING_COLUMNS, OTHER_NAMES)
+    return any(column == "file_name" for column, _ in columns.values())
 
 
 def _in_table(path: Path, given: dict) -> Iterator[list[EcgFile]]:
@@ -187,16 +210,24 @@ def _rows(path: Path) -> Iterator[tuple[str, dict]]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             row = _from_json(line, f"{path}: line {number}") if line.strip() else None
             if isinstance(row, dict):
-                yield f"line {number}", {_column(name): value for name, value in row.items()}
+                yield f"line {number}", _known_cells(row)
         return
     try:
         rows = open_table(path).rows()
-        names = [_column(name) for name in next(rows, [])]
+        names = next(rows, [])
         for number, row in enumerate(rows, 1):
             if any(cell.strip() for cell in row):
-                yield f"row {number}", dict(zip(names, row))
+                yield f"row {number}", _known_cells(dict(zip(names, row)))
     except TableError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _known_cells(row: dict) -> dict:
+    columns = map_columns(list(row), READING_COLUMNS, OTHER_NAMES)
+    return {
+        column: f"{row[name]} {unit}" if unit and row[name] and column == "sampling_rate" else row[name]
+        for name, (column, unit) in columns.items()
+    }
 
 
 def _from_json(text: str, where: str) -> object:
@@ -211,9 +242,9 @@ def _settings(row: dict, where: str) -> dict:
     found = {}
     if row.get("sampling_rate") not in (None, ""):
         try:
-            found["sampling_rate"] = float(row["sampling_rate"])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}: sampling_rate {row['sampling_rate']!r}, expected a number") from error
+            found["sampling_rate"] = to_hertz(row["sampling_rate"])
+        except ValueError as error:
+            raise ValueError(f"{where}: sampling_rate {row['sampling_rate']!r}, {error}") from error
     if row.get("units"):
         found["units"] = str(row["units"]).strip()
     if row.get("leads"):

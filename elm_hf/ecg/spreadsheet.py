@@ -173,16 +173,64 @@ def split_unit(name: str) -> tuple[str, str | None]:
     return (found[1], found[2]) if found else (name.strip(), None)
 
 
-def find_column(name: str, known: Sequence[str], other_names: dict[str, str]) -> str | None:
+def map_columns(
+    names: Sequence[str], known: Sequence[str], other_names: dict[str, str]
+) -> dict[str, tuple[str, str | None]]:
     """
-    The column that a name of a table stands for; None if it is not known.
+    Find out what the columns of a table are.
 
-    Case, spaces, hyphens and underscores are ignored: `Patient ID` is `patient_id`.
+    Case, spaces, hyphens and underscores are ignored: `Patient ID` is `patient_id`. A unit may follow: `Age (years)`. If
+    there is a column of exactly the known name, other names of it are not looked for.
 
     Args:
-        name: name in the table, without a unit.
+        names: names in the table.
         known: names of columns.
         other_names: other names of these columns, in lower case and without spaces, hyphens and underscores.
+
+    Returns:
+        For each name that is known: the column, and the unit or None.
+
+    Raises:
+        TableError: two names stand for the same column.
     """
-    plain = re.sub(r"[\W_]+", "", name).lower()
-    return {column.replace("_", ""): column for column in known}.get(plain) or other_names.get(plain)
+    plain_names = {column.replace("_", ""): column for column in known} | other_names
+    found: dict[str, tuple[str, str | None]] = {}
+    for name in dict.fromkeys(names):
+        plain, unit = split_unit(name)
+        column = name if name in known else plain_names.get(re.sub(r"[\W_]+", "", plain).lower())
+        if column is None or (column != name and column in names):
+            continue
+        other = next((one for one, (known_column, _) in found.items() if known_column == column), None)
+        if other is not None:
+            raise TableError(f'the columns "{other}" and "{name}" are both {column}; rename or remove one')
+        found[name] = (column, unit)
+    return found
+
+
+def to_number(text: str) -> float:
+    """
+    The number that a cell contains, with a decimal point or a decimal comma.
+
+    Raises:
+        ValueError: it is no number, or the comma may separate thousands.
+    """
+    text = text.strip()
+    if re.fullmatch(r"[-+]?\d+,\d+", text) and not re.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}", text):
+        text = text.replace(",", ".")
+    return float(text)
+
+
+def to_hertz(value: object) -> float:
+    """
+    A sampling rate, such as `500`, `"500 Hz"` or `"0,5 kHz"`.
+
+    Raises:
+        ValueError: it is none. The message says what is expected.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    found = re.fullmatch(r"\s*([-+.,\deE]+?)\s*(k?hz|sps|samples/s|1/s)?\s*", str(value), re.IGNORECASE)
+    try:
+        return to_number(found[1]) * (1000 if (found[2] or "").lower() == "khz" else 1)
+    except (TypeError, ValueError) as error:
+        raise ValueError("expected a number of Hz") from error

@@ -9,8 +9,12 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, ProcessorMixin
 
+from elm_hf.data.ecg_table import EcgTable
+from elm_hf.data.layout import RECORDS
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs, message_text, prompt_of
+from elm_hf.data.patients import record_patients, split_of_patients
+from elm_hf.data.tables import config_names, load_records
 from elm_hf.ecg.files import ARRAY_SUFFIXES
 from elm_hf.ecg.find_files import EcgFile
 from elm_hf.inference.generation import answer
@@ -153,6 +157,36 @@ def questions_of_dataset(
         for row, prompt in zip(chosen, prompts)
     ]
     return Questions([AskedEcg(record_id, chosen[0]["ecgs"][0], chosen[0]["sampling_rate"])], prompts, truths)
+
+
+def ecg_of_dataset(dataset: str | PathLike, fold: int | str, split: str, record_id: str | None = None) -> AskedEcg:
+    """
+    An ECG of a dataset, which may have no conversations.
+
+    Args:
+        dataset: folder or Hub name of an elm-hf dataset.
+        fold, split: where to look if there is no `record_id`. They do not matter for a dataset without folds.
+        record_id: the ECG; by default the first one of the split's patients.
+
+    Raises:
+        FileNotFoundError: there is no such dataset.
+        ValueError: the dataset has no such fold, split or record.
+    """
+    records = load_records(dataset)
+    names = records.select_columns("record_id")[:]["record_id"]
+    if record_id is not None:
+        rows = [row for row, name in enumerate(names) if name == record_id]
+    elif any(name != RECORDS for name in config_names(dataset)):
+        split_of = split_of_patients(dataset, fold)
+        rows = [row for row, owner in enumerate(record_patients(records).to_pylist()) if split_of.get(owner) == split]
+    else:
+        rows = range(len(names))
+    if not len(rows):
+        found = (
+            f'no record "{record_id}" (record_id); it has' if record_id else f"{split} of fold {fold} has no records;"
+        )
+        raise ValueError(f'{dataset}: {found} "{names[0]}" and {len(names) - 1} others')
+    return AskedEcg(names[rows[0]], EcgTable(records)[rows[0]], records[rows[0]]["sampling_rate"])
 
 
 def ask(

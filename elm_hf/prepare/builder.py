@@ -106,8 +106,17 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
         """Return sentences about the records for the dataset card that depend on the options of the build."""
         return []
 
+    def reading_notes(self) -> list[str]:
+        """Return what the tables of the source were found to mean, a line for each, for whoever builds the dataset."""
+        return []
+
+    def has_conversations(self) -> bool:
+        """Whether the source contains conversations. If not, the dataset has records and patients only."""
+        return True
+
     def __init__(self, *arguments, **options):
-        # What was changed in the recordings that were read: filled gaps and, by name, dropped signals.
+        # What was changed in the recordings that were read: filled gaps and, by name, dropped signals; and, with the
+        # prefix `note`, what their tables were found to mean.
         self.counts: Counter = Counter()
         super().__init__(*arguments, **options)
 
@@ -228,14 +237,18 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
         conversations = iter(self.list_conversations())
         for number in count():
             rows = [self._with_sources(row) for row in islice(conversations, TABLE_SIZE)]
-            if not rows:
+            if not rows and (number or self.has_conversations()):
                 break
             yield Key(0, number), self._conversation_table(rows)
+            if not rows:  # an empty table, so that there is a file
+                break
         Path(self._output_dir, "left_out.json").write_text(json.dumps(self._left_out), encoding="utf-8")
 
     def _conversation_table(self, rows: list[dict]) -> pa.Table:
         """The table of conversations. A conversation that does not fit the columns is excluded."""
         schema = self.info.features.arrow_schema
+        if not rows:
+            return schema.empty_table()
         try:
             return pa.Table.from_pylist(rows, schema)
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
@@ -280,6 +293,7 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             raise RecordingError("repeated recording", f"{name}: listed more than once; only the first entry is used")
         recording, metadata = self.read_recording(reference)
         self.counts.update(f"signals {name}" for name in recording.other_signals)
+        self.counts.update(f"note {note}" for note in recording.notes)
         for segment in segments(recording, self.config.seconds, self.config.sampling_rate):
             self.counts["gaps"] += segment.num_filled
             yield {

@@ -37,7 +37,7 @@ def list_conversations(builder: ElmDatasetBuilder, folder: Path) -> tuple[list[P
             raise error.__cause__ from None
         raise
     unusable = [tuple(row) for row in json.loads((folder / "left_out.json").read_text(encoding="utf-8"))]
-    if not builder.info.splits["conversations"].num_examples:
+    if not builder.info.splits["conversations"].num_examples and builder.has_conversations():
         first = f"; first damaged entry: {unusable[0][1]}" if unusable else ""
         raise ValueError(f"{builder.name}: no conversations in {builder.config.source}{first}")
     return sorted(folder.glob("*.parquet")), unusable
