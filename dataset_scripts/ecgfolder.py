@@ -103,17 +103,14 @@ class Ecgfolder(ElmDatasetBuilder):
         return any(row[field] is not None for _, row in self._rows(_ignore) for field in SAID_FIELDS)
 
     def list_conversations(self) -> Iterator[dict]:
-        """List a conversation for each row, unless no row contains one."""
-        if not self.has_conversations():
-            return
+        """List a conversation for each row. Without conversations, only rows without files are left out."""
+        has_conversations = self.has_conversations()
         for number, (where, row) in enumerate(self._rows(self.leave_out)):
             try:
                 files = file_names(row, self.source_folder())
-                yield {
-                    "conversation_id": f"ecgfolder-{number}",
-                    "recording_ids": files,
-                    **_conversation(row, len(files)),
-                }
+                if has_conversations:
+                    said = _conversation(row, len(files))
+                    yield {"conversation_id": f"ecgfolder-{number}", "recording_ids": files, **said}
             except EntryError as error:
                 self.leave_out(error.reason, f"{where}: {error}")
 

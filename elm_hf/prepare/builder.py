@@ -160,6 +160,13 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
         """
         self._left_out.append((reason, short(self.from_source(message), LONGEST_MESSAGE)))
 
+    def excluded_entries(self) -> list[tuple[str, str]]:
+        """Return (reason, message) of each entry that `list_conversations` leaves out."""
+        self._left_out = []
+        for _ in self.list_conversations():
+            pass
+        return self._left_out
+
     def source_folder(self, *contents: str) -> Path:
         """
         Return the folder of the source.
@@ -237,18 +244,14 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
         conversations = iter(self.list_conversations())
         for number in count():
             rows = [self._with_sources(row) for row in islice(conversations, TABLE_SIZE)]
-            if not rows and (number or self.has_conversations()):
+            if not rows:
                 break
             yield Key(0, number), self._conversation_table(rows)
-            if not rows:  # an empty table, so that there is a file
-                break
         Path(self._output_dir, "left_out.json").write_text(json.dumps(self._left_out), encoding="utf-8")
 
     def _conversation_table(self, rows: list[dict]) -> pa.Table:
         """The table of conversations. A conversation that does not fit the columns is excluded."""
         schema = self.info.features.arrow_schema
-        if not rows:
-            return schema.empty_table()
         try:
             return pa.Table.from_pylist(rows, schema)
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:

@@ -108,7 +108,7 @@ class FolderTables:
             )
         for path in paths:
             name = path.relative_to(self.folder).as_posix()
-            yield str(path), {"file_name": name}
+            yield str(path), dict.fromkeys(COLUMNS) | {"file_name": name}
 
     def _read(self, path: Path, leave_out: Callable[[str, str], None]) -> Iterator[tuple[str, dict]]:
         if path.suffix == ".jsonl":
