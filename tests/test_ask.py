@@ -16,10 +16,13 @@ from transformers.utils import logging
 
 from elm_hf import cli
 from elm_hf.checkpoints.load import load_checkpoint
+from elm_hf.data.ecg_table import EcgTable
+from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import message_text
+from elm_hf.data.tables import load_records
 from elm_hf.ecg.find_files import EcgFile, find_ecg_files, stands_for_several
 from elm_hf.inference import ask as asking
-from elm_hf.inference.ask import ask, ecg_from_file, questions_about
+from elm_hf.inference.ask import AskedEcg, ask, ecg_from_file, questions_about
 from elm_hf.inference.ask_files import ask_files
 from elm_hf.inference.chat import Chat
 
@@ -239,6 +242,19 @@ def test_several_ecgs_are_asked_about_together(folder, tiny_elm, run, monkeypatc
 def test_paths_that_cannot_be_asked_about(arguments, message, folder, tiny_elm, run):
     code, out, said = run("ask", tiny_elm, *arguments, "--question", "?")
     assert (code, out) == (1, "") and message in said.splitlines()[-1]
+
+
+def test_a_question_of_ones_own_about_a_dataset(tiny_elm, simulated_dataset, run, loaded):
+    code, out, _ = run(
+        "ask", tiny_elm, "--dataset", simulated_dataset, "--question", "Is it fast?", "--max-new-tokens", 3
+    )
+    records = load_records(simulated_dataset)
+    row = records["record_id"][:].index(out.split()[1].rstrip(","))
+    tested = {patient for ids in load_elm_dataset(simulated_dataset, 1, "test")["patient_ids"] for patient in ids}
+    assert code == 0 and records["patient_id"][row] in tested
+    ecg = EcgTable(records)[row]
+    expected = ask(*loaded, [questions_about([AskedEcg("", ecg, 250)], ["Is it fast?"])], 3)[0][0]["answer"]
+    assert out.splitlines()[1:] == ["Is it fast?", f"    {expected or '(empty)'}"]
 
 
 # chats
