@@ -93,7 +93,8 @@ def ask(
                 raise ValueError("--plot draws the ECGs of one question; draw other files with elm-hf plot")
             loading = checkpoint, system_prompt_file, trust_remote_code
             options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "strict": strict}
-            _ask_each(groups, question, output, loading, options, quiet)
+            reading = {"sampling_rate": sampling_rate, "units": units}
+            _ask_each(groups, question, output, loading, options, reading, quiet)
             return
         asked = questions_about(read_ecgs(groups[0]), question)
     check_strict(asked, strict)
@@ -196,7 +197,15 @@ def _draw(asked, lines: list[str], path: Path) -> None:
     typer.echo(f"Drawn in {path}")
 
 
-def _ask_each(groups: list, questions: list[str], output: Path | None, loading: tuple, options: dict, quiet: bool):
+def _ask_each(
+    groups: list,
+    questions: list[str],
+    output: Path | None,
+    loading: tuple,
+    options: dict,
+    reading: dict,
+    quiet: bool,
+):
     """Ask about many files. Files that cannot be asked about are reported and left out."""
     from tqdm import tqdm
 
@@ -212,6 +221,7 @@ def _ask_each(groups: list, questions: list[str], output: Path | None, loading: 
             "questions": questions,
             "max_new_tokens": options["max_new_tokens"],
             "strict": options["strict"],
+            **reading,
             "system_prompt": processor.system_prompt,
             "weights": fingerprint_of_weights(model.state_dict(), sampled=True),
         }
@@ -228,7 +238,7 @@ def _ask_each(groups: list, questions: list[str], output: Path | None, loading: 
             tqdm.write(f"left out: {one.error}", file=sys.stderr)
         elif table is not None:
             table.add(one, processor)
-            notes |= {ecg.name: ecg.notes for ecg in one.asked.ecgs}
+            notes |= {file.name: ecg.notes for file, ecg in zip(one.files, one.asked.ecgs)}
         else:
             warn(one.asked)
             typer.echo("\n".join([f"ECG {name}", *_lines(processor, one.asked, one.answers), ""]))

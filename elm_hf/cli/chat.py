@@ -1,5 +1,6 @@
 """The subcommand that asks on and on about an ECG."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,8 @@ def _questions(names: str) -> Iterator[str]:
     """The lines of the standard input that are not empty, up to /quit. A terminal shows a prompt."""
     if sys.stdin.isatty():
         typer.echo(f"Questions about {names}; /clear forgets the conversation, /quit ends it", err=True)
-        import readline  # noqa: F401  lets input() edit lines and repeat earlier ones
+        with contextlib.suppress(ImportError):  # not on Windows
+            import readline  # noqa: F401  lets input() edit lines and repeat earlier ones
 
     while True:
         try:

@@ -125,8 +125,9 @@ class AnswerTable:
         for line in lines[1:]:
             row = json.loads(line)
             self._rows[row["key"]] = row["rows"]
-        with self._unfinished.open("wb") as file:
-            file.writelines(lines or [_line(settings)])
+        self._settings = settings
+        if self._unfinished.is_file():
+            self._unfinished.write_bytes(b"".join(lines))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -144,6 +145,8 @@ class AnswerTable:
         ]
         self._rows[key] = rows
         with self._unfinished.open("ab") as file:
+            if not file.tell():
+                file.write(_line(self._settings))
             file.write(_line({"key": key, "rows": rows}))
 
     def finish(self, groups: Iterable[list[EcgFile]]) -> None:
