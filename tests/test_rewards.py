@@ -27,7 +27,11 @@ def said(*texts: str) -> list[list[dict]]:
 
 def test_exact_match_takes_the_items_as_a_set_and_the_answer_without_its_reasoning():
     truth = ["Atrial fibrillation", "LBBB"]
-    right = ("lbbb, atrial fibrillation", "LBBB, atrial  fibrillation.", "<think>LBBB?</think>LBBB, atrial fibrillation")
+    right = (
+        "lbbb, atrial fibrillation",
+        "LBBB, atrial  fibrillation.",
+        "<think>LBBB?</think>LBBB, atrial fibrillation",
+    )
     wrong = ("lbbb", "", "lbbb, atrial fibrillation, rbbb", "<think>lbbb, atrial fibrillation")
     assert exact_match(said(*right, *wrong), [truth] * 7) == [1, 1, 1, 0, 0, 0, 0]
     assert final_answer("<think>a</think> <answer>no</answer> or <answer> yes </answer>") == "yes"
