@@ -10,7 +10,7 @@ from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs, prompt_of
 from elm_hf.training import grpo, rloo
 from elm_hf.training.reward_data import choose_controls, questions_of
-from elm_hf.training.rewards import Perception, exact_match, format
+from elm_hf.training.rewards import Perception, answer_format, exact_match
 from elm_hf.training.sft import train
 from elm_hf.utils.exact_match import final_answer
 
@@ -48,7 +48,7 @@ def test_the_format_has_one_reasoning_and_one_answer():
         "<think>a</think><answer>LBBB</answer><answer>RBBB</answer>",
         "<think>a</think><think>b</think><answer>LBBB</answer>",
     )
-    assert format(said(*good, *bad)) == [1, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert answer_format(said(*good, *bad)) == [1, 1, 0, 0, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("attack", "truth"), [(EVERYTHING, "atrial fibrillation"), (NUMBERS, "80 bpm")])
@@ -56,7 +56,7 @@ def test_an_answer_that_names_everything_earns_nothing_for_its_content(attack, t
     """A model that says everything, and one that repeats numbers, with the right one among them."""
     assert truth.split()[0] in attack and exact_match(said(attack), [[truth]]) == [0]
     several = "".join(f"<answer>{one.strip()}</answer>" for one in attack.split(","))
-    assert format(said(f"<think>so</think>{several}")) == [0]
+    assert answer_format(said(f"<think>so</think>{several}")) == [0]
     perception = Perception(None, 4)
     perception.model = torch.nn.Linear(1, 1)  # not asked for a probability
     assert perception([[]], said(attack), [[truth]], [[np.ones(1)]], [[np.ones(1)]], [250]) == [0]

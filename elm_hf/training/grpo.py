@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser
 
-from elm_hf.training.arguments import RewardArguments
+from elm_hf.training.arguments import REWARD_NAMES, RewardArguments
 from elm_hf.training.parts import load_model
 from elm_hf.training.post_training import PostTraining
 from elm_hf.training.reward_data import questions_of
-from elm_hf.training.rewards import Perception, exact_match, format
+from elm_hf.training.rewards import Perception, answer_format, exact_match
 from elm_hf.training.rollouts import EcgRollouts
 from elm_hf.training.sft import train
 from elm_hf.training.trainer import ElmTraining
@@ -118,8 +118,8 @@ def build(
 
 def rewards_of(names: Sequence[str], processor: ProcessorMixin, batch_size: int) -> list[Callable]:
     """The rewards of these names (`REWARD_NAMES`)."""
-    rewards = {"exact_match": exact_match, "format": format, "perception": Perception(processor, batch_size)}
-    return [rewards[name] for name in names]
+    rewards = (exact_match, answer_format, Perception(processor, batch_size))
+    return [dict(zip(REWARD_NAMES, rewards))[name] for name in names]
 
 
 if __name__ == "__main__":

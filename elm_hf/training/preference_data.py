@@ -38,6 +38,12 @@ def load_pairs(run: PostTraining, path: str, validation: bool) -> tuple[Dataset,
     for split in ("train", "validation"):
         conversations = run.load_conversations(split)
         rows = {name: row for row, name in enumerate(conversations["conversation_id"])}
+        repeated = len(conversations) - len(rows)
+        if repeated:
+            raise ValueError(
+                f"--dataset {' '.join(run.script_args.dataset)}: {repeated} conversations have the conversation_id of another "
+                "one, so that pairs cannot name them; train on one dataset at a time."
+            )
         found[split] = _pairs_of_split(conversations, rows, [pair for pair in pairs if pair.conversation_id in rows])
         pairs = [pair for pair in pairs if pair.conversation_id not in rows]
     if pairs:

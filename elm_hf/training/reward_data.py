@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from datasets import Dataset
+from transformers import ProcessorMixin
 
-from elm_hf.data.messages import prompt_of
+from elm_hf.data.messages import fill_ecgs, prompt_of
+from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.training.validation import true_items
 from elm_hf.utils.exact_match import answer_items
 
@@ -49,6 +51,22 @@ def questions_of(conversations: Dataset, with_controls: bool, seed: int) -> Data
     controls = [[] if donor is None else indices[donor] for donor in donors]
     asked = asked.add_column("control_index", controls, feature=plain.features["ecg_index"])
     return asked.with_transform(_AddControls(transform))
+
+
+def with_ecgs(processor: ProcessorMixin, messages: list[dict], ecgs: Sequence[np.ndarray], rate: float) -> list[dict]:
+    """
+    Inserts the ECGs into a conversation. One without any signal in the part that the model reads is read as flat, as in
+    fine-tuning: it must not end a run.
+
+    Args:
+        processor: the ELM's processor.
+        messages: messages with places for ECGs.
+        ecgs: each `(12, samples)` in mV.
+        rate: their sampling rate in Hz.
+    """
+    reader = processor.ecg_reader
+    is_flat = any(all(reader.read(ecg, rate, LEADS).causes) for ecg in ecgs)
+    return fill_ecgs(messages, ecgs, rate, keep_flat=is_flat)
 
 
 def choose_controls(

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedModel, ProcessorMixin
 
-from elm_hf.data.messages import fill_ecgs, message_text, text_message
+from elm_hf.data.messages import message_text, text_message
 from elm_hf.inference.generation import log_likelihoods
+from elm_hf.training.reward_data import with_ecgs
 from elm_hf.utils.exact_match import is_exact_match
 
 
@@ -35,7 +36,7 @@ def exact_match(completions: Sequence[list[dict]], truth: Sequence[list[str]], *
     return [float(is_exact_match(_text(answer), items)) for answer, items in zip(completions, truth)]
 
 
-def format(completions: Sequence[list[dict]], **kwargs) -> list[float]:
+def answer_format(completions: Sequence[list[dict]], **kwargs) -> list[float]:
     """
     1 for `<think>...</think><answer>...</answer>` with words in both and nothing else, otherwise 0 (DeepSeek-AI 2025,
     DeepSeek-R1, section 2.2.2). Several answers in one, of which one may be right, have not this format.
@@ -101,9 +102,10 @@ class Perception:
                     self.model,
                     self.processor,
                     [
-                        fill_ecgs(
+                        with_ecgs(
+                            self.processor,
                             [*prompts[row], text_message("assistant", _text(completions[row]))],
-                            shown[row],
+                            list(shown[row]),
                             sampling_rate[row],
                         )
                         for row in batch

@@ -3,8 +3,8 @@
 import torch
 from trl.models import unwrap_model_for_generation
 
-from elm_hf.data.messages import fill_ecgs
 from elm_hf.inference.prompt_batch import PromptBatch
+from elm_hf.training.reward_data import with_ecgs
 
 
 # Number of ECGs of each row of a batch, beside what the model reads of them.
@@ -26,11 +26,13 @@ class EcgRollouts:
 
     def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
         """Token ids of the prompts, and with them their ECGs."""
-        read: dict[str, list] = {}  # the ECGs of each conversation once
+        read: dict[tuple, list[dict]] = {}  # each prompt once, although several answers are sampled
         conversations = []
         for row, prompt in zip(self._rows, prompts):
-            ecgs = read.setdefault(row["conversation_id"], list(row["ecgs"]))
-            conversations.append(fill_ecgs(prompt, ecgs, row["sampling_rate"]))
+            key = (str(prompt), *row["ecg_index"])
+            if key not in read:
+                read[key] = with_ecgs(self._processor, prompt, list(row["ecgs"]), row["sampling_rate"])
+            conversations.append(read[key])
         model = self.accelerator.unwrap_model(self.model)
         self._batch = PromptBatch(model, self._processor, conversations, self.max_completion_length)
         self._ecgs = _by_row([self._batch.ecgs_of(row) for row in range(len(prompts))], self.accelerator.device)

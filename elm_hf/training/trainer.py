@@ -131,6 +131,7 @@ def training_facts(trainer: ElmTraining) -> dict:
     repos = [path for path in script_args.dataset if not Path(path).is_dir()]
     is_local = Path(trainer.base_model).is_dir()
     return parts_of(model.config) | {
+        "method": trainer._tag_names[-1],  # as TRL names it: sft, dpo, ...
         "is_adapter": is_adapter,
         "num_parameters": model.num_parameters(),
         "num_trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
