@@ -145,7 +145,7 @@ def test_pairs_are_made_of_true_and_wrong_answers(tmp_path, capsys):
         prepare_preferences([write_evaluation(tmp_path / "right", [{"prediction": "AF"}])], tmp_path / "x")
     with pytest.raises(ValueError, match="answers to the test split of fold 1.*--split train"):
         prepare_preferences([write_evaluation(tmp_path / "test", first, split="test")], tmp_path / "x")
-    with pytest.raises(ValueError, match="different dataset, fold or split .*data, 2, train"):
+    with pytest.raises(ValueError, match=r"different datasets or folds \(.*data, 2"):
         prepare_preferences([reports[0], write_evaluation(tmp_path / "other", first, fold="2")], tmp_path / "x")
 
 

@@ -23,8 +23,8 @@ def prepare_preferences(reports: Sequence[str | PathLike], output: str | PathLik
     therefore nearly always make a pair. Equal pairs are written once.
 
     Args:
-        reports: folders of evaluations (`elm-hf evaluate --output`) of the same split. Several with other seeds or
-            checkpoints give more answers to each question.
+        reports: folders of evaluations (`elm-hf evaluate --output`) of the training and validation splits of a fold.
+            Several with other seeds or checkpoints give more answers to each question.
         output: JSON Lines file to write.
 
     Returns:
@@ -32,10 +32,10 @@ def prepare_preferences(reports: Sequence[str | PathLike], output: str | PathLik
 
     Raises:
         FileNotFoundError: an evaluation is not finished.
-        ValueError: a folder is no evaluation, the evaluations are of other datasets, folds or splits, the split is the
-            test split, or no answer is wrong.
+        ValueError: a folder is no evaluation, the evaluations are of different datasets or folds, one is of the test
+            split, or no answer is wrong.
     """
-    _check_one_split(reports)
+    _check_one_fold(reports)
     counts, pairs = Counter(), {}
     for report in reports:
         table = pd.read_parquet(Path(report) / PREDICTIONS_NAME, columns=COLUMNS)
@@ -59,18 +59,17 @@ def prepare_preferences(reports: Sequence[str | PathLike], output: str | PathLik
     return {name: counts[name] for name in ("answers", "right", "repeated", "empty")} | {"pairs": len(pairs)}
 
 
-def _check_one_split(reports: Sequence[str | PathLike]) -> None:
-    """Refuses evaluations of different questions, and of those that a model is compared on in the end."""
+def _check_one_fold(reports: Sequence[str | PathLike]) -> None:
+    """Refuses evaluations of different datasets or folds, and of those questions that models are compared on in the end."""
     asked = {}
     for report in reports:
         run = read_report(report)["run"]
-        asked[str(report)] = tuple(str(run[name]) for name in ("dataset", "fold", "split"))
+        if run["split"] == "test":
+            raise ValueError(
+                f"{report}: answers to the test split of fold {run['fold']}, on which the trained model could not be "
+                "evaluated; evaluate with --split train"
+            )
+        asked[str(report)] = tuple(str(run[name]) for name in ("dataset", "fold"))
     if len(set(asked.values())) > 1:
         found = "; ".join(f"{report}: {', '.join(those)}" for report, those in asked.items())
-        raise ValueError(f"the evaluations are of different dataset, fold or split ({found}); make one file for each")
-    report, (_, fold, split) = next(iter(asked.items()))
-    if split == "test":
-        raise ValueError(
-            f"{report}: answers to the test split of fold {fold}, on which the trained model could not be evaluated; "
-            "evaluate with --split train"
-        )
+        raise ValueError(f"the evaluations are of different datasets or folds ({found}); make one file for each")
