@@ -11,7 +11,7 @@ one process.
 
 from collections.abc import Sequence
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 from trl import DPOConfig, DPOTrainer, ModelConfig, TrlParser
 
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
@@ -80,7 +80,7 @@ def build_trainer(
     return trainer
 
 
-def config_of(model_args: ModelConfig):
+def config_of(model_args: ModelConfig) -> PreTrainedConfig:
     """The configuration of the checkpoint that training starts from."""
     return AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
 

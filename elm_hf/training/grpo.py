@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser
 
 from elm_hf.training.arguments import REWARD_NAMES, RewardArguments
+from elm_hf.training.parallelism import shards_weights, tensor_parallel_size
 from elm_hf.training.parts import load_model
 from elm_hf.training.post_training import PostTraining
 from elm_hf.training.reward_data import questions_of
@@ -43,6 +44,8 @@ class RewardTraining(ElmTraining, EcgRollouts):
         self._processor = processor
         placeholders = {"suppress_tokens": model.generation_config.suppress_tokens}  # never sampled
         args.generation_kwargs = placeholders | (args.generation_kwargs or {})
+        if args.ddp_find_unused_parameters is None:  # a process may have questions without ECGs
+            args.ddp_find_unused_parameters = True
         super().__init__(model=model, args=args, processing_class=processor.tokenizer, **kwargs)
         self.processing_class = processor
         for reward in self.reward_funcs:
@@ -88,12 +91,20 @@ def build(
     Args:
         trainer_class: class of the trainer.
         script_args, training_args, model_args: arguments of the run.
+
+    Raises:
+        ValueError: the numbers of rewards and weights differ, or the weights of the model are sharded.
     """
     weights = training_args.reward_weights
     if weights is not None and len(weights) != len(script_args.rewards):
         raise ValueError(
             f"--reward_weights has {len(weights)} numbers for {len(script_args.rewards)} --rewards "
             f"({', '.join(script_args.rewards)}); give one for each."
+        )
+    if shards_weights() or tensor_parallel_size() > 1:
+        raise ValueError(
+            "Training on rewards generates answers, which needs the whole model in each process; use the recipe "
+            "accelerate/ddp or accelerate/zero2, not FSDP, ZeRO-3 or tensor parallelism."
         )
     run = PostTraining("rewards", script_args, training_args, model_args, OF_REWARDS, ("reward",))
     with_controls = "perception" in script_args.rewards

@@ -1,9 +1,9 @@
 """What training on preferences and on rewards have in common: checks, the processor, and the arguments of the trainer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from datasets import Dataset
 from transformers import AutoProcessor, ProcessorMixin, TrainingArguments, set_seed
-from transformers.utils import logging
 from trl import ModelConfig
 
 from elm_hf.data.loading import load_elm_dataset
@@ -23,9 +23,6 @@ from elm_hf.training.validation import (
     evaluation_callbacks,
 )
 from elm_hf.utils.registration import register_modeling_classes
-
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -55,9 +52,9 @@ class PostTraining:
     refused: dict[str, str]
     metrics: tuple[str, ...] = ()
 
-    processor: ProcessorMixin | None = None
-    run: dict | None = None
-    stages: list[Stage] | None = None
+    processor: ProcessorMixin = field(init=False)
+    run: dict = field(init=False)
+    stages: list[Stage] = field(init=False)
 
     def __post_init__(self):
         script_args, training_args, model_args = self.script_args, self.training_args, self.model_args
@@ -82,7 +79,7 @@ class PostTraining:
         check_chat_template(self.processor, script_args)
         training_args.remove_unused_columns = False
 
-    def load_conversations(self, split: str):
+    def load_conversations(self, split: str) -> Dataset:
         """The conversations of a split, whose ECGs the model can read."""
         args = self.script_args
         rows = load_elm_dataset(args.dataset, fold=args.fold, split=split, question_types=args.question_types)
