@@ -114,13 +114,17 @@ def test_only_the_last_answer_is_scored(tiny_elm, simulated_dataset):
     assert len(batch["ecg_values"]) == 2 * len(row["ecgs"])
 
 
-def write_evaluation(folder, rows: list[dict], **run) -> str:
+def write_evaluation(folder, rows: list[dict], **run):
     folder.mkdir()
     about = {"dataset": "data", "fold": "1", "split": "train"} | run
     (folder / "report.json").write_text(json.dumps({"schema": REPORT_SCHEMA, "run": about, "scores": {}}))
     columns = {"conversation_id": "a", "turn": 0, "condition": "ecg", "answer": ["AF"], "messages_answer": "AF"}
     pd.DataFrame([columns | row for row in rows]).to_parquet(folder / "predictions.parquet")
-    return str(folder)
+    return folder
+
+
+def prepare(reports, output) -> dict[str, int]:
+    return prepare_preferences([report / "predictions.parquet" for report in reports], output)
 
 
 def test_pairs_are_made_of_true_and_wrong_answers(tmp_path, capsys):
@@ -136,17 +140,17 @@ def test_pairs_are_made_of_true_and_wrong_answers(tmp_path, capsys):
         write_evaluation(tmp_path / "two", [{"prediction": "sinus rhythm"}, {"prediction": "flutter"}]),
     ]
     command = ["prepare", "preferences", "--output", str(tmp_path / "pairs.jsonl")]
-    run(command + [word for report in reports for word in ("--predictions", report)])
+    run(command + [word for report in reports for word in ("--predictions", str(report))])
     assert "3 pairs from 6 answers (1 right, 1 repeated, 1 empty)" in capsys.readouterr().out
     expected = [("a", 0, "AF", "sinus rhythm"), ("b", 1, "AF", "af, rbbb"), ("a", 0, "AF", "flutter")]
     assert read_preferences(tmp_path / "pairs.jsonl") == [Preference(*each) for each in expected]
 
     with pytest.raises(ValueError, match="none of 1 answers is wrong.*--temperature"):
-        prepare_preferences([write_evaluation(tmp_path / "right", [{"prediction": "AF"}])], tmp_path / "x")
+        prepare([write_evaluation(tmp_path / "right", [{"prediction": "AF"}])], tmp_path / "x")
     with pytest.raises(ValueError, match="answers to the test split of fold 1.*--split train"):
-        prepare_preferences([write_evaluation(tmp_path / "test", first, split="test")], tmp_path / "x")
+        prepare([write_evaluation(tmp_path / "test", first, split="test")], tmp_path / "x")
     with pytest.raises(ValueError, match=r"different datasets or folds \(.*data, 2"):
-        prepare_preferences([reports[0], write_evaluation(tmp_path / "other", first, fold="2")], tmp_path / "x")
+        prepare([reports[0], write_evaluation(tmp_path / "other", first, fold="2")], tmp_path / "x")
 
 
 @pytest.mark.parametrize(

@@ -131,9 +131,10 @@ def prepare(
 
 
 def _prepare_preferences(reports: list[Path], output: Path, as_json: bool) -> None:
+    from elm_hf.evaluation.names import PREDICTIONS_NAME
     from elm_hf.prepare.preferences import prepare_preferences
 
-    counts = prepare_preferences(reports, output)
+    counts = prepare_preferences([report / PREDICTIONS_NAME for report in reports], output)
     if as_json:
         print_json(counts)
         return

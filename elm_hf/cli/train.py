@@ -117,13 +117,14 @@ def _metavar(field: dataclasses.Field) -> str:
 
 
 def _check_names(arguments: list[str]) -> None:
-    """Checks that datasets and checkpoints exist; the command line takes precedence over the recipe."""
+    """Checks that datasets, checkpoints and pairs of answers exist; the command line takes precedence over the recipe."""
     from elm_hf.data.layout import check_dataset
+    from elm_hf.data.preferences import read_preferences
     from elm_hf.utils.hub import check_name
 
     given = _recipe_values(arguments)
     finder = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    for name in ("dataset", "fold", "model_name_or_path", "held_out_dataset"):
+    for name in ("dataset", "fold", "model_name_or_path", "held_out_dataset", "preferences"):
         finder.add_argument(f"--{name}", nargs="+" if name == "dataset" else None)
     found, _ = finder.parse_known_args(arguments)
     given |= {name: value for name, value in vars(found).items() if value is not None}
@@ -131,6 +132,8 @@ def _check_names(arguments: list[str]) -> None:
     datasets = [datasets] if isinstance(datasets, str) else [*datasets]
     for path in datasets + [each for each in [given.get("held_out_dataset")] if each]:
         check_dataset(str(path), given.get("fold"))
+    if given.get("preferences"):
+        read_preferences(given["preferences"])
     if given.get("model_name_or_path"):
         check_name(str(given["model_name_or_path"]))
 

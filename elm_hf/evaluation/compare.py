@@ -16,8 +16,9 @@ from elm_hf.evaluation.intervals import (
     mean_interval,
 )
 from elm_hf.evaluation.markdown import markdown_table
+from elm_hf.evaluation.names import PREDICTIONS_NAME
 from elm_hf.evaluation.scores import SHARES, SUMMED, Questions, average_support, limits_of
-from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, PREDICTIONS_NAME, read_report
+from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, read_report
 
 
 SAME_OF_RUNS = ("dataset", "split", "limit", "max_new_tokens", "retrieval", "temperature")

@@ -21,6 +21,7 @@ KIND_NAMES = {"short": "short answers", "text": "free text"}
 
 # Files in the folder of an evaluation. A training checkpoint has a `run.json`, too, with the settings of its run.
 IDENTITY_NAME = "run.json"
+PREDICTIONS_NAME = "predictions.parquet"
 REPORT_TEXT_NAME = "report.md"
 FIGURES_NAME = "figures"
 OCCLUSION_NAME = "occlusion.npz"

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from elm_hf.utils.reports import PREDICTIONS_NAME
+from elm_hf.evaluation.names import PREDICTIONS_NAME
 
 
 if TYPE_CHECKING:  # needs torch

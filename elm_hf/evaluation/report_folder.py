@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from elm_hf.evaluation.names import IDENTITY_NAME
+from elm_hf.evaluation.names import IDENTITY_NAME, PREDICTIONS_NAME
 from elm_hf.evaluation.predictions import Key, write_predictions
 from elm_hf.inference.generation import Answer
 from elm_hf.utils.files import write_atomically
-from elm_hf.utils.reports import PREDICTIONS_NAME, REPORT_NAME
+from elm_hf.utils.reports import REPORT_NAME
 
 
 class ReportFolder:

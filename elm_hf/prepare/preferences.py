@@ -9,13 +9,13 @@ import pandas as pd
 
 from elm_hf.data.preferences import Preference, write_preferences
 from elm_hf.utils.exact_match import is_exact_match
-from elm_hf.utils.reports import PREDICTIONS_NAME, read_report
+from elm_hf.utils.reports import read_report
 
 
 COLUMNS = ["conversation_id", "turn", "condition", "answer", "messages_answer", "prediction"]
 
 
-def prepare_preferences(reports: Sequence[str | PathLike], output: str | PathLike) -> dict[str, int]:
+def prepare_preferences(predictions: Sequence[str | PathLike], output: str | PathLike) -> dict[str, int]:
     """
     Write a pair for each wrong answer with the true ECG: `chosen` is the true answer, `rejected` the model's.
 
@@ -23,8 +23,8 @@ def prepare_preferences(reports: Sequence[str | PathLike], output: str | PathLik
     therefore nearly always make a pair. Equal pairs are written once.
 
     Args:
-        reports: folders of evaluations (`elm-hf evaluate --output`) of the training and validation splits of a fold.
-            Several with other seeds or checkpoints give more answers to each question.
+        predictions: tables in the folders of evaluations (`elm-hf evaluate --output`) of the training and validation
+            splits of a fold. Several with other seeds or checkpoints give more answers to each question.
         output: JSON Lines file to write.
 
     Returns:
@@ -35,10 +35,10 @@ def prepare_preferences(reports: Sequence[str | PathLike], output: str | PathLik
         ValueError: a folder is no evaluation, the evaluations are of different datasets or folds, one is of the test
             split, or no answer is wrong.
     """
-    _check_one_fold(reports)
+    _check_one_fold([Path(path).parent for path in predictions])
     counts, pairs = Counter(), {}
-    for report in reports:
-        table = pd.read_parquet(Path(report) / PREDICTIONS_NAME, columns=COLUMNS)
+    for path in predictions:
+        table = pd.read_parquet(path, columns=COLUMNS)
         for row in table[table["condition"] == "ecg"].itertuples():
             pair = Preference(row.conversation_id, int(row.turn), row.messages_answer.strip(), row.prediction.strip())
             counts["answers"] += 1
@@ -52,14 +52,14 @@ def prepare_preferences(reports: Sequence[str | PathLike], output: str | PathLik
                 pairs[pair] = None
     if not pairs:
         raise ValueError(
-            f"{', '.join(map(str, reports))}: none of {counts['answers']} answers is wrong, so there are no pairs; sample "
+            f"{', '.join(map(str, predictions))}: none of {counts['answers']} answers is wrong, so there are no pairs; sample "
             "answers at a higher temperature (elm-hf evaluate --temperature)"
         )
     write_preferences(pairs, output)
     return {name: counts[name] for name in ("answers", "right", "repeated", "empty")} | {"pairs": len(pairs)}
 
 
-def _check_one_fold(reports: Sequence[str | PathLike]) -> None:
+def _check_one_fold(reports: Sequence[Path]) -> None:
     """Refuses evaluations of different datasets or folds, and of those questions that models are compared on in the end."""
     asked = {}
     for report in reports:

@@ -6,10 +6,8 @@ from pathlib import Path
 from elm_hf.utils.files import read_json
 
 
-# Defined here and not in `elm_hf.evaluation`, because the cards of checkpoints, the recipes and pairs of answers are made from
-# reports, too.
+# Defined here and not in `elm_hf.evaluation`, because the cards of checkpoints and the recipes also read reports.
 REPORT_NAME = "report.json"
-PREDICTIONS_NAME = "predictions.parquet"
 # Raised when scores, intervals or controls are computed in another way, so that reports of both cannot be compared.
 REPORT_SCHEMA = 2
 # The metric of each kind of answers in tables and cards (docs/evaluation.md).
