@@ -5,6 +5,7 @@ import math
 
 import pandas as pd
 import pytest
+from datasets import Dataset
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.cli import app
@@ -16,7 +17,7 @@ from elm_hf.inference.generation import log_likelihoods
 from elm_hf.modeling.modeling_elm import ElmModel
 from elm_hf.prepare.preferences import prepare_preferences
 from elm_hf.training import dpo, kto
-from elm_hf.training.preference_data import PairCollator
+from elm_hf.training.preference_data import PairCollator, unpaired
 from elm_hf.training.sft import train
 from elm_hf.utils.reports import REPORT_SCHEMA
 
@@ -112,6 +113,18 @@ def test_only_the_last_answer_is_scored(tiny_elm, simulated_dataset):
     for side, ids, mask in zip(("normal axis", "left"), batch["input_ids"], batch["completion_mask"].bool()):
         assert processor.decode(ids[mask], skip_special_tokens=True).strip() == side
     assert len(batch["ecg_values"]) == 2 * len(row["ecgs"])
+
+
+def test_every_answer_of_a_pair_is_a_row_with_its_label():
+    pairs = Dataset.from_dict(
+        {"chosen": ["a", "b", "c"], "rejected": ["x", "y", "z"], "conversation_id": ["1", "2", "3"]}
+    )
+    rows = unpaired(pairs, seed=0)
+    found = {(row["conversation_id"], row["completion"], row["label"]) for row in rows}
+    assert found == {(str(n + 1), "abc"[n], True) for n in range(3)} | {
+        (str(n + 1), "xyz"[n], False) for n in range(3)
+    }
+    assert rows["completion"] != ["a", "x", "b", "y", "c", "z"]  # neighbours are about other questions
 
 
 def write_evaluation(folder, rows: list[dict], **run):
