@@ -54,7 +54,7 @@ def pairs(simulated_dataset, tmp_path_factory):
 def arguments(model, dataset, pairs, output, *more: str) -> list[str]:
     return [
         *("--model_name_or_path", str(model), "--dataset", str(dataset), "--preferences", str(pairs)),
-        *("--output_dir", str(output), "--max_steps", "4", "--per_device_train_batch_size", "4"),
+        *("--output_dir", str(output), "--max_steps", "2", "--per_device_train_batch_size", "4"),
         *("--learning_rate", "1e-2", "--logging_steps", "1", "--report_to", "none", "--use_cpu", "--bf16", "false"),
         *("--save_strategy", "no", "--disable_tqdm", "true", *more),
     ]

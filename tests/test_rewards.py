@@ -64,7 +64,7 @@ def test_an_answer_that_names_everything_earns_nothing_for_its_content(attack, t
 
 def test_a_right_answer_earns_nothing_for_perception_if_the_model_does_not_read_the_ecg(tiny_elm, simulated_dataset):
     model, processor = load_checkpoint(tiny_elm)
-    rows = questions_of(load_elm_dataset(simulated_dataset, 1, "train"), True, 0)
+    rows = questions_of(load_elm_dataset(simulated_dataset, 1, "validation"), True, 0)
     asked = [row for row in (rows[number] for number in range(12)) if len(row["ecgs"]) == 1][:3]
     names = ("prompt", "truth", "ecgs", "control_ecgs", "sampling_rate")
     columns = {name: [row[name] for row in asked] for name in names}
