@@ -13,6 +13,7 @@ from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs, text_message
 from elm_hf.data.preferences import Preference, read_preferences, write_preferences
 from elm_hf.data.seen_patients import read_stages
+from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.inference.generation import log_likelihoods
 from elm_hf.modeling.modeling_elm import ElmModel
 from elm_hf.prepare.preferences import prepare_preferences
@@ -164,6 +165,27 @@ def test_pairs_are_made_of_true_and_wrong_answers(tmp_path, capsys):
         prepare([write_evaluation(tmp_path / "test", first, split="test")], tmp_path / "x")
     with pytest.raises(ValueError, match=r"different datasets or folds \(.*data, 2"):
         prepare([reports[0], write_evaluation(tmp_path / "other", first, fold="2")], tmp_path / "x")
+
+
+def test_answers_are_sampled_again_with_the_same_seed_and_make_pairs(tiny_elm, simulated_dataset, tmp_path):
+    def answers(name: str, **options) -> tuple[list[str], dict]:
+        options = {
+            "limit": 6,
+            "conditions": ("ecg",),
+            "num_occlusions": 0,
+            "max_new_tokens": 4,
+            "quiet": True,
+        } | options
+        report = evaluate(tiny_elm, simulated_dataset, 1, "train", output=tmp_path / name, **options)
+        return list(pd.read_parquet(tmp_path / name / "predictions.parquet")["prediction"]), report
+
+    sampled, report = answers("one", temperature=1.0)
+    assert "answers were sampled at temperature 1; greedy answers score differently" in report["notes"]
+    assert answers("two", temperature=1.0, batch_size=32)[0] == sampled
+    assert answers("three", temperature=1.0, seed=1)[0] != sampled
+    assert answers("greedy")[0] != sampled
+    counts = prepare([tmp_path / "one", tmp_path / "three"], tmp_path / "pairs.jsonl")
+    assert counts["answers"] == 12 and counts["pairs"] == len(read_preferences(tmp_path / "pairs.jsonl")) > 6
 
 
 @pytest.mark.parametrize(

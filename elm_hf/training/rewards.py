@@ -4,6 +4,7 @@ with their weights.
 """
 
 import re
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.data.messages import message_text, text_message
 from elm_hf.inference.generation import log_likelihoods
+from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
 from elm_hf.training.reward_data import with_ecgs
 from elm_hf.utils.exact_match import is_exact_match
 
@@ -97,26 +99,25 @@ class Perception:
         self.model.eval()
         for start in range(0, len(rows), self.batch_size):
             batch = rows[start : start + self.batch_size]
-            probable = [
-                log_likelihoods(
-                    self.model,
-                    self.processor,
-                    [
-                        with_ecgs(
-                            self.processor,
-                            [*prompts[row], text_message("assistant", _text(completions[row]))],
-                            list(shown[row]),
-                            sampling_rate[row],
-                        )
-                        for row in batch
-                    ],
-                )
+            answered = [[*prompts[row], text_message("assistant", _text(completions[row]))] for row in batch]
+            with_own, with_other = (
+                self._log_likelihoods(answered, [shown[row] for row in batch], [sampling_rate[row] for row in batch])
                 for shown in (ecgs, control_ecgs)
-            ]
-            for row, difference in zip(batch, probable[0] - probable[1]):
+            )
+            for row, difference in zip(batch, with_own - with_other):
                 rewards[row] = float(np.clip(difference, -MAX_PERCEPTION, MAX_PERCEPTION))
         self.model.train(was_training)
         return rewards
+
+    def _log_likelihoods(self, answered: list[list[dict]], ecgs: list, rates: list[float]) -> np.ndarray:
+        """Log-probability of the last answer of each conversation with these ECGs, `(conversations,)`."""
+        conversations = [
+            with_ecgs(self.processor, messages, list(those), rate)
+            for messages, those, rate in zip(answered, ecgs, rates)
+        ]
+        with warnings.catch_warnings():  # as in fine-tuning, ECGs of poor quality are trained on
+            warnings.filterwarnings("ignore", category=SignalQualityWarning)
+            return log_likelihoods(self.model, self.processor, conversations)
 
 
 def _text(answer: list[dict]) -> str:

@@ -1,9 +1,12 @@
 """Sampling answers with the ECG, and their log-probabilities with the same ECG, for TRL's trainers on rewards."""
 
+import warnings
+
 import torch
 from trl.models import unwrap_model_for_generation
 
 from elm_hf.inference.prompt_batch import PromptBatch
+from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
 from elm_hf.training.reward_data import with_ecgs
 
 
@@ -34,7 +37,9 @@ class EcgRollouts:
                 read[key] = with_ecgs(self._processor, prompt, list(row["ecgs"]), row["sampling_rate"])
             conversations.append(read[key])
         model = self.accelerator.unwrap_model(self.model)
-        self._batch = PromptBatch(model, self._processor, conversations, self.max_completion_length)
+        with warnings.catch_warnings():  # as in fine-tuning, ECGs of poor quality are trained on
+            warnings.filterwarnings("ignore", category=SignalQualityWarning)
+            self._batch = PromptBatch(model, self._processor, conversations, self.max_completion_length)
         self._ecgs = _by_row([self._batch.ecgs_of(row) for row in range(len(prompts))], self.accelerator.device)
         ids, mask = self._batch.input_ids, self._batch.attention_mask.bool()
         return [row[keep].tolist() for row, keep in zip(ids, mask)], None, {}
