@@ -4,7 +4,6 @@ with their weights.
 """
 
 import re
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +11,6 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.data.messages import message_text, text_message
 from elm_hf.inference.generation import log_likelihoods
-from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
 from elm_hf.training.reward_data import with_ecgs
 from elm_hf.utils.exact_match import is_exact_match
 
@@ -115,9 +113,7 @@ class Perception:
             with_ecgs(self.processor, messages, list(those), rate)
             for messages, those, rate in zip(answered, ecgs, rates)
         ]
-        with warnings.catch_warnings():  # as in fine-tuning, ECGs of poor quality are trained on
-            warnings.filterwarnings("ignore", category=SignalQualityWarning)
-            return log_likelihoods(self.model, self.processor, conversations)
+        return log_likelihoods(self.model, self.processor, conversations)
 
 
 def _text(answer: list[dict]) -> str:

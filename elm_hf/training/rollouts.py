@@ -25,7 +25,14 @@ class EcgRollouts:
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, torch.Tensor]:
         self._rows = inputs
-        return super()._generate_and_score_completions(inputs) | self._ecgs
+        with warnings.catch_warnings():
+            # As in fine-tuning, ECGs of poor quality are trained on.
+            warnings.filterwarnings("ignore", category=SignalQualityWarning)
+            # TRL reads a property that transformers renames, in every step.
+            warnings.filterwarnings(
+                "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+            )
+            return super()._generate_and_score_completions(inputs) | self._ecgs
 
     def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
         """Token ids of the prompts, and with them their ECGs."""
@@ -37,9 +44,7 @@ class EcgRollouts:
                 read[key] = with_ecgs(self._processor, prompt, list(row["ecgs"]), row["sampling_rate"])
             conversations.append(read[key])
         model = self.accelerator.unwrap_model(self.model)
-        with warnings.catch_warnings():  # as in fine-tuning, ECGs of poor quality are trained on
-            warnings.filterwarnings("ignore", category=SignalQualityWarning)
-            self._batch = PromptBatch(model, self._processor, conversations, self.max_completion_length)
+        self._batch = PromptBatch(model, self._processor, conversations, self.max_completion_length)
         self._ecgs = _by_row([self._batch.ecgs_of(row) for row in range(len(prompts))], self.accelerator.device)
         ids, mask = self._batch.input_ids, self._batch.attention_mask.bool()
         return [row[keep].tolist() for row, keep in zip(ids, mask)], None, {}
