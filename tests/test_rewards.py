@@ -89,7 +89,8 @@ def test_controls_are_of_other_patients_with_another_answer_where_there_is_one()
         chosen = choose_controls(questions, truth, patients, seed)
         assert chosen[0] in (3, 4) and chosen[1] in (2, 3, 4) and {*chosen[2:5]} <= {0, 1} and chosen[2] == 1
         assert chosen[5] not in (5, 7) and chosen[6] not in (6, 7) and chosen[7] is None
-    with pytest.raises(ValueError, match="perception needs 1 ECGs of patients other than a, and there are none"):
+    assert choose_controls(["q"] * 3, [["x"], ["y"], ["y"]], [["a"], ["b"], ["a", "b"]], 0) == [1, 0, None]
+    with pytest.raises(ValueError, match="perception needs ECGs of patients other than a, and there are none"):
         choose_controls(["q", "q"], [["x"], ["y"]], [["a"], ["a"]], 0)
 
 

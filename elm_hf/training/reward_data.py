@@ -79,11 +79,14 @@ def choose_controls(
     Args:
         questions: what is asked, one text for each row.
         truth: true items of each row.
-        patients: patients of the ECGs of each row; None is returned for rows without ECGs.
+        patients: patients of the ECGs of each row.
         seed: random seed.
 
+    Returns:
+        The number of the other row; None for rows without ECGs, and where no other row has as many ECGs of other patients.
+
     Raises:
-        ValueError: there are no ECGs of other patients.
+        ValueError: there is none for any row with ECGs.
     """
     rng = np.random.default_rng(seed)
     answers = [answer_items(", ".join(items)) for items in truth]
@@ -106,12 +109,13 @@ def choose_controls(
         donor = _draw(same_question[question, len(those)], is_wanted, rng)
         if donor is None:
             donor = _draw(same_number[len(those)], is_other, rng)
-        if donor is None:
-            raise ValueError(
-                f"the reward perception needs {len(those)} ECGs of patients other than {', '.join(those)}, and there are "
-                "none; train on more patients, or leave it out"
-            )
         chosen.append(donor)
+    if any(patients) and all(donor is None for donor in chosen):
+        first = next(those for those in patients if those)
+        raise ValueError(
+            f"the reward perception needs ECGs of patients other than {', '.join(first)}, and there are none; train on more "
+            "patients, or leave it out"
+        )
     return chosen
 
 

@@ -54,7 +54,8 @@ class Perception:
     patient whose true answer is another one, in nats, between -`MAX_PERCEPTION` and `MAX_PERCEPTION`.
 
     A right answer that the question alone suggests is as probable with either ECG and earns nothing. Wrong answers earn
-    nothing, either, so that answers which merely differ from ECG to ECG are not rewarded. Nor are questions without ECGs.
+    nothing, either, so that answers which merely differ from ECG to ECG are not rewarded. Nor do answers to questions without
+    ECGs, or with more of them than any question about another patient has.
 
     The model is the one in training, set by the trainer's program.
 
@@ -86,12 +87,12 @@ class Perception:
             completions: the sampled answers, each as a message.
             truth: the true items of each question.
             ecgs: ECGs of each question, each `(12, samples)` in mV.
-            control_ecgs: as many ECGs of another patient.
+            control_ecgs: as many ECGs of another patient, or none.
             sampling_rate: in Hz.
             kwargs: what else the trainer passes.
         """
         right = exact_match(completions, truth)
-        rows = [row for row, is_right in enumerate(right) if is_right and len(ecgs[row])]
+        rows = [row for row, is_right in enumerate(right) if is_right and len(control_ecgs[row])]
         rewards = [0.0] * len(completions)
         was_training = self.model.training
         self.model.eval()
