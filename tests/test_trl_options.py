@@ -1,14 +1,15 @@
 """Every option of TRL and transformers has an effect on an ELM's training, or is refused by name."""
 
 import dataclasses
+import re
 
 import pytest
 from test_training import parsed
-from trl import ModelConfig, SFTConfig
+from trl import DPOConfig, GRPOConfig, KTOConfig, ModelConfig, SFTConfig
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.training import sft
-from elm_hf.training.trl_options import REFUSED, check_trl_options
+from elm_hf.training.trl_options import OF_PREFERENCES, OF_REWARDS, REFUSED, check_trl_options
 
 
 # Options that work, checked one by one with TRL 1.16 and transformers 5.23. A new version may add others: decide for
@@ -129,3 +130,20 @@ def test_a_chat_template_is_trained_and_saved(tiny_elm, simulated_dataset, tmp_p
     model, processor = load_checkpoint(output)
     assert processor.chat_template == path.read_text()
     assert end in model.generation_config.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"), [(DPOConfig, OF_PREFERENCES), (KTOConfig, OF_PREFERENCES), (GRPOConfig, OF_REWARDS)]
+)
+def test_options_without_effect_on_preferences_and_rewards_are_refused(config, refused):
+    check_trl_options(config(output_dir="out", use_cpu=True, bf16=False), ModelConfig(), refused)
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    names = [name for name in refused if name in fields]
+    assert len(names) >= 2
+    for name in names:
+        arguments = config(output_dir="out", use_cpu=True, bf16=False)
+        setattr(
+            arguments, name, not fields[name].default if isinstance(fields[name].default, bool) else {"changed": 1}
+        )
+        with pytest.raises(ValueError, match=f"--{name} has no effect on ELMs: {re.escape(refused[name])}"):
+            check_trl_options(arguments, ModelConfig(), refused)

@@ -58,7 +58,7 @@ def model_card(
         datasets=facts.get("datasets_on_hub") or None,
         # Weights that may not be used commercially pass that on to the model that contains them.
         license=facts["encoder_license"] if "-nc" in (facts.get("encoder_license") or "") else None,
-        tags=TAGS + (["sft"] if training else []),
+        tags=TAGS + ([training.get("method", "sft")] if training else []),
         model_name=name.split("/")[-1],
         eval_results=results or earlier or None,
     )

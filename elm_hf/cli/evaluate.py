@@ -80,6 +80,10 @@ def evaluate(
         typer.Option(help="Encoder for BERTScore of free text: folder or repository, such as roberta-large."),
     ] = None,
     system_prompt_file: SystemPromptFile = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Temperature of sampled answers, for elm-hf prepare preferences. Default: greedy answers."),
+    ] = None,
     allow_seen_patients: AllowSeenPatients = False,
     update_card: UpdateCard = False,
     as_json: Json = False,
@@ -87,6 +91,8 @@ def evaluate(
 ):
     """Score a model's answers with the true ECG, and with other signals or none in its place; write a report."""
     token_limits = _token_limits(max_new_tokens)
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"--temperature is {temperature:g}; expected a number above 0")
     check_names(checkpoint, dataset)
     from elm_hf.evaluation.evaluate import evaluate as run
     from elm_hf.evaluation.markdown import report_table
@@ -119,6 +125,7 @@ def evaluate(
         bert_score=bert_score,
         system_prompt=read_system_prompt(system_prompt_file),
         allow_seen_patients=allow_seen_patients,
+        temperature=temperature,
     )
     if report is None:  # the first of the processes prints
         return

@@ -12,8 +12,8 @@ from elm_hf.prepare.names import check_dataset_name, dataset_names
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help=f"Dataset: {', '.join(dataset_names())}.")],
-    output: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
+    name: Annotated[str, typer.Argument(help=f"Dataset: {', '.join(dataset_names())}; or preferences.")],
+    output: Annotated[Path, typer.Option(help="Folder of the new dataset; file of the preferences.")],
     source: Annotated[Path | None, typer.Option(help="Folder of the source, as downloaded.")] = None,
     records: Annotated[
         list[str] | None,
@@ -69,14 +69,26 @@ def prepare(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what another build left in the folder.")
     ] = False,
+    predictions: Annotated[
+        list[Path] | None,
+        typer.Option(help="preferences: folder of an evaluation with answers to training questions; may be repeated."),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ):
     """
     Build a dataset: a table of ECGs, conversations about them and five patient-disjoint folds.
 
-    The same command resumes a build that was interrupted.
+    The same command resumes a build that was interrupted. With the name preferences, pair a model's wrong answers with the
+    true ones, for elm-hf train dpo.
     """
+    if (name == "preferences") != bool(predictions):
+        raise ValueError(
+            "--predictions and the name preferences belong together: elm-hf prepare preferences --predictions"
+        )
+    if predictions:
+        _prepare_preferences(predictions, output, as_json)
+        return
     check_dataset_name(name)
     import datasets
 
@@ -118,6 +130,18 @@ def prepare(
     for line in reading_lines(report):
         typer.echo(f"note: {line}", err=True)
     print_json(report) if as_json else typer.echo(f"{output}: {build_summary(report)}")
+
+
+def _prepare_preferences(reports: list[Path], output: Path, as_json: bool) -> None:
+    from elm_hf.evaluation.names import PREDICTIONS_NAME
+    from elm_hf.prepare.preferences import prepare_preferences
+
+    counts = prepare_preferences([report / PREDICTIONS_NAME for report in reports], output)
+    if as_json:
+        print_json(counts)
+        return
+    others = ", ".join(f"{counts[name]} {name}" for name in ("right", "repeated", "empty"))
+    typer.echo(f"{output}: {counts['pairs']} pairs from {counts['answers']} answers ({others})")
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

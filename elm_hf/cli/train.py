@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,14 +10,27 @@ from typing import Annotated
 import typer
 
 from elm_hf.cli.app import app
+from elm_hf.training.arguments import ElmScriptArguments, PreferenceArguments, RewardArguments
 from elm_hf.utils.recipes import recipe_names, recipe_path, with_recipe
 
 
 # The options are fields of dataclasses, which TRL parses.
 _TRAINING = {"add_help_option": False, "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}}
+# Ways of training and their options, each a module of `elm_hf.training`.
+_METHODS = {
+    "sft": ElmScriptArguments,
+    "dpo": PreferenceArguments,
+    "kto": PreferenceArguments,
+    "grpo": RewardArguments,
+    "rloo": RewardArguments,
+}
 _OTHERS = {
-    "train": "All fields of TRL's SFTConfig (with transformers' TrainingArguments) and ModelConfig are options as "
-    "well. --help-all lists them; huggingface.co/docs/trl/sft_trainer explains them.",
+    f"train {method}": f"All fields of TRL's {method.upper()}Config (with transformers' TrainingArguments) and ModelConfig "
+    f"are options as well. --help-all lists them; huggingface.co/docs/trl/{method}_trainer explains them."
+    for method in _METHODS
+}
+_OTHERS |= {
+    "train": _OTHERS.pop("train sft") + "\nOther ways of training: elm-hf train dpo | kto | grpo | rloo.",
     "pretrain": "All fields of transformers' TrainingArguments are options as well. --help-all lists them; "
     "huggingface.co/docs/transformers/main_classes/trainer explains them.",
 }
@@ -24,17 +38,24 @@ _OTHERS = {
 
 @app.command(**_TRAINING)
 def train(context: typer.Context):
-    """Fine-tune an ECG-language model with TRL's SFTTrainer (--help lists the options)."""
-    from elm_hf.training.arguments import ElmScriptArguments
+    """
+    Train an ECG-language model with TRL (--help lists the options).
+
+    Without a word it is fine-tuned on conversations (sft); elm-hf train dpo and kto learn from pairs of answers, elm-hf
+    train grpo and rloo from rewards.
+    """
     from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 
-    options = (ElmScriptArguments, EcgAugmentation, EcgImageAugmentation)
-    arguments = _checked("train", context.args, options)
+    words = context.args
+    method = words[0] if words and not words[0].startswith("-") else "sft"
+    if method not in _METHODS:
+        raise ValueError(f"elm-hf train {method}: unknown; there are {', '.join(_METHODS)} (default: sft)")
+    options = {"sft": (ElmScriptArguments, EcgAugmentation, EcgImageAugmentation)}.get(method, (_METHODS[method],))
+    command = "train" if method == "sft" else f"train {method}"
+    arguments = _checked(command, words[1:] if words[:1] == [method] else words, options)
     if arguments is None:
         return
-    from elm_hf.training.sft import main
-
-    main(arguments)
+    importlib.import_module(f"elm_hf.training.{method}").main(arguments)
 
 
 @app.command(**_TRAINING)
@@ -96,13 +117,14 @@ def _metavar(field: dataclasses.Field) -> str:
 
 
 def _check_names(arguments: list[str]) -> None:
-    """Checks that datasets and checkpoints exist; the command line takes precedence over the recipe."""
+    """Checks that datasets, checkpoints and pairs of answers exist; the command line takes precedence over the recipe."""
     from elm_hf.data.layout import check_dataset
+    from elm_hf.data.preferences import read_preferences
     from elm_hf.utils.hub import check_name
 
     given = _recipe_values(arguments)
     finder = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    for name in ("dataset", "fold", "model_name_or_path", "held_out_dataset"):
+    for name in ("dataset", "fold", "model_name_or_path", "held_out_dataset", "preferences"):
         finder.add_argument(f"--{name}", nargs="+" if name == "dataset" else None)
     found, _ = finder.parse_known_args(arguments)
     given |= {name: value for name, value in vars(found).items() if value is not None}
@@ -110,6 +132,8 @@ def _check_names(arguments: list[str]) -> None:
     datasets = [datasets] if isinstance(datasets, str) else [*datasets]
     for path in datasets + [each for each in [given.get("held_out_dataset")] if each]:
         check_dataset(str(path), given.get("fold"))
+    if given.get("preferences"):
+        read_preferences(given["preferences"])
     if given.get("model_name_or_path"):
         check_name(str(given["model_name_or_path"]))
 

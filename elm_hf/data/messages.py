@@ -11,10 +11,17 @@ from elm_hf.modeling.ecg_leads import LEADS
 def ecg_messages(num_ecgs: int, question: str, answer: str) -> list[dict]:
     """Return a conversation with one question and its answer. The ECGs are before the question."""
     content = [{"type": "ecg", "text": None}] * num_ecgs + [{"type": "text", "text": question}]
-    return [
-        {"role": "user", "content": content},
-        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
-    ]
+    return [{"role": "user", "content": content}, text_message("assistant", answer)]
+
+
+def text_message(role: str, text: str) -> dict:
+    """Return a message that consists of one text."""
+    return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
+def answer_positions(messages: Sequence[dict]) -> list[int]:
+    """Return the positions of the assistant's messages in a conversation."""
+    return [position for position, message in enumerate(messages) if message["role"] == "assistant"]
 
 
 def fill_ecgs(

@@ -1,10 +1,12 @@
 """Asking a model the questions of a split: equal prompts once, prompts about the same ECGs together."""
 
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -55,6 +57,8 @@ class Asker:
         conditions: some of `ALL_CONDITIONS`.
         max_new_tokens: longest answer, in tokens: one number, or a number for each `question_type`.
         batch_size: number of prompts in a batch.
+        temperature: of sampled answers; None for greedy ones.
+        seed: random seed of sampling.
 
     Raises:
         ValueError: `max_new_tokens` lacks a question type.
@@ -73,7 +77,10 @@ class Asker:
         conditions: Sequence[str],
         max_new_tokens: int | Mapping[str, int],
         batch_size: int,
+        temperature: float | None = None,
+        seed: int = 0,
     ):
+        self._temperature, self._seed = temperature, seed
         if not isinstance(max_new_tokens, int):
             lacking = sorted(set(questions["question_type"]) - max_new_tokens.keys())
             if lacking:
@@ -143,7 +150,9 @@ class Asker:
             with warnings.catch_warnings():
                 if any(prompt.key[1] != "ecg" for prompt in batch):  # what replaces an ECG may look like noise
                     warnings.filterwarnings("ignore", category=SignalQualityWarning)
-                answers = generate_answers(model, processor, conversations, batch[0].max_new_tokens)
+                if self._temperature is not None:  # whichever batches a process asks, and after an interruption
+                    torch.manual_seed(zlib.crc32(f"{self._seed} {batch[0].key}".encode()))
+                answers = generate_answers(model, processor, conversations, batch[0].max_new_tokens, self._temperature)
         except ValueError as error:
             asked = ", ".join(sorted({prompt.key[0] for prompt in batch})[:3])
             raise ValueError(f"questions {asked}, ...: {error}") from error

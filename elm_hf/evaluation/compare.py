@@ -21,7 +21,7 @@ from elm_hf.evaluation.scores import SHARES, SUMMED, Questions, average_support,
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, read_report
 
 
-SAME_OF_RUNS = ("dataset", "split", "limit", "max_new_tokens", "retrieval")
+SAME_OF_RUNS = ("dataset", "split", "limit", "max_new_tokens", "retrieval", "temperature")
 # Columns that two evaluations of the same questions share, and how errors call them.
 SAME_OF_QUESTIONS = {"messages_answer": "the true answers to", "question": "the words of", "record_ids": "the ECGs of"}
 

@@ -65,11 +65,12 @@ def evaluate(
     bert_score: str | None = None,
     system_prompt: str | None = None,
     allow_seen_patients: bool = False,
+    temperature: float | None = None,
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in its place and without any, and reports the scores.
 
-    Answers are greedy. They are written to `output` as they come: the same command resumes an evaluation that was
+    Answers are greedy unless a temperature is given. They are written to `output` as they come: the same command resumes an evaluation that was
     interrupted. Under `accelerate launch -m elm_hf` (on CPUs `torchrun -m elm_hf`) the processes share the questions.
 
     Args:
@@ -94,6 +95,7 @@ def evaluate(
         system_prompt: opens conversations without a system message, instead of the one that the checkpoint was trained
             with; `""` for none.
         allow_seen_patients: continue if the checkpoint was trained on some of the patients; the report says so.
+        temperature: of sampled answers, from which pairs of answers can be made.
 
     Returns:
         The report (docs/evaluation.md has its schema); None in all but the first of several processes.
@@ -122,7 +124,9 @@ def evaluate(
     if known := known_sources(model.config.encoder_config, asked.sources):
         logger.warning("%s: %s", checkpoint, known_sources_message(known))
     with _errors_of(dataset):
-        asker = Asker(asked.rows, asked.questions, asked.ablation, conditions, max_new_tokens, batch_size)
+        asker = Asker(
+            asked.rows, asked.questions, asked.ablation, conditions, max_new_tokens, batch_size, temperature, seed
+        )
     identity = {
         "checkpoint": str(checkpoint),
         "weights": fingerprint_of_weights(model.state_dict(), sampled=True),
@@ -137,6 +141,7 @@ def evaluate(
         "seed": seed,
         "retrieval": None if retrieval is None else asdict(retrieval),
         "system_prompt": processor.system_prompt,
+        "temperature": temperature,
     }
 
     with TemporaryDirectory() as nowhere:

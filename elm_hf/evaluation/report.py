@@ -103,6 +103,8 @@ def build_report(
     notes = []
     if run.get("seen_patients", {}).get("sentence"):
         notes.append(run["seen_patients"]["sentence"])
+    if run.get("temperature") is not None:
+        notes.append(f"answers were sampled at temperature {run['temperature']:g}; greedy answers score differently")
     if questions.without_truth:
         notes.append(f"{questions.without_truth} questions without a true answer were left out")
     if run.get("encoder_trained_on"):

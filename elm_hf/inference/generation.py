@@ -44,10 +44,14 @@ def answer(
 
 @torch.inference_mode()
 def generate_answers(
-    model: PreTrainedModel, processor: ProcessorMixin, conversations: Sequence[list[dict]], max_new_tokens: int = 64
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    conversations: Sequence[list[dict]],
+    max_new_tokens: int = 64,
+    temperature: float | None = None,
 ) -> list[Answer]:
     """
-    The model's greedy answers to a batch of conversations, each ending with a user's turn.
+    The model's greedy or sampled answers to a batch of conversations, each ending with a user's turn.
 
     The prefix that conversations about the same ECGs share (as a rule the system message and the ECGs) goes through the
     encoder and the LLM once: see [`PromptBatch`].
@@ -57,6 +61,7 @@ def generate_answers(
         processor: its processor.
         conversations: message lists whose ECG items hold their ECGs.
         max_new_tokens: longest answer, in tokens.
+        temperature: of sampling, which follows torch's random seed; None for greedy answers.
 
     Raises:
         ValueError: an ECG does not fit the model, a conversation is too long for it, the chat template refuses one, or the
@@ -65,7 +70,10 @@ def generate_answers(
     batch = PromptBatch(model, processor, conversations, max_new_tokens)
     inputs = batch.inputs() | {"past_key_values": batch.shared_cache()}
     inputs["logits_processor"] = LogitsProcessorList([_RefuseNan(model)])
-    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+    sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature}
+    if temperature is not None:  # a checkpoint may have other defaults
+        sampling |= {"top_k": 0, "top_p": 1.0}
+    output = model.generate(**inputs, max_new_tokens=max_new_tokens, num_beams=1, **sampling)
     ends = model.generation_config.eos_token_id
     ends = torch.tensor([] if ends is None else ends, dtype=torch.long).flatten()
     answers = []

@@ -63,7 +63,7 @@ class PromptBatch:
         self._ecg_rows = self._rows_of_ecgs(sequences)
         answers = [np.zeros(len(ids), dtype=bool) for ids in sequences]
         if answered:
-            answers = [_last_run(mask[keep]) for mask, keep in zip(encoded["assistant_masks"], real)]
+            answers = [last_run(mask[keep]) for mask, keep in zip(encoded["assistant_masks"], real)]
         limits = [int(mask.argmax()) if answered else len(mask) for mask in answers]
         longest = max(map(len, sequences)) + max_new_tokens
         _check_length(model, longest, max_new_tokens)
@@ -81,6 +81,10 @@ class PromptBatch:
             for row in rows[int(self._count_ecgs(ids[:shared])) :]
         ]
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask} | self._take_ecgs(rows)
+
+    def ecgs_of(self, row: int) -> dict[str, torch.Tensor]:
+        """The inputs of the model for the ECGs of a conversation that enter through `ecg_values`; empty without any."""
+        return self._take_ecgs(self._ecg_rows[row])
 
     def shared_cache(self) -> DynamicCache | None:
         """The keys and values of every conversation's prefix, each computed once; None without a prefix."""
@@ -209,7 +213,7 @@ def _can_share_cache(model: PreTrainedModel, longest: int) -> bool:
     return all(layer.sliding_window > longest for layer in cache.layers if layer.is_sliding)
 
 
-def _last_run(mask: np.ndarray) -> np.ndarray:
+def last_run(mask: np.ndarray) -> np.ndarray:
     """The last unbroken run of a mask `(length,)`: of all answers, the tokens of the last one."""
     mask = mask.astype(bool)
     after_gap = np.cumsum(~mask[::-1])[::-1]  # gaps from here to the end

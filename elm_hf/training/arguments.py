@@ -1,4 +1,4 @@
-"""Arguments of `elm-hf train` in addition to those of TRL. Nothing here imports torch, so that `--help` is fast."""
+"""Arguments of `elm-hf train ...` in addition to those of TRL. Nothing here imports torch, so that `--help` is fast."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +9,8 @@ from elm_hf.retrieval.options import RetrievalOptions
 PARTS = ("encoder", "projector", "llm", "ecg_tokens")
 # What stands in the place of the ECGs in training (`elm_hf.training.conditions`).
 ECG_CONDITIONS = ("signal", "zeros", "noise", "another", "none")
+# What an answer can be rewarded for (`elm_hf.training.rewards`).
+REWARD_NAMES = ("exact_match", "format", "perception")
 
 
 def _argument(help: str, default=None):
@@ -17,7 +19,90 @@ def _argument(help: str, default=None):
 
 
 @dataclass
-class ElmScriptArguments:
+class DataArguments:
+    """
+    Arguments that all ways of training have: data, trainable parts, and evaluation during training. The fields are
+    documented by their help texts.
+
+    Raises:
+        ValueError: a part is unknown.
+    """
+
+    dataset: list[str] = field(metadata={"help": "Datasets to train on: folders or Hub names. Several are mixed."})
+    fold: str = _argument('Fold to train on: 1 to 5, or "official" for the split of the dataset\'s authors.', "1")
+    question_types: list[str] | None = _argument("Question types to train on. All by default.")
+    trainable: list[str] = field(
+        default_factory=lambda: ["encoder", "projector", "llm"],
+        metadata={
+            "help": "Parts to train: encoder, projector, llm. With LoRA, llm means its adapters; add ecg_tokens to "
+            "train the embeddings of a symbol model's ECG tokens as well."
+        },
+    )
+    early_stopping_patience: int | None = _argument(
+        "Number of evaluations without improvement after which training ends. Needs --eval_strategy and "
+        "--load_best_model_at_end."
+    )
+    eval_exact_match: int | None = _argument(
+        "Number of validation questions to answer at each evaluation. Logged as eval_exact_match, which can be the "
+        "--metric_for_best_model."
+    )
+    allow_seen_patients: bool = _argument(
+        "Train on although the starting checkpoint was trained on validation or test patients of the fold.", False
+    )
+    deterministic: bool = _argument(
+        "Make runs on the same machine bit-identical. Training is slower, especially on a GPU.", False
+    )
+
+    def __post_init__(self):
+        unknown = sorted(set(self.trainable) - set(PARTS))
+        if unknown or not self.trainable:
+            raise ValueError(
+                f"--trainable takes one or more of {', '.join(PARTS)}; got {', '.join(unknown) or 'nothing'}."
+            )
+
+
+@dataclass
+class PreferenceArguments(DataArguments):
+    """Arguments of `elm-hf train dpo` and `elm-hf train kto` in addition to those of TRL's trainers."""
+
+    preferences: str = field(
+        kw_only=True,
+        metadata={
+            "help": "Pairs of answers to questions of the datasets, as elm-hf prepare preferences writes them. Pairs about "
+            "training patients are trained on, those about validation patients evaluated."
+        },
+    )
+
+
+@dataclass
+class RewardArguments(DataArguments):
+    """
+    Arguments of `elm-hf train grpo` and `elm-hf train rloo` in addition to those of TRL's trainers.
+
+    Raises:
+        ValueError: a reward is unknown or repeated.
+    """
+
+    rewards: list[str] = field(
+        default_factory=lambda: ["exact_match"],
+        metadata={
+            "help": f"What an answer is rewarded for: {', '.join(REWARD_NAMES)}. --reward_weights are their weights, 1 each "
+            "by default."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        unknown = sorted(set(self.rewards) - set(REWARD_NAMES))
+        if unknown or not self.rewards or len(set(self.rewards)) < len(self.rewards):
+            raise ValueError(
+                f"--rewards takes one or more of {', '.join(REWARD_NAMES)}, each once; got "
+                f"{', '.join(self.rewards) or 'nothing'}."
+            )
+
+
+@dataclass
+class ElmScriptArguments(DataArguments):
     """
     Arguments of `elm-hf train` in addition to those of TRL's `SFTConfig` and `ModelConfig`. The fields are documented
     by their help texts. `descriptions` and `data_expansion` follow ECG-LM (Yang et al. 2024), the part `ecg_tokens`
@@ -27,18 +112,8 @@ class ElmScriptArguments:
         ValueError: a part is unknown, a number is out of range, or options exclude each other.
     """
 
-    dataset: list[str] = field(metadata={"help": "Datasets to train on: folders or Hub names. Several are mixed."})
     dataset_probabilities: list[float] | None = _argument(
         "Probability of drawing from each dataset. By default all rows of all datasets are used."
-    )
-    fold: str = _argument('Fold to train on: 1 to 5, or "official" for the split of the dataset\'s authors.', "1")
-    question_types: list[str] | None = _argument("Question types to train on. All by default.")
-    trainable: list[str] = field(
-        default_factory=lambda: ["encoder", "projector", "llm"],
-        metadata={
-            "help": "Parts to train: encoder, projector, llm. With LoRA, llm means its adapters; add ecg_tokens to "
-            "train the embeddings of a symbol model's ECG tokens as well."
-        },
     )
     merge_questions: int = _argument(
         "Maximum number of conversations about the same ECGs to join into one conversation of several turns.", 1
@@ -57,20 +132,6 @@ class ElmScriptArguments:
     system_prompt_file: str | None = _argument(
         "Text file with a system prompt for conversations without one. It is saved with the model."
     )
-    early_stopping_patience: int | None = _argument(
-        "Number of evaluations without improvement after which training ends. Needs --eval_strategy and "
-        "--load_best_model_at_end."
-    )
-    eval_exact_match: int | None = _argument(
-        "Number of validation questions to answer at each evaluation. Logged as eval_exact_match, which can be the "
-        "--metric_for_best_model."
-    )
-    allow_seen_patients: bool = _argument(
-        "Train on although the starting checkpoint was trained on validation or test patients of the fold.", False
-    )
-    deterministic: bool = _argument(
-        "Make runs on the same machine bit-identical. Training is slower, especially on a GPU.", False
-    )
     descriptions: str | None = _argument(
         "Table written by elm-hf describe. Train on its descriptions of the training ECGs instead of conversations."
     )
@@ -86,11 +147,7 @@ class ElmScriptArguments:
     rag_location: str = _argument("Where to add it: user (after the ECG) or system (in the system prompt).", "user")
 
     def __post_init__(self):
-        unknown = sorted(set(self.trainable) - set(PARTS))
-        if unknown or not self.trainable:
-            raise ValueError(
-                f"--trainable takes one or more of {', '.join(PARTS)}; got {', '.join(unknown) or 'nothing'}."
-            )
+        super().__post_init__()
         if self.pack_by_ecg < 1:
             raise ValueError(f"--pack_by_ecg is {self.pack_by_ecg}; expected 1 (off) or more.")
         if self.cache_encoder and "encoder" in self.trainable:

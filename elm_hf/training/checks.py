@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedConfig, ProcessorMixin
+from transformers import PreTrainedConfig, ProcessorMixin, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import find_adapter_config_file, logging
 from trl import ModelConfig, SFTConfig
@@ -13,7 +13,7 @@ from elm_hf.checkpoints.llm import check_answers_are_learnt
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.llm_parts import text_token_ids
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.training.arguments import ElmScriptArguments
+from elm_hf.training.arguments import DataArguments, ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix, pack_without_padding
 from elm_hf.training.trl_options import check_trl_options
@@ -63,6 +63,16 @@ def check_arguments(
             "accelerate/fsdp2 or accelerate/zero2."
         )
     check_trl_options(training_args, model_args)
+    check_hardware(training_args, model_args)
+
+
+def check_hardware(training_args: TrainingArguments, model_args: ModelConfig) -> None:
+    """
+    Checks the options about precision before anything is loaded.
+
+    Raises:
+        ValueError: quantized weights are to be trained, or an option needs a GPU that is not available.
+    """
     quantized = model_args.load_in_4bit or model_args.load_in_8bit
     if quantized and not model_args.use_peft:
         raise ValueError("--load_in_4bit and --load_in_8bit freeze the LLM's weights; add --use_peft to train it.")
@@ -93,20 +103,21 @@ def check_model(model_args: ModelConfig) -> None:
         )
 
 
-def check_chat_template(processor: ProcessorMixin, script_args: ElmScriptArguments) -> None:
+def check_chat_template(processor: ProcessorMixin, script_args: DataArguments) -> None:
     """
     Checks that the model is asked for an answer as it learns it, and that joined questions are learnt.
 
     Raises:
         ValueError: the chat template writes no answer as it asks for it, or of joined answers only the last.
     """
-    if script_args.descriptions is not None:
+    is_sft = isinstance(script_args, ElmScriptArguments)
+    if is_sft and script_args.descriptions is not None:
         return
     check_template(processor.tokenizer, "the model")
     check_answers_are_learnt(processor)
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 2
     _, learnt = processor.tokenize_conversation(turns, [])
-    if script_args.merge_questions > 1 and (np.diff(learnt, prepend=0) == 1).sum() < 2:
+    if is_sft and script_args.merge_questions > 1 and (np.diff(learnt, prepend=0) == 1).sum() < 2:
         raise ValueError(
             "--merge_questions joins answers, and the model's chat template writes an earlier answer in another way than "
             "the last one, so that only the last would be learnt; leave it out, or use --pack_by_ecg."
@@ -134,7 +145,7 @@ def set_thinking(processor: ProcessorMixin, dataset: Dataset) -> None:
 
 
 def set_max_length(
-    training_args: SFTConfig, dataset: Dataset, processor: ProcessorMixin, config: PreTrainedConfig
+    training_args: TrainingArguments, dataset: Dataset, processor: ProcessorMixin, config: PreTrainedConfig
 ) -> None:
     """
     Sets the maximum number of tokens of a conversation to one that the model can use. TRL's default is for the text alone

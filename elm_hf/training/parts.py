@@ -2,21 +2,26 @@
 
 from peft import LoraConfig
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedConfig
+from transformers import BitsAndBytesConfig, PreTrainedConfig, TrainingArguments
 from transformers.pytorch_utils import Conv1D
-from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.training.arguments import PARTS, ElmScriptArguments
+from elm_hf.training.arguments import PARTS
 from elm_hf.training.checks import check_packing
 from elm_hf.training.parallelism import runs_before_sharding, shards_weights, tensor_parallelism
 
 
 def load_model(
-    script_args: ElmScriptArguments, training_args: SFTConfig, model_args: ModelConfig
+    trainable: list[str], training_args: TrainingArguments, model_args: ModelConfig, packing: str | None = None
 ) -> tuple[ElmForCausalLM, dict[str, int], LoraConfig | None]:
     """
     Loads the ELM to train and freezes its other parts.
+
+    Args:
+        trainable: the parts to train.
+        training_args, model_args: arguments of the run.
+        packing: how conversations are packed, `"prefix"` or `"padding_free"`, if they are.
 
     Returns:
         The model; the number of trainable parameters of each part; the configuration of PEFT, None without
@@ -36,13 +41,13 @@ def load_model(
         quantization_config=quantization,
         distributed_config=tensor_parallelism(model_args, training_args),
     )
-    learning = set_trainable(model, script_args.trainable)
-    peft_config = lora_config(model, model_args, script_args.trainable)
-    if script_args.pack_by_ecg > 1 or training_args.padding_free:
+    learning = set_trainable(model, trainable)
+    peft_config = lora_config(model, model_args, trainable)
+    if packing is not None:
         if quantization is None and not shards_weights():  # quantized weights are on their device already
             model.to(training_args.device)
         if runs_before_sharding(model):
-            check_packing(model, behind_prefix=script_args.pack_by_ecg > 1)
+            check_packing(model, behind_prefix=packing == "prefix")
     return model, learning, peft_config
 
 

@@ -29,6 +29,10 @@ _TRAINING_SETTINGS = (
     *("optim", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha"),
     *("bf16", "fp16"),
+    # Preferences and rewards.
+    *("beta", "loss_weights", "label_smoothing", "f_divergence_type", "desirable_weight", "undesirable_weight"),
+    *("num_generations", "max_completion_length", "temperature", "top_p", "top_k", "reward_weights", "scale_rewards"),
+    *("num_iterations", "steps_per_generation", "epsilon", "epsilon_high", "importance_sampling_level"),
 )
 # Settings that may change if the checkpoint is named, so that a run can be extended.
 _LENGTHS = ("max_steps", "num_train_epochs")

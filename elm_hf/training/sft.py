@@ -16,22 +16,22 @@ LoRA in the LLM together with the projector, on two processes:
 
 from collections.abc import Sequence
 
-from transformers import AutoConfig, AutoProcessor, enable_full_determinism, set_seed
+from transformers import AutoConfig, AutoProcessor, set_seed
 from transformers.utils import logging
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from elm_hf.checkpoints.llm import set_generation
-from elm_hf.data.patients import patients_of_splits
-from elm_hf.data.seen_patients import SEEN_PATIENTS_NAME, Stage, check_not_seen, stage_of, stages_before
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.checks import check_arguments, check_chat_template, check_model, set_max_length, set_thinking
 from elm_hf.training.conditions import with_condition
 from elm_hf.training.costs import RunCosts
+from elm_hf.training.determinism import make_deterministic
 from elm_hf.training.parts import load_model
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
 from elm_hf.training.rows import load_sources, load_training_data, prepare_rows
-from elm_hf.training.trainer import ElmTrainer
+from elm_hf.training.stages import stages_with_this_one
+from elm_hf.training.trainer import ElmTrainer, ElmTraining
 from elm_hf.training.trl_options import chat_template_of
 from elm_hf.training.validation import (
     EXACT_MATCH,
@@ -88,7 +88,8 @@ def build_trainer(
         training_args.resume_from_checkpoint, training_args.output_dir, run
     )
     check_model(model_args)
-    stages = stages_with_this_one(script_args, model_args)
+    is_alignment = script_args.descriptions is not None or "llm" not in script_args.trainable
+    stages = stages_with_this_one("alignment" if is_alignment else "fine-tuning", script_args, model_args)
     set_seed(training_args.seed)  # new adapters are initialized before the trainer sets the seed
     if script_args.deterministic:
         make_deterministic(training_args)
@@ -110,7 +111,8 @@ def build_trainer(
     if evaluates(training_args):
         validation = load_training_data(script_args, training_args, processor, split="validation")
         validation = with_condition(validation, script_args, training_args.seed)
-    model, learning, peft_config = load_model(script_args, training_args, model_args)
+    packing = "padding_free" if training_args.padding_free else "prefix" if script_args.pack_by_ecg > 1 else None
+    model, learning, peft_config = load_model(script_args.trainable, training_args, model_args, packing)
     if run["chat_template"] is not None:
         set_generation(model, processor)  # its end of a turn
     if known := known_sources(model.config.encoder_config, load_sources(script_args.dataset)):
@@ -151,42 +153,7 @@ def build_trainer(
     return trainer
 
 
-def stages_with_this_one(script_args: ElmScriptArguments, model_args: ModelConfig) -> list[Stage]:
-    """
-    The stages of training of the model, with the training patients of each dataset.
-
-    Raises:
-        ValueError: the starting checkpoint was trained on validation or test patients of the fold, and
-            `--allow_seen_patients` is not set.
-    """
-    name = model_args.model_name_or_path
-    stages = stages_before(name, model_args.model_revision)
-    splits = {path: patients_of_splits(path, script_args.fold) for path in script_args.dataset}
-    held_out = {
-        one for found in splits.values() for split, those in found.items() if split != "train" for one in those
-    }
-    remedy = (
-        "start from a checkpoint that has not seen them, or add --allow_seen_patients true, and the model cannot be "
-        "evaluated on this fold"
-    )
-    found = check_not_seen(
-        f"--model_name_or_path {name}",
-        stages,
-        held_out,
-        f"validation and test patients of fold {script_args.fold}",
-        "" if script_args.allow_seen_patients else remedy,
-    )
-    if not found.known:
-        logger.warning(
-            f"{name}: the patients that it was trained on are unknown ({SEEN_PATIENTS_NAME} is missing or incomplete); "
-            "they may be among the test patients."
-        )
-    is_alignment = script_args.descriptions is not None or "llm" not in script_args.trainable
-    kind = "alignment" if is_alignment else "fine-tuning"
-    return stages + [stage_of(kind, path, script_args.fold, found.get("train", ())) for path, found in splits.items()]
-
-
-def train(trainer: ElmTrainer) -> None:
+def train(trainer: ElmTraining) -> None:
     """Trains and saves the model with its card, and pushes it to the Hub if requested."""
     args = trainer.args
     if args.resume_from_checkpoint is not None:
@@ -198,20 +165,6 @@ def train(trainer: ElmTrainer) -> None:
     if args.push_to_hub:
         trainer.push_to_hub()
     trainer.end()
-
-
-def make_deterministic(training_args: SFTConfig) -> None:
-    """
-    Sets all seeds, makes cuDNN and cuBLAS use deterministic algorithms, and warns that this is slower. It must run
-    before any computation on a GPU, since cuBLAS reads its setting once.
-    """
-    training_args.full_determinism = True
-    enable_full_determinism(training_args.seed)
-    logger.warning(
-        "--deterministic: GPU kernels run one after the other, and slower deterministic kernels replace those that "
-        "sum in any order. An operation without a deterministic kernel raises an error that names it. Two runs are "
-        "bit-identical on the same machine with the same libraries and number of processes."
-    )
 
 
 if __name__ == "__main__":

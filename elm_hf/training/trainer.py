@@ -1,4 +1,4 @@
-"""The trainer of ELMs, which also writes the model card."""
+"""What all trainers of ELMs have in common, among it the model card, and the trainer of fine-tuning."""
 
 import json
 from importlib.metadata import version
@@ -14,7 +14,7 @@ from trl import SFTTrainer
 
 from elm_hf.checkpoints.card import TRAINING_NAME, model_card, parts_of
 from elm_hf.data.seen_patients import Stage
-from elm_hf.training.arguments import ElmScriptArguments
+from elm_hf.training.arguments import DataArguments, ElmScriptArguments
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.epochs import EpochSampler, FollowEpoch
 from elm_hf.training.resume import CompleteCheckpoints
@@ -22,32 +22,30 @@ from elm_hf.training.validation import EXACT_MATCH, ValidationQuestions
 from elm_hf.utils.hub import split_revision
 
 
-class ElmTrainer(CompleteCheckpoints, SFTTrainer):
+class ElmTraining(CompleteCheckpoints):
     """
-    TRL's `SFTTrainer` with resumable checkpoints ([`CompleteCheckpoints`]) and a model card about usage and training
-    data.
+    Mix-in of TRL's trainers: resumable checkpoints ([`CompleteCheckpoints`]), answers to validation questions at each
+    evaluation, and a model card about usage and training data.
 
     Args:
-        script_args: `ElmScriptArguments` of the run.
+        script_args: arguments of the run in addition to those of TRL.
         base_model: repository or folder of the checkpoint that training starts from.
         learning: names of the trainable parts.
         run: settings of the run, saved with its checkpoints.
         stages: stages of training including this one, saved with the model.
-        validation_collator: collator of the validation split.
         questions: validation questions that are answered at each evaluation, if any.
-        args, kwargs: arguments of `SFTTrainer`.
+        args, kwargs: arguments of TRL's trainer.
     """
 
     def __init__(
         self,
         *args,
-        script_args: ElmScriptArguments,
+        script_args: DataArguments,
         base_model: str,
         learning: list[str],
         run: dict,
         stages: list[Stage],
-        validation_collator: ElmDataCollator,
-        questions: ValidationQuestions | None,
+        questions: ValidationQuestions | None = None,
         **kwargs,
     ):
         self.script_args = script_args
@@ -55,30 +53,8 @@ class ElmTrainer(CompleteCheckpoints, SFTTrainer):
         self.learning = learning
         self.run = run
         self.stages = stages
-        self.validation_collator = validation_collator
         self.questions = questions
         super().__init__(*args, **kwargs)
-        self.follow_epoch = FollowEpoch(self.data_collator)
-        self.add_callback(self.follow_epoch)
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
-        dataset = train_dataset or self.train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = EpochSampler(self.run["samples_per_step"], list(dataset["length"]), seed)
-        self.follow_epoch.followers.append(sampler)
-        return sampler
-
-    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
-        """The validation batches, whose ECGs are not augmented."""
-        of_training, self.data_collator = self.data_collator, self.validation_collator
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = of_training
-
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
-        """The order of the rows, which are sorted by length: a random order would change the batches and the loss."""
-        return SequentialSampler(eval_dataset)
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         """Adds the exact match of greedy answers to the metrics, if it is requested."""
@@ -111,7 +87,42 @@ class ElmTrainer(CompleteCheckpoints, SFTTrainer):
             model_card(folder, name, facts, []).save(folder / "README.md")
 
 
-def training_facts(trainer: ElmTrainer) -> dict:
+class ElmTrainer(ElmTraining, SFTTrainer):
+    """
+    TRL's `SFTTrainer` with [`ElmTraining`], and batches of conversations of similar length.
+
+    Args:
+        validation_collator: collator of the validation split.
+        args, kwargs: arguments of `ElmTraining` and `SFTTrainer`.
+    """
+
+    def __init__(self, *args, validation_collator: ElmDataCollator, **kwargs):
+        self.validation_collator = validation_collator
+        super().__init__(*args, **kwargs)
+        self.follow_epoch = FollowEpoch(self.data_collator)
+        self.add_callback(self.follow_epoch)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
+        dataset = train_dataset or self.train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = EpochSampler(self.run["samples_per_step"], list(dataset["length"]), seed)
+        self.follow_epoch.followers.append(sampler)
+        return sampler
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+        """The validation batches, whose ECGs are not augmented."""
+        of_training, self.data_collator = self.data_collator, self.validation_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = of_training
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
+        """The order of the rows, which are sorted by length: a random order would change the batches and the loss."""
+        return SequentialSampler(eval_dataset)
+
+
+def training_facts(trainer: ElmTraining) -> dict:
     """The training record for the card: settings and results of the training so far, as JSON values."""
     args, script_args = trainer.args, trainer.script_args
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -120,6 +131,7 @@ def training_facts(trainer: ElmTrainer) -> dict:
     repos = [path for path in script_args.dataset if not Path(path).is_dir()]
     is_local = Path(trainer.base_model).is_dir()
     return parts_of(model.config) | {
+        "method": trainer._tag_names[-1],  # as TRL names it: sft, dpo, ...
         "is_adapter": is_adapter,
         "num_parameters": model.num_parameters(),
         "num_trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -129,7 +141,7 @@ def training_facts(trainer: ElmTrainer) -> dict:
         "datasets": [path if path in repos else Path(path).name for path in script_args.dataset],
         "datasets_on_hub": [split_revision(path)[0] for path in repos],
         "fold": script_args.fold,
-        "ecg_condition": script_args.ecg_condition,
+        "ecg_condition": script_args.ecg_condition if isinstance(script_args, ElmScriptArguments) else "signal",
         "steps": trainer.state.global_step,
         "batch_size": trainer.run["samples_per_step"],
         "learning_rate": f"{args.learning_rate:g}",

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from transformers import TrainingArguments
 from trl import ModelConfig, SFTConfig
 
 
@@ -46,21 +47,44 @@ _ONLY_WITH = {
     "load_in_4bit": ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"),
 }
 
+# Options of the trainers of preferences and rewards.
+_PADDED = "conversations are padded to the longest of a batch"
+_GENERATED_HERE = "answers are sampled by transformers, with the ECGs in the model's cache"
+OF_PREFERENCES = {
+    "precompute_ref_log_probs": "the reference model reads the ECGs of each batch in training",
+    "precompute_ref_batch_size": "the reference model reads the ECGs of each batch in training",
+    "padding_free": _PADDED,
+}
+OF_REWARDS = {
+    "use_vllm": _GENERATED_HERE,
+    "use_transformers_continuous_batching": _GENERATED_HERE,
+    "use_transformers_paged": _GENERATED_HERE,
+    "cache_implementation": _GENERATED_HERE,
+    "chat_template_kwargs": "the processor sets the variables of the chat template",
+}
 
-def check_trl_options(training_args: SFTConfig, model_args: ModelConfig) -> None:
+
+def check_trl_options(
+    training_args: TrainingArguments, model_args: ModelConfig, refused: dict[str, str] | None = None
+) -> None:
     """
     Checks that no option of TRL and transformers is set that an ELM's training would ignore.
+
+    Args:
+        training_args, model_args: arguments of the run.
+        refused: names of options that this way of training ignores, and why.
 
     Raises:
         ValueError: one is set; the message names it and says why it has no effect.
     """
+    reasons = REFUSED | (refused or {})
     for arguments in (training_args, model_args):
         for field in dataclasses.fields(arguments):
             value = getattr(arguments, field.name)
-            if field.name in REFUSED and value != _default(field):
-                raise ValueError(f"--{field.name} has no effect on ELMs: {REFUSED[field.name]}.")
+            if field.name in reasons and value != _default(field):
+                raise ValueError(f"--{field.name} has no effect on ELMs: {reasons[field.name]}.")
             allowed, reason = _ALSO.get(field.name, ((value,), ""))
-            if value not in allowed:
+            if value not in allowed and value != _default(field):
                 raise ValueError(f"--{field.name} {value} is not possible for ELMs: {reason}.")
     for needed, names in _ONLY_WITH.items():
         fields = [field for field in dataclasses.fields(model_args) if field.name in names]

@@ -81,7 +81,7 @@ def evaluation_callbacks(early_stopping_patience: int | None) -> list[EarlyStopp
     return [] if early_stopping_patience is None else [EarlyStoppingCallback(early_stopping_patience)]
 
 
-def check_exact_match(num_questions: int | None, training_args: SFTConfig) -> None:
+def check_exact_match(num_questions: int | None, training_args: TrainingArguments) -> None:
     """
     Checks `--eval_exact_match`.
 
@@ -137,12 +137,12 @@ class ValidationQuestions:
             ]
             with accelerator.autocast():
                 answers = answer(model, processor, prompts, MAX_NEW_TOKENS)
-            right += sum(is_exact_match(text, _truth(row)) for text, row in zip(answers, rows))
+            right += sum(is_exact_match(text, true_items(row)) for text, row in zip(answers, rows))
         total = accelerator.reduce(torch.tensor(float(right), device=accelerator.device), reduction="sum")
         return total.item() / len(self.conversations)
 
 
-def _truth(row: dict) -> list[str]:
+def true_items(row: dict) -> list[str]:
     """The true items of the last answer of a conversation."""
     answers = [message for message in row["messages"] if message["role"] == "assistant"]
     if len(answers) == 1 and row.get("answer"):

@@ -1,4 +1,22 @@
-"""Exact match of answers."""
+"""Exact match of answers, and the answer behind a reasoning."""
+
+import re
+
+
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_END_OF_REASONING = "</think>"
+
+
+def final_answer(text: str) -> str:
+    """
+    The answer without its reasoning: the last `<answer>...</answer>`, or else what follows the last `</think>`. A reasoning
+    that was cut has no answer.
+    """
+    if found := _ANSWER.findall(text):
+        return found[-1].strip()
+    if _END_OF_REASONING in text:
+        return text.rsplit(_END_OF_REASONING, 1)[1].strip()
+    return "" if text.lstrip().startswith("<think>") else text.strip()
 
 
 def answer_items(text: str) -> frozenset[str]:
@@ -12,7 +30,8 @@ def is_exact_match(prediction: str, truth: list[str]) -> bool:
     Whether a comma-separated answer names the true items and no others, in any order and case (Oh et al. 2023, ECG-QA).
 
     One class of ECG-QA has commas in its name ("bigeminal pattern (unknown origin, supraventricular, or ventricular)"),
-    so the true items are joined and split like the prediction. An empty answer is never right.
+    so the true items are joined and split like the prediction. An empty answer is never right. Of an answer with reasoning,
+    the [`final_answer`] counts.
     """
-    items = answer_items(prediction)
+    items = answer_items(final_answer(prediction))
     return bool(items) and items == answer_items(", ".join(truth))

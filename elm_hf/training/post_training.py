@@ -1,0 +1,111 @@
+"""What training on preferences and on rewards have in common: checks, the processor, and the arguments of the trainer."""
+
+from dataclasses import dataclass, field
+
+from datasets import Dataset
+from transformers import AutoProcessor, ProcessorMixin, TrainingArguments, set_seed
+from trl import ModelConfig
+
+from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.seen_patients import Stage
+from elm_hf.training.arguments import DataArguments
+from elm_hf.training.checks import check_chat_template, check_ecgs, check_hardware, check_model
+from elm_hf.training.costs import RunCosts
+from elm_hf.training.determinism import make_deterministic
+from elm_hf.training.resume import checkpoint_to_continue, run_settings
+from elm_hf.training.stages import stages_with_this_one
+from elm_hf.training.trl_options import check_trl_options
+from elm_hf.training.validation import (
+    EXACT_MATCH,
+    ValidationQuestions,
+    check_evaluation,
+    check_exact_match,
+    evaluation_callbacks,
+)
+from elm_hf.utils.registration import register_modeling_classes
+
+
+@dataclass
+class PostTraining:
+    """
+    A run that continues a fine-tuned model.
+
+    Args:
+        kind: kind of this stage of training (see [`Stage`]).
+        script_args, training_args, model_args: arguments of the run.
+        refused: options of TRL that this way of training ignores, and why.
+        metrics: names that `--metric_for_best_model` may have besides `loss` and `exact_match`.
+
+    Attributes:
+        processor: the ELM's processor.
+        run: settings of the run, saved with its checkpoints.
+        stages: stages of training including this one.
+
+    Raises:
+        ValueError: options exclude each other or have no effect, or the checkpoint was trained on held-out patients.
+    """
+
+    kind: str
+    script_args: DataArguments
+    training_args: TrainingArguments
+    model_args: ModelConfig
+    refused: dict[str, str]
+    metrics: tuple[str, ...] = ()
+
+    processor: ProcessorMixin = field(init=False)
+    run: dict = field(init=False)
+    stages: list[Stage] = field(init=False)
+
+    def __post_init__(self):
+        script_args, training_args, model_args = self.script_args, self.training_args, self.model_args
+        check_trl_options(training_args, model_args, self.refused)
+        check_hardware(training_args, model_args)
+        exact_match = () if script_args.eval_exact_match is None else (EXACT_MATCH,)
+        check_evaluation(training_args, script_args.early_stopping_patience, ("loss", *exact_match, *self.metrics))
+        check_exact_match(script_args.eval_exact_match, training_args)
+        self.run = run_settings(training_args, script_args, model_args)
+        training_args.resume_from_checkpoint = checkpoint_to_continue(
+            training_args.resume_from_checkpoint, training_args.output_dir, self.run
+        )
+        check_model(model_args)
+        self.stages = stages_with_this_one(self.kind, script_args, model_args)
+        set_seed(training_args.seed)  # new adapters are initialized before the trainer sets the seed
+        if script_args.deterministic:
+            make_deterministic(training_args)
+        register_modeling_classes()
+        self.processor = AutoProcessor.from_pretrained(
+            model_args.model_name_or_path, revision=model_args.model_revision
+        )
+        check_chat_template(self.processor, script_args)
+        training_args.remove_unused_columns = False
+
+    def load_conversations(self, split: str) -> Dataset:
+        """The conversations of a split, whose ECGs the model can read."""
+        args = self.script_args
+        rows = load_elm_dataset(args.dataset, fold=args.fold, split=split, question_types=args.question_types)
+        check_ecgs(rows, self.processor)
+        return rows
+
+    def trainer_arguments(self, learning: dict[str, int], num_samples: int) -> dict:
+        """
+        Arguments of [`ElmTraining`].
+
+        Args:
+            learning: number of trainable parameters of each part.
+            num_samples: number of rows of the training data.
+        """
+        script_args = self.script_args
+        questions = None
+        if script_args.eval_exact_match is not None:
+            batch_size = self.training_args.per_device_eval_batch_size
+            rows = self.load_conversations("validation")
+            questions = ValidationQuestions(rows, script_args.eval_exact_match, batch_size)
+        return {
+            "script_args": script_args,
+            "base_model": self.model_args.model_name_or_path,
+            "learning": [part for part, number in learning.items() if number],
+            "run": self.run,
+            "stages": self.stages,
+            "questions": questions,
+            "callbacks": [RunCosts(num_samples), *evaluation_callbacks(script_args.early_stopping_patience)],
+        }

@@ -1,0 +1,163 @@
+"""Pairs of answers to questions about ECGs: the rows that training on preferences reads, and their batches."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import ProcessorMixin
+
+from elm_hf.data.messages import answer_positions, text_message
+from elm_hf.data.preferences import Preference, read_preferences
+from elm_hf.inference.prompt_batch import last_run
+from elm_hf.training.collator import ElmDataCollator
+from elm_hf.training.packing import IGNORE_INDEX
+from elm_hf.training.post_training import PostTraining
+
+
+def load_pairs(run: PostTraining, path: str, validation: bool) -> tuple[Dataset, Dataset | None]:
+    """
+    Loads pairs of answers with the conversations before them and their ECGs.
+
+    Args:
+        run: the run, which names the datasets.
+        path: file of `elm-hf prepare preferences`.
+        validation: whether pairs about validation patients are wanted.
+
+    Returns:
+        The pairs about training patients and those about validation patients (None unless wanted), with the columns
+        `messages` (up to the question), `chosen`, `rejected`, `conversation_id`, `ecg_index` and what
+        `load_elm_dataset` adds.
+
+    Raises:
+        ValueError: a pair is about a conversation of neither split, there is none about training patients, or none about
+            validation patients although they are wanted.
+    """
+    pairs = read_preferences(path)
+    found = {}
+    for split in ("train", "validation"):
+        conversations = run.load_conversations(split)
+        rows = {name: row for row, name in enumerate(conversations["conversation_id"])}
+        repeated = len(conversations) - len(rows)
+        if repeated:
+            raise ValueError(
+                f"--dataset {' '.join(run.script_args.dataset)}: {repeated} conversations have the conversation_id of another "
+                "one, so that pairs cannot name them; train on one dataset at a time."
+            )
+        found[split] = _pairs_of_split(conversations, rows, [pair for pair in pairs if pair.conversation_id in rows])
+        pairs = [pair for pair in pairs if pair.conversation_id not in rows]
+    if pairs:
+        raise ValueError(
+            f"--preferences {path}: {len(pairs)} pairs, such as that about {pairs[0].conversation_id}, are about no "
+            f"conversation of the training or validation split of fold {run.script_args.fold} of "
+            f"{', '.join(run.script_args.dataset)}; give the dataset and fold whose training split was answered"
+        )
+    for split, wanted in (("train", True), ("validation", validation)):
+        if wanted and not len(found[split]):
+            raise ValueError(
+                f"--preferences {path}: no pair is about a {split} patient of fold {run.script_args.fold}."
+            )
+    return found["train"], found["validation"] if validation else None
+
+
+def _pairs_of_split(conversations: Dataset, rows: dict[str, int], pairs: list[Preference]) -> Dataset:
+    plain = conversations.with_format(None).select([rows[pair.conversation_id] for pair in pairs])
+    plain = plain.select_columns(["conversation_id", "ecg_index", "messages"])
+    prompts = [_prompt(row, pair) for row, pair in zip(plain["messages"], pairs)]
+    with_answers = plain.remove_columns("messages").add_column("messages", prompts, feature=plain.features["messages"])
+    for side in ("chosen", "rejected"):
+        with_answers = with_answers.add_column(side, [getattr(pair, side) for pair in pairs])
+    return with_answers.with_format(conversations.format["type"], **conversations.format["format_kwargs"])
+
+
+def _prompt(messages: list[dict], pair: Preference) -> list[dict]:
+    answers = answer_positions(messages)
+    if pair.turn >= len(answers):
+        raise ValueError(f"{pair.conversation_id} has {len(answers)} answers; a pair is about number {pair.turn + 1}")
+    return messages[: answers[pair.turn]]
+
+
+def unpaired(pairs: Dataset, seed: int) -> Dataset:
+    """
+    Every answer as a row of its own, with the columns `completion` and `label` (whether it is the chosen one), in random
+    order: KTO compares an answer with that of the row before it, which should be about another question.
+
+    Args:
+        pairs: rows of [`load_pairs`].
+        seed: random seed of the order.
+    """
+    plain = pairs.with_format(None)
+    order = np.random.default_rng(seed).permutation(2 * len(plain))
+    both = plain.select([row for row in range(len(plain)) for _ in range(2)]).select(order)
+    completions = [text for row in zip(plain["chosen"], plain["rejected"]) for text in row]
+    both = both.remove_columns(["chosen", "rejected"])
+    both = both.add_column("completion", [completions[place] for place in order])
+    both = both.add_column("label", [bool(place % 2 == 0) for place in order])
+    return both.with_format(pairs.format["type"], **pairs.format["format_kwargs"])
+
+
+class PairCollator:
+    """
+    Collates pairs of answers for `DPOTrainer`: all chosen answers, then all rejected ones, each with its prompt and ECGs.
+
+    Args:
+        processor: the ELM's processor.
+        max_length: maximum number of tokens of a prompt with its answer, see [`ConversationTokenizer`].
+    """
+
+    def __init__(self, processor: ProcessorMixin, max_length: int | None):
+        self.collate = ElmDataCollator(processor, max_length)
+
+    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            rows: rows of [`load_pairs`].
+
+        Returns:
+            `input_ids`, `attention_mask` and `completion_mask` (1 on the answer), each `(2 * rows, length)`, and what the
+            model reads of the ECGs of both halves.
+        """
+        return answered(self.collate, [(row, row[side]) for side in ("chosen", "rejected") for row in rows])
+
+
+class UnpairedCollator:
+    """
+    Collates single answers for `KTOTrainer`, and each prompt with the answer of the row before it, from which the trainer
+    estimates the divergence from the reference model.
+
+    Args:
+        processor: the ELM's processor.
+        max_length: maximum number of tokens of a prompt with its answer, see [`ConversationTokenizer`].
+    """
+
+    def __init__(self, processor: ProcessorMixin, max_length: int | None):
+        self.collate = ElmDataCollator(processor, max_length)
+
+    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            rows: rows of [`unpaired`].
+
+        Returns:
+            `input_ids`, `attention_mask`, `completion_mask`, each `(rows, length)`, the same with the prefix `KL_` for
+            the answers of other rows, `label (rows,)`, and what the model reads of the ECGs, which are the same for both.
+        """
+        batch = answered(self.collate, [(row, row["completion"]) for row in rows])
+        others = answered(self.collate, [(row, rows[place - 1]["completion"]) for place, row in enumerate(rows)])
+        for name in ("input_ids", "attention_mask", "completion_mask"):
+            batch[f"KL_{name}"] = others[name]
+        return batch | {"label": torch.tensor([row["label"] for row in rows])}
+
+
+def answered(collate: ElmDataCollator, rows: Sequence[tuple[dict, str]]) -> dict[str, torch.Tensor]:
+    """
+    A batch of prompts with their answers, in which the answers are marked instead of having labels.
+
+    Args:
+        collate: collator of conversations.
+        rows: prompts, as rows with `messages` and ECGs, and their answers.
+    """
+    batch = collate([row | {"messages": [*row["messages"], text_message("assistant", text)]} for row, text in rows])
+    learnt = batch.pop("labels").numpy() != IGNORE_INDEX
+    batch["completion_mask"] = torch.from_numpy(np.stack([last_run(mask) for mask in learnt])).long()
+    return batch
