@@ -34,6 +34,8 @@ class ElmDataCollator:
             wait for each other's encoder and projector, so all of them must run both; a single process does the same,
             so that its optimizer takes the same steps.
         keep_flat: whether flat leads are kept instead of counting as missing, for training on zeros.
+        few_lengths: whether batches are padded to one of few lengths ([`padded_length`]) instead of their longest
+            conversation, for a compiled model.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ElmDataCollator:
         encoder_features: EncoderFeatures | None = None,
         ecg_in_every_batch: bool = False,
         keep_flat: bool = False,
+        few_lengths: bool = False,
     ):
         self.processor = processor
         self.tokenize = ConversationTokenizer(processor, max_length)
@@ -57,6 +60,7 @@ class ElmDataCollator:
         self.encoder_features = encoder_features
         self.ecg_in_every_batch = ecg_in_every_batch
         self.keep_flat = keep_flat
+        self.few_lengths = few_lengths
         self.epoch = 0
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
@@ -92,8 +96,8 @@ class ElmDataCollator:
             return pack_without_padding([each for pack in sequences for each in pack]) | ecg_data
         pad_token_id = self.processor.tokenizer.pad_token_id
         if not any("conversations" in row for row in rows):
-            return pad([pack[0] for pack in sequences], pad_token_id) | ecg_data
-        batch, ecg_order = pack_behind_prefix(sequences, pad_token_id, self._count_ecgs)
+            return pad([pack[0] for pack in sequences], pad_token_id, self.few_lengths) | ecg_data
+        batch, ecg_order = pack_behind_prefix(sequences, pad_token_id, self._count_ecgs, self.few_lengths)
         return batch | {name: values[ecg_order] for name, values in ecg_data.items()}
 
     def _flat_ecg(self) -> tuple[dict[str, torch.Tensor], list[np.ndarray]]:

@@ -80,6 +80,7 @@ def prepare_rows(
     augmentation: EcgAugmentation,
     image_augmentation: EcgImageAugmentation,
     validation: Dataset | None = None,
+    few_lengths: bool = False,
 ) -> tuple[Dataset, ElmDataCollator, Dataset | None, ElmDataCollator]:
     """
     Tokenizes the rows if their text does not depend on the ECG, packs them if requested, and creates their collators.
@@ -90,6 +91,7 @@ def prepare_rows(
         script_args, training_args, augmentation, image_augmentation: arguments of the run.
         model: the ELM, whose encoder runs here with `--cache_encoder`.
         processor: the ELM's processor.
+        few_lengths: whether training batches are padded to one of few lengths ([`padded_length`]).
 
     Returns:
         The training rows and their collator; the validation rows, sorted by length, and their collator, which changes
@@ -105,14 +107,15 @@ def prepare_rows(
         collator_class(
             processor,
             training_args.max_length,
-            *of_split,
+            *changes_of_split,
             training_args.seed,
             training_args.padding_free,
             features,
             ecg_in_every_batch=model.config.representation != "symbol",
             keep_flat=script_args.ecg_condition == "zeros",
+            few_lengths=its_lengths,
         )
-        for of_split in (changes, (None, None))
+        for changes_of_split, its_lengths in ((changes, few_lengths), ((None, None), False))
     )
     tokenized = [
         part and _with_lengths(part, script_args, training_args, model, collator) for part in (dataset, validation)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from transformers import AutoConfig, AutoProcessor, enable_full_determinism, set_seed
 from transformers.utils import logging
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import ModelConfig, TrlParser
 
 from elm_hf.checkpoints.llm import set_generation
 from elm_hf.data.patients import patients_of_splits
@@ -26,11 +26,13 @@ from elm_hf.data.seen_patients import SEEN_PATIENTS_NAME, Stage, check_not_seen,
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.checks import check_arguments, check_chat_template, check_model, set_max_length, set_thinking
+from elm_hf.training.compilation import compilation_of
 from elm_hf.training.conditions import with_condition
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.parts import load_model
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
 from elm_hf.training.rows import load_sources, load_training_data, prepare_rows
+from elm_hf.training.sft_config import ElmSFTConfig
 from elm_hf.training.trainer import ElmTrainer
 from elm_hf.training.trl_options import chat_template_of
 from elm_hf.training.validation import (
@@ -49,7 +51,7 @@ from elm_hf.utils.registration import register_modeling_classes
 
 logger = logging.get_logger(__name__)
 
-ARGUMENTS = (ElmScriptArguments, SFTConfig, ModelConfig, EcgAugmentation, EcgImageAugmentation)
+ARGUMENTS = (ElmScriptArguments, ElmSFTConfig, ModelConfig, EcgAugmentation, EcgImageAugmentation)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,7 +73,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple:
 
 def build_trainer(
     script_args: ElmScriptArguments,
-    training_args: SFTConfig,
+    training_args: ElmSFTConfig,
     model_args: ModelConfig,
     augmentation: EcgAugmentation,
     image_augmentation: EcgImageAugmentation,
@@ -115,8 +117,17 @@ def build_trainer(
         set_generation(model, processor)  # its end of a turn
     if known := known_sources(model.config.encoder_config, load_sources(script_args.dataset)):
         logger.warning(f"{model_args.model_name_or_path}: {known_sources_message(known)}")
+    compilation = compilation_of(script_args, training_args, model_args, model)
     rows, collator, validation_rows, validation_collator = prepare_rows(
-        conversations, script_args, training_args, model, processor, augmentation, image_augmentation, validation
+        conversations,
+        script_args,
+        training_args,
+        model,
+        processor,
+        augmentation,
+        image_augmentation,
+        validation,
+        few_lengths=compilation is not None,
     )
     questions = None
     if script_args.eval_exact_match is not None:
@@ -146,7 +157,10 @@ def build_trainer(
         stages=stages,
         validation_collator=validation_collator,
         questions=questions,
+        compiled=compilation is not None,
     )
+    if compilation is not None:
+        compilation.compile_layers(model)
     trainer.accelerator.print(f"Trainable parameters: {learning}, {len(rows)} rows")
     return trainer
 
@@ -200,7 +214,7 @@ def train(trainer: ElmTrainer) -> None:
     trainer.end()
 
 
-def make_deterministic(training_args: SFTConfig) -> None:
+def make_deterministic(training_args: ElmSFTConfig) -> None:
     """
     Sets all seeds, makes cuDNN and cuBLAS use deterministic algorithms, and warns that this is slower. It must run
     before any computation on a GPU, since cuBLAS reads its setting once.

@@ -1,11 +1,14 @@
 """The trainer of ELMs, which also writes the model card."""
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from peft import PeftModel
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import SchedulerType
@@ -35,6 +38,8 @@ class ElmTrainer(CompleteCheckpoints, SFTTrainer):
         stages: stages of training including this one, saved with the model.
         validation_collator: collator of the validation split.
         questions: validation questions that are answered at each evaluation, if any.
+        compiled: whether the LLM's layers are compiled. Batches with fewer rows than others, which end an epoch, and
+            evaluations, whose batches have other shapes, run without compilation.
         args, kwargs: arguments of `SFTTrainer`.
     """
 
@@ -48,6 +53,7 @@ class ElmTrainer(CompleteCheckpoints, SFTTrainer):
         stages: list[Stage],
         validation_collator: ElmDataCollator,
         questions: ValidationQuestions | None,
+        compiled: bool = False,
         **kwargs,
     ):
         self.script_args = script_args
@@ -57,6 +63,7 @@ class ElmTrainer(CompleteCheckpoints, SFTTrainer):
         self.stages = stages
         self.validation_collator = validation_collator
         self.questions = questions
+        self.compiled = compiled
         super().__init__(*args, **kwargs)
         self.follow_epoch = FollowEpoch(self.data_collator)
         self.add_callback(self.follow_epoch)
@@ -80,13 +87,22 @@ class ElmTrainer(CompleteCheckpoints, SFTTrainer):
         """The order of the rows, which are sorted by length: a random order would change the batches and the loss."""
         return SequentialSampler(eval_dataset)
 
+    def training_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs) -> torch.Tensor:
+        with self._compilation(len(inputs["input_ids"]) >= self.args.train_batch_size):
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    def _compilation(self, wanted: bool) -> AbstractContextManager:
+        """Runs the LLM's layers as they are if they are compiled and this is not wanted."""
+        return torch.compiler.set_stance("force_eager") if self.compiled and not wanted else nullcontext()
+
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         """Adds the exact match of greedy answers to the metrics, if it is requested."""
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if self.questions is not None:
-            model = self.accelerator.unwrap_model(self.model)
-            found = self.questions.exact_match(model, self.processing_class, self.accelerator)
-            output.metrics[f"{metric_key_prefix}_{EXACT_MATCH}"] = found
+        with self._compilation(False):
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            if self.questions is not None:
+                model = self.accelerator.unwrap_model(self.model)
+                found = self.questions.exact_match(model, self.processing_class, self.accelerator)
+                output.metrics[f"{metric_key_prefix}_{EXACT_MATCH}"] = found
         return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
