@@ -129,3 +129,17 @@ def test_a_chat_template_is_trained_and_saved(tiny_elm, simulated_dataset, tmp_p
     model, processor = load_checkpoint(output)
     assert processor.chat_template == path.read_text()
     assert end in model.generation_config.eos_token_id
+
+
+@pytest.mark.parametrize(
+    "more, expected",
+    [((), True), (("--activation_checkpointing", "false"), False), (("--gradient_checkpointing", "false"), False)],
+)
+def test_activations_are_computed_again_unless_turned_off(more, expected, tmp_path):
+    _, training_args, *_ = parsed(tmp_path, tmp_path, tmp_path / "out", *more)
+    assert training_args.activation_checkpointing is training_args.gradient_checkpointing is expected
+
+
+def test_default_options_are_not_deprecated_ones(tmp_path, recwarn):
+    parsed(tmp_path, tmp_path, tmp_path / "out")
+    assert [str(one.message) for one in recwarn if issubclass(one.category, FutureWarning)] == []
