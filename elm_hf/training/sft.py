@@ -16,6 +16,7 @@ LoRA in the LLM together with the projector, on two processes:
 
 from collections.abc import Sequence
 
+from datasets import Dataset
 from transformers import AutoConfig, AutoProcessor, enable_full_determinism, set_seed
 from transformers.utils import logging
 from trl import ModelConfig, TrlParser
@@ -25,6 +26,7 @@ from elm_hf.data.patients import patients_of_splits
 from elm_hf.data.seen_patients import SEEN_PATIENTS_NAME, Stage, check_not_seen, stage_of, stages_before
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
+from elm_hf.training.batches import check_lengths_are_known, set_batch_size
 from elm_hf.training.checks import check_arguments, check_chat_template, check_model, set_max_length, set_thinking
 from elm_hf.training.compilation import compilation_of
 from elm_hf.training.conditions import with_condition
@@ -83,6 +85,7 @@ def build_trainer(
     metrics = ["loss"] if script_args.eval_exact_match is None else ["loss", EXACT_MATCH]
     check_evaluation(training_args, script_args.early_stopping_patience, metrics)
     check_exact_match(script_args.eval_exact_match, training_args)
+    set_batch_size(script_args, training_args)
     run = run_settings(training_args, script_args, model_args, augmentation, image_augmentation)
     run["system_prompt"] = script_args.system_prompt  # the text, since the file may change
     run["chat_template"] = chat_template_of(training_args)
@@ -107,6 +110,7 @@ def build_trainer(
     conversations = with_condition(conversations, script_args, training_args.seed)
     set_thinking(processor, conversations)
     elm_config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+    check_lengths_are_known(script_args, elm_config.representation)
     set_max_length(training_args, conversations, processor, elm_config)
     validation = None
     if evaluates(training_args):
@@ -161,8 +165,15 @@ def build_trainer(
     )
     if compilation is not None:
         compilation.compile_layers(model)
-    trainer.accelerator.print(f"Trainable parameters: {learning}, {len(rows)} rows")
+    trainer.accelerator.print(f"Trainable parameters: {learning}, {rows_in_words(rows, script_args)}")
     return trainer
+
+
+def rows_in_words(rows: Dataset, script_args: ElmScriptArguments) -> str:
+    """The number of training rows, or of batches that fill a number of positions."""
+    if script_args.tokens_per_batch is None:
+        return f"{len(rows)} rows"
+    return f"{len(rows)} batches of up to {script_args.tokens_per_batch} positions"
 
 
 def stages_with_this_one(script_args: ElmScriptArguments, model_args: ModelConfig) -> list[Stage]:

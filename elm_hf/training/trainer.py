@@ -148,6 +148,7 @@ def training_facts(trainer: ElmTrainer) -> dict:
         "ecg_condition": script_args.ecg_condition,
         "steps": trainer.state.global_step,
         "batch_size": trainer.run["samples_per_step"],
+        "tokens_per_batch": script_args.tokens_per_batch,
         "learning_rate": f"{args.learning_rate:g}",
         "schedule": SchedulerType(args.lr_scheduler_type).value,
         "seed": args.seed,
