@@ -111,7 +111,7 @@ def build(measurement: Measurement, device: str, ecg_token_id: int = ECG_TOKEN_I
     """The ELM with the patch connector, whose projector and LLM learn."""
     config = AutoConfig.for_model("qwen2", max_position_embeddings=4096, **measurement.llm)
     with torch.device(device):
-        llm = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        llm = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
     model = ElmForCausalLM.from_encoder_llm_pretrained(
         None, llm, ecg_token_id=ecg_token_id, num_ecg_tokens=ECG_TOKENS, num_samples=2500
     )
@@ -194,7 +194,7 @@ def bare_steps(measurement: Measurement, model, packs: int, device: str, rounds:
     optimizer = torch.optim.AdamW(trainable, lr=1e-5, fused=device == "cuda")
 
     def step():
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             loss = model(**batch, use_cache=False, fused_lm_head=True).loss
         loss.backward()
         optimizer.step()

@@ -80,7 +80,7 @@ def measure_loop(
         *("--disable_tqdm", "true"),
         *(["--use_peft", "--lora_dropout", "0.0"] if measurement.lora else []),
         *(["--load_in_4bit"] if measurement.four_bit and not tiny else []),
-        *(["--use_cpu"] if tiny else ["--dataloader_num_workers", "4"]),
+        *(["--use_cpu", "--bf16", "false"] if tiny else ["--dataloader_num_workers", "4"]),
         *(["--torch_compile_backend", "eager"] if tiny else ["--torch_compile", "true"]),
     ]
     trainer = sft_trainer(arguments, build)
