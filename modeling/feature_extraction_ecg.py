@@ -184,8 +184,13 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
 
         values = np.empty((len(ecgs), len(self.leads), self.num_samples), dtype=np.float32)
         lead_mask = np.ones((len(ecgs), len(self.leads)), dtype=bool)
-        said = set()
+        said, first_of = set(), {}
         for index, (one, *arguments) in enumerate(zip(ecgs, rates, names, flat)):
+            # Many questions are about one ECG. Judging its signal takes long, and is done once.
+            first = first_of.setdefault((_identity(one), str(arguments)), index) if judge_signal else index
+            if first != index:
+                values[index], lead_mask[index] = values[first], lead_mask[first]
+                continue
             position = f"ECG {index + 1} of {len(ecgs)}"
             try:
                 segment, rate, warning = self._read(one, *arguments, position=position, judge_signal=judge_signal)
@@ -458,6 +463,13 @@ def scipy_signal():
     except ImportError as error:
         raise ImportError("preparing ECGs for this model needs scipy: pip install scipy") from error
     return scipy.signal
+
+
+def _identity(ecg):
+    """Equal for ECGs of one call that have the same samples in memory, or the same path."""
+    if isinstance(ecg, np.ndarray):
+        return ecg.__array_interface__["data"][0], ecg.shape, ecg.strides, ecg.dtype.str
+    return str(ecg) if isinstance(ecg, str | PathLike) else id(ecg)
 
 
 def _one_per_ecg(values: Sequence, num_ecgs: int, name: str) -> list:

@@ -119,3 +119,24 @@ def test_min_max_loses_the_voltage():
     ecg = np.random.default_rng(0).normal(0, 0.3, (12, 500)).astype(np.float32)
     scaled = prepared(0.4 * ecg, num_samples=500, normalization="min_max")
     np.testing.assert_allclose(scaled, prepared(ecg, num_samples=500, normalization="min_max"), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:ECG")
+def test_an_ecg_that_occurs_several_times_is_judged_once(monkeypatch):
+    ecgs = np.random.default_rng(0).normal(0, 0.3, (2, 12, 500)).astype(np.float32)
+    ecgs[1, 3] = np.nan
+    several = [ecgs[0], ecgs[1], ecgs[0], ecgs[1], ecgs[1].copy(), ecgs[1][:, ::-1]]  # views of the same memory
+    extractor = EcgFeatureExtractor(num_samples=250)
+    alone = [extractor(one, 250, judge_signal=True) for one in several]
+    read, original = [], extractor._read
+    monkeypatch.setattr(extractor, "_read", lambda *given, **more: read.append(given) or original(*given, **more))
+    together = extractor(several, 250, judge_signal=True)
+    assert len(read) == 4
+    for name in ("ecg_values", "ecg_lead_mask"):
+        assert np.array_equal(together[name], np.concatenate([one[name] for one in alone]))
+    read.clear()
+    extractor([ecgs[0]] * 3, [250, 250, 500], judge_signal=True)
+    extractor([ecgs[0]] * 3, 250, keep_flat=[True, False, True], judge_signal=True)
+    assert len(read) == 4  # another rate or setting is another reading
+    with pytest.raises(ValueError, match="^ECG 3 of 3: "):
+        extractor([ecgs[0], ecgs[0], ecgs[0][:5]], 250, judge_signal=True)

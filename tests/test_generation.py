@@ -1,5 +1,7 @@
 """Answering in batches that share what they have in common, against one conversation at a time."""
 
+from threading import Event
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from test_compositions import compose as compose_parts
 from test_modeling_elm import compose, user
 from tiny_models import LLM_FAMILIES
 
-from elm_hf.inference.generation import generate_answers, log_likelihoods
+from elm_hf.inference.generation import answers_to, generate_answers, log_likelihoods
+from elm_hf.inference.prefetch import prepared_ahead
 from elm_hf.inference.prompt_batch import PromptBatch
 
 
@@ -153,3 +156,39 @@ def test_log_likelihoods_are_those_of_each_answer_alone(family, ecgs):
     found = log_likelihoods(model, processor, chats)
     assert found == pytest.approx(expected, abs=1e-3)
     assert found.dtype == np.float64 and len(np.unique(found.round(3))) == len(chats)
+
+
+def test_the_next_is_prepared_while_this_one_is_used():
+    is_prepared = {number: Event() for number in range(3)}
+
+    def prepare(number: int) -> int:
+        is_prepared[number].set()
+        return 10 * number
+
+    seen = []
+    for number, prepared in prepared_ahead(prepare, range(3)):
+        assert all(is_prepared[up_to].wait(timeout=30) for up_to in range(min(number + 2, 3)))
+        seen.append((number, prepared))
+    assert seen == [(0, 0), (1, 10), (2, 20)]
+
+
+def test_an_error_of_what_comes_next_is_raised_after_what_comes_before():
+    def prepare(number: int) -> int:
+        if number == 1:
+            raise ValueError("the second")
+        return number
+
+    seen = []
+    with pytest.raises(ValueError, match="the second"):
+        for number, _ in prepared_ahead(prepare, range(3)):
+            seen.append(number)
+    assert seen == [0]
+
+
+def test_answers_to_prompts_made_in_another_thread_are_the_same(ecgs):
+    model, processor = compose("llama")
+    chats = chats_about(ecgs)
+    batches = [chats[:5], chats[5:]]
+    expected = [generate_answers(lively(model), processor, batch, NEW) for batch in batches]
+    ahead = prepared_ahead(lambda batch: PromptBatch(model, processor, batch, NEW), batches)
+    assert [answers_to(prompts, model, processor, NEW) for _, prompts in ahead] == expected

@@ -15,7 +15,7 @@ from elm_hf.cli import app
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.tables import load_records
 from elm_hf.evaluation.evaluate import evaluate
-from elm_hf.inference.generation import generate_answers
+from elm_hf.inference.prompt_batch import PromptBatch
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.retrieval.index import EcgIndex, EncoderVectors, build_index
 from elm_hf.retrieval.options import RetrievalOptions
@@ -272,9 +272,9 @@ def test_an_evaluation_asks_with_neighbours(dataset, index, tiny_elm, tmp_path, 
 
     def listen(model, processor, conversations, max_new_tokens):
         asked.extend(conversations)
-        return generate_answers(model, processor, conversations, max_new_tokens)
+        return PromptBatch(model, processor, conversations, max_new_tokens)
 
-    monkeypatch.setattr("elm_hf.evaluation.asker.generate_answers", listen)
+    monkeypatch.setattr("elm_hf.evaluation.asker.PromptBatch", listen)
     options = RetrievalOptions(str(index), k=1, location="system")
     settings = {"limit": 4, "max_new_tokens": 2, "conditions": ("ecg", "none"), "num_occlusions": 0, "quiet": True}
     report = evaluate(tiny_elm, dataset, output=tmp_path / "report", retrieval=options, **settings)

@@ -147,3 +147,17 @@ def test_options_without_effect_on_preferences_and_rewards_are_refused(config, r
         )
         with pytest.raises(ValueError, match=f"--{name} has no effect on ELMs: {re.escape(refused[name])}"):
             check_trl_options(arguments, ModelConfig(), refused)
+
+
+@pytest.mark.parametrize(
+    "more, expected",
+    [((), True), (("--activation_checkpointing", "false"), False), (("--gradient_checkpointing", "false"), False)],
+)
+def test_activations_are_computed_again_unless_turned_off(more, expected, tmp_path):
+    _, training_args, *_ = parsed(tmp_path, tmp_path, tmp_path / "out", *more)
+    assert training_args.activation_checkpointing is training_args.gradient_checkpointing is expected
+
+
+def test_default_options_are_not_deprecated_ones(tmp_path, recwarn):
+    parsed(tmp_path, tmp_path, tmp_path / "out")
+    assert [str(one.message) for one in recwarn if issubclass(one.category, FutureWarning)] == []

@@ -3,6 +3,7 @@
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,7 +18,9 @@ from elm_hf.data.messages import fill_ecgs
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.predictions import Key
 from elm_hf.evaluation.report_folder import ReportFolder
-from elm_hf.inference.generation import Answer, generate_answers
+from elm_hf.inference.generation import Answer, answers_to
+from elm_hf.inference.prefetch import prepared_ahead
+from elm_hf.inference.prompt_batch import PromptBatch
 from elm_hf.modeling.chat_rendering import ecg_items
 from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
 
@@ -129,8 +132,8 @@ class Asker:
         found = []
         disable = quiet or None if state.is_main_process else True
         with tqdm(total=sum(map(len, mine)), desc="asking", unit="prompt", disable=disable) as progress:
-            for batch in mine:
-                answers = self.ask(model, processor, batch)
+            for batch, prompts in prepared_ahead(lambda batch: self._prompts(model, processor, batch), mine):
+                answers = self._answers(model, processor, batch, prompts)
                 folder.append(state.process_index, answers)
                 found += answers
                 progress.update(len(batch))
@@ -144,18 +147,24 @@ class Asker:
         Raises:
             ValueError: the model cannot read one of the conversations.
         """
+        return self._answers(model, processor, batch, self._prompts(model, processor, batch))
+
+    def _prompts(self, model: PreTrainedModel, processor: ProcessorMixin, batch: list[Prompt]) -> PromptBatch:
+        """Reads the ECGs, and renders and tokenizes the conversations, on the CPU."""
         read: dict[tuple, list] = {}  # each ECG once
         conversations = [self._conversation(prompt, read) for prompt in batch]
-        try:
-            with warnings.catch_warnings():
-                if any(prompt.key[1] != "ecg" for prompt in batch):  # what replaces an ECG may look like noise
-                    warnings.filterwarnings("ignore", category=SignalQualityWarning)
-                if self._temperature is not None:  # whichever batches a process asks, and after an interruption
-                    torch.manual_seed(zlib.crc32(f"{self._seed} {batch[0].key}".encode()))
-                answers = generate_answers(model, processor, conversations, batch[0].max_new_tokens, self._temperature)
-        except ValueError as error:
-            asked = ", ".join(sorted({prompt.key[0] for prompt in batch})[:3])
-            raise ValueError(f"questions {asked}, ...: {error}") from error
+        with _naming_questions(batch), warnings.catch_warnings():
+            if any(prompt.key[1] != "ecg" for prompt in batch):  # what replaces an ECG may look like noise
+                warnings.filterwarnings("ignore", category=SignalQualityWarning)
+            return PromptBatch(model, processor, conversations, batch[0].max_new_tokens)
+
+    def _answers(
+        self, model: PreTrainedModel, processor: ProcessorMixin, batch: list[Prompt], prompts: PromptBatch
+    ) -> list[tuple[Key, Answer]]:
+        if self._temperature is not None:  # whichever batches a process asks, and after an interruption
+            torch.manual_seed(zlib.crc32(f"{self._seed} {batch[0].key}".encode()))
+        with _naming_questions(batch):
+            answers = answers_to(prompts, model, processor, batch[0].max_new_tokens, self._temperature)
         return [(prompt.key, answer) for prompt, answer in zip(batch, answers)]
 
     def _conversation(self, prompt: Prompt, read: dict[tuple, list]) -> list[dict]:
@@ -164,6 +173,16 @@ class Asker:
         if prompt.ecgs not in read:
             read[prompt.ecgs] = self._ablation.ecgs(prompt.row, condition, len(prompt.ecgs), question_id)
         return fill_ecgs(messages, read[prompt.ecgs], row["sampling_rate"], keep_flat=condition == "zeros")
+
+
+@contextmanager
+def _naming_questions(batch: list[Prompt]) -> Iterator[None]:
+    """Adds questions of the batch to errors."""
+    try:
+        yield
+    except ValueError as error:
+        asked = ", ".join(sorted({prompt.key[0] for prompt in batch})[:3])
+        raise ValueError(f"questions {asked}, ...: {error}") from error
 
 
 def _batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:

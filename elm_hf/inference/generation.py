@@ -42,7 +42,6 @@ def answer(
     return [one.text for one in generate_answers(model, processor, conversations, max_new_tokens)]
 
 
-@torch.inference_mode()
 def generate_answers(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -67,7 +66,30 @@ def generate_answers(
         ValueError: an ECG does not fit the model, a conversation is too long for it, the chat template refuses one, or the
             model computes NaN.
     """
-    batch = PromptBatch(model, processor, conversations, max_new_tokens)
+    prompts = PromptBatch(model, processor, conversations, max_new_tokens)
+    return answers_to(prompts, model, processor, max_new_tokens, temperature)
+
+
+@torch.inference_mode()
+def answers_to(
+    batch: PromptBatch,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    max_new_tokens: int,
+    temperature: float | None = None,
+) -> list[Answer]:
+    """
+    The model's greedy or sampled answers to prompts.
+
+    Args:
+        batch: the prompts, made for this model and number of new tokens. They can be made while the model answers others
+            ([`prepared_ahead`]).
+        model, processor, max_new_tokens, temperature: see [`generate_answers`].
+
+    Raises:
+        ValueError: the model computes NaN.
+    """
+    batch.to_device()
     inputs = batch.inputs() | {"past_key_values": batch.shared_cache()}
     inputs["logits_processor"] = LogitsProcessorList([_RefuseNan(model)])
     sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature}
@@ -118,7 +140,7 @@ def log_likelihoods(
     Raises:
         ValueError: an ECG does not fit the model, or the chat template refuses a conversation.
     """
-    batch = PromptBatch(model, processor, conversations, answered=True)
+    batch = PromptBatch(model, processor, conversations, answered=True).to_device()
     inputs, cache = batch.inputs(), batch.shared_cache()
     past = 0 if cache is None else batch.prefix_length
     position_ids = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)

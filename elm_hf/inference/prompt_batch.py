@@ -186,9 +186,16 @@ class PromptBatch:
             attention_mask[row, prefix] = attention_mask[row, rest] = 1
             answer_mask[row, rest] = is_answer[shared:]
         self.first_answer_position = int(answer_mask.any(axis=0).argmax())
-        self.input_ids, self.attention_mask, self.answer_mask = (
-            torch.from_numpy(array).to(self._model.device) for array in (input_ids, attention_mask, answer_mask)
+        self.input_ids, self.attention_mask, self.answer_mask = map(
+            torch.from_numpy, (input_ids, attention_mask, answer_mask)
         )
+
+    def to_device(self) -> "PromptBatch":
+        """Moves the tokens to the model's device. Until then nothing but the model's configuration is used."""
+        self.input_ids, self.attention_mask, self.answer_mask = (
+            tensor.to(self._model.device) for tensor in (self.input_ids, self.attention_mask, self.answer_mask)
+        )
+        return self
 
 
 def _check_length(model: PreTrainedModel, longest: int, max_new_tokens: int):

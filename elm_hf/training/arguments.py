@@ -123,6 +123,10 @@ class ElmScriptArguments(DataArguments):
         "is that of separate conversations.",
         1,
     )
+    tokens_per_batch: int | None = _argument(
+        "Maximum number of positions of a batch on one device, with its padding. Batches then have as many rows as fit, "
+        "instead of --per_device_train_batch_size."
+    )
     cache_encoder: bool = _argument("Run the frozen encoder once and train on its stored features.", False)
     ecg_condition: str = _argument(
         "What to train on in the place of the ECGs: signal (the ECGs), zeros, noise, another (patient's ECG) or none. All "
@@ -150,6 +154,8 @@ class ElmScriptArguments(DataArguments):
         super().__post_init__()
         if self.pack_by_ecg < 1:
             raise ValueError(f"--pack_by_ecg is {self.pack_by_ecg}; expected 1 (off) or more.")
+        if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
+            raise ValueError(f"--tokens_per_batch is {self.tokens_per_batch}; expected 1 or more.")
         if self.cache_encoder and "encoder" in self.trainable:
             raise ValueError(
                 "--cache_encoder needs a frozen encoder, but encoder is in --trainable; leave it out (--trainable "
@@ -186,6 +192,7 @@ class ElmScriptArguments(DataArguments):
         others = {
             "--merge_questions": self.merge_questions > 1,
             "--pack_by_ecg": self.pack_by_ecg > 1,
+            "--tokens_per_batch": self.tokens_per_batch is not None,
             "--cache_encoder": self.cache_encoder,
             "--system_prompt_file": self.system_prompt_file is not None,
             "--rag_index": self.rag_index is not None,

@@ -15,6 +15,7 @@ from elm_hf.modeling.llm_parts import text_token_ids
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.training.arguments import DataArguments, ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
+from elm_hf.training.compilation import check_compilation
 from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix, pack_without_padding
 from elm_hf.training.trl_options import check_trl_options
 from elm_hf.utils.hub import check_name
@@ -63,6 +64,7 @@ def check_arguments(
             "accelerate/fsdp2 or accelerate/zero2."
         )
     check_trl_options(training_args, model_args)
+    check_compilation(training_args)
     check_hardware(training_args, model_args)
 
 

@@ -34,6 +34,8 @@ class ElmDataCollator:
             wait for each other's encoder and projector, so all of them must run both; a single process does the same,
             so that its optimizer takes the same steps.
         keep_flat: whether flat leads are kept instead of counting as missing, for training on zeros.
+        few_lengths: whether batches are padded to one of few lengths ([`padded_length`]) instead of their longest
+            conversation, for a compiled model.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ElmDataCollator:
         encoder_features: EncoderFeatures | None = None,
         ecg_in_every_batch: bool = False,
         keep_flat: bool = False,
+        few_lengths: bool = False,
     ):
         self.processor = processor
         self.tokenize = ConversationTokenizer(processor, max_length)
@@ -57,12 +60,13 @@ class ElmDataCollator:
         self.encoder_features = encoder_features
         self.ecg_in_every_batch = ecg_in_every_batch
         self.keep_flat = keep_flat
+        self.few_lengths = few_lengths
         self.epoch = 0
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """
         Args:
-            rows: each with `messages`, `ecgs` (`(12, samples)` in mV, in the order of `LEADS`) and `sampling_rate` in
+            rows: rows, or batches of them ([`fill_batches`]) in `batch`. Each with `messages`, `ecgs` (`(12, samples)` in mV, in the order of `LEADS`) and `sampling_rate` in
                 Hz. The `conversation_id`, if present, seeds the augmentation. Rows of [`tokenize_conversations`] have
                 `input_ids` and `labels` instead of `messages`; packs have such rows about the same ECGs in
                 `conversations`.
@@ -76,6 +80,7 @@ class ElmDataCollator:
         Raises:
             ValueError: a conversation has no assistant turn, or its ECGs alone fill `max_length`.
         """
+        rows = [row for item in rows for row in item.get("batch", [item])]
         packs = [row.get("conversations", [row]) for row in rows]
         first_rows = [pack[0] for pack in packs]
         names = [str(row.get("conversation_id", index)) for index, row in enumerate(first_rows)]
@@ -92,15 +97,15 @@ class ElmDataCollator:
             return pack_without_padding([each for pack in sequences for each in pack]) | ecg_data
         pad_token_id = self.processor.tokenizer.pad_token_id
         if not any("conversations" in row for row in rows):
-            return pad([pack[0] for pack in sequences], pad_token_id) | ecg_data
-        batch, ecg_order = pack_behind_prefix(sequences, pad_token_id, self._count_ecgs)
+            return pad([pack[0] for pack in sequences], pad_token_id, self.few_lengths) | ecg_data
+        batch, ecg_order = pack_behind_prefix(sequences, pad_token_id, self.count_ecgs, self.few_lengths)
         return batch | {name: values[ecg_order] for name, values in ecg_data.items()}
 
     def _flat_ecg(self) -> tuple[dict[str, torch.Tensor], list[np.ndarray]]:
         row = {"ecgs": [np.zeros((len(LEADS), 1000), dtype=np.float32)], "sampling_rate": 100.0, "ecg_index": [0]}
         return self._prepare_ecgs([row], ["flat"], keep_flat=True)
 
-    def _count_ecgs(self, ids: np.ndarray) -> float:
+    def count_ecgs(self, ids: np.ndarray) -> float:
         """Number of ECGs whose placeholders are in `ids`, fractional if one is cut. Symbols count as text."""
         return (ids == self.processor.ecg_token_id).sum() / self.processor.num_ecg_tokens
 

@@ -16,13 +16,26 @@ IGNORE_INDEX = -100
 Tokenized = tuple[np.ndarray, np.ndarray]
 
 
-def pad(sequences: Sequence[Tokenized], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """`input_ids`, `attention_mask` and `labels`, each `(sequences, length of the longest)`, padded on the right."""
-    return {
-        "input_ids": _filled_rows([ids for ids, _ in sequences], pad_token_id),
-        "attention_mask": _filled_rows([np.ones(len(ids), np.int64) for ids, _ in sequences], 0),
-        "labels": _filled_rows([labels for _, labels in sequences], IGNORE_INDEX),
+def padded_length(length: int) -> int:
+    """
+    The smallest size that holds `length` positions: multiples of 128, and above 1,024 four sizes from each power of two to
+    the next (1280, 1536, 1792, 2048, 2560, ...), so that long batches are of few sizes, too.
+    """
+    step = max(128, 2 ** (length - 1).bit_length() // 8)
+    return -(-length // step) * step
+
+
+def pad(sequences: Sequence[Tokenized], pad_token_id: int, few_lengths: bool = False) -> dict[str, torch.Tensor]:
+    """
+    `input_ids`, `attention_mask` and `labels`, each `(sequences, length of the longest)`, padded on the right. With
+    `few_lengths` the length is a [`padded_length`].
+    """
+    columns = {
+        "input_ids": ([ids for ids, _ in sequences], pad_token_id),
+        "attention_mask": ([np.ones(len(ids), np.int64) for ids, _ in sequences], 0),
+        "labels": ([labels for _, labels in sequences], IGNORE_INDEX),
     }
+    return {name: _filled_rows(values, fill, few_lengths) for name, (values, fill) in columns.items()}
 
 
 def pack_without_padding(sequences: Sequence[Tokenized]) -> dict[str, torch.Tensor | int]:
@@ -50,7 +63,7 @@ def pack_without_padding(sequences: Sequence[Tokenized]) -> dict[str, torch.Tens
 
 
 def pack_behind_prefix(
-    packs: Sequence[Sequence[Tokenized]], pad_token_id: int, count_ecgs: CountEcgs
+    packs: Sequence[Sequence[Tokenized]], pad_token_id: int, count_ecgs: CountEcgs, few_lengths: bool = False
 ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     """
     Each pack as a row of the batch: one copy of the prefix that its conversations share, then the rest of each.
@@ -59,6 +72,7 @@ def pack_behind_prefix(
         packs: conversations about the same ECGs.
         pad_token_id: token id that fills up shorter rows.
         count_ecgs: number of ECGs whose tokens stand in an array of token ids.
+        few_lengths: whether rows are filled up to a [`padded_length`] instead of the longest.
 
     Returns:
         `input_ids`, `attention_mask`, `labels`, `position_ids` and `sequence_ids` (see [`ElmModel`]), each
@@ -82,7 +96,7 @@ def pack_behind_prefix(
             columns[name].append(np.concatenate(values))
         columns["sequence_ids"].append(np.repeat([part[3] for part in parts], [len(part[0]) for part in parts]))
     fill = {"input_ids": pad_token_id, "labels": IGNORE_INDEX, "position_ids": 0, "sequence_ids": -1}
-    batch = {name: _filled_rows(columns[name], value) for name, value in fill.items()}
+    batch = {name: _filled_rows(columns[name], value, few_lengths) for name, value in fill.items()}
     batch["attention_mask"] = (batch["sequence_ids"] >= 0).long()
     return batch, np.concatenate(ecg_order)
 
@@ -96,9 +110,10 @@ def prefix_length(pack: Sequence[Tokenized], count_ecgs: CountEcgs) -> int:
     return shared_prefix_length([ids for ids, _ in pack], first_learnt - 1, count_ecgs)
 
 
-def _filled_rows(values: Sequence[np.ndarray], fill: int) -> torch.Tensor:
-    """Rows of different lengths, filled up to the longest."""
-    rows = np.full((len(values), max(len(row) for row in values)), fill, dtype=np.int64)
+def _filled_rows(values: Sequence[np.ndarray], fill: int, few_lengths: bool) -> torch.Tensor:
+    """Rows of different lengths, filled up to the longest, or to the next [`padded_length`]."""
+    longest = max(len(row) for row in values)
+    rows = np.full((len(values), padded_length(longest) if few_lengths else longest), fill, dtype=np.int64)
     for row, its_values in zip(rows, values):
         row[: len(its_values)] = its_values
     return torch.from_numpy(rows)

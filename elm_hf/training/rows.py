@@ -14,6 +14,7 @@ from elm_hf.retrieval.prompts import Retrieval, add_neighbours
 from elm_hf.training.alignment import AlignmentCollator, alignment_conversations
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
+from elm_hf.training.batches import fill_batches, pack_lengths, token_counts
 from elm_hf.training.checks import check_ecgs
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.encoder_cache import cache_encoders_of
@@ -80,6 +81,7 @@ def prepare_rows(
     augmentation: EcgAugmentation,
     image_augmentation: EcgImageAugmentation,
     validation: Dataset | None = None,
+    few_lengths: bool = False,
 ) -> tuple[Dataset, ElmDataCollator, Dataset | None, ElmDataCollator]:
     """
     Tokenizes the rows if their text does not depend on the ECG, packs them if requested, and creates their collators.
@@ -90,10 +92,14 @@ def prepare_rows(
         script_args, training_args, augmentation, image_augmentation: arguments of the run.
         model: the ELM, whose encoder runs here with `--cache_encoder`.
         processor: the ELM's processor.
+        few_lengths: whether training batches are padded to one of few lengths ([`padded_length`]).
 
     Returns:
-        The training rows and their collator; the validation rows, sorted by length, and their collator, which changes
-        no ECG.
+        The training rows, or batches of them with `--tokens_per_batch`, and their collator; the validation rows, sorted by
+        length, and their collator, which changes no ECG.
+
+    Raises:
+        ValueError: see [`tokenize_conversations`] and [`fill_batches`].
     """
     collator_class = ElmDataCollator if script_args.descriptions is None else AlignmentCollator
     features = _encoder_features(script_args, training_args, model, processor) if script_args.cache_encoder else None
@@ -105,21 +111,20 @@ def prepare_rows(
         collator_class(
             processor,
             training_args.max_length,
-            *of_split,
+            *changes_of_split,
             training_args.seed,
             training_args.padding_free,
             features,
             ecg_in_every_batch=model.config.representation != "symbol",
             keep_flat=script_args.ecg_condition == "zeros",
+            few_lengths=its_lengths,
         )
-        for of_split in (changes, (None, None))
+        for changes_of_split, its_lengths in ((changes, few_lengths), ((None, None), False))
     )
-    tokenized = [
+    dataset, validation = (
         part and _with_lengths(part, script_args, training_args, model, collator) for part in (dataset, validation)
-    ]
-    dataset, validation = tokenized
-    if script_args.pack_by_ecg > 1:
-        dataset = pack_by_ecg(dataset, script_args.pack_by_ecg, training_args.seed)
+    )
+    dataset = _grouped(dataset, script_args, training_args, collator)
     if validation is not None:
         validation = validation.select(
             np.argsort(validation.with_format(None).select_columns("length")[:]["length"], kind="stable")
@@ -138,6 +143,26 @@ def _with_lengths(
         return add_lengths(dataset, collator.processor.num_ecg_tokens)
     with training_args.main_process_first(desc="tokenizing"):
         return tokenize_conversations(dataset, collator.tokenize, training_args.dataset_num_proc)
+
+
+def _grouped(
+    tokenized: Dataset, script_args: ElmScriptArguments, training_args: SFTConfig, collator: ElmDataCollator
+) -> Dataset:
+    """The rows, packed and in batches if requested."""
+    rows = tokenized
+    if script_args.pack_by_ecg > 1:
+        rows = pack_by_ecg(tokenized, script_args.pack_by_ecg, training_args.seed)
+    if script_args.tokens_per_batch is None:
+        return rows
+    lengths = token_counts(tokenized) if rows is tokenized else pack_lengths(rows, tokenized, collator.count_ecgs)
+    return fill_batches(
+        rows,
+        lengths,
+        script_args.tokens_per_batch,
+        training_args.seed,
+        collator.few_lengths,
+        in_one_row=training_args.padding_free,
+    )
 
 
 def _encoder_features(

@@ -16,20 +16,24 @@ LoRA in the LLM together with the projector, on two processes:
 
 from collections.abc import Sequence
 
+from datasets import Dataset
 from transformers import AutoConfig, AutoProcessor, set_seed
 from transformers.utils import logging
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import ModelConfig, TrlParser
 
 from elm_hf.checkpoints.llm import set_generation
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
+from elm_hf.training.batches import check_lengths_are_known, set_batch_size
 from elm_hf.training.checks import check_arguments, check_chat_template, check_model, set_max_length, set_thinking
+from elm_hf.training.compilation import compilation_of
 from elm_hf.training.conditions import with_condition
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.determinism import make_deterministic
 from elm_hf.training.parts import load_model
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
 from elm_hf.training.rows import load_sources, load_training_data, prepare_rows
+from elm_hf.training.sft_config import ElmSFTConfig
 from elm_hf.training.stages import stages_with_this_one
 from elm_hf.training.trainer import ElmTrainer, ElmTraining
 from elm_hf.training.trl_options import chat_template_of
@@ -49,7 +53,7 @@ from elm_hf.utils.registration import register_modeling_classes
 
 logger = logging.get_logger(__name__)
 
-ARGUMENTS = (ElmScriptArguments, SFTConfig, ModelConfig, EcgAugmentation, EcgImageAugmentation)
+ARGUMENTS = (ElmScriptArguments, ElmSFTConfig, ModelConfig, EcgAugmentation, EcgImageAugmentation)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,7 +75,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple:
 
 def build_trainer(
     script_args: ElmScriptArguments,
-    training_args: SFTConfig,
+    training_args: ElmSFTConfig,
     model_args: ModelConfig,
     augmentation: EcgAugmentation,
     image_augmentation: EcgImageAugmentation,
@@ -81,6 +85,7 @@ def build_trainer(
     metrics = ["loss"] if script_args.eval_exact_match is None else ["loss", EXACT_MATCH]
     check_evaluation(training_args, script_args.early_stopping_patience, metrics)
     check_exact_match(script_args.eval_exact_match, training_args)
+    set_batch_size(script_args, training_args)
     run = run_settings(training_args, script_args, model_args, augmentation, image_augmentation)
     run["system_prompt"] = script_args.system_prompt  # the text, since the file may change
     run["chat_template"] = chat_template_of(training_args)
@@ -106,6 +111,7 @@ def build_trainer(
     conversations = with_condition(conversations, script_args, training_args.seed)
     set_thinking(processor, conversations)
     elm_config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+    check_lengths_are_known(script_args, elm_config.representation)
     set_max_length(training_args, conversations, processor, elm_config)
     validation = None
     if evaluates(training_args):
@@ -117,8 +123,17 @@ def build_trainer(
         set_generation(model, processor)  # its end of a turn
     if known := known_sources(model.config.encoder_config, load_sources(script_args.dataset)):
         logger.warning(f"{model_args.model_name_or_path}: {known_sources_message(known)}")
+    compilation = compilation_of(script_args, training_args, model_args, model)
     rows, collator, validation_rows, validation_collator = prepare_rows(
-        conversations, script_args, training_args, model, processor, augmentation, image_augmentation, validation
+        conversations,
+        script_args,
+        training_args,
+        model,
+        processor,
+        augmentation,
+        image_augmentation,
+        validation,
+        few_lengths=compilation is not None,
     )
     questions = None
     if script_args.eval_exact_match is not None:
@@ -148,9 +163,19 @@ def build_trainer(
         stages=stages,
         validation_collator=validation_collator,
         questions=questions,
+        compiled=compilation is not None,
     )
-    trainer.accelerator.print(f"Trainable parameters: {learning}, {len(rows)} rows")
+    if compilation is not None:
+        compilation.compile_layers(model)
+    trainer.accelerator.print(f"Trainable parameters: {learning}, {rows_in_words(rows, script_args)}")
     return trainer
+
+
+def rows_in_words(rows: Dataset, script_args: ElmScriptArguments) -> str:
+    """The number of training rows, or of batches that fill a number of positions."""
+    if script_args.tokens_per_batch is None:
+        return f"{len(rows)} rows"
+    return f"{len(rows)} batches of up to {script_args.tokens_per_batch} positions"
 
 
 def train(trainer: ElmTraining) -> None:

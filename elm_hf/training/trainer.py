@@ -1,11 +1,14 @@
 """What all trainers of ELMs have in common, among it the model card, and the trainer of fine-tuning."""
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from peft import PeftModel
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import SchedulerType
@@ -34,6 +37,7 @@ class ElmTraining(CompleteCheckpoints):
         run: settings of the run, saved with its checkpoints.
         stages: stages of training including this one, saved with the model.
         questions: validation questions that are answered at each evaluation, if any.
+        compiled: whether the LLM's layers are compiled.
         args, kwargs: arguments of TRL's trainer.
     """
 
@@ -46,6 +50,7 @@ class ElmTraining(CompleteCheckpoints):
         run: dict,
         stages: list[Stage],
         questions: ValidationQuestions | None = None,
+        compiled: bool = False,
         **kwargs,
     ):
         self.script_args = script_args
@@ -54,15 +59,21 @@ class ElmTraining(CompleteCheckpoints):
         self.run = run
         self.stages = stages
         self.questions = questions
+        self.compiled = compiled
         super().__init__(*args, **kwargs)
+
+    def _compilation(self, wanted: bool) -> AbstractContextManager:
+        """Runs the LLM's layers as they are if they are compiled and this is not wanted."""
+        return torch.compiler.set_stance("force_eager") if self.compiled and not wanted else nullcontext()
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         """Adds the exact match of greedy answers to the metrics, if it is requested."""
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if self.questions is not None:
-            model = self.accelerator.unwrap_model(self.model)
-            found = self.questions.exact_match(model, self.processing_class, self.accelerator)
-            output.metrics[f"{metric_key_prefix}_{EXACT_MATCH}"] = found
+        with self._compilation(False):
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            if self.questions is not None:
+                model = self.accelerator.unwrap_model(self.model)
+                found = self.questions.exact_match(model, self.processing_class, self.accelerator)
+                output.metrics[f"{metric_key_prefix}_{EXACT_MATCH}"] = found
         return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
@@ -109,6 +120,11 @@ class ElmTrainer(ElmTraining, SFTTrainer):
         self.follow_epoch.followers.append(sampler)
         return sampler
 
+    def training_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs) -> torch.Tensor:
+        """A batch with fewer rows than others, which ends an epoch, runs without compilation."""
+        with self._compilation(len(inputs["input_ids"]) >= self.args.train_batch_size):
+            return super().training_step(model, inputs, *args, **kwargs)
+
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
         """The validation batches, whose ECGs are not augmented."""
         of_training, self.data_collator = self.data_collator, self.validation_collator
@@ -144,6 +160,7 @@ def training_facts(trainer: ElmTraining) -> dict:
         "ecg_condition": script_args.ecg_condition if isinstance(script_args, ElmScriptArguments) else "signal",
         "steps": trainer.state.global_step,
         "batch_size": trainer.run["samples_per_step"],
+        "tokens_per_batch": getattr(script_args, "tokens_per_batch", None),
         "learning_rate": f"{args.learning_rate:g}",
         "schedule": SchedulerType(args.lr_scheduler_type).value,
         "seed": args.seed,

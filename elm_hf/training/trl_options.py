@@ -11,10 +11,12 @@ _TOKENIZED_HERE = "conversations are tokenized by their chat template"
 _LABELS = "labels are always the assistant's words alone"
 _LENGTHS = "batches are always grouped by length"
 _CLASSES = "training loads elm-hf's own classes"
+_LIGER = "Liger has no kernels for a model of several parts, and TRL 2 drops the option"
 # Options about evaluation are checked in `validation.py`.
 # Name of a field -> why another value than the default has no effect, and what has.
 REFUSED = {
-    "model_init_kwargs": f"{_CLASSES}; use --dtype, --attn_implementation and --model_revision",
+    "model_init_kwargs": f"{_CLASSES}; use --dtype, --attn_implementation and --model_revision, and --torch_compile in the "
+    "place of use_kernels",
     "trust_remote_code": f"{_CLASSES}, never the code of a checkpoint",
     "router_aux_loss_coef": "the loss of an ELM has no part for the router of a mixture of experts",
     "dataset_text_field": _TOKENIZED_HERE,
@@ -27,8 +29,8 @@ REFUSED = {
     "assistant_only_loss": _LABELS,
     "length_column_name": f"{_LENGTHS}, which are measured here",
     "auto_find_batch_size": "a resumed run needs a fixed batch size; set --per_device_train_batch_size",
-    "use_liger_kernel": "Liger has no kernels for ELMs; use --attn_implementation",
-    "liger_kernel_config": "Liger has no kernels for ELMs",
+    "use_liger_kernel": f"{_LIGER}; --torch_compile fuses the same operations",
+    "liger_kernel_config": _LIGER,
     "lora_task_type": "ELMs are causal language models",
 }
 # Options that have the same effect with one other value.
