@@ -58,7 +58,7 @@ def simulate_heart(
     findings = replace(heart.findings, rhythm=RHYTHMS[3] if heart.irregular else RHYTHMS[0])
     samples = round(seconds * sampling_rate)
     onsets, _ = qrs_onsets(findings, of_beats, seconds)
-    independent = beats(findings, onsets - start_s, of_beats, samples, sampling_rate)
+    independent = beats(findings, onsets, of_beats, samples, sampling_rate, start_s)
     if heart.f_waves:
         time = np.arange(samples, dtype=np.float32) / sampling_rate
         independent += fibrillation_waves(of_atria, time + np.float32(start_s))

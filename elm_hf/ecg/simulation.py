@@ -52,13 +52,18 @@ def simulate_ecg(
 
 
 def beats(
-    findings: Findings, onsets: np.ndarray, rng: np.random.Generator, samples: int, sampling_rate: int
+    findings: Findings,
+    onsets: np.ndarray,
+    rng: np.random.Generator,
+    samples: int,
+    sampling_rate: int,
+    start_s: float = 0.0,
 ) -> np.ndarray:
-    """The beats in I, II, V1 ... V6 `(8, samples)`, with QRS onsets at the times `onsets` in seconds."""
+    """The beats in I, II, V1 ... V6 `(8, samples)` from `start_s` on, with QRS onsets at the times `onsets` in seconds."""
     # Breathing and filling change the size of a beat by a few percent.
     gains = 1 + 0.03 * np.sin(1.7 * onsets + rng.uniform(0, 2 * np.pi)) + 0.015 * rng.standard_normal(len(onsets))
     waves = beat_waves(findings)
-    return (waves.leads @ wave_trains(onsets, gains, waves, samples, sampling_rate)).astype(np.float32)
+    return (waves.leads @ wave_trains(onsets - start_s, gains, waves, samples, sampling_rate)).astype(np.float32)
 
 
 def twelve_leads(independent: np.ndarray) -> np.ndarray:

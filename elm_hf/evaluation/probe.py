@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from os import PathLike
@@ -67,7 +67,10 @@ def probe(
     Raises:
         ValueError: the checkpoint is not a whole ELM, or no question of the dataset is about one of the findings.
     """
-    questions = simulated_questions() if dataset is None else dataset_questions(dataset, fold)
+    questions = simulated_questions()
+    if dataset is not None:
+        rows = load_elm_dataset(dataset, fold=fold, split="train")
+        questions = questions_of(dataset, rows["question"] if "question" in rows.column_names else ())
     model, processor = load_checkpoint(checkpoint)
     if system_prompt is not None:
         processor.system_prompt = system_prompt or None
@@ -118,19 +121,17 @@ def write_probe(folder: Path, table: pd.DataFrame, results: dict) -> None:
     (folder / PROBE_TEXT_NAME).write_text(probe_markdown(results), encoding="utf-8")
 
 
-def dataset_questions(dataset: str | PathLike, fold: int | str) -> dict[str, tuple[ProbeQuestion, ...]]:
+def questions_of(dataset: str | PathLike, texts: Iterable[str]) -> dict[str, tuple[ProbeQuestion, ...]]:
     """
-    The questions of the probe that a dataset has, by finding.
+    The questions of the probe among those of a dataset, by finding.
 
     Raises:
-        ValueError: it has none of them.
+        ValueError: there are none.
     """
-    rows = load_elm_dataset(dataset, fold=fold, split="train")
-    texts = set(rows["question"]) if "question" in rows.column_names else set()
-    questions = questions_among(texts)
+    questions = questions_among(set(texts))
     if not any(questions.values()):
         raise ValueError(
-            f"{dataset}: none of its training questions asks for a finding that can be probed ({', '.join(questions)})"
+            f"{dataset}: none of its questions asks for a finding that can be probed ({', '.join(questions)})"
         )
     return questions
 

@@ -12,8 +12,8 @@ from elm_hf.evaluation.figures import DPI
 
 FILE_NAME = "probe_curves.png"
 COLUMNS = 4
-# Okabe & Ito (2008), one for each question about a finding.
-QUESTION_COLORS = ("#0072B2", "#D55E00", "#009E73")
+# Okabe & Ito (2008).
+YES_OR_NO_COLOR, OPEN_COLORS = "#0072B2", ("#D55E00", "#009E73")
 LIMIT_COLOR = "#666666"
 
 
@@ -36,7 +36,7 @@ def probe_figure(curves: list[dict]) -> Figure:
     for curve in curves:
         by_finding.setdefault(curve["finding"], []).append(curve)
     rows = -(-len(by_finding) // COLUMNS)
-    figure = Figure(figsize=(13, 0.8 + 2.75 * rows), layout="constrained")
+    figure = Figure(figsize=(12, 0.6 + 2.3 * rows), layout="constrained")
     panels = np.atleast_2d(figure.subplots(rows, COLUMNS, squeeze=False)).ravel()
     for axes, (finding, those) in zip(panels, by_finding.items()):
         _panel(axes, finding, those)
@@ -46,11 +46,13 @@ def probe_figure(curves: list[dict]) -> Figure:
         axes.set_ylabel("share that says so", fontsize=8)
     handles = [
         Line2D([], [], color=LIMIT_COLOR, linestyle="--", label="clinical limit"),
-        Line2D([], [], color="black", marker="o", markersize=4, label="answers, with fitted curve"),
+        Line2D([], [], color=YES_OR_NO_COLOR, marker="o", markersize=4, label="yes/no question, fitted curve"),
+        Line2D([], [], color=OPEN_COLORS[0], marker="o", markersize=4, label="open question"),
+        Line2D([], [], color=OPEN_COLORS[1], marker="o", markersize=4, label="another open question"),
         Line2D([], [], color="black", linestyle=":", linewidth=1, label="mean probability"),
         Line2D([], [], color="black", linewidth=6, alpha=0.3, label="learned limit, 95 % interval"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside upper center", ncols=6, frameon=False, fontsize=9)
     return figure
 
 
@@ -60,7 +62,9 @@ def _panel(axes: Axes, finding: str, curves: list[dict]) -> None:
     axes.axvline(first["clinical_limit"], color=LIMIT_COLOR, linestyle="--", linewidth=1.2)
     axes.axhline(0.5, color="#dddddd", linewidth=0.8, zorder=0)
     fine = np.linspace(values[0], values[-1], 200)
-    for curve, color in zip(curves, QUESTION_COLORS):
+    open_colors = iter(OPEN_COLORS)
+    for curve in curves:
+        color = YES_OR_NO_COLOR if "yes" in curve["answers"] else next(open_colors)
         axes.plot(values, curve["share"], "o", color=color, markersize=4, clip_on=False)
         axes.plot(values, curve["probability"], ":", color=color, linewidth=1)
         if curve["curve"] is not None:
@@ -70,19 +74,9 @@ def _panel(axes: Axes, finding: str, curves: list[dict]) -> None:
             axes.plot(
                 [curve["low"], curve["high"]], [0.5, 0.5], color=color, linewidth=6, alpha=0.3, solid_capstyle="butt"
             )
-    labels = "\n".join(f"{curve['question']} → {curve['positive']}" for curve in curves)
     axes.set_title(finding, fontsize=9, fontweight="bold", loc="left")
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlim(values[0], values[-1])
     axes.set_xlabel(f"{first['quantity']} ({first['unit']})", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
-    for place, (label, color) in enumerate(zip(labels.split("\n"), QUESTION_COLORS)):
-        axes.annotate(
-            label,
-            (0, -0.36 - 0.11 * place),
-            xycoords="axes fraction",
-            fontsize=6.5,
-            color=color,
-            annotation_clip=False,
-        )

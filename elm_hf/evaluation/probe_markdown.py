@@ -1,7 +1,7 @@
 """The results of the counterfactual probe as Markdown: `probe.md`, and a section of `report.md`."""
 
 from elm_hf.evaluation.markdown import markdown_table
-from elm_hf.evaluation.probe_results import limit_summary, number
+from elm_hf.evaluation.probe_results import agrees_with_clinic, limit_summary, limit_text, number
 
 
 def probe_markdown(results: dict) -> str:
@@ -68,17 +68,18 @@ def share_cell(entry: dict) -> str:
 
 
 def _limits(curves: list[dict]) -> str:
-    head = ["finding", "question", "clinical limit", "learned limit", "25 % to 75 %", "result"]
+    head = ["finding", "question", "result", "clinical limit", "learned limit", "25 % to 75 %"]
     rows = []
     for curve in curves:
-        unit = curve["unit"]
-        limit = width = "—"
+        unit, result, limit, width = curve["unit"], curve["sentence"], "—", "—"
         if curve["limit"] is not None:
-            limit = f"{number(curve['limit'])} [{number(curve['low'])}, {number(curve['high'])}] {unit}"
-            width = f"{number(curve['width'])} {unit}"
-        clinical = f"{number(curve['clinical_limit'])} {unit}"
-        rows.append([curve["finding"], curve["question"], clinical, limit, width, curve["sentence"]])
-    return markdown_table(head, rows, 2)
+            result = (
+                "agrees with the clinical limit" if agrees_with_clinic(curve) else "differs from the clinical limit"
+            )
+            limit, width = limit_text(curve), f"{number(curve['width'], unit)} {unit}"
+        clinical = f"{number(curve['clinical_limit'], unit)} {unit}"
+        rows.append([curve["finding"], curve["question"], result, clinical, limit, width])
+    return markdown_table(head, rows, 3)
 
 
 def _changed(pairs: list[dict]) -> str:

@@ -99,7 +99,7 @@ SWEEPS = (
     Sweep(RIGHT_BLOCK, "QRS duration", "ms", WIDE_QRS_MS, 6, 3, 7, "qrs_ms", _block(RIGHT_BLOCK)),
     Sweep(PROLONGED_QT, "QTc", "ms", LONG_QTC_MS, 12, 5, 5, "qtc_ms"),
     Sweep(SLOW, "heart rate", "/min", SLOW_PER_MINUTE, 4, 5, 5, "heart_rate", is_above=False),
-    Sweep(FAST, "heart rate", "/min", FAST_PER_MINUTE, 6, 5, 5, "heart_rate"),
+    Sweep(FAST, "heart rate", "/min", FAST_PER_MINUTE, 5, 5, 5, "heart_rate"),
     _elevation("anterior", 0.04, 5, 5),
     _elevation("inferior", 0.03, 3, 7),
     _elevation("lateral", 0.03, 3, 7),

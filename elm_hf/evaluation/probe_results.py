@@ -12,7 +12,7 @@ from elm_hf.evaluation.intervals import (
     korn_graubard_interval,
     resampled_variance,
 )
-from elm_hf.evaluation.learned_limits import CONSTANT, LIMIT, REVERSED, UNRELATED, learned_limit
+from elm_hf.evaluation.learned_limits import BEYOND, CONSTANT, LIMIT, REVERSED, UNRELATED, learned_limit
 from elm_hf.evaluation.probe_plan import (
     CHANGES,
     EXCHANGE,
@@ -31,7 +31,7 @@ from elm_hf.evaluation.probe_questions import ELEVATIONS, FIBRILLATION, RIGHT_AX
 
 PROBE_SCHEMA = 1
 # A question counts as answered if the probability of its answers together is at least this on average.
-LEAST_KNOWN = 0.5
+LEAST_KNOWN = 0.1
 NOT_ANSWERED = "not answered"
 
 
@@ -114,33 +114,43 @@ def _curve(sweep: Sweep, question: ProbeQuestion, table: pd.DataFrame, seed: int
 
 
 def _sentence(curve: dict) -> str:
-    unit, quantity = curve["unit"], curve["quantity"]
-    verdict, shares = curve["verdict"], curve["share"]
-    positive = f'"{curve["positive"]}"'
-    if verdict == LIMIT:
-        agrees = curve["low"] <= curve["clinical_limit"] <= curve["high"]
-        where = "agrees with" if agrees else "differs from"
-        side = "above" if curve["is_above"] else "below"
-        return (
-            f"{positive} {side} {number(curve['limit'])} {unit} [{number(curve['low'])}, {number(curve['high'])}], which "
-            f"{where} the clinical limit of {number(curve['clinical_limit'])}"
-        )
+    unit, shares, positive = curve["unit"], curve["share"], f'"{curve["positive"]}"'
+    verdict = curve["verdict"]
     if verdict == NOT_ANSWERED:
         return f"no limit: the model gives other answers (probability of the expected ones {curve['known']:.2f})"
-    if verdict == CONSTANT:
-        return f"no limit: {positive} in {np.mean(shares):.0%} of the answers, whatever the {quantity}"
-    if verdict == UNRELATED:
-        return f"no limit: the answers do not follow the {quantity}"
-    if verdict == REVERSED:
-        return f"no limit: the answers follow the {quantity} in the wrong direction"
+    if verdict == LIMIT:
+        side = "above" if curve["is_above"] else "below"
+        agrees = "agrees with" if agrees_with_clinic(curve) else "differs from"
+        return (
+            f"{positive} {side} {limit_text(curve)}, which {agrees} the clinical limit of "
+            f"{number(curve['clinical_limit'], unit)}"
+        )
     low, high = sorted((shares[0], shares[-1]))
-    return f"no limit inside the range: {positive} in {low:.0%} to {high:.0%} of the answers"
+    reasons = {
+        CONSTANT: f"{positive} in {np.mean(shares):.0%} of the answers",
+        UNRELATED: f"the answers do not follow the {curve['quantity']}",
+        REVERSED: f"the answers follow the {curve['quantity']} in the wrong direction",
+        BEYOND: f"{positive} in {low:.0%} to {high:.0%} of the answers",
+    }
+    first, last = curve["probability"][0], curve["probability"][-1]
+    return f"no limit: {reasons[verdict]}; the mean probability goes from {first:.2f} to {last:.2f}"
+
+
+def agrees_with_clinic(curve: dict) -> bool:
+    """Whether the interval of the learned limit includes the clinical one."""
+    return curve["low"] <= curve["clinical_limit"] <= curve["high"]
+
+
+def limit_text(curve: dict) -> str:
+    """The learned limit with its interval and unit."""
+    limit, low, high = (number(curve[name], curve["unit"]) for name in ("limit", "low", "high"))
+    return f"{limit} [{low}, {high}] {curve['unit']}"
 
 
 def limit_summary(curves: Sequence[dict]) -> str:
     """How many limits the model has learned, in a sentence."""
     learned = [curve for curve in curves if curve["verdict"] == LIMIT]
-    agree = [curve for curve in learned if curve["low"] <= curve["clinical_limit"] <= curve["high"]]
+    agree = [curve for curve in learned if agrees_with_clinic(curve)]
     if not learned:
         return f"No limit: none of {len(curves)} questions is answered according to the measurement that it asks for."
     findings = ", ".join(dict.fromkeys(curve["finding"] for curve in learned))
@@ -150,9 +160,9 @@ def limit_summary(curves: Sequence[dict]) -> str:
     )
 
 
-def number(value: float) -> str:
-    """A value with the digits that matter: two for small values (mV), none for others."""
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
+def number(value: float, unit: str) -> str:
+    """A value with the digits that matter."""
+    return f"{value:.2f}" if unit == "mV" else f"{value:.0f}"
 
 
 def _unchanged(table: pd.DataFrame, seed: int) -> list[dict]:
@@ -178,7 +188,7 @@ def _changed(table: pd.DataFrame, seed: int) -> list[dict]:
     for sweep in SWEEPS:
         ends = table[(table["part"] == SWEEP) & (table["name"] == sweep.finding)]
         ends = ends[ends["value"].isin((sweep.values[0], sweep.values[-1]))]
-        first, last = number(sweep.values[0]), number(sweep.values[-1])
+        first, last = (number(sweep.values[end], sweep.unit) for end in (0, -1))
         found += _pairs(f"{sweep.quantity} {first} or {last} {sweep.unit}", sweep.finding, ends, seed)
     rhythms = table[(table["part"] == RHYTHM) & table["name"].isin(("P waves, regular", "f waves, irregular"))]
     found += _pairs("sinus rhythm or atrial fibrillation", FIBRILLATION, rhythms, seed)
