@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from elm_hf.ecg.changed_recordings import suits_changes, territory_level, with_st_level, with_voltage
 from elm_hf.ecg.counterfactuals import draw_hearts, exchange_electrodes, leads_of_two, simulate_heart
 from elm_hf.ecg.measurements import measure_ecg
 from elm_hf.ecg.normal_ranges import describe_features
@@ -25,6 +26,7 @@ from elm_hf.evaluation.probe_questions import (
     questions_among,
     simulated_questions,
 )
+from elm_hf.evaluation.probe_records import RecordedEcg
 from elm_hf.evaluation.probe_results import probe_results
 from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error
 
@@ -333,3 +335,53 @@ def test_probe_writes_a_report(tiny_elm, simulated_dataset, tmp_path, monkeypatc
     answers = [pd.read_parquet(tmp_path / run / "probe.parquet") for run in "01"]
     pd.testing.assert_frame_equal(*answers)
     assert set(answers[0]["part"]) == {"sweep", "unchanged", "exchange"} and answers[0]["known"].between(0, 1).all()
+
+
+# recorded ECGs
+
+
+@pytest.fixture(scope="module")
+def recorded(real_ecgs):
+    """Three ECGs of patients that are normal in what is changed."""
+    found = []
+    for ecg, sampling_rate in real_ecgs.values():
+        features = suits_changes(ecg, sampling_rate)
+        if features is not None:
+            found.append(RecordedEcg(ecg, sampling_rate, features))
+        if len(found) == 3:
+            return found
+
+
+def test_st_levels_of_recorded_ecgs_are_changed_and_no_interval(recorded):
+    for record, (territory, level) in zip(recorded, (("anterior", 0.38), ("inferior", 0.29), ("lateral", 0.29))):
+        changed = with_st_level(record.ecg, record.sampling_rate, record.features, territory, level)
+        found = measure_ecg(changed, record.sampling_rate)
+        assert territory_level(found, territory) == pytest.approx(level, abs=0.02)
+        assert limb_lead_error(changed) is None
+        for name, most in (("heart_rate", 0.5), ("qrs_ms", 6), ("qt_ms", 6)):
+            assert found[name] == pytest.approx(record.features[name], abs=most)
+        # Before QRS, in the PQ segment of the first beat in the middle, nothing is changed.
+        assert (np.abs(changed - record.ecg).max(axis=0) < 1e-6).mean() > 0.3
+
+
+def test_voltage_and_arm_electrodes_of_recorded_ecgs_are_changed(recorded):
+    record = recorded[0]
+    found = measure_ecg(with_voltage(record.ecg, record.features, 4.7), record.sampling_rate)
+    assert found["sokolow_mv"] == pytest.approx(4.7, abs=0.05)
+    assert found["axis_deg"] == pytest.approx(record.features["axis_deg"], abs=1)
+    swapped = measure_ecg(exchange_electrodes(record.ecg, "RA", "LA"), record.sampling_rate)
+    assert swapped["axis_deg"] == pytest.approx(180 - record.features["axis_deg"], abs=4)
+
+
+def test_recorded_ecgs_have_curves_of_their_own(recorded):
+    questions = only(HYPERTROPHY)
+
+    def says(ecg, rate, question):  # the rule of Sokolow and Lyon on the highest and deepest samples
+        return ecg[10:].max() - ecg[6].min() > 3.5
+
+    table = ask_probe(answering(says), questions, 2.0, 2, quiet=True, records=recorded)
+    results = probe_results(table, questions, {"checkpoint": "x", "dataset": None, "ecgs": "y", "patients": 2})
+    curve = results["records"]["curves"][0]
+    assert curve["patients"] == 3 and curve["limit"] == pytest.approx(3.5, abs=0.6)
+    assert results["records"]["changed"][0]["both_right"]["share"] == 1.0
+    assert "Normal ECGs of 3 patients (y)" in probe_markdown(results)

@@ -31,6 +31,7 @@ from elm_hf.evaluation.occlusion import choose_answers, occlude_answers
 from elm_hf.evaluation.predictions import prediction_table
 from elm_hf.evaluation.probe import probe_model, questions_of
 from elm_hf.evaluation.probe_questions import ProbeQuestion
+from elm_hf.evaluation.probe_records import recorded_ecgs
 from elm_hf.evaluation.questions import list_questions
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
@@ -159,8 +160,13 @@ def evaluate(
         occlude_answers(folder.path / OCCLUSION_NAME, asked.rows, to_occlude, model, processor, batch_size)
 
         if num_counterfactuals:
+            is_simulated = all(source.startswith("simulated") for source in asked.sources)
+            recorded = [] if is_simulated else recorded_ecgs(asked.rows, num_counterfactuals)
             probed = {name: identity[name] for name in ("checkpoint", "dataset", "fold")}
-            probe_model(model, processor, to_probe, probed, folder.path, num_counterfactuals, seed=seed, quiet=quiet)
+            probed["ecgs"] = str(dataset) if recorded else None
+            probe_model(
+                model, processor, to_probe, probed, recorded, folder.path, num_counterfactuals, seed=seed, quiet=quiet
+            )
 
         # The report.
         judged = {}

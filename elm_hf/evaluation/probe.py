@@ -21,6 +21,7 @@ from elm_hf.evaluation.names import FIGURES_NAME, PROBE_ANSWERS_NAME, PROBE_NAME
 from elm_hf.evaluation.probe_markdown import probe_markdown
 from elm_hf.evaluation.probe_plan import ALL_CHANGES, Trial, plan
 from elm_hf.evaluation.probe_questions import ProbeQuestion, questions_among, simulated_questions
+from elm_hf.evaluation.probe_records import RecordedEcg, ecgs_of_dataset, record_plan
 from elm_hf.evaluation.probe_results import probe_results
 from elm_hf.inference.generation import log_likelihoods
 from elm_hf.utils.weights import fingerprint_of_weights
@@ -41,6 +42,7 @@ def probe(
     output: str | PathLike | None = None,
     dataset: str | PathLike | None = None,
     fold: int | str = 1,
+    ecgs: str | PathLike | None = None,
     num_patients: int = NUM_PATIENTS,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
@@ -54,8 +56,9 @@ def probe(
         checkpoint: folder or repository of an ELM or of an adapter.
         output: folder for `probe.json`, `probe.md`, `probe.parquet` and a figure; nothing is kept by default.
         dataset: dataset that the model was trained with, whose questions are asked; by default those of simulated ECGs.
-        fold: of the dataset.
-        num_patients: number of simulated patients.
+        fold: of the dataset, and of `ecgs`.
+        ecgs: dataset of patients, whose test ECGs are changed as well as far as that is possible.
+        num_patients: number of simulated patients, and largest number of others.
         batch_size: number of answers in a batch.
         seed: random seed of the ECGs and of the intervals.
         quiet: no progress bar.
@@ -65,8 +68,10 @@ def probe(
         The results, as in `probe.json`; docs/evaluation.md has its schema.
 
     Raises:
-        ValueError: the checkpoint is not a whole ELM, or no question of the dataset is about one of the findings.
+        ValueError: the checkpoint is not a whole ELM, no question of the dataset is about one of the findings, or `ecgs` has no
+            ECGs that can be changed.
     """
+    records = [] if ecgs is None else ecgs_of_dataset(ecgs, fold, num_patients)
     questions = simulated_questions()
     if dataset is not None:
         rows = load_elm_dataset(dataset, fold=fold, split="train")
@@ -74,8 +79,10 @@ def probe(
     model, processor = load_checkpoint(checkpoint)
     if system_prompt is not None:
         processor.system_prompt = system_prompt or None
-    run = {"checkpoint": str(checkpoint), "dataset": None if dataset is None else str(dataset), "fold": str(fold)}
-    return probe_model(model, processor, questions, run, output, num_patients, batch_size, seed, quiet)
+    names = {"dataset": dataset, "ecgs": ecgs}
+    run = {"checkpoint": str(checkpoint), "fold": str(fold)}
+    run |= {name: None if value is None else str(value) for name, value in names.items()}
+    return probe_model(model, processor, questions, run, records, output, num_patients, batch_size, seed, quiet)
 
 
 def probe_model(
@@ -83,17 +90,18 @@ def probe_model(
     processor: ProcessorMixin,
     questions: Mapping[str, Sequence[ProbeQuestion]],
     run: dict,
+    records: Sequence[RecordedEcg] = (),
     output: str | PathLike | None = None,
     num_patients: int = NUM_PATIENTS,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
     quiet: bool = False,
 ) -> dict:
-    """[`probe`] of a loaded model with given questions; `run` says what it is, for the report."""
+    """[`probe`] of a loaded model with given questions and recorded ECGs; `run` says what they are, for the report."""
     started = time.monotonic()
     reader = processor.ecg_reader
     seconds = reader.num_samples / reader.sampling_rate
-    table = ask_probe(model_ask(model, processor, batch_size), questions, seconds, num_patients, seed, quiet)
+    table = ask_probe(model_ask(model, processor, batch_size), questions, seconds, num_patients, seed, quiet, records)
     run = run | {
         "weights": fingerprint_of_weights(model.state_dict(), sampled=True),
         "system_prompt": processor.system_prompt,
@@ -163,6 +171,7 @@ def ask_probe(
     num_patients: int = NUM_PATIENTS,
     seed: int = 0,
     quiet: bool = False,
+    records: Sequence[RecordedEcg] = (),
 ) -> pd.DataFrame:
     """
     Asks all questions of the probe.
@@ -174,6 +183,7 @@ def ask_probe(
         num_patients: number of simulated patients.
         seed: random seed.
         quiet: no progress bar.
+        records: recorded ECGs that are changed as well.
 
     Returns:
         A row for each ECG and question: `part`, `name`, `finding`, `patient`, `value`, `truth` (see [`Trial`]), `question`,
@@ -181,7 +191,8 @@ def ask_probe(
         saying so, among the answers of the set) and `known` (probability that the answer is one of the set).
     """
     hearts = draw_hearts(num_patients, seed, ALL_CHANGES)
-    trials = [trial for trial in plan(hearts, seconds) if questions[trial.finding]]
+    trials = [*plan(hearts, seconds), *record_plan(records)]
+    trials = [trial for trial in trials if questions[trial.finding]]
     rows = []
     with tqdm(total=len(trials), desc="probing", unit="ECG", disable=quiet or None) as progress:
         for chunk in _chunks(trials, questions):

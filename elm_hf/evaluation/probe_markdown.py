@@ -53,6 +53,15 @@ def probe_sections(results: dict, level: str = "###") -> list[str]:
             "Share of the answers that say that there is elevation in the territory asked about.\n\n"
             + _territory(results["territory"])
         )
+    if results["records"]:
+        sections.append(
+            f"{level} Recorded ECGs\n\n"
+            f"Normal ECGs of {results['records']['patients']} patients ({run['ecgs']}), scaled to each voltage, with the ST segment "
+            "raised to each level, and with the arm electrodes exchanged.\n\n"
+            + _limits(results["records"]["curves"])
+            + "\n\n"
+            + _changed(results["records"]["changed"])
+        )
     if results["not_asked"]:
         sections.append(f"Not asked, because the questions do not name them: {', '.join(results['not_asked'])}.")
     return sections

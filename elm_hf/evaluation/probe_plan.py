@@ -125,6 +125,7 @@ _CLEAR = {
     HYPERTROPHY: {"sokolow_mv": 4.7},
 }
 _FLAT_ST = {"territory": "none", "st_mv": 0.0}
+AS_RECORDED, ARMS_EXCHANGED = "as recorded", "arm electrodes exchanged"
 # An axis of 40 degrees becomes 140 when the arm electrodes are exchanged, which mirrors it at the vertical.
 _AXIS_BEFORE_REVERSAL = 40.0
 # Atrial waves and whether the rhythm is irregular, with whether that is atrial fibrillation: an irregular rhythm without P
@@ -212,7 +213,7 @@ CHANGES = (
     Change("gain 5 % higher", partial(_scaled, 1.05)),
     Change("sampled at 500 Hz", _faster, sampling_rate=500),
     Change("starts 0.4 s later", _later),
-    Change("arm electrodes exchanged", partial(_reversed, "RA", "LA"), frozenset(_TIMES | _IN_CHEST_LEADS)),
+    Change(ARMS_EXCHANGED, partial(_reversed, "RA", "LA"), frozenset(_TIMES | _IN_CHEST_LEADS)),
     Change("V1 and V6 exchanged", partial(_reversed, "V1", "V6"), frozenset(_TIMES | _IN_LIMB_LEADS)),
 )
 
@@ -278,9 +279,9 @@ def _leads_of_hearts(limb: Heart, chest: Heart, seconds: float) -> np.ndarray:
 
 def _reversal(patient: int, heart: Heart, seconds: float) -> Iterator[Trial]:
     heart = heart.with_findings(axis_deg=_AXIS_BEFORE_REVERSAL)
-    yield Trial(REVERSAL, "as recorded", RIGHT_AXIS, patient, False, partial(simulate_heart, heart, seconds))
+    yield Trial(REVERSAL, AS_RECORDED, RIGHT_AXIS, patient, False, partial(simulate_heart, heart, seconds))
     ecg = partial(_reversed, "RA", "LA", heart, seconds)
-    yield Trial(REVERSAL, "arm electrodes exchanged", RIGHT_AXIS, patient, True, ecg)
+    yield Trial(REVERSAL, ARMS_EXCHANGED, RIGHT_AXIS, patient, True, ecg)
 
 
 def _territories(patient: int, heart: Heart, seconds: float) -> Iterator[Trial]:

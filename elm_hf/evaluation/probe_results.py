@@ -7,7 +7,7 @@ import pandas as pd
 
 from elm_hf.evaluation.intervals import (
     LEAST_PATIENTS,
-    PatientBootstrap,
+    NUM_RESAMPLES,
     Support,
     korn_graubard_interval,
     resampled_variance,
@@ -27,6 +27,7 @@ from elm_hf.evaluation.probe_plan import (
     Sweep,
 )
 from elm_hf.evaluation.probe_questions import ELEVATIONS, FIBRILLATION, RIGHT_AXIS, ProbeQuestion
+from elm_hf.evaluation.probe_records import RECORD_REVERSAL, RECORD_SWEEP, RECORD_SWEEPS
 
 
 PROBE_SCHEMA = 1
@@ -66,23 +67,41 @@ def probe_results(
         "rhythm": _rhythm(answered, seed),
         "exchange": _exchange(answered, seed),
         "territory": _territory(answered, seed),
+        "records": _records(table, answered, questions, seed),
         "not_asked": [finding for finding, found in questions.items() if not found],
     }
 
 
+def _records(table: pd.DataFrame, answered: pd.DataFrame, questions: Mapping, seed: int) -> dict | None:
+    """Curves and pairs of recorded ECGs; None without such ECGs."""
+    swept = table[table["part"] == RECORD_SWEEP]
+    if swept.empty:
+        return None
+    curves = [
+        _curve(sweep, question, swept[swept["name"] == sweep.finding], seed)
+        for sweep in RECORD_SWEEPS
+        for question in questions[sweep.finding]
+    ]
+    changed = _sweep_pairs(answered, RECORD_SWEEP, RECORD_SWEEPS, seed)
+    reversed_ = answered[answered["part"] == RECORD_REVERSAL]
+    changed += _pairs("arm electrodes exchanged or not", RIGHT_AXIS, reversed_, seed)
+    return {"patients": int(swept["patient"].nunique()), "curves": curves, "changed": changed}
+
+
 def share_entry(hits: Sequence[bool], patients: Sequence[int], seed: int) -> dict:
     """A share with its 95 % interval over patients, which is None with fewer than six."""
-    hits, patients = np.asarray(hits, dtype=float), [str(patient) for patient in patients]
+    hits, patients = np.asarray(hits, dtype=float), list(patients)
     found = {"share": None, "low": None, "high": None, "answers": len(hits), "patients": len(set(patients))}
     if not len(hits):
         return found
     found["share"] = float(hits.mean())
     if found["patients"] < LEAST_PATIENTS:
         return found
-    bootstrap = PatientBootstrap([[patient] for patient in patients], seed=seed)
-    sums = bootstrap.samples(np.stack([hits, np.ones(len(hits))], axis=1), np.arange(len(hits)))
+    _, place = np.unique(patients, return_inverse=True)
+    sums = np.stack([np.bincount(place, hits), np.bincount(place)], axis=1)
+    drawn = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), NUM_RESAMPLES) @ sums
     support = Support(found["patients"], len(hits), is_share=True)
-    variance = resampled_variance(sums[1:, 0] / sums[1:, 1], support)
+    variance = resampled_variance(drawn[:, 0] / drawn[:, 1], support)
     found["low"], found["high"] = korn_graubard_interval(found["share"], variance, support)
     return found
 
@@ -184,18 +203,24 @@ def _unchanged(table: pd.DataFrame, seed: int) -> list[dict]:
 
 def _changed(table: pd.DataFrame, seed: int) -> list[dict]:
     """For each finding the share of pairs of ECGs, one with it and one without, about which both answers are right."""
-    found = []
-    for sweep in SWEEPS:
-        ends = table[(table["part"] == SWEEP) & (table["name"] == sweep.finding)]
-        ends = ends[ends["value"].isin((sweep.values[0], sweep.values[-1]))]
-        first, last = (number(sweep.values[end], sweep.unit) for end in (0, -1))
-        found += _pairs(f"{sweep.quantity} {first} or {last} {sweep.unit}", sweep.finding, ends, seed)
+    found = _sweep_pairs(table, SWEEP, SWEEPS, seed)
     rhythms = table[(table["part"] == RHYTHM) & table["name"].isin(("P waves, regular", "f waves, irregular"))]
     found += _pairs("sinus rhythm or atrial fibrillation", FIBRILLATION, rhythms, seed)
     found += _pairs("arm electrodes exchanged or not", RIGHT_AXIS, table[table["part"] == REVERSAL], seed)
     for finding, leads in EXCHANGED.items():
         exchanged = table[(table["part"] == EXCHANGE) & (table["finding"] == finding)]
         found += _pairs(f"it is in the {leads}, or in the others", finding, exchanged, seed)
+    return found
+
+
+def _sweep_pairs(table: pd.DataFrame, part: str, sweeps: Sequence[Sweep], seed: int) -> list[dict]:
+    """The pairs of the first and the last value of each sweep."""
+    found = []
+    for sweep in sweeps:
+        ends = table[(table["part"] == part) & (table["name"] == sweep.finding)]
+        ends = ends[ends["value"].isin((sweep.values[0], sweep.values[-1]))]
+        first, last = (number(sweep.values[end], sweep.unit) for end in (0, -1))
+        found += _pairs(f"{sweep.quantity} {first} or {last} {sweep.unit}", sweep.finding, ends, seed)
     return found
 
 
