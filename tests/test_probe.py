@@ -183,6 +183,12 @@ def probed(says, findings, patients, seconds=2.0):
     return probe_results(table, questions, {"checkpoint": "oracle", "dataset": None, "patients": patients})
 
 
+@pytest.fixture
+def no_signal(monkeypatch):
+    """Saves the time of the simulation where nobody looks at the ECG."""
+    monkeypatch.setattr("elm_hf.evaluation.probe_plan.simulate_heart", lambda *_, **__: np.zeros((12, 500), np.float32))
+
+
 def curve_of(results, finding):
     return next(curve for curve in results["curves"] if curve["finding"] == finding)
 
@@ -208,7 +214,7 @@ def test_a_reader_that_measures_shows_the_clinical_limits():
     assert results["unchanged"][-1]["stays_right"]["share"] > 0.8
 
 
-def test_a_reader_that_always_says_the_same_has_no_limit():
+def test_a_reader_that_always_says_the_same_has_no_limit(no_signal):
     for says, share in ((lambda *_: True, "100%"), (lambda *_: False, "0%")):
         results = probed(says, FINDINGS, 6)
         assert {curve["verdict"] for curve in results["curves"]} == {"constant"}
@@ -219,7 +225,7 @@ def test_a_reader_that_always_says_the_same_has_no_limit():
         assert "No limit: none of" in probe_markdown(results)
 
 
-def test_a_reader_that_tosses_a_coin_has_no_limit():
+def test_a_reader_that_tosses_a_coin_has_no_limit(no_signal):
     rng = np.random.default_rng(0)
     results = probed(lambda *_: rng.random() < 0.5, FINDINGS, 12)
     verdicts = [curve["verdict"] for curve in results["curves"]]
@@ -248,7 +254,7 @@ def test_exchanged_leads_are_counted_by_patient():
     assert found[0]["follows_its_leads"]["share"] == found[0]["follows_other_leads"]["share"] == 0.25
 
 
-def test_questions_that_a_model_answers_with_something_else_have_no_limit():
+def test_questions_that_a_model_answers_with_something_else_have_no_limit(no_signal):
     def ask(asked):
         return [np.log(np.full(len(question.answers), 0.01)) for _, _, question in asked]
 

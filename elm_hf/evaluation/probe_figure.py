@@ -11,7 +11,7 @@ from elm_hf.evaluation.figures import DPI
 
 
 FILE_NAME = "probe_curves.png"
-COLUMNS = 4
+COLUMNS = 5
 # Okabe & Ito (2008).
 YES_OR_NO_COLOR, OPEN_COLORS = "#0072B2", ("#D55E00", "#009E73")
 LIMIT_COLOR = "#666666"
@@ -36,7 +36,7 @@ def probe_figure(curves: list[dict]) -> Figure:
     for curve in curves:
         by_finding.setdefault(curve["finding"], []).append(curve)
     rows = -(-len(by_finding) // COLUMNS)
-    figure = Figure(figsize=(12, 0.6 + 2.3 * rows), layout="constrained")
+    figure = Figure(figsize=(14, 0.6 + 2.3 * rows), layout="constrained")
     panels = np.atleast_2d(figure.subplots(rows, COLUMNS, squeeze=False)).ravel()
     for axes, (finding, those) in zip(panels, by_finding.items()):
         _panel(axes, finding, those)
@@ -74,7 +74,7 @@ def _panel(axes: Axes, finding: str, curves: list[dict]) -> None:
             axes.plot(
                 [curve["low"], curve["high"]], [0.5, 0.5], color=color, linewidth=6, alpha=0.3, solid_capstyle="butt"
             )
-    axes.set_title(finding, fontsize=9, fontweight="bold", loc="left")
+    axes.set_title(finding, fontsize=7.5, fontweight="bold", loc="left")
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlim(values[0], values[-1])
     axes.set_xlabel(f"{first['quantity']} ({first['unit']})", fontsize=8)
