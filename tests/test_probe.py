@@ -13,7 +13,7 @@ from elm_hf.ecg.measurements import measure_ecg
 from elm_hf.ecg.normal_ranges import describe_features
 from elm_hf.ecg.simulated_findings import HYPERTROPHY, PROLONGED_QT, RIGHT_BLOCK
 from elm_hf.evaluation.learned_limits import learned_limit
-from elm_hf.evaluation.probe import ask_probe
+from elm_hf.evaluation.probe import ask_probe, probe, questions_of
 from elm_hf.evaluation.probe_markdown import probe_markdown
 from elm_hf.evaluation.probe_plan import ALL_CHANGES, CHANGES, SWEEPS, plan
 from elm_hf.evaluation.probe_questions import (
@@ -26,7 +26,7 @@ from elm_hf.evaluation.probe_questions import (
     questions_among,
     simulated_questions,
 )
-from elm_hf.evaluation.probe_records import RecordedEcg
+from elm_hf.evaluation.probe_records import RecordedEcg, ecgs_of_dataset
 from elm_hf.evaluation.probe_results import probe_results
 from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error
 
@@ -186,7 +186,9 @@ def probed(says, findings, patients, seconds=2.0):
 @pytest.fixture
 def no_signal(monkeypatch):
     """Saves the time of the simulation where nobody looks at the ECG."""
-    monkeypatch.setattr("elm_hf.evaluation.probe_plan.simulate_heart", lambda *_, **__: np.zeros((12, 500), np.float32))
+    monkeypatch.setattr(
+        "elm_hf.evaluation.probe_plan.simulate_heart", lambda *_, **__: np.zeros((12, 500), np.float32)
+    )
 
 
 def curve_of(results, finding):
@@ -326,21 +328,19 @@ def test_the_questions_of_simulated_datasets_have_the_answers_of_the_probe(simul
 
 def test_probe_writes_a_report(tiny_elm, simulated_dataset, tmp_path, monkeypatch):
     import elm_hf.evaluation.probe as module
-    from elm_hf.evaluation.probe import probe
 
     few = only(AV_BLOCK, LEFT_AXIS)
     monkeypatch.setattr(module, "questions_among", lambda texts: few)
-    reports = [
-        probe(tiny_elm, output=tmp_path / str(run), dataset=simulated_dataset, num_patients=2, quiet=True)
-        for run in (0, 1)
-    ]
-    written = json.loads((tmp_path / "0" / "probe.json").read_text())
-    assert written == reports[0] and [curve["finding"] for curve in written["curves"]] == [AV_BLOCK, LEFT_AXIS]
-    assert (tmp_path / "0" / written["figure"]).stat().st_size > 10_000
-    assert "Learned limits" in (tmp_path / "0" / "probe.md").read_text()
-    answers = [pd.read_parquet(tmp_path / run / "probe.parquet") for run in "01"]
-    pd.testing.assert_frame_equal(*answers)
-    assert set(answers[0]["part"]) == {"sweep", "unchanged", "exchange"} and answers[0]["known"].between(0, 1).all()
+    options = {"dataset": simulated_dataset, "num_patients": 2, "quiet": True}
+    report = probe(tiny_elm, output=tmp_path, **options)
+    written = json.loads((tmp_path / "probe.json").read_text())
+    assert written == report and [curve["finding"] for curve in written["curves"]] == [AV_BLOCK, LEFT_AXIS]
+    assert (tmp_path / written["figure"]).stat().st_size > 10_000
+    assert "Learned limits" in (tmp_path / "probe.md").read_text()
+    answers = pd.read_parquet(tmp_path / "probe.parquet")
+    assert set(answers["part"]) == {"sweep", "unchanged", "exchange"} and answers["known"].between(0, 1).all()
+    again = probe(tiny_elm, **options)
+    assert all(again[name] == report[name] for name in report.keys() - {"run", "figure"})
 
 
 # recorded ECGs
@@ -391,3 +391,22 @@ def test_recorded_ecgs_have_curves_of_their_own(recorded):
     assert curve["patients"] == 3 and curve["limit"] == pytest.approx(3.5, abs=0.6)
     assert results["records"]["changed"][0]["both_right"]["share"] == 1.0
     assert "Normal ECGs of 3 patients (y)" in probe_markdown(results)
+
+
+def test_an_evaluation_has_the_probe_as_a_section(tiny_elm, simulated_dataset, tmp_path, monkeypatch):
+    import elm_hf.evaluation.evaluate as module
+
+    monkeypatch.setattr(module, "questions_of", lambda dataset, texts: only(AV_BLOCK))
+    options = {"conditions": ("ecg",), "limit": 4, "num_occlusions": 0, "quiet": True, "num_counterfactuals": 2}
+    report = module.evaluate(tiny_elm, simulated_dataset, output=tmp_path, **options)
+    assert report["probe"]["curves"][0]["finding"] == AV_BLOCK and report["probe"]["records"] is None
+    text = (tmp_path / "report.md").read_text()
+    assert "## Counterfactual ECGs" in text and "(figures/probe_curves.png)" in text
+    assert (tmp_path / "figures" / "probe_curves.png").exists()
+
+
+def test_a_dataset_without_such_questions_is_refused(simulated_dataset):
+    with pytest.raises(ValueError, match="my_data: none of its questions asks for a finding that can be probed"):
+        questions_of("my_data", ["How old is the patient?"])
+    with pytest.raises(ValueError, match="its ECGs are simulated; give a dataset of ECGs of patients"):
+        ecgs_of_dataset(simulated_dataset, 1, 2)
