@@ -112,11 +112,7 @@ def _polyphase(signal: np.ndarray, ratio: Fraction) -> np.ndarray:
     samples = signal.shape[1]
     new_samples = -(-samples * up // down)
     count, step = -(-new_samples // outputs), outputs * down // up
-    # A point reflection keeps value and slope at both ends.
-    edge = min(samples, margin + 1)
-    first, last = signal[:, :edge].astype(np.float64), signal[:, -edge:].astype(np.float64)
-    before = np.pad(first, ((0, 0), (margin, 0)), mode="reflect", reflect_type="odd")[:, :margin]
-    after = np.pad(last, ((0, 0), (0, margin)), mode="reflect", reflect_type="odd")[:, edge:]
+    before, after = _reflected(signal, margin), _reflected(signal[:, ::-1], margin)[:, ::-1]
     # Lead by lead, so that the data stay in the processor's cache.
     padded = np.zeros(max((count - 1) * step + inputs, samples + 2 * margin))
     blocks = np.lib.stride_tricks.sliding_window_view(padded, inputs)[::step][:count]
@@ -127,6 +123,14 @@ def _polyphase(signal: np.ndarray, ratio: Fraction) -> np.ndarray:
         product = np.ascontiguousarray(blocks) @ weights + offset[row] * missing_gain
         resampled[row] = product.reshape(-1)[:new_samples]
     return resampled
+
+
+def _reflected(signal: np.ndarray, margin: int) -> np.ndarray:
+    """What precedes a signal, `(leads, margin)`: its point reflection, which keeps value and slope at the edge."""
+    first = signal[:, : margin + 1].astype(np.float64)
+    if first.shape[1] == margin + 1:
+        return 2 * first[:, :1] - first[:, :0:-1]
+    return np.pad(first, ((0, 0), (margin, 0)), mode="reflect", reflect_type="odd")[:, :margin]
 
 
 @lru_cache(maxsize=8)

@@ -170,11 +170,11 @@ def read_segments(
     Returns:
         `list[EcgSegment]`: The segments. Without resampling they may share the memory of `ecg`.
     """
+    if sampling_rate == new_sampling_rate:
+        return [_judged(ecg[:, start : start + num_samples], sampling_rate, keep_flat) for start in starts]
     ratio = sampling_rate / new_sampling_rate
     edges = [[min(round(edge * ratio), ecg.shape[1]) for edge in (start, start + num_samples)] for start in starts]
     segments = [_judged(ecg[:, start:end], sampling_rate, keep_flat) for start, end in edges]
-    if sampling_rate == new_sampling_rate:
-        return segments
     resampled = resample(whole_recording(ecg, edges, segments), sampling_rate, new_sampling_rate)
     for start, segment in zip(starts, segments):
         segment.ecg = resampled[:, start : start + num_samples]
@@ -192,7 +192,7 @@ def read_segments(
 
 def _judged(ecg: np.ndarray, sampling_rate: float, keep_flat: bool) -> EcgSegment:
     """A segment `(leads, samples)` at its own rate with its short gaps filled and its missing leads NaN."""
-    low, high = ecg.min(axis=1), ecg.max(axis=1)
+    low, high = np.minimum.reduce(ecg, axis=1), np.maximum.reduce(ecg, axis=1)
     lows, highs = low.tolist(), high.tolist()
     if all(
         lowest >= -LARGEST_MILLIVOLT and highest <= LARGEST_MILLIVOLT and highest - lowest > 0.001

@@ -183,7 +183,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         flat = _one_per_ecg(flat, len(ecgs), "values of keep_flat")
 
         values = np.empty((len(ecgs), len(self.leads), self.num_samples), dtype=np.float32)
-        lead_mask = np.zeros((len(ecgs), len(self.leads)), dtype=bool)
+        lead_mask = np.ones((len(ecgs), len(self.leads)), dtype=bool)
         said = set()
         for index, (one, *arguments) in enumerate(zip(ecgs, rates, names, flat)):
             position = f"ECG {index + 1} of {len(ecgs)}"
@@ -193,8 +193,9 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
                 if warning is not None and which not in said:
                     warnings.warn(warning, stacklevel=2)
                     said.add(which)
-                lead_mask[index] = present = np.array([cause is None for cause in segment.causes])
-                self._prepare(segment.ecg, rate, present, out=values[index])
+                if any(segment.causes):
+                    lead_mask[index] = [cause is None for cause in segment.causes]
+                self._prepare(segment.ecg, rate, lead_mask[index], out=values[index])
             except ValueError as error:
                 raise ValueError(f"{position}: {error}") from error
         return BatchFeature({"ecg_values": values, "ecg_lead_mask": lead_mask}, tensor_type=return_tensors)
@@ -279,12 +280,14 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         if all(segment.causes):
             found = f"{ecg}: " if is_file else ""
             raise ValueError(f"{found}none of the leads can be used: {described(self.leads, segment.causes)}.")
-        # A lead that is absent from an array, or NaN in it, was left out on purpose.
-        said = [
-            cause if cause is not None and (is_file or not np.isnan(lead).all()) else None
-            for lead, cause in zip(placed, segment.causes)
-        ]
-        parts = ["missing leads: " + described(self.leads, said)] if any(said) else []
+        parts = []
+        if any(segment.causes):
+            # A lead that is absent from an array, or NaN in it, was left out on purpose.
+            said = [
+                cause if cause is not None and (is_file or not np.isnan(lead).all()) else None
+                for lead, cause in zip(placed, segment.causes)
+            ]
+            parts += ["missing leads: " + described(self.leads, said)] if any(said) else []
         if is_file and others:
             parts.append("signals that are not among the twelve leads are not read: " + ", ".join(others))
         if not parts and not problems:
@@ -426,7 +429,7 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
     def _normalize(self, ecg: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The normalized ECG, written to `out` if given, which saves a pass over the samples."""
         if self.normalization == "millivolt":
-            return np.clip(ecg, -LARGEST_MILLIVOLT, LARGEST_MILLIVOLT, out=out, casting="same_kind")
+            return ecg.clip(-LARGEST_MILLIVOLT, LARGEST_MILLIVOLT, out=out, casting="same_kind")
         offset, scale = 0, 1
         if self.normalization == "min_max":
             offset = ecg.min()

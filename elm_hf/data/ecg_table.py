@@ -36,7 +36,7 @@ class EcgTable(Sequence):
         return len(self._records)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        if not 0 <= row < len(self):
+        if not 0 <= row < self._num_rows:
             raise IndexError(f"row {row} is out of range: there are {len(self)} records")
         blocks, starts = self._blocks
         block = bisect_right(starts, row) - 1
@@ -44,6 +44,10 @@ class EcgTable(Sequence):
 
     def __getstate__(self) -> dict:
         return {"_records": self._records}
+
+    @cached_property
+    def _num_rows(self) -> int:
+        return len(self._records)
 
     @cached_property
     def _blocks(self) -> tuple[list[np.ndarray], list[int]]:
