@@ -4,7 +4,7 @@
 The classes, none, anterior, inferior and lateral, are equally frequent. The elevation is 1 to 2.5 times its clinical limit;
 QRS, axis, voltage, rhythm and noise are drawn as in all simulated ECGs.
 
-python benchmarks/st_territory.py [--seeds 3] [--train 1500] [--test 1000] [--epochs 12]
+python benchmarks/st_territory.py [--seeds 3] [--train 1200] [--test 1000] [--epochs 10]
 """
 
 import argparse
@@ -20,12 +20,12 @@ from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 
 
-SECONDS, RATE, BATCH_SIZE = 4, 100, 32
-RESNET = {"embedding_size": 24, "hidden_sizes": [24, 48, 96, 128]}
+SECONDS, RATE, BATCH_SIZE = 3, 100, 32
+RESNET = {"embedding_size": 12, "hidden_sizes": [12, 24, 48, 64]}
 ENCODERS = {
     "ecg_resnet, anonymous leads": ("ecg_resnet", RESNET | {"num_leads": 0}),
     "ecg_resnet, an embedding for each lead": ("ecg_resnet", RESNET | {"num_leads": 12}),
-    "ecg_se_resnet": ("ecg_se_resnet", {"hidden_sizes": [24, 48, 96, 128]}),
+    "ecg_se_resnet": ("ecg_se_resnet", {"hidden_sizes": [12, 24, 48, 64]}),
 }
 
 
@@ -68,9 +68,9 @@ def accuracy(kind: str, fields: dict, train: tuple, test: tuple, epochs: int, se
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="Number of runs, each with its own ECGs.")
-    parser.add_argument("--train", type=int, default=1500, help="Number of ECGs to train on.")
+    parser.add_argument("--train", type=int, default=1200, help="Number of ECGs to train on.")
     parser.add_argument("--test", type=int, default=1000, help="Number of ECGs to test on.")
-    parser.add_argument("--epochs", type=int, default=12, help="Number of passes over the training ECGs.")
+    parser.add_argument("--epochs", type=int, default=10, help="Number of passes over the training ECGs.")
     arguments = parser.parse_args()
     import_ecg_encoders()
     found = {name: [] for name in ENCODERS}

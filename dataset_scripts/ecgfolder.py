@@ -1,4 +1,4 @@
-"""A folder of ECG files with `metadata.csv` or `metadata.jsonl`, similar to the folders of images in `datasets`."""
+"""A folder of ECG files with a table of metadata, similar to the folders of images in `datasets`."""
 
 import filecmp
 import hashlib
@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from datasets import List, Value
 
@@ -15,43 +15,36 @@ from elm_hf.data.layout import SPLITS
 from elm_hf.data.messages import ecg_messages
 from elm_hf.ecg.files import read_ecg_file
 from elm_hf.ecg.recording import Recording, RecordingError, path_within
+from elm_hf.ecg.spreadsheet import to_hertz
 from elm_hf.modeling.device_files import DEVICE_COLUMNS
-from elm_hf.modeling.folder_paths import Folder, OutsideFolderError, path_inside
+from elm_hf.modeling.folder_paths import Folder, path_inside
 from elm_hf.modeling.wfdb_header import read_header
 from elm_hf.prepare.builder import ElmDatasetBuilder
-from elm_hf.prepare.instruct import EntryError, check_order, place_ecgs, read_entries
-from elm_hf.utils.errors import short
-from elm_hf.utils.files import read_table
-
-
-# properties of a file, which must be the same in all its rows
-SIGNAL_FIELDS = ("patient_id", "sampling_rate", "leads", "units")
-PATIENT_FIELDS = ("age", "sex", "labels")
-COLUMNS = (
-    "file_name",
-    "question",
-    "answer",
-    "report",
-    "messages",
-    "question_type",
-    "split",
-    *SIGNAL_FIELDS,
-    *PATIENT_FIELDS,
+from elm_hf.prepare.folder_tables import (
+    PATIENT_FIELDS,
+    SAID_FIELDS,
+    SIGNAL_FIELDS,
+    FolderTables,
+    file_names,
+    from_json,
 )
+from elm_hf.prepare.instruct import EntryError, check_order, place_ecgs
+from elm_hf.prepare.quantities import SEXES, age_on, to_date, to_years
+from elm_hf.utils.errors import short
+
+
 # values for a missing patient id
 NO_PATIENT = ("", "nan", "na", "n/a", "<na>", "none", "null", "unknown", "?", "-")
 # number of bytes that are compared first, to find candidates for equal files
 SAMPLE_SIZE = 4096
-# maximum number of bytes of a file name, without `.hea`
-MAX_NAME_SIZE = 251
-SEX = {"m": "male", "male": "male", "f": "female", "female": "female"}
 REPORT_QUESTION = "Write the report of {}."
 
 
 class Ecgfolder(ElmDatasetBuilder):
     """
     A row of the metadata is a conversation about the ECG in `file_name`, or about several ECGs if `file_name` is a
-    list. The conversation is given by `messages`, by `question` and `answer`, or by `report`. See docs/own_data.md.
+    list. The conversation is given by `messages`, by `question` and `answer`, or by `report`. If no row has any of these,
+    or there is no metadata, the dataset has no conversations. See docs/own_data.md.
     """
 
     PRETTY_NAME = "ECG folder"
@@ -66,9 +59,9 @@ class Ecgfolder(ElmDatasetBuilder):
     def list_recordings(self) -> Iterator[dict]:
         """List each file of the metadata once."""
         recordings, first_row = {}, {}
-        for where, row in self._rows(lambda reason, message: None):
+        for where, row in self._rows(_ignore):
             try:
-                files = _file_names(row, self.source_folder())
+                files = file_names(row, self.source_folder())
             except EntryError:
                 continue  # reported by `list_conversations`
             for reference in self._references(where, row, files):
@@ -99,47 +92,37 @@ class Ecgfolder(ElmDatasetBuilder):
         """Read the ECG of a file, with the metadata of its patient."""
         metadata = {"age": _age(reference), "sex": _sex(reference), "report": reference["report"]}
         metadata["labels"] = _list(reference["labels"], ";") or []
-        rate = _number(reference, "sampling_rate")
+        rate = _converted(reference, "sampling_rate", to_hertz)
         folder, leads = self.source_folder(), _list(reference["leads"], ",")
         path = path_within(folder, reference["recording_id"])
         recording = read_ecg_file(path, rate, leads, reference["units"], folder)
         return recording, metadata | recording.device_report
 
+    def has_conversations(self) -> bool:
+        """Whether a row contains one."""
+        return any(row[field] is not None for _, row in self._rows(_ignore) for field in SAID_FIELDS)
+
     def list_conversations(self) -> Iterator[dict]:
-        """List a conversation for each row."""
+        """List a conversation for each row. Without conversations, only rows without files are left out."""
+        has_conversations = self.has_conversations()
         for number, (where, row) in enumerate(self._rows(self.leave_out)):
             try:
-                files = _file_names(row, self.source_folder())
-                yield {
-                    "conversation_id": f"ecgfolder-{number}",
-                    "recording_ids": files,
-                    **_conversation(row, len(files)),
-                }
+                files = file_names(row, self.source_folder())
+                if has_conversations:
+                    said = _conversation(row, len(files))
+                    yield {"conversation_id": f"ecgfolder-{number}", "recording_ids": files, **said}
             except EntryError as error:
                 self.leave_out(error.reason, f"{where}: {error}")
 
+    def reading_notes(self) -> list[str]:
+        """What the tables were found to mean."""
+        tables = FolderTables(self.source_folder())
+        for _ in tables.rows(_ignore):
+            pass
+        return tables.notes
+
     def _rows(self, leave_out: Callable[[str, str], None]) -> Iterator[tuple[str, dict]]:
-        """Yield the rows of the metadata with their positions. Empty values are None."""
-        folder = self.source_folder()
-        found = [folder / name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).is_file()]
-        if len(found) != 1:
-            raise FileNotFoundError(
-                f"{folder}: contains {'both' if found else 'neither'} metadata.csv {'and' if found else 'nor'} "
-                "metadata.jsonl; source (--source) must be a folder with one of them"
-            )
-        path = path_inside(found[0], folder)
-        if path.suffix == ".csv":
-            entries = enumerate(read_table(path, ["file_name"]))
-        else:
-            entries = read_entries(path, leave_out)
-        for number, row in entries:
-            where = f"{path}: row {number + 1}"
-            _check_columns(where, row)
-            if None in row:
-                reason = f"{len(row[None])} more cells than columns; put text that contains commas in double quotes"
-                leave_out("damaged entry", f"{where}: {reason}")
-                continue
-            yield where, {key: None if value == "" else value for key, value in row.items()}
+        return FolderTables(self.source_folder()).rows(leave_out)
 
     def _references(self, where: str, row: dict, files: list[str]) -> Iterator[dict]:
         patients = row.get("patient_id")
@@ -164,12 +147,8 @@ class Ecgfolder(ElmDatasetBuilder):
             }
 
 
-def _check_columns(where: str, row: dict) -> None:
-    """Raise an error for a misspelt column, which would otherwise be ignored, so that patients would be unknown."""
-    for name in row:
-        plain = "_".join("".join(filter(str.isprintable, name or "")).lower().split())
-        if plain in COLUMNS and name != plain:
-            raise ValueError(f"{where}: rename the column {name!r} to {plain!r}")
+def _ignore(reason: str, message: str) -> None:
+    """Used where `list_conversations` reports what cannot be read."""
 
 
 def _patient_id(where: str, value) -> str | None:
@@ -233,36 +212,6 @@ def _signal_file(folder: Path, name: str) -> Path | None:
         return None
 
 
-def _is_within(folder: Path, path: Path) -> bool:
-    """Whether a path, after following links, is inside the folder."""
-    try:
-        path_inside(path, folder)
-    except OutsideFolderError:
-        return False
-    return True
-
-
-def _file_names(row: dict, folder: Path) -> list[str]:
-    """The files of a row. Any file of a WFDB record is replaced by the path of the record."""
-    names = row.get("file_name")
-    if isinstance(names, str):
-        names = _json(row, "file_name") if names.startswith("[") else [names]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise EntryError("damaged entry", f"file_name {names!r}, expected the name of a file or a list of names")
-    paths = [PurePosixPath(name) for name in names]
-    parts = [part.encode("utf-8", "surrogatepass") for path in paths for part in path.parts]
-    if any(len(part) > MAX_NAME_SIZE or b"\0" in part for part in parts):
-        raise EntryError("damaged entry", f"file_name {names!r} is not a valid file name")
-    return [str(path.with_suffix("") if _is_of_record(folder, path) else path) for path in paths]
-
-
-def _is_of_record(folder: Path, path: PurePosixPath) -> bool:
-    if path.suffix == ".mat":
-        header = folder / path.with_suffix(".hea")
-        return _is_within(folder, header) and os.path.isfile(header)
-    return path.suffix in (".hea", ".dat")
-
-
 def _conversation(row: dict, num_ecgs: int) -> dict:
     """The messages of a row and the columns that depend on them."""
     if row.get("messages") is not None:
@@ -298,7 +247,7 @@ def _conversation(row: dict, num_ecgs: int) -> dict:
 
 def _messages(row: dict, num_ecgs: int) -> list[dict]:
     """The messages in the stored format: their content is a list of text and ECG items. The text is not changed."""
-    given = _json(row, "messages") if isinstance(row["messages"], str) else row["messages"]
+    given = from_json(row, "messages") if isinstance(row["messages"], str) else row["messages"]
     if not isinstance(given, list) or not all(isinstance(message, dict) for message in given):
         raise EntryError("damaged entry", "messages is not a list of objects with role and content")
     messages = [{"role": str(message.get("role")), "content": _content(message)} for message in given]
@@ -337,13 +286,6 @@ def _text(row: dict, field: str) -> str:
     return text.strip()
 
 
-def _json(row: dict, field: str):
-    try:
-        return json.loads(row[field])
-    except (ValueError, RecursionError) as error:
-        raise EntryError("damaged entry", f"{field} cannot be read as JSON ({short(error)})") from error
-
-
 def _list(value, separator: str) -> list[str] | None:
     """The items of a list, or the parts of a text. A single value of another type is a list of one item."""
     if value is None:
@@ -353,30 +295,31 @@ def _list(value, separator: str) -> list[str] | None:
     return [short(item) for item in (value if isinstance(value, list) else [value])]
 
 
-def _number(reference: dict, field: str) -> float | None:
+def _converted(reference: dict, field: str, convert: Callable, shown: bool = True):
+    """The value of a field; None if it is missing. A value that is not `shown` is not part of error messages."""
     value = reference[field]
     try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise _unreadable(reference, field, "a number") from error
+        return None if value is None else convert(value)
+    except (ValueError, OverflowError) as error:
+        found = f"{field} {short(value)!r}" if shown else field
+        raise RecordingError("unreadable metadata", f"{reference['recording_id']}: {found}, {error}") from error
 
 
 def _age(reference: dict) -> int | None:
-    age = _number(reference, "age")
-    if age is not None and not 0 <= age <= 130:
-        raise _unreadable(reference, "age", "years")
-    return None if age is None else int(age)
+    """The age, or the difference of both dates."""
+    age = _converted(reference, "age", to_years)
+    birth, day = (_converted(reference, field, to_date, shown=False) for field in ("birth_date", "ecg_date"))
+    if age is None and birth is not None and day is not None:
+        return _converted(reference, "birth_date", lambda _: age_on(birth, day), shown=False)
+    return age
 
 
 def _sex(reference: dict) -> str | None:
-    if reference["sex"] is None:
-        return None
-    sex = SEX.get(str(reference["sex"]).strip().lower())
+    return _converted(reference, "sex", _to_sex)
+
+
+def _to_sex(value: object) -> str:
+    sex = SEXES.get(str(value).strip().lower())
     if sex is None:
-        raise _unreadable(reference, "sex", "male or female")
+        raise ValueError("expected male or female")
     return sex
-
-
-def _unreadable(reference: dict, field: str, expected: str) -> RecordingError:
-    message = f"{reference['recording_id']}: {field} {short(reference[field])!r}, expected {expected}"
-    return RecordingError("unreadable metadata", message)

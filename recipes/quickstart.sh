@@ -1,6 +1,6 @@
 #!/bin/sh
-# The whole workflow: simulated data, a new model, two phases of training, answers and an evaluation. Each command can also
-# be run alone.
+# The whole workflow: simulated ECGs with questions, an encoder that learns their labels, a new model that learns to answer,
+# answers and an evaluation. Each command can also be run alone.
 set -eu
 cd "$(dirname "$0")/.."
 rm -rf outputs/quickstart
@@ -9,13 +9,10 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"
 started=$(date +%s)
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 
-run elm-hf prepare simulated_reports --num-recordings 2500 --output outputs/quickstart/reports --quiet & # in parallel
-reports=$!
-run elm-hf prepare simulated_qa --num-recordings 2000 --output outputs/quickstart/data
-run elm-hf create outputs/quickstart/elm --config recipes/quickstart_elm.json --normalization none \
+run elm-hf prepare simulated_qa --num-recordings 4000 --sampling-rate 100 --output outputs/quickstart/data
+run elm-hf pretrain --config quickstart_encoder
+run elm-hf create outputs/quickstart/elm --config recipes/quickstart_elm.json --encoder outputs/quickstart/encoder \
     --vocab-size 768 --tokenizer-dataset outputs/quickstart/data
-wait "$reports"
-run elm-hf train --config quickstart_align
 run elm-hf train --config quickstart
 run elm-hf ask outputs/quickstart/trained --dataset outputs/quickstart/data --trust-remote-code \
     --plot outputs/quickstart/ecg.png > outputs/quickstart/answers.txt & # in parallel

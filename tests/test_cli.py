@@ -364,8 +364,9 @@ def test_ask_needs_an_ecg_and_a_question(message, records, tiny_elm, simulated_d
     either = "Give either a record (--ecg with --question) or a dataset (--dataset)."
     assert message("ask", tiny_elm) == either
     assert message("ask", tiny_elm, "--ecg", records / "fine", "--dataset", simulated_dataset) == either
-    assert "--ecg needs one" in message("ask", tiny_elm, "--ecg", records / "fine")
-    assert "brings its own" in message("ask", tiny_elm, "--dataset", simulated_dataset, "--question", "?")
+    assert "--ecg needs a --question" in message("ask", tiny_elm, "--ecg", records / "fine")
+    table = ["--output", "answers.csv"]
+    assert "it goes with --ecg" in message("ask", tiny_elm, "--dataset", simulated_dataset, "--question", "?", *table)
 
 
 def truncate(path: Path) -> None:

@@ -20,6 +20,7 @@ from test_recordings import smooth_ecg
 
 import elm_hf.prepare.work_folder
 from elm_hf.ecg.array_files import read_mat, read_npy
+from elm_hf.ecg.find_files import find_ecg_files
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.inference.ask import ecg_from_file
 from elm_hf.modeling.ecg_leads import LEADS
@@ -293,6 +294,6 @@ def test_ask_says_which_leads_are_missing(tiny_elm, tmp_path):
     signal = smooth_ecg(12)
     signal[6, 100:600] = np.nan
     signal[7, :1500] = 0
-    to_ask = ecg_from_file(write(tmp_path, signal[:11], LEADS[:11]), ["?"])
+    to_ask = ecg_from_file(*find_ecg_files([write(tmp_path, signal[:11], LEADS[:11])])[0])
     missing = to_ask.missing_leads(AutoProcessor.from_pretrained(tiny_elm))
     assert missing == "V1 (a gap of 1 s), V2 (flat), V6 (no valid sample)"

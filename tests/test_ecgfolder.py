@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import datasets
@@ -22,6 +23,7 @@ from elm_hf.ecg.simulated_findings import draw_findings
 from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.prepare.quantities import to_date, to_years
 
 
 RATE = 250
@@ -187,11 +189,11 @@ class Trap:
         ("pickled.npy", {}, "unreadable file", "Python objects"),
         ("short.npy", {}, "unreadable file", "cannot be read"),
         ("text.csv", {}, "unreadable file", 'column "V6" holds string, expected numbers'),
-        ("index.csv", {}, "unknown lead", 'lead "time" is not one of'),
+        ("index.csv", {}, "unreadable file", 'column "time" does not increase evenly: '),
         ("broken.mat", {}, "unreadable file", "cannot be read"),
         ("two.mat", {}, "leads do not fit", r"found a \(12, 500\), b \(12, 500\)"),
         ("good.npy", {"leads": ["I", "II"]}, "leads do not fit", r"shape \(12, 500\), expected 2 rows or columns"),
-        ("good.npy", {"units": "volts"}, "unknown units", 'units "volts", expected one of mV, uV or V'),
+        ("good.npy", {"units": "mmHg"}, "unknown units", 'units "mmHg", expected one of mV, uV or V'),
         ("good.npy", {"units": "V"}, "absurd amplitude", "span .* mV with the units V"),
         ("good.npy", {"units": "uV"}, "absurd amplitude", "span .* mV with the units uV"),
         ("good.npy", {"sampling_rate": None}, "no sampling rate", "a .npy file requires one, in Hz"),
@@ -376,14 +378,26 @@ def test_a_patient_id_that_is_neither_text_nor_number_is_refused(folder, wrong):
         build(describe(folder, row(), row("b.npy", patient_id=wrong)))
 
 
-@pytest.mark.parametrize("column", ["Patient_ID", " patient_id", "patient id"])
-def test_a_misspelt_column_is_refused(folder, column):
-    """With one_patient_per_file, its patients would be unknown and each file would be a separate patient."""
+@pytest.mark.parametrize("column", ["Patient_ID", " patient_id", "patient id", "PatientID\u200b", "Patienten-ID"])
+def test_another_spelling_of_a_column_is_read_and_said(folder, column):
+    """Ignored, its patients would be unknown, and each file would be a separate patient."""
     (folder / "metadata.csv").write_text(
         f"{column},file_name,sampling_rate,question,answer\nP1,a.npy,250,?,yes\nP1,b.npy,250,?,no\n"
     )
-    with pytest.raises(ValueError, match="row 1: rename the column '.*' to 'patient_id'"):
+    with pytest.raises(ValueError, match="but there are 1"):
         build(folder, one_patient_per_file=True)
+    (folder / "metadata.csv").write_text((folder / "metadata.csv").read_text().replace("P1,b", "P2,b"))
+    path = build(folder)
+    assert load_records(path)["patient_id"][:] == ["P1", "P2"]
+    said = json.loads((path / "build_report.json").read_text())["reading_notes"]
+    plain = column.strip()
+    assert said == ([] if plain == "patient_id" else [f'metadata.csv: the column "{plain}" is patient_id'])
+
+
+def test_two_columns_for_one_thing_are_refused(folder):
+    (folder / "metadata.csv").write_text("Filename,File,patient_id\na.npy,b.npy,P1\n")
+    with pytest.raises(ValueError, match='the columns "Filename" and "File" are both file_name; rename or remove one'):
+        build(folder)
 
 
 def test_a_row_with_more_cells_than_columns_is_excluded(folder):
@@ -485,9 +499,168 @@ def test_unusable_rows_are_excluded_with_the_reason(folder):
 
 def test_unreadable_ages_are_reported(folder):
     path = build(describe(folder, row(), row("b.npy"), row("c.npy", age="old")), max_skipped=0.5)
-    assert left_out(path, "skipped.csv")[0]["message"] == "c.npy: age 'old', expected a number"
+    assert left_out(path, "skipped.csv")[0]["message"].startswith("c.npy: age 'old', expected years")
 
 
-def test_a_folder_without_metadata(folder):
-    with pytest.raises(FileNotFoundError, match="neither metadata.csv nor metadata.jsonl"):
+def test_a_folder_with_nothing(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="contains no files with an ECG, and no metadata.csv"):
+        build(tmp_path / "empty")
+
+
+def test_the_formats_of_a_folder_in_which_nothing_can_be_read_are_named(tmp_path):
+    (tmp_path / "ecgs").mkdir()
+    for name in ("a.pdf", "b.pdf", "c.scp"):
+        (tmp_path / "ecgs" / name).write_bytes(b"%PDF-1.7 " + name.encode())
+    with pytest.raises(ValueError, match=r"there is nothing to build; found 2 \.pdf, 1 \.scp"):
+        build(tmp_path / "ecgs", one_patient_per_file=True)
+
+
+# tables of spreadsheet programs
+
+
+def rows_of_records(path: Path, *columns: str) -> list[tuple]:
+    records = load_records(path)
+    return list(zip(*(records[column][:] for column in columns)))
+
+
+def test_a_german_spreadsheet(folder):
+    lines = [
+        "Dateiname;Patienten-ID;Samplingrate (kHz);Einheit;Geschlecht;Alter (Jahre);Frage;Antwort;;",
+        "a.npy;Müller;0,25;;w;63,5;Ist der Rhythmus regelmäßig?;ja, regelmäßig;;",
+        "b.npy;Weiß;0,25;;männlich;;Ist der Rhythmus regelmäßig?;nein;;",
+        ";;;;;;;;;",
+    ]
+    (folder / "metadata.csv").write_bytes("\r\n".join(lines).encode("cp1252"))
+    path = build(folder)
+    assert rows_of_records(path, "patient_id", "sex", "age") == [("Müller", "female", 63), ("Weiß", "male", None)]
+    assert [row["answer"] for row in conversations(path)] == [["ja, regelmäßig"], ["nein"]]
+    assert json.loads((path / "build_report.json").read_text())["reading_notes"] == [
+        "metadata.csv: Latin-1; cells separated by semicolons",
+        'metadata.csv: the column "Dateiname" is file_name',
+        'metadata.csv: the column "Patienten-ID" is patient_id',
+        'metadata.csv: the column "Samplingrate (kHz)" is sampling_rate in kHz',
+        'metadata.csv: the column "Einheit" is units',
+        'metadata.csv: the column "Geschlecht" is sex',
+        'metadata.csv: the column "Alter (Jahre)" is age in Jahre',
+        'metadata.csv: the column "Frage" is question',
+        'metadata.csv: the column "Antwort" is answer',
+    ]
+
+
+def test_labels_in_a_table_of_their_own(folder):
+    (folder / "metadata.csv").write_text("file_name,patient_id,sampling_rate\na.npy,P1,250\nb.npy,P2,250\n")
+    (folder / "labels.csv").write_text(
+        "Filename\tlabels\tquestion\tanswer\na\tAF; LBBB\t?\tyes\nb.npy\tSR\t?\tno\nb.npy\tSR\t!\tno\nc\tSR\t?\tno\n"
+    )
+    path = build(folder)
+    assert rows_of_records(path, "patient_id", "labels") == [("P1", ["AF", "LBBB"]), ("P2", ["SR"])]
+    assert [(row["question"], row["answer"]) for row in conversations(path)] == [
+        ("?", ["yes"]),
+        ("?", ["no"]),
+        ("!", ["no"]),
+    ]
+    (found,) = left_out(path)
+    assert found["reason"] == "labels of no file" and found["message"].startswith("labels.csv: row 4: no file")
+
+    (folder / "labels.csv").write_text("patient_id,sex\nP2,f\nP1,m\n")
+    (folder / "metadata.csv").write_text(
+        "file_name,patient_id,sampling_rate,report\na.npy,P1,250,SR\nb.npy,P2,250,AF\n"
+    )
+    assert rows_of_records(build(folder), "patient_id", "sex") == [("P1", "male"), ("P2", "female")]
+    (folder / "labels.csv").write_text("file_name,patient_id\na.npy,P9\n")
+    with pytest.raises(ValueError, match="labels.csv: row 1: patient_id 'P9', but .*metadata.csv: row 1 has 'P1'"):
         build(folder)
+    (folder / "labels.csv").write_text("file_name,labels\nz.npy,SR\n")
+    with pytest.raises(ValueError, match="labels.csv: none of its rows is about a file of the folder"):
+        build(folder)
+
+
+def test_a_folder_without_labels_becomes_a_dataset_without_conversations(tmp_path):
+    """A model is asked about its ECGs, and an encoder is trained on those of a fold's training patients."""
+    from elm_hf.inference.ask import ecg_of_dataset
+    from elm_hf.pretrain.data import load_pretraining_records
+
+    folder = tmp_path / "ecgs"
+    (folder / "sub").mkdir(parents=True)
+    for number in range(4):
+        write_wfdb(folder / "sub", f"r{number}", ecg(number))
+    write_csv(folder / "t.csv", np.vstack([np.arange(500) / RATE, ecg(4)]), ["Time", *LEADS])
+    with pytest.raises(ValueError, match="no patient_id for sub/r0"):
+        build(folder)
+    path = build(folder, num_folds=None, one_patient_per_file=True)
+    assert rows_of_records(path, "recording_id") == [(f"sub/r{number}",) for number in range(4)] + [("t.csv",)]
+    assert sorted(one.name for one in path.iterdir() if one.is_dir()) == ["patients", "records"]
+    report = json.loads((path / "build_report.json").read_text())
+    assert report["splits"] == {} and report["records"]["read_as"] == {'250 Hz, by the column "Time"': 1}
+    (code,) = re.findall(r"```python\n(.*?)```", (path / "README.md").read_text(), re.S)
+    names = {}
+    exec(code.replace('path = "ecgs_built"', f"path = {str(path)!r}"), names)
+    assert names["ecg"].shape == (12, 500)
+
+    patients = datasets.load_dataset(str(path), "patients", split="train").to_pandas()
+    tested = set(patients.loc[patients["test_fold"] == 2, "patient_id"])
+    asked = ecg_of_dataset(path, 2, "test")
+    assert asked.name in {f"ecgfolder-{name}-0" for name in tested}
+    np.testing.assert_allclose(ecg_of_dataset(path, 1, "test", "ecgfolder-sub/r3-0").ecg, ecg(3), atol=1e-3)
+    with pytest.raises(ValueError, match='no record "x" .record_id.; it has "ecgfolder-sub/r0-0" and 4 others'):
+        ecg_of_dataset(path, 1, "test", "x")
+    records = load_pretraining_records([path], fold=2)
+    used = {row for split in (records.train, records.validation) if split is not None for row in split["row"]}
+    owners = load_records(path)["patient_id"][:]
+    assert {owners[row] for row in used} == set(owners) - tested and len(tested) == 1
+    assert len(load_pretraining_records([path]).train) == 5
+    with pytest.raises(ValueError, match="no fold 6; available: 1 to 5"):
+        load_pretraining_records([path], fold=6)
+
+
+@pytest.mark.parametrize(
+    "value, years",
+    [
+        *(
+            (63, 63),
+            (63.9, 63),
+            ("63", 63),
+            ("63,5", 63),
+            ("63 years", 63),
+            ("63 y/o", 63),
+            ("63 J.", 63),
+            ("063Y", 63),
+        ),
+        *(("18 months", 1), ("24 months", 2), ("006M", 0), ("730 d", 1), ("90+", 90), ("> 89", 90), (">89 years", 90)),
+    ],
+)
+def test_ages(value, years):
+    assert to_years(value) == years
+
+
+@pytest.mark.parametrize("value", ["old", "54 M", "1,000", "131", "-1", "", True])
+def test_ages_that_are_not_certain(value):
+    with pytest.raises(ValueError, match="expected"):
+        to_years(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["1950-12-31", "31.12.1950", "19501231", "12/31/1950", "31-12-1950", "1950-12-31 10:20:30"]
+)
+def test_dates(value):
+    assert to_date(value) == date(1950, 12, 31)
+
+
+@pytest.mark.parametrize("value", ["03/04/1950", "31.02.1950", "1.1.50", "yesterday"])
+def test_dates_that_are_not_certain_are_not_shown(value):
+    with pytest.raises(ValueError, match="1950-12-31") as caught:
+        to_date(value)
+    assert value not in str(caught.value)
+
+
+def test_both_dates_give_the_age(folder):
+    metadata = "Filename,patient_id,Sampling rate (Hz),Date of birth,ECG date,report\n"
+    (folder / "metadata.csv").write_text(
+        metadata + "a.npy,P1,250,31.12.1950,2020-12-30,SR\nb.npy,P2,250,31.12.1950,2020-12-31,SR\n"
+    )
+    path = build(folder)
+    assert rows_of_records(path, "age") == [(69,), (70,)]
+    assert (
+        "1950" not in (path / "build_report.json").read_text() and "birth_date" not in load_records(path).column_names
+    )

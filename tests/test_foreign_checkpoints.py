@@ -12,7 +12,7 @@ from foreign_checkpoints import changed_copy
 
 from elm_hf.checkpoints.chat_template import check_template
 from elm_hf.checkpoints.load import load_checkpoint
-from elm_hf.inference.ask import EcgToAsk, ask
+from elm_hf.inference.ask import AskedEcg, Questions, ask
 from elm_hf.utils.errors import USER_ERRORS
 
 
@@ -133,7 +133,9 @@ def test_changed_settings_end_in_an_answer_or_in_one_line(tiny_elm, tmp_path):
         folder = tmp_path / str(seed)
         what = changed_copy(tiny_elm, folder, seed)
         try:
-            ask(*load_checkpoint(folder, device="cpu"), EcgToAsk("ecg", ecg, 250.0, [prompt], [None]), 4)
+            ask(
+                *load_checkpoint(folder, device="cpu"), [Questions([AskedEcg("ecg", ecg, 250.0)], [prompt], [None])], 4
+            )
         except USER_ERRORS as error:
             assert (
                 "\n" not in f"{error}".strip() and str(folder) in f"{error} {folder if 'ecg: ' in str(error) else ''}"

@@ -17,6 +17,7 @@ from test_ecgfolder import describe, ecg, row, write_csv, write_wfdb
 from elm_hf.checkpoints.convert import convert_checkpoint
 from elm_hf.checkpoints.publish import publish_model
 from elm_hf.ecg.files import read_ecg_file
+from elm_hf.ecg.find_files import find_ecg_files
 from elm_hf.ecg.recording import RecordingError, read_recording
 from elm_hf.inference.ask import ecg_from_file
 from elm_hf.modeling.ecg_reading import load_ecg
@@ -72,7 +73,7 @@ READERS = {
     "read_recording": read_recording,
     "read_ecg_file": read_ecg_file,
     "extractor": lambda path: EcgFeatureExtractor(250, 500)(str(path)),
-    "ask": lambda path: ecg_from_file(path, ["?"]),
+    "ask": lambda path: ecg_from_file(*find_ecg_files([path])[0]),
 }
 
 

@@ -7,7 +7,7 @@ from test_modeling_elm import compose, conversations, encode, user
 from transformers import pipeline
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
-from elm_hf.inference.ask import EcgToAsk, ask
+from elm_hf.inference.ask import AskedEcg, Questions, ask
 from elm_hf.inference.generation import generate_answers, log_likelihoods
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.training.collator import ElmDataCollator
@@ -140,7 +140,7 @@ def test_evaluation_and_ask_see_the_ecg(ecgs):
     generate_answers(model, processor, [[question], [user("What is the rate?", ecgs[0])]], max_new_tokens=2)
     log_likelihoods(model, processor, [[question, ANSWERS[0]]])
     prompt = {"role": "user", "content": [{"type": "ecg"}, {"type": "text", "text": QUESTION}]}
-    ask(model, processor, EcgToAsk("made", ecgs[0], 250, [[prompt]], [None]), 2)
+    ask(model, processor, [Questions([AskedEcg("made", ecgs[0], 250)], [[prompt]], [None])], 2)
     with_ecg = [call for call in seen if call != (0, 0)]
     assert with_ecg == [(5, 1)] * 3  # a prefix for two questions, an answer that is scored, a question
 

@@ -10,6 +10,7 @@ import wfdb
 from test_recordings import smooth_ecg
 from transformers import AutoProcessor
 
+from elm_hf.ecg.find_files import find_ecg_files
 from elm_hf.ecg.recording import read_recording, segments
 from elm_hf.inference.ask import ecg_from_file
 from elm_hf.modeling.ecg_leads import LEADS
@@ -118,7 +119,7 @@ def test_all_paths_give_the_same_values(name, rate, tmp_path, pictures):
                 lambda: by_dataset(path),
                 lambda: extractor(str(path)),
                 lambda: extractor(ecg, rate),
-                lambda: extractor(ecg_from_file(path, ["?"]).given),
+                lambda: extractor(ecg_from_file(*find_ecg_files([path])[0]).given),
                 lambda: pictures(str(path)),
                 lambda: pictures(ecg, rate),
             ):
@@ -133,7 +134,7 @@ def test_all_paths_give_the_same_values(name, rate, tmp_path, pictures):
             "path": extractor(str(path)),
             "array": extractor(ecg, rate),
             "array by name": extractor(ecg[shuffled], rate, [LEADS[row] for row in shuffled]),
-            "ask": extractor(ecg_from_file(path, ["?"]).given),
+            "ask": extractor(ecg_from_file(*find_ecg_files([path])[0]).given),
             "image": pictures.feature_extractor(str(path)),
             "image of an array": pictures.feature_extractor(ecg, rate),
         }

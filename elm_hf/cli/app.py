@@ -1,6 +1,8 @@
 """The command itself and the options that several subcommands share."""
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -19,10 +21,29 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print plain lines instead 
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 Fold = Annotated[str, typer.Option(help='Fold: 1 to 5, or "official" for the split of the dataset\'s authors.')]
 Split = Annotated[str, typer.Option(help="Split of the fold.")]
-SamplingRate = Annotated[
-    float | None, typer.Option(help="Sampling rate in Hz of an .npy, .csv or .mat file; other formats contain it.")
+EcgFiles = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Files with an ECG, in the formats of docs/formats.md; folders of them; patterns in quotes; tables with a "
+        "column file_name."
+    ),
 ]
-Units = Annotated[str | None, typer.Option(help="Units of an .npy, .csv or .mat file: mV (default), uV or V.")]
+SamplingRate = Annotated[
+    float | None,
+    typer.Option(help="Sampling rate in Hz of .npy and .mat files and of tables that do not say it."),
+]
+Units = Annotated[
+    str | None,
+    typer.Option(help="Units of .npy and .mat files and of tables that do not say them: mV (default), uV or V."),
+]
+Checkpoint = Annotated[str, typer.Argument(help="ECG-language model: folder or repository.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse an ECG that is flat, clipped, noise-like or contradicts itself.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own code instead of elm-hf's.")
+]
 Records = Annotated[
     Path | None, typer.Option(help="Folder with the signals of a dataset that was published without them.")
 ]
@@ -47,6 +68,25 @@ def check_names(checkpoint: str | None = None, dataset: str | None = None) -> No
 def print_json(figures: object) -> None:
     """Prints figures as JSON; paths as text."""
     typer.echo(json.dumps(figures, indent=2, ensure_ascii=False, default=str))
+
+
+def say_notes(notes: Mapping[str, Sequence[str]]) -> None:
+    """Says what tables were found to mean: one line for all files that were read in the same way."""
+    files = defaultdict(list)
+    for name, found in notes.items():
+        if found:
+            files["; ".join(found)].append(name)
+    for found, names in files.items():
+        typer.echo(f"note: {names[0] if len(names) == 1 else f'{len(names)} files'}: {found}", err=True)
+
+
+def none_of(failures: Sequence[tuple[Path, str]], done: str) -> str:
+    """The message if none of the files could be used: that of a single file, or which formats several have."""
+    from elm_hf.ecg.find_files import formats_of
+
+    if len(failures) == 1:
+        return failures[0][1]
+    return f"none of {len(failures)} files can be {done}; found {formats_of(failures)}"
 
 
 def read_system_prompt(path: Path | None) -> str | None:

@@ -1,20 +1,57 @@
-"""Subcommands that look at a single ECG."""
+"""The subcommand that asks about ECGs."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import Fold, SamplingRate, Split, SystemPromptFile, Units, app, check_names, read_system_prompt
+from elm_hf.cli.app import (
+    Checkpoint,
+    Fold,
+    MaxNewTokens,
+    Quiet,
+    SamplingRate,
+    Split,
+    Strict,
+    SystemPromptFile,
+    TrustRemoteCode,
+    Units,
+    app,
+    check_names,
+    none_of,
+    read_system_prompt,
+    say_notes,
+)
+from elm_hf.cli.plot import check_png
 
 
 @app.command()
 def ask(
-    checkpoint: Annotated[str, typer.Argument(help="ECG-language model: folder or repository.")],
-    ecg: Annotated[Path | None, typer.Option(help="File with an ECG, in a format of docs/formats.md.")] = None,
-    question: Annotated[list[str] | None, typer.Option(help="Question about the record; may be repeated.")] = None,
+    checkpoint: Checkpoint,
+    more_files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="More files after a single --ecg, as a shell expands *.xml. Each is asked about on its own."
+        ),
+    ] = None,
+    ecg: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="File with an ECG; repeat it to ask about several ECGs together, in this order. A folder, a pattern in "
+            "quotes or a table with a column file_name stands for files that are asked about one by one."
+        ),
+    ] = None,
+    question: Annotated[list[str] | None, typer.Option(help="Question about the ECG; may be repeated.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV or Parquet table of answers to write. After an interruption, the same command goes on with it."
+        ),
+    ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Instead of --ecg: an elm-hf dataset with questions and true answers.")
+        str | None,
+        typer.Option(help="Instead of --ecg: an elm-hf dataset. Without --question, its own questions are asked."),
     ] = None,
     record_id: Annotated[
         str | None, typer.Option(help="Record of the dataset to ask about; the first one by default.")
@@ -23,80 +60,193 @@ def ask(
     fold: Fold = "1",
     split: Split = "test",
     system_prompt_file: SystemPromptFile = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    max_new_tokens: MaxNewTokens = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of questions about files to answer at once.")] = 8,
     plot: Annotated[Path | None, typer.Option(help="PNG file to draw: the ECG with questions and answers.")] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse an ECG that is flat, clipped, noise-like or contradicts itself.")
-    ] = False,
+    strict: Strict = False,
     sampling_rate: SamplingRate = None,
     units: Units = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own code instead of elm-hf's.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
+    quiet: Quiet = False,
 ):
-    """Ask a model about an ECG: a file, or a held-out ECG of a dataset."""
-    if (ecg is None) == (dataset is None):
+    """Ask a model about ECGs: of files, or a held-out ECG of a dataset."""
+    if bool(ecg) == (dataset is not None):
         raise ValueError("Give either a record (--ecg with --question) or a dataset (--dataset).")
-    if (ecg is None) == bool(question):
-        raise ValueError("A --question goes with --ecg, and --ecg needs one; a --dataset brings its own.")
-    _check_png(plot)
+    if ecg and not question:
+        raise ValueError("--ecg needs a --question.")
+    check_png(plot)
     check_names(checkpoint, dataset)
-    from elm_hf.checkpoints.load import load_checkpoint
-    from elm_hf.ecg.plot import plot_ecg
-    from elm_hf.inference.ask import ask as ask_about
-    from elm_hf.inference.ask import ecg_from_dataset, ecg_from_file
+    from elm_hf.inference.ask import ecg_of_dataset, questions_about, questions_of_dataset
 
-    # The ECG comes first, so that errors in it are reported before the model is loaded, which may take long.
-    if ecg is not None:
-        to_ask = ecg_from_file(ecg, question, sampling_rate, units)
+    # The ECGs come first, so that errors in them are reported before the model is loaded, which may take long.
+    if dataset is not None:
+        if output is not None:
+            raise ValueError("--output is a table of answers about files; it goes with --ecg, not with --dataset")
+        if question:
+            asked = questions_about([ecg_of_dataset(dataset, fold, split, record_id)], question)
+        else:
+            asked = questions_of_dataset(dataset, fold, split, record_id, num_questions)
     else:
-        to_ask = ecg_from_dataset(dataset, fold, split, record_id, num_questions)
-    problems = "; ".join(to_ask.problems())
-    if problems and strict:
-        raise ValueError(f"{to_ask.name}: {problems}")
+        groups, is_one = _find(ecg, more_files or [], sampling_rate, units)
+        if output is not None or not is_one:
+            if plot is not None:
+                raise ValueError("--plot draws the ECGs of one question; draw other files with elm-hf plot")
+            loading = checkpoint, system_prompt_file, trust_remote_code
+            options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "strict": strict}
+            reading = {"sampling_rate": sampling_rate, "units": units}
+            _ask_each(groups, question, output, loading, options, reading, quiet)
+            return
+        asked = questions_about(read_ecgs(groups[0]), question)
+    check_strict(asked, strict)
+    model, processor = load_for_asking(checkpoint, system_prompt_file, trust_remote_code)
+    answers = _ask_once(model, processor, asked, max_new_tokens)
+    typer.echo(f"ECG {asked.name}, answered by {type(model).__module__}.{type(model).__name__}")
+    typer.echo("\n".join(answers))
+    if plot is not None:
+        _draw(asked, answers, plot)
+
+
+def _find(ecg: list[Path], more_files: list[Path], sampling_rate: float | None, units: str | None):
+    """The groups of files to ask about, and whether the paths stand for a single group."""
+    from elm_hf.ecg.find_files import find_ecg_files, stands_for_several
+
+    if len(ecg) == 1:
+        is_one = not more_files and not stands_for_several(ecg[0])
+        return find_ecg_files([*ecg, *more_files], sampling_rate, units), is_one
+    if more_files:
+        raise ValueError(
+            f"{more_files[0]}: a file without --ecg; repeat --ecg before each file to ask about all of them together, "
+            "or give --ecg once before all of them to ask about each one"
+        )
+    return [find_together(ecg, sampling_rate, units)], True
+
+
+def find_together(ecg: list[Path], sampling_rate: float | None, units: str | None) -> list:
+    """The files of several `--ecg`, each of which must be a single file."""
+    from elm_hf.ecg.find_files import find_ecg_files, stands_for_several
+
+    several = [path for path in ecg if stands_for_several(path)]
+    if several:
+        raise ValueError(
+            f"{several[0]}: stands for files that are asked about one by one; ECGs of one conversation are files, each "
+            "with an --ecg of its own"
+        )
+    return [file for group in find_ecg_files(ecg, sampling_rate, units) for file in group]
+
+
+def read_ecgs(files: list) -> list:
+    """The ECGs of files."""
+    from elm_hf.inference.ask import ecg_from_file
+
+    return [ecg_from_file(file) for file in files]
+
+
+def check_strict(asked, strict: bool) -> None:
+    """Refuse doubtful ECGs if that is wanted."""
+    if strict and asked.problems():
+        raise ValueError(" | ".join(asked.problems()))
+
+
+def load_for_asking(checkpoint: str, system_prompt_file: Path | None, trust_remote_code: bool) -> tuple:
+    """The model and the processor, with the system prompt of a file."""
+    from elm_hf.checkpoints.load import load_checkpoint
+
     system_prompt = read_system_prompt(system_prompt_file)
     model, processor = load_checkpoint(checkpoint, trust_remote_code=trust_remote_code)
     if system_prompt is not None:
         processor.system_prompt = system_prompt or None
-    answered = ask_about(model, processor, to_ask, max_new_tokens)
-    if problems:
-        typer.echo(f"warning: {to_ask.name}: {problems}", err=True)
+    return model, processor
 
-    typer.echo(f"ECG {to_ask.name}, answered by {type(model).__module__}.{type(model).__name__}")
-    missing = to_ask.missing_leads(processor)
+
+def warn(asked) -> None:
+    """Say what tables were found to mean, and which ECGs are doubtful."""
+    say_notes({ecg.name: ecg.notes for ecg in asked.ecgs})
+    for problem in asked.problems():
+        typer.echo(f"warning: {problem}", err=True)
+
+
+def _ask_once(model, processor, asked, max_new_tokens: int) -> list[str]:
+    """Lines with the missing leads, the questions and the answers."""
+    from elm_hf.inference.ask import ask as ask_about
+
+    (answers,) = ask_about(model, processor, [asked], max_new_tokens)
+    warn(asked)
+    return _lines(processor, asked, answers)
+
+
+def _lines(processor, asked, answers: list[dict]) -> list[str]:
+    missing = asked.missing_leads(processor)
     lines = [f"missing leads: {missing}"] if missing else []
-    for one in answered:
+    for one in answers:
         truth = "" if one["truth"] is None else f"   (truth: {one['truth']})"
         lines.append(f"{one['question']}\n    {one['answer'] or '(empty)'}{truth}")
-    typer.echo("\n".join(lines))
-    if plot is not None:
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        plot_ecg(to_ask.ecg, to_ask.sampling_rate, title=to_ask.name, caption="\n".join(lines)).save(plot)
-        typer.echo(f"Drawn in {plot}")
+    return lines
 
 
-@app.command()
-def plot(
-    ecg: Annotated[Path, typer.Argument(help="File with an ECG, in a format of docs/formats.md.")],
-    output: Annotated[Path, typer.Option(help="PNG file to draw.")],
-    title: Annotated[str | None, typer.Option(help="Title of the drawing; the file's name by default.")] = None,
-    sampling_rate: SamplingRate = None,
-    units: Units = None,
+def _draw(asked, lines: list[str], path: Path) -> None:
+    """Draw the ECGs, one below the other, with the questions and answers below the last one."""
+    from elm_hf.ecg.plot import plot_ecg, stack_pictures
+
+    captions = [None] * (len(asked.ecgs) - 1) + ["\n".join(lines)]
+    pictures = [
+        plot_ecg(one.ecg, one.sampling_rate, title=one.name, caption=caption)
+        for one, caption in zip(asked.ecgs, captions)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stack_pictures(pictures).save(path)
+    typer.echo(f"Drawn in {path}")
+
+
+def _ask_each(
+    groups: list,
+    questions: list[str],
+    output: Path | None,
+    loading: tuple,
+    options: dict,
+    reading: dict,
+    quiet: bool,
 ):
-    """Draw an ECG on ECG paper: 25 mm/s, 10 mm/mV, 3x4 leads and a rhythm strip."""
-    _check_png(output)
-    from elm_hf.ecg.files import read_ecg_file
-    from elm_hf.ecg.plot import plot_ecg
-    from elm_hf.modeling.ecg_leads import LEADS
+    """Ask about many files. Files that cannot be asked about are reported and left out."""
+    from tqdm import tqdm
 
-    recording = read_ecg_file(ecg, sampling_rate, units=units)
-    if len(recording.missing_leads) == len(LEADS):
-        raise ValueError(f"{ecg}: every lead is missing or flat, so there is no ECG to draw")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    plot_ecg(recording.ecg, recording.sampling_rate, title=title or ecg.name).save(output)
-    typer.echo(f"Drawn in {output}")
+    from elm_hf.inference.ask_files import AnswerTable, ask_files, check_output
+    from elm_hf.utils.weights import fingerprint_of_weights
 
-
-def _check_png(path: Path | None):
-    if path is not None and path.suffix.lower() != ".png":
-        raise ValueError(f"{path}: the drawing is a PNG; give it a name that ends in .png")
+    if output is not None:
+        check_output(output)
+    model, processor = load_for_asking(*loading)
+    table, remaining, failures, notes = None, groups, [], {}
+    if output is not None:
+        settings = {
+            "questions": questions,
+            "max_new_tokens": options["max_new_tokens"],
+            "strict": options["strict"],
+            **reading,
+            "system_prompt": processor.system_prompt,
+            "weights": fingerprint_of_weights(model.state_dict(), sampled=True),
+        }
+        table = AnswerTable(output, settings)
+        remaining = [files for files in groups if files not in table]
+        if len(remaining) < len(groups):
+            typer.echo(f"{len(groups) - len(remaining)} of {len(groups)} files were answered before", err=True)
+    answered = ask_files(model, processor, remaining, questions, **options)
+    hidden = quiet or not sys.stderr.isatty()
+    for one in tqdm(answered, "asking", len(remaining), unit=" files", disable=hidden or table is None):
+        name = ", ".join(file.name for file in one.files)
+        if one.error is not None:
+            failures.append((one.files[0].path, one.error))
+            tqdm.write(f"left out: {one.error}", file=sys.stderr)
+        elif table is not None:
+            table.add(one, processor)
+            notes |= {file.name: ecg.notes for file, ecg in zip(one.files, one.asked.ecgs)}
+        else:
+            warn(one.asked)
+            typer.echo("\n".join([f"ECG {name}", *_lines(processor, one.asked, one.answers), ""]))
+    num_answered = len(groups) - len(failures)
+    if not num_answered:
+        raise ValueError(none_of(failures, "asked about"))
+    if table is not None:
+        table.finish(groups)
+    say_notes(notes)
+    where = f" in {output}" if output is not None else ""
+    typer.echo(f"{num_answered} of {len(groups)} files answered{where}", err=output is None)

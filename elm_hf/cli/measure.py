@@ -6,14 +6,12 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import Json, SamplingRate, Units, app, print_json
+from elm_hf.cli.app import EcgFiles, Json, SamplingRate, Units, app, none_of, print_json, say_notes
 
 
 @app.command()
 def measure(
-    files: Annotated[
-        list[Path], typer.Argument(help="Files with an ECG, in the formats of docs/formats.md, and folders of them.")
-    ],
+    ecgs: EcgFiles,
     output: Annotated[Path | None, typer.Option(help="CSV table to write, with a row for each file.")] = None,
     json: Json = False,
     sex: Annotated[str | None, typer.Option(help="Sex of the patients for normal ranges: female or male.")] = None,
@@ -26,21 +24,23 @@ def measure(
         raise ValueError(f"{output}: the table is a CSV file; give it a name that ends in .csv, without --json")
     if sex not in ("female", "male", None):
         raise ValueError(f'--sex is "{sex}"; expected female or male')
-    from elm_hf.ecg.measure_files import list_ecg_files, measure_file, measurement_row, measurement_text
+    from elm_hf.ecg.find_files import find_ecg_files
+    from elm_hf.ecg.measure_files import measure_file, measurement_row, measurement_text
     from elm_hf.ecg.recording import RecordingError
     from elm_hf.utils.errors import one_line
 
     found, failures = [], []
-    paths = list_ecg_files(files)
-    for path in paths:
+    files = [file for group in find_ecg_files(ecgs, sampling_rate, units) for file in group]
+    for file in files:
         try:
-            found.append(measure_file(path, sampling_rate, units, sex, age))
+            found.append(measure_file(file, sex, age))
         except RecordingError as error:
-            failures.append(one_line(error))
-            if len(paths) > 1:
-                typer.echo(f"left out: {failures[-1]}", err=True)
+            failures.append((file.path, one_line(error)))
+            if len(files) > 1:
+                typer.echo(f"left out: {failures[-1][1]}", err=True)
     if not found:
-        raise ValueError(failures[0] if len(failures) == 1 else f"none of {len(failures)} files can be measured")
+        raise ValueError(none_of(failures, "measured"))
+    say_notes({one["file"]: one["notes"] for one in found})
     if json:
         print_json(found)
     elif output is not None:
@@ -49,7 +49,7 @@ def measure(
         typer.echo("\n\n".join(map(measurement_text, found)))
     if output is not None or failures:
         where = f" in {output}" if output is not None else ""
-        typer.echo(f"{len(found)} of {len(paths)} files measured{where}", err=output is None)
+        typer.echo(f"{len(found)} of {len(files)} files measured{where}", err=output is None)
 
 
 def _write_table(rows: list[dict], path: Path) -> None:

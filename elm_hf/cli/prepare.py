@@ -80,7 +80,7 @@ def prepare(
     check_dataset_name(name)
     import datasets
 
-    from elm_hf.prepare.dataset import build_summary, prepare_dataset, prepare_shard
+    from elm_hf.prepare.dataset import build_summary, prepare_dataset, prepare_shard, reading_lines
 
     if quiet or not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -115,6 +115,8 @@ def prepare(
         merge=merge,
         **options,
     )
+    for line in reading_lines(report):
+        typer.echo(f"note: {line}", err=True)
     print_json(report) if as_json else typer.echo(f"{output}: {build_summary(report)}")
 
 

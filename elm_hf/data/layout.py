@@ -35,7 +35,7 @@ def check_dataset(path: str, fold: int | str | None = None) -> None:
 
     Args:
         path: folder or repository.
-        fold: fold that the dataset must have; checked for a folder only.
+        fold: fold that the dataset must have; checked for a folder with conversations only.
 
     Raises:
         FileNotFoundError: there is neither such a folder nor such a repository.
@@ -51,7 +51,7 @@ def check_dataset(path: str, fold: int | str | None = None) -> None:
         raise ValueError(
             f"{path}: not an elm-hf dataset (no configuration `{RECORDS}`; found {', '.join(configs) or 'none'})"
         )
-    if fold is not None and fold_config(fold) not in folds:
+    if fold is not None and fold_config(fold) not in folds and (folds or PATIENTS not in configs):
         raise ValueError(f"{path}: no {fold_config(fold)!r}; available: {', '.join(folds) or 'no folds'}")
 
 

@@ -18,7 +18,10 @@ def ecg_messages(num_ecgs: int, question: str, answer: str) -> list[dict]:
 
 
 def fill_ecgs(
-    messages: Sequence[dict], ecgs: Sequence[np.ndarray], sampling_rate: float, keep_flat: bool = False
+    messages: Sequence[dict],
+    ecgs: Sequence[np.ndarray],
+    sampling_rate: float | Sequence[float],
+    keep_flat: bool = False,
 ) -> list[dict]:
     """
     Insert the k-th ECG into the k-th `{"type": "ecg"}` item of the messages.
@@ -26,7 +29,7 @@ def fill_ecgs(
     Args:
         messages: messages of a conversation as stored in a dataset.
         ecgs: ECGs of the conversation, each `(12, samples)` in mV with leads in the order of `LEADS`.
-        sampling_rate: sampling rate of the ECGs in Hz.
+        sampling_rate: sampling rate of the ECGs in Hz, or one for each.
         keep_flat: whether flat leads are kept, for experiments that replace an ECG by zeros.
 
     Raises:
@@ -35,14 +38,15 @@ def fill_ecgs(
     expected = len(ecg_items(messages))
     if expected != len(ecgs):
         raise ValueError(f"The conversation has {expected} ECG items and {len(ecgs)} ECGs.")
-    remaining = iter(ecgs)
-    settings = {"sampling_rate": sampling_rate, "lead_names": list(LEADS), "keep_flat": keep_flat}
+    rates = np.broadcast_to(sampling_rate, len(ecgs)).tolist()
+    remaining = ({"ecg": ecg, "sampling_rate": rate} for ecg, rate in zip(ecgs, rates))
+    settings = {"lead_names": list(LEADS), "keep_flat": keep_flat}
     filled = []
     for message in messages:
         content = message["content"]
         if not isinstance(content, str):
             content = [
-                {"type": "ecg", "ecg": next(remaining), **settings}
+                {"type": "ecg", **next(remaining), **settings}
                 if item["type"] == "ecg"
                 else {"type": "text", "text": item["text"]}
                 for item in content

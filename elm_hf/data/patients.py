@@ -44,7 +44,10 @@ def patients_of_splits(dataset: str | PathLike, fold: int | str, streaming: bool
         FileNotFoundError: there is no such folder or dataset.
         ValueError: the dataset is not an elm-hf dataset, or has no such fold.
     """
-    names, configs = split_names(dataset, fold), config_names(dataset)
+    configs = config_names(dataset)
+    if not set(configs) - {RECORDS, PATIENTS} and PATIENTS in configs and str(fold).isdecimal():
+        return _without_conversations(dataset, int(fold), streaming)
+    names = split_names(dataset, fold)
     if RECORDS not in configs:
         return {split: set() for split in names}
     patients = record_patients(read_columns(dataset, RECORDS, "train", ["source", "patient_id"], streaming))
@@ -59,6 +62,21 @@ def patients_of_splits(dataset: str | PathLike, fold: int | str, streaming: bool
             rows = pc.fill_null(pc.equal(table[f"{split}_fold"], int(fold)), False)
             found[split] = found.get(split, set()) | set(record_patients(table.filter(rows)).to_pylist())
     return found
+
+
+def _without_conversations(dataset: str | PathLike, fold: int, streaming: bool) -> dict[str, set[str]]:
+    """The patients of the splits of a dataset that has records and folds, but no conversations."""
+    table = read_columns(dataset, PATIENTS, "train", list(PATIENT_FEATURES), streaming)
+    number = pc.max(table["test_fold"]).as_py()
+    if not 1 <= fold <= number:
+        raise ValueError(f"{dataset}: no fold {fold}; available: 1 to {number}")
+    patients = np.array(record_patients(table).to_pylist(), dtype=object)
+    held_out = {
+        split: pc.fill_null(pc.equal(table[f"{split}_fold"], fold), False).to_numpy()
+        for split in ("validation", "test")
+    }
+    sides = {"train": ~(held_out["validation"] | held_out["test"]), **held_out}
+    return {split: set(patients[rows].tolist()) for split, rows in sides.items()}
 
 
 def split_of_patients(dataset: str | PathLike, fold: int | str) -> dict[str, str]:

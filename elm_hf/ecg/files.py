@@ -1,21 +1,20 @@
-"""Read an ECG from a WFDB record, the file of an electrocardiograph, a NumPy array, a CSV table or a MATLAB file."""
+"""Read an ECG from a WFDB record, the file of an electrocardiograph, a NumPy array, a table or a MATLAB file."""
 
 import os
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 
 from elm_hf.ecg.array_files import read_mat, read_npy
 from elm_hf.ecg.recording import Recording, RecordingError, make_recording, path_within, read_recording
+from elm_hf.ecg.signal_tables import MILLIVOLTS, SignalTable, known_unit, read_signal_table
+from elm_hf.ecg.spreadsheet import TABLE_SUFFIXES, TableError
 from elm_hf.modeling.device_files import VERIFIED_FORMATS, is_device_file, load_device_file
 from elm_hf.modeling.ecg_leads import LEADS
 
 
-ARRAY_SUFFIXES = (".npy", ".csv", ".mat")
-MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "µV": 1e-3, "V": 1e3}
+ARRAY_SUFFIXES = (".npy", ".mat", *TABLE_SUFFIXES)
 
 
 def read_ecg_file(
@@ -31,15 +30,17 @@ def read_ecg_file(
     Read an ECG from a file.
 
     The formats are WFDB (the path may end in `.hea` or `.dat`, in `.mat` if a header is beside it, or have no suffix),
-    `.npy`, `.csv` with the lead names as header, MATLAB `.mat` up to version 7 with one array, and with
-    `elm-hf[formats]` the files of electrocardiographs, see [`~device_files.load_device_file`]. An array has the shape
-    `(leads, samples)` or `(samples, leads)`.
+    `.npy`, tables (`.csv`, `.tsv`) with the lead names as header, see [`~signal_tables.read_signal_table`], MATLAB
+    `.mat` up to version 7 with one array, and with `elm-hf[formats]` `.xlsx` tables and the files of electrocardiographs,
+    see [`~device_files.load_device_file`]. An array has the shape `(leads, samples)` or `(samples, leads)`.
 
     Args:
         path: path of the file.
-        sampling_rate: sampling rate in Hz. Required for arrays; the other formats contain it.
+        sampling_rate: sampling rate in Hz. Required for arrays and for tables without a column of times; the other
+            formats contain it.
         leads: name of each row or column of an array (`.npy`, `.mat`). Defaults to `LEADS`.
-        units: "mV", "uV" or "V" of an array. Defaults to "mV"; the other formats contain the units.
+        units: "mV", "uV" or "V" of an array or a table, in any case. Defaults to the units in the header of a table, and
+            to "mV"; the other formats contain the units.
         folder: folder that all files of the recording must be in, links included. By default the folder of `path`.
         as_recorded: whether to keep flat leads, and to accept limb leads that disagree.
 
@@ -48,18 +49,18 @@ def read_ecg_file(
 
     Raises:
         RecordingError: the recording cannot be used. The reason is one of those of `read_recording` and
-            `load_device_file`, or "missing file", "unreadable file", "no sampling rate", "unknown units", "leads do
+            `load_device_file`, or "missing file", "unreadable file", "no sampling rate", "unknown units", "units disagree", "leads do
             not fit" or "absurd amplitude".
     """
     path = Path(path)
     folder = path.parent if folder is None else Path(folder)
     path_within(folder, os.path.abspath(path))
-    if is_device_file(path):
+    if is_device_file(path) and path.suffix.lower() not in TABLE_SUFFIXES:
         recording = _read_device(path, folder, as_recorded)
     elif _is_wfdb(path):
         recording = read_recording(path, folder, as_recorded=as_recorded)
     else:
-        return _read_array(path, sampling_rate, leads, units or "mV", as_recorded)
+        return _read_array(path, sampling_rate, leads, units, as_recorded)
     if sampling_rate is not None and sampling_rate != recording.sampling_rate:
         raise RecordingError(
             "sampling rate disagrees",
@@ -86,50 +87,77 @@ def _is_wfdb(path: Path) -> bool:
 
 
 def _read_array(
-    path: Path, sampling_rate: float | None, leads: list[str] | None, units: str, as_recorded: bool
+    path: Path, sampling_rate: float | None, leads: list[str] | None, units: str | None, as_recorded: bool
 ) -> Recording:
     if not os.path.isfile(path):  # unlike Path.is_file, this does not raise if the name is too long
         raise RecordingError("missing file", f"{path}: no such file")
-    if path.suffix not in ARRAY_SUFFIXES:  # such as .NPY
+    is_table = path.suffix.lower() in TABLE_SUFFIXES
+    if not is_table and path.suffix not in ARRAY_SUFFIXES:  # such as .NPY
         raise RecordingError(
             "unreadable file",
             f"{path}: not an ECG file; expected .npy, .csv, .mat, a WFDB record (.hea and .dat), {VERIFIED_FORMATS}",
         )
-    if path.suffix == ".csv" and not os.path.getsize(path):
-        raise RecordingError("unreadable file", f"{path}: is empty")
-    if sampling_rate is None or not (np.isfinite(sampling_rate) and sampling_rate > 0):
-        found = "no sampling_rate" if sampling_rate is None else f"sampling_rate {sampling_rate} is invalid"
-        raise RecordingError("no sampling rate", f"{path}: {found}; a {path.suffix} file requires one, in Hz")
-    if units not in MILLIVOLTS:
+    if units is not None and known_unit(units) is None:
         raise RecordingError("unknown units", f'{path}: units "{units}", expected one of mV, uV or V')
+    units, notes = None if units is None else known_unit(units), ()
+    if not is_table:
+        _check_rate(path, sampling_rate)
     try:
-        if path.suffix == ".csv":
-            ecg, names = _read_csv(path)
+        if is_table:
+            table = read_signal_table(path)
+            sampling_rate = _rate_of_table(path, table, sampling_rate)
+            units, scale = _units_of_table(path, table, units)
+            ecg, names, notes = table.signals * scale, table.names, tuple(table.notes)
         else:
-            names = leads or list(LEADS)
+            units, names = units or "mV", leads or list(LEADS)
             ecg = read_npy(path) if path.suffix == ".npy" else _read_mat(path, len(names))
-            ecg = _leads_first(ecg, len(names), str(path))
-    except (ValueError, OSError, pa.ArrowException) as error:
+            ecg = _leads_first(ecg, len(names), str(path)).astype(np.float32) * np.float32(MILLIVOLTS[units])
+    except ImportError as error:
+        raise RecordingError("formats not installed", str(error)) from error
+    except (ValueError, OSError) as error:
         if isinstance(error, RecordingError):
             raise
-        raise RecordingError("unreadable file", f"{path}: cannot be read ({error})") from error
+        said = str(error) if isinstance(error, TableError) else f"cannot be read ({error})"
+        raise RecordingError("unreadable file", f"{path}: {said}") from error
     with np.errstate(over="ignore"):  # what becomes infinite is invalid
-        ecg = ecg.astype(np.float32) * np.float32(MILLIVOLTS[units])
-    return make_recording(ecg, sampling_rate, names, str(path), units, as_recorded=as_recorded)
+        ecg = ecg.astype(np.float32)
+    recording = make_recording(ecg, sampling_rate, names, str(path), units, as_recorded=as_recorded)
+    recording.notes = notes
+    return recording
 
 
-def _read_csv(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Read the columns of a table and their names. Empty cells and NaN are invalid samples."""
-    table = pyarrow.csv.read_csv(path)
-    for name, column in zip(table.column_names, table.columns):
-        if not (
-            pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_null(column.type)
-        ):
-            raise RecordingError("unreadable file", f'{path}: column "{name}" holds {column.type}, expected numbers')
-    if not table.num_rows:
-        raise RecordingError("unreadable file", f"{path}: contains no samples")
-    columns = [column.cast(pa.float32(), safe=False).to_numpy() for column in table.columns]
-    return np.stack(columns), list(table.column_names)
+def _check_rate(path: Path, sampling_rate: float | None) -> None:
+    if sampling_rate is None or not (np.isfinite(sampling_rate) and sampling_rate > 0):
+        found = "no sampling_rate" if sampling_rate is None else f"sampling_rate {sampling_rate} is invalid"
+        or_times = ", or a column of times" if path.suffix.lower() in TABLE_SUFFIXES else ""
+        raise RecordingError(
+            "no sampling rate", f"{path}: {found}; a {path.suffix} file requires one, in Hz{or_times}"
+        )
+
+
+def _rate_of_table(path: Path, table: SignalTable, sampling_rate: float | None) -> float:
+    """The sampling rate that is given, or that of the column of times."""
+    if sampling_rate is None and table.sampling_rate is not None:
+        return table.sampling_rate
+    _check_rate(path, sampling_rate)
+    if not table.agrees(sampling_rate):
+        raise RecordingError(
+            "sampling rate disagrees",
+            f"{path}: its column of times gives a sampling rate of {table.sampling_rate:g} Hz, but sampling_rate is "
+            f"{sampling_rate:g} Hz; correct or omit sampling_rate",
+        )
+    return sampling_rate
+
+
+def _units_of_table(path: Path, table: SignalTable, units: str | None) -> tuple[str, float]:
+    """The units of a table, and the factor that turns its signals into millivolt."""
+    if table.unit is None:
+        return units or "mV", MILLIVOLTS[units or "mV"]
+    if units not in (None, table.unit):
+        raise RecordingError(
+            "units disagree", f"{path}: its header gives {table.unit}, but units is {units}; correct or omit units"
+        )
+    return table.unit, 1.0
 
 
 def _read_mat(path: Path, num_leads: int) -> np.ndarray:

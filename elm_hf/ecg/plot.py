@@ -123,6 +123,16 @@ def plot_ecg(
     return _page(paper, title, scale, caption)
 
 
+def stack_pictures(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Place pictures below each other on a white page."""
+    page = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), "white")
+    y = 0
+    for picture in pictures:
+        page.paste(picture, (0, y))
+        y += picture.height
+    return page
+
+
 def _check(ecg: np.ndarray, sampling_rate: float, pixels_per_mm: int) -> None:
     """Check for arguments that would give a wrong or empty image."""
     if ecg.ndim != 2 or ecg.shape[1] < 2:

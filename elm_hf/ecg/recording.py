@@ -28,6 +28,7 @@ class Recording:
         name: name of the recording in error messages, such as its path.
         other_signals: names of the signals that are not among the twelve leads and were dropped.
         device_report: what the device measured and stated, by name of `DEVICE_COLUMNS`; empty for WFDB and arrays.
+        notes: what a table was found to mean, such as "decimal commas"; empty for other files.
     """
 
     ecg: np.ndarray
@@ -36,6 +37,7 @@ class Recording:
     name: str = "recording"
     other_signals: tuple[str, ...] = ()
     device_report: dict[str, float | list[str] | None] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass

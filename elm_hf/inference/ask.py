@@ -1,4 +1,4 @@
-"""Asking a checkpoint about one ECG: from a file, or a held-out ECG of a dataset with its questions and true answers."""
+"""Asking a checkpoint about ECGs: of files, or held-out ECGs of a dataset with their questions and true answers."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,9 +9,14 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, ProcessorMixin
 
+from elm_hf.data.ecg_table import EcgTable
+from elm_hf.data.layout import RECORDS
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs, message_text, prompt_of
-from elm_hf.ecg.files import ARRAY_SUFFIXES, read_ecg_file
+from elm_hf.data.patients import record_patients, split_of_patients
+from elm_hf.data.tables import config_names, load_records
+from elm_hf.ecg.files import ARRAY_SUFFIXES
+from elm_hf.ecg.find_files import EcgFile
 from elm_hf.inference.generation import answer
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_quality import signal_quality
@@ -20,25 +25,23 @@ from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
 
 
 @dataclass
-class EcgToAsk:
+class AskedEcg:
     """
-    An ECG and questions about it.
+    An ECG that is asked about.
 
     Attributes:
         name: name of the record.
         ecg: `(12, samples)` in mV, NaN where invalid.
         sampling_rate: in Hz.
-        prompts: conversations that end with a question, each with one `{"type": "ecg"}` item.
-        truths: the true answer to each question, None where it is not known.
         path: the file, None for an array or an ECG of a dataset.
+        notes: what a table was found to mean, see [`~elm_hf.ecg.recording.Recording`].
     """
 
     name: str
     ecg: np.ndarray
     sampling_rate: float
-    prompts: list[list[dict]]
-    truths: list[str | None]
     path: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def missing_leads(self, processor: ProcessorMixin) -> str:
         """
@@ -49,9 +52,10 @@ class EcgToAsk:
         segment = reader.read(self.given, self.sampling_rate, LEADS)
         return described(reader.leads, segment.causes)
 
-    def problems(self) -> list[str]:
-        """What in the ECG makes answers about it doubtful: see [`~ecg_quality.signal_quality`]."""
-        return signal_quality(self.ecg, self.sampling_rate)
+    def problems(self) -> str:
+        """What in the ECG makes answers about it doubtful, with its name: see [`~ecg_quality.signal_quality`]."""
+        found = signal_quality(self.ecg, self.sampling_rate)
+        return f"{self.name}: {'; '.join(found)}" if found else ""
 
     @property
     def given(self) -> np.ndarray | str:
@@ -59,33 +63,65 @@ class EcgToAsk:
         return self.ecg if self.path is None else str(self.path)
 
 
-def ecg_from_file(
-    path: str | PathLike, questions: Sequence[str], sampling_rate: float | None = None, units: str | None = None
-) -> EcgToAsk:
+@dataclass
+class Questions:
     """
-    An ECG in a file and questions about it.
+    Questions about the same ECGs.
 
-    Args:
-        path: the file, see [`~elm_hf.ecg.files.read_ecg_file`].
-        questions: questions about the ECG, each asked on its own.
-        sampling_rate: sampling rate in Hz, required for arrays.
-        units: units of an array.
+    Attributes:
+        ecgs: the ECGs.
+        prompts: conversations that end with a question, each with one `{"type": "ecg"}` item for every ECG.
+        truths: the true answer to each question, None where it is not known.
+    """
+
+    ecgs: list[AskedEcg]
+    prompts: list[list[dict]]
+    truths: list[str | None]
+
+    @property
+    def name(self) -> str:
+        """The names of the ECGs."""
+        return ", ".join(ecg.name for ecg in self.ecgs)
+
+    def conversations(self) -> list[list[dict]]:
+        """The prompts with their ECGs."""
+        ecgs, rates = [ecg.given for ecg in self.ecgs], [ecg.sampling_rate for ecg in self.ecgs]
+        return [fill_ecgs(prompt, ecgs, rates) for prompt in self.prompts]
+
+    def problems(self) -> list[str]:
+        """What makes answers doubtful, for each ECG with such a problem."""
+        return list(filter(None, (ecg.problems() for ecg in self.ecgs)))
+
+    def missing_leads(self, processor: ProcessorMixin) -> str:
+        """The leads that are missing in what a model reads, of several ECGs with their names."""
+        found = [(ecg.name, ecg.missing_leads(processor)) for ecg in self.ecgs]
+        if len(found) == 1:
+            return found[0][1]
+        return "; ".join(f"{name}: {missing}" for name, missing in found if missing)
+
+
+def ecg_from_file(file: EcgFile) -> AskedEcg:
+    """
+    Read the ECG of a file.
 
     Raises:
         RecordingError: the file is missing, unreadable or no ECG.
     """
-    recording = read_ecg_file(path, sampling_rate, units=units, as_recorded=True)
-    prompts = [
-        [{"role": "user", "content": [{"type": "ecg"}, {"type": "text", "text": question}]}] for question in questions
-    ]
-    truths = [None] * len(prompts)
-    read_again = None if Path(path).suffix in ARRAY_SUFFIXES else Path(path)
-    return EcgToAsk(Path(path).name, recording.ecg, recording.sampling_rate, prompts, truths, read_again)
+    recording = file.read(as_recorded=True)
+    read_again = None if file.path.suffix.lower() in ARRAY_SUFFIXES else file.path
+    return AskedEcg(file.path.name, recording.ecg, recording.sampling_rate, read_again, recording.notes)
 
 
-def ecg_from_dataset(
+def questions_about(ecgs: Sequence[AskedEcg], questions: Sequence[str]) -> Questions:
+    """Questions about ECGs, each asked on its own about all of them."""
+    items = [{"type": "ecg"}] * len(ecgs)
+    prompts = [[{"role": "user", "content": [*items, {"type": "text", "text": question}]}] for question in questions]
+    return Questions(list(ecgs), prompts, [None] * len(prompts))
+
+
+def questions_of_dataset(
     dataset: str | PathLike, fold: int | str, split: str, record_id: str | None, number: int
-) -> EcgToAsk:
+) -> Questions:
     """
     An ECG of a split and up to `number` questions of the split about it alone, of different types if possible.
 
@@ -120,42 +156,74 @@ def ecg_from_dataset(
         " ".join(message_text(message) for message in row["messages"][len(prompt) :])
         for row, prompt in zip(chosen, prompts)
     ]
-    return EcgToAsk(record_id, chosen[0]["ecgs"][0], chosen[0]["sampling_rate"], prompts, truths)
+    return Questions([AskedEcg(record_id, chosen[0]["ecgs"][0], chosen[0]["sampling_rate"])], prompts, truths)
+
+
+def ecg_of_dataset(dataset: str | PathLike, fold: int | str, split: str, record_id: str | None = None) -> AskedEcg:
+    """
+    An ECG of a dataset, which may have no conversations.
+
+    Args:
+        dataset: folder or Hub name of an elm-hf dataset.
+        fold, split: where to look if there is no `record_id`. They do not matter for a dataset without folds.
+        record_id: the ECG; by default the first one of the split's patients.
+
+    Raises:
+        FileNotFoundError: there is no such dataset.
+        ValueError: the dataset has no such fold, split or record.
+    """
+    records = load_records(dataset)
+    names = records.select_columns("record_id")[:]["record_id"]
+    if record_id is not None:
+        rows = [row for row, name in enumerate(names) if name == record_id]
+    elif any(name != RECORDS for name in config_names(dataset)):
+        split_of = split_of_patients(dataset, fold)
+        rows = [row for row, owner in enumerate(record_patients(records).to_pylist()) if split_of.get(owner) == split]
+    else:
+        rows = range(len(names))
+    if not len(rows):
+        found = (
+            f'no record "{record_id}" (record_id); it has' if record_id else f"{split} of fold {fold} has no records;"
+        )
+        raise ValueError(f'{dataset}: {found} "{names[0]}" and {len(names) - 1} others')
+    return AskedEcg(names[rows[0]], EcgTable(records)[rows[0]], records[rows[0]]["sampling_rate"])
 
 
 def ask(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    to_ask: EcgToAsk,
-    max_new_tokens: int = 64,
-) -> list[dict[str, str | None]]:
+    model: PreTrainedModel, processor: ProcessorMixin, questions: Sequence[Questions], max_new_tokens: int = 64
+) -> list[list[dict[str, str | None]]]:
     """
     The questions with the model's answers and, where known, the true answers.
 
     Args:
         model, processor: of a checkpoint.
-        to_ask: the ECG and the questions.
+        questions: questions about ECGs, which are asked in one batch.
         max_new_tokens: longest answer, in tokens.
 
+    Returns:
+        A list of `question`, `answer` and `truth` for each element of `questions`.
+
     Raises:
-        ValueError: the ECG does not fit the model.
+        ValueError: an ECG does not fit the model.
     """
-    conversations = [fill_ecgs(prompt, [to_ask.given], to_ask.sampling_rate) for prompt in to_ask.prompts]
+    names = ", ".join(one.name for one in questions)
     try:
         with warnings.catch_warnings():
-            # See `EcgToAsk.missing_leads` and `EcgToAsk.problems`.
+            # See `Questions.missing_leads` and `Questions.problems`.
             warnings.filterwarnings("ignore", category=SignalQualityWarning)
-            answers = answer(model, processor, conversations, max_new_tokens)
+            conversations = [conversation for one in questions for conversation in one.conversations()]
+            answers = iter(answer(model, processor, conversations, max_new_tokens))
     except ValueError as error:
-        raise ValueError(f"{to_ask.name}: {error}") from error
+        raise ValueError(f"{names}: {error}") from error
     except (TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
         cause = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"{to_ask.name}: {model.name_or_path} cannot answer ({type(error).__name__}: {cause})"
-        ) from error
+        raise ValueError(f"{names}: {model.name_or_path} cannot answer ({type(error).__name__}: {cause})") from error
     return [
-        {"question": message_text(prompt[-1]), "answer": text, "truth": truth}
-        for prompt, text, truth in zip(to_ask.prompts, answers, to_ask.truths)
+        [
+            {"question": message_text(prompt[-1]), "answer": next(answers), "truth": truth}
+            for prompt, truth in zip(one.prompts, one.truths)
+        ]
+        for one in questions
     ]
 
 

@@ -106,8 +106,17 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
         """Return sentences about the records for the dataset card that depend on the options of the build."""
         return []
 
+    def reading_notes(self) -> list[str]:
+        """Return what the tables of the source were found to mean, a line for each, for whoever builds the dataset."""
+        return []
+
+    def has_conversations(self) -> bool:
+        """Whether the source contains conversations. If not, the dataset has records and patients only."""
+        return True
+
     def __init__(self, *arguments, **options):
-        # What was changed in the recordings that were read: filled gaps and, by name, dropped signals.
+        # What was changed in the recordings that were read: filled gaps and, by name, dropped signals; and, with the
+        # prefix `note`, what their tables were found to mean.
         self.counts: Counter = Counter()
         super().__init__(*arguments, **options)
 
@@ -150,6 +159,13 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             message: file, entry and cause.
         """
         self._left_out.append((reason, short(self.from_source(message), LONGEST_MESSAGE)))
+
+    def excluded_entries(self) -> list[tuple[str, str]]:
+        """Return (reason, message) of each entry that `list_conversations` leaves out."""
+        self._left_out = []
+        for _ in self.list_conversations():
+            pass
+        return self._left_out
 
     def source_folder(self, *contents: str) -> Path:
         """
@@ -280,6 +296,7 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             raise RecordingError("repeated recording", f"{name}: listed more than once; only the first entry is used")
         recording, metadata = self.read_recording(reference)
         self.counts.update(f"signals {name}" for name in recording.other_signals)
+        self.counts.update(f"note {note}" for note in recording.notes)
         for segment in segments(recording, self.config.seconds, self.config.sampling_rate):
             self.counts["gaps"] += segment.num_filled
             yield {

@@ -22,6 +22,7 @@ from datasets import Features
 from elm_hf.data.layout import BUILD_REPORT_NAME
 from elm_hf.data.loading import check_same_shape
 from elm_hf.data.tables import load_records
+from elm_hf.ecg.find_files import formats_of
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE
 from elm_hf.prepare.builder import SPECIAL_OPTIONS, ElmDatasetBuilder, find_builder
 from elm_hf.prepare.card import write_card
@@ -142,9 +143,13 @@ def prepare_dataset(
             settings |= {key: value for key, value in special_options.items() if value and key != "translations"}
             notes = {
                 "notes": builder.notes(),
+                "reading_notes": builder.reading_notes(),
                 "record_notes": builder.record_notes() if reads_ecgs else _notes_of_records(paths),
             }
-            report = _finish(name, output.name, files, conversations, unusable, settings, notes, given)
+            has_conversations = builder.has_conversations()
+            report = _finish(
+                name, output.name, files, conversations, unusable, settings, notes, has_conversations, given
+            )
             publish(work, output)
     return report
 
@@ -210,11 +215,21 @@ def build_summary(report: dict) -> str:
     skipped, left_out = sum(records["skipped"].values()), sum(conversations["left_out"].values())
     across = sum(split.get("left_out", 0) for split in report["splits"].values())
     noun = "recording" if skipped == 1 else "recordings"
+    if not report["splits"]:
+        return f"{records['records']:,} ECGs of {records['patients']:,} patients ({skipped} {noun} skipped), no conversations"
     return (
         f"{records['records']:,} ECGs of {records['patients']:,} patients ({skipped} {noun} skipped), "
         f"{conversations['built']:,} conversations ({left_out} excluded), splits {', '.join(report['splits'])} "
         f"(comparisons excluded from folds, in total: {across})"
     )
+
+
+def reading_lines(report: dict) -> list[str]:
+    """Return what tables were found to mean, a line for each, from the build report."""
+    read_as = report["records"].get("read_as", {})  # builds of earlier versions have neither
+    return report.get("reading_notes", []) + [
+        f"{count} file{'s' if count != 1 else ''}: {note}" for note, count in read_as.items()
+    ]
 
 
 def _options(
@@ -309,6 +324,7 @@ def _finish(
     unusable: list[tuple[str, str]],
     settings: dict,
     notes: dict[str, list[str]],
+    has_conversations: bool,
     given: GivenFolds | None,
 ) -> dict:
     """
@@ -322,7 +338,7 @@ def _finish(
     left_out = find_ecgs(conversations, keys, joined)
     num_built = pq.read_metadata(joined).num_rows
     left_out.update(reason for reason, _ in unusable)
-    if not num_built:
+    if not num_built and has_conversations:
         first = f"; first damaged entry: {unusable[0][1]}" if unusable else ""
         raise ValueError(f"none of the {left_out.total()} conversations can be used: {_counts(left_out)}{first}")
     folds = assign_folds(joined, keys, settings["num_folds"], settings["seed"], given)
@@ -360,7 +376,7 @@ def _check_skipped(name: str, skipped: list, keys: pa.Table, max_skipped: float,
     remedy = f"{allowed}, or repair the source and delete the working folder {work}"
     if not num_used:
         shutil.rmtree(work / "build" / "records")
-        remedy = "there is nothing to build"
+        remedy = f"there is nothing to build; found {formats_of((name, message) for name, _, message in skipped)}"
     raise ValueError(
         f"{name}: {num_skipped} of {num_used + num_skipped} recordings cannot be used, over the limit of "
         f"{max_skipped:g}: {_counts(reasons)}; first error: {skipped[0][2]}; {remedy}"
@@ -377,7 +393,10 @@ def _records_report(files: RecordFiles, keys: pa.Table, skipped: list) -> dict:
         samples = Features.from_arrow_schema(pq.read_schema(files.path(0)))["ecg"].shape[1]
         shape = {"sampling_rate": keys["sampling_rate"][0].as_py(), "samples": samples}
     patients, counts = recording_names(keys["source"], keys["patient_id"]), files.counts()
-    dropped = {name.removeprefix("signals "): count for name, count in sorted(counts.items()) if name != "gaps"}
+    dropped, read_as = (
+        {name.removeprefix(prefix): count for name, count in sorted(counts.items()) if name.startswith(prefix)}
+        for prefix in ("signals ", "note ")
+    )
     return shape | {
         "recordings": _num_recordings(keys),
         "skipped": dict(Counter(reason for _, reason, _ in skipped).most_common()),
@@ -385,6 +404,7 @@ def _records_report(files: RecordFiles, keys: pa.Table, skipped: list) -> dict:
         "records_with_missing_leads": pc.sum(pc.greater(pc.list_value_length(keys["missing_leads"]), 0)).as_py() or 0,
         "filled_gaps": counts["gaps"],
         "dropped_signals": dropped,
+        "read_as": read_as,
         "patients": pc.count_distinct(patients).as_py(),
     }
 

@@ -22,7 +22,7 @@ BATCH_SIZE = 10_000
 
 def list_conversations(builder: ElmDatasetBuilder, folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     """
-    Write the conversations of a source to Parquet files.
+    Write the conversations of a source to Parquet files. A source without conversations gives a file without rows.
 
     Returns:
         The files in order, and (reason, message) of each excluded entry of the source.
@@ -30,6 +30,10 @@ def list_conversations(builder: ElmDatasetBuilder, folder: Path) -> tuple[list[P
     Raises:
         ValueError, FileNotFoundError: the source is invalid or incomplete.
     """
+    if not builder.has_conversations():
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(builder.info.features.arrow_schema.empty_table(), folder / "none.parquet")
+        return [folder / "none.parquet"], builder.excluded_entries()
     try:
         builder.download_and_prepare(str(folder), file_format="parquet", download_mode="force_redownload")
     except DatasetGenerationError as error:

@@ -306,7 +306,8 @@ def plan_records(builder: ElmDatasetBuilder) -> dict:
 
 def _installed_formats() -> list[str]:
     """The packages with which more files can be read, so that a build without them is not resumed with them."""
-    return [package for package in ("ecgdatakit", "pydicom") if find_spec(package) is not None]
+    packages = ("ecgdatakit", "pydicom", "python-calamine")
+    return [package for package in packages if find_spec(package.replace("-", "_")) is not None]
 
 
 def build_records(builder: ElmDatasetBuilder, files: RecordFiles, numbers: Iterable[int], num_proc: int) -> int:

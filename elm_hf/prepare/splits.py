@@ -73,7 +73,7 @@ class ConversationPatients:
         conversation.append(without_ecgs)
         patient.append(num_patients + np.arange(len(without_ecgs)))
         pairs = np.unique(np.stack([np.concatenate(conversation), np.concatenate(patient)]), axis=1)
-        return cls(*pairs, num_patients, without_ecgs, pa.concat_arrays(strata))
+        return cls(*pairs, num_patients, without_ecgs, pa.concat_arrays([pa.array([], pa.string()), *strata]))
 
     def strata_of_records(self) -> PatientLabels:
         """The strata of the conversations of each patient of the records."""
@@ -130,9 +130,10 @@ def assign_folds(joined: Path, keys: pa.Table, num_folds: int | None, seed: int,
     labels = labels_of_records(keys["labels"], patients)
     from_records = labels is not None
     labels = labels or conversations.strata_of_records()
+    must_have_folds = num_folds is not None or len(conversations.stratum)
     num_folds = NUM_FOLDS if num_folds is None else num_folds
     num_folds = num_folds if given is None else given.number
-    if patients.names and num_folds:
+    if patients.names and num_folds and must_have_folds:
         check_enough(len(patients.names), num_folds)
     table = None
     if given is not None:
@@ -168,7 +169,8 @@ def _deal_without_ecgs(
 
 def split_conversations(joined: Path, folds: Folds) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict]]:
     """
-    Return the rows of each split of `official` and of each fold, and their entries in the build report.
+    Return the rows of each split of `official` and of each fold, and their entries in the build report. Without
+    conversations, there are none.
 
     A conversation is in the test or validation split of a fold if all its patients are in this set, in the training
     split if they are in neither, and left out of the fold otherwise.
@@ -181,6 +183,8 @@ def split_conversations(joined: Path, folds: Folds) -> tuple[dict[str, dict[str,
         ValueError: there is neither a fold nor an official split.
     """
     conversations, num_folds = folds.conversations, folds.number
+    if not len(conversations.stratum):
+        return {}, {}
     test_fold, validation_fold = folds.test_fold, folds.validation_fold
     split = pq.read_table(joined, columns=["split"])["split"]
     official = {name: np.flatnonzero(pc.fill_null(pc.equal(split, name), False)) for name in SPLITS}
