@@ -21,7 +21,7 @@ REPEATS = 3
 def naive_wave_trains(
     onsets: np.ndarray, gains: np.ndarray, waves: Waves, samples: int, sampling_rate: int
 ) -> np.ndarray:
-    """The result of `simulation._wave_trains`, with every wave computed over the full time axis."""
+    """The result of `simulation.wave_trains`, with every wave computed over the full time axis."""
     time_s = np.arange(samples) / sampling_rate
     trains = np.zeros((len(waves.centres), samples))
     for onset, gain in zip(onsets, gains):
@@ -34,7 +34,7 @@ def naive_wave_trains(
 
 def milliseconds(records: list[Findings], wave_trains: Callable) -> float:
     """Milliseconds per record in the best of `REPEATS` rounds over all records."""
-    windowed, simulation._wave_trains = simulation._wave_trains, wave_trains
+    windowed, simulation.wave_trains = simulation.wave_trains, wave_trains
     rounds = []
     for _ in range(REPEATS):
         rng = np.random.default_rng(1)
@@ -42,7 +42,7 @@ def milliseconds(records: list[Findings], wave_trains: Callable) -> float:
         for findings in records:
             simulation.simulate_ecg(findings, rng)
         rounds.append(time.perf_counter() - start)
-    simulation._wave_trains = windowed
+    simulation.wave_trains = windowed
     return min(rounds) / len(records) * 1000
 
 
@@ -52,8 +52,8 @@ def main() -> None:
     waves = beat_waves(records[0])
     onsets, gains = np.arange(-0.5, 11, 0.77), np.ones(15)
     arguments = (onsets, gains, waves, 10 * SAMPLING_RATE, SAMPLING_RATE)
-    difference = np.abs(simulation._wave_trains(*arguments) - naive_wave_trains(*arguments)).max()
-    ours, naive = (milliseconds(records, how) for how in (simulation._wave_trains, naive_wave_trains))
+    difference = np.abs(simulation.wave_trains(*arguments) - naive_wave_trains(*arguments)).max()
+    ours, naive = (milliseconds(records, how) for how in (simulation.wave_trains, naive_wave_trains))
     print(f"{RECORDS} records of 10 s, 12 leads, {SAMPLING_RATE} Hz, one thread, best of {REPEATS} rounds")
     print(f"all waves at once, in windows      {ours:6.2f} ms/record")
     print(f"beat by beat over the whole record {naive:6.2f} ms/record")

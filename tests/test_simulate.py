@@ -191,7 +191,7 @@ def test_fibrillatory_waves_have_several_rates_and_differ_by_lead():
     """II and V1 are not one wave of another size, and neither is periodic."""
     heights, similarities, peaks = [], [], []
     for patient in range(30):
-        waves = elm_hf.ecg.simulation._fibrillation(rng(patient), np.arange(5000) / 250)
+        waves = elm_hf.ecg.simulation.fibrillation_waves(rng(patient), np.arange(5000) / 250)
         heights.append(np.median(np.ptp(waves[2].reshape(-1, 50), axis=1)))
         similarities.append(abs(np.corrcoef(waves[1], waves[2])[0, 1]))
         power = np.abs(np.fft.rfft(waves[2] * np.hanning(5000))) ** 2

@@ -4,7 +4,20 @@ import os
 import sys
 
 # They add their subcommands.
-from elm_hf.cli import ask, chat, checkpoints, describe, evaluate, hub, measure, plot, prepare, retrieval, train  # noqa: F401
+from elm_hf.cli import (  # noqa: F401
+    ask,
+    chat,
+    checkpoints,
+    describe,
+    evaluate,
+    hub,
+    measure,
+    plot,
+    prepare,
+    probe,
+    retrieval,
+    train,
+)
 from elm_hf.cli.app import app
 from elm_hf.utils.errors import errors_in_one_line
 

@@ -59,6 +59,12 @@ def evaluate(
     occlusions: Annotated[
         int, typer.Option(min=0, help="Number of answers whose decisive leads and times are drawn.")
     ] = 8,
+    counterfactuals: Annotated[
+        bool,
+        typer.Option(
+            "--counterfactuals", help="Also ask about simulated ECGs that differ in one thing (elm-hf probe)."
+        ),
+    ] = False,
     records: Records = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for noise, shuffling and resampling.")] = 0,
     rag_index: Annotated[
@@ -97,6 +103,7 @@ def evaluate(
     from elm_hf.evaluation.evaluate import evaluate as run
     from elm_hf.evaluation.markdown import report_table
     from elm_hf.evaluation.names import CONDITIONS, REPORT_TEXT_NAME
+    from elm_hf.evaluation.probe import NUM_PATIENTS
     from elm_hf.retrieval.options import RetrievalOptions
 
     retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
@@ -116,6 +123,7 @@ def evaluate(
         max_new_tokens=token_limits,
         conditions=conditions,
         num_occlusions=occlusions,
+        num_counterfactuals=NUM_PATIENTS if counterfactuals else 0,
         records=records,
         seed=seed,
         quiet=quiet,

@@ -194,6 +194,11 @@ def draw_patient(rng: np.random.Generator, number: int) -> list[Findings]:
     return [replace(versions[version], noise=_draw_noise(rng)) for version in order]
 
 
+def draw_normal(rng: np.random.Generator) -> Findings:
+    """Draw the findings of a patient with a normal ECG without noise."""
+    return _findings(int(rng.integers(2**31)), {name: draw(rng, None) for name, draw in _DRAW.items()})
+
+
 def _without_conflicts(classes: dict[str, str], present: set[str], changing: str) -> set[str]:
     """Drop findings that cannot be read beside others: the later one of the two, or the one that does not change."""
     is_fast = classes["rhythm"] in RHYTHMS[2:]
@@ -225,7 +230,7 @@ def _draw_versions(
             _findings(patient, normal | {name: abnormal[name] for name in state})
             for state in (present - {changing}, ever)
         ]
-        if all(_is_readable(findings) for findings in versions):
+        if all(is_readable(findings) for findings in versions):
             return versions
 
 
@@ -236,7 +241,7 @@ def _findings(patient: int, values: dict[str, dict]) -> Findings:
     return Findings(patient=patient, noise="none", **merged)
 
 
-def _is_readable(findings: Findings) -> bool:
+def is_readable(findings: Findings) -> bool:
     """Whether T ends before the next P wave, and in fibrillation and flutter before the next QRS even if it is early."""
     interval = 60_000 / findings.heart_rate
     if findings.pr_ms is None:

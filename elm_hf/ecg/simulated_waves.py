@@ -59,7 +59,7 @@ _RIGHT_FRONTAL = np.array([(0.0, 0.0), (1.0, 0.0), (0.0, -0.15), (0.0, 0.0)])
 # The ST segment is level from the J point to J + 65 ms. It rises during QRS and falls under the T wave.
 _ST_TIMES_S, _ST_RISES_S, _ST_FALLS_S = np.array([0.0, 0.03, 0.065]), (0.03, 0.035), np.array([0.03, 0.035, 0.11])
 # Levels in I, II, V1 ... V6 relative to the most elevated leads of a territory, with reciprocal depression elsewhere.
-_ST_PATTERNS = {
+ST_PATTERNS = {
     "anterior": np.array([0.05, -0.05, 0.35, 1.0, 1.0, 0.45, 0.2, 0.05]),
     "inferior": np.array([0.0, 1.0, -0.15, -0.25, -0.2, 0.0, 0.1, 0.15]),
     "lateral": np.array([1.0, 0.0, -0.2, -0.25, -0.1, 0.35, 1.0, 1.0]),
@@ -276,7 +276,7 @@ def _st_levels(findings: Findings, normal: np.ndarray) -> np.ndarray:
     """The ST levels of I, II, V1 ... V6: the second most elevated of the contiguous leads has `st_mv`."""
     if findings.territory == "none":
         return np.zeros(8)
-    levels = _ST_PATTERNS[findings.territory] + 0.08 * normal[:8]
+    levels = ST_PATTERNS[findings.territory] + 0.08 * normal[:8]
     chains = _CONTIGUOUS[findings.territory]
     margin = max(_second(levels, pair) for chain in chains for pair in zip(chain, chain[1:]))
     return levels * (findings.st_mv / ST_LIMITS_MV[findings.territory] / margin)

@@ -41,27 +41,39 @@ def simulate_ecg(
     """
     samples = round(seconds * sampling_rate)
     time = np.arange(samples, dtype=np.float32) / sampling_rate
-    onsets, atrial_s = _qrs_onsets(findings, rng, seconds)
-    # Breathing and filling change the size of a beat by a few percent.
-    gains = 1 + 0.03 * np.sin(1.7 * onsets + rng.uniform(0, 2 * np.pi)) + 0.015 * rng.standard_normal(len(onsets))
-    waves = beat_waves(findings)
-    independent = (waves.leads @ _wave_trains(onsets, gains, waves, samples, sampling_rate)).astype(np.float32)
+    onsets, atrial_s = qrs_onsets(findings, rng, seconds)
+    independent = beats(findings, onsets, rng, samples, sampling_rate)
     if findings.rhythm == "atrial fibrillation":
-        independent += _fibrillation(rng, time)
+        independent += fibrillation_waves(rng, time)
     if findings.rhythm == "atrial flutter":
         independent += _flutter(rng, time - onsets[0], atrial_s)
     independent += lead_noise(findings.noise, rng, samples, sampling_rate)
-    return _twelve_leads(independent)
+    return twelve_leads(independent)
 
 
-def _twelve_leads(independent: np.ndarray) -> np.ndarray:
+def beats(
+    findings: Findings,
+    onsets: np.ndarray,
+    rng: np.random.Generator,
+    samples: int,
+    sampling_rate: int,
+    start_s: float = 0.0,
+) -> np.ndarray:
+    """The beats in I, II, V1 ... V6 `(8, samples)` from `start_s` on, with QRS onsets at the times `onsets` in seconds."""
+    # Breathing and filling change the size of a beat by a few percent.
+    gains = 1 + 0.03 * np.sin(1.7 * onsets + rng.uniform(0, 2 * np.pi)) + 0.015 * rng.standard_normal(len(onsets))
+    waves = beat_waves(findings)
+    return (waves.leads @ wave_trains(onsets - start_s, gains, waves, samples, sampling_rate)).astype(np.float32)
+
+
+def twelve_leads(independent: np.ndarray) -> np.ndarray:
     """The 12 leads `(12, samples)` from I, II, V1 ... V6 `(8, samples)`."""
     lead_i, lead_ii = independent[:2]
     others = [compute(lead_i, lead_ii) for _, _, compute in LIMB_LEAD_IDENTITIES]
     return np.concatenate([[lead_i, lead_ii, *others], independent[2:]])
 
 
-def _qrs_onsets(findings: Findings, rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, float]:
+def qrs_onsets(findings: Findings, rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, float]:
     """
     Times of the QRS onsets in seconds, with one beat before the record and two or more after it, and the period of the
     flutter waves. The mean of the intervals inside the record is exactly the labelled one.
@@ -96,7 +108,7 @@ def _relative_intervals(findings: Findings, rng: np.random.Generator, number: in
     return 1 + size * np.sqrt(2) * np.sin(phase) + 0.01 * rng.standard_normal(number), 1.0
 
 
-def _wave_trains(onsets: np.ndarray, gains: np.ndarray, waves: Waves, samples: int, sampling_rate: int) -> np.ndarray:
+def wave_trains(onsets: np.ndarray, gains: np.ndarray, waves: Waves, samples: int, sampling_rate: int) -> np.ndarray:
     """
     Repeat each wave at each beat, with the gain of the beat as its height: `(waves, samples)`.
 
@@ -117,7 +129,7 @@ def _wave_trains(onsets: np.ndarray, gains: np.ndarray, waves: Waves, samples: i
     return trains.reshape(len(rises), samples + 2)[:, 1:-1]
 
 
-def _fibrillation(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
+def fibrillation_waves(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
     """
     Fibrillatory waves in I, II, V1 ... V6: several waves of 4 to 9 Hz without a common period, whose rates and sizes
     vary. Each has its own size in each lead. Their usual height from peak to peak in V1 is 0.05 to 0.2 mV.

@@ -29,6 +29,9 @@ from elm_hf.evaluation.judge import judge_predictions
 from elm_hf.evaluation.names import CONDITIONS, OCCLUSION_NAME
 from elm_hf.evaluation.occlusion import choose_answers, occlude_answers
 from elm_hf.evaluation.predictions import prediction_table
+from elm_hf.evaluation.probe import probe_model, questions_of
+from elm_hf.evaluation.probe_questions import ProbeQuestion
+from elm_hf.evaluation.probe_records import recorded_ecgs
 from elm_hf.evaluation.questions import list_questions
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
@@ -56,6 +59,7 @@ def evaluate(
     max_new_tokens: int | Mapping[str, int] = 32,
     conditions: Sequence[str] = CONDITIONS,
     num_occlusions: int = 8,
+    num_counterfactuals: int = 0,
     records: str | PathLike | None = None,
     seed: int = 0,
     quiet: bool = False,
@@ -84,6 +88,8 @@ def evaluate(
         max_new_tokens: longest answer, in tokens: one number, or a number for each question type.
         conditions: what stands in the place of the ECGs, of `ALL_CONDITIONS` (see [`SignalAblation`]).
         num_occlusions: number of answers of which the leads and times that they depend on are found (see [`occlude`]).
+        num_counterfactuals: number of simulated patients whose ECGs are changed in one thing (see [`probe`]), with the
+            questions of the dataset; 0 for no such ECGs.
         records: folder with the signals of a dataset that was published without them.
         seed: random seed for noise, for shuffling and for the resampling of the report.
         quiet: no progress bar.
@@ -116,6 +122,8 @@ def evaluate(
     # What is asked. Errors in the data come before the model is loaded, which may take long.
     asked = _what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
     patients = {name for names in asked.questions["patient_ids"] for name in names}
+    training_rows = _training_rows(dataset, fold, records)
+    to_probe = _questions_to_probe(dataset, training_rows, asked.questions) if num_counterfactuals else {}
     seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
     model, processor = load_checkpoint(checkpoint, device=str(state.device))
     if system_prompt is not None:
@@ -156,6 +164,15 @@ def evaluate(
         to_occlude = choose_answers(asked.questions, answers, num_occlusions)
         occlude_answers(folder.path / OCCLUSION_NAME, asked.rows, to_occlude, model, processor, batch_size)
 
+        if num_counterfactuals:
+            is_simulated = all(source.startswith("simulated") for source in asked.sources)
+            recorded = [] if is_simulated else recorded_ecgs(asked.rows, num_counterfactuals)
+            probed = {name: identity[name] for name in ("checkpoint", "dataset", "fold")}
+            probed["ecgs"] = str(dataset) if recorded else None
+            probe_model(
+                model, processor, to_probe, probed, recorded, folder.path, num_counterfactuals, seed=seed, quiet=quiet
+            )
+
         # The report.
         judged = {}
         if judge is not None:
@@ -171,7 +188,7 @@ def evaluate(
             folder.path,
             predictions,
             identity | judged | settings,
-            _training_rows(dataset, fold, records),
+            training_rows,
             seed,
             ecgs_of=asked.ecgs_of,
             bert_scorer=bert_scorer,
@@ -250,6 +267,13 @@ def _with_neighbours(asked: _Asked, system_prompt: str | None) -> _Asked:
     added = [len(after) - len(before) for before, after in zip(asked.rows["messages"], rows["messages"])]
     positions = asked.questions["position"] + [added[row] for row in asked.questions["row"]]
     return replace(asked, rows=rows, questions=asked.questions.assign(position=positions))
+
+
+def _questions_to_probe(
+    dataset: str | PathLike, training_rows: pd.DataFrame | None, asked: pd.DataFrame
+) -> dict[str, tuple[ProbeQuestion, ...]]:
+    rows = asked if training_rows is None or "question" not in training_rows else training_rows
+    return questions_of(dataset, rows["question"])
 
 
 def _training_rows(dataset: str | PathLike, fold: int | str, records: str | PathLike | None) -> pd.DataFrame | None:

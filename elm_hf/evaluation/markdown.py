@@ -1,6 +1,7 @@
 """The report of an evaluation as Markdown."""
 
 import json
+from collections.abc import Sequence
 
 from elm_hf.evaluation.names import CONDITION_NAMES
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
@@ -46,8 +47,8 @@ def reliance_sentences(report: dict) -> list[str]:
     return [reliance["sentence"] for reliance in report["signal_reliance"].values()]
 
 
-def report_markdown(report: dict) -> str:
-    """The text of `report.md`."""
+def report_markdown(report: dict, probed: Sequence[str] = ()) -> str:
+    """The text of `report.md`, with the sections `probed` about counterfactual ECGs."""
     run = report["run"]
     sections = [
         f"# Evaluation of {run.get('checkpoint', 'a model')}",
@@ -63,6 +64,7 @@ def report_markdown(report: dict) -> str:
         *_statement_section(report),
         *_judge_section(report),
         *_confusion_section(report),
+        *probed,
         *_occlusion_section(report),
         *_example_section(report),
         "## How it was measured\n\n" + _method(report),

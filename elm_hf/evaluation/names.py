@@ -27,6 +27,11 @@ FIGURES_NAME = "figures"
 OCCLUSION_NAME = "occlusion.npz"
 JUDGEMENTS_NAME = "judgements.jsonl"
 
+# Files of the counterfactual probe, in its own folder or in that of an evaluation.
+PROBE_NAME = "probe.json"
+PROBE_TEXT_NAME = "probe.md"
+PROBE_ANSWERS_NAME = "probe.parquet"
+
 # Files in the folder of a zero-shot classification.
 ZERO_SHOT_NAME = "zero_shot.json"
 ZERO_SHOT_TEXT_NAME = "zero_shot.md"

@@ -13,12 +13,14 @@ import pandas as pd
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
 from elm_hf.evaluation.markdown import report_markdown
 from elm_hf.evaluation.metrics import statements
-from elm_hf.evaluation.names import BLIND, FIGURES_NAME, KIND_NAMES, OCCLUSION_NAME, REPORT_TEXT_NAME
+from elm_hf.evaluation.names import BLIND, FIGURES_NAME, KIND_NAMES, OCCLUSION_NAME, PROBE_NAME, REPORT_TEXT_NAME
 from elm_hf.evaluation.pictures import EcgsOf, draw_examples, draw_occlusions
+from elm_hf.evaluation.probe_markdown import probe_sections
 from elm_hf.evaluation.reliance import reliance_by_type, reliance_sentence, signal_reliance
 from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers
 from elm_hf.utils.encoder_origin import known_sources_message
 from elm_hf.utils.exact_match import answer_items
+from elm_hf.utils.files import read_json
 from elm_hf.utils.reports import METRIC_OF_KIND, REPORT_NAME, REPORT_SCHEMA
 
 
@@ -46,7 +48,7 @@ def write_report(
     Scores predictions and writes `report.json`, `report.md` and `figures/`.
 
     Args:
-        folder: where to write. If it has an `occlusion.npz`, that is drawn.
+        folder: where to write. If it has an `occlusion.npz`, that is drawn, and the results of a `probe.json` are included.
         predictions: a row per question and condition, with the columns of docs/evaluation.md.
         run: what was evaluated, for the report: `checkpoint`, `dataset`, `fold`, `split`, ...
         training_rows: `question_type`, `template_id`, `question` and `answer` of the training patients' questions, for
@@ -67,8 +69,10 @@ def write_report(
     questions = Questions(predictions)
     report = build_report(questions, run, training_rows, seed, bert_scorer)
     _draw(folder, report, questions, ecgs_of, seed)
+    report["probe"] = read_json(folder / PROBE_NAME) if (folder / PROBE_NAME).exists() else None
     (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    (folder / REPORT_TEXT_NAME).write_text(report_markdown(report), encoding="utf-8")
+    probed = [] if report["probe"] is None else ["## Counterfactual ECGs", *probe_sections(report["probe"])]
+    (folder / REPORT_TEXT_NAME).write_text(report_markdown(report, probed), encoding="utf-8")
     return report
 
 

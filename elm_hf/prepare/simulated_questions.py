@@ -117,6 +117,21 @@ def single_questions(findings: Findings) -> list[Question]:
     ]
 
 
+def verify_question(label: str) -> str | None:
+    """The yes/no question whether an ECG has a label; None if there is none, as for sinus rhythms."""
+    return next((wording.format(label) for _, verified, wording in _VERIFY if label in verified), None)
+
+
+def query_question(subject: str) -> str:
+    """
+    The open question about a subject.
+
+    Args:
+        subject: `"rhythm"`, `"territory"`, `"conduction"`, `"axis"`, `"noise"`, `"rate"`, `"pr"`, `"qrs"` or `"qt"`.
+    """
+    return _QUERY[subject][2]
+
+
 def comparison_questions(first: Findings, second: Findings) -> list[Question]:
     """
     All questions that compare two ECGs of one patient (`comparison_consecutive-verify`, `-query`) or of two patients
