@@ -194,6 +194,7 @@ class Trap:
         ("two.mat", {}, "leads do not fit", r"found a \(12, 500\), b \(12, 500\)"),
         ("good.npy", {"leads": ["I", "II"]}, "leads do not fit", r"shape \(12, 500\), expected 2 rows or columns"),
         ("good.npy", {"units": "mmHg"}, "unknown units", 'units "mmHg", expected one of mV, uV or V'),
+        ("good.npy", {"units": 2.5}, "unknown units", 'units "2.5", expected one of mV, uV or V'),
         ("good.npy", {"units": "V"}, "absurd amplitude", "span .* mV with the units V"),
         ("good.npy", {"units": "uV"}, "absurd amplitude", "span .* mV with the units uV"),
         ("good.npy", {"sampling_rate": None}, "no sampling rate", "a .npy file requires one, in Hz"),

@@ -189,11 +189,11 @@ def test_training_knows_what_the_encoder_has_seen(dataset, encoder, tmp_path, ca
     create_elm(tmp_path / "elm", config=tmp_path / "elm.json", encoder=str(encoder), **options)
     caplog.clear()
     model = ModelConfig(model_name_or_path=str(tmp_path / "elm"))
-    stages = stages_with_this_one(ElmScriptArguments([str(dataset)], fold="1"), model)
+    stages = stages_with_this_one("fine-tuning", ElmScriptArguments([str(dataset)], fold="1"), model)
     assert [(stage.kind, stage.fold) for stage in stages] == [("pre-training", "1"), ("fine-tuning", "1")]
     assert not caplog.records  # the encoder has not seen the test patients of its own fold
     with pytest.raises(ValueError, match=r"elm: was trained on \d+ of the \d+ validation and test patients of fold 2"):
-        stages_with_this_one(ElmScriptArguments([str(dataset)], fold="2"), model)
+        stages_with_this_one("fine-tuning", ElmScriptArguments([str(dataset)], fold="2"), model)
 
 
 def test_other_encoders_and_shares_are_refused(dataset, encoder, copy):

@@ -63,9 +63,12 @@ class SignalTable:
         return self.times is None or _fits(self.times, sampling_rate)
 
 
-def known_unit(name: str) -> str | None:
-    """A unit of voltage in the spelling of `MILLIVOLTS`, such as `"uV"` for `"UV"` or `"microvolt"`; None if it is none."""
-    plain = name.strip().lower().replace("µ", "u").replace("μ", "u")
+def known_unit(name: object) -> str | None:
+    """
+    A unit of voltage in the spelling of `MILLIVOLTS`, such as `"uV"` for `"UV"` or `"microvolt"`; None if it is none, as a
+    number from a JSON file.
+    """
+    plain = str(name).strip().lower().replace("µ", "u").replace("μ", "u")
     return _SPELLINGS.get(plain) or _SPELLINGS.get(plain.removesuffix("s"))
 
 

@@ -76,7 +76,7 @@ def build_trainer(
         peft_config=peft_config,
         **run.trainer_arguments(learning, len(pairs)),
     )
-    trainer.accelerator.print(f"Trainable parameters: {learning}, {len(pairs)} pairs")
+    trainer.accelerator.print(f"Trainable parameters: {trainer.trained_in_words()}, {len(pairs)} pairs")
     return trainer
 
 

@@ -123,7 +123,7 @@ def build(
         peft_config=peft_config,
         **run.trainer_arguments(learning, len(questions)),
     )
-    trainer.accelerator.print(f"Trainable parameters: {learning}, {len(questions)} questions")
+    trainer.accelerator.print(f"Trainable parameters: {trainer.trained_in_words()}, {len(questions)} questions")
     return trainer
 
 

@@ -72,7 +72,7 @@ def build_trainer(
         peft_config=peft_config,
         **run.trainer_arguments(learning, len(rows)),
     )
-    trainer.accelerator.print(f"Trainable parameters: {learning}, {len(rows)} answers")
+    trainer.accelerator.print(f"Trainable parameters: {trainer.trained_in_words()}, {len(rows)} answers")
     return trainer
 
 

@@ -14,6 +14,7 @@ LoRA in the LLM together with the projector, on two processes:
         --output_dir adapter --trainable projector llm --use_peft
 """
 
+import time
 from collections.abc import Sequence
 
 from datasets import Dataset
@@ -167,7 +168,9 @@ def build_trainer(
     )
     if compilation is not None:
         compilation.compile_layers(model)
-    trainer.accelerator.print(f"Trainable parameters: {learning}, {rows_in_words(rows, script_args)}")
+    trainer.accelerator.print(
+        f"Trainable parameters: {trainer.trained_in_words()}, {rows_in_words(rows, script_args)}"
+    )
     return trainer
 
 
@@ -190,6 +193,9 @@ def train(trainer: ElmTraining) -> None:
     if args.push_to_hub:
         trainer.push_to_hub()
     trainer.end()
+    if trainer.args.world_size > 1:
+        # Gloo's threads need the interpreter to drop their last tensors. If it exits first, both wait for ever.
+        time.sleep(0.5)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,11 @@ class ElmTraining(CompleteCheckpoints):
         """Runs the LLM's layers as they are if they are compiled and this is not wanted."""
         return torch.compiler.set_stance("force_eager") if self.compiled and not wanted else nullcontext()
 
+    def trained_in_words(self) -> str:
+        """How many parameters are trained, with LoRA those of the adapters, and of which parts."""
+        number = sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
+        return f"{number:,} ({', '.join(self.learning)})"
+
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         """Adds the exact match of greedy answers to the metrics, if it is requested."""
         with self._compilation(False):
