@@ -123,7 +123,7 @@ def _numbers(table: TextTable) -> tuple[list[str], list[np.ndarray], list[str]]:
     with table.open() as file:
         text = file.read()
     header, _, cells = text.partition("\n")
-    if not cells.strip():
+    if not cells or cells.isspace():
         raise TableError("contains no samples" if header.strip() else "is empty")
     has_commas = _has_decimal_commas(cells, table.separator)
     try:
@@ -166,6 +166,8 @@ def _has_decimal_commas(cells: str, separator: str) -> bool:
     Raises:
         TableError: commas may also separate thousands.
     """
+    if separator == "," and '"' not in cells:
+        return False
     if separator == ",":  # only commas in quotes are in numbers
         cells = "\n".join(re.findall(r'"([^"\n]*)"', cells))
     if "," not in cells:

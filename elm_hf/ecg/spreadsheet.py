@@ -134,6 +134,9 @@ def _check_decodes(path: Path, encoding: str) -> str | None:
     decoder, before = codecs.getincrementaldecoder(encoding)(), ""
     with path.open("rb") as file:
         while block := file.read(_READ_SIZE):
+            if encoding != "utf-16" and block.isascii() and b"\0" not in block:
+                before = ""
+                continue  # needs no decoding, which takes longer
             text = decoder.decode(block)
             if "\0" in text:
                 raise TableError("contains binary data, expected the text of a table")
