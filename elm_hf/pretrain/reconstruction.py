@@ -9,7 +9,7 @@ from datasets import Dataset
 from PIL import Image
 from transformers import PreTrainedModel
 
-from elm_hf.ecg.plot import plot_ecg
+from elm_hf.ecg.plot import plot_ecg, stack_pictures
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 
@@ -54,7 +54,7 @@ def plot_reconstruction(
             ("Reconstruction", reconstructed),
         )
     ]
-    return _stacked(pages)
+    return stack_pictures(pages)
 
 
 class ReconstructionPlots:
@@ -101,12 +101,3 @@ def _millivolt_of(
     millivolt = plain(ecg, sampling_rate, LEADS)["ecg_values"][0]
     scale = millivolt.std() / max(values.std(), 1e-9)
     return lambda page: (page - values.mean()) * scale + millivolt.mean()
-
-
-def _stacked(pages: list[Image.Image]) -> Image.Image:
-    picture = Image.new("RGB", (max(page.width for page in pages), sum(page.height for page in pages)), "white")
-    top = 0
-    for page in pages:
-        picture.paste(page, (0, top))
-        top += page.height
-    return picture
