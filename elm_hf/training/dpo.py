@@ -11,15 +11,15 @@ one process.
 
 from collections.abc import Sequence
 
-from transformers import AutoConfig, PreTrainedConfig
+from datasets import Dataset
+from transformers import AutoConfig
 from trl import DPOConfig, DPOTrainer, ModelConfig, TrlParser
 
-from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.training.arguments import PreferenceArguments
 from elm_hf.training.checks import set_max_length
-from elm_hf.training.parts import load_model
+from elm_hf.training.parts import load_model, load_reference
 from elm_hf.training.post_training import PostTraining
-from elm_hf.training.preference_data import PairCollator, load_pairs
+from elm_hf.training.preference_data import AnswerCollator, PairCollator, load_pairs
 from elm_hf.training.sft import train
 from elm_hf.training.trainer import ElmTraining
 from elm_hf.training.trl_options import OF_PREFERENCES
@@ -29,13 +29,18 @@ from elm_hf.utils.recipes import with_recipe
 
 
 ARGUMENTS = (PreferenceArguments, DPOConfig, ModelConfig)
+METRICS = ("rewards/margins", "rewards/accuracies")
 
 
-class ElmDPOTrainer(ElmTraining, DPOTrainer):
-    """TRL's `DPOTrainer` for rows whose text and ECGs the collator prepares."""
+class PreferenceTraining(ElmTraining):
+    """Mix-in of TRL's trainers on preferences, for rows whose text and ECGs the collator prepares."""
 
-    def _prepare_dataset(self, dataset, *args, **kwargs):
+    def _prepare_dataset(self, dataset: Dataset, *args, **kwargs) -> Dataset:
         return dataset
+
+
+class ElmDPOTrainer(PreferenceTraining, DPOTrainer):
+    """TRL's `DPOTrainer`, which learns with the ECGs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,42 +64,45 @@ def build_trainer(
     script_args: PreferenceArguments, training_args: DPOConfig, model_args: ModelConfig
 ) -> ElmDPOTrainer:
     """Builds the trainer of a run, ready to start or to resume from its last checkpoint."""
-    metrics = ("rewards/margins", "rewards/accuracies")
-    run = PostTraining("preferences", script_args, training_args, model_args, OF_PREFERENCES, metrics)
+    run = PostTraining("preferences", script_args, training_args, model_args, OF_PREFERENCES, METRICS)
     pairs, validation = load_pairs(run, script_args.preferences, evaluates(training_args))
-    set_max_length(training_args, pairs, run.processor, config_of(model_args))
-    model, learning, peft_config = load_model(script_args.trainable, training_args, model_args)
-    training_args.include_num_input_tokens_seen = "non_padding"  # for costs.json
-    trainer = ElmDPOTrainer(
-        model=model,
-        ref_model=reference_model(model_args) if peft_config is None else None,
-        args=training_args,
-        data_collator=PairCollator(run.processor, training_args.max_length),
-        train_dataset=pairs,
-        eval_dataset=validation,
-        processing_class=run.processor,
-        peft_config=peft_config,
-        **run.trainer_arguments(learning, len(pairs)),
-    )
+    trainer = build(ElmDPOTrainer, run, pairs, validation, PairCollator)
     trainer.accelerator.print(f"Trainable parameters: {trainer.trained_in_words()}, {len(pairs)} pairs")
     return trainer
 
 
-def config_of(model_args: ModelConfig) -> PreTrainedConfig:
-    """The configuration of the checkpoint that training starts from."""
-    return AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+def build(
+    trainer_class: type[PreferenceTraining],
+    run: PostTraining,
+    rows: Dataset,
+    validation: Dataset | None,
+    collator_class: type[AnswerCollator],
+) -> PreferenceTraining:
+    """
+    Builds a trainer on preferences.
 
-
-def reference_model(model_args: ModelConfig) -> ElmForCausalLM:
-    """The model before this training, with which the trained one is compared. An adapter is switched off instead."""
-    model = ElmForCausalLM.from_pretrained(
-        model_args.model_name_or_path,
-        revision=model_args.model_revision,
-        dtype=model_args.dtype,
-        use_safetensors=True,
-        attn_implementation=model_args.attn_implementation,
+    Args:
+        trainer_class: class of the trainer.
+        run: the run.
+        rows, validation: rows of the training and the validation patients.
+        collator_class: class of the collator of these rows.
+    """
+    args, model_args = run.training_args, run.model_args
+    config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+    set_max_length(args, rows, run.processor, config)
+    model, learning, peft_config = load_model(run.script_args.trainable, args, model_args)
+    args.include_num_input_tokens_seen = "non_padding"  # for costs.json
+    return trainer_class(
+        model=model,
+        ref_model=load_reference(model_args) if peft_config is None else None,  # an adapter is switched off instead
+        args=args,
+        data_collator=collator_class(run.processor, args.max_length),
+        train_dataset=rows,
+        eval_dataset=validation,
+        processing_class=run.processor,
+        peft_config=peft_config,
+        **run.trainer_arguments(learning, len(rows)),
     )
-    return model.requires_grad_(False).eval()
 
 
 if __name__ == "__main__":

@@ -11,13 +11,10 @@ from collections.abc import Sequence
 from trl import KTOConfig, KTOTrainer, ModelConfig, TrlParser
 
 from elm_hf.training.arguments import PreferenceArguments
-from elm_hf.training.checks import set_max_length
-from elm_hf.training.dpo import config_of, reference_model
-from elm_hf.training.parts import load_model
+from elm_hf.training.dpo import PreferenceTraining, build
 from elm_hf.training.post_training import PostTraining
 from elm_hf.training.preference_data import UnpairedCollator, load_pairs, unpaired
 from elm_hf.training.sft import train
-from elm_hf.training.trainer import ElmTraining
 from elm_hf.training.trl_options import OF_PREFERENCES
 from elm_hf.training.validation import evaluates
 from elm_hf.utils.errors import errors_in_one_line
@@ -27,11 +24,8 @@ from elm_hf.utils.recipes import with_recipe
 ARGUMENTS = (PreferenceArguments, KTOConfig, ModelConfig)
 
 
-class ElmKTOTrainer(ElmTraining, KTOTrainer):
-    """TRL's `KTOTrainer` for rows whose text and ECGs the collator prepares."""
-
-    def _prepare_dataset(self, dataset, *args, **kwargs):
-        return dataset
+class ElmKTOTrainer(PreferenceTraining, KTOTrainer):
+    """TRL's `KTOTrainer`, which learns with the ECGs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,21 +51,9 @@ def build_trainer(
     """Builds the trainer of a run, ready to start or to resume from its last checkpoint."""
     run = PostTraining("preferences", script_args, training_args, model_args, OF_PREFERENCES, ("rewards/margins",))
     pairs, validation = load_pairs(run, script_args.preferences, evaluates(training_args))
-    set_max_length(training_args, pairs, run.processor, config_of(model_args))
     rows = unpaired(pairs, training_args.seed)
-    model, learning, peft_config = load_model(script_args.trainable, training_args, model_args)
-    training_args.include_num_input_tokens_seen = "non_padding"  # for costs.json
-    trainer = ElmKTOTrainer(
-        model=model,
-        ref_model=reference_model(model_args) if peft_config is None else None,
-        args=training_args,
-        data_collator=UnpairedCollator(run.processor, training_args.max_length),
-        train_dataset=rows,
-        eval_dataset=None if validation is None else unpaired(validation, training_args.seed),
-        processing_class=run.processor,
-        peft_config=peft_config,
-        **run.trainer_arguments(learning, len(rows)),
-    )
+    validation = None if validation is None else unpaired(validation, training_args.seed)
+    trainer = build(ElmKTOTrainer, run, rows, validation, UnpairedCollator)
     trainer.accelerator.print(f"Trainable parameters: {trainer.trained_in_words()}, {len(rows)} answers")
     return trainer
 

@@ -32,12 +32,8 @@ def load_model(
         ValueError: options do not fit the model, or its LLM does not keep packed conversations apart.
     """
     quantization = quantization_config(model_args)
-    model = ElmForCausalLM.from_pretrained(
-        model_args.model_name_or_path,
-        revision=model_args.model_revision,
-        dtype=model_args.dtype,
-        use_safetensors=True,
-        attn_implementation=model_args.attn_implementation,
+    model = _load(
+        model_args,
         quantization_config=quantization,
         distributed_config=tensor_parallelism(model_args, training_args),
     )
@@ -49,6 +45,22 @@ def load_model(
         if runs_before_sharding(model):
             check_packing(model, behind_prefix=packing == "prefix")
     return model, learning, peft_config
+
+
+def load_reference(model_args: ModelConfig) -> ElmForCausalLM:
+    """Loads the model before the training, with which the trained one is compared."""
+    return _load(model_args).requires_grad_(False).eval()
+
+
+def _load(model_args: ModelConfig, **options) -> ElmForCausalLM:
+    return ElmForCausalLM.from_pretrained(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        use_safetensors=True,
+        attn_implementation=model_args.attn_implementation,
+        **options,
+    )
 
 
 def quantization_config(model_args: ModelConfig) -> BitsAndBytesConfig | None:

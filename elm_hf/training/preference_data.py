@@ -96,9 +96,9 @@ def unpaired(pairs: Dataset, seed: int) -> Dataset:
     return both.with_format(pairs.format["type"], **pairs.format["format_kwargs"])
 
 
-class PairCollator:
+class AnswerCollator:
     """
-    Collates pairs of answers for `DPOTrainer`: all chosen answers, then all rejected ones, each with its prompt and ECGs.
+    Collates answers, each with its prompt and ECGs.
 
     Args:
         processor: the ELM's processor.
@@ -107,6 +107,12 @@ class PairCollator:
 
     def __init__(self, processor: ProcessorMixin, max_length: int | None):
         self.collate = ElmDataCollator(processor, max_length)
+
+
+class PairCollator(AnswerCollator):
+    """
+    Collates pairs of answers for `DPOTrainer`: all chosen answers, then all rejected ones, each with its prompt and ECGs.
+    """
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """
@@ -120,18 +126,11 @@ class PairCollator:
         return answered(self.collate, [(row, row[side]) for side in ("chosen", "rejected") for row in rows])
 
 
-class UnpairedCollator:
+class UnpairedCollator(AnswerCollator):
     """
     Collates single answers for `KTOTrainer`, and each prompt with the answer of the row before it, from which the trainer
     estimates the divergence from the reference model.
-
-    Args:
-        processor: the ELM's processor.
-        max_length: maximum number of tokens of a prompt with its answer, see [`ConversationTokenizer`].
     """
-
-    def __init__(self, processor: ProcessorMixin, max_length: int | None):
-        self.collate = ElmDataCollator(processor, max_length)
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """
