@@ -87,6 +87,45 @@ class ElmConvProjector(nn.Module):
         return self.linear(hidden_states).unflatten(0, (-1, self.num_ecg_tokens))
 
 
+class ElmTwoProjectors(nn.Module):
+    """
+    The projectors of the signal and of its picture. In the place of the tokens of an absent signal or picture is a
+    learned vector (`absent`), so that the model can be asked about ECGs of which it has one of them.
+    """
+
+    def __init__(self, config: ElmConfig):
+        super().__init__()
+        self.signal, self.picture = (build_projector(tower) for tower in config.towers)
+        self.absent = nn.Embedding(2, config.embedding_size)
+
+    def forward(
+        self, signal: torch.Tensor, picture: torch.Tensor, ecg_modality_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        r"""
+        The tokens of ECGs, those of the picture behind those of the signal.
+
+        Args:
+            signal, picture (`torch.Tensor` of shape `(num_ecgs, tokens, hidden_size)`):
+                The tokens of each encoder. Without an encoder of the signal, the signals.
+            ecg_modality_mask (`torch.BoolTensor` of shape `(num_ecgs, 2)`, *optional*):
+                Whether the signal, and the picture, of each ECG are given.
+
+        Returns:
+            `torch.Tensor` of shape `(num_ecgs, num_ecg_tokens, embedding_size)`.
+        """
+        if ecg_modality_mask is None:  # processes that share a step have gradients of the same weights
+            ecg_modality_mask = torch.ones((len(picture), 2), dtype=torch.bool, device=picture.device)
+        projected = [
+            torch.where(is_given[:, None, None], tokens, absent.to(tokens.dtype))
+            for is_given, tokens, absent in zip(
+                ecg_modality_mask.to(picture.device).T,
+                (self.signal(signal), self.picture(picture)),
+                self.absent.weight,
+            )
+        ]
+        return torch.cat(projected, dim=1)
+
+
 def build_projector(config: ElmConfig) -> nn.Module | None:
     r"""
     A new projector.
@@ -96,8 +135,12 @@ def build_projector(config: ElmConfig) -> nn.Module | None:
             Configuration of the model.
 
     Returns:
-        `nn.Module` or `None`: The projector of type `config.projector_type`; `None` if the type is `None`.
+        `nn.Module` or `None`: The projector of type `config.projector_type`; `None` if the type is `None`; both
+        projectors of a model that reads the signal and its picture.
     """
+    # CODEPATH: checkpoints that read the signal and its picture have two projectors.
+    if config.reads_both:
+        return ElmTwoProjectors(config)
     # CODEPATH: "symbol" checkpoints have ECG tokens among the LLM's embeddings and need no projector.
     if config.projector_type is None:
         return None
@@ -108,4 +151,4 @@ def build_projector(config: ElmConfig) -> nn.Module | None:
     return ElmConvProjector(config) if config.projector_type == "conv" else ElmPatchProjector(config)
 
 
-__all__ = ["ElmConvProjector", "ElmEncoderProjector", "ElmPatchProjector", "build_projector"]
+__all__ = ["ElmConvProjector", "ElmEncoderProjector", "ElmPatchProjector", "ElmTwoProjectors", "build_projector"]
