@@ -29,6 +29,7 @@ from .chat_rendering import (
     with_system_prompt,
 )
 from .chat_turns import Render, learnt_answers, render_prompt
+from .ecg_modalities import EcgModalities
 from .feature_extraction_ecg import EcgFeatureExtractor
 from .turn_format import renderer, tokenize_pieces, turn_format
 
@@ -40,7 +41,8 @@ ECG_TOKEN = "<|ecg|>"
 class BaseElmProcessor(ProcessorMixin):
     r"""
     Base class of the processors of ECG-language models. It processes the text; its subclasses [`ElmProcessor`],
-    [`ElmVisionProcessor`] and [`ElmSymbolProcessor`] process the ECGs (`leads`, `prepare_ecgs`).
+    [`ElmVisionProcessor`], [`ElmSignalVisionProcessor`] and [`ElmSymbolProcessor`] process the ECGs (`leads`,
+    `prepare_ecgs`).
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`):
@@ -57,6 +59,9 @@ class BaseElmProcessor(ProcessorMixin):
         sub_processors:
             The other parts of the processor: feature extractor, image processor, tokenizer of ECGs.
     """
+
+    # Whether the model reads the signal and its picture.
+    reads_both = False
 
     def __init__(
         self,
@@ -294,6 +299,11 @@ class BaseElmProcessor(ProcessorMixin):
         if missing:
             raise ValueError(
                 f'{missing} of {len(items)} ECG items have no "ecg" (an array or a path), "path" or "url".'
+            )
+        if not self.reads_both and any(isinstance(ecg, EcgModalities) for ecg in ecgs):
+            raise ValueError(
+                'An ECG item has "signal" or "picture", which are for models with representation=["signal", "image"]; '
+                'this model reads "ecg".'
             )
         encoded = self._encode(
             chats,
