@@ -32,6 +32,7 @@ _MODULES = {
     "EcgImageProcessor": "elm_hf.modeling.image_processing_ecg",
     "EcgByteTokenizer": "elm_hf.modeling.tokenization_ecg_byte",
     "ElmProcessor": "elm_hf.modeling.processing_elm",
+    "ElmSignalVisionProcessor": "elm_hf.modeling.processing_elm_signal_vision",
     "ElmSymbolProcessor": "elm_hf.modeling.processing_elm_symbol",
     "ElmVisionProcessor": "elm_hf.modeling.processing_elm_vision",
     "EcgAugmentation": "elm_hf.training.augmentation",

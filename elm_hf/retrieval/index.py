@@ -156,9 +156,12 @@ def _elm_encoder(checkpoint: str | PathLike):
         inputs = processor(
             text, ecg=ecgs, sampling_rate=sampling_rate, lead_names=[LEADS] * len(ecgs), return_tensors="pt"
         )
-        inputs = {name: inputs[name].to(model.device) for name in ("ecg_values", "ecg_lead_mask") if name in inputs}
-        outputs = model.get_ecg_features(**inputs)
-        return outputs.pooler_output if outputs.last_hidden_state is None else outputs.last_hidden_state
+        of_text = ("input_ids", "attention_mask")
+        outputs = model.get_ecg_features(
+            **{name: values.to(model.device) for name, values in inputs.items() if name not in of_text}
+        )
+        tokens = outputs.pooler_output if outputs.last_hidden_state is None else outputs.last_hidden_state
+        return tokens[:, : model.config.towers[0].num_ecg_tokens] if model.config.reads_both else tokens
 
     return encode
 
