@@ -71,6 +71,41 @@ def load_checkpoint(
     return model.eval(), processor
 
 
+def read_representation(path_or_repo: str | PathLike) -> str | list[str]:
+    """
+    Reads how an ELM, or the base of an adapter, reads ECGs, without loading it.
+
+    Args:
+        path_or_repo: folder or repository of the checkpoint.
+
+    Raises:
+        OSError: the checkpoint does not exist.
+        ValueError: it is not an ELM.
+    """
+    name = str(path_or_repo)
+    check_name(name)
+    if find_adapter_config_file(name) is not None:
+        name = _base_of(name)
+    _check_is_elm(name)
+    config, _ = PreTrainedConfig.get_config_dict(name)
+    return config.get("representation", "signal")
+
+
+def _base_of(adapter: str) -> str:
+    """The base of an adapter, after checking that it exists."""
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    try:
+        check_name(base)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{adapter}: the base model of this adapter was not found ({error}); if it has moved, "
+            f"`elm-hf merge {adapter} OUTPUT --base FOLDER` merges both into a full checkpoint"
+        ) from error
+    return base
+
+
 def _short(error: Exception, name: str) -> str:
     text = " ".join(str(error).split()).removeprefix(f"{name}: ")[:500]
     is_plain = isinstance(error, ValueError | SafetensorError | StrictDataclassError)
@@ -91,16 +126,9 @@ def _check_is_elm(name: str):
 
 
 def _load_adapter(name: str, options: dict) -> PreTrainedModel:
-    from peft import AutoPeftModelForCausalLM, PeftConfig
+    from peft import AutoPeftModelForCausalLM
 
-    base = PeftConfig.from_pretrained(name).base_model_name_or_path
-    try:
-        check_name(base)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{name}: the base model of this adapter was not found ({error}); if it has moved, "
-            f"`elm-hf merge {name} OUTPUT --base FOLDER` merges both into a full checkpoint"
-        ) from error
+    base = _base_of(name)
     if not options["trust_remote_code"]:
         check_files(base)
     return AutoPeftModelForCausalLM.from_pretrained(name, **options)
