@@ -2,9 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
-import textwrap
 from itertools import cycle
 from pathlib import Path
 
@@ -13,12 +10,13 @@ import pytest
 import torch
 from conftest import TINY_LLM
 from huggingface_hub.errors import StrictDataclassClassValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from test_compositions import (
+    BOTH,
     ECG_ENCODERS,
     FOUNDATION_ENCODERS,
-    NUM_SAMPLES,
-    RELOAD,
+    NUM_PICTURE_TOKENS,
+    NUM_TOKENS,
     VISION_ENCODERS,
     Composition,
     compose,
@@ -27,8 +25,7 @@ from test_compositions import (
 from test_packing import QUESTIONS, assert_same, row
 from test_report import CONTROLS, predictions_of
 from test_training import changed_weights, some_logits, train
-from tiny_models import tiny_llm, tiny_tokenizer
-from transformers import AutoConfig, AutoModel, CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from elm_hf.checkpoints.card import parts_of
 from elm_hf.checkpoints.create import create_elm
@@ -44,43 +41,22 @@ from elm_hf.evaluation.scores import Questions
 from elm_hf.inference.generation import answer
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.ecg_leads import LEADS
-from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
-from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
-from elm_hf.modeling.processing_elm_base import add_ecg_token
 from elm_hf.modeling.processing_elm_signal_vision import ElmSignalVisionProcessor
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.encoder_cache import cache_encoders_of
 
 
-SIGNAL_TOKENS, PICTURE_TOKENS = 5, 3
-BOTH = ["signal", "image"]
 SIGNAL_ENCODERS = ECG_ENCODERS | FOUNDATION_ENCODERS
 # Each encoder of signals, and each projector without one, with a vision encoder.
 PAIRS = [*SIGNAL_ENCODERS, "linear", "patch", "conv"]
 PAIRS = list(zip(PAIRS, cycle(VISION_ENCODERS)))
 
 
-def compose_both(signal: str, picture: str, family: str = "qwen2") -> tuple[ElmForCausalLM, ElmSignalVisionProcessor]:
+def compose_both(signal: str, picture: str) -> tuple[ElmForCausalLM, ElmSignalVisionProcessor]:
     """`signal` is an encoder of signals, or a projector without one."""
-    tokenizer = tiny_tokenizer(family)
-    config = SIGNAL_ENCODERS.get(signal)
-    encoder = None if config is None else AutoModel.from_config(AutoConfig.for_model(**config))
-    of_signal = 1 if signal == "linear" else SIGNAL_TOKENS
-    model = ElmForCausalLM.from_encoder_llm_pretrained(
-        encoder,
-        tiny_llm(family),
-        ecg_token_id=add_ecg_token(tokenizer),
-        picture_encoder=AutoModel.from_config(AutoConfig.for_model(**VISION_ENCODERS[picture])),
-        representation=BOTH,
-        projector_type=signal if encoder is None else None,
-        num_ecg_tokens=of_signal + PICTURE_TOKENS,
-        num_picture_tokens=PICTURE_TOKENS,
-        num_samples=NUM_SAMPLES,
-    )
-    pictures = EcgImageProcessor(size={"height": 32, "width": 32}, num_samples=NUM_SAMPLES)
-    extractor = EcgFeatureExtractor(num_samples=NUM_SAMPLES)
-    return model, ElmSignalVisionProcessor(extractor, pictures, tokenizer, model.config.num_ecg_tokens)
+    projector = signal if signal in ("linear", "patch", "conv") else "mlp"
+    return compose(Composition(BOTH, SIGNAL_ENCODERS.get(signal), projector, VISION_ENCODERS[picture]), "qwen2", None)
 
 
 def encoded(processor, messages: list[dict], **options) -> dict[str, torch.Tensor]:
@@ -93,12 +69,12 @@ def both() -> tuple[ElmForCausalLM, ElmSignalVisionProcessor]:
 
 
 @pytest.mark.parametrize("signal, picture", PAIRS)
-def test_the_tokens_are_those_of_a_signal_model_and_of_a_picture_model(signal, picture, ecgs, ecg_tokenizer):
+def test_the_tokens_are_those_of_a_signal_model_and_of_a_picture_model(signal, picture, ecgs):
     model, processor = compose_both(signal, picture)
     projector = signal if signal in ("linear", "patch", "conv") else "mlp"
     alone = [
-        compose(Composition("signal", SIGNAL_ENCODERS.get(signal), projector), "qwen2", ecg_tokenizer),
-        compose(Composition("image", VISION_ENCODERS[picture], "mlp"), "qwen2", ecg_tokenizer),
+        compose(Composition("signal", SIGNAL_ENCODERS.get(signal), projector), "qwen2", None),
+        compose(Composition("image", VISION_ENCODERS[picture], "mlp"), "qwen2", None),
     ]
     inputs, expected = encoded(processor, conversation(ecgs[:2])), []
     for (one, its_processor), part in zip(alone, ("signal", "picture")):
@@ -107,7 +83,7 @@ def test_the_tokens_are_those_of_a_signal_model_and_of_a_picture_model(signal, p
             one.model.encoder.load_state_dict(of_part.state_dict())
         one.model.projector.load_state_dict(getattr(model.model.projector, part).state_dict())
         if part == "picture":
-            one.config.num_ecg_tokens = one.model.projector.num_ecg_tokens = PICTURE_TOKENS
+            one.model.projector.num_ecg_tokens = NUM_PICTURE_TOKENS
         read = its_processor(its_processor.ecg_token * 2, ecgs[:2], sampling_rate=250, return_tensors="pt")
         with torch.no_grad():
             expected.append(one.get_ecg_features(read["ecg_values"], read.get("ecg_lead_mask")).pooler_output)
@@ -140,9 +116,9 @@ def test_an_absent_modality_is_a_learned_vector_and_is_not_read(both, ecgs):
     with torch.no_grad():
         whole = model(**inputs | {"ecg_modality_mask": None}).ecg_hidden_states
         one_each = model(**inputs)
-        signal, picture = one_each.ecg_hidden_states.split([SIGNAL_TOKENS, PICTURE_TOKENS], dim=1)
+        signal, picture = one_each.ecg_hidden_states.split([NUM_TOKENS, NUM_PICTURE_TOKENS], dim=1)
         absent = model.model.projector.absent.weight
-        assert torch.equal(signal[0], whole[0, :SIGNAL_TOKENS]) and torch.equal(picture[1], whole[1, SIGNAL_TOKENS:])
+        assert torch.equal(signal[0], whole[0, :NUM_TOKENS]) and torch.equal(picture[1], whole[1, NUM_TOKENS:])
         assert (picture[0] == absent[1]).all() and (signal[1] == absent[0]).all()
         assert not torch.equal(absent[0], absent[1])
         other = {name: inputs[name].clone() for name in ("ecg_values", "ecg_pictures")}
@@ -155,7 +131,7 @@ def test_an_absent_modality_is_a_learned_vector_and_is_not_read(both, ecgs):
             model(**inputs | {"ecg_modality_mask": torch.tensor([[True, True], [False, False]])})
 
 
-def test_items_give_signal_and_picture_separately(both, ecgs, ecg_tokenizer):
+def test_items_give_signal_and_picture_separately(both, ecgs):
     model, processor = both
     question = {"type": "text", "text": "What is the rhythm?"}
 
@@ -176,7 +152,7 @@ def test_items_give_signal_and_picture_separately(both, ecgs, ecg_tokenizer):
     assert torch.equal(picture_only["ecg_pictures"], first["ecg_pictures"]) and not picture_only["ecg_values"].any()
     with pytest.raises(ValueError, match='signal or "ecg", got both'):
         asked(ecg=ecgs[0], signal=ecgs[1])
-    _, signal_processor = compose(Composition("signal", None, "patch"), "qwen2", ecg_tokenizer)
+    _, signal_processor = compose(Composition("signal", None, "patch"), "qwen2", None)
     item = {"type": "ecg", "signal": ecgs[0], "sampling_rate": 250}
     with pytest.raises(
         ValueError, match=r'"signal" or "picture", which are for models with .*; this model reads "ecg"'
@@ -249,23 +225,6 @@ def test_dropout_drops_either_and_never_both(both, ecgs):
     assert ElmDataCollator(processor)(rows[:2])["ecg_modality_mask"].all()
 
 
-def test_pairs_load_elsewhere(ecgs, tmp_path):
-    save_file({"ecgs": torch.from_numpy(ecgs[:2].copy())}, tmp_path / "ecgs.safetensors")
-    expected = {}
-    for signal, picture, family in (("st_mem", "siglip2", "gemma2"), ("conv", "clip", "gpt2")):
-        model, processor = compose_both(signal, picture, family)
-        with torch.no_grad():
-            expected[signal] = model(**encoded(processor, conversation(ecgs[:2]))).logits
-        model.save_pretrained(tmp_path / signal)
-        processor.save_pretrained(tmp_path / signal)
-    code = {path.stem for path in (tmp_path / "st_mem").glob("*.py")}
-    assert {"modeling_st_mem", "ecg_raster", "processing_elm_signal_vision"} <= code
-    subprocess.run([sys.executable, "-c", textwrap.dedent(RELOAD), str(tmp_path)], check=True)
-    reloaded = load_file(tmp_path / "logits.safetensors")
-    for name, logits in expected.items():
-        torch.testing.assert_close(reloaded[name], logits, rtol=1e-4, atol=1e-5)
-
-
 VIT, RESNET = VISION_ENCODERS["vit"], ECG_ENCODERS["ecg_resnet"]
 
 
@@ -287,7 +246,7 @@ def test_parts_that_do_not_fit_are_refused(settings, message):
         ElmConfig(**{"representation": BOTH} | settings)
 
 
-def test_inputs_of_another_form_are_refused(both, ecgs, ecg_tokenizer):
+def test_inputs_of_another_form_are_refused(both, ecgs):
     model, processor = both
     inputs = encoded(processor, conversation(ecgs[:2]))
     with pytest.raises(ValueError, match="got `ecg_values` without `ecg_pictures`"):
@@ -296,7 +255,7 @@ def test_inputs_of_another_form_are_refused(both, ecgs, ecg_tokenizer):
         model(**inputs | {"ecg_pictures": inputs["ecg_pictures"][:1]})
     with pytest.raises(ValueError, match=r"shape \(num_ecgs, 2\) = \(2, 2\), got \(2,\)"):
         model(**inputs | {"ecg_modality_mask": torch.ones(2, dtype=torch.bool)})
-    signal_model, _ = compose(Composition("signal", None, "patch"), "qwen2", ecg_tokenizer)
+    signal_model, _ = compose(Composition("signal", None, "patch"), "qwen2", None)
     with pytest.raises(ValueError, match=r'reads `ecg_values` alone \(representation="signal"\); drop `ecg_pictures`'):
         signal_model.get_ecg_features(inputs["ecg_values"], ecg_pictures=inputs["ecg_pictures"])
 
@@ -314,8 +273,11 @@ def vision_tower(tmp_path_factory) -> Path:
 def create(simulated_dataset, vision_tower, tmp_path_factory):
     def create(**parts) -> Path:
         folder = tmp_path_factory.mktemp("both")
-        (folder / "elm.json").write_text(json.dumps({"text_config": TINY_LLM}))
-        options = {"representation": BOTH, "encoder": "ecg_resnet", "picture_encoder": str(vision_tower), "seconds": 2}
+        settings = {"text_config": TINY_LLM}
+        if "encoder" not in parts:
+            settings["encoder_config"] = ECG_ENCODERS["ecg_resnet"] | {"num_leads": 12}
+        (folder / "elm.json").write_text(json.dumps(settings))
+        options = {"representation": BOTH, "picture_encoder": str(vision_tower), "seconds": 2}
         data = {"tokenizer_dataset": str(simulated_dataset), "vocab_size": 400}
         create_elm(folder / "elm", config=folder / "elm.json", **data, **options | parts)
         return folder / "elm"
@@ -334,12 +296,15 @@ def test_created_models_have_the_lengths_and_tokens_of_their_parts(create, elm):
     assert processor.image_processor.size == {"height": 48, "width": 48}
     assert processor.image_processor.num_samples == processor.feature_extractor.num_samples == 500
     assert parts_of(model.config)["encoder"] == "ecg_resnet and clip_vision_model"
-    large, processor = load_checkpoint(create(encoder="ecg_se_resnet", picture_size=96, leads=["I", "II"]))
-    assert (large.config.num_ecg_tokens, large.config.num_picture_tokens, large.config.num_leads) == (100, 50, 2)
-    assert processor.feature_extractor.sampling_rate == 100 and processor.image_processor.num_samples == 500
+    large, processor = load_checkpoint(create(encoder="ecg_se_resnet", picture_size=96))
+    assert (large.config.num_ecg_tokens, large.config.num_picture_tokens, large.config.picture_size) == (100, 50, 96)
+    assert processor.feature_extractor.sampling_rate == 100 and processor.feature_extractor.num_samples == 200
+    assert processor.image_processor.sampling_rate == 250 and processor.image_processor.num_samples == 500
+    linear, processor = load_checkpoint(
+        create(encoder=None, projector="linear", num_picture_tokens=4, leads=["I", "II"])
+    )
+    assert (linear.config.num_ecg_tokens, linear.config.num_picture_tokens, linear.config.num_leads) == (5, 4, 2)
     assert processor.leads == ["I", "II"] and processor.image_processor.leads == list(LEADS)
-    linear, _ = load_checkpoint(create(encoder=None, projector="linear", num_picture_tokens=4))
-    assert (linear.config.num_ecg_tokens, linear.config.num_picture_tokens) == (5, 4)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +323,7 @@ def test_create_refuses_wrong_pairs(create, parts, message):
 
 
 def test_training_changes_both_towers_and_what_stands_for_an_absent_one(elm, simulated_dataset, tmp_path):
-    changes = ("--modality_dropout", "0.5", "--noise", "0.1", "--rotation", "2")
+    changes = ("--modality_dropout", "0.5", "--noise", "0.1", "--rotation", "2", "--max_steps", "4")
     names = changed_weights(elm, train(elm, simulated_dataset, tmp_path / "out", *changes))
     for part in (
         "encoder.signal.",
@@ -387,7 +352,9 @@ def test_cached_features_and_adapters(elm, create, simulated_dataset, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(model(**read).logits, model(**running).logits, rtol=1e-4, atol=1e-5)
     flags = ("--use_peft", "--trainable", "projector", "llm", "--cache_encoder", "--pack_by_ecg", "2")
-    adapter = train(elm, simulated_dataset, tmp_path / "adapter", *flags, "--modality_dropout", "0.5")
+    adapter = train(
+        elm, simulated_dataset, tmp_path / "adapter", *flags, "--modality_dropout", "0.5", "--max_steps", "4"
+    )
     adapted, _ = load_checkpoint(adapter)
     merged = merge_adapter(adapter, tmp_path / "merged")
     before = load_file(elm / "model.safetensors")
