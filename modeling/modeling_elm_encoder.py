@@ -162,7 +162,11 @@ def check_shapes(
             f'This model reads `ecg_values` alone (representation="{config.representation}"); drop `ecg_pictures` and '
             '`ecg_modality_mask`, which are for models with representation=["signal", "image"].'
         )
-    _check_pictures(config, ecg_values, "ecg_values") if config.reads_pictures else _check_signals(config, ecg_values)
+    # CODEPATH: "image" and "stacked_signal" checkpoints read pictures, "signal" ones signals.
+    if config.reads_pictures:
+        _check_pictures(config, ecg_values, "ecg_values")
+    else:
+        _check_signals(config, ecg_values)
 
 
 def _check_both(

@@ -25,6 +25,7 @@ from .image_processing_ecg import EcgImageProcessor
 from .processing_elm_base import ECG_TOKEN, BaseElmProcessor
 
 
+# trf-ignore: TRF057 (auto_docstring describes the library's own models only)
 class ElmSignalVisionProcessor(BaseElmProcessor):
     r"""
     Bundles an [`EcgFeatureExtractor`], an [`EcgImageProcessor`] and the LLM's tokenizer, for models that read the
