@@ -21,8 +21,6 @@ from itertools import count
 import numpy as np
 from jinja2.exceptions import TemplateError
 
-from .ecg_modalities import EcgModalities
-
 
 END_OF_REASONING = "</think>"
 # For LLMs without a chat template (GPT-2, OPT): roles in words, and the end-of-text token after every answer.
@@ -235,21 +233,15 @@ def given_ecg(item: dict):
     Args:
         item (`dict`):
             The item, with `"ecg"` (an array, a path or an address), `"path"` or `"url"`. `None` stands for no value, as
-            in rows of a dataset. For models that read the signal and its picture, `"signal"` and `"picture"` give them
-            separately.
+            in rows of a dataset.
 
     Returns:
-        The array, path or address, or [`EcgModalities`]; `None` if there is none.
+        The array, path or address; `None` if there is none.
 
     Raises:
         `ValueError`: If the item has several of them.
     """
     given = [name for name in ("ecg", "path", "url") if item.get(name) is not None]
-    separate = [name for name in ("signal", "picture") if item.get(name) is not None]
-    if separate:
-        if given:
-            raise ValueError(f'An ECG item has {", ".join(separate)} or "{given[0]}", got both.')
-        return EcgModalities(item.get("signal"), item.get("picture"))
     if len(given) > 1:
         raise ValueError(f'An ECG item needs one of "ecg", "path" and "url", got {", ".join(given)}.')
     return item[given[0]] if given else None

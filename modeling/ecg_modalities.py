@@ -40,4 +40,27 @@ class EcgModalities:
             raise ValueError("An ECG has neither signal nor picture: the model would answer without having seen it.")
 
 
-__all__ = ["EcgModalities"]
+def given_modalities(item: dict) -> EcgModalities | None:
+    r"""
+    The signal and the picture that an `{"type": "ecg"}` item gives separately.
+
+    Args:
+        item (`dict`):
+            The item, with `"signal"`, `"picture"` or both, in the place of `"ecg"`.
+
+    Returns:
+        [`EcgModalities`], or `None` if the item has neither.
+
+    Raises:
+        `ValueError`: If the item has `"ecg"`, `"path"` or `"url"` as well.
+    """
+    separate = [name for name in ("signal", "picture") if item.get(name) is not None]
+    if not separate:
+        return None
+    whole = [name for name in ("ecg", "path", "url") if item.get(name) is not None]
+    if whole:
+        raise ValueError(f'An ECG item has {", ".join(separate)} or "{whole[0]}", got both.')
+    return EcgModalities(item.get("signal"), item.get("picture"))
+
+
+__all__ = ["EcgModalities", "given_modalities"]

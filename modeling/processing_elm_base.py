@@ -29,7 +29,7 @@ from .chat_rendering import (
     with_system_prompt,
 )
 from .chat_turns import Render, learnt_answers, render_prompt
-from .ecg_modalities import EcgModalities
+from .ecg_modalities import EcgModalities, given_modalities
 from .feature_extraction_ecg import EcgFeatureExtractor
 from .turn_format import renderer, tokenize_pieces, turn_format
 
@@ -294,7 +294,7 @@ class BaseElmProcessor(ProcessorMixin):
         if not tokenize:
             return [chat.text for chat in chats] if is_batched else chats[0].text
         items = [item for messages in conversations for item in ecg_items(messages)]
-        ecgs = [given_ecg(item) for item in items]
+        ecgs = [given_modalities(item) or given_ecg(item) for item in items]
         missing = sum(ecg is None for ecg in ecgs)
         if missing:
             raise ValueError(
