@@ -48,7 +48,7 @@ _MODULES = {
     "load_elm_dataset": "elm_hf.data.loading",
     "load_records": "elm_hf.data.tables",
     "feature_text": "elm_hf.ecg.normal_ranges",
-    "measure_ecg": "elm_hf.ecg.measurements",
+    "measure_ecg": "elm_hf.modeling.ecg_measurements",
     "merge_adapter": "elm_hf.checkpoints.merge",
     "pack_by_ecg": "elm_hf.training.packing",
     "plot_ecg": "elm_hf.ecg.plot",

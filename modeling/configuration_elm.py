@@ -90,6 +90,11 @@ class ElmConfig(PreTrainedConfig):
             Number of leads of an ECG.
         num_samples (`int`, *optional*, defaults to 2500):
             Number of samples of an ECG: 10 s at 250 Hz. Of `["signal", "image"]`, those of the signal.
+        measurements (`list[str]`, *optional*):
+            Names of measured values of the ECG that the model reads as well, as [`measure_ecg`] has them. Each has one
+            of the `num_ecg_tokens`, behind those of the ECG.
+        measurement_scales (`list[list[float]]`, *optional*):
+            For each of the `measurements` a typical value and a spread, by which it is scaled.
         picture_size (`int`, *optional*):
             Height and width of the pictures if they are larger or smaller than those that the vision encoder was
             trained on. Its position embeddings are then interpolated.
@@ -132,6 +137,8 @@ class ElmConfig(PreTrainedConfig):
     num_picture_tokens: int | None = None
     num_leads: int = 12
     num_samples: int = 2500
+    measurements: list[str] | None = None
+    measurement_scales: list[list[float]] | None = None
     picture_size: int | None = None
     ecg_token_id: int | None = None
     ecg_token_offset: int | None = None
@@ -150,7 +157,7 @@ class ElmConfig(PreTrainedConfig):
         if self.reads_both and self.picture_projector_type is None:
             self.picture_projector_type = "mlp"
         if self.reads_both and self.num_picture_tokens is None:
-            self.num_picture_tokens = self.num_ecg_tokens // 2
+            self.num_picture_tokens = self.without_measurements.num_ecg_tokens // 2
         self.projector_conv_channels = list(self.projector_conv_channels)
         self.projector_conv_kernel_sizes = list(self.projector_conv_kernel_sizes)
         self.projector_conv_strides = list(self.projector_conv_strides)
@@ -164,6 +171,10 @@ class ElmConfig(PreTrainedConfig):
 
     def validate_components(self):
         """Encoder (or its absence) and projector must be able to read the representation."""
+        if self.measurements is not None:
+            self._check_measurements()
+            self.without_measurements.validate_components()
+            return
         if self._check_towers("validate_components"):
             return
         encoder_type = None if self.encoder_config is None else self.encoder_config.model_type
@@ -182,6 +193,9 @@ class ElmConfig(PreTrainedConfig):
 
     def validate_projector(self):
         """The projector must fit the encoder (or its absence) and cut an ECG into equal patches."""
+        if self.measurements is not None:
+            self.without_measurements.validate_projector()
+            return
         if self._check_towers("validate_projector"):
             return
         if self.representation == "symbol":
@@ -196,6 +210,22 @@ class ElmConfig(PreTrainedConfig):
             raise ValueError(f"num_ecg_tokens must be at least 1, got {self.num_ecg_tokens}.")
         if self.encoder_config is None:
             self._check_patches()
+
+    def _check_measurements(self):
+        number = len(self.measurements)
+        if self.representation == "symbol":
+            raise ValueError('measurements are tokens of an ECG, and representation="symbol" has text tokens for it.')
+        if not 0 < number < self.num_ecg_tokens:
+            raise ValueError(
+                f"{number} measurements have a token each of num_ecg_tokens={self.num_ecg_tokens}, and at least one is for "
+                "the ECG itself."
+            )
+        scales = self.measurement_scales or []
+        if len(scales) != number or any(len(scale) != 2 or not scale[1] > 0 for scale in scales):
+            raise ValueError(
+                f"measurement_scales is {self.measurement_scales}; expected a typical value and a spread above 0 for each of "
+                f"the {number} measurements."
+            )
 
     def _check_towers(self, check: str) -> bool:
         """Runs a check of the parts for the signal and for the picture. `False` for models that do not read both."""
@@ -266,14 +296,22 @@ class ElmConfig(PreTrainedConfig):
         return tuple(self.representation) == SIGNAL_AND_IMAGE
 
     @property
+    def without_measurements(self) -> "ElmConfig":
+        """The configuration of the model without measured values, whose `num_ecg_tokens` are the other tokens."""
+        config = copy.copy(self)
+        config.num_ecg_tokens = self.num_ecg_tokens - len(self.measurements or ())
+        config.measurements = None
+        return config
+
+    @property
     def towers(self) -> tuple["ElmConfig", "ElmConfig"]:
         """
         Of a model that reads both, the configurations of the parts for the signal and for the picture, as if they were
         models of their own. `num_ecg_tokens` are the tokens of the part.
         """
-        signal, picture = copy.copy(self), copy.copy(self)
+        signal, picture = self.without_measurements, self.without_measurements
         signal.representation, picture.representation = SIGNAL_AND_IMAGE
-        signal.num_ecg_tokens = self.num_ecg_tokens - self.num_picture_tokens
+        signal.num_ecg_tokens -= self.num_picture_tokens
         signal.picture_size = None
         picture.encoder_config = self.picture_encoder_config
         picture.projector_type = self.picture_projector_type

@@ -30,6 +30,7 @@ class ElmGenerationMixin(GenerationMixin):
         sequence_ids=None,
         ecg_pictures=None,
         ecg_modality_mask=None,
+        ecg_measurements=None,
         is_first_iteration=False,
         **kwargs,
     ):
@@ -53,6 +54,7 @@ class ElmGenerationMixin(GenerationMixin):
             model_inputs["encoder_hidden_states"] = encoder_hidden_states
             model_inputs["ecg_pictures"] = ecg_pictures
             model_inputs["ecg_modality_mask"] = ecg_modality_mask
+            model_inputs["ecg_measurements"] = ecg_measurements
         return model_inputs
 
     def _expand_inputs_for_generation(
@@ -65,6 +67,7 @@ class ElmGenerationMixin(GenerationMixin):
         encoder_hidden_states=None,
         ecg_pictures=None,
         ecg_modality_mask=None,
+        ecg_measurements=None,
         **kwargs,
     ):
         """Repeats each conversation with its ECGs `expand_size` times, for beams or samples."""
@@ -74,6 +77,7 @@ class ElmGenerationMixin(GenerationMixin):
             "encoder_hidden_states": encoder_hidden_states,
             "ecg_pictures": ecg_pictures,
             "ecg_modality_mask": ecg_modality_mask,
+            "ecg_measurements": ecg_measurements,
         }
         ecgs = {name: value for name, value in ecgs.items() if value is not None}
         if ecgs and expand_size > 1:

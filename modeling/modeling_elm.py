@@ -28,7 +28,7 @@ from .composition_elm import ElmCompositionMixin
 from .configuration_elm import ElmConfig
 from .generation_elm import ElmGenerationMixin
 from .llm_parts import TIED_EMBEDDINGS, scale_logits
-from .modeling_elm_encoder import build_encoders, check_shapes, encode
+from .modeling_elm_encoder import build_encoders, check_measurements, check_shapes, encode
 from .modeling_elm_projector import build_projector
 from .packed_attention import packed_attention_mask
 
@@ -116,6 +116,7 @@ class ElmModel(ElmPreTrainedModel):
         ecg_lead_mask: torch.BoolTensor | None = None,
         ecg_pictures: torch.FloatTensor | None = None,
         ecg_modality_mask: torch.BoolTensor | None = None,
+        ecg_measurements: torch.FloatTensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         r"""
@@ -126,7 +127,7 @@ class ElmModel(ElmPreTrainedModel):
                 The ECGs as the processor returns them, or pictures of shape `(num_ecgs, 3, height, width)`.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
                 `True` for present leads; all by default. Used by encoders that support absent leads.
-            ecg_pictures, ecg_modality_mask:
+            ecg_pictures, ecg_modality_mask, ecg_measurements:
                 As for [`ElmModel`].
 
         Returns:
@@ -137,25 +138,40 @@ class ElmModel(ElmPreTrainedModel):
         Raises:
             `ValueError`: If `ecg_values` or `ecg_pictures` have a shape that the model does not take.
         """
-        check_shapes(self.config, ecg_values, ecg_pictures, ecg_modality_mask)
+        check_shapes(self.config, ecg_values, ecg_pictures, ecg_modality_mask, ecg_measurements)
         # CODEPATH: checkpoints that read the signal and its picture encode both.
         if self.config.reads_both:
             signal, picture = self.encoder(ecg_values, ecg_pictures, ecg_lead_mask, **kwargs)
             joined = None if self.encoder.signal is None else self.encoder.join(signal, picture)
-            projected = self.projector(signal, picture, self._checked(ecg_modality_mask))
+            projected = self._project(signal, picture, self._checked(ecg_modality_mask), measured=ecg_measurements)
             return BaseModelOutputWithPooling(last_hidden_state=joined, pooler_output=projected)
         # CODEPATH: encoder-free checkpoints feed the signal to the projector, the others the encoder's output.
         if self.encoder is None:
-            return BaseModelOutputWithPooling(pooler_output=self.projector(ecg_values))
+            return BaseModelOutputWithPooling(pooler_output=self._project(ecg_values, measured=ecg_measurements))
         encoded = encode(self.encoder, self.config, ecg_values, ecg_lead_mask, **kwargs)
-        return BaseModelOutputWithPooling(last_hidden_state=encoded, pooler_output=self.projector(encoded))
+        projected = self._project(encoded, measured=ecg_measurements)
+        return BaseModelOutputWithPooling(last_hidden_state=encoded, pooler_output=projected)
 
-    def _project(self, encoded: torch.Tensor, ecg_modality_mask: torch.BoolTensor | None) -> torch.Tensor:
-        """Projects outputs of the encoder, or of two encoders as they are joined."""
+    def _project(self, *encoded: torch.Tensor | None, measured: torch.FloatTensor | None) -> torch.Tensor:
+        """Projects what the projector reads, and measured values."""
+        # CODEPATH: some checkpoints read measured values as well.
+        if self.config.measurements is not None:
+            return self.projector(*encoded, ecg_measurements=measured)
+        return self.projector(*encoded)
+
+    def _project_stored(
+        self,
+        encoded: torch.Tensor,
+        ecg_modality_mask: torch.BoolTensor | None,
+        ecg_measurements: torch.FloatTensor | None,
+    ) -> torch.Tensor:
+        """Projects outputs of the encoder, or of two encoders as they are joined, that it returned before."""
+        check_measurements(self.config, ecg_measurements, len(encoded))
         # CODEPATH: checkpoints that read the signal and its picture have two encoders.
         if self.config.reads_both:
-            return self.projector(*self.encoder.split(encoded), self._checked(ecg_modality_mask))
-        return self.projector(encoded)
+            parts = (*self.encoder.split(encoded), self._checked(ecg_modality_mask))
+            return self._project(*parts, measured=ecg_measurements)
+        return self._project(encoded, measured=ecg_measurements)
 
     @staticmethod
     def _checked(ecg_modality_mask: torch.BoolTensor | None) -> torch.BoolTensor | None:
@@ -255,6 +271,7 @@ class ElmModel(ElmPreTrainedModel):
         sequence_ids: torch.LongTensor | None = None,
         ecg_pictures: torch.FloatTensor | None = None,
         ecg_modality_mask: torch.BoolTensor | None = None,
+        ecg_measurements: torch.FloatTensor | None = None,
         **kwargs,
     ) -> ElmModelOutputWithPast:
         r"""
@@ -271,6 +288,8 @@ class ElmModel(ElmPreTrainedModel):
             ecg_modality_mask (`torch.BoolTensor` of shape `(num_ecgs, 2)`, *optional*):
                 For these models, `True` if the signal, and if the picture, of an ECG are given; both by default. A
                 learned vector is in the place of the tokens of the other one.
+            ecg_measurements (`torch.FloatTensor` of shape `(num_ecgs, num_measurements)`, *optional*):
+                Measured values of the same ECGs, NaN where unknown, for models with `config.measurements`.
             attention_mask, position_ids, past_key_values, inputs_embeds, use_cache:
                 As for the LLM.
             encoder_hidden_states (`torch.FloatTensor` of shape `(num_ecgs, tokens, hidden_size)`, *optional*):
@@ -292,10 +311,10 @@ class ElmModel(ElmPreTrainedModel):
 
         ecg_features = None
         if encoder_hidden_states is not None:
-            ecg_features = self._project(encoder_hidden_states, ecg_modality_mask)
+            ecg_features = self._project_stored(encoder_hidden_states, ecg_modality_mask, ecg_measurements)
         elif ecg_values is not None:
             ecg_features = self.get_ecg_features(
-                ecg_values, ecg_lead_mask, ecg_pictures, ecg_modality_mask, return_dict=True
+                ecg_values, ecg_lead_mask, ecg_pictures, ecg_modality_mask, ecg_measurements, return_dict=True
             ).pooler_output
         if ecg_features is not None:
             ecg_features = ecg_features.to(inputs_embeds.device, inputs_embeds.dtype)
@@ -366,6 +385,7 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmCompositionMixin, ElmGenerationMixin
         sequence_ids: torch.LongTensor | None = None,
         ecg_pictures: torch.FloatTensor | None = None,
         ecg_modality_mask: torch.BoolTensor | None = None,
+        ecg_measurements: torch.FloatTensor | None = None,
         **kwargs,
     ) -> ElmCausalLMOutputWithPast:
         r"""
@@ -377,7 +397,7 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmCompositionMixin, ElmGenerationMixin
                 `(num_ecgs, 3, height, width)`. `None` if the text has no placeholders.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
                 `True` for present leads.
-            ecg_pictures, ecg_modality_mask:
+            ecg_pictures, ecg_modality_mask, ecg_measurements:
                 As for [`ElmModel`].
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Token ids for the loss; -100 is ignored. The model shifts them by one.
@@ -422,6 +442,7 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmCompositionMixin, ElmGenerationMixin
             sequence_ids=sequence_ids,
             ecg_pictures=ecg_pictures,
             ecg_modality_mask=ecg_modality_mask,
+            ecg_measurements=ecg_measurements,
             **kwargs,
         )
         positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

@@ -135,6 +135,7 @@ def check_shapes(
     ecg_values: torch.Tensor,
     ecg_pictures: torch.Tensor | None = None,
     ecg_modality_mask: torch.Tensor | None = None,
+    ecg_measurements: torch.Tensor | None = None,
 ):
     r"""
     Checks that a model takes ECGs of this form.
@@ -142,7 +143,7 @@ def check_shapes(
     Args:
         config ([`ElmConfig`]):
             Configuration of the model.
-        ecg_values, ecg_pictures, ecg_modality_mask:
+        ecg_values, ecg_pictures, ecg_modality_mask, ecg_measurements:
             As for [`ElmModel`].
 
     Raises:
@@ -153,6 +154,7 @@ def check_shapes(
         raise ValueError(
             'This model reads ECGs as tokens in `input_ids` (representation="symbol"); drop `ecg_values`.'
         )
+    check_measurements(config, ecg_measurements, len(ecg_values))
     # CODEPATH: checkpoints that read the signal and its picture get both.
     if config.reads_both:
         _check_both(config, ecg_values, ecg_pictures, ecg_modality_mask)
@@ -167,6 +169,36 @@ def check_shapes(
         _check_pictures(config, ecg_values, "ecg_values")
     else:
         _check_signals(config, ecg_values)
+
+
+def check_measurements(config: ElmConfig, ecg_measurements: torch.Tensor | None, num_ecgs: int):
+    r"""
+    Checks the measured values of ECGs.
+
+    Args:
+        config ([`ElmConfig`]):
+            Configuration of the model.
+        ecg_measurements:
+            As for [`ElmModel`].
+        num_ecgs (`int`):
+            Number of ECGs.
+
+    Raises:
+        `ValueError`: If they have another shape, are missing, or are not read by the model.
+    """
+    # CODEPATH: most checkpoints read no measured values.
+    if config.measurements is None and ecg_measurements is None:
+        return
+    found = "none were" if ecg_measurements is None else f"a tensor of shape {tuple(ecg_measurements.shape)} was"
+    # CODEPATH: some checkpoints read measured values, the others do not.
+    if config.measurements is None:
+        raise ValueError(f"This model reads no measured values, and {found} given; drop `ecg_measurements`.")
+    shape = (num_ecgs, len(config.measurements))
+    if ecg_measurements is None or tuple(ecg_measurements.shape) != shape:
+        raise ValueError(
+            f"This model reads measured values, `ecg_measurements` of shape {shape}, and {found} given: pass all outputs of "
+            "the processor."
+        )
 
 
 def _check_both(
@@ -245,4 +277,12 @@ def vision_inputs(
     }
 
 
-__all__ = ["ElmTwoEncoders", "build_encoder", "build_encoders", "check_shapes", "encode", "vision_inputs"]
+__all__ = [
+    "ElmTwoEncoders",
+    "build_encoder",
+    "build_encoders",
+    "check_measurements",
+    "check_shapes",
+    "encode",
+    "vision_inputs",
+]

@@ -31,6 +31,7 @@ from .chat_rendering import (
 from .chat_turns import Render, learnt_answers, render_prompt
 from .ecg_modalities import EcgModalities, given_modalities
 from .feature_extraction_ecg import EcgFeatureExtractor
+from .measured_values import MeasuringMixin
 from .turn_format import renderer, tokenize_pieces, turn_format
 
 
@@ -38,7 +39,7 @@ ECG_TOKEN = "<|ecg|>"
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class BaseElmProcessor(ProcessorMixin):
+class BaseElmProcessor(MeasuringMixin, ProcessorMixin):
     r"""
     Base class of the processors of ECG-language models. It processes the text; its subclasses [`ElmProcessor`],
     [`ElmVisionProcessor`], [`ElmSignalVisionProcessor`] and [`ElmSymbolProcessor`] process the ECGs (`leads`,

@@ -51,6 +51,8 @@ class ElmSignalVisionProcessor(BaseElmProcessor):
             System message of conversations that have none: the one that the model was trained with.
         enable_thinking (`bool`, *optional*, defaults to `False`):
             Whether prompts let the model begin with reasoning: `True` for models trained on answers with reasoning.
+        measurements (`list[str]`, *optional*):
+            Names of the measured values that the model reads: those of the model's `config.measurements`.
     """
 
     reads_both = True
@@ -65,8 +67,10 @@ class ElmSignalVisionProcessor(BaseElmProcessor):
         chat_template: str | None = None,
         system_prompt: str | None = None,
         enable_thinking: bool = False,
+        measurements: list[str] | None = None,
     ):
         self.num_ecg_tokens = num_ecg_tokens
+        self.measurements = measurements
         super().__init__(
             tokenizer,
             ecg_token,
@@ -80,7 +84,8 @@ class ElmSignalVisionProcessor(BaseElmProcessor):
     @property
     def model_input_names(self) -> list[str]:
         of_signals = self.feature_extractor.model_input_names
-        return ["input_ids", "attention_mask", *of_signals, "ecg_pictures", "ecg_modality_mask"]
+        read = [*of_signals, "ecg_pictures", "ecg_modality_mask", *self.measured_names]
+        return ["input_ids", "attention_mask", *read]
 
     def prepare_ecgs(
         self,
@@ -115,7 +120,8 @@ class ElmSignalVisionProcessor(BaseElmProcessor):
             size = self.image_processor.size
             pictures = {"pixel_values": np.zeros((len(given), 3, size["height"], size["width"]), np.float32)}
         read = {"ecg_pictures": pictures["pixel_values"], "ecg_modality_mask": is_given}
-        return signals | read, self.placeholders(len(ecgs))
+        measured = self.measured([one.signal for one in given], sampling_rate, lead_names)
+        return signals | read | measured, self.placeholders(len(ecgs))
 
     @staticmethod
     def _prepared(

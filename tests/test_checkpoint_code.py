@@ -41,6 +41,8 @@ PROCESSOR = {
     "ecg_segments",
     "feature_extraction_ecg",
     "folder_paths",
+    "measured_values",
+    "own_measurements",
     "processing_elm_base",
     "reading_process",
     "turn_format",

@@ -107,7 +107,8 @@ def parts_of(config: "ElmConfig") -> dict:
     encoder = {} if config.encoder_config is None else config.encoder_config.to_dict()
     of_picture = f" and {config.picture_encoder_config.model_type}" if config.reads_both else ""
     return {
-        "representation": "signal and picture" if config.reads_both else config.representation,
+        "representation": ("signal and picture" if config.reads_both else config.representation)
+        + (f" and {len(config.measurements)} measured values" if config.measurements else ""),
         "num_leads": config.num_leads,
         "num_samples": config.num_samples,
         "encoder": encoder.get("model_type", "none") + of_picture,

@@ -38,6 +38,7 @@ from elm_hf.checkpoints.llm import (
     set_generation,
 )
 from elm_hf.checkpoints.load import load_feature_extractor, load_pretrained
+from elm_hf.checkpoints.measurements import scaled_measurements
 from elm_hf.checkpoints.tokenizer import text_tokenizer
 from elm_hf.data.seen_patients import SeenPatients, Stage, stages_before
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, SIGNAL_AND_IMAGE, ElmConfig
@@ -120,6 +121,7 @@ def create_elm(
     picture_encoder: str | None = None,
     picture_projector: str | None = None,
     num_picture_tokens: int | None = None,
+    measurements: Sequence[str] | None = None,
 ) -> ElmForCausalLM:
     """
     Creates a checkpoint that is ready for training: `config.json`, weights, processor and the code to load them.
@@ -144,7 +146,8 @@ def create_elm(
         projector: `"linear"` or `"mlp"` (default) with an encoder; `"linear"`, `"patch"` (default) or `"conv"`
             without.
         num_ecg_tokens: positions per ECG. Defaults to 1 for the encoder-free linear projector and to 50 otherwise, and
-            for `["signal", "image"]` to as many for the signal and 50 for its picture.
+            for `["signal", "image"]` to as many for the signal and 50 for its picture. With `measurements`, theirs are
+            among them.
         seconds: length of the ECGs that the model reads. Defaults to that of the pre-trained encoder, or 10.
         normalization: normalization of the ECG's amplitude, see [`EcgFeatureExtractor`]. Defaults to that of the
             pre-trained encoder, or to `"millivolt"` for signals and `"none"` for tokens. `"min_max"` and `"z_score"`
@@ -160,6 +163,8 @@ def create_elm(
             are then those of the signal.
         picture_projector: projector of the picture, `"linear"` or `"mlp"` (default).
         num_picture_tokens: how many of `num_ecg_tokens` are the picture's.
+        measurements: measured values that the model reads as well, a token each behind those of the ECG: see
+            [`scaled_measurements`]. They are added to the default of `num_ecg_tokens`.
 
     Raises:
         FileExistsError: `output` exists and is not empty.
@@ -192,7 +197,11 @@ def create_elm(
         "num_picture_tokens": num_picture_tokens,
     }
     settings |= {name: value for name, value in given.items() if value is not None}
+    if measurements is not None:
+        settings |= scaled_measurements(measurements)
     representation = settings.setdefault("representation", "signal")
+    if representation == "symbol" and settings.get("measurements"):
+        raise ValueError("--measurements are tokens of an ECG, and --representation symbol has text tokens for it.")
     reads_both = not isinstance(representation, str)
     if reads_both:
         settings["representation"] = list(representation)
@@ -253,10 +262,15 @@ def create_elm(
         offset = model.config.ecg_token_offset
         processor = ElmSymbolProcessor(reader, llm_tokenizer, ecg_byte, offset, max_ecg_tokens)
     elif reads_both:
-        processor = ElmSignalVisionProcessor(reader, picture_reader, llm_tokenizer, model.config.num_ecg_tokens)
+        parts = reader, picture_reader, llm_tokenizer
+        processor = ElmSignalVisionProcessor(
+            *parts, model.config.num_ecg_tokens, measurements=model.config.measurements
+        )
     else:
         processor_class = ElmVisionProcessor if model.config.reads_pictures else ElmProcessor
-        processor = processor_class(reader, llm_tokenizer, model.config.num_ecg_tokens)
+        processor = processor_class(
+            reader, llm_tokenizer, model.config.num_ecg_tokens, measurements=model.config.measurements
+        )
     set_generation(model, processor)
     seen = SeenPatients(_stages_of(encoder, encoder_model))
     save_atomically([model, processor, seen], output, check=lambda folder: check_saved(model, folder))
@@ -265,16 +279,15 @@ def create_elm(
 
 def _set_number_of_tokens(settings: dict, is_single: bool) -> None:
     """Sets the number of tokens of an ECG, where the configuration's default does not fit."""
-    default = 1 if is_single else ElmConfig.num_ecg_tokens
+    default, measured = 1 if is_single else ElmConfig.num_ecg_tokens, len(settings.get("measurements") or ())
     if tuple(settings["representation"]) != SIGNAL_AND_IMAGE:
-        if is_single:
-            settings.setdefault("num_ecg_tokens", 1)
+        settings.setdefault("num_ecg_tokens", default + measured)
         return
     if is_single and "num_ecg_tokens" in settings:
-        settings.setdefault("num_picture_tokens", settings["num_ecg_tokens"] - 1)
+        settings.setdefault("num_picture_tokens", settings["num_ecg_tokens"] - 1 - measured)
     if "num_ecg_tokens" not in settings:
         of_picture = settings.setdefault("num_picture_tokens", ElmConfig.num_ecg_tokens)
-        settings["num_ecg_tokens"] = default + of_picture
+        settings["num_ecg_tokens"] = default + of_picture + measured
 
 
 def _check_towers(

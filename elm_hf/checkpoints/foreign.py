@@ -84,6 +84,11 @@ def check_loaded(name: str, model: PreTrainedModel, processor: ProcessorMixin) -
             f"{name}: its processor writes {processor.num_ecg_tokens!r:.50} tokens per ECG; the model reads "
             f"{config.num_ecg_tokens}."
         )
+    if config.measurements != processor.measurements:
+        raise ValueError(
+            f"{name}: its processor measures {processor.measurements!r:.100}; the model reads "
+            f"{config.measurements!r:.100}."
+        )
     reader = processor.image_processor if config.reads_pictures else processor.feature_extractor
     readers = [reader, processor.image_processor] if config.reads_both else [reader]
     for rate in (one.sampling_rate for one in readers):

@@ -50,7 +50,9 @@ def create(
     ] = None,
     num_ecg_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of tokens per ECG in the LLM's sequence, with those of its picture."),
+        typer.Option(
+            min=1, help="Number of tokens per ECG in the LLM's sequence, with those of its picture and measurements."
+        ),
     ] = None,
     seconds: Annotated[
         float | None,
@@ -92,6 +94,13 @@ def create(
     num_picture_tokens: Annotated[
         int | None, typer.Option(min=1, help="Of signal,image, how many of the tokens per ECG are the picture's.")
     ] = None,
+    measurements: Annotated[
+        str | None,
+        typer.Option(
+            help="Measured values that the model reads as well, a token each: general (rate, intervals, axis, voltages), or "
+            "names such as heart_rate,qrs_ms,st_mv (of all leads) or st_mv_V2."
+        ),
+    ] = None,
 ):
     """Compose a new ECG-language model from an LLM, a projector and, optionally, an ECG encoder."""
     from elm_hf.utils.files import check_free
@@ -126,6 +135,7 @@ def create(
         picture_encoder=picture_encoder,
         picture_projector=picture_projector,
         num_picture_tokens=num_picture_tokens,
+        measurements=None if measurements is None else measurements.split(","),
     )
     config = model.config
     if config.representation == "symbol":
@@ -137,6 +147,8 @@ def create(
         )
     else:
         reads = f"projector {config.projector_type}, {config.num_ecg_tokens} tokens per ECG"
+    if config.measurements is not None:
+        reads += f", {len(config.measurements)} for measured values"
     typer.echo(f"{output}: {model.num_parameters():,} parameters, LLM {config.text_config.model_type}, {reads}")
 
 

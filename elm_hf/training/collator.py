@@ -80,7 +80,7 @@ class ElmDataCollator:
             `sequence_ids`. Without padding: `input_ids`, `position_ids` and `labels`, each `(1, length)`, and the
             starts of the conversations. If any row has an ECG: `ecg_values (num_ecgs, leads, samples)` and
             `ecg_lead_mask (num_ecgs, leads)`, or `encoder_hidden_states`; for models that read the signal and its
-            picture also `ecg_pictures` and `ecg_modality_mask`.
+            picture also `ecg_pictures` and `ecg_modality_mask`, and for those that read measured values `ecg_measurements`.
 
         Raises:
             ValueError: a conversation has no assistant turn, or its ECGs alone fill `max_length`.
@@ -92,6 +92,9 @@ class ElmDataCollator:
         ecg_data, ecg_ids = self._prepare_ecgs(first_rows, names, self.keep_flat)
         if self.modality_dropout and ecg_ids:
             ecg_data["ecg_modality_mask"] = self._kept_modalities(first_rows, names)
+            if "ecg_measurements" in ecg_data:  # they are those of the signal
+                has_signal = ecg_data["ecg_modality_mask"][:, :1]
+                ecg_data["ecg_measurements"] = ecg_data["ecg_measurements"].where(has_signal, torch.nan)
         remaining = iter(ecg_ids)
         sequences = []
         for pack, name in zip(packs, names):
@@ -135,7 +138,8 @@ class ElmDataCollator:
             return {}, []
         if self.encoder_features is not None:
             features = self.encoder_features[[index for row in rows for index in row["ecg_index"]]]
-            return {"encoder_hidden_states": features}, self.processor.placeholders(num_ecgs)
+            measured = self._measured(rows) if self.processor.measurements else {}
+            return {"encoder_hidden_states": features} | measured, self.processor.placeholders(num_ecgs)
         ecgs = [ecg for row in rows for ecg in row["ecgs"]]
         rows_of_ecgs = np.repeat(np.arange(len(rows)), [len(row["ecgs"]) for row in rows])
         rates = [rows[row]["sampling_rate"] for row in rows_of_ecgs]
@@ -161,6 +165,13 @@ class ElmDataCollator:
             pictures = self.processor.image_processor
             ecg_data[name] = self.image_augmentation(ecg_data[name], rngs, pictures.image_mean, pictures.image_std)
         return ecg_data, ecg_ids
+
+    def _measured(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """What the model reads of the measured values of the ECGs."""
+        ecgs = [ecg for row in rows for ecg in row["ecgs"]]
+        rates = [row["sampling_rate"] for row in rows for _ in row["ecgs"]]
+        measured = self.processor.measured(ecgs, rates, [list(LEADS)] * len(ecgs))
+        return {name: torch.from_numpy(values) for name, values in measured.items()}
 
     def _tokenized(self, row: dict, ecg_ids: list[np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and labels of a conversation, both `(length,)`."""

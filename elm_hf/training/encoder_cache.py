@@ -87,7 +87,8 @@ def _encode(ecgs: list[np.ndarray], rate: float, model: ElmForCausalLM, processo
     inputs = {name: torch.from_numpy(values).to(model.device) for name, values in prepared.items()}
     encoded = model.get_ecg_features(**inputs, return_dict=True).last_hidden_state
     # The projector pools first as well; pooling twice changes nothing. Those of two encoders are pooled when joined.
-    pooled = F.adaptive_avg_pool1d(encoded.transpose(1, 2), model.config.num_ecg_tokens).transpose(1, 2)
+    number = model.config.without_measurements.num_ecg_tokens
+    pooled = F.adaptive_avg_pool1d(encoded.transpose(1, 2), number).transpose(1, 2)
     return (pooled.view(torch.int16) if pooled.dtype == torch.bfloat16 else pooled).cpu().contiguous().numpy()
 
 
@@ -108,7 +109,7 @@ def _key(model: ElmForCausalLM, processor: BaseElmProcessor, records: Dataset) -
         "encoders": encoders,
         "prepared": {key: value for key, value in processor.to_dict().items() if key not in OF_TEXT},
         "representation": config.representation,
-        "num_ecg_tokens": [config.num_ecg_tokens, config.num_picture_tokens],
+        "num_ecg_tokens": [config.without_measurements.num_ecg_tokens, config.num_picture_tokens],
         "records": records._fingerprint,
         "code": source_digest(__name__),
         "weights": fingerprint_of_weights(model.model.encoder.state_dict(), sampled=False),
