@@ -70,6 +70,7 @@ CODE = {
     "signal-hubert_ecg-mlp": SIGNAL | HUBERT_ECG,
     "image-vit-mlp": VISION,
     "both-st_mem-siglip2": BOTH | ST_MEM,
+    "measuring-patch": SIGNAL | {"ecg_measurements", "ecg_delineation"},
     "symbol": SYMBOL,
 }
 

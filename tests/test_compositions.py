@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import LLM_FAMILIES, tiny_llm, tiny_tokenizer
 from transformers import AutoConfig, AutoModel
 
+from elm_hf.checkpoints.measurements import scaled_measurements
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
@@ -74,6 +75,7 @@ class Composition:
     encoder: dict | None
     projector: str | None
     picture_encoder: dict | None = None
+    measurements: list[str] | None = None
 
 
 COMPOSITIONS = {
@@ -91,6 +93,7 @@ COMPOSITIONS = {
     **{f"signal-{name}-mlp": Composition("signal", config, "mlp") for name, config in FOUNDATION_ENCODERS.items()},
     "symbol": Composition("symbol", None, None),
     "both-st_mem-siglip2": Composition(BOTH, ECG_ENCODERS["st_mem"], "linear", VISION_ENCODERS["siglip2"]),
+    "measuring-patch": Composition("signal", None, "patch", measurements=["heart_rate", "qrs_ms", "st_mv_V2"]),
     "both-patch-vit": Composition(BOTH, None, "patch", VISION_ENCODERS["vit"]),
 }
 
@@ -102,6 +105,8 @@ def compose(parts: Composition, family: str, ecg_tokenizer) -> tuple[ElmForCausa
         for config in (parts.encoder, parts.picture_encoder)
     )
     of_picture = 0 if picture_encoder is None else NUM_PICTURE_TOKENS
+    measured = parts.measurements or []
+    num_signal_tokens = 1 if parts.encoder is None and parts.projector == "linear" else NUM_TOKENS
     model = ElmForCausalLM.from_encoder_llm_pretrained(
         encoder,
         tiny_llm(family),
@@ -109,10 +114,11 @@ def compose(parts: Composition, family: str, ecg_tokenizer) -> tuple[ElmForCausa
         ecg_vocab_size=len(ecg_tokenizer) if parts.representation == "symbol" else None,
         representation=parts.representation,
         projector_type=parts.projector,
-        num_ecg_tokens=(1 if parts.encoder is None and parts.projector == "linear" else NUM_TOKENS) + of_picture,
+        num_ecg_tokens=num_signal_tokens + of_picture + len(measured),
         num_samples=NUM_SAMPLES,
         picture_encoder=picture_encoder,
         num_picture_tokens=of_picture or None,
+        **scaled_measurements(measured) if measured else {},
     )
     if parts.representation == "symbol":
         extractor = EcgFeatureExtractor(num_samples=NUM_SAMPLES, normalization="none")
@@ -120,7 +126,8 @@ def compose(parts: Composition, family: str, ecg_tokenizer) -> tuple[ElmForCausa
         return model, ElmSymbolProcessor(extractor, tokenizer, ecg_tokenizer, offset, max_ecg_tokens=60)
     if parts.representation == "signal":
         extractor = EcgFeatureExtractor(num_samples=NUM_SAMPLES)
-        return model, ElmProcessor(extractor, tokenizer, model.config.num_ecg_tokens)
+        number = model.config.num_ecg_tokens
+        return model, ElmProcessor(extractor, tokenizer, number, measurements=parts.measurements)
     form = "image" if parts.representation == BOTH else parts.representation
     pictures = EcgImageProcessor(form, size={"height": 32, "width": 32}, num_samples=NUM_SAMPLES)
     if parts.representation == BOTH:

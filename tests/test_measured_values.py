@@ -1,9 +1,6 @@
 """Models that read measured values of an ECG: a token for each, measured on what is in the place of the ECG."""
 
 import json
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +8,6 @@ import pytest
 import torch
 from conftest import TINY_LLM
 from huggingface_hub.errors import StrictDataclassClassValidationError
-from safetensors.torch import load_file, save_file
 from test_compositions import ECG_ENCODERS
 from test_training import changed_weights, train
 from torch.nn import functional as F
@@ -171,44 +167,14 @@ def test_training_learns_them_and_the_cache_keeps_them(elm, simulated_dataset, r
         torch.testing.assert_close(model(**read).logits, model(**running).logits, rtol=1e-4, atol=1e-5)
 
 
-ELSEWHERE = """
-    import sys
-    sys.modules["elm_hf"] = None
-    import torch
-    from safetensors.torch import load_file, save_file
-    from transformers import AutoModelForCausalLM, AutoProcessor
-
-    torch.set_num_threads(1)
-    folder, out = sys.argv[1:]
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-    item = {"type": "ecg", "ecg": load_file(out + "/ecg.safetensors")["ecg"].numpy(), "sampling_rate": 250}
-    messages = [{"role": "user", "content": [item, {"type": "text", "text": "What is the rhythm?"}]}]
-    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
-    with torch.no_grad():
-        logits = model(**inputs).logits
-    save_file({"logits": logits.contiguous(), "values": inputs["ecg_measurements"]}, out + "/out.safetensors")
-    processor.save_pretrained(out + "/again")
-"""
-
-
-def test_a_checkpoint_measures_without_this_library(elm, rows, tmp_path):
-    assert {"ecg_measurements.py", "ecg_delineation.py"} <= {path.name for path in elm.glob("*.py")}
-    ecg = rows[0]["ecgs"][0]
-    save_file({"ecg": torch.from_numpy(np.ascontiguousarray(ecg))}, tmp_path / "ecg.safetensors")
-    subprocess.run([sys.executable, "-c", textwrap.dedent(ELSEWHERE), str(elm), str(tmp_path)], check=True)
-    found = load_file(tmp_path / "out.safetensors")
-    torch.testing.assert_close(found["values"], measured(ecg, NAMES), equal_nan=True)
-    model, processor = load_checkpoint(elm)
-    question = [{"type": "ecg", "ecg": ecg, "sampling_rate": 250}, {"type": "text", "text": "What is the rhythm?"}]
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": question}], tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    with torch.no_grad():
-        torch.testing.assert_close(found["logits"], model(**inputs).logits, rtol=1e-4, atol=1e-5)
-    own = (tmp_path / "again" / "own_measurements.py").read_text()
-    assert own == (elm / "own_measurements.py").read_text()
-    assert own.endswith("from .ecg_measurements import measure_ecg as MEASURE\n")
+def test_only_checkpoints_that_measure_carry_the_code(elm, tiny_elm):
+    code = {"ecg_measurements.py", "ecg_delineation.py"}
+    for folder, expected, line in (
+        (elm, code, "from .ecg_measurements import measure_ecg as MEASURE\n"),
+        (tiny_elm, set(), "MEASURE = None\n"),
+    ):
+        assert code & {path.name for path in folder.glob("*.py")} == expected
+        assert (folder / "own_measurements.py").read_text().endswith(line)
 
 
 def test_every_value_can_be_chosen():
