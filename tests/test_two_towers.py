@@ -25,6 +25,7 @@ from test_compositions import (
 from test_packing import QUESTIONS, assert_same, row
 from test_report import CONTROLS, predictions_of
 from test_training import changed_weights, some_logits, train
+from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from elm_hf.checkpoints.card import parts_of
@@ -43,6 +44,7 @@ from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm_signal_vision import ElmSignalVisionProcessor
+from elm_hf.retrieval.index import EncoderVectors
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.encoder_cache import cache_encoders_of
 
@@ -368,6 +370,16 @@ def test_cached_features_and_adapters(elm, create, simulated_dataset, tmp_path):
     with_patches = load_checkpoint(create(encoder=None, num_ecg_tokens=8))
     with pytest.raises(ValueError, match="--cache_encoder keeps .* this model reads the signal without an encoder"):
         cache_encoders_of([str(simulated_dataset)], *with_patches)
+
+
+def test_an_index_compares_signals(elm, simulated_dataset):
+    model, processor = load_checkpoint(elm)
+    ecgs = [load_elm_dataset(simulated_dataset)[index]["ecgs"][0] for index in range(3)]
+    signals = processor.feature_extractor(ecgs, 250, return_tensors="pt")
+    with torch.no_grad():
+        tokens = model.model.encoder.signal(**signals).last_hidden_state
+    pooled = F.adaptive_avg_pool1d(tokens.transpose(1, 2), 4).mean(dim=2)
+    np.testing.assert_allclose(EncoderVectors(elm)(ecgs, 250), F.normalize(pooled, dim=-1), atol=1e-5)
 
 
 def test_controls_replace_one_modality(simulated_dataset):

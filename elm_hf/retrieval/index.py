@@ -161,7 +161,11 @@ def _elm_encoder(checkpoint: str | PathLike):
             **{name: values.to(model.device) for name, values in inputs.items() if name not in of_text}
         )
         tokens = outputs.pooler_output if outputs.last_hidden_state is None else outputs.last_hidden_state
-        return tokens[:, : model.config.towers[0].num_ecg_tokens] if model.config.reads_both else tokens
+        if not model.config.reads_both:
+            return tokens
+        if outputs.last_hidden_state is not None:
+            return model.model.encoder.split(tokens)[0]  # of the signal
+        return tokens[:, : model.config.towers[0].num_ecg_tokens]
 
     return encode
 
