@@ -66,6 +66,7 @@ class ElmDataCollator:
         self.few_lengths = few_lengths
         self.modality_dropout = modality_dropout
         self.epoch = 0
+        self._measured_of: dict[int, np.ndarray] = {}
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """
@@ -167,11 +168,14 @@ class ElmDataCollator:
         return ecg_data, ecg_ids
 
     def _measured(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        """What the model reads of the measured values of the ECGs."""
-        ecgs = [ecg for row in rows for ecg in row["ecgs"]]
-        rates = [row["sampling_rate"] for row in rows for _ in row["ecgs"]]
-        measured = self.processor.measured(ecgs, rates, [list(LEADS)] * len(ecgs))
-        return {name: torch.from_numpy(values) for name, values in measured.items()}
+        """The measured values of the ECGs, each measured once, since many questions are about one."""
+        for row in rows:
+            for index, ecg in zip(row["ecg_index"], row["ecgs"]):
+                if index not in self._measured_of:
+                    values = self.processor.measured([ecg], row["sampling_rate"], list(LEADS))
+                    self._measured_of[index] = values["ecg_measurements"][0]
+        values = np.stack([self._measured_of[index] for row in rows for index in row["ecg_index"]])
+        return {"ecg_measurements": torch.from_numpy(values)}
 
     def _tokenized(self, row: dict, ecg_ids: list[np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and labels of a conversation, both `(length,)`."""
