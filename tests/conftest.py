@@ -78,6 +78,14 @@ def datasets_cache(tmp_path_factory):
     datasets.config.HF_DATASETS_CACHE = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def users_folder(tmp_path_factory):
+    """The key of pseudonyms is made in a temporary folder, also by the processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
 @pytest.fixture
 def ecgs() -> np.ndarray:
     """Three different 12-lead ECGs of 500 samples in mV (noise: shapes matter here, not hearts)."""
