@@ -5,21 +5,25 @@ import hashlib
 import hmac
 import json
 import re
+import shutil
 import stat
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_ecgfolder import describe, ecg, row, write_csv
+from test_ecgfolder import describe, ecg, row
 
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.tables import load_records
-from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.dataset_scripts import ecgfolder
+from elm_hf.ecg.recording import Recording
+from elm_hf.prepare.card import credited
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.prepare.licenses import is_credentialed, license_fields, who_may_use
 from elm_hf.prepare.own_data import privacy_lines
 from elm_hf.prepare.personal_text import has_date, without_persons
+from elm_hf.prepare.pseudonyms import Pseudonyms, load_pseudonyms
 from elm_hf.prepare.publish import publish_dataset
 
 
@@ -64,6 +68,13 @@ def build(source: Path, output: Path, **options) -> dict:
 def built(source, key, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("built") / "mine"
     build(source, output, key=key, title="ECGs of a clinic", license="cc-by-4.0", citation="@misc{clinic}")
+    return output
+
+
+@pytest.fixture(scope="module")
+def kept(source, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("kept") / "kept"
+    build(source, output, keep_ids=True, license="cc-by-4.0")
     return output
 
 
@@ -177,21 +188,19 @@ def test_keys_that_cannot_be_used(source, tmp_path):
         prepare_dataset("simulated_qa", tmp_path / "mine", num_recordings=10, key=tmp_path / "any.key")
 
 
-def test_the_key_of_the_user_is_made_once(source, tmp_path, monkeypatch, caplog):
+def test_the_key_of_the_user_is_made_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    build(source, tmp_path / "one")
-    build(source, tmp_path / "two")
-    assert caplog.text.count("made a new key") == 1
-    assert (tmp_path / "config" / "elm-hf" / "pseudonyms.key").is_file()
-    assert load_records(tmp_path / "one")["patient_id"][:] == load_records(tmp_path / "two")["patient_id"][:]
+    first, second = (load_pseudonyms(None, tmp_path / name) for name in ("one", "two"))
+    assert first == second and caplog.text.count("made a new key") == 1
+    path = tmp_path / "config" / "elm-hf" / "pseudonyms.key"
+    assert bytes.fromhex(path.read_text()) == first.key and stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_kept_ids_are_said(source, tmp_path):
-    report = build(source, tmp_path / "mine", keep_ids=True)
-    assert load_records(tmp_path / "mine")["patient_id"][0] == "MRN-4711"
-    assert (tmp_path / "mine" / "skipped.csv").is_file() and not (tmp_path / "mine.private").exists()
-    kept, texts = privacy_lines(report, tmp_path / "mine")
-    assert kept.startswith("kept as they are: patient ids (patient_id), names of files (recording_id, record_id")
+def test_kept_ids_are_said(kept):
+    assert load_records(kept)["patient_id"][0] == "MRN-4711"
+    assert (kept / "skipped.csv").is_file() and not kept.with_name("kept.private").exists()
+    said, texts = privacy_lines(json.loads((kept / "build_report.json").read_text()), kept)
+    assert said.startswith("kept as they are: patient ids (patient_id), names of files (recording_id, record_id")
     assert "1 rows contain a date and 1 rows their patient id in question" in texts
 
 
@@ -211,27 +220,28 @@ def test_statements_lose_dates_and_names():
         assert without_persons(text) == text
 
 
-def test_dates_in_the_statements_of_a_device_are_removed(key, tmp_path, monkeypatch):
+def test_dates_in_the_statements_of_a_device_are_removed(tmp_path, monkeypatch):
     """The reading of the files of electrocardiographs is tested elsewhere; here the statements are given."""
-    from elm_hf.dataset_scripts import ecgfolder
 
-    read = ecgfolder.read_ecg_file
+    def read(*_) -> Recording:
+        report = {
+            "device_statements": ["Since 12-JAN-2019 no change"],
+            "confirmed_statements": [],
+            "device_qrs_ms": 98,
+        }
+        return Recording(ecg(), 250, (), device_report=report)
 
-    def with_statements(*arguments):
-        recording = read(*arguments)
-        recording.device_report = {"device_statements": ["Since 12-JAN-2019 no change"], "confirmed_statements": []}
-        return recording
-
-    monkeypatch.setattr(ecgfolder, "read_ecg_file", with_statements)
-    (tmp_path / "ecgs").mkdir()
-    for number, name in enumerate("ab"):
-        write_csv(tmp_path / "ecgs" / f"{name}.csv", ecg(number), LEADS)
-    describe(tmp_path / "ecgs", row("a.csv"), row("b.csv"))
-    report = build(tmp_path / "ecgs", tmp_path / "mine", key=key)
-    assert load_records(tmp_path / "mine")["device_statements"][0] == ["Since [date] no change"]
-    assert report["records"]["read_as"] == {"dates or names were removed from its statements": 2}
-    build(tmp_path / "ecgs", tmp_path / "kept", keep_ids=True)
-    assert load_records(tmp_path / "kept")["device_statements"][0] == ["Since 12-JAN-2019 no change"]
+    monkeypatch.setattr(ecgfolder, "read_ecg_file", read)
+    builder = ecgfolder.Ecgfolder(
+        cache_dir=str(tmp_path), config_name="conversations", source=str(describe(tmp_path, row())), seconds=2
+    )
+    (reference,) = builder.references()
+    (as_given,) = builder.record_rows(reference)
+    assert as_given["device_statements"] == ["Since 12-JAN-2019 no change"]
+    builder.pseudonyms = Pseudonyms(KEY)
+    (record,) = builder.record_rows(reference)
+    assert (record["device_statements"], record["device_qrs_ms"]) == (["Since [date] no change"], 98)
+    assert builder.counts["note dates or names were removed from its statements"] == 1
 
 
 # privacy.json
@@ -264,8 +274,6 @@ def published(folder: Path, **options) -> set[str]:
 
 def with_own_data(folder: Path, to: Path, **fields) -> Path:
     """A copy of a dataset whose build report says something else about the user's own data."""
-    import shutil
-
     copy = Path(shutil.copytree(folder, to))
     report = json.loads((copy / "build_report.json").read_text())
     report["own_data"] |= fields
@@ -305,18 +313,18 @@ def test_credentialed_data_are_not_published_to_a_public_repository(built, tmp_p
     assert "ecg.png" not in published(mine, signals=False)
 
 
-def test_ids_as_given_are_not_published_to_a_public_repository(source, tmp_path):
+def test_ids_as_given_are_not_published_to_a_public_repository(kept, tmp_path):
     """Also those of a dataset that an earlier version has built, which still loads."""
-    build(source, tmp_path / "mine", keep_ids=True, license="cc-by-4.0")
-    report = json.loads((tmp_path / "mine" / "build_report.json").read_text())
+    earlier = Path(shutil.copytree(kept, tmp_path / "earlier"))
+    report = json.loads((earlier / "build_report.json").read_text())
     del report["own_data"]
-    (tmp_path / "mine" / "build_report.json").write_text(json.dumps(report))
-    (tmp_path / "mine" / "privacy.json").unlink()
-    assert len(load_elm_dataset(tmp_path / "mine", fold=1)) > 0
-    for signals in (None, False):
+    (earlier / "build_report.json").write_text(json.dumps(report))
+    (earlier / "privacy.json").unlink()
+    assert len(load_elm_dataset(earlier, fold=1)) > 0
+    for folder, signals in ((earlier, None), (earlier, False), (kept, None)):
         with pytest.raises(ValueError, match="holds patient ids and names of files as they were given"):
-            published(tmp_path / "mine", license="cc-by-4.0", signals=signals)
-    assert "privacy.json" in published(tmp_path / "mine", license="cc-by-4.0", signals=True)
+            published(folder, license="cc-by-4.0", signals=signals)
+    assert "privacy.json" in published(earlier, license="cc-by-4.0", signals=True)
 
 
 def test_a_licence_is_for_own_data_only(simulated_dataset):
@@ -325,8 +333,6 @@ def test_a_licence_is_for_own_data_only(simulated_dataset):
 
 
 def test_questions_about_own_records_keep_their_licence(built, tmp_path):
-    from elm_hf.prepare.card import credited
-
     mine = with_own_data(built, tmp_path / "mine", texts={})
     report = json.loads((mine / "build_report.json").read_text())
     credits = credited(mine, report | {"dataset": "label_qa"})
