@@ -9,12 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import TINY_LLM
 from hub_server import HubServer
 from test_ecgfolder import describe, ecg, row
 from test_pretrain import ENCODERS
+from test_publish import REPORT
+
+from elm_hf.training.checks import check_arguments
+from elm_hf.training.sft import parse
 
 
 USER, HOST = "annegretpublisher", "host-of-annegret"
@@ -28,14 +33,14 @@ PUBLISH = """
     socket.gethostname = platform.node = lambda: {host!r}
     os.chdir(home)
 
-    from elm_hf import publish_model
+    from elm_hf import load_checkpoint, publish_model
     from elm_hf.checkpoints.create import create_elm
     from elm_hf.evaluation.card import update_card
-    from elm_hf.evaluation.evaluate import evaluate
     from elm_hf.prepare.dataset import prepare_dataset
     from elm_hf.prepare.publish import publish_dataset
     from elm_hf.pretrain.__main__ import main as pretrain
     from elm_hf.training.sft import main as train
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     # A dataset of own data, with an unreadable file.
@@ -54,20 +59,30 @@ PUBLISH = """
     llm.save_pretrained(home / "llm")
     AutoTokenizer.from_pretrained(home / "elm").save_pretrained(home / "llm")
     create_elm(home / "composed", llm=str(home / "llm"), encoder=str(home / "encoder"))
+    assert str(home) not in Path("composed/config.json").read_text()
+    config = json.loads(Path("composed/config.json").read_text())
+    config["text_config"]["_name_or_path"] = str(home / "llm")  # as checkpoints of earlier versions have it
+    Path("composed/config.json").write_text(json.dumps(config))
     publish_model(home / "composed", "user/composed")
 
-    elm = ["--model_name_or_path", str(home / "elm"), *both]
-    for folder in ("trained", "adapter"):  # what other programs leave there
-        (home / folder / "runs").mkdir(parents=True)
-        (home / folder / "runs" / "events.out.tfevents.1.{host}").write_text(str(home))
-    train([*elm, "--output_dir", str(home / "trained"), "--push_to_hub", "--hub_model_id", "user/trained"])
-    train([*elm, "--output_dir", str(home / "adapter"), "--use_peft", "--lora_r", "2"])
+    (home / "trained" / "runs").mkdir(parents=True)
+    (home / "trained" / "runs" / "events.out.tfevents.1.{host}").write_text(str(home))
+    train([*both, "--model_name_or_path", str(home / "elm"), "--output_dir", str(home / "trained"), "--push_to_hub",
+           "--hub_model_id", "user/trained"])
+
+    # An adapter.
+    model, processor = load_checkpoint(home / "trained")
+    adapted = get_peft_model(model, LoraConfig(target_modules=r".*language_model.*q_proj", task_type="CAUSAL_LM"))
+    for part in (adapted, processor):
+        part.save_pretrained("adapter")
     assert str(home) in Path("adapter/adapter_config.json").read_text()
     publish_model(home / "adapter", "user/adapter", base="user/trained")
 
-    # A model with the evaluation in its folder, and a checkpoint with the state of its training.
-    report = evaluate(str(home / "trained"), str(home / "mine"), 1, "test", output=home / "trained" / "report",
-                      conditions=("ecg", "zeros"), num_occlusions=0, max_new_tokens=2, quiet=True, allow_seen_patients=True)
+    # A model with an evaluation in its folder, and a checkpoint with the state of its training.
+    (home / "trained" / "report").mkdir()
+    report = {report!r}
+    Path("trained/report/report.json").write_text(json.dumps(report | dict(run=report["run"] | dict(dataset=str(home / "mine")))))
+    Path("trained/report/predictions.parquet").write_bytes(b"")
     update_card(home / "trained", report)
     publish_model(home / "trained", "user/evaluated", [home / "trained" / "report"])
     publish_model(home / "trained" / "checkpoint-1", "user/checkpoint")
@@ -91,7 +106,8 @@ def home(tmp_path_factory, tiny_elm) -> Path:
 def hub(home) -> Iterator[HubServer]:
     (home / "st_mem.json").write_text(json.dumps(ENCODERS["st_mem"]))
     with HubServer() as server:
-        server.run_client(PUBLISH.format(home=str(home), user=USER, host=HOST, llm=TINY_LLM))
+        report = REPORT | {"conditions": {"ecg": {}}}
+        server.run_client(PUBLISH.format(home=str(home), user=USER, host=HOST, llm=TINY_LLM, report=report))
         yield server
 
 
@@ -112,7 +128,7 @@ def test_nothing_that_is_published_names_the_publishers_machine(hub, home, tmp_p
     words = [str(home), USER, HOST, str(tmp_path_factory.getbasetemp()), str(hub.root), str(Path(__file__).parents[1])]
     words += [str(Path.home()) + "/", hub.token]
     found, kinds = [], set()
-    for (kind, repo_id), repo in hub.repos.items():
+    for (_, repo_id), repo in hub.repos.items():
         for name, file in repo.branches["main"].files.items():
             data = hub.blob(file.sha256).read_bytes()
             kinds.add((repo_id, name))
@@ -136,20 +152,8 @@ def test_nothing_that_is_published_names_the_publishers_machine(hub, home, tmp_p
     assert {"training_args.bin", "trainer_state.json", "run.json", "predictions.parquet"}.isdisjoint(names)
 
 
-def test_a_report_that_is_passed_on_names_no_folder(hub, home):
-    """The file that an interrupted evaluation is continued with does, and is not passed on."""
-    report = home / "trained" / "report"
-    run = json.loads((report / "report.json").read_text())["run"]
-    assert (run["checkpoint"], run["dataset"]) == ("trained", "mine")
-    for path in report.rglob("*"):
-        if path.is_file() and path.name != "run.json":
-            assert all(str(home).encode() not in part for part in contents(path.read_bytes(), path.name)), path
-
-
 def test_the_search_finds_what_is_packed(home):
     """The search itself: in the metadata and columns of a table, and in an archive of pickles as torch writes it."""
-    import pyarrow as pa
-
     for table in (pa.table({"x": [str(home)]}), pa.table({"x": [1]}).replace_schema_metadata({"at": str(home)})):
         packed = io.BytesIO()
         pq.write_table(table, packed, compression="zstd")
@@ -171,9 +175,6 @@ def test_the_search_finds_what_is_packed(home):
     ],
 )
 def test_what_others_cannot_load_is_not_pushed(tiny_elm, tmp_path, options, message):
-    from elm_hf.training.checks import check_arguments
-    from elm_hf.training.sft import parse
-
     arguments = ["--model_name_or_path", str(tiny_elm), "--dataset", "user/data", "--output_dir", str(tmp_path)]
     with pytest.raises(ValueError, match=message):
         check_arguments(*parse([*arguments, "--use_cpu", "--push_to_hub", *options]))

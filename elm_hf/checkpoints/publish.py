@@ -11,7 +11,7 @@ from elm_hf.checkpoints.card import model_card, read_training
 from elm_hf.utils.encoder_origin import UNKNOWN_LICENSE
 from elm_hf.utils.files import check_links
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
-from elm_hf.utils.reports import REPORT_NAME, read_report
+from elm_hf.utils.reports import REPORT_NAME, public_name, read_report
 
 
 # Endings of weight files that are deleted if only an earlier version has them.
@@ -30,6 +30,8 @@ NOT_OF_A_CHECKPOINT = (
 )
 # A folder with one of these files is that of an evaluation, which holds answers about patients.
 OF_AN_EVALUATION = (REPORT_NAME, "run.json", "predictions.parquet", "probe.json", "zero_shot.json")
+# Fields of configurations with the folder or repository that a part was loaded from.
+PLACES = ("_name_or_path", "name_or_path")
 NOT_PUBLISHED = (".bin", ".pt", ".pth", ".pkl", ".jsonl", ".log", ".npz")
 
 
@@ -65,7 +67,9 @@ def publish_model(
     adapter = _adapter_config(folder, base)
     reports = [read_report(path) for path in evaluations]
     card = model_card(folder, repo_id, read_training(folder), reports, adapter and adapter["base_model_name_or_path"])
-    files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in checkpoint_files(folder)}
+    files: dict[str, Path | bytes] = {
+        path.relative_to(folder).as_posix(): _without_places(path) for path in checkpoint_files(folder)
+    }
     files["README.md"] = str(card).encode()
     if adapter is not None:
         files[CONFIG_NAME] = (json.dumps(adapter, indent=2) + "\n").encode()
@@ -100,6 +104,31 @@ def _adapter_config(folder: Path, base: str | None) -> dict | None:
         )
     check_repo_id(base)
     return config
+
+
+def _without_places(path: Path) -> Path | bytes:
+    """A file, or the content of a configuration without the local folders that its parts were loaded from."""
+    if not path.name.endswith("config.json"):
+        return path
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if not _remove_places(settings):
+        return path
+    return (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _remove_places(settings: object) -> bool:
+    """Remove local folders from the fields in which transformers notes them. Returns whether there were any."""
+    if not isinstance(settings, dict):
+        return False
+    found = [
+        name
+        for name in PLACES
+        if isinstance(settings.get(name), str) and public_name(settings[name]) != settings[name]
+    ]
+    for name in found:
+        del settings[name]
+    in_parts = [_remove_places(part) for part in settings.values()]
+    return bool(found) or any(in_parts)
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
