@@ -80,9 +80,15 @@ def datasets_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def users_folder(tmp_path_factory):
-    """The key of pseudonyms is made in a temporary folder, also by the processes that tests start."""
+    """
+    The user's key of pseudonyms is in a temporary folder, also for the processes that tests start. It is always the same, so
+    that folds are.
+    """
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "elm-hf").mkdir()
+    (folder / "elm-hf" / "pseudonyms.key").write_text("00" * 32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.setenv("XDG_CONFIG_HOME", str(folder))
         yield
 
 
