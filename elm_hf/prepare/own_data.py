@@ -84,7 +84,7 @@ def privacy_lines(report: dict, output: Path) -> list[str]:
         output: folder of the dataset.
     """
     own = report.get("own_data")
-    if own is None:
+    if own is None or report["folds_from_records"]:  # said when the records were built
         return []
     if own["key"] is not None:
         lines = [
