@@ -64,7 +64,7 @@ def publish_dataset(
     _check_scheme(repo_id, report)
     report = _with_license(folder, report, license)
     credits = credited(folder, report)
-    _check_own_data(folder, report, credits)
+    _check_own_data(folder, credits)
     if not private:
         _check_is_public(folder, report, credits, signals)
     if signals is None:
@@ -112,7 +112,7 @@ def _with_license(folder: Path, report: dict, license: str | None) -> dict:
     return report | {"own_data": (report.get("own_data") or {}) | {"license": license}}
 
 
-def _check_own_data(folder: Path, report: dict, credits: list[Credit]) -> None:
+def _check_own_data(folder: Path, credits: list[Credit]) -> None:
     if any(credit.is_own and credit.license == UNKNOWN_LICENSE for credit in credits):
         raise ValueError(
             f"{folder}: holds data of your own, for which no licence is stated, so that nobody could use them; state it with "
