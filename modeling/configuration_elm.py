@@ -290,6 +290,14 @@ class ElmConfig(PreTrainedConfig):
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
+    def to_dict(self) -> dict:
+        """The settings, without the folders or repositories that the LLM and the encoder were loaded from."""
+        settings = super().to_dict()
+        for part in ("text_config", "encoder_config"):
+            if settings.get(part) is not None:
+                settings[part].pop("_name_or_path", None)
+        return settings
+
     @property
     def reads_both(self) -> bool:
         """Whether the model reads the signal (`ecg_values`) and a picture of it (`ecg_pictures`)."""
