@@ -63,6 +63,8 @@ def load_pairs(run: PostTraining, path: str, validation: bool) -> tuple[Dataset,
 
 
 def _pairs_of_split(conversations: Dataset, rows: dict[str, int], pairs: list[Preference]) -> Dataset:
+    if not pairs:  # columns cannot be added to no rows
+        return conversations.select([])
     plain = conversations.with_format(None).select([rows[pair.conversation_id] for pair in pairs])
     plain = plain.select_columns(["conversation_id", "ecg_index", "messages"])
     prompts = [_prompt(row, pair) for row, pair in zip(plain["messages"], pairs)]
