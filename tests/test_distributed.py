@@ -135,7 +135,9 @@ def mixed_pairs(simulated_dataset, dialogues, tmp_path_factory) -> Path:
     ]
     rows = [row for both in zip(*sources) for row in both]
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    write_preferences([Preference(row["conversation_id"], 0, ", ".join(row["answer"]), "a wrong answer") for row in rows], path)
+    write_preferences(
+        [Preference(row["conversation_id"], 0, ", ".join(row["answer"]), "a wrong answer") for row in rows], path
+    )
     return path
 
 
