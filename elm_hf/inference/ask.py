@@ -17,7 +17,7 @@ from elm_hf.data.patients import record_patients, split_of_patients
 from elm_hf.data.tables import config_names, load_records
 from elm_hf.ecg.files import ARRAY_SUFFIXES
 from elm_hf.ecg.find_files import EcgFile
-from elm_hf.inference.generation import generate_answers
+from elm_hf.inference.generation import answer
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_quality import signal_quality
@@ -220,10 +220,7 @@ def ask(
             # See `Questions.missing_leads` and `Questions.problems`.
             warnings.filterwarnings("ignore", category=SignalQualityWarning)
             conversations = [conversation for one in questions for conversation in one.conversations()]
-            written = generate_answers(
-                model, processor, conversations, max_new_tokens, max_reasoning_tokens=max_reasoning_tokens
-            )
-            texts = iter([one.text for one in written])
+            texts = iter(answer(model, processor, conversations, max_new_tokens, max_reasoning_tokens))
     except ValueError as error:
         raise ValueError(f"{names}: {error}") from error
     except (TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:

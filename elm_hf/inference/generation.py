@@ -37,10 +37,15 @@ class Answer:
 
 
 def answer(
-    model: PreTrainedModel, processor: ProcessorMixin, conversations: Sequence[list[dict]], max_new_tokens: int = 64
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    conversations: Sequence[list[dict]],
+    max_new_tokens: int = 64,
+    max_reasoning_tokens: int = MAX_REASONING_TOKENS,
 ) -> list[str]:
-    """The texts of [`generate_answers`], with their reasoning."""
-    return [one.text for one in generate_answers(model, processor, conversations, max_new_tokens)]
+    """The texts of greedy [`generate_answers`], with their reasoning."""
+    answers = generate_answers(model, processor, conversations, max_new_tokens, None, max_reasoning_tokens)
+    return [one.text for one in answers]
 
 
 def generate_answers(

@@ -28,6 +28,11 @@ def reasoning_of(text: str) -> str:
     return text.strip().removeprefix(START_OF_REASONING).strip()
 
 
+def with_reasoning(reasoning: str, answer: str) -> str:
+    """The text of an answer behind its reasoning."""
+    return f"{START_OF_REASONING}\n{reasoning}\n{_END_OF_REASONING}\n\n{answer}"
+
+
 def answer_items(text: str) -> frozenset[str]:
     """The items of an answer that are separated by commas or semicolons, in lower case and without a final full stop."""
     items = (" ".join(item.split()).lower().rstrip(".").strip() for item in re.split("[,;]", text))
