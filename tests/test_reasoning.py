@@ -19,7 +19,7 @@ from elm_hf.inference.chat import Chat
 from elm_hf.inference.generation import generate_answers
 from elm_hf.inference.reasoning import ReasoningLimit
 from elm_hf.training.reasoning import prepare_reasoning
-from elm_hf.utils.exact_match import answer_items, final_answer, reasoning_of
+from elm_hf.utils.exact_match import answer_items, final_answer, is_exact_match, reasoning_of
 
 
 # A template whose prompts open the reasoning, so that a model with random weights reasons.
@@ -49,6 +49,7 @@ def test_reasoning_and_answer_are_told_apart():
     assert (reasoning_of(opened), final_answer(opened)) == ("RR is regular.", "sinus rhythm")
     assert (reasoning_of("<think> so"), final_answer("<think> so")) == ("so", "")
     assert (reasoning_of("yes"), final_answer("yes")) == ("", "yes")
+    assert is_exact_match(text, [thought("So.", "Sinus rhythm")])
     assert answer_items("Sinus rhythm; LBBB.") == answer_items("lbbb, sinus rhythm")
 
 

@@ -8,7 +8,6 @@ from datasets import Dataset
 
 from elm_hf.data.messages import last_text, message_text
 from elm_hf.evaluation.predictions import check_columns
-from elm_hf.utils.exact_match import final_answer
 
 
 COLUMNS = ("conversation_id", "record_ids", "patient_ids", "messages", "question_type", "question", "answer")
@@ -69,7 +68,7 @@ def _questions_of(row: dict, number: int, sources: Sequence[str] | None) -> Iter
             "question_id": f"{row['conversation_id']}#{turn}",
             "turn": turn,
             "question": row["question"] if is_single else last_text(row["messages"][:position], "user"),
-            "answer": [item for item in row["answer"] if item] if is_single else [final_answer(truth)],
+            "answer": [item for item in row["answer"] if item] if is_single else [truth],
             "messages_answer": truth,
             "patient_ids": patients,
             "row": number,

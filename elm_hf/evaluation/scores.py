@@ -65,6 +65,7 @@ class Questions:
             raise ValueError("the table of predictions is empty: there is nothing to score")
         first = next(iter(by_condition))
         table = by_condition[first]
+        table = table.assign(answer=[[final_answer(item) for item in items] for items in table["answer"]])
         for name, rows in by_condition.items():
             missing = len(table.index.symmetric_difference(rows.index))
             if missing or not rows.index.is_unique:

@@ -44,8 +44,8 @@ def is_exact_match(prediction: str, truth: list[str]) -> bool:
     Whether a comma-separated answer names the true items and no others, in any order and case (Oh et al. 2023, ECG-QA).
 
     One class of ECG-QA has commas in its name ("bigeminal pattern (unknown origin, supraventricular, or ventricular)"),
-    so the true items are joined and split like the prediction. An empty answer is never right. Of an answer with reasoning,
+    so the true items are joined and split like the prediction. An empty answer is never right. Of answers with reasoning,
     the [`final_answer`] counts.
     """
     items = answer_items(final_answer(prediction))
-    return bool(items) and items == answer_items(", ".join(truth))
+    return bool(items) and items == answer_items(", ".join(map(final_answer, truth)))
