@@ -47,6 +47,7 @@ from elm_hf.modeling.processing_elm_signal_vision import ElmSignalVisionProcesso
 from elm_hf.retrieval.index import EncoderVectors
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.encoder_cache import cache_encoders_of
+from elm_hf.training.shared_prompts import SharedPrompts
 
 
 SIGNAL_ENCODERS = ECG_ENCODERS | FOUNDATION_ENCODERS
@@ -208,6 +209,19 @@ def test_packs_have_the_loss_of_single_conversations(both, ecgs):
     assert packed["ecg_pictures"].shape == (2, 3, 32, 32) and packed["ecg_modality_mask"].shape == (2, 2)
     assert not packed["ecg_modality_mask"].all()
     assert_same(model, [packed], [collate([one]) for one in rows])
+
+
+@pytest.mark.parametrize("signal", ["ecg_resnet", "patch"])
+def test_pairs_that_read_each_ecg_once_have_the_tokens_of_separate_rows(signal, ecgs):
+    model, processor = compose_both(signal, "vit")
+    inputs = encoded(processor, [conversation(ecgs[:2]), conversation(ecgs[:2])])
+    inputs["ecg_modality_mask"] = torch.tensor([[True, False], [True, True]] * 2)
+    with torch.no_grad():
+        expected = model.model(**inputs).last_hidden_state
+        once = {name: values[:2] if name.startswith("ecg_") else values for name, values in inputs.items()}
+        SharedPrompts(model.model)
+        found = model.model(**once, ecg_order=torch.tensor([0, 1, 0, 1])).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_drops_either_and_never_both(both, ecgs):

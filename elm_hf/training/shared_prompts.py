@@ -18,6 +18,9 @@ PACKED = ("input_ids", "position_ids", "sequence_ids")
 PREFIX = "packed_"
 # For each position of the trainer's rows its position in the row of the pair, `(2 * pairs, length)`.
 PLACES = "packed_places"
+# What the model reads of ECGs, and of that what goes past the encoder.
+ECG_INPUTS = ("ecg_values", "ecg_lead_mask", "ecg_pictures", "ecg_modality_mask", "ecg_measurements")
+NOT_ENCODED = ("ecg_modality_mask", "ecg_measurements")
 # For each ECG of the trainer's rows its number among those of the batch, if the model reads rows as they are.
 ECG_ORDER = "ecg_order"
 
@@ -105,12 +108,13 @@ class SharedPrompts:
             del inputs["attention_mask"]
             inputs |= {name: inputs.pop(PREFIX + name) for name in PACKED}
         if order is not None:
-            values, mask = inputs.pop("ecg_values"), inputs.pop("ecg_lead_mask", None)
-            if backbone.encoder is None:
-                inputs["ecg_values"] = values[order]
-            else:
-                encoded = backbone.get_ecg_features(values, mask, return_dict=True).last_hidden_state
+            ecgs = {name: inputs.pop(name) for name in ECG_INPUTS if inputs.get(name) is not None}
+            kept = ecgs
+            if backbone.config.encoder_config is not None:
+                encoded = backbone.get_ecg_features(**ecgs, return_dict=True).last_hidden_state
                 inputs["encoder_hidden_states"] = encoded[order]
+                kept = {name: ecgs[name] for name in NOT_ENCODED if name in ecgs}
+            inputs |= {name: values[order] for name, values in kept.items()}
         return args, inputs
 
     def _after(self, backbone: nn.Module, args: tuple, output):
