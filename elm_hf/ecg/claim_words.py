@@ -91,7 +91,7 @@ _TERMS: tuple[tuple[str, object, str], ...] = (
     (
         "subject",
         (),
-        r"\b(?:rate\s+limit|(?:upper\s+|lower\s+)?limits?\s+of(?!\s+normal)|threshold|cut-?off|[PT]\s+axis|[PQR]\s*-?\s*waves?(?!\s+(?:axis))"
+        r"\b(?:rate\s+limit|(?:upper\s+|lower\s+)?limits?\s+of(?:\s+normal)?|threshold|cut-?off|[PT]\s+axis|[PQR]\s*-?\s*waves?(?!\s+(?:axis))"
         r"|PR\s+(?:segment|depression|elevation)|Cornell\s+product|non-?\s*ST\b[-\s]*(?:segment)?[-\s]*elevation"
         r"|ST(?:[-\s]+segment)?[-\s]+elevation\s+(?:myocardial|MI\b|ACS)|for\s+(?:the\s+)?(?:heart\s+)?rate"
         r"|reciprocal\s+changes?|normal\s+(?:ECG|EKG|electrocardiogram|tracing|variant)|atrial\s+rate|LAD\s+(?:territory|occlusion|lesion|artery|stenosis)"
@@ -103,7 +103,7 @@ _TERMS: tuple[tuple[str, object, str], ...] = (
     ("finding", (("sokolow", "high"),), rf"\b{_SOKOLOW}{_CRITERIA}(?:\s+for\s+{_LVH})?"),
     ("finding", (("cornell", "high"),), rf"\bCornell{_CRITERIA}(?:\s+for\s+{_LVH})?"),
     ("finding", (("voltage", "high"),), rf"\b{_LVH}\s+(?:by|on|per)\s+(?:the\s+)?(?:QRS\s+)?voltages?{_CRITERIA}?"),
-    ("finding", (("voltage", "high"),), rf"\bvoltage\s+criteri(?:a|on)(?:\s+(?:for|of)\s+{_LVH})?"),
+    ("finding", (("voltage", "high"),), rf"\bvoltage\s+criteri(?:a|on)(?:\s+(?:for|of)\s+{_LVH})?|\bvoltages?\s+(?:of|for)\s+{_LVH}"),
     ("finding", (("voltage", "low"),), r"\bmicrovoltage"),
     ("subject", (), rf"\b{_LVH}\b"),
     ("subject", ("sokolow",), rf"\b{_SOKOLOW}(?:\s+(?:index|voltage|value|sum))?\b"),
@@ -146,7 +146,7 @@ _TERMS: tuple[tuple[str, object, str], ...] = (
     ("maybe", None, r"\b(?:possibl[ey]|probabl[ey]|likely|maybe|perhaps|may|might|could|suggest\w*|questionable|borderline|suspicio\w+|suspected|equivocal|consider)\b"),
     ("not_before", None, r"\b(?:is|are|was|were)\s+(?:ruled\s+out|excluded)|\babsent\b|\bnot\s+(?:seen|present|noted|evident|observed|identified|found|met|detected|visible|fulfilled|recorded|there)\b"),
     ("not", None, r"\bno\s+(?:evidence|signs?|indications?|features?)\s+(?:of|for)|\b(?:no|not|without|neither|nor|never|lacks?|rather\s+than|instead\s+of|absence\s+of|free\s+of|\w+n't)\b"),
-    ("state", _NORMAL, r"\b(?:within\s+(?:the\s+)?normal\s+(?:limits|range)|normal(?:\s+in\s+range)?|unremarkable|WNL|physiological)\b"),
+    ("state", _NORMAL, r"\b(?:within\s+(?:the\s+)?(?:normal\s+(?:limits|range)|limits\s+of\s+normal)|normal(?:\s+in\s+range)?|unremarkable|WNL|physiological)\b"),
     ("state", {"rhythm": "irregular"}, r"\b(?:irregular(?:ly)?(?:\s+irregular)?|regularly\s+irregular)\b"),
     ("state", {"rhythm": "regular"}, r"\bregular(?:ly)?\b"),
     ("state", {"rhythm": "irregular", "rr": ""}, r"\b(?:var(?:y|ies|ying|iable)|unequal)\b"),
@@ -182,7 +182,7 @@ _TERMS: tuple[tuple[str, object, str], ...] = (
     ("or", None, r"\b(?:or)\b"),
     ("and", None, r"\band\b|&|/"),
     ("with", None, r"\b(?:with|on|in|at|of|for|by|to|due)\b"),
-    ("filler", None, r"\b(?:is|are|was|were|be|been|a|an|the|its|this|that|which|it|about|around|approximately|approx|circa|roughly|measur\w+|estimated|calculated|appears?|seems?|remains?|shows?|slight(?:ly)?|mild(?:ly)?|marked(?:ly)?|moderate(?:ly)?|minor|significant(?:ly)?|severely|clearly|also|falls?|lies?|both|still|shifted|deviates?|deviated|directed|interval|duration|wave|waves|segment|segments|all)\b|[:=()~.]"),
+    ("filler", None, r"\b(?:is|are|was|were|be|been|a|an|the|its|this|that|which|it|about|around|approximately|approx|circa|roughly|measur\w+|estimated|calculated|appears?|seems?|remains?|shows?|slight(?:ly)?|mild(?:ly)?|marked(?:ly)?|moderate(?:ly)?|minor|significant(?:ly)?|severely|clearly|also|falls?|lies?|both|still|noted|found|considered|shifted|deviates?|deviated|directed|interval|duration|wave|waves|segment|segments|all)\b|[:=()~.]"),
     ("word", None, r"[^\W_]+(?:'\w+)?"),
 )
 _SCANNER = re.compile("|".join(f"(?P<k{n}>{re.sub(r'[?]P<(from|until|low|high|unit|join|bound|count)>', '?:', pattern)})" for n, (_, _, pattern) in enumerate(_TERMS)), re.IGNORECASE)

@@ -181,7 +181,7 @@ class _Sentence:
             return [one.text.lower() for one in between] in (["of"], ["of", "the"], ["in", "the"])
         kinds = {one.kind for one in between}
         number = sum(one.kind != "state" for one in between)
-        is_apart = kinds & {"comma", "with", "subject", "finding", "value", "leads", "break", "not", "territory"}
+        is_apart = kinds & {"comma", "with", "subject", "finding", "value", "leads", "break", "not"}
         copulas = {"is", "are", "was", "were", "which", "that", ":"}
         return number <= _MOST_WORDS_BETWEEN and not is_apart and not copulas & {one.text.lower() for one in between}
 
