@@ -98,33 +98,69 @@ _TERMS: tuple[tuple[str, object, str], ...] = (
         r"|(?:left|right)\s+(?:anterior\s+|posterior\s+)?(?:bundle|fascicular|hemi|atrial)\w*|(?:left|right)\s+ventric\w+\s+(?:strain|enlargement)"
         r"|repolari[sz]ation)\b",
     ),
-    ("finding", (("sokolow", "high"),), rf"\b{_LVH}\s+(?:by|on|per|according\s+to)\s+(?:the\s+)?{_SOKOLOW}{_CRITERIA}?"),
+    (
+        "finding",
+        (("sokolow", "high"),),
+        rf"\b{_LVH}\s+(?:by|on|per|according\s+to)\s+(?:the\s+)?{_SOKOLOW}{_CRITERIA}?",
+    ),
     ("finding", (("cornell", "high"),), rf"\b{_LVH}\s+(?:by|on|per|according\s+to)\s+(?:the\s+)?Cornell{_CRITERIA}?"),
     ("finding", (("sokolow", "high"),), rf"\b{_SOKOLOW}{_CRITERIA}(?:\s+for\s+{_LVH})?"),
     ("finding", (("cornell", "high"),), rf"\bCornell{_CRITERIA}(?:\s+for\s+{_LVH})?"),
     ("finding", (("voltage", "high"),), rf"\b{_LVH}\s+(?:by|on|per)\s+(?:the\s+)?(?:QRS\s+)?voltages?{_CRITERIA}?"),
-    ("finding", (("voltage", "high"),), rf"\bvoltage\s+criteri(?:a|on)(?:\s+(?:for|of)\s+{_LVH})?|\bvoltages?\s+(?:of|for)\s+{_LVH}"),
+    (
+        "finding",
+        (("voltage", "high"),),
+        rf"\bvoltage\s+criteri(?:a|on)(?:\s+(?:for|of)\s+{_LVH})?|\bvoltages?\s+(?:of|for)\s+{_LVH}",
+    ),
     ("finding", (("voltage", "low"),), r"\bmicrovoltage"),
     ("subject", (), rf"\b{_LVH}\b"),
     ("subject", ("sokolow",), rf"\b{_SOKOLOW}(?:\s+(?:index|voltage|value|sum))?\b"),
-    ("subject", ("sokolow",), r"\bS\s+(?:wave\s+)?in\s+V1\s*(?:plus|\+|and)\s*R\s+(?:wave\s+)?in\s+V[56](?:\s+or\s+V6)?"),
+    (
+        "subject",
+        ("sokolow",),
+        r"\bS\s+(?:wave\s+)?in\s+V1\s*(?:plus|\+|and)\s*R\s+(?:wave\s+)?in\s+V[56](?:\s+or\s+V6)?",
+    ),
     ("subject", ("cornell",), r"\bCornell(?:\s+(?:index|voltage|value|sum))?\b"),
-    ("finding", (("pr", "prolonged"),), r"\b(?:first|1st|1°|I°)[-\s]*(?:degree)?\s+(?:A-?V|atrio-?ventricular)[-\s]+block"),
-    ("finding", (("pr", "prolonged"),), r"\b(?:A-?V|atrio-?ventricular)[-\s]+block\s+(?:of\s+)?(?:the\s+)?(?:first|1st)[-\s]*degree"),
+    (
+        "finding",
+        (("pr", "prolonged"),),
+        r"\b(?:first|1st|1°|I°)[-\s]*(?:degree)?\s+(?:A-?V|atrio-?ventricular)[-\s]+block",
+    ),
+    (
+        "finding",
+        (("pr", "prolonged"),),
+        r"\b(?:A-?V|atrio-?ventricular)[-\s]+block\s+(?:of\s+)?(?:the\s+)?(?:first|1st)[-\s]*degree",
+    ),
     ("finding", (("rhythm", "fibrillation"),), r"\b(?:atrial\s+fibrillation|a-?fib\b|AF\b)"),
     ("finding", (("rhythm", "irregular"),), r"\bsinus\s+arr?hythmia"),
     ("finding", (("rate", "slow"),), r"\bbradycardi[ac]\w*"),
     ("finding", (("rate", "fast"),), r"\btachycardi[ac]\w*"),
-    ("finding", (("axis", "left"),), r"\b(?:left(?:ward)?\s+(?:QRS\s+)?axis(?:\s+deviation)?|left\s+deviation\s+of\s+the\s+axis|LAD)\b"),
-    ("finding", (("axis", "right"),), r"\b(?:right(?:ward)?\s+(?:QRS\s+)?axis(?:\s+deviation)?|right\s+deviation\s+of\s+the\s+axis|RAD)\b"),
+    (
+        "finding",
+        (("axis", "left"),),
+        r"\b(?:left(?:ward)?\s+(?:QRS\s+)?axis(?:\s+deviation)?|left\s+deviation\s+of\s+the\s+axis|LAD)\b",
+    ),
+    (
+        "finding",
+        (("axis", "right"),),
+        r"\b(?:right(?:ward)?\s+(?:QRS\s+)?axis(?:\s+deviation)?|right\s+deviation\s+of\s+the\s+axis|RAD)\b",
+    ),
     ("finding", (("axis", "extreme"),), r"\b(?:extreme|north-?west|superior)\s+(?:right\s+)?axis(?:\s+deviation)?"),
     ("finding", (("axis", "abnormal"),), r"\baxis\s+deviation"),
     ("premature", None, _PREMATURE),
     ("finding", (("pause", "present"),), r"\b(?:sinus\s+)?pauses?\b"),
-    ("leads", (), r"\b(?:in\s+)?all\s+(?:other\s+)?(?:12\s+|twelve\s+)?leads(?:\s+(?:except|but)\s+(?:for\s+)?[\w, ]+)?"),
+    (
+        "leads",
+        (),
+        r"\b(?:in\s+)?all\s+(?:other\s+)?(?:12\s+|twelve\s+)?leads(?:\s+(?:except|but)\s+(?:for\s+)?[\w, ]+)?",
+    ),
     ("leads", None, _LEAD_LIST),
     ("subject", ("qt", "qtc"), r"\bQT\s*/\s*QT\s*c\w?\b(?:\s+intervals?)?"),
-    ("subject", ("qtc",), r"\b(?:QT\s?c[BFH]?|(?:rate-?\s*)?corrected\s+QT|QTc[BFH])\b(?:[-\s]+(?:interval|time|duration)s?)?"),
+    (
+        "subject",
+        ("qtc",),
+        r"\b(?:QT\s?c[BFH]?|(?:rate-?\s*)?corrected\s+QT|QTc[BFH])\b(?:[-\s]+(?:interval|time|duration)s?)?",
+    ),
     ("subject", ("qt",), r"\bQT\b(?:[-\s]+(?:interval|time|segment|duration)s?)?"),
     ("subject", ("pr",), r"\bP[RQ]\b(?:[-\s]+(?:interval|time|duration)s?)?"),
     ("subject", ("rhythm",), r"\bR-?R\b(?:[-\s]+(?:interval|distance)s?)?"),
@@ -133,26 +169,58 @@ _TERMS: tuple[tuple[str, object, str], ...] = (
     ("subject", ("qrs",), r"\bQRS\b(?:[-\s]+complex(?:es)?)?(?:[-\s]+(?:duration|width|interval)s?)?"),
     ("subject", ("qrs",), r"\bcomplex(?:es)?\b"),
     ("subject", ("pr", "qrs", "qt"), r"\bintervals\b"),
-    ("subject", ("rate",), r"\b(?:(?:mean|average|resting|ventricular|vent\.?|heart|sinus)\s+)*(?:rate|ventricular\s+response)\b|\bHR\b"),
+    (
+        "subject",
+        ("rate",),
+        r"\b(?:(?:mean|average|resting|ventricular|vent\.?|heart|sinus)\s+)*(?:rate|ventricular\s+response)\b|\bHR\b",
+    ),
     ("subject", ("rate",), r"\bheart\s+(?:is\s+)?beat(?:s|ing)\b"),
     ("subject", ("rhythm",), r"\b(?:(?:sinus|ventricular|heart|cardiac)\s+)*rhythm\b"),
     ("subject", _WAVES, r"\bST\s*[-/–]\s*T\b(?:[-\s]+waves?)?(?:[-\s]+segments?)?"),
     ("subject", ("st",), r"\bST\b(?:[-\s]+segments?)?|\bJ[-\s]points?\b"),
     ("subject", ("t",), r"\bT[-\s]+waves?\b|\bT\b(?=[-\s]+(?:inversion|and\s+ST))"),
     ("finding", (("t", "inverted"),), r"\bTWI\b"),
-    ("maybe_before", None, r"\b(?:can\s?not|can't|could\s+not)\s+be\s+(?:(?:ruled|excluded)(?:\s+out)?)|\bnot\s+(?:ruled\s+out|excluded)"),
-    ("maybe_before", None, r"\b(?:is|are|was|were|seems?)\s+(?:possible|suspected|questionable|uncertain|equivocal|likely|probable)\b"),
+    (
+        "maybe_before",
+        None,
+        r"\b(?:can\s?not|can't|could\s+not)\s+be\s+(?:(?:ruled|excluded)(?:\s+out)?)|\bnot\s+(?:ruled\s+out|excluded)",
+    ),
+    (
+        "maybe_before",
+        None,
+        r"\b(?:is|are|was|were|seems?)\s+(?:possible|suspected|questionable|uncertain|equivocal|likely|probable)\b",
+    ),
     ("maybe", None, r"\b(?:can\s?not|can't|could\s+not)\s+(?:rule\s+out|exclude)"),
-    ("maybe", None, r"\b(?:possibl[ey]|probabl[ey]|likely|maybe|perhaps|may|might|could|suggest\w*|questionable|borderline|suspicio\w+|suspected|equivocal|consider)\b"),
-    ("not_before", None, r"\b(?:is|are|was|were)\s+(?:ruled\s+out|excluded)|\babsent\b|\bnot\s+(?:seen|present|noted|evident|observed|identified|found|met|detected|visible|fulfilled|recorded|there)\b"),
-    ("not", None, r"\bno\s+(?:evidence|signs?|indications?|features?)\s+(?:of|for)|\b(?:no|not|without|neither|nor|never|lacks?|rather\s+than|instead\s+of|absence\s+of|free\s+of|\w+n't)\b"),
-    ("state", _NORMAL, r"\b(?:within\s+(?:the\s+)?(?:normal\s+(?:limits|range)|limits\s+of\s+normal)|normal(?:\s+in\s+range)?|unremarkable|WNL|physiological)\b"),
+    (
+        "maybe",
+        None,
+        r"\b(?:possibl[ey]|probabl[ey]|likely|maybe|perhaps|may|might|could|suggest\w*|questionable|borderline|suspicio\w+|suspected|equivocal|consider)\b",
+    ),
+    (
+        "not_before",
+        None,
+        r"\b(?:is|are|was|were)\s+(?:ruled\s+out|excluded)|\babsent\b|\bnot\s+(?:seen|present|noted|evident|observed|identified|found|met|detected|visible|fulfilled|recorded|there)\b",
+    ),
+    (
+        "not",
+        None,
+        r"\bno\s+(?:evidence|signs?|indications?|features?)\s+(?:of|for)|\b(?:no|not|without|neither|nor|never|lacks?|rather\s+than|instead\s+of|absence\s+of|free\s+of|\w+n't)\b",
+    ),
+    (
+        "state",
+        _NORMAL,
+        r"\b(?:within\s+(?:the\s+)?(?:normal\s+(?:limits|range)|limits\s+of\s+normal)|normal(?:\s+in\s+range)?|unremarkable|WNL|physiological)\b",
+    ),
     ("state", {"rhythm": "irregular"}, r"\b(?:irregular(?:ly)?(?:\s+irregular)?|regularly\s+irregular)\b"),
     ("state", {"rhythm": "regular"}, r"\bregular(?:ly)?\b"),
     ("state", {"rhythm": "irregular", "rr": ""}, r"\b(?:var(?:y|ies|ying|iable)|unequal)\b"),
     ("state", {"rhythm": "regular", "rr": ""}, r"\b(?:constant|equal)\b"),
     ("state", _long("prolonged", "pr", "qt", "qtc") | {"qrs": "wide"}, r"\b(?:prolonged|long|lengthened|extended)\b"),
-    ("state", _long("prolonged", "pr", "qt", "qtc") | {"qrs": "wide", "voltage": "high", "rate": "fast"}, r"\bincreased\b"),
+    (
+        "state",
+        _long("prolonged", "pr", "qt", "qtc") | {"qrs": "wide", "voltage": "high", "rate": "fast"},
+        r"\bincreased\b",
+    ),
     ("state", _long("short", "pr", "qt", "qtc"), r"\bshort(?:ened)?\b"),
     ("state", {"qrs": "wide"}, r"\b(?:wide(?:ned)?|broad(?:ened)?)\b"),
     ("state", {"qrs": "normal"}, r"\bnarrow\b"),
@@ -176,16 +244,30 @@ _TERMS: tuple[tuple[str, object, str], ...] = (
     ("noun", _ABNORMAL, r"\b(?:changes?|abnormalit(?:y|ies)|deviations?)\b"),
     ("noun", {"t": "flat"}, r"\b(?:flattening|flat(?:tened)?)\b"),
     ("value", None, _VALUE),
-    ("territory", None, rf"\b(?:{'|'.join((*TERRITORIES, *_SAME_TERRITORY)).replace(' ', '[- ]')})\b(?:\s+leads?\b|\s+(?:territory|wall|region)\b)?"),
+    (
+        "territory",
+        None,
+        rf"\b(?:{'|'.join((*TERRITORIES, *_SAME_TERRITORY)).replace(' ', '[- ]')})\b(?:\s+leads?\b|\s+(?:territory|wall|region)\b)?",
+    ),
     ("break", None, r"\b(?:but|however|although|though|whereas|while|yet)\b|[;|]|</?\w+>"),
     ("comma", None, r","),
     ("or", None, r"\b(?:or)\b"),
     ("and", None, r"\band\b|&|/"),
     ("with", None, r"\b(?:with|on|in|at|of|for|by|to|due)\b"),
-    ("filler", None, r"\b(?:is|are|was|were|be|been|a|an|the|its|this|that|which|it|about|around|approximately|approx|circa|roughly|measur\w+|estimated|calculated|appears?|seems?|remains?|shows?|slight(?:ly)?|mild(?:ly)?|marked(?:ly)?|moderate(?:ly)?|minor|significant(?:ly)?|severely|clearly|also|falls?|lies?|both|still|noted|found|considered|shifted|deviates?|deviated|directed|interval|duration|wave|waves|segment|segments|all)\b|[:=()~.]"),
+    (
+        "filler",
+        None,
+        r"\b(?:is|are|was|were|be|been|a|an|the|its|this|that|which|it|about|around|approximately|approx|circa|roughly|measur\w+|estimated|calculated|appears?|seems?|remains?|shows?|slight(?:ly)?|mild(?:ly)?|marked(?:ly)?|moderate(?:ly)?|minor|significant(?:ly)?|severely|clearly|also|falls?|lies?|both|still|noted|found|considered|shifted|deviates?|deviated|directed|interval|duration|wave|waves|segment|segments|all)\b|[:=()~.]",
+    ),
     ("word", None, r"[^\W_]+(?:'\w+)?"),
 )
-_SCANNER = re.compile("|".join(f"(?P<k{n}>{re.sub(r'[?]P<(from|until|low|high|unit|join|bound|count)>', '?:', pattern)})" for n, (_, _, pattern) in enumerate(_TERMS)), re.IGNORECASE)
+_SCANNER = re.compile(
+    "|".join(
+        f"(?P<k{n}>{re.sub(r'[?]P<(from|until|low|high|unit|join|bound|count)>', '?:', pattern)})"
+        for n, (_, _, pattern) in enumerate(_TERMS)
+    ),
+    re.IGNORECASE,
+)
 _VALUE_PARTS = re.compile(_VALUE, re.IGNORECASE)
 _COUNT_PART = re.compile(_PREMATURE, re.IGNORECASE)
 
@@ -218,12 +300,18 @@ def _count(words: str) -> int:
 
 def _stands_for_leads(text: str, match: re.Match, words: str) -> bool:
     """Whether a lone "I" is the lead and not the pronoun."""
-    return words.lower() != "i" or bool(re.search(r"(?:\b(?:in|and|or|lead)|[,/])\s*$", text[: match.start()], re.IGNORECASE))
+    return words.lower() != "i" or bool(
+        re.search(r"(?:\b(?:in|and|or|lead)|[,/])\s*$", text[: match.start()], re.IGNORECASE)
+    )
 
 
 def lead_list(words: str) -> tuple[str, ...]:
     """The leads of a list such as "V2-V4", "II, III and aVF" or "v4,5,6", in its order."""
-    parts = re.findall(rf"{_LEAD}\b|[1-6]|[-–]|\bto\b|\bthrough\b", re.sub(r"\bleads?\b|\bin\b", " ", words, flags=re.IGNORECASE), re.IGNORECASE)
+    parts = re.findall(
+        rf"{_LEAD}\b|[1-6]|[-–]|\bto\b|\bthrough\b",
+        re.sub(r"\bleads?\b|\bin\b", " ", words, flags=re.IGNORECASE),
+        re.IGNORECASE,
+    )
     leads: list[str] = []
     is_range = False
     for part in parts:
@@ -269,9 +357,9 @@ def _value(match: re.Match) -> dict:
         factor, name = 0.1, "mV"
     elif unit:
         name = "°"
-    # The last digit that is given, half of which is added to the tolerance.
+    # The last digit that is given, half of which is added to the tolerance; a whole number of ms or beats is exact.
     digits = len(words[0].partition(".")[2])
-    step = factor * 10.0**-digits if digits else 0.0
+    step = factor * 10.0**-digits if digits or name == "mV" else 0.0
     low, high = (None if one is None else round(one * factor, 6) for one in (low, high))
     bound = (match["bound"] or "").lower()
     if bound and high is None:

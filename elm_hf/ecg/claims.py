@@ -21,7 +21,12 @@ _PLAUSIBLE = {
     "cornell": (0, 15),
     "pause": (500, 30_000),
 }
-_UNITS = {"bpm": ("rate",), "ms": ("pr", "qrs", "qt", "qtc", "pause"), "mV": ("st", "sokolow", "cornell", "voltage"), "°": ("axis",)}
+_UNITS = {
+    "bpm": ("rate",),
+    "ms": ("pr", "qrs", "qt", "qtc", "pause"),
+    "mV": ("st", "sokolow", "cornell", "voltage"),
+    "°": ("axis",),
+}
 _WITHOUT_UNIT = ("rate", "pr", "qrs", "qt", "qtc", "axis")
 _WITH_LEADS = ("st", "t", "voltage")
 _VOLTAGE_LEADS = ("limb", "chest")
@@ -170,7 +175,12 @@ class _Sentence:
         for before in reversed(self.tokens[:place]):
             if before.kind == "subject":
                 return bool(before.payload)
-            if before.kind not in ("comma", "and", "or") and before.text.lower() not in ("interval", "the", "a", "duration"):
+            if before.kind not in ("comma", "and", "or") and before.text.lower() not in (
+                "interval",
+                "the",
+                "a",
+                "duration",
+            ):
                 return False
         return False
 
@@ -280,7 +290,11 @@ class _Sentence:
 
     def _number(self, quantity: str, token: Token, bounds: dict | None = None):
         given = token.payload | (bounds or {})
-        if quantity in ("pr", "qrs", "qt", "qtc") and given["unit"] is None and max(given["low"] or 0, given["high"] or 0) < 2:
+        if (
+            quantity in ("pr", "qrs", "qt", "qtc")
+            and given["unit"] is None
+            and max(given["low"] or 0, given["high"] or 0) < 2
+        ):
             given |= {name: 1000 * given[name] for name in ("low", "high") if given[name] is not None}
             given["step"] *= 1000
         claim = Claim(quantity, None, given["low"], given["high"], given["step"], start=token.start, end=token.end)
@@ -292,7 +306,14 @@ class _Sentence:
 
     def _measured_finding(self, quantity: str, token: Token):
         """A number that belongs to a finding: "ST elevation of 2 mm"."""
-        last = next((draft for draft in reversed(self.drafts) if draft.claim.quantity == quantity and draft.clause == self.clause), None)
+        last = next(
+            (
+                draft
+                for draft in reversed(self.drafts)
+                if draft.claim.quantity == quantity and draft.clause == self.clause
+            ),
+            None,
+        )
         if last is None:
             self.value = token
         elif last.claim.has_value:
@@ -316,7 +337,9 @@ class _Sentence:
     def _read_territory(self, token: Token, place: int):
         name, is_explicit = token.payload
         following = [one for one in self.tokens[place + 1 : place + 4] if one.kind != "word"]
-        is_before_wave = bool(following) and following[0].kind == "subject" and bool(set(following[0].payload) & {"st", "t"})
+        is_before_wave = (
+            bool(following) and following[0].kind == "subject" and bool(set(following[0].payload) & {"st", "t"})
+        )
         if is_explicit or (is_before_wave and "with" not in [one.kind for one in self.tokens[place + 1 : place + 3]]):
             if is_explicit or not is_before_wave:
                 self._place((), name)
@@ -330,7 +353,9 @@ class _Sentence:
             last = next((draft for draft in reversed(self.drafts) if draft.claim.quantity in ("st", "t")), None)
             if last is not None:
                 copy = replace(last.claim, negated=True)
-                self.drafts.append(_Draft(_placed(copy, leads, territory), False, clause=self.clause, phrase=self.phrase))
+                self.drafts.append(
+                    _Draft(_placed(copy, leads, territory), False, clause=self.clause, phrase=self.phrase)
+                )
             return
         without = [draft for draft in taking if not draft.drafts_leads] or [draft for draft in taking[-1:]]
         for draft in without:
