@@ -25,7 +25,10 @@ TERRITORIES = {
     "limb": ("I", "II", "III", "aVR", "aVL", "aVF"),
 }
 _SAME_TERRITORY = {"precordial": "chest", "peripheral": "limb", "extremity": "limb", "frontal": "limb"}
-_NUMBER_WORDS = dict(zip("one two three four five six seven eight nine ten".split(), range(1, 11)))
+_NUMBER_WORDS = {
+    **dict(zip(("one", "two", "three", "four", "five"), range(1, 6))),
+    **dict(zip(("six", "seven", "eight", "nine", "ten"), range(6, 11))),
+}
 _NUMBER_WORDS |= {"single": 1, "a single": 1, "an isolated": 1, "a solitary": 1}
 
 _INTERVALS = ("pr", "qrs", "qt", "qtc")
@@ -301,7 +304,9 @@ def _count(words: str) -> int:
 def _stands_for_leads(text: str, match: re.Match, words: str) -> bool:
     """Whether a lone "I" is the lead and not the pronoun."""
     return words.lower() != "i" or bool(
-        re.search(r"(?:\b(?:in|and|or|lead)|[,/])\s*$", text[: match.start()], re.IGNORECASE)
+        re.search(
+            r"(?:\b(?:in|and|or|lead)|[,/])\s*$", text[max(0, match.start() - 12) : match.start()], re.IGNORECASE
+        )
     )
 
 

@@ -357,7 +357,7 @@ class _Sentence:
                     _Draft(_placed(copy, leads, territory), False, clause=self.clause, phrase=self.phrase)
                 )
             return
-        without = [draft for draft in taking if not draft.drafts_leads] or [draft for draft in taking[-1:]]
+        without = [draft for draft in taking if not draft.drafts_leads] or taking[-1:]
         for draft in without:
             draft.claim = _placed(draft.claim, leads, territory)
             draft.takes_leads = False

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -192,6 +193,7 @@ def evaluate(
             seed,
             ecgs_of=asked.ecgs_of,
             bert_scorer=bert_scorer,
+            persons_of=None if asked.persons is None else asked.persons_of,
         )
 
 
@@ -206,6 +208,7 @@ class _Asked:
         ablation: what stands in the place of the ECGs.
         sources: names of the datasets of the ECGs.
         neighbours: what is put into the prompts, if anything.
+        persons: age and sex of each record; None if the records do not have them.
     """
 
     rows: Dataset
@@ -213,12 +216,24 @@ class _Asked:
     ablation: SignalAblation
     sources: set[str]
     neighbours: Retrieval | None
+    persons: list[tuple] | None
 
     def ecgs_of(self, question_id: str) -> tuple[list[np.ndarray], float]:
         """The ECGs of a question, each `(12, samples)` in mV, and their sampling rate in Hz."""
-        number = self.questions["row"][self.questions["question_id"] == question_id].item()
-        row = self.rows[number]
+        row = self.rows[self._row_of[question_id]]
         return list(row["ecgs"]), row["sampling_rate"]
+
+    def persons_of(self, question_id: str) -> list[tuple]:
+        """Age in years and sex of the patient of each ECG of a question, None where unknown."""
+        return [self.persons[number] for number in self._ecg_index[self._row_of[question_id]]]
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return dict(zip(self.questions["question_id"], self.questions["row"]))
+
+    @cached_property
+    def _ecg_index(self) -> list[list[int]]:
+        return self.rows.with_format(None)["ecg_index"][:]
 
 
 def _what_is_asked(
@@ -247,7 +262,7 @@ def _what_is_asked(
         if retrieval is not None:
             neighbours = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
     sources = {source_of[number] for number in asked_about}
-    return _Asked(rows, questions, ablation, sources, neighbours)
+    return _Asked(rows, questions, ablation, sources, neighbours, persons)
 
 
 def _facts_of_records(dataset: str | PathLike) -> tuple[list[str], list[tuple] | None]:

@@ -48,7 +48,7 @@ def reliance_sentences(report: dict) -> list[str]:
 
 
 def report_markdown(report: dict, probed: Sequence[str] = ()) -> str:
-    """The text of `report.md`, with the sections `probed` about counterfactual ECGs."""
+    """The text of `report.md`, with the sections `probed` about claims and counterfactual ECGs."""
     run = report["run"]
     sections = [
         f"# Evaluation of {run.get('checkpoint', 'a model')}",

@@ -6,6 +6,8 @@ CONDITIONS = ("ecg", "zeros", "noise", "shuffled", "none")
 DEMOGRAPHICS = "demographics"
 ALL_CONDITIONS = (*CONDITIONS, DEMOGRAPHICS)
 BLIND = "blind"
+# The true answers as a condition, for figures that they do not define: their claims are checked, too.
+TRUE_ANSWERS = "true_answers"
 CONDITION_NAMES = {
     "ecg": "with ECG",
     "zeros": "ECG zeroed",
@@ -14,6 +16,7 @@ CONDITION_NAMES = {
     "none": "no ECG",
     DEMOGRAPHICS: "age and sex only",
     BLIND: "blind majority",
+    TRUE_ANSWERS: "true answers",
 }
 
 # Kinds of answers; the metric of each is in `elm_hf.utils.reports`, with the name of `report.json`.
