@@ -33,6 +33,14 @@ TOLERANCES = {
     "pause": 100.0,
     "premature": 1.0,
 }
+UNITS = {
+    "rate": "bpm",
+    "rhythm": "(variation of RR)",
+    **dict.fromkeys(("pr", "qrs", "qt", "qtc", "pause"), "ms"),
+    "axis": "degrees",
+    **dict.fromkeys(("st", "t", "voltage", "sokolow", "cornell"), "mV"),
+    "premature": "beats",
+}
 FEATURES_OF = {
     "rate": "heart_rate",
     "rhythm": "rr_variation",

@@ -138,6 +138,7 @@ class _Sentence:
     tokens: list[Token]
     drafts: list[_Draft] = field(default_factory=list)
     subjects: tuple[str, ...] = ()  # what adjectives and numbers are about
+    subject_start: int | None = None  # where they are named
     is_linked: bool = False  # whether an adjective can still be about them
     waiting: list[Token] = field(default_factory=list)  # adjectives before their subject
     value: Token | None = None  # a number before what it belongs to
@@ -165,7 +166,7 @@ class _Sentence:
         self.subjects = self.subjects + quantities if is_joined else quantities
         if not is_joined:
             self.waiting = [one for one in self.waiting if self._reaches(one, place)]
-        self.is_linked, self.between = True, 0
+        self.is_linked, self.between, self.subject_start = True, 0, token.start
         for adjective in self.waiting:
             for quantity in quantities:
                 self._state(quantity, adjective.payload, adjective.start, token.end, token.text)
@@ -208,6 +209,7 @@ class _Sentence:
         for quantity, state in token.payload:
             self._add(quantity, state, token)
         self.subjects, self.is_linked, self.between = tuple(one for one, _ in token.payload), False, 0
+        self.subject_start = token.start
 
     def _read_premature(self, token: Token, place: int):
         draft = self._add("premature", "present", token)
@@ -236,7 +238,7 @@ class _Sentence:
 
     def _all_states(self, token: Token):
         for quantity in self.subjects:
-            self._state(quantity, token.payload, token.start, token.end, token.text)
+            self._state(quantity, token.payload, self.subject_start, token.end, token.text)
 
     def _state(self, quantity: str, states: dict[str, str], start: int, end: int, text: str):
         if quantity in states and states[quantity]:
@@ -297,7 +299,8 @@ class _Sentence:
         ):
             given |= {name: 1000 * given[name] for name in ("low", "high") if given[name] is not None}
             given["step"] *= 1000
-        claim = Claim(quantity, None, given["low"], given["high"], given["step"], start=token.start, end=token.end)
+        start = self.subject_start if quantity in self.subjects else token.start
+        claim = Claim(quantity, None, given["low"], given["high"], given["step"], start=start, end=token.end)
         is_bound = (claim.low is None) != (claim.high is None)
         if self.negated and is_bound:  # "not above 200 ms"
             claim = replace(claim, low=claim.high, high=claim.low)
