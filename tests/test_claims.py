@@ -14,7 +14,8 @@ from elm_hf.ecg.claims import find_claims
 from elm_hf.ecg.measurements import FEATURES
 from elm_hf.ecg.simulated_findings import AXES, Findings, draw_findings
 from elm_hf.ecg.simulation import simulate_ecg
-from elm_hf.evaluation.report import write_report
+from elm_hf.evaluation.report import build_report, write_report
+from elm_hf.evaluation.scores import Questions
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.training.rewards import measured_claims
 
@@ -189,11 +190,13 @@ def report_of(true: Findings) -> str:
 
 @pytest.fixture(scope="module")
 def simulated() -> list[tuple[Findings, np.ndarray, dict[str, float]]]:
-    """Forty ECGs with their true findings and their measurements."""
+    """Twenty-four ECGs of which each has a finding, with their true findings and their measurements."""
     rng = np.random.default_rng(21)
     found = []
-    for _ in range(40):
+    while len(found) < 24:
         true = draw_findings(rng)
+        if true.is_normal:
+            continue
         ecg = simulate_ecg(true, rng)
         found.append((true, ecg, measure_for_claims(ecg, 250)))
     return found
@@ -212,16 +215,18 @@ def test_texts_are_told_apart_on_ecgs_of_known_truth(simulated):
     """The right report, that of another ECG, one that says everything, numbers, a normal report, and silence."""
     right = [report_of(true) for true, _, _ in simulated]
     precision, recall, score = figures(right, simulated)
-    assert precision > 0.95 and recall > 0.8 and score > 0.5
+    assert precision > 0.97 and recall == 1 and score > 0.5
     precision, recall, score = figures(right[1:] + right[:1], simulated)
-    assert precision < 0.75 and recall < 0.3 and score < 0
-    precision, recall, score = figures([EVERYTHING] * 40, simulated)
-    assert precision < 0.3 and recall > 0.9 and score < -0.6
-    precision, recall, score = figures([NUMBERS] * 40, simulated)
-    assert precision < 0.4 and score < -0.2
-    assert figures([""] * 40, simulated) == (0, 0, 0)
-    _, recall, score = figures([NORMAL_REPORT] * 40, simulated)
-    assert recall == 0 and score < 0.4
+    assert precision < 0.75 and recall < 0.2 and score < -0.2
+    precision, recall, score = figures([EVERYTHING] * 24, simulated)
+    assert precision < 0.3 and recall == 1 and score < -0.8
+    precision, recall, score = figures([NUMBERS] * 24, simulated)
+    assert precision < 0.3 and score < -0.5
+    assert figures([""] * 24, simulated) == (0, 0, 0)
+    _, recall, score = figures([NORMAL_REPORT] * 24, simulated)
+    assert recall == 0 and score < 0.3
+    abnormal = [one for one in simulated if certain_findings(one[2])]
+    assert len(abnormal) > 10 and figures([NORMAL_REPORT] * len(abnormal), abnormal)[2] < -0.1
 
 
 def test_certain_findings_are_the_true_ones(simulated):
@@ -232,11 +237,13 @@ def test_certain_findings_are_the_true_ones(simulated):
         "prolonged PR": lambda true: true.av_block,
         "left axis deviation": lambda true: true.axis == AXES[1],
         "right axis deviation": lambda true: true.axis == AXES[2],
+        "wide QRS": lambda true: true.qrs_ms >= 120,
+        "ST elevation": lambda true: true.elevated_territory != "none",
         "high voltage": lambda true: true.sokolow_mv > 3.3,
         "atrial fibrillation": lambda true: true.rhythm == "atrial fibrillation",
     }
     named = [(name, true) for true, _, features in simulated for name in certain_findings(features) if name in truth]
-    assert len(named) > 15 and all(truth[name](true) for name, true in named)
+    assert len(named) > 10 and all(truth[name](true) for name, true in named)
     assert certain_findings(MEASURED) == []
     assert certain_findings(MEASURED | {"pr_ms": 215.0}) == [] and certain_findings(MEASURED | {"pr_ms": 225.0}) == [
         "prolonged PR"
@@ -251,19 +258,19 @@ def rewards(text: str, simulated) -> np.ndarray:
 
 def test_the_reward_for_measured_claims_cannot_be_had_without_reading(simulated):
     """Each attack once: everything, a list of numbers, one true claim over and over, hedging, silence."""
-    few = simulated[:12]
+    few = simulated[:5]
     right = [
         [{"role": "assistant", "content": f"<think>{report_of(true)}</think><answer>done</answer>"}]
         for true, _, _ in few
     ]
-    honest = np.array(measured_claims(right, [[ecg] for _, ecg, _ in few], [250] * 12))
-    assert honest.mean() > 0.5
-    assert (rewards(EVERYTHING, few) < -0.3).all() and (rewards(NUMBERS, few) < 0).all()
+    honest = np.array(measured_claims(right, [[ecg] for _, ecg, _ in few], [250] * 5))
+    assert honest.min() > 0.2 and honest.mean() > 0.5
+    assert (rewards(EVERYTHING, few) < -0.3).all() and (rewards(NUMBERS, few) < -0.3).all()
     assert (rewards("", few) == 0).all() and (
         rewards("Possible tachycardia, possible bradycardia, possible ST elevation.", few) == 0
     ).all()
     once = rewards("Narrow QRS.", few)
-    assert (rewards("Narrow QRS. " * 20, few) == once).all() and once.max() <= 0.25
+    assert (rewards("Narrow QRS. " * 20, few) == once).all() and once.max() < 0.12
     # Contradictions do not pay although one side is true, nor does a range that is never wrong.
     assert (rewards("Narrow QRS. Wide QRS.", few) < 0).all()
     assert (rewards("Heart rate between 20 and 300 bpm. PR between 50 and 500 ms.", few) == 0).all()
@@ -284,7 +291,7 @@ def test_the_report_has_the_claims_of_each_condition(simulated, tmp_path):
     """A reader, a model that says the same whatever it sees, and one that is silent."""
     right = [report_of(true) for true, _, _ in simulated]
     ecgs = {f"c{number}#0": ecg for number, (_, ecg, _) in enumerate(simulated)}
-    texts = {"ecg": right, "shuffled": right[1:] + right[:1], "none": [""] * 40}
+    texts = {"ecg": right, "shuffled": right[1:] + right[:1], "none": [""] * 24}
     report = write_report(
         tmp_path,
         table_of(simulated, texts),
@@ -294,12 +301,12 @@ def test_the_report_has_the_claims_of_each_condition(simulated, tmp_path):
     )
     claims = report["claims"]
     found = claims["conditions"]
-    assert (claims["answers"], claims["patients"], claims["asking_for_all_findings"]) == (40, 20, 40)
+    assert (claims["answers"], claims["patients"], claims["asking_for_all_findings"]) == (24, 12, 24)
     judged = [judge_text(text, features, None, 50) for text, (_, _, features) in zip(right, simulated)]
     counts = Counter(check.verdict for one in judged for check in one.checks)
     assert found["ecg"]["true"] == counts[TRUE] and found["ecg"]["false"] == counts[FALSE]
     assert found["ecg"]["precision"]["score"] == pytest.approx(counts[TRUE] / (counts[TRUE] + counts[FALSE]))
-    assert found["ecg"]["false_per_answer"]["score"] == pytest.approx(counts[FALSE] / 40)
+    assert found["ecg"]["false_per_answer"]["score"] == pytest.approx(counts[FALSE] / 24)
     assert found["ecg"]["score"]["score"] == pytest.approx(np.mean([one.score for one in judged]))
     assert found["ecg"] == found["true_answers"]
     for entry in (
@@ -309,6 +316,7 @@ def test_the_report_has_the_claims_of_each_condition(simulated, tmp_path):
         found["ecg"]["score"],
     ):
         assert entry["low"] < entry["score"] < entry["high"]
+    assert found["ecg"]["recall"]["score"] == 1 > found["ecg"]["recall"]["low"] > found["shuffled"]["recall"]["high"]
     assert found["shuffled"]["precision"]["high"] < found["ecg"]["precision"]["low"]
     assert (
         found["none"]["claims"] == 0
@@ -326,17 +334,15 @@ def test_the_report_has_the_claims_of_each_condition(simulated, tmp_path):
     )
 
 
-def test_a_model_that_does_not_look_has_no_reliance_in_its_claims(simulated, tmp_path):
+def test_a_model_that_does_not_look_has_no_reliance_in_its_claims(simulated):
     ecgs = {f"c{number}#0": ecg for number, (_, ecg, _) in enumerate(simulated)}
-    same = table_of(simulated, dict.fromkeys(("ecg", "shuffled", "none"), [NORMAL_REPORT] * 40))
-    report = write_report(tmp_path, same, {}, ecgs_of=lambda name: ([ecgs[name]], 250))
+    same = table_of(simulated, dict.fromkeys(("ecg", "shuffled", "none"), [NORMAL_REPORT] * 24))
+    report = build_report(Questions(same), {}, None, 0, ecgs_of=lambda name: ([ecgs[name]], 250))
     reliance = report["claims"]["reliance"]
     assert reliance["score"] == 0 and not reliance["reads_ecg"] and reliance["low"] < 0 < reliance["high"]
     silent = [
         report_row | {"answer": ["yes"], "messages_answer": "yes", "prediction": "no"}
         for report_row in same.to_dict("records")
     ]
-    assert (
-        write_report(tmp_path / "no", pd.DataFrame(silent), {}, ecgs_of=lambda name: ([ecgs[name]], 250))["claims"]
-        is None
-    )
+    unanswered = build_report(Questions(pd.DataFrame(silent)), {}, None, 0, ecgs_of=lambda name: ([ecgs[name]], 250))
+    assert unanswered["claims"] is None

@@ -9,7 +9,7 @@ import numpy as np
 from elm_hf.ecg.claims import Claim, find_claims
 from elm_hf.ecg.measurements import measure_ecg
 from elm_hf.ecg.normal_ranges import ADULT_AGE, conditions_of, rules_of
-from elm_hf.modeling.ecg_leads import LEADS, place_leads
+from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error, place_leads
 from elm_hf.modeling.ecg_quality import signal_quality
 
 
@@ -105,7 +105,8 @@ class Check:
 
 def measure_for_claims(ecg: np.ndarray, sampling_rate: float, lead_names: Sequence[str] = LEADS) -> dict[str, float]:
     """
-    The features of [`measure_ecg`] without leads that are flat, clipped or noise-like, which are as missing.
+    The features of [`measure_ecg`] without leads that are flat, clipped or like white noise, and without limb leads that
+    contradict each other.
 
     Args:
         ecg, sampling_rate, lead_names: see [`measure_ecg`].
@@ -113,8 +114,10 @@ def measure_for_claims(ecg: np.ndarray, sampling_rate: float, lead_names: Sequen
     placed = place_leads(ecg, tuple(lead_names))[0].astype(np.float32)
     for row, lead in zip(placed, LEADS):
         problems = signal_quality(row[None], sampling_rate, [lead])
-        if any(problem.startswith(("flat", "clipped", "noise-like")) for problem in problems):
+        if any(problem.startswith(("flat", "clipped", "like white noise")) for problem in problems):
             row[:] = np.nan
+    if limb_lead_error(placed, LEADS) is not None:
+        placed[:6] = np.nan
     return measure_ecg(placed, sampling_rate)
 
 
@@ -287,11 +290,11 @@ def _of_rhythm(claim: Claim, patient: _Patient) -> Check:
 
 
 def _of_fibrillation(claim: Claim, patient: _Patient) -> Check:
-    """What is measured as fibrillation hardly ever is none, but a fifth is missed: only a regular rhythm excludes it."""
+    """What is measured as fibrillation in an irregular rhythm hardly ever is none, but a fifth is missed."""
     measured, variation = patient.value("atrial_fibrillation"), patient.value("rr_variation")
-    if measured > 0.5:
+    if measured > 0.5 and variation > _REGULAR_UP_TO:
         return Check(claim, FALSE if claim.negated else TRUE, variation, TOLERANCES["rhythm"])
-    if variation <= _IRREGULAR_FROM and not patient.value("paced") > 0.5:
+    if variation <= _IRREGULAR_FROM and not measured > 0.5 and not patient.value("paced") > 0.5:
         return Check(claim, TRUE if claim.negated else FALSE, variation, TOLERANCES["rhythm"])
     return Check(claim, NOT_CHECKABLE, reason="an irregular rhythm may be fibrillation that is not recognised")
 

@@ -12,8 +12,9 @@ from elm_hf.ecg.normal_ranges import RULES, describe_features
 from elm_hf.modeling.ecg_leads import LEADS
 
 
-# Weight of a normal measurement in the score; an abnormal one has 1.
-NORMAL_WEIGHT = 0.25
+# Weight of a normal measurement in the score; an abnormal one has 1, so that a normal report of an ECG with one finding loses
+# more than it gains by the other measurements.
+NORMAL_WEIGHT = 0.1
 # Abnormal findings by name: the claims that state them, and what `describe_features` calls them.
 FINDINGS: dict[str, tuple[tuple[tuple[str, str], ...], tuple[str, ...]]] = {
     "bradycardia": ((("rate", "slow"),), ("bradycardia",)),
@@ -115,7 +116,7 @@ def distinct(checks: Sequence[Check]) -> list[Check]:
 def certain_findings(features: Mapping[str, float], sex: str | None = None, age: float | None = None) -> list[str]:
     """
     The abnormal findings of an ECG that remain if every feature is moved by its tolerance, down or up, names in `FINDINGS`.
-    Premature beats are certain if one has another shape.
+    Premature beats are certain if one has another shape, atrial fibrillation if the rhythm is irregular beyond doubt.
 
     Args:
         features, sex, age: see [`~elm_hf.ecg.claim_checks.check_text`].
@@ -127,6 +128,8 @@ def certain_findings(features: Mapping[str, float], sex: str | None = None, age:
     common = set.intersection(*described)
     if not features.get("premature_beats_of_other_shape", 0) > 0:
         common.discard("premature beats")
+    if "irregular RR intervals" not in common:
+        common.discard("irregular rhythm without P waves, as in atrial fibrillation")
     if features.get("heart_rate", np.nan) > 100:  # P lies on T
         common -= {"prolonged PR interval", "short PR interval"}
     found = [finding for finding, (_, names) in FINDINGS.items() if common & set(names)]
@@ -155,9 +158,9 @@ def finding_of(claim: Claim) -> str | None:
 
 
 def states(check: Check, finding: str, sex: str | None = None, age: float | None = None) -> bool:
-    """Whether a claim that is not false states an abnormal finding, in words or by a number beyond its limit."""
+    """Whether a true claim states an abnormal finding, in words or by a number beyond its limit."""
     claim = check.claim
-    if check.verdict == FALSE or claim.negated or claim.hedged:
+    if check.verdict != TRUE or claim.negated or claim.hedged:
         return False
     claims, names = FINDINGS[finding]
     if claim.state is not None:
@@ -165,7 +168,7 @@ def states(check: Check, finding: str, sex: str | None = None, age: float | None
     quantities = {quantity for quantity, _ in claims}
     if claim.quantity not in quantities or claim.low is None or claim.high is None:
         return False
-    return any(_is_abnormal(name, (claim.low + claim.high) / 2, sex, age) for name in names)
+    return any(all(_is_abnormal(name, value, sex, age) for value in (claim.low, claim.high)) for name in names)
 
 
 def _is_abnormal(finding: str, value: float, sex: str | None, age: float | None) -> bool:
