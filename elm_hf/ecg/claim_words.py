@@ -260,7 +260,7 @@ _TERMS: tuple[tuple[str, object, str], ...] = (
     (
         "filler",
         None,
-        r"\b(?:is|are|was|were|be|been|a|an|the|its|this|that|which|it|about|around|approximately|approx|circa|roughly|measur\w+|estimated|calculated|appears?|seems?|remains?|shows?|slight(?:ly)?|mild(?:ly)?|marked(?:ly)?|moderate(?:ly)?|minor|significant(?:ly)?|severely|clearly|also|falls?|lies?|both|still|noted|found|considered|shifted|deviates?|deviated|directed|interval|duration|wave|waves|segment|segments|all)\b|[:=()~.]",
+        r"\b(?:is|are|was|were|be|been|a|an|the|its|this|that|which|it|about|around|approximately|approx|circa|roughly|measur\w+|estimated|calculated|appears?|seems?|remains?|shows?|slight(?:ly)?|mild(?:ly)?|marked(?:ly)?|moderate(?:ly)?|minor|significant(?:ly)?|severely|clearly|also|falls?|lies?|both|still|now|noted|found|considered|shifted|deviates?|deviated|directed|interval|duration|wave|waves|segment|segments|all)\b|[:=()~.]",
     ),
     ("word", None, r"[^\W_]+(?:'\w+)?"),
 )

@@ -30,14 +30,15 @@ _UNITS = {
 _WITHOUT_UNIT = ("rate", "pr", "qrs", "qt", "qtc", "axis")
 _WITH_LEADS = ("st", "t", "voltage")
 _VOLTAGE_LEADS = ("limb", "chest")
-# Sentences that are about other tracings, or about ECGs in general.
+# Sentences that are about other tracings, about causes, or about ECGs in general.
 _NOT_OF_THIS_ECG = re.compile(
-    r"\b(?:defin\w+|previous(?:ly)?|prior|earlier\s+(?:tracing|ECG|recording)|old\s+(?:tracing|ECG)|if\s+the|would|criteria\s+(?:include|require))\b",
+    r"\b(?:defin\w+|previous(?:ly)?|prior|earlier\s+(?:tracing|ECG|recording)|old\s+(?:tracing|ECG)|if\s+the|would|causes?\s+of|criteria\s+(?:include|require))\b",
     re.IGNORECASE,
 )
 _ABBREVIATION = re.compile(r"\b(?:vent|approx|resp|deg|no|vs|ca|min|sec|ref|e\.g|i\.e)$", re.IGNORECASE)
 _LIST_MARK = re.compile(r"(?:^|(?<=\s))\d{1,2}[.)](?=\s)")
 _MOST_WORDS_BETWEEN = 3
+_LONGEST_SENTENCE = 300  # words; longer ones are cut, since the time grows with the square
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ def find_claims(text: str) -> list[Claim]:
     found = []
     for start, end in _sentences(text):
         if not _NOT_OF_THIS_ECG.search(text, start, end):
-            found += _Sentence(tokens_of(text, start, end)).claims()
+            tokens = tokens_of(text, start, end)
+            for first in range(0, len(tokens), _LONGEST_SENTENCE):
+                found += _Sentence(tokens[first : first + _LONGEST_SENTENCE]).claims()
     return found
 
 
@@ -143,6 +146,8 @@ class _Sentence:
     waiting: list[Token] = field(default_factory=list)  # adjectives before their subject
     value: Token | None = None  # a number before what it belongs to
     leads: tuple[tuple[str, ...], str | None] = ((), None)  # leads before their claim
+    placed: list[_Draft] = field(default_factory=list)  # claims that were given leads last, and by which token
+    placed_at: int = -1
     negated: bool = False
     hedged: bool = False
     clause: int = 0  # number of the clause: between "but", "however", ";"
@@ -335,7 +340,7 @@ class _Sentence:
     # Leads
 
     def _read_leads(self, token: Token, place: int):
-        self._place(token.payload, None)
+        self._place(token.payload, None, place)
 
     def _read_territory(self, token: Token, place: int):
         name, is_explicit = token.payload
@@ -345,12 +350,17 @@ class _Sentence:
         )
         if is_explicit or (is_before_wave and "with" not in [one.kind for one in self.tokens[place + 1 : place + 3]]):
             if is_explicit or not is_before_wave:
-                self._place((), name)
+                self._place((), name, place)
             else:
                 self.leads = ((), name)
 
-    def _place(self, leads: tuple[str, ...], territory: str | None):
+    def _place(self, leads: tuple[str, ...], territory: str | None, place: int):
         """Gives leads to the claims before them that have none, or keeps them for the claims that follow."""
+        if self.placed and {one.kind for one in self.tokens[self.placed_at + 1 : place]} <= {"and", "comma", "or", "filler"}:
+            more = [replace(draft, claim=_placed(draft.claim, leads, territory)) for draft in self.placed]
+            self.drafts += more  # "in the limb leads and V6"
+            self.placed, self.placed_at = more, place
+            return
         taking = [draft for draft in self.drafts if draft.takes_leads and draft.clause == self.clause]
         if not taking and self.negated and self.clause:  # "... in the lateral leads but not in the inferior leads"
             last = next((draft for draft in reversed(self.drafts) if draft.claim.quantity in ("st", "t")), None)
@@ -365,6 +375,7 @@ class _Sentence:
             draft.claim = _placed(draft.claim, leads, territory)
             draft.takes_leads = False
         self.leads = ((), None) if without else (leads, territory)
+        self.placed, self.placed_at = without, place
 
     # Negation and hedging
 
