@@ -187,7 +187,7 @@ def test_the_signal_file_of_an_ecgfolder_is_not_published_through_a_link(tmp_pat
     with nothing_opened_in(outside):
         prepare_dataset("ecgfolder", tmp_path / "built", source=describe(source, *rows), seconds=2, num_folds=2,
                         max_skipped=0.6)  # fmt: skip
-    with (tmp_path / "built" / "skipped.csv").open(newline="") as file:
+    with (tmp_path / "built.private" / "skipped.csv").open(newline="") as file:
         skipped = list(csv.DictReader(file))
     assert [(one["recording_id"], one["reason"]) for one in skipped] == [
         ("c", "path outside the source"),

@@ -356,7 +356,12 @@ class _Sentence:
 
     def _place(self, leads: tuple[str, ...], territory: str | None, place: int):
         """Gives leads to the claims before them that have none, or keeps them for the claims that follow."""
-        if self.placed and {one.kind for one in self.tokens[self.placed_at + 1 : place]} <= {"and", "comma", "or", "filler"}:
+        if self.placed and {one.kind for one in self.tokens[self.placed_at + 1 : place]} <= {
+            "and",
+            "comma",
+            "or",
+            "filler",
+        }:
             more = [replace(draft, claim=_placed(draft.claim, leads, territory)) for draft in self.placed]
             self.drafts += more  # "in the limb leads and V6"
             self.placed, self.placed_at = more, place

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from elm_hf.evaluation.names import JUDGEMENTS_NAME
 from elm_hf.utils.chat_models import Chat, TransientError, endpoint_chat, is_endpoint, local_chat, writable
 from elm_hf.utils.exact_match import is_exact_match
+from elm_hf.utils.reports import public_name
 
 
 SCORES = (0, 1, 2)  # wrong, partly right, right
@@ -121,7 +122,8 @@ def judge_predictions(
     judgements = [known.get(key, empty) for key in keys]
     rows["judge_score"] = pd.array([one.score for one in judgements], dtype="Int64")
     rows["judge_reason"] = [one.reason for one in judgements]
-    summary = {"judge": name, "rubric": RUBRIC} | _summary(rows) | _costs([known[key] for key in sorted(to_judge)])
+    public = name if is_endpoint(judge) else public_name(judge)
+    summary = {"judge": public, "rubric": RUBRIC} | _summary(rows) | _costs([known[key] for key in sorted(to_judge)])
     return rows, summary | {"seconds": round(time.monotonic() - started, 1)}
 
 

@@ -17,6 +17,7 @@ from elm_hf.training.arguments import DataArguments, ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.compilation import check_compilation
 from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix, pack_without_padding
+from elm_hf.training.pushing import check_push
 from elm_hf.training.trl_options import check_trl_options
 from elm_hf.utils.hub import check_name
 from elm_hf.utils.positions import position_limit
@@ -64,6 +65,7 @@ def check_arguments(
             "accelerate/fsdp2 or accelerate/zero2."
         )
     check_trl_options(training_args, model_args)
+    check_push(training_args, model_args)
     check_compilation(training_args)
     check_hardware(training_args, model_args)
 
