@@ -43,7 +43,6 @@ UNITS = {
 }
 FEATURES_OF = {
     "rate": "heart_rate",
-    "rhythm": "rr_variation",
     "pr": "pr_ms",
     "qrs": "qrs_ms",
     "qt": "qt_ms",

@@ -86,7 +86,7 @@ _CRITERIA = r"(?:\s+(?:voltage\s+)?criteri(?:a|on))"
 # Kind, payload and pattern of each term; the first one that fits is taken.
 #   subject    quantities; none for what no claim is about, so that no number or adjective is taken for another subject's
 #   finding    quantities and states: a claim of its own
-#   state      an adjective: the state of each quantity that it can describe
+#   state      an adjective: the state of each quantity that it can describe ("rr": of the rhythm only where RR is named)
 #   noun       a noun of the same kind ("elevation")
 #   value, leads, not, not_before (negates what precedes), maybe, maybe_before, break, ...
 _TERMS: tuple[tuple[str, object, str], ...] = (

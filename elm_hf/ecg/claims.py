@@ -129,7 +129,7 @@ class _Draft:
 
     claim: Claim
     takes_leads: bool
-    drafts_leads: bool = False  # its leads were named before it
+    had_leads: bool = False  # its leads were named before it
     clause: int = 0
     phrase: int = 0
 
@@ -255,7 +255,7 @@ class _Sentence:
         draft = _Draft(claim, takes_leads, clause=self.clause, phrase=self.phrase)
         if takes_leads and any(self.leads):
             draft.claim = _placed(claim, *self.leads)
-            draft.drafts_leads = True
+            draft.had_leads = True
         if self.value is not None and quantity in ("st", "pause"):
             self._give(draft, quantity, self.value)
             self.value = None
@@ -375,7 +375,7 @@ class _Sentence:
                     _Draft(_placed(copy, leads, territory), False, clause=self.clause, phrase=self.phrase)
                 )
             return
-        without = [draft for draft in taking if not draft.drafts_leads] or taking[-1:]
+        without = [draft for draft in taking if not draft.had_leads] or taking[-1:]
         for draft in without:
             draft.claim = _placed(draft.claim, leads, territory)
             draft.takes_leads = False
