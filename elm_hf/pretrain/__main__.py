@@ -27,6 +27,7 @@ from elm_hf.pretrain.trainer import PretrainTrainer, TaskAurocs
 from elm_hf.training.augmentation import EcgAugmentation
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.epochs import FollowEpoch
+from elm_hf.training.parallelism import end_processes
 from elm_hf.training.pushing import check_push
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
 from elm_hf.training.rows import load_sources
@@ -193,6 +194,7 @@ def train(trainer: PretrainTrainer, datasets: list[str]) -> None:
     trainer.accelerator.print(f"Saved to {args.output_dir}")
     if args.push_to_hub:
         trainer.push_to_hub(dataset=datasets)
+    end_processes(trainer)
 
 
 if __name__ == "__main__":
