@@ -39,7 +39,10 @@ Units = Annotated[
 Checkpoint = Annotated[str, typer.Argument(help="ECG-language model: folder or repository.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse an ECG that is flat, clipped, noise-like or contradicts itself.")
+    bool,
+    typer.Option(
+        "--strict", help="Refuse an ECG that is flat, clipped, noise-like or contradicts itself, and a blank picture."
+    ),
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own code instead of elm-hf's.")

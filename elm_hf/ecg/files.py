@@ -12,6 +12,7 @@ from elm_hf.ecg.signal_tables import MILLIVOLTS, SignalTable, known_unit, read_s
 from elm_hf.ecg.spreadsheet import TABLE_SUFFIXES, TableError
 from elm_hf.modeling.device_files import VERIFIED_FORMATS, is_device_file, load_device_file
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_pictures import PICTURE_SUFFIXES
 
 
 ARRAY_SUFFIXES = (".npy", ".mat", *TABLE_SUFFIXES)
@@ -92,6 +93,12 @@ def _read_array(
     if not os.path.isfile(path):  # unlike Path.is_file, this does not raise if the name is too long
         raise RecordingError("missing file", f"{path}: no such file")
     is_table = path.suffix.lower() in TABLE_SUFFIXES
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        raise RecordingError(
+            "unreadable file",
+            f"{path}: a picture; only models of drawn ECGs read pictures (elm-hf ask, elm-hf chat), and its signal is not "
+            "reconstructed",
+        )
     if not is_table and path.suffix not in ARRAY_SUFFIXES:  # such as .NPY
         raise RecordingError(
             "unreadable file",
