@@ -13,7 +13,15 @@ import pandas as pd
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
 from elm_hf.evaluation.markdown import report_markdown
 from elm_hf.evaluation.metrics import statements
-from elm_hf.evaluation.names import BLIND, FIGURES_NAME, KIND_NAMES, OCCLUSION_NAME, PROBE_NAME, REPORT_TEXT_NAME
+from elm_hf.evaluation.names import (
+    BLIND,
+    DEGRADATION_STEPS_NAME,
+    FIGURES_NAME,
+    KIND_NAMES,
+    OCCLUSION_NAME,
+    PROBE_NAME,
+    REPORT_TEXT_NAME,
+)
 from elm_hf.evaluation.pictures import EcgsOf, draw_examples, draw_occlusions
 from elm_hf.evaluation.probe_markdown import probe_sections
 from elm_hf.evaluation.reliance import reliance_by_type, reliance_sentence, signal_reliance
@@ -43,6 +51,7 @@ def write_report(
     seed: int = 0,
     ecgs_of: EcgsOf | None = None,
     bert_scorer: "BertScorer | None" = None,
+    picture_degradation: list[dict] | None = None,
 ) -> dict:
     """
     Scores predictions and writes `report.json`, `report.md` and `figures/`.
@@ -56,6 +65,7 @@ def write_report(
         seed: random seed for the bootstrap and the choice of examples.
         ecgs_of: gives the ECGs of a question by its id, and their sampling rate; without it no examples are drawn.
         bert_scorer: adds BERTScore to the scores of free text.
+        picture_degradation: scores on pictures with the artefacts of scans, of [`degradation_steps`].
 
     Returns:
         The report, as in `report.json`; docs/evaluation.md has its schema.
@@ -68,6 +78,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     questions = Questions(predictions)
     report = build_report(questions, run, training_rows, seed, bert_scorer)
+    report["picture_degradation"] = picture_degradation
     _draw(folder, report, questions, ecgs_of, seed)
     report["probe"] = read_json(folder / PROBE_NAME) if (folder / PROBE_NAME).exists() else None
     (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -90,6 +101,8 @@ def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | No
     if (folder / OCCLUSION_NAME).exists():
         names = draw_occlusions(folder / OCCLUSION_NAME, figures)
         report["figures"] |= {Path(name).stem: f"{FIGURES_NAME}/{name}" for name in names}
+    if report["picture_degradation"] and (figures / DEGRADATION_STEPS_NAME).exists():
+        report["figures"][Path(DEGRADATION_STEPS_NAME).stem] = f"{FIGURES_NAME}/{DEGRADATION_STEPS_NAME}"
     if ecgs_of is not None and "ecg" in questions.answers:
         report["examples"] = draw_examples(figures, questions, ecgs_of, seed)
         for example in report["examples"]:
