@@ -58,8 +58,8 @@ class EcgPicture:
 
     @property
     def name(self) -> str:
-        """The path of a file; `"the picture"` otherwise."""
-        return str(self.image) if isinstance(self.image, str | PathLike) else "the picture"
+        """The path of a file; `"the image that was given"` otherwise."""
+        return str(self.image) if isinstance(self.image, str | PathLike) else "the image that was given"
 
     @cached_property
     def pixels(self) -> np.ndarray:

@@ -56,6 +56,12 @@ def read_ecg_file(
     path = Path(path)
     folder = path.parent if folder is None else Path(folder)
     path_within(folder, os.path.abspath(path))
+    if os.path.isfile(path) and path.suffix.lower() in PICTURE_SUFFIXES:
+        raise RecordingError(
+            "unreadable file",
+            f"{path}: a picture; only models of drawn ECGs read pictures (elm-hf ask, elm-hf chat), and its signal is not "
+            "reconstructed",
+        )
     if is_device_file(path) and path.suffix.lower() not in TABLE_SUFFIXES:
         recording = _read_device(path, folder, as_recorded)
     elif _is_wfdb(path):
@@ -93,12 +99,6 @@ def _read_array(
     if not os.path.isfile(path):  # unlike Path.is_file, this does not raise if the name is too long
         raise RecordingError("missing file", f"{path}: no such file")
     is_table = path.suffix.lower() in TABLE_SUFFIXES
-    if path.suffix.lower() in PICTURE_SUFFIXES:
-        raise RecordingError(
-            "unreadable file",
-            f"{path}: a picture; only models of drawn ECGs read pictures (elm-hf ask, elm-hf chat), and its signal is not "
-            "reconstructed",
-        )
     if not is_table and path.suffix not in ARRAY_SUFFIXES:  # such as .NPY
         raise RecordingError(
             "unreadable file",
