@@ -45,15 +45,15 @@ def scan_like(pixels: np.ndarray, severity: float, rng: np.random.Generator) -> 
     picture = pixels.astype(np.float32) / 255
     for artifact, its_rng in zip(artifacts, rngs):
         # Not all artefacts of a picture are equally strong.
-        picture = artifact(picture, severity * its_rng.uniform(0.4, 1), its_rng).clip(0, 1)
+        picture = np.clip(artifact(picture, severity * its_rng.uniform(0.4, 1), its_rng), 0, 1)
     return (255 * picture).round().astype(np.uint8)
 
 
 def _color_paper(picture: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
     """Yellowed or grey paper with stains."""
-    loss = rng.uniform([0.1, 0.2, 0.3], [0.4, 0.6, 1.0])
-    stains = 0.6 * _smooth_noise(picture.shape[:2], rng)
-    return picture * (1 - 0.4 * amount * (1 - stains)[:, :, None] * loss).astype(np.float32)
+    loss = np.float32(0.4 * amount * rng.uniform([0.1, 0.2, 0.3], [0.4, 0.6, 1.0]))
+    stains = np.float32(0.6) * _smooth_noise(picture.shape[:2], rng)
+    return picture * (1 - (1 - stains)[:, :, None] * loss)
 
 
 def _write_by_hand(picture: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
@@ -86,7 +86,7 @@ def _fold(picture: np.ndarray, amount: float, rng: np.random.Generator) -> np.nd
     """Creases across the sheet: a dark and a light line, and another brightness on either side."""
     height, width = picture.shape[:2]
     side = min(height, width)
-    y, x = np.mgrid[:height, :width].astype(np.float32)
+    y, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
     shade = np.ones((height, width), np.float32)
     for number in range(MOST_FOLDS):
         is_upright, place, slope = rng.random() < 0.5, rng.uniform(0.15, 0.85), rng.uniform(-0.05, 0.05)
@@ -118,7 +118,7 @@ def _photograph(picture: np.ndarray, amount: float, rng: np.random.Generator) ->
     whole = Image.new("L", pixels.size, 255)
     cover = whole.transform(pixels.size, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BILINEAR)
     cover = np.asarray(cover, np.float32)[:, :, None] / 255
-    ground = np.float32(table) * (1 + 0.1 * _smooth_noise((height, width), rng)[:, :, None])
+    ground = np.float32(table) * (1 + np.float32(0.1) * _smooth_noise((height, width), rng)[:, :, None])
     return ground + cover * (np.asarray(sheet, np.float32) / 255 - ground)
 
 
@@ -134,15 +134,15 @@ def _perspective(seen: np.ndarray, corners: np.ndarray) -> list[float]:
 def _light(picture: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
     """Light from one side in its own colour, and the soft edge of a shadow."""
     height, width = picture.shape[:2]
-    y, x = np.mgrid[:height, :width].astype(np.float32) / np.float32(max(height, width))
-    falls, edge = rng.uniform(0, 2 * np.pi, 2)
-    ramp = np.cos(falls) * x + np.sin(falls) * y
+    y, x = (np.arange(size, dtype=np.float32) / max(height, width) for size in (height, width))
+    falls, edge = (np.float32([[np.cos(angle)], [np.sin(angle)]]) for angle in rng.uniform(0, 2 * np.pi, 2))
+    ramp = falls[0] * x + (falls[1] * y)[:, None]
     ramp = (ramp - ramp.min()) / max(float(np.ptp(ramp)), 1e-6)
-    across = np.cos(edge) * (x - x.mean()) + np.sin(edge) * (y - y.mean())
-    shadow = 1 / (1 + np.exp(-(across - rng.uniform(-0.2, 0.3)) / 0.03))
-    warmth = 0.12 * amount * rng.uniform(-1, 1) * np.array([1, 0, -1])
+    across = edge[0] * (x - x.mean()) + (edge[1] * (y - y.mean()))[:, None]
+    shadow = 1 / (1 + np.exp((rng.uniform(-0.2, 0.3) - across) / np.float32(0.03)))
+    warmth = np.float32(1 + 0.12 * amount * rng.uniform(-1, 1) * np.array([1, 0, -1]))
     light = (1 - 0.45 * amount * ramp) * (1 - 0.3 * amount * shadow)
-    return (picture * light[:, :, None] * (1 + warmth)).astype(np.float32)
+    return picture * light[:, :, None] * warmth
 
 
 def _blur_and_noise(picture: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
