@@ -21,8 +21,6 @@ from itertools import count
 import numpy as np
 from jinja2.exceptions import TemplateError
 
-from .ecg_pictures import EcgPicture
-
 
 END_OF_REASONING = "</think>"
 # For LLMs without a chat template (GPT-2, OPT): roles in words, and the end-of-text token after every answer.
@@ -228,30 +226,6 @@ def ecg_items(messages: Sequence[dict]) -> list[dict]:
     return [item for content in contents for item in content if item["type"] == "ecg"]
 
 
-def given_ecg(item: dict):
-    r"""
-    The ECG of an `{"type": "ecg"}` item.
-
-    Args:
-        item (`dict`):
-            The item, with `"ecg"` (an array, a path or an address), `"path"` or `"url"`; or with `"image"`, a picture of
-            an ECG (its path, a picture of Pillow, or an array `(height, width, 3)`). `None` stands for no value, as in
-            rows of a dataset.
-
-    Returns:
-        The array, path or address, or an [`EcgPicture`]; `None` if there is none.
-
-    Raises:
-        `ValueError`: If the item has several of them.
-    """
-    given = [name for name in ("ecg", "path", "url", "image") if item.get(name) is not None]
-    if len(given) > 1:
-        raise ValueError(f'An ECG item needs one of "ecg", "path", "url" and "image", got {", ".join(given)}.')
-    if given == ["image"]:
-        return item["image"] if isinstance(item["image"], EcgPicture) else EcgPicture(item["image"])
-    return item[given[0]] if given else None
-
-
 def _is_answer(message: dict) -> bool:
     return message["role"] == "assistant"
 
@@ -312,7 +286,6 @@ __all__ = [
     "RenderedChat",
     "check_messages",
     "ecg_items",
-    "given_ecg",
     "has_reasoning",
     "render_chat",
     "with_system_prompt",

@@ -125,6 +125,30 @@ def as_picture(ecg) -> EcgPicture | None:
     return EcgPicture(ecg) if is_file or _is_pillow_image(ecg) else None
 
 
+def given_ecg(item: dict):
+    r"""
+    The ECG of an `{"type": "ecg"}` item.
+
+    Args:
+        item (`dict`):
+            The item, with `"ecg"` (an array, a path or an address), `"path"` or `"url"`; or with `"image"`, a picture of
+            an ECG (its path, a picture of Pillow, or an array `(height, width, 3)`). `None` stands for no value, as in
+            rows of a dataset.
+
+    Returns:
+        The array, path or address, or an [`EcgPicture`]; `None` if there is none.
+
+    Raises:
+        `ValueError`: If the item has several of them.
+    """
+    given = [name for name in ("ecg", "path", "url", "image") if item.get(name) is not None]
+    if len(given) > 1:
+        raise ValueError(f'An ECG item needs one of "ecg", "path", "url" and "image", got {", ".join(given)}.')
+    if given == ["image"]:
+        return item["image"] if isinstance(item["image"], EcgPicture) else EcgPicture(item["image"])
+    return item[given[0]] if given else None
+
+
 def fitted(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     r"""
     Extends a picture to the proportions of `height` and `width`, so that resizing to them keeps a millimetre as high as
@@ -171,4 +195,4 @@ def _rgb(image, name: str) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-__all__ = ["PICTURE_SUFFIXES", "EcgPicture", "as_picture", "fitted"]
+__all__ = ["PICTURE_SUFFIXES", "EcgPicture", "as_picture", "fitted", "given_ecg"]

@@ -24,11 +24,11 @@ from .chat_rendering import (
     RenderedChat,
     check_messages,
     ecg_items,
-    given_ecg,
     has_reasoning,
     with_system_prompt,
 )
 from .chat_turns import Render, learnt_answers, render_prompt
+from .ecg_pictures import given_ecg
 from .feature_extraction_ecg import EcgFeatureExtractor
 from .turn_format import renderer, tokenize_pieces, turn_format
 
