@@ -383,6 +383,8 @@ def test_pictures_of_a_step_are_drawn_ecgs_with_artifacts(loaded, simulated_data
     assert 0 < abs(first.pixels - drawn).mean() < abs(second.pixels - drawn).mean()
     flat = strong.ecgs(0, "zeros", 1)[0].pixels
     assert flat.shape == (SIDE, SIDE, 3) and (flat != second.pixels).any()
+    ablation.ecgs = lambda *_: [np.zeros((12, 500), np.float32)]  # a recording without any signal is asked about, too
+    assert (strong.ecgs(0, "ecg", 1)[0].pixels.shape) == (SIDE, SIDE, 3)
 
 
 def test_steps_have_the_scores_changes_and_reliance_of_their_answers(tmp_path):
@@ -408,5 +410,5 @@ def test_steps_have_the_scores_changes_and_reliance_of_their_answers(tmp_path):
 
 def test_model_of_signals_has_no_degraded_pictures(tiny_elm, simulated_dataset, monkeypatch):
     monkeypatch.setattr(degradation, "ask_about_degraded", None)
-    with pytest.raises(ValueError, match='models of drawn ECGs .representation "image".*reads signals'):
+    with pytest.raises(ValueError, match='models of drawn ECGs .representation "image".*reads .signal.$'):
         evaluate(tiny_elm, simulated_dataset, limit=4, split="train", picture_degradation=True, quiet=True)

@@ -32,18 +32,17 @@ SEVERITIES = (0.25, 0.5, 0.75, 1.0)
 WITHOUT_PICTURE = ("none", DEMOGRAPHICS)
 
 
-def check_draws_ecgs(processor: ProcessorMixin, checkpoint: str) -> None:
+def check_reads_drawn_ecgs(model: PreTrainedModel, checkpoint: str) -> None:
     """
     Refuses a model that does not read drawn ECGs.
 
     Raises:
         ValueError: it reads something else.
     """
-    image_processor = getattr(processor, "image_processor", None)
-    if not isinstance(image_processor, EcgImageProcessor) or image_processor.representation != "image":
-        found = "signals" if image_processor is None else "stacked signals"
+    found = model.config.representation
+    if found != "image":
         raise ValueError(
-            f'picture degradation is for models of drawn ECGs (representation "image"), and {checkpoint} reads {found}'
+            f'picture degradation is for models of drawn ECGs (representation "image"), and {checkpoint} reads {found!r}'
         )
 
 
@@ -85,10 +84,12 @@ class DegradedPictures:
         """The pictures that are put in the places of the first ECGs of a conversation."""
         ecgs = self._ablation.ecgs(row, condition, number, question_id)
         names = self.names(row, condition, number, question_id)
-        return [self._picture(ecg, name, condition == "zeros") for ecg, name in zip(ecgs, names)]
+        return [self._picture(ecg, name, condition in ("zeros", "noise")) for ecg, name in zip(ecgs, names)]
 
     def _picture(self, ecg: np.ndarray, name: str, keep_flat: bool) -> EcgPicture:
-        (drawn,) = self._image_processor.draw([ecg], self._sampling_rate, list(LEADS), keep_flat=keep_flat)
+        processor, rate = self._image_processor, self._sampling_rate
+        keep_flat = keep_flat or all(processor.feature_extractor.read(ecg, rate, LEADS).causes)
+        (drawn,) = processor.draw([ecg], rate, list(LEADS), keep_flat=keep_flat)
         rng = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
         return EcgPicture(scan_like(drawn, self._severity, rng))
 
@@ -191,7 +192,7 @@ def draw_steps(ecg: np.ndarray, sampling_rate: float, image_processor: EcgImageP
         image_processor: draws it.
         folder: of the evaluation. The pictures are written side by side, among its figures.
     """
-    (drawn,) = image_processor.draw([ecg], sampling_rate, list(LEADS))
+    (drawn,) = image_processor.draw([ecg], sampling_rate, list(LEADS), keep_flat=True)
     steps = [scan_like(drawn, severity, np.random.default_rng(0)) for severity in (0.0, *SEVERITIES)]
     file = folder / FIGURES_NAME / DEGRADATION_STEPS_NAME
     file.parent.mkdir(exist_ok=True)

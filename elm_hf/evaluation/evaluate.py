@@ -24,7 +24,7 @@ from elm_hf.data.tables import load_records
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.bert_score import BertScorer
-from elm_hf.evaluation.degradation import ask_about_degraded, check_draws_ecgs, degradation_steps, draw_steps
+from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_ecgs, degradation_steps, draw_steps
 from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
 from elm_hf.evaluation.judge import judge_predictions
 from elm_hf.evaluation.names import CONDITIONS, OCCLUSION_NAME
@@ -131,7 +131,7 @@ def evaluate(
     seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
     model, processor = load_checkpoint(checkpoint, device=str(state.device))
     if picture_degradation:
-        check_draws_ecgs(processor, str(checkpoint))
+        check_reads_drawn_ecgs(model, str(checkpoint))
     if system_prompt is not None:
         processor.system_prompt = system_prompt or None
     asked = _with_neighbours(asked, processor.system_prompt)
