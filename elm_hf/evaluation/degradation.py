@@ -20,6 +20,7 @@ from elm_hf.evaluation.predictions import prediction_table
 from elm_hf.evaluation.reliance import paired_differences, signal_reliance
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.evaluation.scores import SHARES, SUMMED, Questions, ScoreBook
+from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_pictures import EcgPicture
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
@@ -110,12 +111,14 @@ def ask_about_degraded(
     max_new_tokens: int | Mapping[str, int],
     temperature: float | None = None,
     seed: int = 0,
+    max_reasoning_tokens: int = MAX_REASONING_TOKENS,
 ) -> dict[float, pd.DataFrame]:
     """
     Asks all questions about pictures of each severity. The processes share the questions.
 
     Args:
-        rows, questions, ablation, conditions, max_new_tokens, batch_size, temperature, seed: as for [`Asker`].
+        rows, questions, ablation, conditions, max_new_tokens, batch_size, temperature, seed, max_reasoning_tokens: as for
+            [`Asker`].
         model, processor: of a checkpoint.
         folder: of the evaluation; each step has a folder in it, with its answers.
         identity: of the evaluation.
@@ -126,10 +129,11 @@ def ask_about_degraded(
         The table of predictions of each severity, under the conditions with pictures.
     """
     conditions = [name for name in conditions if name not in WITHOUT_PICTURE]
+    settings = (conditions, max_new_tokens, batch_size, temperature, seed, max_reasoning_tokens)
     tables = {}
     for step, severity in enumerate(SEVERITIES, 1):
         pictures = DegradedPictures(ablation, rows, processor.image_processor, severity, seed)
-        asker = Asker(rows, questions, pictures, conditions, max_new_tokens, batch_size, temperature, seed)
+        asker = Asker(rows, questions, pictures, *settings)
         with state.main_process_first():
             its_folder = ReportFolder(folder / f"scan_{step}", identity | {"severity": severity})
         answers = asker.ask_all(model, processor, its_folder, state, quiet)

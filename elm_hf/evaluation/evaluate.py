@@ -192,6 +192,7 @@ def evaluate(
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
                 seed=seed,
+                max_reasoning_tokens=max_reasoning_tokens,
             )
         if not state.is_main_process:
             return None
