@@ -33,6 +33,7 @@ PROCESSOR = {
     "ecg_download",
     "device_files",
     "ecg_leads",
+    "ecg_pictures",
     "ecg_quality",
     "ecg_reading",
     "ecg_resampling",

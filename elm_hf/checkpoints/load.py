@@ -1,5 +1,6 @@
 """Loads a checkpoint: an ELM or a LoRA adapter, with its processor."""
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from transformers.utils import PROCESSOR_NAME, find_adapter_config_file
 from elm_hf.checkpoints.chat_template import check_template
 from elm_hf.checkpoints.foreign import check_files, check_loaded
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
+from elm_hf.utils.files import read_json
 from elm_hf.utils.hub import check_name
 from elm_hf.utils.registration import register_modeling_classes
 
@@ -69,6 +71,35 @@ def load_checkpoint(
     if model.device.type != torch.device(device).type:  # quantized weights are on their device and cannot be moved
         model = model.to(device)
     return model.eval(), processor
+
+
+def check_reads_pictures(path_or_repo: str | PathLike, pictures: Sequence[str]) -> None:
+    """
+    Checks, before its weights are loaded, that a model reads pictures of ECGs.
+
+    Args:
+        path_or_repo: folder or repository of an ELM or of an adapter.
+        pictures: names of the pictures; nothing is checked if there are none.
+
+    Raises:
+        ValueError: it reads something else; the message names both.
+    """
+    if not pictures:
+        return
+    name = str(path_or_repo)
+    check_name(name)
+    adapter = find_adapter_config_file(name)
+    if adapter is not None:
+        name = read_json(Path(adapter))["base_model_name_or_path"]
+        check_name(name)
+    _check_is_elm(name)
+    config, _ = PreTrainedConfig.get_config_dict(name)
+    representation = config.get("representation", "signal")
+    if representation != "image":
+        raise ValueError(
+            f'{pictures[0]}: a picture, and {path_or_repo} reads ECGs as "{representation}"; give it the recording, or '
+            "the picture to a model of drawn ECGs (elm-hf create --representation image)"
+        )
 
 
 def _short(error: Exception, name: str) -> str:

@@ -28,6 +28,7 @@ PREDICTIONS_NAME = "predictions.parquet"
 REPORT_TEXT_NAME = "report.md"
 FIGURES_NAME = "figures"
 OCCLUSION_NAME = "occlusion.npz"
+DEGRADATION_STEPS_NAME = "picture_degradation_steps.png"  # among the figures
 JUDGEMENTS_NAME = "judgements.jsonl"
 
 # Files of the counterfactual probe, in its own folder or in that of an evaluation.

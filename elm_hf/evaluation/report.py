@@ -15,7 +15,15 @@ from elm_hf.evaluation.claims_markdown import claim_sections
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
 from elm_hf.evaluation.markdown import report_markdown
 from elm_hf.evaluation.metrics import statements
-from elm_hf.evaluation.names import BLIND, FIGURES_NAME, KIND_NAMES, OCCLUSION_NAME, PROBE_NAME, REPORT_TEXT_NAME
+from elm_hf.evaluation.names import (
+    BLIND,
+    DEGRADATION_STEPS_NAME,
+    FIGURES_NAME,
+    KIND_NAMES,
+    OCCLUSION_NAME,
+    PROBE_NAME,
+    REPORT_TEXT_NAME,
+)
 from elm_hf.evaluation.pictures import draw_examples, draw_occlusions
 from elm_hf.evaluation.probe_markdown import probe_sections
 from elm_hf.evaluation.reliance import reliance_by_type, reliance_sentence, signal_reliance
@@ -46,6 +54,7 @@ def write_report(
     ecgs_of: EcgsOf | None = None,
     bert_scorer: "BertScorer | None" = None,
     persons_of: PersonsOf | None = None,
+    picture_degradation: list[dict] | None = None,
 ) -> dict:
     """
     Scores predictions and writes `report.json`, `report.md` and `figures/`.
@@ -61,6 +70,7 @@ def write_report(
             claims are checked.
         bert_scorer: adds BERTScore to the scores of free text.
         persons_of: gives age and sex of the patient of each ECG of a question, for the limits of what is abnormal.
+        picture_degradation: scores on pictures with the artefacts of scans, of [`degradation_steps`].
 
     Returns:
         The report, as in `report.json`; docs/evaluation.md has its schema.
@@ -73,6 +83,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     questions = Questions(predictions)
     report = build_report(questions, public_run(run), training_rows, seed, bert_scorer, ecgs_of, persons_of)
+    report["picture_degradation"] = picture_degradation
     _draw(folder, report, questions, ecgs_of, seed)
     report["probe"] = read_json(folder / PROBE_NAME) if (folder / PROBE_NAME).exists() else None
     (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -96,6 +107,8 @@ def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | No
     if (folder / OCCLUSION_NAME).exists():
         names = draw_occlusions(folder / OCCLUSION_NAME, figures)
         report["figures"] |= {Path(name).stem: f"{FIGURES_NAME}/{name}" for name in names}
+    if report["picture_degradation"] and (figures / DEGRADATION_STEPS_NAME).exists():
+        report["figures"][Path(DEGRADATION_STEPS_NAME).stem] = f"{FIGURES_NAME}/{DEGRADATION_STEPS_NAME}"
     if ecgs_of is not None and "ecg" in questions.answers:
         report["examples"] = draw_examples(figures, questions, ecgs_of, seed)
         for example in report["examples"]:
