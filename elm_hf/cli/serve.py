@@ -12,9 +12,7 @@ from elm_hf.cli.hub import DryRun, Private, Revision, report
 Examples = Annotated[
     Path | None, typer.Option(help="Folder with ECGs to choose from. By default the examples are simulated.")
 ]
-Questions = Annotated[
-    list[str] | None, typer.Option("--question", help="Question to choose from; may be repeated.")
-]
+Questions = Annotated[list[str] | None, typer.Option("--question", help="Question to choose from; may be repeated.")]
 Host = Annotated[str, typer.Option(help="Address to serve at; 0.0.0.0 lets other machines in.")]
 
 

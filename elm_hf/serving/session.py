@@ -4,7 +4,6 @@ import base64
 import html
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -29,7 +28,6 @@ PIXELS_PER_MM = 8
 LONGEST_MEASURED_S = 60
 
 
-@dataclass
 class Session:
     """
     A visit: an ECG, and what was said about it and about ECGs before it.
@@ -41,11 +39,12 @@ class Session:
         conversations: all conversations of the visit; the last one is going on.
     """
 
-    ecg: AskedEcg | None = None
-    window: AskedEcg | None = None
-    chat: Chat | None = None
-    blind: Chat | None = None
-    conversations: list[Conversation] = field(default_factory=list)
+    def __init__(self):
+        self.ecg: AskedEcg | None = None
+        self.window: AskedEcg | None = None
+        self.chat: Chat | None = None
+        self.blind: Chat | None = None
+        self.conversations: list[Conversation] = []
 
     @property
     def turns(self) -> list[Turn]:
