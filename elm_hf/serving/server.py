@@ -1,12 +1,14 @@
 """OpenAI's interface for chat completions, for questions about ECGs. Needs elm-hf[serve]. See docs/serving.md."""
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
+import threading
 import time
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from transformers import PreTrainedModel, ProcessorMixin
@@ -78,7 +80,8 @@ class ChatServer:
         max_new_tokens: int = 1024,
     ):
         self.name, self.max_requests, self._max_new_tokens = name, max_requests, max_new_tokens
-        self._processor, self._running = processor, 0
+        self._processor = processor
+        self._running, self._lock = 0, threading.Lock()
         self._answering = AnsweringThread(model, processor, batch_size)
         self._reading = ThreadPoolExecutor(READING_THREADS, "reading")
         self.created = int(time.time())
@@ -106,7 +109,21 @@ class ChatServer:
 
     def leave(self) -> None:
         """Count a request out."""
-        self._running -= 1
+        with self._lock:
+            self._running -= 1
+
+    def submit(self, request: ChatRequest, grown: Callable[[str], None] | None = None) -> Asked:
+        """
+        Let a request wait for its answer. It is counted out when it is answered, whether or not the client is still there.
+
+        Args:
+            request: the request.
+            grown: called in another thread with the text so far while the answer grows.
+        """
+        asked = Asked(request, grown)
+        asked.answer.add_done_callback(lambda _: self.leave())
+        self._answering.submit(asked)
+        return asked
 
     async def read(self, body: bytes) -> tuple[ChatRequest, list[dict]]:
         """
@@ -139,8 +156,7 @@ class ChatServer:
         Raises:
             RequestError: the model cannot answer.
         """
-        asked = Asked(request)
-        self._answering.submit(asked)
+        asked = self.submit(request)
         answer, prompt_tokens = await self._answer_of(asked)
         message = {"role": "assistant", "content": answer.text}
         choice = {"index": 0, "message": message, "finish_reason": _finish(answer), "logprobs": None}
@@ -150,7 +166,7 @@ class ChatServer:
             "ecg_quality": quality,
         }
 
-    async def stream(self, request: ChatRequest, quality: list[dict]) -> AsyncIterator[dict]:
+    def stream(self, request: ChatRequest, quality: list[dict]) -> AsyncIterator[dict]:
         """
         Answer a request in pieces. The first piece has the quality of the ECGs.
 
@@ -158,9 +174,16 @@ class ChatServer:
             RequestError: the model cannot answer.
         """
         loop, texts = asyncio.get_running_loop(), asyncio.Queue()
-        asked = Asked(request, lambda text: loop.call_soon_threadsafe(texts.put_nowait, text))
-        asked.answer.add_done_callback(lambda _: loop.call_soon_threadsafe(texts.put_nowait, None))
-        self._answering.submit(asked)
+
+        def arrive(text: str | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the server has been stopped
+                loop.call_soon_threadsafe(texts.put_nowait, text)
+
+        asked = self.submit(request, arrive)
+        asked.answer.add_done_callback(lambda _: arrive(None))
+        return self._pieces(asked, texts, quality)
+
+    async def _pieces(self, asked: Asked, texts: asyncio.Queue, quality: list[dict]) -> AsyncIterator[dict]:
         head, sent = self._envelope("chat.completion.chunk"), ""
         try:
             first = {"role": "assistant", "content": ""}
@@ -173,10 +196,10 @@ class ChatServer:
             if answer.text.startswith(sent) and answer.text != sent:
                 yield head | {"choices": [_piece({"content": answer.text[len(sent) :]})]}
             yield head | {"choices": [_piece({}, _finish(answer))]}
-            if request.with_usage:
+            if asked.request.with_usage:
                 yield head | {"choices": [], "usage": _usage(answer, prompt_tokens)}
         finally:
-            asked.answer.cancel()  # if the client has gone
+            asked.answer.cancel()  # if the client has gone before its turn
 
     async def _answer_of(self, asked: Asked) -> tuple[Answer, int]:
         try:
@@ -201,14 +224,12 @@ def build_app(server: ChatServer):
         server: answers the requests. If the environment variable `ELM_HF_SERVE_API_KEY` is set, requests must have it
             as their API key.
     """
-    from contextlib import asynccontextmanager
-
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse, StreamingResponse
 
     key = os.environ.get(KEY_VARIABLE)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI):
         yield
         server.close()
@@ -239,16 +260,14 @@ def build_app(server: ChatServer):
     async def chat_completions(request: Request):
         check_key(request)
         server.enter()
-        is_streamed = False
         try:
             asked, quality = await server.read(await _body_of(request))
-            if asked.stream:
-                is_streamed = True
-                return StreamingResponse(_events(server, asked, quality), media_type="text/event-stream")
-            return JSONResponse(await server.complete(asked, quality))
-        finally:
-            if not is_streamed:
-                server.leave()
+        except BaseException:
+            server.leave()
+            raise
+        if asked.stream:
+            return StreamingResponse(_events(server.stream(asked, quality)), media_type="text/event-stream")
+        return JSONResponse(await server.complete(asked, quality))
 
     return app
 
@@ -264,16 +283,14 @@ async def _body_of(request) -> bytes:
     return bytes(body)
 
 
-async def _events(server: ChatServer, asked: ChatRequest, quality: list[dict]) -> AsyncIterator[str]:
+async def _events(pieces: AsyncIterator[dict]) -> AsyncIterator[str]:
     """Server-sent events of a stream. An error after its start is an event as well."""
     try:
-        async for piece in server.stream(asked, quality):
+        async for piece in pieces:
             yield f"data: {json.dumps(piece)}\n\n"
         yield "data: [DONE]\n\n"
     except RequestError as error:
         yield f"data: {json.dumps(error.body())}\n\n"
-    finally:
-        server.leave()
 
 
 def _piece(delta: dict, finish: str | None = None) -> dict:

@@ -66,11 +66,12 @@ def publish_demo(
     check_repo_id(checkpoint)
     options = {"questions": list(questions) or None, "max_new_tokens": max_new_tokens}
     options["examples"] = None if examples is None else EXAMPLES_FOLDER
+    requirement = requirement or f"elm-hf[demo,formats]=={version('elm-hf')}"
     given = [f"{name}={value!r}" for name, value in options.items() if value is not None]
     files: dict[str, Path | bytes] = {
         "README.md": _card(checkpoint, repo_id).encode(),
         "app.py": APP.format(arguments=", ".join([repr(checkpoint), *given])).encode(),
-        "requirements.txt": f"{requirement or f'elm-hf[demo,formats]=={version("elm-hf")}'}\n".encode(),
+        "requirements.txt": f"{requirement}\n".encode(),
     }
     if examples is not None:
         files |= {f"{EXAMPLES_FOLDER}/{name}": path for name, path in _example_files(examples).items()}
