@@ -162,7 +162,7 @@ def build_page(model: DemoModel, examples: dict[str, AskedEcg], questions: Seque
                     age = gr.Number(label="Age in years", value=None, minimum=0)
                     sex = gr.Radio(["unknown", "female", "male"], value="unknown", label="Sex (for normal ranges)")
                 chosen = gr.Dropdown(list(examples), value=None, label="Or an example", elem_id="examples")
-                status = gr.Markdown("Upload an ECG or choose an example.", elem_id="status")
+                about = gr.Markdown("Upload an ECG or choose an example.", elem_id="about")
                 measured = gr.Markdown(elem_id="measured")
             with gr.Column(scale=3):
                 paper = gr.HTML(elem_id="paper", padding=False)
@@ -171,9 +171,14 @@ def build_page(model: DemoModel, examples: dict[str, AskedEcg], questions: Seque
         with gr.Row():
             ask = gr.Button("Ask", variant="primary", elem_id="ask")
             suggested = [gr.Button(one, size="sm") for one in questions]
+        status = gr.Markdown(elem_id="status")
         with gr.Row():
             said = gr.Chatbot(
-                label="Answers with the ECG", height=320, feedback_options=("Like", "Dislike"), elem_id="said"
+                label="Answers with the ECG",
+                height=320,
+                feedback_options=("Like", "Dislike"),
+                buttons=["copy"],
+                elem_id="said",
             )
             blind = gr.Chatbot(
                 label="The same questions without the ECG",
@@ -196,7 +201,7 @@ def build_page(model: DemoModel, examples: dict[str, AskedEcg], questions: Seque
                 export = gr.Button("Export the ratings", elem_id="export")
             exported = gr.File(label="Ratings", interactive=False, elem_id="exported")
 
-        opened = [session, paper, measured, status, said, blind, explanation, zoom]
+        opened = [session, paper, measured, about, said, blind, explanation, zoom, status]
         person = [sex, age]
         upload.upload(events.open_files, [session, upload, hertz, units, *person], [*opened, upload], **one_at_a_time)
         chosen.input(events.open_example, [session, chosen, *person], opened, **one_at_a_time)
@@ -252,8 +257,8 @@ class Events:
 
     def _opened(self, session: Session, sex, age) -> tuple:
         doubts = self.model.doubts(session.ecg)
-        status = "\n".join([f"Opened {_plain(session.ecg.name)}.", "", *(f"- {_plain(doubt)}" for doubt in doubts)])
-        return session, paper_html(session.ecg), self.measure(session, sex, age), status, [], [], "", 100
+        about = "\n".join([f"Opened {_plain(session.ecg.name)}.", "", *(f"- {_plain(doubt)}" for doubt in doubts)])
+        return session, paper_html(session.ecg), self.measure(session, sex, age), about, [], [], "", 100, ""
 
     def measure(self, session: Session, sex, age) -> str:
         """Measures the ECG again, with other normal ranges."""
@@ -322,7 +327,7 @@ def _keep_rating(session: Session, data, which: str) -> str:
 
 def _nothing_open(session: Session, error: Exception) -> tuple:
     session.ecg = None
-    return session, "", "", _error(error), [], [], "", 100
+    return session, "", "", _error(error), [], [], "", 100, ""
 
 
 def _error(error: Exception) -> str:

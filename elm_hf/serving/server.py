@@ -21,7 +21,7 @@ from elm_hf.serving.uploads import quality_of
 from elm_hf.utils.errors import one_line
 
 
-LARGEST_REQUEST = 40_000_000  # bytes
+LARGEST_REQUEST = 20_000_000  # bytes
 READING_THREADS = 2  # files of electrocardiographs are read in processes of their own
 RETRY_AFTER_S = 2
 KEY_VARIABLE = "ELM_HF_SERVE_API_KEY"
