@@ -28,6 +28,7 @@ from elm_hf.serving.server import LARGEST_REQUEST, ChatServer, build_app  # noqa
 
 
 QUESTION = "What is the rhythm?"
+LONG_QUESTION = "atrial " * 600  # more than the model reads
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,10 @@ def test_a_doubtful_signal_is_told(client, simulated):
         (quality,) = next(iter(reply)).ecg_quality if stream else reply.ecg_quality
         assert quality["name"] == "ecg.npy" and "flat: V1" in quality["problems"]
         assert "V1" in quality["missing_leads"] and "V2" in quality["missing_leads"]
+    short = client.chat.completions.create(
+        model="tiny", messages=asking(signal_item(simulated[0][:, :300])), max_tokens=2
+    )
+    assert short.ecg_quality[0]["problems"] == "1.2 s long, shorter than the 2 s that the model reads"
 
 
 def refusals(simulated) -> dict[str, tuple]:
@@ -158,7 +163,7 @@ def refusals(simulated) -> dict[str, tuple]:
         "a text": ({"messages": asking({"type": "ecg", "ecg": {"name": "a.txt", "data": "aGk="}})}, 400, "a.txt"),
         "an unknown lead": ({"messages": asking({"type": "ecg", "ecg": three})}, 400, "X"),
         "flat": ({"messages": asking(signal_item(0 * simulated[0]))}, 400, "every lead is missing or flat"),
-        "too short": ({"messages": asking(signal_item(simulated[0][:, :200]))}, 400, "0.8 s"),
+        "too many words": ({"messages": asking(good, question=LONG_QUESTION)}, 400, "reads 512 tokens"),
         "tools": ({"messages": asking(good), "tools": [{"type": "function"}]}, 400, "tools is not supported"),
         "too long": ({"messages": asking(good), "max_tokens": 33}, 400, "expected 1 to 32"),
         "an image": (
@@ -202,9 +207,10 @@ def test_two_hundred_at_once_with_bad_ones_among_them_and_none_is_lost(loaded, s
         client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=240)
 
         async def ask(place: int):
-            item = signal_item(simulated[place % 4]) if place % 10 else signal_item(simulated[0][:, :200])
+            question = QUESTION if place % 10 else LONG_QUESTION
             try:
-                options = {"model": "tiny", "messages": asking(item), "max_tokens": 4}
+                messages = asking(signal_item(simulated[place % 4]), question=question)
+                options = {"model": "tiny", "messages": messages, "max_tokens": 4}
                 return (await client.chat.completions.create(**options)).choices[0].message.content
             except openai.APIStatusError as error:
                 return error.status_code
