@@ -260,3 +260,19 @@ def test_a_key_is_asked_for(loaded, monkeypatch):
         assert httpx.get(f"{url}/v1/models").status_code == 401
         assert httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
         assert httpx.post(f"{url}/v1/chat/completions", json={}).status_code == 401
+
+
+def test_the_llm_alone_answers_alike_from_prompt_embeddings(loaded, simulated, tmp_path):
+    """What a server that knows only the LLM has to do: continue a prompt of embeddings."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from elm_hf.serving.prompt_embeddings import prompt_embeddings, save_language_model
+
+    save_language_model(*loaded, tmp_path / "llm")
+    llm, tokenizer = (one.from_pretrained(tmp_path / "llm") for one in (AutoModelForCausalLM, AutoTokenizer))
+    assert type(llm).__module__.startswith("transformers.models.")
+    for ecg in simulated[:2]:
+        prompt = [{"role": "user", "content": [{"type": "ecg"}, {"type": "text", "text": QUESTION}]}]
+        embeddings = prompt_embeddings(*loaded, fill_ecgs(prompt, [ecg], 250), 8)
+        tokens = llm.generate(inputs_embeds=embeddings[None], max_new_tokens=8, do_sample=False)[0]
+        assert tokenizer.decode(tokens, skip_special_tokens=True).strip() == local_answer(loaded, ecg)
