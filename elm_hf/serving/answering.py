@@ -49,10 +49,24 @@ class AnsweringThread:
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, batch_size: int):
         self._model, self._processor, self._batch_size = model, processor, batch_size
+        self._processing = threading.Lock()  # tokenizers cannot be used by several threads at once
         self._arrived: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
         self._waiting: list[Asked] = []
         self._thread = threading.Thread(target=self._run, name="answering", daemon=True)
         self._thread.start()
+
+    def check(self, request: ChatRequest) -> None:
+        """
+        Check that the model can read a request, so that it does not harm the others of its batch.
+
+        Raises:
+            ValueError: an ECG does not fit the model, or the conversation is too long for it.
+        """
+        self._prompts([request.conversation], request.max_new_tokens)
+
+    def _prompts(self, conversations: list[list[dict]], max_new_tokens: int) -> PromptBatch:
+        with self._processing:
+            return PromptBatch(self._model, self._processor, conversations, max_new_tokens)
 
     def submit(self, asked: Asked) -> None:
         """Add a request. Its future gets the answer, or the error."""
@@ -106,7 +120,7 @@ class AnsweringThread:
     def _generate(self, batch: list[Asked]) -> list[tuple[Answer, int]]:
         max_new_tokens, temperature = batch[0].settings
         conversations = [one.request.conversation for one in batch]
-        prompts = PromptBatch(self._model, self._processor, conversations, max_new_tokens)
+        prompts = self._prompts(conversations, max_new_tokens)
         lengths = prompts.attention_mask.sum(dim=1).tolist()
 
         def watch(texts: list[str]) -> None:

@@ -211,7 +211,7 @@ def build_page(model: DemoModel, examples: dict[str, AskedEcg], questions: Seque
         gr.on([ask.click, question.submit], events.ask, [session, question], asked, **one_at_a_time)
         for button in suggested:
             button.click(events.ask, [session, button], asked, **one_at_a_time)
-        again.click(events.start_again, [session], [said, blind, explanation, status])
+        again.click(events.start_again, [session], [said, blind, explanation, status], **one_at_a_time)
         explain.click(events.explain, [session], [explanation, status], **one_at_a_time)
         said.like(rate, [session], [status])
         blind.like(rate_blind, [session], [status])

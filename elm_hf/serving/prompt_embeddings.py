@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, ProcessorMixin
 
 from elm_hf.inference.prompt_batch import PromptBatch
-from elm_hf.utils.files import check_free
+from elm_hf.utils.files import check_free, save_atomically
 
 
 def save_language_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> PreTrainedModel:
@@ -29,8 +29,7 @@ def save_language_model(model: PreTrainedModel, processor: ProcessorMixin, folde
     setattr(llm, llm.base_model_prefix, model.model.language_model)
     llm.set_output_embeddings(model.lm_head)
     llm.generation_config = model.generation_config
-    llm.eval().save_pretrained(folder)
-    processor.tokenizer.save_pretrained(folder)
+    save_atomically([llm.eval(), processor.tokenizer], folder)
     return llm
 
 

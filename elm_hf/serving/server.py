@@ -145,6 +145,7 @@ class ChatServer:
             raise RequestError(f"the request is not JSON ({one_line(error)})") from error
         request = parse_request(content, self.name, self._max_new_tokens)
         try:
+            self._answering.check(request)
             return request, [quality_of(ecg, self._processor) for ecg in request.ecgs]
         except ValueError as error:
             raise RequestError(one_line(error), "messages", code="invalid_ecg") from error

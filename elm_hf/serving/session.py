@@ -132,7 +132,7 @@ class DemoModel:
                 yield turn
             for turn.blind in session.blind.stream(question):
                 yield turn
-        except ValueError:
+        except BaseException:  # also if the visitor leaves in between
             turns.remove(turn)
             session.chat.messages = session.chat.messages[: 2 * len(turns)]
             session.blind.messages = session.blind.messages[: 2 * len(turns)]
