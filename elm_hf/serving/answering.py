@@ -1,5 +1,6 @@
 """Waiting requests, answered in batches by one thread: those about the same ECG share its prefix."""
 
+import copy
 import queue
 import threading
 from collections.abc import Callable
@@ -49,7 +50,8 @@ class AnsweringThread:
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, batch_size: int):
         self._model, self._processor, self._batch_size = model, processor, batch_size
-        self._processing = threading.Lock()  # tokenizers cannot be used by several threads at once
+        # Several threads cannot use a tokenizer at once.
+        self._checking, self._processor_of_checks = threading.Lock(), copy.deepcopy(processor)
         self._arrived: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
         self._waiting: list[Asked] = []
         self._thread = threading.Thread(target=self._run, name="answering", daemon=True)
@@ -62,11 +64,8 @@ class AnsweringThread:
         Raises:
             ValueError: an ECG does not fit the model, or the conversation is too long for it.
         """
-        self._prompts([request.conversation], request.max_new_tokens)
-
-    def _prompts(self, conversations: list[list[dict]], max_new_tokens: int) -> PromptBatch:
-        with self._processing:
-            return PromptBatch(self._model, self._processor, conversations, max_new_tokens)
+        with self._checking:
+            PromptBatch(self._model, self._processor_of_checks, [request.conversation], request.max_new_tokens)
 
     def submit(self, asked: Asked) -> None:
         """Add a request. Its future gets the answer, or the error."""
@@ -120,7 +119,7 @@ class AnsweringThread:
     def _generate(self, batch: list[Asked]) -> list[tuple[Answer, int]]:
         max_new_tokens, temperature = batch[0].settings
         conversations = [one.request.conversation for one in batch]
-        prompts = self._prompts(conversations, max_new_tokens)
+        prompts = PromptBatch(self._model, self._processor, conversations, max_new_tokens)
         lengths = prompts.attention_mask.sum(dim=1).tolist()
 
         def watch(texts: list[str]) -> None:
