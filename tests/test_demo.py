@@ -29,8 +29,8 @@ PERSON = ("unknown", None)
 
 
 @pytest.fixture(scope="module")
-def events(tiny_elm) -> Events:
-    model = DemoModel(*load_checkpoint(tiny_elm, device="cpu"), max_new_tokens=6)
+def events(speaking_elm) -> Events:
+    model = DemoModel(*load_checkpoint(speaking_elm, device="cpu"), max_new_tokens=6)
     return Events(model, simulated_examples(model.seconds))
 
 
@@ -58,6 +58,7 @@ def test_answers_with_and_without_the_ecg_are_the_models_in_every_turn(events, o
         for number, asked in ((1, prompt[:1]), (3, prompt)):
             expected = answer(events.model.model, events.model.processor, [fill_ecgs(asked, ecgs, 250)], 6)
             assert [messages[number]["content"]] == [expected[0] or "…"]
+    assert said != blind
     grown = [turn[0][-1]["content"] for turn in events.ask(opened, "Is it normal?")]
     assert len(set(grown)) > 2 and grown[-1].startswith(grown[0].strip("…"))
     events.start_again(opened)

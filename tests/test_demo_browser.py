@@ -41,8 +41,8 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(tiny_elm):
-    started = launch_demo(str(tiny_elm), questions=["What is the rhythm?"], max_new_tokens=6, wait=False)
+def page(speaking_elm):
+    started = launch_demo(str(speaking_elm), questions=["What is the rhythm?"], max_new_tokens=6, wait=False)
     yield started.local_url
     started.close()
 

@@ -32,8 +32,8 @@ LONG_QUESTION = "atrial " * 600  # more than the model reads
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny_elm):
-    return load_checkpoint(tiny_elm, device="cpu")
+def loaded(speaking_elm):
+    return load_checkpoint(speaking_elm, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -140,16 +140,12 @@ def test_a_doubtful_signal_is_told(client, simulated):
         (quality,) = next(iter(reply)).ecg_quality if stream else reply.ecg_quality
         assert quality["name"] == "ecg.npy" and "flat: V1" in quality["problems"]
         assert "V1" in quality["missing_leads"] and "V2" in quality["missing_leads"]
-    short = client.chat.completions.create(
-        model="tiny", messages=asking(signal_item(simulated[0][:, :300])), max_tokens=2
-    )
-    assert short.ecg_quality[0]["problems"] == "1.2 s long, shorter than the 2 s that the model reads"
 
 
 def refusals(simulated) -> dict[str, tuple]:
     """Requests that are refused, with the status and words of the message."""
     good = signal_item(simulated[0])
-    three = {"signal": simulated[0][:3].tolist(), "lead_names": ["I", "II", "X"], "sampling_rate": 250}
+    three = {"signal": simulated[0][:3].tolist(), "lead_names": ["I", "II"], "sampling_rate": 250}
     return {
         "no ECG": ({"messages": asking()}, 400, "no ECG"),
         "a path": (
@@ -161,7 +157,16 @@ def refusals(simulated) -> dict[str, tuple]:
         "a name that leaves": ({"messages": asking(file_item(simulated[0], "../x.npy"))}, 400, "plain name"),
         "no base64": ({"messages": asking({"type": "ecg", "ecg": {"name": "x", "data": "%"}})}, 400, "not base64"),
         "a text": ({"messages": asking({"type": "ecg", "ecg": {"name": "a.txt", "data": "aGk="}})}, 400, "a.txt"),
-        "an unknown lead": ({"messages": asking({"type": "ecg", "ecg": three})}, 400, "X"),
+        "too few names": (
+            {"messages": asking({"type": "ecg", "ecg": three})},
+            400,
+            "2 lead names for an ECG of shape (3,",
+        ),
+        "too short": (
+            {"messages": asking(signal_item(simulated[0][:, :200]))},
+            400,
+            "0.8 s long, the model reads 2 s",
+        ),
         "flat": ({"messages": asking(signal_item(0 * simulated[0]))}, 400, "every lead is missing or flat"),
         "too many words": ({"messages": asking(good, question=LONG_QUESTION)}, 400, "reads 512 tokens"),
         "tools": ({"messages": asking(good), "tools": [{"type": "function"}]}, 400, "tools is not supported"),
@@ -195,13 +200,14 @@ def test_a_wfdb_header_cannot_name_a_file_outside_the_request(simulated, tmp_pat
     np.zeros(1000, "<i2").tofile(tmp_path / "secret.dat")
     header = f"r 1 250 1000\n{tmp_path}/secret.dat 16 1000 16 0 0 0 0 I\n"
     files = [{"name": "r.hea", "data": base64.b64encode(header.encode()).decode()}]
-    with pytest.raises(RequestError, match="outside|absolute|not a plain|missing"):
+    with pytest.raises(RequestError, match="is in another folder"):
         parse_request({"messages": asking({"type": "ecg", "ecg": {"files": files}})}, "tiny", 8)
 
 
 def test_two_hundred_at_once_with_bad_ones_among_them_and_none_is_lost(loaded, simulated):
     """Every request gets its own answer; bad ones are refused alone. Beyond the limit there is 429."""
     expected = [local_answer(loaded, ecg, tokens=4) for ecg in simulated]
+    assert len(set(expected)) == 4
 
     async def ask_all(url: str, number: int) -> list:
         client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=240)

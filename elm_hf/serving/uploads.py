@@ -66,11 +66,7 @@ def window_of(ecg: AskedEcg, processor) -> AskedEcg:
 
 def quality_of(ecg: AskedEcg, processor) -> dict:
     """What makes answers about an ECG doubtful: its `name`, its `problems`, and its `missing_leads` with the causes."""
-    reader = processor.ecg_reader
-    found, length = ecg.problems().removeprefix(f"{ecg.name}: "), ecg.ecg.shape[1] / ecg.sampling_rate
-    wanted = reader.num_samples / reader.sampling_rate
-    short = f"{length:.1f} s long, shorter than the {wanted:g} s that the model reads"
-    problems = "; ".join(filter(None, [found, short if length < wanted - 1 / ecg.sampling_rate else ""]))
+    problems = ecg.problems().removeprefix(f"{ecg.name}: ")
     return {"name": ecg.name, "problems": problems, "missing_leads": ecg.missing_leads(processor)}
 
 
