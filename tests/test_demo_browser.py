@@ -70,7 +70,7 @@ def test_a_visit(browser, page, tmp_path):
     wait_for_text("#about", "notes.txt: not an ECG file")
     assert not found("#paper img")
     upload("large.bin", bytes(21_000_000))
-    wait_for_text("body", "exceeds the maximum")
+    wait_for_text(".toast-body", "maximum")
 
     findings = draw_findings(np.random.default_rng(3))
     ecg = simulate_ecg(findings, np.random.default_rng(3), 2.0)

@@ -178,12 +178,14 @@ def build_page(model: DemoModel, examples: dict[str, AskedEcg], questions: Seque
                 height=320,
                 feedback_options=("Like", "Dislike"),
                 buttons=["copy"],
+                buttons=["copy"],
                 elem_id="said",
             )
             blind = gr.Chatbot(
                 label="The same questions without the ECG",
                 height=320,
                 feedback_options=("Like", "Dislike"),
+                buttons=["copy"],
                 elem_id="blind",
             )
         with gr.Row():
