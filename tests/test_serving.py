@@ -213,7 +213,7 @@ def test_two_hundred_at_once_with_bad_ones_among_them_and_none_is_lost(loaded, s
         async def ask(place: int):
             ecg = simulated[place % 4] if place % 10 else simulated[0][:, :200]  # too short
             try:
-                messages = asking(signal_item(ecg))
+                messages = asking(file_item(ecg))
                 options = {"model": "tiny", "messages": messages, "max_tokens": 4}
                 return (await client.chat.completions.create(**options)).choices[0].message.content
             except openai.APIStatusError as error:

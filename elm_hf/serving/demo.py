@@ -178,7 +178,6 @@ def build_page(model: DemoModel, examples: dict[str, AskedEcg], questions: Seque
                 height=320,
                 feedback_options=("Like", "Dislike"),
                 buttons=["copy"],
-                buttons=["copy"],
                 elem_id="said",
             )
             blind = gr.Chatbot(
