@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from elm_hf.data.layout import fold_config
-from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
+from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, public_name
 
 
 if TYPE_CHECKING:  # it needs torch
@@ -203,8 +203,3 @@ def _score(entry: dict | None) -> str:
         return ""
     interval = "" if entry.get("low") is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
     return f"{entry['score']:.3f}{interval}"
-
-
-def public_name(dataset: str) -> str:
-    """The name of a dataset on the card. Only the last part of a local path is published."""
-    return Path(dataset).name if Path(dataset).is_dir() or Path(dataset).is_absolute() else dataset

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
-from elm_hf.checkpoints.card import eval_result, public_name
+from elm_hf.checkpoints.card import eval_result
 from elm_hf.checkpoints.encoder_card import trained_encoder_card
 from elm_hf.data.layout import fold_config
 from elm_hf.evaluation.encoder_report import column_title, encoder_table, warnings_of
+from elm_hf.utils.reports import public_name
 
 
 HEADING = "## Evaluation"

@@ -7,8 +7,8 @@ from threading import Thread
 from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.inference.ask import AskedEcg, Questions, answering, ask
-from elm_hf.inference.generation import answers_to
-from elm_hf.inference.prompt_batch import PromptBatch
+from elm_hf.inference.generation import generate_answers
+from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 
 
 class Chat:
@@ -18,44 +18,51 @@ class Chat:
     Args:
         model, processor: of a checkpoint.
         ecgs: the ECGs, which stand before the first question. Without any, the model answers from the text alone.
-        max_new_tokens: longest answer, in tokens.
+        max_new_tokens, max_reasoning_tokens: longest answer and longest reasoning before it, in tokens.
     """
 
     def __init__(
-        self, model: PreTrainedModel, processor: ProcessorMixin, ecgs: Sequence[AskedEcg], max_new_tokens: int = 64
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        ecgs: Sequence[AskedEcg],
+        max_new_tokens: int = 64,
+        max_reasoning_tokens: int = MAX_REASONING_TOKENS,
     ):
         self.model, self.processor, self.ecgs = model, processor, list(ecgs)
-        self.max_new_tokens = max_new_tokens
+        self.limits = max_new_tokens, max_reasoning_tokens
         self.messages: list[dict] = []
 
     def ask(self, question: str) -> str:
         """
-        Ask the next question and return the answer.
+        Ask the next question and return the answer, without its reasoning. Of an earlier answer, the model reads what its
+        chat template writes.
 
         Raises:
             ValueError: the model cannot answer. The question is then not part of the conversation.
         """
         asked = self._asked(question)
-        answer = ask(self.model, self.processor, [asked], self.max_new_tokens)[0][0]["answer"]
-        self._remember(asked, answer)
-        return answer
+        answer = ask(self.model, self.processor, [asked], *self.limits)[0][0]
+        self._remember(asked, answer["text"])
+        return answer["answer"]
 
     def stream(self, question: str) -> Iterator[str]:
         """
-        Ask the next question and return the answer so far, again and again while it grows.
+        Ask the next question and return the answer so far, with its reasoning, again and again while it grows.
 
         Raises:
             ValueError: the model cannot answer. The question is then not part of the conversation.
         """
         asked, arrived = self._asked(question), SimpleQueue()
 
+        def watch(texts: list[str]) -> None:
+            arrived.put((texts[0], None))
+
         def generate():
             try:
                 with answering(asked.name or "without an ECG", self.model):
-                    batch = PromptBatch(self.model, self.processor, asked.conversations(), self.max_new_tokens)
-                    watch = lambda texts: arrived.put((texts[0], None))  # noqa: E731
-                    options = self.max_new_tokens, None, watch
-                    (answer,) = answers_to(batch, self.model, self.processor, *options)
+                    about = self.model, self.processor, asked.conversations()
+                    (answer,) = generate_answers(*about, self.limits[0], None, self.limits[1], watch)
                 arrived.put((answer.text, True))
             except Exception as error:  # raised again by the thread that reads the answer
                 arrived.put((error, False))
@@ -74,8 +81,8 @@ class Chat:
         prompt = [*self.messages, {"role": "user", "content": [*ecgs, {"type": "text", "text": question}]}]
         return Questions(self.ecgs, [prompt], [None])
 
-    def _remember(self, asked: Questions, answer: str) -> None:
-        said = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+    def _remember(self, asked: Questions, text: str) -> None:
+        said = {"role": "assistant", "content": [{"type": "text", "text": text}]}
         self.messages = [*asked.prompts[0], said]
 
     def clear(self) -> None:

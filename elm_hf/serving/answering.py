@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from elm_hf.inference.generation import Answer, answers_to
 from elm_hf.inference.prompt_batch import PromptBatch
+from elm_hf.inference.reasoning import MAX_REASONING_TOKENS, longest_text
 from elm_hf.serving.chat_requests import ChatRequest
 
 
@@ -65,7 +66,12 @@ class AnsweringThread:
             ValueError: an ECG does not fit the model, or the conversation is too long for it.
         """
         with self._checking:
-            PromptBatch(self._model, self._processor_of_checks, [request.conversation], request.max_new_tokens)
+            longest = self._longest(request.max_new_tokens)
+            PromptBatch(self._model, self._processor_of_checks, [request.conversation], longest)
+
+    def _longest(self, max_new_tokens: int) -> int:
+        """Number of tokens of the longest answer with its reasoning."""
+        return longest_text(self._processor, max_new_tokens, MAX_REASONING_TOKENS)
 
     def submit(self, asked: Asked) -> None:
         """Add a request. Its future gets the answer, or the error."""
@@ -119,7 +125,7 @@ class AnsweringThread:
     def _generate(self, batch: list[Asked]) -> list[tuple[Answer, int]]:
         max_new_tokens, temperature = batch[0].settings
         conversations = [one.request.conversation for one in batch]
-        prompts = PromptBatch(self._model, self._processor, conversations, max_new_tokens)
+        prompts = PromptBatch(self._model, self._processor, conversations, self._longest(max_new_tokens))
         lengths = prompts.attention_mask.sum(dim=1).tolist()
 
         def watch(texts: list[str]) -> None:
@@ -128,5 +134,5 @@ class AnsweringThread:
                     one.grown(text)
 
         watched = watch if any(one.grown is not None for one in batch) else None
-        answers = answers_to(prompts, self._model, self._processor, max_new_tokens, temperature, watched)
+        answers = answers_to(prompts, self._model, self._processor, max_new_tokens, temperature, watch=watched)
         return list(zip(answers, lengths))

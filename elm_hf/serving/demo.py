@@ -20,6 +20,7 @@ from elm_hf.serving.session import (
     simulated_examples,
 )
 from elm_hf.utils.errors import one_line
+from elm_hf.utils.exact_match import END_OF_REASONING, START_OF_REASONING
 
 
 QUESTIONS = ("What is the rhythm?", "Is this ECG normal?", "Which conduction disorders does this ECG show?")
@@ -178,6 +179,7 @@ def build_page(model: DemoModel, examples: dict[str, AskedEcg], questions: Seque
                 height=320,
                 feedback_options=("Like", "Dislike"),
                 buttons=["copy"],
+                reasoning_tags=[(START_OF_REASONING, END_OF_REASONING)],
                 elem_id="said",
             )
             blind = gr.Chatbot(
@@ -185,6 +187,7 @@ def build_page(model: DemoModel, examples: dict[str, AskedEcg], questions: Seque
                 height=320,
                 feedback_options=("Like", "Dislike"),
                 buttons=["copy"],
+                reasoning_tags=[(START_OF_REASONING, END_OF_REASONING)],
                 elem_id="blind",
             )
         with gr.Row():
@@ -212,7 +215,8 @@ def build_page(model: DemoModel, examples: dict[str, AskedEcg], questions: Seque
         gr.on([ask.click, question.submit], events.ask, [session, question], asked, **one_at_a_time)
         for button in suggested:
             button.click(events.ask, [session, button], asked, **one_at_a_time)
-        again.click(events.start_again, [session], [said, blind, explanation, status], **one_at_a_time)
+        clearing = [again.click, said.clear, blind.clear]
+        gr.on(clearing, events.start_again, [session], [said, blind, explanation, status], **one_at_a_time)
         explain.click(events.explain, [session], [explanation, status], **one_at_a_time)
         said.like(rate, [session], [status])
         blind.like(rate_blind, [session], [status])

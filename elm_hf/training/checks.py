@@ -10,6 +10,7 @@ from trl import ModelConfig, SFTConfig
 
 from elm_hf.checkpoints.chat_template import check_template
 from elm_hf.checkpoints.llm import check_answers_are_learnt
+from elm_hf.modeling.chat_rendering import has_reasoning
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.llm_parts import text_token_ids
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
@@ -17,6 +18,7 @@ from elm_hf.training.arguments import DataArguments, ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.compilation import check_compilation
 from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix, pack_without_padding
+from elm_hf.training.pushing import check_push
 from elm_hf.training.trl_options import check_trl_options
 from elm_hf.utils.hub import check_name
 from elm_hf.utils.positions import position_limit
@@ -64,6 +66,7 @@ def check_arguments(
             "accelerate/fsdp2 or accelerate/zero2."
         )
     check_trl_options(training_args, model_args)
+    check_push(training_args, model_args)
     check_compilation(training_args)
     check_hardware(training_args, model_args)
 
@@ -138,6 +141,15 @@ def set_thinking(processor: ProcessorMixin, dataset: Dataset) -> None:
     step = max(1, len(dataset) // NUM_SAMPLED)
     sample = dataset.with_format(None).select(range(0, len(dataset), step))["messages"]
     reasoned = [processor.learns_reasoning(messages) for messages in sample]
+    dropped = [
+        not learnt and any(has_reasoning(message) for message in messages)
+        for messages, learnt in zip(sample, reasoned)
+    ]
+    if any(dropped):
+        logger.warning(
+            f"{sum(dropped)} of {len(sample)} conversations that were looked at hold reasoning (<think>) that the chat template "
+            "drops, so that only what follows it is learnt; --chat_template_path takes another template."
+        )
     if 2 * sum(reasoned) > len(reasoned):
         processor.enable_thinking = True
         logger.warning(

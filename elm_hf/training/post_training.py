@@ -12,6 +12,7 @@ from elm_hf.training.arguments import DataArguments
 from elm_hf.training.checks import check_chat_template, check_ecgs, check_hardware, check_model
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.determinism import make_deterministic
+from elm_hf.training.pushing import check_push
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
 from elm_hf.training.stages import stages_with_this_one
 from elm_hf.training.trl_options import check_trl_options
@@ -60,6 +61,7 @@ class PostTraining:
         script_args, training_args, model_args = self.script_args, self.training_args, self.model_args
         check_trl_options(training_args, model_args, self.refused)
         check_hardware(training_args, model_args)
+        check_push(training_args, model_args)
         exact_match = () if script_args.eval_exact_match is None else (EXACT_MATCH,)
         check_evaluation(training_args, script_args.early_stopping_patience, ("loss", *exact_match, *self.metrics))
         check_exact_match(script_args.eval_exact_match, training_args)

@@ -20,14 +20,15 @@ from elm_hf.data.seen_patients import Stage
 from elm_hf.training.arguments import DataArguments, ElmScriptArguments
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.epochs import EpochSampler, FollowEpoch
+from elm_hf.training.pushing import PushedModel
 from elm_hf.training.resume import CompleteCheckpoints
 from elm_hf.training.validation import EXACT_MATCH, ValidationQuestions
 from elm_hf.utils.hub import split_revision
 
 
-class ElmTraining(CompleteCheckpoints):
+class ElmTraining(PushedModel, CompleteCheckpoints):
     """
-    Mix-in of TRL's trainers: resumable checkpoints ([`CompleteCheckpoints`]), answers to validation questions at each
+    Mix-in of TRL's trainers: resumable checkpoints ([`CompleteCheckpoints`]), pushing ([`PushedModel`]), answers to validation questions at each
     evaluation, and a model card about usage and training data.
 
     Args:
