@@ -333,11 +333,7 @@ def feature_text(features: Mapping[str, float], sex: str | None = None, age: flo
     Args:
         features, sex, age: see [`describe_features`].
     """
-    measured = [
-        f"{words} {_number(name, features[name])}"
-        for name, (words, _) in _UNITS.items()
-        if np.isfinite(features.get(name, np.nan))
-    ]
+    measured = [f"{words} {value}" for words, value in measured_values(features).items()]
     described = describe_features(features, sex, age)
     if not measured:
         return "Measurements: none possible."
@@ -350,6 +346,15 @@ def feature_text(features: Mapping[str, float], sex: str | None = None, age: flo
         if found
     ]
     return f"{text} Outside the normal range: {'; '.join(places) or 'nothing'}."
+
+
+def measured_values(features: Mapping[str, float]) -> dict[str, str]:
+    """Return the measurements of the ECG as a whole that are possible, with their units, by their names in words."""
+    return {
+        words: _number(name, features[name])
+        for name, (words, _) in _UNITS.items()
+        if np.isfinite(features.get(name, np.nan))
+    }
 
 
 def _holds_for(rule: Rule, sex: str | None, age: float | None) -> bool:

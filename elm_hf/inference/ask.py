@@ -1,7 +1,8 @@
 """Asking a checkpoint about ECGs: of files, or held-out ECGs of a dataset with their questions and true answers."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -233,18 +234,11 @@ def ask(
     Raises:
         ValueError: an ECG does not fit the model.
     """
-    names = ", ".join(one.name for one in questions)
-    try:
-        with warnings.catch_warnings():
-            # See `Questions.missing_leads` and `Questions.problems`.
-            warnings.filterwarnings("ignore", category=SignalQualityWarning)
-            conversations = [conversation for one in questions for conversation in one.conversations()]
-            texts = iter(answer(model, processor, conversations, max_new_tokens, max_reasoning_tokens))
-    except ValueError as error:
-        raise ValueError(f"{names}: {error}") from error
-    except (TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
-        cause = " ".join(str(error).split())[:300]
-        raise ValueError(f"{names}: {model.name_or_path} cannot answer ({type(error).__name__}: {cause})") from error
+    with answering(", ".join(one.name for one in questions), model), warnings.catch_warnings():
+        # See `Questions.missing_leads` and `Questions.problems`.
+        warnings.filterwarnings("ignore", category=SignalQualityWarning)
+        conversations = [conversation for one in questions for conversation in one.conversations()]
+        texts = iter(answer(model, processor, conversations, max_new_tokens, max_reasoning_tokens))
     return [
         [
             {"question": message_text(prompt[-1])} | _parts(next(texts)) | {"truth": truth}
@@ -257,6 +251,18 @@ def ask(
 def _parts(text: str) -> dict[str, str]:
     """What a model wrote, with and without its reasoning."""
     return {"answer": final_answer(text), "reasoning": reasoning_of(text), "text": text}
+
+
+@contextmanager
+def answering(names: str, model: PreTrainedModel) -> Iterator[None]:
+    """Turn errors of a model that cannot answer into a ValueError with the names of the ECGs."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{names}: {error}") from error
+    except (TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        cause = " ".join(str(error).split())[:300]
+        raise ValueError(f"{names}: {model.name_or_path} cannot answer ({type(error).__name__}: {cause})") from error
 
 
 def _of_different_types(rows: list[dict]) -> list[dict]:
