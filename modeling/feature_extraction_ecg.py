@@ -232,6 +232,24 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         leads = tuple(leads or self.leads)
         return self._segment(*self._placed(ecg, sampling_rate, lead_names, leads, check_limb_leads=False)[:2])
 
+    def read_unchanged(
+        self, ecg, sampling_rate: float | None = None, lead_names: Sequence[str] | None = None
+    ) -> tuple[np.ndarray, float]:
+        r"""
+        The part of an ECG that the model reads, with all twelve leads and at the ECG's own sampling rate.
+
+        Args:
+            ecg, sampling_rate, lead_names:
+                One ECG, as for calling the extractor.
+
+        Returns:
+            `tuple[np.ndarray, float]`: The leads in millivolt in the order of `LEADS`, of shape `(12, samples)`, NaN
+            where absent; and the sampling rate in Hz.
+        """
+        placed, rate, _ = self._placed(ecg, sampling_rate, lead_names, LEADS, check_limb_leads=False)
+        first, end = self._edges(placed, rate)
+        return placed[:, first:end], rate
+
     def _prepare(self, ecg: np.ndarray, sampling_rate: float, present: np.ndarray, out: np.ndarray):
         """
         Writes the input of the model to `out`, `(leads, num_samples)`.

@@ -28,8 +28,10 @@ from .chat_rendering import (
     with_system_prompt,
 )
 from .chat_turns import Render, learnt_answers, render_prompt
+from .ecg_modalities import EcgModalities, given_modalities
 from .ecg_pictures import given_ecg
 from .feature_extraction_ecg import EcgFeatureExtractor
+from .measured_values import MeasuringMixin
 from .turn_format import renderer, tokenize_pieces, turn_format
 
 
@@ -37,10 +39,11 @@ ECG_TOKEN = "<|ecg|>"
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class BaseElmProcessor(ProcessorMixin):
+class BaseElmProcessor(MeasuringMixin, ProcessorMixin):
     r"""
     Base class of the processors of ECG-language models. It processes the text; its subclasses [`ElmProcessor`],
-    [`ElmVisionProcessor`] and [`ElmSymbolProcessor`] process the ECGs (`leads`, `prepare_ecgs`).
+    [`ElmVisionProcessor`], [`ElmSignalVisionProcessor`] and [`ElmSymbolProcessor`] process the ECGs (`leads`,
+    `prepare_ecgs`).
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`):
@@ -57,6 +60,9 @@ class BaseElmProcessor(ProcessorMixin):
         sub_processors:
             The other parts of the processor: feature extractor, image processor, tokenizer of ECGs.
     """
+
+    # Whether the model reads the signal and its picture.
+    reads_both = False
 
     def __init__(
         self,
@@ -291,11 +297,16 @@ class BaseElmProcessor(ProcessorMixin):
         if not tokenize:
             return [chat.text for chat in chats] if is_batched else chats[0].text
         items = [item for messages in conversations for item in ecg_items(messages)]
-        ecgs = [given_ecg(item) for item in items]
+        ecgs = [given_modalities(item) or given_ecg(item) for item in items]
         missing = sum(ecg is None for ecg in ecgs)
         if missing:
             raise ValueError(
                 f'{missing} of {len(items)} ECG items have no "ecg" (an array or a path), "path", "url" or "image".'
+            )
+        if not self.reads_both and any(isinstance(ecg, EcgModalities) for ecg in ecgs):
+            raise ValueError(
+                'An ECG item has "signal" or "picture", which are for models with representation=["signal", "image"]; '
+                'this model reads "ecg".'
             )
         encoded = self._encode(
             chats,

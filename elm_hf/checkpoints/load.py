@@ -20,7 +20,6 @@ from transformers.utils import PROCESSOR_NAME, find_adapter_config_file
 from elm_hf.checkpoints.chat_template import check_template
 from elm_hf.checkpoints.foreign import check_files, check_loaded
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
-from elm_hf.utils.files import read_json
 from elm_hf.utils.hub import check_name
 from elm_hf.utils.registration import register_modeling_classes
 
@@ -86,20 +85,47 @@ def check_reads_pictures(path_or_repo: str | PathLike, pictures: Sequence[str]) 
     """
     if not pictures:
         return
-    name = str(path_or_repo)
-    check_name(name)
-    adapter = find_adapter_config_file(name)
-    if adapter is not None:
-        name = read_json(Path(adapter))["base_model_name_or_path"]
-        check_name(name)
-    _check_is_elm(name)
-    config, _ = PreTrainedConfig.get_config_dict(name)
-    representation = config.get("representation", "signal")
+    representation = read_representation(path_or_repo)
     if representation != "image":
         raise ValueError(
             f'{pictures[0]}: a picture, and {path_or_repo} reads ECGs as "{representation}"; give it the recording, or '
             "the picture to a model of drawn ECGs (elm-hf create --representation image)"
         )
+
+
+def read_representation(path_or_repo: str | PathLike) -> str | list[str]:
+    """
+    Reads how an ELM, or the base of an adapter, reads ECGs, without loading it.
+
+    Args:
+        path_or_repo: folder or repository of the checkpoint.
+
+    Raises:
+        OSError: the checkpoint does not exist.
+        ValueError: it is not an ELM.
+    """
+    name = str(path_or_repo)
+    check_name(name)
+    if find_adapter_config_file(name) is not None:
+        name = _base_of(name)
+    _check_is_elm(name)
+    config, _ = PreTrainedConfig.get_config_dict(name)
+    return config.get("representation", "signal")
+
+
+def _base_of(adapter: str) -> str:
+    """The base of an adapter, after checking that it exists."""
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    try:
+        check_name(base)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{adapter}: the base model of this adapter was not found ({error}); if it has moved, "
+            f"`elm-hf merge {adapter} OUTPUT --base FOLDER` merges both into a full checkpoint"
+        ) from error
+    return base
 
 
 def _short(error: Exception, name: str) -> str:
@@ -122,16 +148,9 @@ def _check_is_elm(name: str):
 
 
 def _load_adapter(name: str, options: dict) -> PreTrainedModel:
-    from peft import AutoPeftModelForCausalLM, PeftConfig
+    from peft import AutoPeftModelForCausalLM
 
-    base = PeftConfig.from_pretrained(name).base_model_name_or_path
-    try:
-        check_name(base)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{name}: the base model of this adapter was not found ({error}); if it has moved, "
-            f"`elm-hf merge {name} OUTPUT --base FOLDER` merges both into a full checkpoint"
-        ) from error
+    base = _base_of(name)
     if not options["trust_remote_code"]:
         check_files(base)
     return AutoPeftModelForCausalLM.from_pretrained(name, **options)

@@ -55,7 +55,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="What stands in the place of the ECG: ecg, zeros, noise, shuffled, none, or demographics (age and sex "
-            "in words); may be repeated. All but demographics by default."
+            "in words); may be repeated. All but demographics by default. For models that read the signal and its picture "
+            "also signal_only, picture_only, other_signal and other_picture."
         ),
     ] = None,
     occlusions: Annotated[
@@ -116,11 +117,10 @@ def evaluate(
     from elm_hf.retrieval.options import RetrievalOptions
 
     retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
-    conditions = condition or CONDITIONS
     if update_card:
         from elm_hf.evaluation.card import check_card_can_be_updated
 
-        check_card_can_be_updated(checkpoint, list(conditions))
+        check_card_can_be_updated(checkpoint, list(condition or CONDITIONS))
     report = run(
         checkpoint,
         dataset,
@@ -131,7 +131,7 @@ def evaluate(
         batch_size=batch_size,
         max_new_tokens=token_limits,
         max_reasoning_tokens=max_reasoning_tokens,
-        conditions=conditions,
+        conditions=condition or None,
         num_occlusions=occlusions,
         num_counterfactuals=NUM_PATIENTS if counterfactuals else 0,
         records=records,

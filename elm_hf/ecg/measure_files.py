@@ -4,10 +4,10 @@ import numpy as np
 
 from elm_hf.ecg.claim_checks import UNITS, check_text, measure_for_claims
 from elm_hf.ecg.find_files import EcgFile
-from elm_hf.ecg.measurements import GENERAL_FEATURES, measure_ecg
 from elm_hf.ecg.normal_ranges import describe_features, feature_text
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_measurements import GENERAL_FEATURES, measure_ecg
 
 
 def measure_file(file: EcgFile, sex: str | None = None, age: float | None = None, claims: str | None = None) -> dict:

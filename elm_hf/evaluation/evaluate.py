@@ -18,7 +18,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers.utils import logging
 
-from elm_hf.checkpoints.load import load_checkpoint
+from elm_hf.checkpoints.load import load_checkpoint, read_representation
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.seen_patients import check_evaluated_patients
 from elm_hf.data.tables import load_records
@@ -28,7 +28,7 @@ from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_ecgs, degradation_steps, draw_steps
 from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
 from elm_hf.evaluation.judge import judge_predictions
-from elm_hf.evaluation.names import CONDITIONS, OCCLUSION_NAME
+from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
 from elm_hf.evaluation.occlusion import choose_answers, occlude_answers
 from elm_hf.evaluation.predictions import prediction_table
 from elm_hf.evaluation.probe import probe_model, questions_of
@@ -61,7 +61,7 @@ def evaluate(
     batch_size: int = 32,
     max_new_tokens: int | Mapping[str, int] = 32,
     max_reasoning_tokens: int = MAX_REASONING_TOKENS,
-    conditions: Sequence[str] = CONDITIONS,
+    conditions: Sequence[str] | None = None,
     num_occlusions: int = 8,
     num_counterfactuals: int = 0,
     records: str | PathLike | None = None,
@@ -92,7 +92,8 @@ def evaluate(
         batch_size: number of prompts in a batch.
         max_new_tokens: longest answer, in tokens: one number, or a number for each question type.
         max_reasoning_tokens: longest reasoning before an answer, in tokens, of models that are asked for it.
-        conditions: what stands in the place of the ECGs, of `ALL_CONDITIONS` (see [`SignalAblation`]).
+        conditions: what stands in the place of the ECGs, of `ALL_CONDITIONS` (see [`SignalAblation`]). Defaults to
+            `CONDITIONS`, and for models that read the signal and its picture also to `MODALITY_CONDITIONS`.
         num_occlusions: number of answers of which the leads and times that they depend on are found (see [`occlude`]).
         num_counterfactuals: number of simulated patients whose ECGs are changed in one thing (see [`probe`]), with the
             questions of the dataset; 0 for no such ECGs.
@@ -120,7 +121,7 @@ def evaluate(
             encoder for BERTScore; or an `output` that holds another evaluation.
     """
     started = time.monotonic()
-    conditions = tuple(dict.fromkeys(conditions))
+    conditions = _conditions_of(checkpoint, conditions)
     # Processes wait for the slowest one; without the flag those on CPUs would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
     bert_scorer = None
@@ -221,7 +222,7 @@ def evaluate(
         if judge is not None:
             judged["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
         settings = {"seen_patients": seen, "limit": limit, "batch_size": batch_size, "processes": state.num_processes}
-        if "shuffled" in conditions:
+        if asked.ablation.has_donors:
             with_ecg, same = asked.questions["record_ids"].map(len).gt(0).sum(), len(asked.ablation.same_answer)
             settings["donors"] = {"other_answer": int(with_ecg) - same, "no_other_answer": same}
         settings["seconds"] = round(time.monotonic() - started, 1)
@@ -238,6 +239,22 @@ def evaluate(
             persons_of=None if asked.persons is None else asked.persons_of,
             picture_degradation=degradation_steps(predictions, degraded, seed) if degraded else None,
         )
+
+
+def _conditions_of(checkpoint: str | PathLike, conditions: Sequence[str] | None) -> tuple[str, ...]:
+    """The conditions to ask under, each once, after checking that the model knows them."""
+    of_two = [name for name in conditions or () if name in MODALITY_CONDITIONS]
+    if conditions is not None and not of_two:
+        return tuple(dict.fromkeys(conditions))
+    representation = read_representation(checkpoint)
+    if isinstance(representation, str) and of_two:
+        raise ValueError(
+            f'the condition "{of_two[0]}" is for models that read the signal of an ECG and its picture; {checkpoint} reads '
+            f'one representation ("{representation}")'
+        )
+    if conditions is not None:
+        return tuple(dict.fromkeys(conditions))
+    return CONDITIONS if isinstance(representation, str) else (*CONDITIONS, *MODALITY_CONDITIONS)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from elm_hf.evaluation.names import CONDITION_NAMES
+from elm_hf.evaluation.names import CONDITION_NAMES, KIND_NAMES
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
@@ -57,6 +57,7 @@ def report_markdown(report: dict, probed: Sequence[str] = ()) -> str:
         "## Scores\n\n" + _score_explanation(report) + "\n\n" + report_table(report),
         *_figure(report, "scores", "Scores by question type, with the ECG"),
         *_figure(report, "ablation", "Scores with and without the ECG"),
+        *_modality_reliance(report),
         *_reliance_by_type(report),
         *_other_metrics(report),
         *_bert_scores_by_type(report),
@@ -94,6 +95,32 @@ def _score_explanation(report: dict) -> str:
 def _figure(report: dict, name: str, caption: str) -> list[str]:
     path = report["figures"].get(name)
     return [f"![{caption}]({path})"] if path else []
+
+
+def _modality_reliance(report: dict) -> list[str]:
+    rows = []
+    for kind, found in report.get("modality_reliance", {}).items():  # reports of earlier versions have none
+        for name, entry in found.items():
+            cells = ["—", entry.get("note", "—")]
+            if entry["p_value"] is not None:
+                cells = [f"{entry['p_value_holm']:.4f}", "yes" if entry["reads_ecg"] else "no evidence"]
+            question = {
+                "other_signal": "Does it read the signal?",
+                "picture_only": "Does it need the signal?",
+                "other_picture": "Does it read the picture?",
+                "signal_only": "Does it need the picture?",
+            }[name]
+            suffix = f" ({KIND_NAMES[kind]})" if len(report["modality_reliance"]) > 1 else ""
+            rows.append([question + suffix, CONDITION_NAMES[name], score_cell(entry), *cells])
+    if not rows:
+        return []
+    head = ["question", "condition", "fall of the score", "p (Holm)", "answer"]
+    text = (
+        "This model reads the signal of an ECG and its picture. It reads what changes its answers when it is another "
+    )
+    text += "patient's, while the other one stays; it needs what it answers worse without. A model that was trained without "
+    text += "--modality_dropout has not learned to do without one of them, and may answer worse for that reason alone."
+    return [f"## Signal and picture\n\n{text}\n\n{markdown_table(head, rows, 2)}"]
 
 
 def _reliance_by_type(report: dict) -> list[str]:
@@ -227,7 +254,7 @@ def _retrieval_line(report: dict) -> list[str]:
 def _control_lines(report: dict) -> list[str]:
     lines = []
     donors = report["run"].get("donors")
-    if "shuffled" in report["conditions"] and donors is not None:
+    if donors is not None:
         lines.append(
             f"Another patient's ECG: for {donors['other_answer']} questions one with which the same question has another "
             f"true answer; for {donors['no_other_answer']} there was none, and any other patient's ECG was taken."

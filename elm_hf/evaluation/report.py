@@ -26,7 +26,7 @@ from elm_hf.evaluation.names import (
 )
 from elm_hf.evaluation.pictures import draw_examples, draw_occlusions
 from elm_hf.evaluation.probe_markdown import probe_sections
-from elm_hf.evaluation.reliance import reliance_by_type, reliance_sentence, signal_reliance
+from elm_hf.evaluation.reliance import modality_reliance, reliance_by_type, reliance_sentence, signal_reliance
 from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers
 from elm_hf.utils.encoder_origin import known_sources_message
 from elm_hf.utils.exact_match import answer_items
@@ -156,6 +156,7 @@ def build_report(
         "scores": _scores(book, rows_of_kind, notes),
         "attribute_types": _by_column(book, rows_of_kind, "attribute_type"),
         "signal_reliance": {kind: _reliance(book, rows) for kind, rows in rows_of_kind.items()},
+        "modality_reliance": {kind: modality_reliance(book, rows) for kind, rows in rows_of_kind.items()},
         "signal_reliance_by_type": _reliance_by_type(book, rows_of_kind),
         "confusion": _confusions(questions, rows_of_kind.get("short", np.array([], int))),
         "statements": _statements(questions),

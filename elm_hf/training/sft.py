@@ -25,7 +25,14 @@ from elm_hf.checkpoints.llm import set_generation
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.batches import check_lengths_are_known, set_batch_size
-from elm_hf.training.checks import check_arguments, check_chat_template, check_model, set_max_length, set_thinking
+from elm_hf.training.checks import (
+    check_arguments,
+    check_chat_template,
+    check_modality_dropout,
+    check_model,
+    set_max_length,
+    set_thinking,
+)
 from elm_hf.training.compilation import compilation_of
 from elm_hf.training.conditions import with_condition
 from elm_hf.training.costs import RunCosts
@@ -126,6 +133,7 @@ def build_trainer(
     set_thinking(processor, conversations)
     elm_config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     check_lengths_are_known(script_args, elm_config.representation)
+    check_modality_dropout(script_args.modality_dropout, elm_config)
     set_max_length(training_args, conversations, processor, elm_config)
     validation = None
     if evaluates(training_args):
