@@ -25,6 +25,7 @@ from .auto_classes import register
 from .device_files import is_device_file, load_device_file
 from .ecg_download import downloaded_record, is_url
 from .ecg_leads import LARGEST_SPAN, LEADS, SAMPLING_RATE, canonical_lead, other_signals, place_leads, typical_span
+from .ecg_pictures import as_picture
 from .ecg_quality import signal_quality
 from .ecg_reading import load_signals
 from .ecg_resampling import resample, resampled_length
@@ -329,6 +330,11 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         check_limb_leads: bool,
     ) -> tuple[np.ndarray, float, list[str]]:
         """The leads of an ECG `(leads, samples)`, float32 in mV, NaN if absent; the sampling rate; other signals."""
+        if (picture := as_picture(ecg)) is not None:
+            raise ValueError(
+                f"{picture.name} is a picture, and this model reads signals. Give it the recording, or the picture to a "
+                'model of drawn ECGs (representation "image").'
+            )
         if isinstance(ecg, str | PathLike):
             if is_url(ecg):
                 with downloaded_record(ecg) as path:

@@ -35,6 +35,7 @@ PROCESSOR = {
     "device_files",
     "ecg_modalities",
     "ecg_leads",
+    "ecg_pictures",
     "ecg_quality",
     "ecg_reading",
     "ecg_resampling",

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import wraps
 from inspect import signature
@@ -116,6 +116,7 @@ def create_elm(
     normalization: str | None = None,
     leads: Sequence[str] | None = None,
     picture_size: int | None = None,
+    paper: Mapping | None = None,
     dtype: str = "auto",
     seed: int = 0,
     picture_encoder: str | None = None,
@@ -157,6 +158,8 @@ def create_elm(
         picture_size: height and width of pictures in pixels. Defaults to that of the vision encoder; for another size
             its position embeddings are interpolated. A millimetre of ECG paper has 0.9 pixels at 224 and 2 at 512, for
             10 s.
+        paper: the paper that ECGs are drawn on: `layout`, `mm_per_s`, `mm_per_mv` and `grid_color` of
+            [`EcgImageProcessor`].
         dtype: precision of the weights; `"auto"` keeps that of the LLM.
         seed: random seed for new weights.
         picture_encoder: for `["signal", "image"]`, repository or folder of the vision encoder; `encoder` and `projector`
@@ -226,10 +229,13 @@ def create_elm(
     reads_pictures = representation in ("image", "stacked_signal") and encoder_model is not None
     if picture_size is not None and not (reads_pictures or reads_both):
         raise ValueError("--picture-size is for models that read pictures: --representation image or stacked_signal.")
+    if paper and not (reads_pictures and representation == "image"):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in paper)
+        raise ValueError(f"{options}: for models that read drawn ECGs, --representation image.")
     if reads_pictures:
         if leads is not None:
             raise ValueError("--leads chooses the leads of signals; pictures show all twelve. Leave it out.")
-        reader = _image_processor(encoder, encoder_model, representation, seconds, picture_size)
+        reader = _image_processor(encoder, encoder_model, representation, seconds, picture_size, paper)
         settings["picture_size"] = picture_size
     else:
         form = "signal" if reads_both else representation
@@ -429,9 +435,11 @@ def _image_processor(
     representation: str,
     seconds: float | None,
     picture_size: int | None,
+    paper: Mapping | None,
 ) -> EcgImageProcessor:
     """An image processor with the normalization and, without `picture_size`, the picture size of the vision encoder."""
     settings = {"representation": representation, "num_samples": round((seconds or 10) * SAMPLING_RATE)}
+    settings |= paper or {}
     if picture_size is not None:
         _check_picture_size(encoder, picture_size)
         settings["size"] = {"height": picture_size, "width": picture_size}

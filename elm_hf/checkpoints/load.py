@@ -1,5 +1,6 @@
 """Loads a checkpoint: an ELM or a LoRA adapter, with its processor."""
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -69,6 +70,27 @@ def load_checkpoint(
     if model.device.type != torch.device(device).type:  # quantized weights are on their device and cannot be moved
         model = model.to(device)
     return model.eval(), processor
+
+
+def check_reads_pictures(path_or_repo: str | PathLike, pictures: Sequence[str]) -> None:
+    """
+    Checks, before its weights are loaded, that a model reads pictures of ECGs.
+
+    Args:
+        path_or_repo: folder or repository of an ELM or of an adapter.
+        pictures: names of the pictures; nothing is checked if there are none.
+
+    Raises:
+        ValueError: it reads something else; the message names both.
+    """
+    if not pictures:
+        return
+    representation = read_representation(path_or_repo)
+    if representation != "image":
+        raise ValueError(
+            f'{pictures[0]}: a picture, and {path_or_repo} reads ECGs as "{representation}"; give it the recording, or '
+            "the picture to a model of drawn ECGs (elm-hf create --representation image)"
+        )
 
 
 def read_representation(path_or_repo: str | PathLike) -> str | list[str]:

@@ -81,6 +81,20 @@ def create(
             "has 0.9 pixels at 224 and 2 at 512.",
         ),
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Layout of drawn ECGs: 3x4, 3x4+1 (with a rhythm strip; the default), 3x4+3, 6x2 or 12x1."),
+    ] = None,
+    mm_per_s: Annotated[float | None, typer.Option(help="Paper speed of drawn ECGs in mm/s, 25 by default.")] = None,
+    mm_per_mv: Annotated[
+        float | None,
+        typer.Option(
+            help="Amplitude of drawn ECGs in mm/mV; 10 by default, or less where rows have no room for 3 mV."
+        ),
+    ] = None,
+    grid_color: Annotated[
+        str | None, typer.Option(help="Grid of drawn ECGs: red (the default), orange, green, blue or grey.")
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="Data type of the weights, such as bfloat16; auto takes that of the LLM.")
     ] = "auto",
@@ -112,6 +126,7 @@ def create(
             check_name(name, needs_owner=False)
     from elm_hf.checkpoints.create import create_elm
 
+    paper = {"layout": layout, "mm_per_s": mm_per_s, "mm_per_mv": mm_per_mv, "grid_color": grid_color}
     model = create_elm(
         output,
         llm=llm,
@@ -130,6 +145,7 @@ def create(
         normalization=normalization,
         leads=None if leads is None else leads.split(","),
         picture_size=picture_size,
+        paper={name: value for name, value in paper.items() if value is not None},
         dtype=dtype,
         seed=seed,
         picture_encoder=picture_encoder,

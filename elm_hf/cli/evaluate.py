@@ -68,6 +68,13 @@ def evaluate(
             "--counterfactuals", help="Also ask about simulated ECGs that differ in one thing (elm-hf probe)."
         ),
     ] = False,
+    picture_degradation: Annotated[
+        bool,
+        typer.Option(
+            "--picture-degradation",
+            help="Also ask about pictures with the artefacts of scans, in four steps; for models of drawn ECGs.",
+        ),
+    ] = False,
     records: Records = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for noise, shuffling and resampling.")] = 0,
     rag_index: Annotated[
@@ -104,7 +111,7 @@ def evaluate(
         raise ValueError(f"--temperature is {temperature:g}; expected a number above 0")
     check_names(checkpoint, dataset)
     from elm_hf.evaluation.evaluate import evaluate as run
-    from elm_hf.evaluation.markdown import report_table
+    from elm_hf.evaluation.markdown import degradation_table, report_table
     from elm_hf.evaluation.names import CONDITIONS, REPORT_TEXT_NAME
     from elm_hf.evaluation.probe import NUM_PATIENTS
     from elm_hf.retrieval.options import RetrievalOptions
@@ -137,6 +144,7 @@ def evaluate(
         system_prompt=read_system_prompt(system_prompt_file),
         allow_seen_patients=allow_seen_patients,
         temperature=temperature,
+        picture_degradation=picture_degradation,
     )
     if report is None:  # the first of the processes prints
         return
@@ -146,6 +154,10 @@ def evaluate(
         typer.echo(f"Answers about {dataset}, fold {fold}, {split}:\n\n{report_table(report)}\n")
         for reliance in report["signal_reliance"].values():
             typer.echo(reliance["sentence"])
+        for kind in report["picture_degradation"][0]["kinds"] if picture_degradation else ():
+            typer.echo(
+                f"\nPictures with artefacts of scans:\n\n{degradation_table(report['picture_degradation'], kind)}\n"
+            )
         if output is not None:
             typer.echo(f"Report in {output / REPORT_TEXT_NAME}")
     if update_card:

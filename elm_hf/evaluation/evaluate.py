@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -24,6 +25,7 @@ from elm_hf.data.tables import load_records
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.bert_score import BertScorer
+from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_ecgs, degradation_steps, draw_steps
 from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
 from elm_hf.evaluation.judge import judge_predictions
 from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
@@ -72,6 +74,7 @@ def evaluate(
     system_prompt: str | None = None,
     allow_seen_patients: bool = False,
     temperature: float | None = None,
+    picture_degradation: bool = False,
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in its place and without any, and reports the scores.
@@ -106,6 +109,8 @@ def evaluate(
             with; `""` for none.
         allow_seen_patients: continue if the checkpoint was trained on some of the patients; the report says so.
         temperature: of sampled answers, from which pairs of answers can be made.
+        picture_degradation: also ask about pictures with the artefacts of scans, in four steps (docs/pictures.md). For
+            models of drawn ECGs.
 
     Returns:
         The report (docs/evaluation.md has its schema); None in all but the first of several processes.
@@ -130,6 +135,8 @@ def evaluate(
     to_probe = _questions_to_probe(dataset, training_rows, asked.questions) if num_counterfactuals else {}
     seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
     model, processor = load_checkpoint(checkpoint, device=str(state.device))
+    if picture_degradation:
+        check_reads_drawn_ecgs(model, str(checkpoint))
     if system_prompt is not None:
         processor.system_prompt = system_prompt or None
     asked = _with_neighbours(asked, processor.system_prompt)
@@ -170,6 +177,25 @@ def evaluate(
         with state.main_process_first():
             folder = ReportFolder(Path(output or nowhere), identity)
         answers = asker.ask_all(model, processor, folder, state, quiet)
+        degraded = {}
+        if picture_degradation:
+            degraded = ask_about_degraded(
+                asked.rows,
+                asked.questions,
+                asked.ablation,
+                conditions,
+                model,
+                processor,
+                folder.path,
+                identity,
+                state,
+                quiet,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                max_reasoning_tokens=max_reasoning_tokens,
+            )
         if not state.is_main_process:
             return None
         predictions = prediction_table(asked.questions, answers, conditions)
@@ -185,6 +211,11 @@ def evaluate(
             probe_model(
                 model, processor, to_probe, probed, recorded, folder.path, num_counterfactuals, seed=seed, quiet=quiet
             )
+
+        if degraded:
+            first = next((row for row in asked.rows if len(row["ecgs"])), None)
+            if first is not None:
+                draw_steps(first["ecgs"][0], first["sampling_rate"], processor.image_processor, folder.path)
 
         # The report.
         judged = {}
@@ -205,6 +236,8 @@ def evaluate(
             seed,
             ecgs_of=asked.ecgs_of,
             bert_scorer=bert_scorer,
+            persons_of=None if asked.persons is None else asked.persons_of,
+            picture_degradation=degradation_steps(predictions, degraded, seed) if degraded else None,
         )
 
 
@@ -235,6 +268,7 @@ class _Asked:
         ablation: what stands in the place of the ECGs.
         sources: names of the datasets of the ECGs.
         neighbours: what is put into the prompts, if anything.
+        persons: age and sex of each record; None if the records do not have them.
     """
 
     rows: Dataset
@@ -242,12 +276,24 @@ class _Asked:
     ablation: SignalAblation
     sources: set[str]
     neighbours: Retrieval | None
+    persons: list[tuple] | None
 
     def ecgs_of(self, question_id: str) -> tuple[list[np.ndarray], float]:
         """The ECGs of a question, each `(12, samples)` in mV, and their sampling rate in Hz."""
-        number = self.questions["row"][self.questions["question_id"] == question_id].item()
-        row = self.rows[number]
+        row = self.rows[self._row_of[question_id]]
         return list(row["ecgs"]), row["sampling_rate"]
+
+    def persons_of(self, question_id: str) -> list[tuple]:
+        """Age in years and sex of the patient of each ECG of a question, None where unknown."""
+        return [self.persons[number] for number in self._ecg_index[self._row_of[question_id]]]
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return dict(zip(self.questions["question_id"], self.questions["row"]))
+
+    @cached_property
+    def _ecg_index(self) -> list[list[int]]:
+        return self.rows.with_format(None)["ecg_index"][:]
 
 
 def _what_is_asked(
@@ -276,7 +322,7 @@ def _what_is_asked(
         if retrieval is not None:
             neighbours = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
     sources = {source_of[number] for number in asked_about}
-    return _Asked(rows, questions, ablation, sources, neighbours)
+    return _Asked(rows, questions, ablation, sources, neighbours, persons)
 
 
 def _facts_of_records(dataset: str | PathLike) -> tuple[list[str], list[tuple] | None]:

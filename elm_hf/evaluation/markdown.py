@@ -48,7 +48,7 @@ def reliance_sentences(report: dict) -> list[str]:
 
 
 def report_markdown(report: dict, probed: Sequence[str] = ()) -> str:
-    """The text of `report.md`, with the sections `probed` about counterfactual ECGs."""
+    """The text of `report.md`, with the sections `probed` about claims and counterfactual ECGs."""
     run = report["run"]
     sections = [
         f"# Evaluation of {run.get('checkpoint', 'a model')}",
@@ -62,6 +62,7 @@ def report_markdown(report: dict, probed: Sequence[str] = ()) -> str:
         *_other_metrics(report),
         *_bert_scores_by_type(report),
         *_attribute_types(report),
+        *_degradation_section(report),
         *_statement_section(report),
         *_judge_section(report),
         *_confusion_section(report),
@@ -192,6 +193,33 @@ def _attribute_types(report: dict) -> list[str]:
         return []
     figure = _figure(report, "attribute_types", "Scores by attribute type, with the ECG")
     return ["## Attribute types\n\n" + report_table(report, "attribute_types"), *figure]
+
+
+def _degradation_section(report: dict) -> list[str]:
+    steps = report.get("picture_degradation")
+    if not steps:
+        return []
+    text = "The same questions about pictures with the artefacts of scans and photographs: paper, handwriting, folds, perspective, "
+    text += "lighting, noise, JPEG. Severity 0 is the drawn picture. Signal reliance compares with what stands in the "
+    text += "ECG's place in pictures of the same severity."
+    parts = ["## Pictures like scans\n\n" + text]
+    for kind in steps[0]["kinds"]:
+        parts.append(degradation_table(steps, kind))
+    parts += _figure(report, "picture_degradation", "Scores against the severity of the artefacts")
+    return [*parts, *_figure(report, "picture_degradation_steps", "One ECG at each severity")]
+
+
+def degradation_table(steps: list[dict], kind: str) -> str:
+    """The scores of one kind of answers at each step, of [`degradation_steps`], as a Markdown table."""
+    rows = []
+    for step in steps:
+        entry = step["kinds"][kind]
+        reliance, change = entry["reliance"], entry["change"]
+        is_read = {True: "yes", False: "no evidence", None: reliance.get("note", "—")}[reliance["reads_ecg"]]
+        scores = [score_cell(entry["score"]), "—" if change is None else score_cell(change)]
+        rows.append([f"{step['severity']:g}", *scores, score_cell(reliance), is_read])
+    head = ["severity", METRIC_NAMES[METRIC_OF_KIND[kind]], "change", "signal reliance", "depends on the ECG"]
+    return markdown_table(head, rows)
 
 
 def _statement_section(report: dict) -> list[str]:

@@ -14,6 +14,8 @@ MODALITY_CONDITIONS = {
 }
 ALL_CONDITIONS = (*CONDITIONS, DEMOGRAPHICS, *MODALITY_CONDITIONS)
 BLIND = "blind"
+# The true answers as a condition, for figures that they do not define: their claims are checked, too.
+TRUE_ANSWERS = "true_answers"
 CONDITION_NAMES = {
     "ecg": "with ECG",
     "zeros": "ECG zeroed",
@@ -26,6 +28,7 @@ CONDITION_NAMES = {
     "signal_only": "signal only",
     "other_picture": "another patient's picture",
     BLIND: "blind majority",
+    TRUE_ANSWERS: "true answers",
 }
 
 # Kinds of answers; the metric of each is in `elm_hf.utils.reports`, with the name of `report.json`.
@@ -37,6 +40,7 @@ PREDICTIONS_NAME = "predictions.parquet"
 REPORT_TEXT_NAME = "report.md"
 FIGURES_NAME = "figures"
 OCCLUSION_NAME = "occlusion.npz"
+DEGRADATION_STEPS_NAME = "picture_degradation_steps.png"  # among the figures
 JUDGEMENTS_NAME = "judgements.jsonl"
 
 # Files of the counterfactual probe, in its own folder or in that of an evaluation.

@@ -10,7 +10,7 @@ PARTS = ("encoder", "projector", "llm", "ecg_tokens")
 # What stands in the place of the ECGs in training (`elm_hf.training.conditions`).
 ECG_CONDITIONS = ("signal", "zeros", "noise", "another", "none")
 # What an answer can be rewarded for (`elm_hf.training.rewards`).
-REWARD_NAMES = ("exact_match", "format", "perception")
+REWARD_NAMES = ("exact_match", "format", "perception", "measured_claims")
 
 
 def _argument(help: str, default=None):
