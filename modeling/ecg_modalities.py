@@ -52,12 +52,12 @@ def given_modalities(item: dict) -> EcgModalities | None:
         [`EcgModalities`], or `None` if the item has neither.
 
     Raises:
-        `ValueError`: If the item has `"ecg"`, `"path"` or `"url"` as well.
+        `ValueError`: If the item has `"ecg"`, `"path"`, `"url"` or `"image"` as well.
     """
     separate = [name for name in ("signal", "picture") if item.get(name) is not None]
     if not separate:
         return None
-    whole = [name for name in ("ecg", "path", "url") if item.get(name) is not None]
+    whole = [name for name in ("ecg", "path", "url", "image") if item.get(name) is not None]
     if whole:
         raise ValueError(f'An ECG item has {", ".join(separate)} or "{whole[0]}", got both.')
     return EcgModalities(item.get("signal"), item.get("picture"))

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from transformers.dynamic_module_utils import custom_object_save
 
+from .ecg_pictures import as_picture
 from .feature_extraction_ecg import EcgFeatureExtractor
 from .own_measurements import MEASURE
 
@@ -82,7 +83,7 @@ def measured_values(
         reader ([`EcgFeatureExtractor`]):
             Reads ECGs for the model.
         ecgs (`list`):
-            ECGs as for [`EcgFeatureExtractor`]; `None` for one of which nothing is known.
+            ECGs as for [`EcgFeatureExtractor`]; `None` for one of which nothing is known, as of a scan ([`EcgPicture`]).
         sampling_rate, lead_names:
             As for [`EcgFeatureExtractor`].
         names (`list[str]`):
@@ -100,7 +101,7 @@ def measured_values(
     measure, values = measuring_function(), np.full((len(ecgs), len(names)), np.nan, dtype=np.float32)
     known: dict[tuple, np.ndarray] = {}  # many questions are about one ECG
     for row, ecg, rate, names_of_leads in zip(values, ecgs, rates, leads):
-        if ecg is None:
+        if ecg is None or as_picture(ecg) is not None:
             continue
         key = (ecg if isinstance(ecg, str | PathLike) else id(ecg), rate, str(names_of_leads))
         if key not in known:

@@ -20,6 +20,7 @@ from transformers import AutoProcessor
 
 from .auto_classes import register
 from .ecg_modalities import EcgModalities
+from .ecg_pictures import as_picture
 from .feature_extraction_ecg import EcgFeatureExtractor, MissingLeadsWarning
 from .image_processing_ecg import EcgImageProcessor
 from .processing_elm_base import ECG_TOKEN, BaseElmProcessor
@@ -31,7 +32,7 @@ class ElmSignalVisionProcessor(BaseElmProcessor):
     Bundles an [`EcgFeatureExtractor`], an [`EcgImageProcessor`] and the LLM's tokenizer, for models that read the
     signal of an ECG and its picture (`["signal", "image"]`).
 
-    The picture is drawn from the signal. If an item of a message has `"signal"` and `"picture"` in the place of
+    The picture is drawn from the signal. A scan or photograph ([`EcgPicture`]) is a picture without a signal. If an item of a message has `"signal"` and `"picture"` in the place of
     `"ecg"`, they are read separately, and one of them may be left out.
 
     Args:
@@ -95,7 +96,7 @@ class ElmSignalVisionProcessor(BaseElmProcessor):
         keep_flat: bool | list[bool] = False,
         judge_signal: bool = False,
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        given = [ecg if isinstance(ecg, EcgModalities) else EcgModalities(ecg, ecg) for ecg in ecgs]
+        given = [_modalities(ecg) for ecg in ecgs]
         is_given = np.array([[one.signal is not None, one.picture is not None] for one in given])
         described = (sampling_rate, lead_names, keep_flat)
         signals = self._prepared(
@@ -144,6 +145,13 @@ class ElmSignalVisionProcessor(BaseElmProcessor):
             filled[name] = np.full((number, *values.shape[1:]), values.dtype == bool, values.dtype)
             filled[name][present] = values
         return filled
+
+
+def _modalities(ecg) -> EcgModalities:
+    """Signal and picture of an ECG: a scan has no signal, other ECGs are drawn."""
+    if isinstance(ecg, EcgModalities):
+        return ecg
+    return EcgModalities(None if as_picture(ecg) is not None else ecg, ecg)
 
 
 def _chosen(values, indices: list[int]):

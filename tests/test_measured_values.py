@@ -141,6 +141,13 @@ def test_a_missing_lead_leaves_its_values_unknown(elm, rows):
     assert unknown == [name for name, value in zip(NAMES, whole) if np.isnan(value) or name == "st_mv_V2"]
 
 
+def test_a_scan_has_no_values(elm_of_both):
+    _, processor = load_checkpoint(elm_of_both)
+    item = {"type": "ecg", "image": np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)}
+    read = processor.apply_chat_template([{"role": "user", "content": [item]}], tokenize=True, return_dict=True)
+    assert np.isnan(read["ecg_measurements"]).all() and read["ecg_modality_mask"].tolist() == [[False, True]]
+
+
 def test_a_dropped_signal_takes_its_values_along(elm_of_both, rows):
     model, processor = load_checkpoint(elm_of_both)
     assert (model.config.num_ecg_tokens, model.config.num_picture_tokens) == (117, 50)

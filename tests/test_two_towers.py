@@ -42,6 +42,7 @@ from elm_hf.evaluation.scores import Questions
 from elm_hf.inference.generation import answer
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_pictures import EcgPicture
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm_signal_vision import ElmSignalVisionProcessor
 from elm_hf.retrieval.index import EncoderVectors
@@ -153,6 +154,12 @@ def test_items_give_signal_and_picture_separately(both, ecgs):
     assert torch.equal(signal_only["ecg_values"], first["ecg_values"]) and not signal_only["ecg_pictures"].any()
     assert picture_only["ecg_modality_mask"].tolist() == [[False, True]]
     assert torch.equal(picture_only["ecg_pictures"], first["ecg_pictures"]) and not picture_only["ecg_values"].any()
+    scan = np.full((32, 32, 3), 200, dtype=np.uint8)
+    scan[10:20] = 0
+    of_scan = asked(image=scan)
+    assert of_scan["ecg_modality_mask"].tolist() == [[False, True]]
+    pictures = processor.image_processor([EcgPicture(scan)], return_tensors="pt")["pixel_values"]
+    assert torch.equal(of_scan["ecg_pictures"], pictures) and not of_scan["ecg_values"].any()
     with pytest.raises(ValueError, match='signal or "ecg", got both'):
         asked(ecg=ecgs[0], signal=ecgs[1])
     _, signal_processor = compose(Composition("signal", None, "patch"), "qwen2", None)

@@ -86,7 +86,7 @@ def check_reads_pictures(path_or_repo: str | PathLike, pictures: Sequence[str]) 
     if not pictures:
         return
     representation = read_representation(path_or_repo)
-    if representation != "image":
+    if representation != "image" and isinstance(representation, str):
         raise ValueError(
             f'{pictures[0]}: a picture, and {path_or_repo} reads ECGs as "{representation}"; give it the recording, or '
             "the picture to a model of drawn ECGs (elm-hf create --representation image)"
