@@ -319,9 +319,10 @@ def test_created_models_have_the_lengths_and_tokens_of_their_parts(create, elm):
     assert processor.image_processor.size == {"height": 48, "width": 48}
     assert processor.image_processor.num_samples == processor.feature_extractor.num_samples == 500
     assert parts_of(model.config)["encoder"] == "ecg_resnet and clip_vision_model"
-    large, processor = load_checkpoint(create(encoder="ecg_se_resnet", picture_size=96))
+    large, processor = load_checkpoint(create(encoder="ecg_se_resnet", picture_size=96, paper={"layout": "6x2"}))
     assert (large.config.num_ecg_tokens, large.config.num_picture_tokens, large.config.picture_size) == (100, 50, 96)
     assert processor.feature_extractor.sampling_rate == 100 and processor.feature_extractor.num_samples == 200
+    assert processor.image_processor.layout == "6x2"
     assert processor.image_processor.sampling_rate == 250 and processor.image_processor.num_samples == 500
     linear, processor = load_checkpoint(
         create(encoder=None, projector="linear", num_picture_tokens=4, leads=["I", "II"])

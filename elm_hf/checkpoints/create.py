@@ -229,7 +229,7 @@ def create_elm(
     reads_pictures = representation in ("image", "stacked_signal") and encoder_model is not None
     if picture_size is not None and not (reads_pictures or reads_both):
         raise ValueError("--picture-size is for models that read pictures: --representation image or stacked_signal.")
-    if paper and not (reads_pictures and representation == "image"):
+    if paper and not (reads_both or (reads_pictures and representation == "image")):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in paper)
         raise ValueError(f"{options}: for models that read drawn ECGs, --representation image.")
     if reads_pictures:
@@ -245,7 +245,7 @@ def create_elm(
         picture_model = load_encoder(picture_encoder, picture_config, dtype)
         _check_towers(settings, encoder_model, picture_model, reader)
         length = seconds or reader.num_samples / reader.sampling_rate
-        picture_reader = _image_processor(picture_encoder, picture_model, "image", length, picture_size)
+        picture_reader = _image_processor(picture_encoder, picture_model, "image", length, picture_size, paper)
         settings["picture_size"] = picture_size
     if representation == "symbol":
         of_an_ecg = max_ecg_tokens or symbols_of_an_ecg(len(reader.leads), reader.num_samples)
