@@ -53,7 +53,7 @@ from elm_hf.modeling.processing_elm_vision import ElmVisionProcessor
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
 from elm_hf.utils.encoder_origin import license_warning
 from elm_hf.utils.files import check_free, save_atomically
-from elm_hf.utils.hub import check_name
+from elm_hf.utils.hub import check_name, licence_of
 
 
 logger = logging.getLogger(__name__)
@@ -116,6 +116,7 @@ def create_elm(
     picture_size: int | None = None,
     dtype: str = "auto",
     seed: int = 0,
+    license: str | None = None,
 ) -> ElmForCausalLM:
     """
     Creates a checkpoint that is ready for training: `config.json`, weights, processor and the code to load them.
@@ -150,6 +151,7 @@ def create_elm(
             10 s.
         dtype: precision of the weights; `"auto"` keeps that of the LLM.
         seed: random seed for new weights.
+        license: licence of the model, such as `"apache-2.0"`. Defaults to the one that the card of `llm` states.
 
     Raises:
         FileExistsError: `output` exists and is not empty.
@@ -219,6 +221,7 @@ def create_elm(
     )
     if dtype != "auto":
         model = model.to(getattr(torch, dtype))
+    _set_origin(model.config, license, llm)
     if representation == "symbol":
         offset = model.config.ecg_token_offset
         processor = ElmSymbolProcessor(reader, llm_tokenizer, ecg_byte, offset, max_ecg_tokens)
@@ -229,6 +232,16 @@ def create_elm(
     seen = SeenPatients(_stages_of(encoder, encoder_model))
     save_atomically([model, processor, seen], output, check=lambda folder: check_saved(model, folder))
     return model
+
+
+def _set_origin(config: ElmConfig, license: str | None, llm: str | None) -> None:
+    """Sets what the card says about the origin of the parts: their repositories, without local folders, and the licence."""
+    stated = {"license": license} if license is not None else {} if llm is None else licence_of(llm)
+    for field, value in stated.items():
+        setattr(config, field, value)
+    for part in (config.text_config, config.encoder_config):
+        if part is not None and Path(part.name_or_path).is_dir():
+            part.name_or_path = ""
 
 
 def _stages_of(name: str | None, encoder: PreTrainedModel | None) -> list[Stage]:
@@ -263,7 +276,10 @@ def load_encoder(
         raise ValueError(f"--encoder is {name}; remove `encoder_config` from --config, which describes a new encoder.")
     check_encoder_name(name)
     loaded = load_pretrained(AutoConfig, name)
-    return load_pretrained(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
+    encoder = load_pretrained(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
+    if "license" not in encoder.config.to_dict() and (stated := licence_of(name).get("license")) is not None:
+        encoder.config.license = stated  # as the configurations of converted encoders have it
+    return encoder
 
 
 def new_encoder_config(model_type: str, default_leads: int = len(LEADS), **fields) -> PreTrainedConfig:

@@ -76,6 +76,7 @@ def merge_adapter(
     training = read_training(Path(adapter))
     if training is not None:  # for the card
         training |= {"is_adapter": False, "num_parameters": merged.num_parameters()}
+        training["merged_adapter"] = None if Path(adapter).is_dir() else str(adapter)
         write_atomically(output / TRAINING_NAME, json.dumps(training, indent=2) + "\n")
     return merged
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from peft.utils import CONFIG_NAME
 
 from elm_hf.checkpoints.card import model_card, read_training
+from elm_hf.checkpoints.eval_results import eval_results_files
 from elm_hf.utils.encoder_origin import UNKNOWN_LICENSE
 from elm_hf.utils.files import check_links
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
@@ -17,7 +18,7 @@ from elm_hf.utils.reports import read_report
 # Endings of weight files that are deleted if only an earlier version has them.
 STALE_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt")
 # Files of training in the folder of a checkpoint that do not belong to it.
-NOT_OF_A_CHECKPOINT = ("checkpoint-*", "runs", "global_step*", ".*", "_*")
+NOT_OF_A_CHECKPOINT = ("checkpoint-*", "runs", "global_step*", "trainer_state.json", "run.json", ".*", "_*")
 NOT_PUBLISHED = (".bin", ".pt", ".pth", ".pkl")
 
 
@@ -29,6 +30,7 @@ def publish_model(
     revision: str | None = None,
     dry_run: bool = False,
     base: str | None = None,
+    license: str | None = None,
 ) -> Publication:
     """
     Publishes a trained ELM or adapter, with a card of its data, hyperparameters and evaluation.
@@ -40,6 +42,7 @@ def publish_model(
         evaluations: `report.json` files of `elm-hf evaluate`, or their folders, whose results are added to the card.
         private, revision, dry_run: as in `publish_dataset`.
         base: repository of the checkpoint that an adapter was trained on. Defaults to the base that the adapter names.
+        license: licence of the weights for the card, such as `"apache-2.0"`; that of the LLM by default.
 
     Raises:
         ValueError: `folder` is not a checkpoint or has links that lead out of it, no licence is stated for the weights of
@@ -49,18 +52,19 @@ def publish_model(
     folder = Path(folder)
     check_repo_id(repo_id)
     check_links(folder)
-    _check_license(folder)
+    check_license(folder)
     adapter = _adapter_config(folder, base)
     reports = [read_report(path) for path in evaluations]
-    card = model_card(folder, repo_id, read_training(folder), reports, adapter and adapter["base_model_name_or_path"])
-    files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in _checkpoint_files(folder)}
-    files["README.md"] = str(card).encode()
+    base = adapter and adapter["base_model_name_or_path"]
+    card = model_card(folder, repo_id, read_training(folder), reports, base, license)
+    files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in checkpoint_files(folder)}
+    files |= {"README.md": str(card).encode()} | eval_results_files(reports)
     if adapter is not None:
         files[CONFIG_NAME] = (json.dumps(adapter, indent=2) + "\n").encode()
     return publish_files(repo_id, "model", files, STALE_WEIGHTS, "Trained with elm-hf", private, revision, dry_run)
 
 
-def _check_license(folder: Path):
+def check_license(folder: Path):
     """Refuses an encoder, or an ELM with an encoder, for whose weights no licence is stated."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -90,7 +94,7 @@ def _adapter_config(folder: Path, base: str | None) -> dict | None:
     return config
 
 
-def _checkpoint_files(folder: Path) -> list[Path]:
+def checkpoint_files(folder: Path) -> list[Path]:
     """The files of a checkpoint, without earlier checkpoints, logs, hidden files and pickles."""
     if not any((folder / name).is_file() for name in ("config.json", CONFIG_NAME)):
         raise ValueError(f"{folder}: not a checkpoint (neither config.json nor {CONFIG_NAME} is there)")

@@ -79,6 +79,9 @@ def create(
         str, typer.Option(help="Data type of the weights, such as bfloat16; auto takes that of the LLM.")
     ] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Random seed for new weights.")] = 0,
+    license: Annotated[
+        str | None, typer.Option(help="Licence of the model, such as apache-2.0; that of the LLM by default.")
+    ] = None,
 ):
     """Compose a new ECG-language model from an LLM, a projector and, optionally, an ECG encoder."""
     from elm_hf.utils.files import check_free
@@ -110,6 +113,7 @@ def create(
         picture_size=picture_size,
         dtype=dtype,
         seed=seed,
+        license=license,
     )
     config = model.config
     if config.representation == "symbol":

@@ -120,6 +120,7 @@ def evaluate_encoder(
         "seconds": round(time.monotonic() - started, 1),
         "seen_patients": seen,
         "encoder_trained_on": known,
+        "dataset_on_hub": not Path(dataset).is_dir(),
         "versions": {name: version(name) for name in ("elm-hf", "torch", "transformers", "datasets")},
     }
     report = {"run": identity | facts, "ecgs": len(rows), "patients": bootstrap.num_patients, "results": results}

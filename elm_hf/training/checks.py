@@ -1,15 +1,19 @@
 """Checks before training: options that exclude each other, the name of the checkpoint, and ECGs that do not fit."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedConfig, ProcessorMixin, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import HubStrategy
 from transformers.utils import find_adapter_config_file, logging
 from trl import ModelConfig, SFTConfig
 
 from elm_hf.checkpoints.chat_template import check_template
 from elm_hf.checkpoints.llm import check_answers_are_learnt
+from elm_hf.checkpoints.publish import check_license
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.llm_parts import text_token_ids
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
@@ -103,6 +107,31 @@ def check_model(model_args: ModelConfig) -> None:
             f"--model_name_or_path {name} is an adapter; merge it into a full checkpoint (elm-hf merge {name} FOLDER) "
             "and train that."
         )
+
+
+def check_push(training_args: TrainingArguments, model_args: ModelConfig) -> None:
+    """
+    Checks before anything is loaded that the trained model can be published, with `--push_to_hub`.
+
+    Raises:
+        ValueError: it would be an adapter of a local folder, the weights of its encoder have no licence, or the folders of
+            checkpoints are to be published, which have the states of the optimizer.
+    """
+    if not training_args.push_to_hub:
+        return
+    name = model_args.model_name_or_path
+    if training_args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
+        raise ValueError(
+            f"--hub_strategy {training_args.hub_strategy.value} publishes the states of the optimizer as well; use end or "
+            "every_save, and resume from --output_dir."
+        )
+    if Path(name).is_dir():
+        if model_args.use_peft:
+            raise ValueError(
+                f"--push_to_hub with --use_peft publishes an adapter of {name}, a local folder that others cannot load; publish "
+                "that first and start from its repository, or leave out --push_to_hub and use elm-hf publish-model --base."
+            )
+        check_license(Path(name))
 
 
 def check_chat_template(processor: ProcessorMixin, script_args: DataArguments) -> None:

@@ -1,28 +1,39 @@
 """What all trainers of ELMs have in common, among it the model card, and the trainer of fine-tuning."""
 
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftModel
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import SchedulerType
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy
+from transformers.utils import logging
 from trl import SFTTrainer
 
-from elm_hf.checkpoints.card import TRAINING_NAME, model_card, parts_of
+from elm_hf.checkpoints.card import TRAINING_NAME, model_card
+from elm_hf.checkpoints.publish import STALE_WEIGHTS, checkpoint_files
 from elm_hf.data.seen_patients import Stage
+from elm_hf.modeling.card_elm import parts_of
 from elm_hf.training.arguments import DataArguments, ElmScriptArguments
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.epochs import EpochSampler, FollowEpoch
+from elm_hf.training.parallelism import shards_weights
 from elm_hf.training.resume import CompleteCheckpoints
+from elm_hf.training.sample_answers import show_samples
 from elm_hf.training.validation import EXACT_MATCH, ValidationQuestions
-from elm_hf.utils.hub import split_revision
+from elm_hf.utils.errors import one_line
+from elm_hf.utils.hub import publish_files, split_revision
+
+
+logger = logging.get_logger(__name__)
 
 
 class ElmTraining(CompleteCheckpoints):
@@ -36,6 +47,7 @@ class ElmTraining(CompleteCheckpoints):
         learning: names of the trainable parts.
         run: settings of the run, saved with its checkpoints.
         stages: stages of training including this one, saved with the model.
+        languages: languages of the training conversations, for the card.
         questions: validation questions that are answered at each evaluation, if any.
         compiled: whether the LLM's layers are compiled.
         args, kwargs: arguments of TRL's trainer.
@@ -49,6 +61,7 @@ class ElmTraining(CompleteCheckpoints):
         learning: list[str],
         run: dict,
         stages: list[Stage],
+        languages: Sequence[str] = (),
         questions: ValidationQuestions | None = None,
         compiled: bool = False,
         **kwargs,
@@ -58,6 +71,7 @@ class ElmTraining(CompleteCheckpoints):
         self.learning = learning
         self.run = run
         self.stages = stages
+        self.languages = list(languages)
         self.questions = questions
         self.compiled = compiled
         super().__init__(*args, **kwargs)
@@ -72,20 +86,26 @@ class ElmTraining(CompleteCheckpoints):
         return f"{number:,} ({', '.join(self.learning)})"
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
-        """Adds the exact match of greedy answers to the metrics, if it is requested."""
+        """Answers validation questions: adds their exact match to the metrics, and shows some."""
         with self._compilation(False):
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
             if self.questions is not None:
                 model = self.accelerator.unwrap_model(self.model)
-                found = self.questions.exact_match(model, self.processing_class, self.accelerator)
-                output.metrics[f"{metric_key_prefix}_{EXACT_MATCH}"] = found
+                answers = self.questions.answers(model, self.processing_class, self.accelerator)
+                if self.questions.is_scored:
+                    output.metrics[f"{metric_key_prefix}_{EXACT_MATCH}"] = self.questions.exact_match(answers)
+                if self.is_world_process_zero() and (samples := self.questions.samples(answers)):
+                    folder = Path(self.args.output_dir)
+                    show_samples(samples, self.state.global_step, folder, self.callback_handler.callbacks)
         return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
         """Saves a model that `from_pretrained` loads, gathered from all processes; checkpoints stay sharded."""
         if self.is_fsdp_enabled and not _internal_call:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-        super().save_model(output_dir, _internal_call)
+        super().save_model(
+            output_dir, _internal_call=True
+        )  # `push_to_hub` publishes, when the card is written as well
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
         sharded_class = type(self.model)
@@ -94,13 +114,47 @@ class ElmTraining(CompleteCheckpoints):
         super()._save(output_dir, state_dict)
         self.model.__class__ = sharded_class
 
-    def create_model_card(self, model_name: str | None = None, **kwargs):
-        """Writes `README.md` and the training record into the output folder; called with each checkpoint and push."""
+    def create_model_card(self, model_name: str | None = None, folder: Path | None = None, **kwargs):
+        """Writes `README.md` and the training record into the output folder, or into that of a checkpoint."""
         if self.is_world_process_zero():
-            folder, facts = Path(self.args.output_dir), training_facts(self)
+            folder, facts = folder or Path(self.args.output_dir), training_facts(self)
             (folder / TRAINING_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-            name = self.hub_model_id or model_name or folder.name
+            name = self.hub_model_id or model_name or Path(self.args.output_dir).name
             model_card(folder, name, facts, []).save(folder / "README.md")
+
+    def push_to_hub(self, commit_message: str = "End of training", **kwargs) -> None:
+        """Publishes the saved model as `elm-hf publish-model` does."""
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.create_model_card()
+        if self.is_world_process_zero():
+            self._publish(Path(self.args.output_dir), commit_message)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Publishes the model of a checkpoint. If the Hub cannot be reached, training goes on."""
+        if self.args.hub_strategy == HubStrategy.END or shards_weights() or not self.is_world_process_zero():
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        folder = Path(checkpoint_folder)
+        self.create_model_card(folder=folder)
+        try:
+            self._publish(folder, f"Training in progress, step {self.state.global_step}")
+        except (ConnectionError, HfHubHTTPError) as error:
+            logger.warning(f"Step {self.state.global_step} was not published: {one_line(error)}")
+
+    def _publish(self, folder: Path, message: str) -> None:
+        args = self.args
+        files = {path.relative_to(folder).as_posix(): path for path in checkpoint_files(folder)}
+        publish_files(
+            self.hub_model_id,
+            "model",
+            files,
+            STALE_WEIGHTS,
+            message,
+            bool(args.hub_private_repo),
+            args.hub_revision,
+            dry_run=False,
+            token=args.hub_token,
+        )
 
 
 class ElmTrainer(ElmTraining, SFTTrainer):
@@ -160,6 +214,7 @@ def training_facts(trainer: ElmTraining) -> dict:
         "base_model": Path(trainer.base_model).name if is_local else trainer.base_model,
         "base_model_on_hub": not is_local,
         "datasets": [path if path in repos else Path(path).name for path in script_args.dataset],
+        "languages": trainer.languages,
         "datasets_on_hub": [split_revision(path)[0] for path in repos],
         "fold": script_args.fold,
         "ecg_condition": script_args.ecg_condition if isinstance(script_args, ElmScriptArguments) else "signal",

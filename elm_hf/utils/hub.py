@@ -7,7 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+import yaml
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -88,6 +89,24 @@ def _ask_hub(repo: str, revision: str | None, repo_type: str) -> None:
         return
 
 
+def licence_of(name: str) -> dict[str, str]:
+    """
+    The licence that the card of a model states: `license`, and `license_name` and `license_link` of a licence `other`.
+
+    Args:
+        name: folder or repository.
+
+    Returns:
+        Those fields that the card has; none if there is no card, or the Hub cannot be reached.
+    """
+    try:
+        card = ModelCard.load(Path(name) / "README.md" if Path(name).is_dir() else split_revision(name)[0])
+    except (OSError, ValueError, httpx2.HTTPError, yaml.YAMLError):
+        return {}
+    stated = {field: card.data.get(field) for field in ("license", "license_name", "license_link")}
+    return {field: value for field, value in stated.items() if isinstance(value, str)}
+
+
 @dataclass(frozen=True)
 class Publication:
     """
@@ -123,6 +142,7 @@ def publish_files(
     private: bool,
     revision: str | None,
     dry_run: bool,
+    token: str | None = None,
 ) -> Publication:
     """
     Publish files in one commit. The commit is retried if the Hub is busy or the connection is lost.
@@ -136,6 +156,7 @@ def publish_files(
         private: make the repository private.
         revision: branch to publish to. It is created if it does not exist. Defaults to the main branch.
         dry_run: return the list of files without publishing them.
+        token: access token. Defaults to that of `hf auth login`.
 
     Raises:
         ValueError: the repository is public, but `private` is True.
@@ -147,7 +168,7 @@ def publish_files(
         return Publication(repo_id, sizes, None)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            url = _commit(repo_id, repo_type, files, stale, message, private, revision)
+            url = _commit(repo_id, repo_type, files, stale, message, private, revision, token)
             return Publication(repo_id, sizes, url)
         except (httpx2.HTTPError, RuntimeError) as error:
             # The library wraps the error of the upload of a file in a RuntimeError.
@@ -186,9 +207,10 @@ def _commit(
     message: str,
     private: bool,
     revision: str | None,
+    token: str | None,
 ) -> str:
     """One attempt. If only the response was lost, the next attempt finds unchanged files and adds no commit."""
-    api = HfApi()
+    api = HfApi(token=token)
     api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
         raise ValueError(f"{repo_id}: already exists and is public; make it private on the Hub or choose another name")
