@@ -28,6 +28,7 @@ from elm_hf.checkpoints.convert_ecg_fm import ecg_fm_feature_extractor
 from elm_hf.checkpoints.convert_ecg_jepa import ecg_jepa_feature_extractor
 from elm_hf.checkpoints.convert_hubert_ecg import hubert_ecg_feature_extractor
 from elm_hf.checkpoints.convert_net1d import net1d_feature_extractor
+from elm_hf.checkpoints.hub_encoder import HubEncoder
 from elm_hf.checkpoints.llm import (
     check_answers_are_learnt,
     check_room_for_ecgs,
@@ -41,6 +42,7 @@ from elm_hf.checkpoints.load import load_feature_extractor, load_pretrained
 from elm_hf.checkpoints.tokenizer import text_tokenizer
 from elm_hf.data.seen_patients import SeenPatients, Stage, stages_before
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
+from elm_hf.modeling.configuration_hub_encoder import HubEncoderConfig
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.ecg_leads import LEADS, SAMPLING_RATE, canonical_lead
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
@@ -76,6 +78,8 @@ FEATURE_EXTRACTORS = {
 }
 # The encoder that `--encoder new` stands for: the one that is best on PTB-XL's labels of those trained from scratch.
 NEW_ENCODER, DEFAULT_TYPE = "new", "ecg_se_resnet"
+# Types of encoders of which there can be a new one.
+NEW_TYPES = tuple(name for name in ECG_ENCODER_TYPES if name != HubEncoderConfig.model_type)
 # Normalizations after which the voltage of an ECG is lost.
 SCALED_BY_ITSELF = ("min_max", "z_score", "min_max_per_lead", "z_score_per_lead")
 # Fields of ElmConfig that follow from the other arguments of `create_elm`.
@@ -117,6 +121,7 @@ def create_elm(
     dtype: str = "auto",
     seed: int = 0,
     license: str | None = None,
+    hub_encoder: HubEncoder | None = None,
 ) -> ElmForCausalLM:
     """
     Creates a checkpoint that is ready for training: `config.json`, weights, processor and the code to load them.
@@ -152,6 +157,7 @@ def create_elm(
         dtype: precision of the weights; `"auto"` keeps that of the LLM.
         seed: random seed for new weights.
         license: licence of the model, such as `"apache-2.0"`. Defaults to the one that the card of `llm` states.
+        hub_encoder: instead of `encoder`, an encoder of the Hub that was not made for elm-hf, and how it reads a signal.
 
     Raises:
         FileExistsError: `output` exists and is not empty.
@@ -178,7 +184,7 @@ def create_elm(
     given = {"representation": representation, "projector_type": projector, "num_ecg_tokens": num_ecg_tokens}
     settings |= {name: value for name, value in given.items() if value is not None}
     representation = settings.setdefault("representation", "signal")
-    has_encoder = encoder is not None or encoder_config is not None
+    has_encoder = encoder is not None or encoder_config is not None or hub_encoder is not None
     if not has_encoder and settings.get("projector_type") == "linear":
         settings.setdefault("num_ecg_tokens", 1)
     if (ecg_tokenizer is None) != (representation != "symbol"):
@@ -189,7 +195,15 @@ def create_elm(
     ecg_token_id = add_ecg_token(llm_tokenizer)
     check_template(llm_tokenizer, tokenizer or llm or "the new tokenizer")
     check_answers_are_learnt(ElmProcessor(EcgFeatureExtractor(), llm_tokenizer))
-    encoder_model = load_encoder(encoder, encoder_config, dtype, len(leads or LEADS))
+    reader = None
+    if hub_encoder is not None:
+        if representation != "signal" or encoder_config is not None:
+            raise ValueError("An encoder of the Hub reads signals, and --config does not describe it.")
+        encoder = hub_encoder.name
+        leads = None if leads is None else [canonical_lead(lead) for lead in leads]
+        encoder_model, reader = hub_encoder.load(dtype, seconds, normalization, leads)
+    else:
+        encoder_model = load_encoder(encoder, encoder_config, dtype, len(leads or LEADS))
     if warning := license_warning(encoder_model and encoder_model.config):
         logger.warning("%s: %s", encoder, warning)
     if representation == "symbol":
@@ -203,7 +217,7 @@ def create_elm(
             raise ValueError("--leads chooses the leads of signals; pictures show all twelve. Leave it out.")
         reader = _image_processor(encoder, encoder_model, representation, seconds, picture_size)
         settings["picture_size"] = picture_size
-    else:
+    elif reader is None:
         reader = _feature_extractor(encoder, encoder_model, representation, seconds, normalization, leads)
     if representation == "symbol":
         of_an_ecg = max_ecg_tokens or symbols_of_an_ecg(len(reader.leads), reader.num_samples)
@@ -305,7 +319,7 @@ def check_encoder_name(name: str) -> None:
     try:
         check_name(name)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}. Types of new encoders: {', '.join(ECG_ENCODER_TYPES)}.") from error
+        raise FileNotFoundError(f"{error}. Types of new encoders: {', '.join(NEW_TYPES)}.") from error
 
 
 def encoder_type(encoder: str) -> str:

@@ -82,6 +82,26 @@ def create(
     license: Annotated[
         str | None, typer.Option(help="Licence of the model, such as apache-2.0; that of the LLM by default.")
     ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code of an --encoder that was not made for elm-hf.")
+    ] = False,
+    encoder_rate: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Sampling rate in Hz of such an encoder, by default that of its own feature extractor."
+        ),
+    ] = None,
+    encoder_layout: Annotated[
+        str | None,
+        typer.Option(
+            help="Shape of its signal: leads_first (the default: batch, leads, samples), samples_first (batch, samples, leads), "
+            "flat (batch, leads x samples) or single_lead (batch x leads, samples)."
+        ),
+    ] = None,
+    encoder_units: Annotated[str | None, typer.Option(help="Units of its signal: mV (the default), uV or V.")] = None,
+    encoder_input: Annotated[
+        str | None, typer.Option(help="Name of its argument for the signal, by default its main or first one.")
+    ] = None,
 ):
     """Compose a new ECG-language model from an LLM, a projector and, optionally, an ECG encoder."""
     from elm_hf.utils.files import check_free
@@ -92,7 +112,13 @@ def create(
         if name is not None:
             check_name(name, needs_owner=False)
     from elm_hf.checkpoints.create import create_elm
+    from elm_hf.checkpoints.hub_encoder import HubEncoder
 
+    described = HubEncoder(
+        encoder or "", trust_remote_code, encoder_rate, encoder_layout, encoder_units, encoder_input
+    )
+    if described.is_described and encoder is None:
+        raise ValueError("--trust-remote-code and --encoder-... describe an encoder; add --encoder.")
     model = create_elm(
         output,
         llm=llm,
@@ -102,7 +128,7 @@ def create(
         tokenizer_fold=tokenizer_fold,
         vocab_size=vocab_size,
         representation=representation,
-        encoder=encoder,
+        encoder=None if described.is_described else encoder,
         ecg_tokenizer=ecg_tokenizer,
         max_ecg_tokens=max_ecg_tokens,
         projector=projector,
@@ -114,6 +140,7 @@ def create(
         dtype=dtype,
         seed=seed,
         license=license,
+        hub_encoder=described if described.is_described else None,
     )
     config = model.config
     if config.representation == "symbol":

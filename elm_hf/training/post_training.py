@@ -6,6 +6,7 @@ from datasets import Dataset
 from transformers import AutoProcessor, ProcessorMixin, TrainingArguments, set_seed
 from trl import ModelConfig
 
+from elm_hf.checkpoints.hub_encoder import allow_encoder_code
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import languages_of
 from elm_hf.data.seen_patients import Stage
@@ -75,6 +76,8 @@ class PostTraining:
         )
         check_model(model_args)
         check_push(training_args, model_args)
+        name, revision = model_args.model_name_or_path, model_args.model_revision
+        allow_encoder_code(name, revision, model_args.trust_remote_code)
         self.stages = stages_with_this_one(self.kind, script_args, model_args)
         set_seed(training_args.seed)  # new adapters are initialized before the trainer sets the seed
         if script_args.deterministic:

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoProcessor, set_seed
 from transformers.utils import logging
 from trl import ModelConfig, TrlParser
 
+from elm_hf.checkpoints.hub_encoder import allow_encoder_code
 from elm_hf.checkpoints.llm import set_generation
 from elm_hf.data.messages import languages_of
 from elm_hf.training.arguments import ElmScriptArguments
@@ -106,6 +107,8 @@ def build_trainer(
     )
     check_model(model_args)
     check_push(training_args, model_args)
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    allow_encoder_code(name, revision, model_args.trust_remote_code)
     is_alignment = script_args.descriptions is not None or "llm" not in script_args.trainable
     stages = stages_with_this_one("alignment" if is_alignment else "fine-tuning", script_args, model_args)
     set_seed(training_args.seed)  # new adapters are initialized before the trainer sets the seed

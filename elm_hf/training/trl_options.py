@@ -17,7 +17,6 @@ _LIGER = "Liger has no kernels for a model of several parts, and TRL 2 drops the
 REFUSED = {
     "model_init_kwargs": f"{_CLASSES}; use --dtype, --attn_implementation and --model_revision, and --torch_compile in the "
     "place of use_kernels",
-    "trust_remote_code": f"{_CLASSES}, never the code of a checkpoint",
     "router_aux_loss_coef": "the loss of an ELM has no part for the router of a mixture of experts",
     "dataset_text_field": _TOKENIZED_HERE,
     "dataset_kwargs": _TOKENIZED_HERE,
@@ -31,6 +30,7 @@ REFUSED = {
     "auto_find_batch_size": "a resumed run needs a fixed batch size; set --per_device_train_batch_size",
     "use_liger_kernel": f"{_LIGER}; --torch_compile fuses the same operations",
     "liger_kernel_config": _LIGER,
+    "hub_always_push": "every saved checkpoint is published before training goes on",
     "lora_task_type": "ELMs are causal language models",
 }
 # Options that have the same effect with one other value.
