@@ -31,8 +31,8 @@ class HubEncoderConfig(PreTrainedConfig):
     it reads one.
 
     Args:
-        encoder_config (`PreTrainedConfig` or `dict`):
-            Configuration of the encoder.
+        encoder_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of the encoder. A model needs one.
         input_name (`str`, *optional*, defaults to `"input_values"`):
             Name of the argument of the encoder's `forward` that takes the signal.
         layout (`str`, *optional*, defaults to `"leads_first"`):
@@ -53,7 +53,7 @@ class HubEncoderConfig(PreTrainedConfig):
             Licence of the weights.
 
     Raises:
-        `ValueError`: If there is no configuration of the encoder, or no code for it.
+        `ValueError`: If there is no code for the encoder.
     """
 
     model_type = "hub_encoder"
@@ -78,13 +78,6 @@ class HubEncoderConfig(PreTrainedConfig):
             "AutoConfig": "configuration_hub_encoder.HubEncoderConfig",
             "AutoModel": "modeling_hub_encoder.HubEncoderModel",
         }
-
-    def validate_encoder(self):
-        """There is an encoder."""
-        if self.encoder_config is None:
-            raise ValueError(
-                "`hub_encoder` stands for an encoder of the Hub: give the name of its repository, and it is built from that."
-            )
 
 
 def _build_config(settings: dict) -> PreTrainedConfig:

@@ -36,7 +36,8 @@ def hub_encoder_class_of(config: PreTrainedConfig) -> type[PreTrainedModel] | No
     """
     if type(config).__module__.startswith("transformers."):
         return None
-    if HUB_ENCODER_CLASS is not None and isinstance(config, HUB_ENCODER_CLASS.config_class):
+    # Not by the class: transformers may have loaded the code once for the configuration, and again for the model.
+    if HUB_ENCODER_CLASS is not None and HUB_ENCODER_CLASS.config_class.model_type == config.model_type:
         return HUB_ENCODER_CLASS
     return MODEL_MAPPING[type(config)]  # loading its repository has registered it
 
@@ -55,6 +56,10 @@ class HubEncoderModel(PreTrainedModel):
 
     def __init__(self, config: HubEncoderConfig):
         super().__init__(config)
+        if config.encoder_config is None:
+            raise ValueError(
+                "`hub_encoder` stands for an encoder of the Hub: give the name of its repository, and it is built from that."
+            )
         encoder_class = hub_encoder_class_of(config.encoder_config)
         # CODEPATH: encoders with code of their own are built from their class, those of transformers by `AutoModel`.
         if encoder_class is None:

@@ -86,8 +86,12 @@ class HubEncoder:
         options = {"trust_remote_code": self.trust_remote_code}
         config = load_pretrained(AutoConfig, self.name, **options)
         encoder = load_pretrained(AutoModel, self.name, config=config, dtype=dtype, **options)
-        _check_names_of_code(self.name, encoder)
+        if not type(encoder).__module__.startswith("transformers."):
+            _check_names_of_code(self.name, encoder)
+            _register(type(encoder))
+        # The code is saved beside that of the ELM, and the name of the repository once.
         config.auto_map = {name: path.split("--")[-1] for name, path in getattr(config, "auto_map", {}).items()}
+        encoder.config.name_or_path = ""
         reader = self._feature_extractor(seconds, normalization, leads)
         return self._wrap(encoder.eval(), reader), reader
 
@@ -153,8 +157,6 @@ class HubEncoder:
 
 def _check_names_of_code(name: str, encoder: PreTrainedModel) -> None:
     """Refuses an encoder with a file of code of the same name as one of ours, beside which it is saved."""
-    if type(encoder).__module__.startswith("transformers."):
-        return
     module = Path(inspect.getfile(type(encoder)))
     files = {module.name, *(Path(path).name for path in get_relative_import_files(module))}
     ours = {path.name for path in Path(modeling.__path__[0]).glob("*.py")}
@@ -194,6 +196,10 @@ def allow_encoder_code(name: str, revision: str | None = None, trust_remote_code
             f'{name}: its encoder (model_type="{inner.get("model_type")}") has code of its own; add --trust_remote_code to run '
             "it."
         )
-    encoder_class = get_class_from_dynamic_module(path, name, revision=revision)
+    _register(get_class_from_dynamic_module(path, name, revision=revision))
+
+
+def _register(encoder_class: type[PreTrainedModel]) -> None:
+    """Makes the Auto classes find an encoder with code of its own."""
     AutoConfig.register(encoder_class.config_class.model_type, encoder_class.config_class, exist_ok=True)
     AutoModel.register(encoder_class.config_class, encoder_class, exist_ok=True)

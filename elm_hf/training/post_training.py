@@ -77,7 +77,7 @@ class PostTraining:
         check_model(model_args)
         check_push(training_args, model_args)
         name, revision = model_args.model_name_or_path, model_args.model_revision
-        allow_encoder_code(name, revision, model_args.trust_remote_code)
+        allow_encoder_code(name, revision, training_args.trust_remote_code)
         self.stages = stages_with_this_one(self.kind, script_args, model_args)
         set_seed(training_args.seed)  # new adapters are initialized before the trainer sets the seed
         if script_args.deterministic:

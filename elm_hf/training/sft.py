@@ -108,7 +108,7 @@ def build_trainer(
     check_model(model_args)
     check_push(training_args, model_args)
     name, revision = model_args.model_name_or_path, model_args.model_revision
-    allow_encoder_code(name, revision, model_args.trust_remote_code)
+    allow_encoder_code(name, revision, training_args.trust_remote_code)
     is_alignment = script_args.descriptions is not None or "llm" not in script_args.trainable
     stages = stages_with_this_one("alignment" if is_alignment else "fine-tuning", script_args, model_args)
     set_seed(training_args.seed)  # new adapters are initialized before the trainer sets the seed
