@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_LLM
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from test_validation import train
 from transformers import AutoConfig, AutoModel, AutoProcessor, Wav2Vec2Config, Wav2Vec2Model
 
 from elm_hf.checkpoints.create import create_elm
@@ -168,6 +169,15 @@ def test_its_code_runs_only_with_consent(elm, tiny_elm):
     allow_encoder_code(str(tiny_elm))
     with pytest.raises(ValueError, match=r'model_type="never_seen"\) has code of its own.*trust_remote_code=True'):
         HubEncoderConfig(encoder_config={"model_type": "never_seen"})
+
+
+def test_a_model_with_such_an_encoder_is_trained_and_its_code_saved_again(elm, simulated_dataset, tmp_path):
+    with pytest.raises(ValueError, match="has code of its own; add --trust_remote_code to run it"):
+        train(elm, simulated_dataset, tmp_path / "refused", "--max_steps", "1")
+    train(elm, simulated_dataset, tmp_path / "out", "--max_steps", "1", "--trust_remote_code", "true")
+    assert (tmp_path / "out" / "modeling_strange.py").read_text() == (elm / "modeling_strange.py").read_text()
+    before, after = (load_file(folder / "model.safetensors") for folder in (elm, tmp_path / "out"))
+    assert not torch.equal(*(weights["model.encoder.encoder.out.weight"] for weights in (before, after)))
 
 
 @pytest.mark.parametrize(
