@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart test lint docs clean
 
 install: $(INSTALLED)
 
@@ -26,5 +26,8 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mlinter --no-progress modeling
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) outputs site

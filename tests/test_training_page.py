@@ -154,9 +154,10 @@ def test_training_publishes_checkpoints_that_load_and_goes_on_without_the_hub(ti
     with HubServer() as hub:
         hub.fail("POST .*/commit/.*", 500, 4)
         said = hub.run_client(f"""
-            import time
-            sleep, time.sleep = time.sleep, lambda seconds: None
+            from types import SimpleNamespace
             from elm_hf.training import sft
+            from elm_hf.utils import hub
+            hub.time = SimpleNamespace(sleep=lambda seconds: None)
             sft.main({given!r})
         """)
         assert (tmp_path / "out" / SAMPLES_NAME).exists() and "Saved to" in said

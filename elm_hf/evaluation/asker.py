@@ -1,6 +1,5 @@
 """Asking a model the questions of a split: equal prompts once, prompts about the same ECGs together."""
 
-import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ from elm_hf.inference.generation import Answer, answers_to
 from elm_hf.inference.prefetch import prepared_ahead
 from elm_hf.inference.prompt_batch import PromptBatch
 from elm_hf.modeling.chat_rendering import ecg_items
-from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
 
 
 @dataclass
@@ -153,9 +151,7 @@ class Asker:
         """Reads the ECGs, and renders and tokenizes the conversations, on the CPU."""
         read: dict[tuple, list] = {}  # each ECG once
         conversations = [self._conversation(prompt, read) for prompt in batch]
-        with _naming_questions(batch), warnings.catch_warnings():
-            if any(prompt.key[1] != "ecg" for prompt in batch):  # what replaces an ECG may look like noise
-                warnings.filterwarnings("ignore", category=SignalQualityWarning)
+        with _naming_questions(batch):
             return PromptBatch(model, processor, conversations, batch[0].max_new_tokens)
 
     def _answers(
@@ -172,7 +168,8 @@ class Asker:
         messages = self._ablation.messages(prompt.row, condition, row["messages"][: prompt.position])
         if prompt.ecgs not in read:
             read[prompt.ecgs] = self._ablation.ecgs(prompt.row, condition, len(prompt.ecgs), question_id)
-        return fill_ecgs(messages, read[prompt.ecgs], row["sampling_rate"], keep_flat=condition == "zeros")
+        made = condition in ("zeros", "noise")  # not judged: no warning that it looks like noise
+        return fill_ecgs(messages, read[prompt.ecgs], row["sampling_rate"], keep_flat=made)
 
 
 @contextmanager
