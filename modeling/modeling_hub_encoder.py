@@ -36,7 +36,8 @@ def hub_encoder_class_of(config: PreTrainedConfig) -> type[PreTrainedModel] | No
     """
     if type(config).__module__.startswith("transformers."):
         return None
-    # Not by the class: transformers may have loaded the code once for the configuration, and again for the model.
+    # CODEPATH: in checkpoints the code of the encoder is beside this file. Its class is not compared, since transformers may
+    # have loaded the code once for the configuration, and again for the model.
     if HUB_ENCODER_CLASS is not None and HUB_ENCODER_CLASS.config_class.model_type == config.model_type:
         return HUB_ENCODER_CLASS
     return MODEL_MAPPING[type(config)]  # loading its repository has registered it
