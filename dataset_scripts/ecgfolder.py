@@ -19,7 +19,7 @@ from elm_hf.ecg.spreadsheet import to_hertz
 from elm_hf.modeling.device_files import DEVICE_COLUMNS
 from elm_hf.modeling.folder_paths import Folder, path_inside
 from elm_hf.modeling.wfdb_header import read_header
-from elm_hf.prepare.builder import ElmDatasetBuilder
+from elm_hf.prepare.builder import OWN_DATA_OPTIONS, ElmDatasetBuilder
 from elm_hf.prepare.folder_tables import (
     PATIENT_FIELDS,
     SAID_FIELDS,
@@ -29,6 +29,8 @@ from elm_hf.prepare.folder_tables import (
     from_json,
 )
 from elm_hf.prepare.instruct import EntryError, check_order, place_ecgs
+from elm_hf.prepare.own_data import WITH_DATE, WITH_PATIENT_ID
+from elm_hf.prepare.personal_text import has_date, without_persons
 from elm_hf.prepare.quantities import SEXES, age_on, to_date, to_years
 from elm_hf.utils.errors import short
 
@@ -37,6 +39,11 @@ from elm_hf.utils.errors import short
 NO_PATIENT = ("", "nan", "na", "n/a", "<na>", "none", "null", "unknown", "?", "-")
 # number of bytes that are compared first, to find candidates for equal files
 SAMPLE_SIZE = 4096
+# fields that are copied as they are written, and the length of ids that are searched in them
+TEXT_FIELDS = (*SAID_FIELDS, "question_type", "labels")
+SHORTEST_ID = 4
+# patients over 89 are few; 90 stands for all of them
+OLDEST_AGE = 90
 REPORT_QUESTION = "Write the report of {}."
 
 
@@ -52,6 +59,8 @@ class Ecgfolder(ElmDatasetBuilder):
     HOMEPAGE = ""
     LICENSE = "unknown"
     CITATION = ""
+    OWN_DATA = True
+    OPTIONS = OWN_DATA_OPTIONS
     RECORD_FEATURES = {
         name: List(Value("string")) if name.endswith("_statements") else Value("float32") for name in DEVICE_COLUMNS
     }
@@ -96,7 +105,17 @@ class Ecgfolder(ElmDatasetBuilder):
         folder, leads = self.source_folder(), _list(reference["leads"], ",")
         path = path_within(folder, reference["recording_id"])
         recording = read_ecg_file(path, rate, leads, reference["units"], folder)
-        return recording, metadata | recording.device_report
+        return recording, metadata | self._device_report(recording)
+
+    def _device_report(self, recording: Recording) -> dict:
+        """What the device measured and stated, without dates and names if the patients get pseudonyms."""
+        report = dict(recording.device_report)
+        for column in report if self.pseudonyms is not None else ():
+            if column.endswith("_statements"):
+                report[column] = [without_persons(text) for text in report[column]]
+        if report != recording.device_report:
+            self.counts["note dates or names were removed from its statements"] += 1
+        return report
 
     def has_conversations(self) -> bool:
         """Whether a row contains one."""
@@ -120,6 +139,15 @@ class Ecgfolder(ElmDatasetBuilder):
         for _ in tables.rows(_ignore):
             pass
         return tables.notes
+
+    def personal_texts(self) -> dict[str, int]:
+        """How many rows contain a date, or the id of their patient, in a text that is copied as written."""
+        found = {WITH_DATE: 0, WITH_PATIENT_ID: 0}
+        for _, row in self._rows(_ignore):
+            texts = [json.dumps(row[field], ensure_ascii=False) for field in TEXT_FIELDS if row[field] is not None]
+            found[WITH_DATE] += any(map(has_date, texts))
+            found[WITH_PATIENT_ID] += any(_names_patient(text, row["patient_id"]) for text in texts)
+        return found
 
     def _rows(self, leave_out: Callable[[str, str], None]) -> Iterator[tuple[str, dict]]:
         return FolderTables(self.source_folder()).rows(leave_out)
@@ -157,6 +185,16 @@ def _patient_id(where: str, value) -> str | None:
         raise ValueError(f"{where}: patient_id {value!r}, expected text or a number")
     name = "" if value is None else str(value).strip()
     return None if name.lower() in NO_PATIENT else name
+
+
+def _names_patient(text: str, patients) -> bool:
+    """Whether a text contains the id of its patient as a word. Short ids are not searched, because many words are equal."""
+    names = patients if isinstance(patients, list) else [patients]
+    names = [str(name).strip() for name in names if name is not None]
+    return any(
+        len(name) >= SHORTEST_ID and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)
+        for name in names
+    )
 
 
 def _check_spelling(patients: Iterable[str | None]) -> None:
@@ -306,12 +344,12 @@ def _converted(reference: dict, field: str, convert: Callable, shown: bool = Tru
 
 
 def _age(reference: dict) -> int | None:
-    """The age, or the difference of both dates."""
+    """The age, or the difference of both dates; at most `OLDEST_AGE`."""
     age = _converted(reference, "age", to_years)
     birth, day = (_converted(reference, field, to_date, shown=False) for field in ("birth_date", "ecg_date"))
     if age is None and birth is not None and day is not None:
-        return _converted(reference, "birth_date", lambda _: age_on(birth, day), shown=False)
-    return age
+        age = _converted(reference, "birth_date", lambda _: age_on(birth, day), shown=False)
+    return None if age is None else min(age, OLDEST_AGE)
 
 
 def _sex(reference: dict) -> str | None:

@@ -220,6 +220,14 @@ class ElmConfig(PreTrainedConfig):
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
+    def to_dict(self) -> dict:
+        """The settings, without the folders or repositories that the LLM and the encoder were loaded from."""
+        settings = super().to_dict()
+        for part in ("text_config", "encoder_config"):
+            if settings.get(part) is not None:
+                settings[part].pop("_name_or_path", None)
+        return settings
+
     @property
     def reads_pictures(self) -> bool:
         """Whether `ecg_values` are pictures of shape `(num_ecgs, 3, height, width)` instead of signals."""

@@ -78,6 +78,20 @@ def datasets_cache(tmp_path_factory):
     datasets.config.HF_DATASETS_CACHE = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def users_folder(tmp_path_factory):
+    """
+    The user's key of pseudonyms is in a temporary folder, also for the processes that tests start. It is always the same, so
+    that folds are.
+    """
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "elm-hf").mkdir()
+    (folder / "elm-hf" / "pseudonyms.key").write_text("00" * 32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(folder))
+        yield
+
+
 @pytest.fixture
 def ecgs() -> np.ndarray:
     """Three different 12-lead ECGs of 500 samples in mV (noise: shapes matter here, not hearts)."""

@@ -160,11 +160,11 @@ def test_many_files_give_a_table_which_is_resumed(folder, tiny_elm, run, loaded,
     arguments += [word for question in questions for word in ("--question", question)]
     asked, answer = [], asking.answer
 
-    def interrupted(model, processor, conversations, max_new_tokens):
+    def interrupted(model, processor, conversations, *limits):
         if asked:
             raise KeyboardInterrupt
         asked.append(len(conversations))
-        return answer(model, processor, conversations, max_new_tokens)
+        return answer(model, processor, conversations, *limits)
 
     monkeypatch.setattr(asking, "answer", interrupted)
     assert run(*arguments, "--output", "answers.csv")[0] != 0
@@ -280,10 +280,10 @@ def test_chat_reads_questions_from_the_standard_input(folder, tiny_elm, run, loa
     """The model is loaded once. A question that it cannot answer is refused, and the conversation goes on."""
     answer = asking.answer
 
-    def answer_most(model, processor, conversations, max_new_tokens):
+    def answer_most(model, processor, conversations, *limits):
         if message_text(conversations[0][-1]) == "too long":
             raise ValueError("a conversation is too long")
-        return answer(model, processor, conversations, max_new_tokens)
+        return answer(model, processor, conversations, *limits)
 
     monkeypatch.setattr(asking, "answer", answer_most)
     lines = ["What is the rhythm?", "", "too long", "Is it fast?", "/clear", "Is it fast?", "/quit", "no"]

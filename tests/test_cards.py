@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from test_publish import NAME, REPORT
 from transformers import AutoConfig, AutoProcessor
 
-from elm_hf.checkpoints.card import TRAINING_NAME, model_card, public_name
+from elm_hf.checkpoints.card import TRAINING_NAME, model_card
 from elm_hf.checkpoints.eval_results import eval_results_files
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.publish import publish_model
@@ -67,12 +67,10 @@ def test_the_licence_is_that_of_the_llm_unless_the_encoder_or_the_user_say_other
     assert data["license"] == "mit" and "license_link" not in data
 
 
-def test_a_local_dataset_is_published_without_its_path():
-    run = {"dataset": "outputs/quickstart/data", "fold": "1", "split": "test"}
-    assert public_name(run) == "data"  # a report of an earlier version
-    assert public_name(run | {"dataset": "outputs/data", "dataset_on_hub": False}) == "data"
-    assert public_name(run | {"dataset": "user/data", "dataset_on_hub": True}) == "user/data"
-    assert eval_results_files([REPORT | {"run": run}]) == {}
+def test_results_on_a_local_dataset_are_in_no_file_of_results():
+    run = {"dataset": "outputs/data", "fold": "1", "split": "test"}
+    assert eval_results_files([REPORT | {"run": run | {"dataset_on_hub": False}}]) == {}
+    assert eval_results_files([REPORT | {"run": run | {"dataset": "data"}}]) == {}  # a report of an earlier version
 
 
 def test_results_are_written_in_the_hubs_current_format():

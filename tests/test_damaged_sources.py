@@ -177,7 +177,7 @@ def test_damaged_files_of_all_kinds_do_not_end_a_build(tmp_path):
     rows = [row(name, patient_id=name, sampling_rate=None if "." not in name else 250) for name in bad]
     path = tmp_path / "built"
     prepare_dataset("ecgfolder", path, source=describe(folder, row(), row("b.npy"), *rows), seconds=2, num_folds=2,
-                    max_skipped=1)  # fmt: skip
+                    max_skipped=1, keep_ids=True)  # fmt: skip
     skipped = left_out(path, "skipped.csv")
     assert {one["recording_id"] for one in skipped} == {
         "cut.mat",
@@ -213,7 +213,7 @@ def test_the_path_of_the_source_is_in_no_published_message(form, tmp_path):
     describe(folder, row(), row("b.npy"), row("c.npy"), row("absent.npy", patient_id="d"), row("b.npy", answer=""))
     source = {"absolute": folder, "with a slash": f"{folder}//", "with dots": f"{folder}/../ecgs"}[form]
     path = tmp_path / "built"
-    prepare_dataset("ecgfolder", path, source=source, seconds=2, num_folds=2, max_skipped=1)
+    prepare_dataset("ecgfolder", path, source=source, seconds=2, num_folds=2, max_skipped=1, keep_ids=True)
     for name in ("skipped.csv", "left_out.csv"):
         text = (path / name).read_text()
         assert len(list(csv.reader(text.splitlines()))) > 1 and str(tmp_path) not in text

@@ -25,6 +25,7 @@ from elm_hf.prepare.instruct import (
     to_messages,
 )
 from elm_hf.training.collator import ElmDataCollator
+from elm_hf.utils.exact_match import is_exact_match
 
 
 # the ECG of each path in the test files, according to their README
@@ -322,6 +323,87 @@ def test_grounding_has_the_ecg_in_another_field(records, shared_data, tmp_path):
     }  # fmt: skip
     assert words(splits["train"][0]["messages"][0]).startswith("Interpret the provided ECG, identify key features")
     assert report(path)["conversations"]["left_out"] == {"repeated": 4}
+
+
+def test_ecg_qa_cot_has_reasoning_before_its_answers(records, tmp_path):
+    header = "template_id,question_type,question,answer,ecg_id,clinical_context,rationale\n"
+    good = 'Normal?,no,[6001],"76-year-old man, ""pacemaker""","P waves precede each QRS, so it is slow. Answer: no"\n'
+    lines = {
+        "train": [
+            f"1,single-verify,{good}",
+            f"1,single-verify,{good}",
+            "2,single-query,Rhythm?,sinus rhythm,[6004],man,RR is regular and the P waves are upright.\n",
+            "1,single-verify,Normal?,no,[6004],man,It is fine. Answer: yes\n",
+            "1,single-verify,Normal?,no,[6004],man,Answer: no\n",
+            "1,single-verify,Normal?,no,[6001]\n",
+            "one,single-verify,Normal?,no,[6001],man,Slow. Answer: no\n",
+            "1,single-verify,Normal?,no,49990011,man,Slow. Answer: no\n",
+        ],
+        "test": ["3,single-query,Axis?,left axis,6000,man,I is positive. Answer: left axis.\n"],
+    }
+    for split, rows_of_split in lines.items():
+        (tmp_path / f"ecg_qa_cot_{split}.csv").write_text(header + "".join(rows_of_split))
+    path = build("ecg_qa_cot", tmp_path, tmp_path / "built", records["ptb_xl"])
+    found = {row["conversation_id"]: row for row in rows(path)}
+    assert len(found) == 3
+    first = next(row for name, row in found.items() if name.startswith("ecg_qa_cot-train-0"))
+    assert words(first["messages"][0]) == "Normal?" and first["clinical_context"] == '76-year-old man, "pacemaker"'
+    assert words(first["messages"][1]) == "<think>\nP waves precede each QRS, so it is slow.\n</think>\n\nno"
+    assert first["answer"] == ["no"] and first["template_id"] == 1 and first["question_type"] == "single-verify"
+    assert sorted(ecg for each in asked(path) for ecg in each) == [
+        ("ptb_xl", "6000"), ("ptb_xl", "6001"), ("ptb_xl", "6004"),
+    ]  # fmt: skip
+    left = report(path)["conversations"]["left_out"]
+    assert left == {"repeated": 1, "other answer": 1, "no reasoning": 1, "damaged entry": 3}
+    assert any("entry 4: the reasoning ends with 'yes', and the answer is 'no'" in text for _, text in left_out(path))
+    test = datasets.load_dataset(str(path), "official", split="test")
+    assert {name for each in test["record_ids"] for name in each} == {"ptb_xl-6000-0", "ptb_xl-6000-1"}
+    with pytest.raises(FileNotFoundError, match="contains none of ecg_qa_cot_train.csv, "):
+        build("ecg_qa_cot", tmp_path / "built", tmp_path / "again", records["ptb_xl"])
+
+
+def test_ecg_r1_has_a_place_for_each_signal_and_diagnoses_as_answers(records, tmp_path):
+    ecg = "mimic-iv/files/p1099/p10990001/s49990011/49990011"
+    text = "<think>\n**Step 1: Rate**\nAt 48 bpm.\n</think>\n\nThe rhythm is slow.\n\n<answer>{}</answer>"
+
+    def line(answer: str, question: str = "<ecg>\n<image>\nInterpret this ECG image.", **fields) -> str:
+        messages = [{"role": "system", "content": "You read ECGs."}, {"role": "user", "content": question}]
+        messages.append({"role": "assistant", "content": answer})
+        entry = {"id": "49990011", "messages": messages, "objects": {"ecg": [ecg]}, "images": ["gen/49990011-0.png"]}
+        return json.dumps(entry | fields) + "\n"
+
+    (tmp_path / "train_set").mkdir()
+    (tmp_path / "train_set" / "ECG-Protocol-Guided-Grounding-CoT-30k.jsonl").write_text(
+        line(text.format("Sinus bradycardia; Possible LVH"))
+        + line(text.format(" "))
+        + line(text.format("AF"), objects={"ecg": []})
+        + line(text.format("AF"), question="<ecg><ecg> Compare.")
+        + "not JSON\n"
+    )
+    test = line(
+        text.format("Normal ECG"),
+        objects={"ecg": [ecg.replace("49990011", "49990042").replace("p1099/p10990001", "p1199/p11990002")]},
+    )
+    (tmp_path / "ecg-grounding-test-mimiciv_full.jsonl").write_text(test)
+    path = build("ecg_r1", tmp_path, tmp_path / "built", records["mimic_iv_ecg"])
+    first, second = rows(path)
+    if first["answer"] == ["Normal ECG"]:
+        first, second = second, first
+    assert first["answer"] == ["Sinus bradycardia", "Possible LVH"] and second["answer"] == ["Normal ECG"]
+    assert [message["role"] for message in first["messages"]] == ["system", "user", "assistant"]
+    content = first["messages"][1]["content"]
+    assert [item["type"] for item in content] == ["ecg", "text"] and content[1]["text"] == "Interpret this ECG."
+    said = words(first["messages"][2])
+    assert said == text.format("Sinus bradycardia; Possible LVH")
+    assert is_exact_match(said, first["answer"]) and not is_exact_match(said, second["answer"])
+    left = report(path)["conversations"]["left_out"]
+    assert left == {"no answer": 1, "damaged entry": 2, "placeholders do not match": 1}
+    official = datasets.load_dataset(str(path), "official", split="test")
+    assert official["answer"][0] == ["Normal ECG"]
+    for fold in ("fold1", "fold2"):  # no test patient is trained on
+        splits = datasets.load_dataset(str(path), fold)
+        trained = {name for each in splits["train"]["record_ids"] for name in each} if "train" in splits else set()
+        assert trained.isdisjoint({name for each in splits["test"]["record_ids"] for name in each})
 
 
 def test_ecg_qa_of_mimic(records, shared_data, tmp_path):

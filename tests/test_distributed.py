@@ -20,10 +20,11 @@ from trl import ModelConfig, SFTConfig, TrlParser
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.preferences import Preference, write_preferences
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare.dataset import prepare_dataset
-from elm_hf.training import sft
+from elm_hf.training import dpo, kto, sft
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.parallelism import tensor_parallelism
 from elm_hf.training.tokenization import tokenize_conversations
@@ -123,6 +124,62 @@ def test_fsdp2_gives_the_losses_and_weights_of_one_process(arguments, alone, sim
     output = launch("fsdp2.yaml", 1, script, arguments(tmp_path / "resumed", 1, *more))
     assert f"Continuing from {checkpoint}" in output
     check_same(tmp_path / "resumed", alone)
+
+
+@pytest.fixture(scope="module")
+def mixed_pairs(simulated_dataset, dialogues, tmp_path_factory) -> Path:
+    """Pairs of answers, every other one without ECGs, so that in some steps one of two processes has no ECG."""
+    sources = [
+        load_elm_dataset(path, 1, "train").with_format(None).select(range(8))
+        for path in (simulated_dataset, dialogues)
+    ]
+    rows = [row for both in zip(*sources) for row in both]
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    write_preferences(
+        [Preference(row["conversation_id"], 0, ", ".join(row["answer"]), "a wrong answer") for row in rows], path
+    )
+    return path
+
+
+def test_preferences_and_rewards_in_two_processes(
+    arguments, mixed_pairs, tiny_elm, simulated_dataset, dialogues, tmp_path
+):
+    """DPO and KTO give the losses and weights of one process; the processes of GRPO and RLOO have the same weights."""
+
+    def of(method: str, folder: str, processes: int, *more: str) -> list[str]:
+        shared = ("--preferences", str(mixed_pairs)) if method in ("dpo", "kto") else ("--num_generations", "2")
+        datasets = (str(simulated_dataset), str(dialogues)) if method != "rloo" else (str(simulated_dataset),)
+        return [
+            *("--model_name_or_path", str(tiny_elm), "--dataset", *datasets, "--output_dir", str(tmp_path / folder)),
+            *("--per_device_train_batch_size", str(4 // processes), "--learning_rate", "1e-2", "--logging_steps", "1"),
+            *("--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1", "--report_to", "none", *shared),
+            *(("--max_completion_length", "4") if method in ("grpo", "rloo") else ()),
+            *("--bf16", "false", "--use_cpu", "--disable_tqdm", "true", *more),
+        ]
+
+    runs = [(method, of(method, method, 2)) for method in ("dpo", "kto", "grpo", "rloo")]
+    runs.append(
+        ("grpo", of("grpo", "resumed", 2, "--resume_from_checkpoint", str(tmp_path / "grpo" / "checkpoint-1")))
+    )
+    launch("ddp.yaml", 2, ROOT / "tests" / "post_training_in_processes.py", [json.dumps(runs)])
+    before = load_checkpoint(tiny_elm)[0].state_dict()
+    for folder in ("dpo", "kto", "grpo", "rloo", "resumed"):
+        first, second = (torch.load(tmp_path / folder / f"rank-{rank}.pt") for rank in range(2))
+        assert all(weight.equal(second[name]) for name, weight in first.items()), folder
+        assert folder in ("grpo", "rloo", "resumed") or not all(
+            weight.equal(before[name]) for name, weight in first.items()
+        )
+    check_same_weights(tmp_path / "resumed", tmp_path / "grpo")
+
+    for method, program in (("dpo", dpo), ("kto", kto)):
+        resumed = ("--resume_from_checkpoint", str(tmp_path / method / "checkpoint-1"))
+        for folder, more in ((f"{method}-alone", ()), (f"{method}-resumed", resumed)):
+            given = sft.parse(of(method, folder, 1, *more), program.ARGUMENTS)
+            sft.train(program.build_trainer(*given))
+            assert losses(tmp_path / folder / "checkpoint-2") == pytest.approx(
+                losses(tmp_path / method / "checkpoint-2"), abs=1e-5
+            )
+            check_same_weights(tmp_path / method, tmp_path / folder)
 
 
 needs_deepspeed = pytest.mark.skipif(

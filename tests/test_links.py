@@ -160,6 +160,8 @@ def test_no_builder_follows_a_link_out_of_its_source(name, linked, shared_data, 
         ("ecg_instruct_pulse", "ECGInstruct.json"),
         ("ecg_bench_pulse", "ptb-test.json"),
         ("ecg_grounding", "ECG_Grounding_30k.json"),
+        ("ecg_qa_cot", "ecg_qa_cot_train.csv"),
+        ("ecg_r1", "ECG-Protocol-Guided-Grounding-CoT-30k.jsonl"),
         ("health_care_magic", "HealthCareMagic-100k.json"),
         ("health_care_magic", "data/train.parquet"),
         ("ecgfolder", "metadata.csv"),
@@ -187,7 +189,7 @@ def test_the_signal_file_of_an_ecgfolder_is_not_published_through_a_link(tmp_pat
     with nothing_opened_in(outside):
         prepare_dataset("ecgfolder", tmp_path / "built", source=describe(source, *rows), seconds=2, num_folds=2,
                         max_skipped=0.6)  # fmt: skip
-    with (tmp_path / "built" / "skipped.csv").open(newline="") as file:
+    with (tmp_path / "built.private" / "skipped.csv").open(newline="") as file:
         skipped = list(csv.DictReader(file))
     assert [(one["recording_id"], one["reason"]) for one in skipped] == [
         ("c", "path outside the source"),

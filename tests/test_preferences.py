@@ -3,9 +3,12 @@
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from datasets import Dataset
+from test_modeling_elm import compose
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.cli import app
@@ -18,8 +21,10 @@ from elm_hf.inference.generation import log_likelihoods
 from elm_hf.modeling.modeling_elm import ElmModel
 from elm_hf.prepare.preferences import prepare_preferences
 from elm_hf.training import dpo, kto
+from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.preference_data import PairCollator, unpaired
-from elm_hf.training.sft import train
+from elm_hf.training.sft import parse, train
+from elm_hf.training.shared_prompts import SharedPrompts
 from elm_hf.utils.reports import REPORT_SCHEMA
 
 
@@ -62,7 +67,7 @@ def arguments(model, dataset, pairs, output, *more: str) -> list[str]:
 
 
 def build(method: str, *args):
-    return TRAINERS[method].build_trainer(*TRAINERS[method].parse(arguments(*args)))
+    return TRAINERS[method].build_trainer(*parse(arguments(*args), TRAINERS[method].ARGUMENTS))
 
 
 @pytest.mark.parametrize("how", ["full", "lora"])
@@ -76,7 +81,7 @@ def test_every_forward_sees_the_ecgs(method, how, tiny_elm, simulated_dataset, p
     assert seen and all(places == ecgs > 0 for places, ecgs in seen)
     history = trainer.state.log_history
     if method == "dpo":
-        assert seen[:2] == [(8, 8), (8, 8)]  # four pairs: the model, the reference
+        assert seen[:2] == [(4, 4), (4, 4)]  # each prompt of four pairs once: the model, the reference
         # Before the first step the model is its own reference: -log sigmoid(0).
         assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
         assert history[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)
@@ -113,19 +118,96 @@ def test_only_the_last_answer_is_scored(tiny_elm, simulated_dataset):
     batch = PairCollator(processor, None)([{**row, "messages": earlier, "chosen": "normal axis", "rejected": "left"}])
     for side, ids, mask in zip(("normal axis", "left"), batch["input_ids"], batch["completion_mask"].bool()):
         assert processor.decode(ids[mask], skip_special_tokens=True).strip() == side
-    assert len(batch["ecg_values"]) == 2 * len(row["ecgs"])
+    assert len(batch["ecg_values"]) == len(row["ecgs"])
+
+
+@pytest.mark.parametrize("shares_prompts", [True, False])
+def test_the_prompt_of_a_pair_is_read_once_and_hidden_states_are_those_of_separate_rows(shares_prompts, ecgs):
+    """The second pair has two ECGs and a longer prompt; where the LLM cannot share, only the ECGs are read once."""
+    model, processor = compose("qwen2", "resnet_mlp")
+    questions = [
+        [ecgs[:1], "Rhythm?"],
+        [ecgs[1:], "Does the second ECG show a new finding?"],
+        [ecgs[:0], "What is AF?"],
+    ]
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "ecg"}] * len(those) + [{"type": "text", "text": text}]}
+            ],
+            "ecgs": list(those),
+            "sampling_rate": 250,
+            "chosen": "sinus rhythm",
+            "rejected": "yes, and another finding",
+        }
+        for those, text in questions
+    ]
+    separate = ElmDataCollator(processor)(
+        [
+            row | {"messages": [*row["messages"], text_message("assistant", row[side])]}
+            for side in ("chosen", "rejected")
+            for row in rows
+        ]
+    )
+    expected = model.model(**{name: separate[name] for name in separate if name != "labels"}).last_hidden_state
+    collator = PairCollator(processor, None)
+    collator.shares_prompts = shares_prompts
+    batch = collator(rows)
+    for name in ("input_ids", "attention_mask"):
+        assert batch[name].equal(separate[name])
+    assert batch.pop("completion_mask").bool().equal(separate["labels"] != -100)
+    SharedPrompts(model.model)
+    read, tokens = [], []
+    model.model.encoder.register_forward_pre_hook(lambda _, args: read.append(len(args[0])))
+    model.model.language_model.register_forward_pre_hook(
+        lambda _, args, inputs: tokens.append(inputs["inputs_embeds"].shape[:2]), with_kwargs=True
+    )
+    found = model.model(**batch).last_hidden_state
+    is_token = separate["attention_mask"].bool()
+    assert torch.allclose(found[is_token], expected[is_token], atol=1e-5)
+    assert read == [3] and tokens[0][0] == (3 if shares_prompts else 6)
+
+
+def test_the_loss_is_that_of_dpo_with_answers_apart(tiny_elm, simulated_dataset, pairs, tmp_path):
+    trainer = build("dpo", tiny_elm, simulated_dataset, pairs, tmp_path / "out", "--beta", "0.5")
+    assert trainer.data_collator.shares_prompts
+    torch.manual_seed(0)
+    for weight in trainer.model.parameters():  # so that the model is no longer its reference
+        weight.data += 0.02 * torch.randn_like(weight)
+    trainer.model.eval()
+    rows = [trainer.train_dataset[row] for row in range(4)]
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model, trainer.data_collator(rows)).item()
+    (before, processor), gains = load_checkpoint(tiny_elm), []
+    for side in ("chosen", "rejected"):
+        answered = [
+            fill_ecgs([*row["messages"], text_message("assistant", row[side])], row["ecgs"], row["sampling_rate"])
+            for row in rows
+        ]
+        gains.append(
+            log_likelihoods(trainer.model, processor, answered) - log_likelihoods(before, processor, answered)
+        )
+    margins = gains[0] - gains[1]
+    assert np.abs(margins).min() > 0.01
+    assert loss == pytest.approx(np.log1p(np.exp(-0.5 * margins)).mean(), abs=1e-5)
 
 
 def test_every_answer_of_a_pair_is_a_row_with_its_label():
-    pairs = Dataset.from_dict(
-        {"chosen": ["a", "b", "c"], "rejected": ["x", "y", "z"], "conversation_id": ["1", "2", "3"]}
-    )
+    columns = {"chosen": ["a", "b", "c"], "rejected": ["x", "y", "z"], "conversation_id": ["1", "2", "3"]}
+    pairs = Dataset.from_dict(columns | {"messages": [[{"role": "user", "content": "?"}]] * 3})
     rows = unpaired(pairs, seed=0)
     found = {(row["conversation_id"], row["completion"], row["label"]) for row in rows}
     assert found == {(str(n + 1), "abc"[n], True) for n in range(3)} | {
         (str(n + 1), "xyz"[n], False) for n in range(3)
     }
-    assert rows["completion"] != ["a", "x", "b", "y", "c", "z"]  # neighbours are about other questions
+    for seed in range(5):  # the other answer is the nearest before it that is about another question
+        rows = unpaired(pairs, seed)
+        about = dict(zip("axbycz", "112233"))
+        for place, row in enumerate(rows):
+            before = [rows[place - step]["completion"] for step in range(1, 6)]
+            assert row["other"] == next(text for text in before if about[text] != row["conversation_id"])
+    with pytest.raises(ValueError, match="all pairs are about the same question"):
+        unpaired(pairs.select([0]), 0)
 
 
 def write_evaluation(folder, rows: list[dict], **run):

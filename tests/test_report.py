@@ -23,6 +23,7 @@ from elm_hf.evaluation.reliance import signal_reliance
 from elm_hf.evaluation.report import build_report, write_report
 from elm_hf.evaluation.scores import Questions, ScoreBook, blind_answers
 from elm_hf.training.cost_file import COSTS_NAME
+from elm_hf.utils.reports import read_report
 
 
 pytest.importorskip("sacrebleu", reason="needs the extra `eval`")
@@ -112,6 +113,24 @@ def test_scores_are_the_shares_of_right_answers(reader):
         assert scores[name]["score"] == pytest.approx(by_type.mean())
     assert all(scores[name]["low"] < scores[name]["score"] < scores[name]["high"] for name in scores)
     assert report["patients"] == 40 and report["questions"] == 120
+
+
+def test_a_report_names_no_folder_of_this_machine(tmp_path):
+    """Reports are passed on. A repository keeps its name."""
+    run = RUN | {
+        "checkpoint": str(tmp_path / "elms" / "my-elm"),
+        "dataset": "user/data",
+        "retrieval": {"index": "/a/b", "k": 3, "content": "report", "location": "user"},
+    }
+    write_report(tmp_path / "report", predictions_of({"ecg": 0.7, "zeros": 0.5}, num_patients=6), run)
+    for name in ("report.json", "report.md"):
+        assert str(tmp_path) not in (tmp_path / "report" / name).read_text()
+    written = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [written["run"][name] for name in ("checkpoint", "dataset")] == ["my-elm", "user/data"]
+    assert written["run"]["retrieval"]["index"] == "b"
+    written["run"]["dataset"] = str(tmp_path / "data")  # as earlier versions wrote it
+    (tmp_path / "report" / "report.json").write_text(json.dumps(written))
+    assert read_report(tmp_path / "report")["run"]["dataset"] == "data"
 
 
 def test_reading_the_ecg_is_told_from_not_reading_it(reader, tmp_path):

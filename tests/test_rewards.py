@@ -11,7 +11,7 @@ from elm_hf.data.messages import fill_ecgs, prompt_of
 from elm_hf.training import grpo, rloo
 from elm_hf.training.reward_data import choose_controls, questions_of
 from elm_hf.training.rewards import Perception, answer_format, exact_match
-from elm_hf.training.sft import train
+from elm_hf.training.sft import parse, train
 from elm_hf.utils.exact_match import final_answer
 
 
@@ -101,7 +101,7 @@ def build(method: str, model, dataset, output, *more: str):
         *("--max_completion_length", "4", "--learning_rate", "1e-2", "--logging_steps", "1", "--report_to", "none"),
         *("--use_cpu", "--bf16", "false", "--save_strategy", "no", "--disable_tqdm", "true", *more),
     ]
-    return TRAINERS[method].build_trainer(*TRAINERS[method].parse(words))
+    return TRAINERS[method].build_trainer(*parse(words, TRAINERS[method].ARGUMENTS))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hub_server import HubServer
 from safetensors.torch import load_file
-from test_validation import QUICK
 from test_validation import train as train_in_this_process
 from transformers import TrainerCallback
 from trl import SFTConfig
@@ -18,7 +16,6 @@ from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.cli.launch import is_launch, launch, split_options
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.training import sample_answers
-from elm_hf.training.checks import check_push
 from elm_hf.training.sample_answers import SAMPLES_NAME, check_trackers, show_samples, text_table, write_samples
 from elm_hf.training.validation import check_asking
 
@@ -128,54 +125,6 @@ def test_samples_need_an_evaluation(tmp_path):
         check_asking(None, 3, args)
     with pytest.raises(ValueError, match="--eval_samples is -1; expected the number of questions, 0 or more"):
         check_asking(None, -1, args)
-
-
-# The Hub
-
-
-def test_what_cannot_be_published_is_refused_before_training(tiny_elm, tmp_path):
-    def args(**options):
-        return SFTConfig(tmp_path, bf16=False, use_cpu=True, report_to="none", push_to_hub=True, **options)
-
-    model = SimpleNamespace(model_name_or_path=str(tiny_elm), use_peft=True)
-    with pytest.raises(ValueError, match="an adapter of .*elm, a local folder that others cannot load"):
-        check_push(args(), model)
-    with pytest.raises(ValueError, match="--hub_strategy checkpoint publishes the states of the optimizer"):
-        check_push(args(hub_strategy="checkpoint"), SimpleNamespace(model_name_or_path="user/elm", use_peft=False))
-    check_push(args(), SimpleNamespace(model_name_or_path=str(tiny_elm), use_peft=False))
-
-
-def test_training_publishes_checkpoints_that_load_and_goes_on_without_the_hub(tiny_elm, simulated_dataset, tmp_path):
-    """The first checkpoint cannot be published. The second has everything that loading needs."""
-    given = ["--model_name_or_path", str(tiny_elm), "--dataset", str(simulated_dataset), *QUICK, "--bf16", "false"]
-    given += ["--output_dir", str(tmp_path / "out"), "--max_steps", "2", "--per_device_train_batch_size", "2"]
-    given += ["--save_strategy", "steps", "--save_steps", "1", "--push_to_hub", "--hub_model_id", "user/elm"]
-    given += ["--eval_strategy", "steps", "--eval_steps", "2", "--eval_samples", "1"]
-    with HubServer() as hub:
-        hub.fail("POST .*/commit/.*", 500, 4)
-        said = hub.run_client(f"""
-            from types import SimpleNamespace
-            from elm_hf.training import sft
-            from elm_hf.utils import hub
-            hub.time = SimpleNamespace(sleep=lambda seconds: None)
-            sft.main({given!r})
-        """)
-        assert (tmp_path / "out" / SAMPLES_NAME).exists() and "Saved to" in said
-        commits = hub.repos["models", "user/elm"].commits[1:]
-        assert [commit.title for commit in commits] == ["Training in progress, step 2", "End of training"]
-        code = {path.name for path in (tmp_path / "out").glob("*.py")}
-        for commit in commits:
-            names = set(commit.files)
-            assert code <= names
-            assert {
-                "README.md",
-                "modeling_elm.py",
-                "model.safetensors",
-                "elm_training.json",
-                "tokenizer.json",
-            } <= names
-            assert not {name for name in names if name.endswith((".pt", ".bin", ".pth")) or name[0] == "_"}
-            assert not {"run.json", "trainer_state.json"} & names
 
 
 # Several processes

@@ -63,7 +63,7 @@ WORK = {
     *("report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
     *("save_only_model", "save_strategy", "save_steps", "save_on_each_node", "save_total_limit"),
     *("enable_jit_checkpoint", "resume_from_checkpoint", "push_to_hub", "hub_token", "hub_private_repo"),
-    *("hub_model_id", "hub_strategy", "hub_revision", "debug", "skip_memory_metrics"),
+    *("hub_model_id", "hub_strategy", "hub_always_push", "hub_revision", "debug", "skip_memory_metrics"),
     # evaluation
     *("eval_strategy", "eval_steps", "eval_delay", "per_device_eval_batch_size", "prediction_loss_only"),
     *("eval_on_start", "eval_do_concat_batches", "eval_use_gather_object", "eval_accumulation_steps"),

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from elm_hf.data.layout import fold_config
 from elm_hf.modeling.card_elm import TAGS, build_card, is_repository, parts_of
 from elm_hf.utils.hub import split_revision
-from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
+from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, public_name
 
 
 # Written by `ElmTrainer` into a checkpoint, so that its card can be created again, under another name or with results.
@@ -158,8 +158,8 @@ def eval_result(run: dict, task_type: str, task_name: str, metric: str, title: s
     return EvalResult(
         task_type=task_type,
         task_name=task_name,
-        dataset_type=public_name(run),
-        dataset_name=public_name(run),
+        dataset_type=public_name(run["dataset"]),
+        dataset_name=public_name(run["dataset"]),
         dataset_config=fold_config(run["fold"]),
         dataset_split=run["split"],
         metric_type=metric,
@@ -190,7 +190,7 @@ def _table(report: dict) -> dict:
     reliance = [kind["sentence"] for kind in report.get("signal_reliance", {}).values()]
     seen = run.get("seen_patients", {}).get("sentence")  # reports of earlier versions have none
     reliance += [f"{seen[0].upper()}{seen[1:]}."] if seen else []
-    place = f"{public_name(run)}, `{fold_config(run['fold'])}`, {run['split']}"
+    place = f"{public_name(run['dataset'])}, `{fold_config(run['fold'])}`, {run['split']}"
     return {"place": place, "conditions": conditions, "rows": rows, "reliance": reliance}
 
 
@@ -199,16 +199,6 @@ def _score(entry: dict | None) -> str:
         return ""
     interval = "" if entry.get("low") is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
     return f"{entry['score']:.3f}{interval}"
-
-
-def public_name(run: dict) -> str:
-    """
-    The name of a report's dataset on the card. Of a local path, only the last part is published.
-
-    Args:
-        run: of the report.
-    """
-    return run["dataset"] if is_public(run) else Path(run["dataset"]).name
 
 
 def is_public(run: dict) -> bool:

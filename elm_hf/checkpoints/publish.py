@@ -1,7 +1,7 @@
 """Publishes trained models in one commit, with a card of their data, training and evaluation."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -12,14 +12,28 @@ from elm_hf.checkpoints.eval_results import eval_results_files
 from elm_hf.utils.encoder_origin import UNKNOWN_LICENSE
 from elm_hf.utils.files import check_links
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
-from elm_hf.utils.reports import read_report
+from elm_hf.utils.reports import REPORT_NAME, public_name, read_report
 
 
 # Endings of weight files that are deleted if only an earlier version has them.
 STALE_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt")
-# Files of training in the folder of a checkpoint that do not belong to it.
-NOT_OF_A_CHECKPOINT = ("checkpoint-*", "runs", "global_step*", "trainer_state.json", "run.json", ".*", "_*")
-NOT_PUBLISHED = (".bin", ".pt", ".pth", ".pkl")
+# Files and folders of training in the folder of a checkpoint that do not belong to it. Some hold paths of the machine.
+NOT_OF_A_CHECKPOINT = (
+    "trainer_state.json",
+    "checkpoint-*",
+    "runs",
+    "logs",
+    "global_step*",
+    ".*",
+    "_*",
+    "run.json",
+    "*.run.json",
+)
+# A folder with one of these files is that of an evaluation, which holds answers about patients.
+OF_AN_EVALUATION = (REPORT_NAME, "run.json", "predictions.parquet", "probe.json", "zero_shot.json")
+# Fields of configurations with the folder or repository that a part was loaded from.
+PLACES = ("_name_or_path", "name_or_path")
+NOT_PUBLISHED = (".bin", ".pt", ".pth", ".pkl", ".jsonl", ".log", ".npz")
 
 
 def publish_model(
@@ -57,7 +71,9 @@ def publish_model(
     reports = [read_report(path) for path in evaluations]
     base = adapter and adapter["base_model_name_or_path"]
     card = model_card(folder, repo_id, read_training(folder), reports, base, license)
-    files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in checkpoint_files(folder)}
+    files: dict[str, Path | bytes] = {
+        path.relative_to(folder).as_posix(): _without_places(path) for path in checkpoint_files(folder)
+    }
     files |= {"README.md": str(card).encode()} | eval_results_files(reports)
     if adapter is not None:
         files[CONFIG_NAME] = (json.dumps(adapter, indent=2) + "\n").encode()
@@ -94,13 +110,52 @@ def _adapter_config(folder: Path, base: str | None) -> dict | None:
     return config
 
 
+def _without_places(path: Path) -> Path | bytes:
+    """A file, or the content of a configuration without the local folders that its parts were loaded from."""
+    if not path.name.endswith("config.json"):
+        return path
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if not _remove_places(settings):
+        return path
+    return (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _remove_places(settings: object) -> bool:
+    """Remove local folders from the fields in which transformers notes them. Returns whether there were any."""
+    if not isinstance(settings, dict):
+        return False
+    found = [
+        name
+        for name in PLACES
+        if isinstance(settings.get(name), str) and public_name(settings[name]) != settings[name]
+    ]
+    for name in found:
+        del settings[name]
+    in_parts = [_remove_places(part) for part in settings.values()]
+    return bool(found) or any(in_parts)
+
+
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint, without earlier checkpoints, logs, hidden files and pickles."""
+    """
+    The files of a checkpoint, without earlier checkpoints, evaluations, logs, hidden files, pickles, and the state of its
+    training.
+
+    Raises:
+        ValueError: the folder is not a checkpoint, or has no weights.
+    """
     if not any((folder / name).is_file() for name in ("config.json", CONFIG_NAME)):
         raise ValueError(f"{folder}: not a checkpoint (neither config.json nor {CONFIG_NAME} is there)")
-    top = [path for path in folder.iterdir() if not any(path.match(pattern) for pattern in NOT_OF_A_CHECKPOINT)]
-    nested = [file for path in top for file in ([path] if path.is_file() else path.rglob("*"))]
-    files = sorted(path for path in nested if path.is_file() and path.suffix not in NOT_PUBLISHED)
+    files = sorted(path for path in _files_in(folder) if path.suffix not in NOT_PUBLISHED)
     if not any(path.suffix == ".safetensors" for path in files):
         raise ValueError(f"{folder}: no weights (*.safetensors); save the model with save_pretrained")
     return files
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if any(path.match(pattern) for pattern in NOT_OF_A_CHECKPOINT):
+            continue
+        if path.is_file():
+            yield path
+        elif path.is_dir() and not any((path / name).exists() for name in OF_AN_EVALUATION):
+            yield from _files_in(path)

@@ -38,6 +38,13 @@ Units = Annotated[
 ]
 Checkpoint = Annotated[str, typer.Argument(help="ECG-language model: folder or repository.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+MaxReasoningTokens = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Longest reasoning (<think>) before an answer, in tokens; the answer then follows. For models that reason.",
+    ),
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse an ECG that is flat, clipped, noise-like or contradicts itself.")
 ]

@@ -10,6 +10,7 @@ from elm_hf.cli.app import (
     Checkpoint,
     Fold,
     MaxNewTokens,
+    MaxReasoningTokens,
     Quiet,
     SamplingRate,
     Split,
@@ -61,6 +62,11 @@ def ask(
     split: Split = "test",
     system_prompt_file: SystemPromptFile = None,
     max_new_tokens: MaxNewTokens = 64,
+    max_reasoning_tokens: MaxReasoningTokens = 512,
+    show_reasoning: Annotated[
+        bool,
+        typer.Option("--show-reasoning", help="Also show the reasoning before each answer, if the model writes any."),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of questions about files to answer at once.")] = 8,
     plot: Annotated[Path | None, typer.Option(help="PNG file to draw: the ECG with questions and answers.")] = None,
     strict: Strict = False,
@@ -92,14 +98,15 @@ def ask(
             if plot is not None:
                 raise ValueError("--plot draws the ECGs of one question; draw other files with elm-hf plot")
             loading = checkpoint, system_prompt_file, trust_remote_code
-            options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "strict": strict}
+            options = {"max_new_tokens": max_new_tokens, "max_reasoning_tokens": max_reasoning_tokens}
+            options |= {"batch_size": batch_size, "strict": strict}
             reading = {"sampling_rate": sampling_rate, "units": units}
-            _ask_each(groups, question, output, loading, options, reading, quiet)
+            _ask_each(groups, question, output, loading, options, reading, show_reasoning, quiet)
             return
         asked = questions_about(read_ecgs(groups[0]), question)
     check_strict(asked, strict)
     model, processor = load_for_asking(checkpoint, system_prompt_file, trust_remote_code)
-    answers = _ask_once(model, processor, asked, max_new_tokens)
+    answers = _ask_once(model, processor, asked, (max_new_tokens, max_reasoning_tokens), show_reasoning)
     typer.echo(f"ECG {asked.name}, answered by {type(model).__module__}.{type(model).__name__}")
     typer.echo("\n".join(answers))
     if plot is not None:
@@ -165,21 +172,24 @@ def warn(asked) -> None:
         typer.echo(f"warning: {problem}", err=True)
 
 
-def _ask_once(model, processor, asked, max_new_tokens: int) -> list[str]:
+def _ask_once(model, processor, asked, limits: tuple[int, int], show_reasoning: bool) -> list[str]:
     """Lines with the missing leads, the questions and the answers."""
     from elm_hf.inference.ask import ask as ask_about
 
-    (answers,) = ask_about(model, processor, [asked], max_new_tokens)
+    (answers,) = ask_about(model, processor, [asked], *limits)
     warn(asked)
-    return _lines(processor, asked, answers)
+    return _lines(processor, asked, answers, show_reasoning)
 
 
-def _lines(processor, asked, answers: list[dict]) -> list[str]:
+def _lines(processor, asked, answers: list[dict], show_reasoning: bool) -> list[str]:
     missing = asked.missing_leads(processor)
     lines = [f"missing leads: {missing}"] if missing else []
     for one in answers:
         truth = "" if one["truth"] is None else f"   (truth: {one['truth']})"
-        lines.append(f"{one['question']}\n    {one['answer'] or '(empty)'}{truth}")
+        lines.append(one["question"])
+        if show_reasoning and one["reasoning"]:
+            lines += [f"    | {line}" for line in one["reasoning"].splitlines()]
+        lines.append(f"    {one['answer'] or '(empty)'}{truth}")
     return lines
 
 
@@ -204,6 +214,7 @@ def _ask_each(
     loading: tuple,
     options: dict,
     reading: dict,
+    show_reasoning: bool,
     quiet: bool,
 ):
     """Ask about many files. Files that cannot be asked about are reported and left out."""
@@ -220,12 +231,13 @@ def _ask_each(
         settings = {
             "questions": questions,
             "max_new_tokens": options["max_new_tokens"],
+            "max_reasoning_tokens": options["max_reasoning_tokens"],
             "strict": options["strict"],
             **reading,
             "system_prompt": processor.system_prompt,
             "weights": fingerprint_of_weights(model.state_dict(), sampled=True),
         }
-        table = AnswerTable(output, settings)
+        table = AnswerTable(output, settings, show_reasoning)
         remaining = [files for files in groups if files not in table]
         if len(remaining) < len(groups):
             typer.echo(f"{len(groups) - len(remaining)} of {len(groups)} files were answered before", err=True)
@@ -241,7 +253,7 @@ def _ask_each(
             notes |= {file.name: ecg.notes for file, ecg in zip(one.files, one.asked.ecgs)}
         else:
             warn(one.asked)
-            typer.echo("\n".join([f"ECG {name}", *_lines(processor, one.asked, one.answers), ""]))
+            typer.echo("\n".join([f"ECG {name}", *_lines(processor, one.asked, one.answers, show_reasoning), ""]))
     num_answered = len(groups) - len(failures)
     if not num_answered:
         raise ValueError(none_of(failures, "asked about"))

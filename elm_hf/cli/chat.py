@@ -11,6 +11,7 @@ import typer
 from elm_hf.cli.app import (
     Checkpoint,
     MaxNewTokens,
+    MaxReasoningTokens,
     SamplingRate,
     Strict,
     SystemPromptFile,
@@ -29,6 +30,7 @@ def chat(
     ],
     system_prompt_file: SystemPromptFile = None,
     max_new_tokens: MaxNewTokens = 64,
+    max_reasoning_tokens: MaxReasoningTokens = 512,
     strict: Strict = False,
     sampling_rate: SamplingRate = None,
     units: Units = None,
@@ -50,7 +52,7 @@ def chat(
     check_strict(asked, strict)
     model, processor = load_for_asking(checkpoint, system_prompt_file, trust_remote_code)
     warn(asked)
-    talk, failures = Chat(model, processor, asked.ecgs, max_new_tokens), 0
+    talk, failures = Chat(model, processor, asked.ecgs, max_new_tokens, max_reasoning_tokens), 0
     for question in _questions(asked.name):
         if question == "/clear":
             talk.clear()

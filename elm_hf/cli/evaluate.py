@@ -9,6 +9,7 @@ import typer
 from elm_hf.cli.app import (
     Fold,
     Json,
+    MaxReasoningTokens,
     Quiet,
     Records,
     Split,
@@ -49,6 +50,7 @@ def evaluate(
     max_new_tokens: Annotated[
         str, typer.Option(help='Longest answer, in tokens; also per question type: "single-verify=8,report=256".')
     ] = "32",
+    max_reasoning_tokens: MaxReasoningTokens = 512,
     condition: Annotated[
         list[str] | None,
         typer.Option(
@@ -121,6 +123,7 @@ def evaluate(
         limit=limit,
         batch_size=batch_size,
         max_new_tokens=token_limits,
+        max_reasoning_tokens=max_reasoning_tokens,
         conditions=conditions,
         num_occlusions=occlusions,
         num_counterfactuals=NUM_PATIENTS if counterfactuals else 0,

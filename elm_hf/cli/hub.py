@@ -26,17 +26,20 @@ def publish(
         bool | None,
         typer.Option(
             "--with-signals/--without-signals",
-            help="Publish the ECG signals even if a source's licence is unclear, or publish only ids and folds. "
-            "By default signals are published if all licences allow it.",
+            help="Publish everything, because you have the permission, or only ids and folds. "
+            "By default everything is published if all licences allow it.",
             show_default=False,
         ),
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Licence of data of your own, such as cc-by-4.0, if the build has none.")
     ] = None,
     dry_run: DryRun = False,
 ):
     """Publish a dataset on the Hub: Parquet files, folds and card in one commit."""
     from elm_hf.prepare.publish import publish_dataset
 
-    _report(publish_dataset(folder, repo, private, revision, signals, dry_run))
+    _report(publish_dataset(folder, repo, private, revision, signals, dry_run, license))
 
 
 @app.command("publish-model")

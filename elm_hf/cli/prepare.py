@@ -62,6 +62,24 @@ def prepare(
     questions_per_template: Annotated[
         int | None, typer.Option(min=1, help="Questions from labels: largest number of questions of a template.")
     ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            help="ecgfolder: file of the key of the pseudonyms, made if it does not exist. Default: "
+            "~/.config/elm-hf/pseudonyms.key.",
+            show_default=False,
+        ),
+    ] = None,
+    keep_ids: Annotated[
+        bool, typer.Option("--keep-ids", help="ecgfolder: keep patient ids and file names instead of pseudonyms.")
+    ] = False,
+    title: Annotated[str | None, typer.Option(help="ecgfolder: title of the dataset on its card.")] = None,
+    license: Annotated[
+        str | None, typer.Option(help="ecgfolder: licence of your data, such as cc-by-4.0. Required to publish them.")
+    ] = None,
+    citation: Annotated[
+        Path | None, typer.Option(help="ecgfolder: BibTeX file with the citation for the dataset card.")
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(help="Part of the recordings to read, such as 3/64; --merge joins the parts.")
     ] = None,
@@ -93,6 +111,7 @@ def prepare(
     import datasets
 
     from elm_hf.prepare.dataset import build_summary, prepare_dataset, prepare_shard, reading_lines
+    from elm_hf.prepare.own_data import privacy_lines
 
     if quiet or not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -109,6 +128,11 @@ def prepare(
         "translations": translations and str(translations),
         "questions_per_ecg": questions_per_ecg,
         "questions_per_template": questions_per_template,
+        "key": key and str(key),
+        "keep_ids": keep_ids or None,
+        "title": title,
+        "license": license,
+        "citation": citation and citation.read_text(encoding="utf-8").strip(),
     }
     if shard is not None:
         if merge or records or overwrite:
@@ -127,7 +151,7 @@ def prepare(
         merge=merge,
         **options,
     )
-    for line in reading_lines(report):
+    for line in reading_lines(report) + privacy_lines(report, output):
         typer.echo(f"note: {line}", err=True)
     print_json(report) if as_json else typer.echo(f"{output}: {build_summary(report)}")
 

@@ -16,6 +16,7 @@ SPLITS = ("train", "validation", "test")
 
 # Other files of a dataset.
 BUILD_REPORT_NAME = "build_report.json"
+PRIVACY_NAME = "privacy.json"
 PICTURE_NAME = "ecg.png"
 
 

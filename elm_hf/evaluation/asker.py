@@ -20,6 +20,7 @@ from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.inference.generation import Answer, answers_to
 from elm_hf.inference.prefetch import prepared_ahead
 from elm_hf.inference.prompt_batch import PromptBatch
+from elm_hf.inference.reasoning import MAX_REASONING_TOKENS, longest_text
 from elm_hf.modeling.chat_rendering import ecg_items
 
 
@@ -60,6 +61,7 @@ class Asker:
         batch_size: number of prompts in a batch.
         temperature: of sampled answers; None for greedy ones.
         seed: random seed of sampling.
+        max_reasoning_tokens: longest reasoning before an answer, in tokens.
 
     Raises:
         ValueError: `max_new_tokens` lacks a question type.
@@ -80,7 +82,9 @@ class Asker:
         batch_size: int,
         temperature: float | None = None,
         seed: int = 0,
+        max_reasoning_tokens: int = MAX_REASONING_TOKENS,
     ):
+        self._max_reasoning_tokens = max_reasoning_tokens
         self._temperature, self._seed = temperature, seed
         if not isinstance(max_new_tokens, int):
             lacking = sorted(set(questions["question_type"]) - max_new_tokens.keys())
@@ -151,8 +155,9 @@ class Asker:
         """Reads the ECGs, and renders and tokenizes the conversations, on the CPU."""
         read: dict[tuple, list] = {}  # each ECG once
         conversations = [self._conversation(prompt, read) for prompt in batch]
+        longest = longest_text(processor, batch[0].max_new_tokens, self._max_reasoning_tokens)
         with _naming_questions(batch):
-            return PromptBatch(model, processor, conversations, batch[0].max_new_tokens)
+            return PromptBatch(model, processor, conversations, longest)
 
     def _answers(
         self, model: PreTrainedModel, processor: ProcessorMixin, batch: list[Prompt], prompts: PromptBatch
@@ -160,7 +165,8 @@ class Asker:
         if self._temperature is not None:  # whichever batches a process asks, and after an interruption
             torch.manual_seed(zlib.crc32(f"{self._seed} {batch[0].key}".encode()))
         with _naming_questions(batch):
-            answers = answers_to(prompts, model, processor, batch[0].max_new_tokens, self._temperature)
+            limits = batch[0].max_new_tokens, self._temperature, self._max_reasoning_tokens
+            answers = answers_to(prompts, model, processor, *limits)
         return [(prompt.key, answer) for prompt, answer in zip(batch, answers)]
 
     def _conversation(self, prompt: Prompt, read: dict[tuple, list]) -> list[dict]:

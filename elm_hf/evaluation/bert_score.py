@@ -12,6 +12,7 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from elm_hf.utils.hub import check_name
+from elm_hf.utils.reports import public_name
 from elm_hf.utils.weights import fingerprint_of_weights
 
 
@@ -65,7 +66,7 @@ class BertScorer:
         self._longest = min(self._tokenizer.model_max_length, config.max_position_embeddings - 2)
         self._device, self._batch_size, self._quiet = device, batch_size, quiet
         self.summary = {
-            "model": name,
+            "model": public_name(name),
             "layer": own.get(layers, ceil(0.75 * layers)),
             "layers": layers,
             "weights": fingerprint_of_weights(self._model.state_dict(), sampled=True),

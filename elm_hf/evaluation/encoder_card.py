@@ -6,10 +6,11 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
-from elm_hf.checkpoints.card import eval_result, public_name
+from elm_hf.checkpoints.card import eval_result
 from elm_hf.checkpoints.encoder_card import trained_encoder_card
 from elm_hf.data.layout import fold_config
 from elm_hf.evaluation.encoder_report import column_title, encoder_table, warnings_of
+from elm_hf.utils.reports import public_name
 
 
 HEADING = "## Evaluation"
@@ -73,7 +74,7 @@ def with_section(text: str, title: str, body: str) -> str:
 def _section(report: dict) -> tuple[str, str]:
     run = report["run"]
     way = "Linear probe of the frozen encoder" if run["way"] == "linear_probe" else "Classifier"
-    title = f"{way}: {public_name(run)}, `{fold_config(run['fold'])}`, {run['split']}"
+    title = f"{way}: {public_name(run['dataset'])}, `{fold_config(run['fold'])}`, {run['split']}"
     text = (
         f"{report['ecgs']:,} ECGs of {report['patients']:,} patients. Macro AUROC; brackets are 95 % confidence intervals over "
         "patients."

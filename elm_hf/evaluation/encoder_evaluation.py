@@ -28,10 +28,9 @@ from elm_hf.evaluation.encoder_scores import task_scores
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.linear_probe import best_probes, rows_of_share
 from elm_hf.evaluation.names import PROBABILITIES_NAME, REPORT_TEXT_NAME
-from elm_hf.evaluation.report_folder import check_same_run
+from elm_hf.evaluation.report_folder import check_results, write_identity
 from elm_hf.utils.encoder_origin import known_sources, known_sources_message
-from elm_hf.utils.files import read_json
-from elm_hf.utils.reports import REPORT_NAME, REPORT_SCHEMA
+from elm_hf.utils.reports import REPORT_NAME, REPORT_SCHEMA, public_run
 from elm_hf.utils.weights import fingerprint_of_weights
 
 
@@ -93,8 +92,8 @@ def evaluate_encoder(
     identity = {"schema": REPORT_SCHEMA, "checkpoint": str(checkpoint), "dataset": str(dataset), "fold": str(fold)}
     identity |= {"split": split, "way": "linear_probe" if linear_probe else "classifier", "seed": seed}
     identity["label_shares"] = sorted(label_shares) if linear_probe else None
-    if output is not None and (Path(output) / REPORT_NAME).exists():
-        check_same_run(Path(output), read_json(Path(output) / REPORT_NAME).get("run", {}), identity)
+    if output is not None:
+        check_results(Path(output), REPORT_NAME, identity)
     records = LabelledRecords(dataset, fold, complete_only=model_type in NEED_ALL_LEADS)
     rows = records.rows(split)
     patients = records.patients[rows]
@@ -123,9 +122,15 @@ def evaluate_encoder(
         "dataset_on_hub": not Path(dataset).is_dir(),
         "versions": {name: version(name) for name in ("elm-hf", "torch", "transformers", "datasets")},
     }
-    report = {"run": identity | facts, "ecgs": len(rows), "patients": bootstrap.num_patients, "results": results}
+    report = {
+        "run": public_run(identity) | facts,
+        "ecgs": len(rows),
+        "patients": bootstrap.num_patients,
+        "results": results,
+    }
     if output is not None:
         _write(Path(output), report)
+        write_identity(Path(output), REPORT_NAME, identity)
         if logits is not None:
             columns = {"record_id": [records.record_ids[row] for row in rows], "patient": patients}
             columns |= dict(zip(tasks.classes, (1 / (1 + np.exp(-logits))).T))

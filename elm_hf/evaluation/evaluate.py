@@ -35,6 +35,7 @@ from elm_hf.evaluation.probe_records import recorded_ecgs
 from elm_hf.evaluation.questions import list_questions
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
+from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 from elm_hf.retrieval.options import RetrievalOptions
 from elm_hf.retrieval.prompts import Retrieval, add_neighbours
 from elm_hf.utils.encoder_origin import known_sources, known_sources_message
@@ -57,6 +58,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 32,
     max_new_tokens: int | Mapping[str, int] = 32,
+    max_reasoning_tokens: int = MAX_REASONING_TOKENS,
     conditions: Sequence[str] = CONDITIONS,
     num_occlusions: int = 8,
     num_counterfactuals: int = 0,
@@ -86,6 +88,7 @@ def evaluate(
         limit: largest number of conversations, drawn evenly from the split; all by default.
         batch_size: number of prompts in a batch.
         max_new_tokens: longest answer, in tokens: one number, or a number for each question type.
+        max_reasoning_tokens: longest reasoning before an answer, in tokens, of models that are asked for it.
         conditions: what stands in the place of the ECGs, of `ALL_CONDITIONS` (see [`SignalAblation`]).
         num_occlusions: number of answers of which the leads and times that they depend on are found (see [`occlude`]).
         num_counterfactuals: number of simulated patients whose ECGs are changed in one thing (see [`probe`]), with the
@@ -133,7 +136,15 @@ def evaluate(
         logger.warning("%s: %s", checkpoint, known_sources_message(known))
     with _errors_of(dataset):
         asker = Asker(
-            asked.rows, asked.questions, asked.ablation, conditions, max_new_tokens, batch_size, temperature, seed
+            asked.rows,
+            asked.questions,
+            asked.ablation,
+            conditions,
+            max_new_tokens,
+            batch_size,
+            temperature,
+            seed,
+            max_reasoning_tokens,
         )
     identity = {
         "checkpoint": str(checkpoint),
@@ -146,6 +157,7 @@ def evaluate(
         "conditions": list(conditions),
         "controls": CONTROLS_VERSION,
         "max_new_tokens": max_new_tokens if isinstance(max_new_tokens, int) else dict(max_new_tokens),
+        "max_reasoning_tokens": max_reasoning_tokens if processor.enable_thinking else None,
         "seed": seed,
         "retrieval": None if retrieval is None else asdict(retrieval),
         "system_prompt": processor.system_prompt,

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from elm_hf.evaluation.names import JUDGEMENTS_NAME
 from elm_hf.utils.chat_models import Chat, TransientError, endpoint_chat, is_endpoint, local_chat, writable
-from elm_hf.utils.exact_match import is_exact_match
+from elm_hf.utils.exact_match import final_answer, is_exact_match
+from elm_hf.utils.reports import public_name
 
 
 SCORES = (0, 1, 2)  # wrong, partly right, right
@@ -71,7 +72,7 @@ def judge_predictions(
     """
     Lets an LLM score the answers given with the ECG, and compares its scores with exact match.
 
-    Equal triples of question, truth and answer are judged once. Empty answers score 0 without a request. Answers without a
+    Equal triples of question, truth and answer (without its reasoning) are judged once. Empty answers score 0 without a request. Answers without a
     verdict are counted and have no score: they are neither right nor wrong.
 
     Args:
@@ -94,6 +95,7 @@ def judge_predictions(
         OSError: there is no such model.
     """
     rows = predictions[predictions["condition"] == "ecg"].reset_index(drop=True)
+    rows["prediction"] = [final_answer(text) for text in rows["prediction"]]
     if rows.empty:
         raise ValueError('a judge scores answers with the ECG: the predictions have none of condition "ecg"')
     started = time.monotonic()
@@ -121,7 +123,8 @@ def judge_predictions(
     judgements = [known.get(key, empty) for key in keys]
     rows["judge_score"] = pd.array([one.score for one in judgements], dtype="Int64")
     rows["judge_reason"] = [one.reason for one in judgements]
-    summary = {"judge": name, "rubric": RUBRIC} | _summary(rows) | _costs([known[key] for key in sorted(to_judge)])
+    public = name if is_endpoint(judge) else public_name(judge)
+    summary = {"judge": public, "rubric": RUBRIC} | _summary(rows) | _costs([known[key] for key in sorted(to_judge)])
     return rows, summary | {"seconds": round(time.monotonic() - started, 1)}
 
 
@@ -145,7 +148,7 @@ def parse_verdict(text: str) -> tuple[int, str]:
 
 
 def _truth(answer: Sequence[str], messages_answer: str) -> str:
-    return messages_answer.strip() or ", ".join(answer)
+    return final_answer(messages_answer) or ", ".join(answer)
 
 
 def _key(judge: str, *parts: str) -> str:

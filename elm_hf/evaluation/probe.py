@@ -24,6 +24,7 @@ from elm_hf.evaluation.probe_questions import ProbeQuestion, questions_among, si
 from elm_hf.evaluation.probe_records import RecordedEcg, ecgs_of_dataset, record_plan
 from elm_hf.evaluation.probe_results import probe_results
 from elm_hf.inference.generation import log_likelihoods
+from elm_hf.utils.reports import public_run
 from elm_hf.utils.weights import fingerprint_of_weights
 
 
@@ -102,7 +103,7 @@ def probe_model(
     reader = processor.ecg_reader
     seconds = reader.num_samples / reader.sampling_rate
     table = ask_probe(model_ask(model, processor, batch_size), questions, seconds, num_patients, seed, quiet, records)
-    run = run | {
+    run = public_run(run) | {
         "weights": fingerprint_of_weights(model.state_dict(), sampled=True),
         "system_prompt": processor.system_prompt,
         "patients": num_patients,

@@ -21,7 +21,7 @@ from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_a
 from elm_hf.utils.encoder_origin import known_sources_message
 from elm_hf.utils.exact_match import answer_items
 from elm_hf.utils.files import read_json
-from elm_hf.utils.reports import METRIC_OF_KIND, REPORT_NAME, REPORT_SCHEMA
+from elm_hf.utils.reports import METRIC_OF_KIND, REPORT_NAME, REPORT_SCHEMA, public_run
 
 
 if TYPE_CHECKING:  # it needs torch
@@ -67,7 +67,7 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     questions = Questions(predictions)
-    report = build_report(questions, run, training_rows, seed, bert_scorer)
+    report = build_report(questions, public_run(run), training_rows, seed, bert_scorer)
     _draw(folder, report, questions, ecgs_of, seed)
     report["probe"] = read_json(folder / PROBE_NAME) if (folder / PROBE_NAME).exists() else None
     (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")

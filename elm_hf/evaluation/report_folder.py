@@ -9,7 +9,7 @@ import pandas as pd
 from elm_hf.evaluation.names import IDENTITY_NAME, PREDICTIONS_NAME
 from elm_hf.evaluation.predictions import Key, write_predictions
 from elm_hf.inference.generation import Answer
-from elm_hf.utils.files import write_atomically
+from elm_hf.utils.files import read_json, write_atomically
 from elm_hf.utils.reports import REPORT_NAME
 
 
@@ -110,3 +110,31 @@ def check_same_run(folder: Path, found: dict, identity: dict) -> None:
         raise ValueError(
             f"{folder}: holds another evaluation ({differences}); choose another folder or delete this one"
         )
+
+
+def check_results(folder: Path, name: str, identity: dict) -> None:
+    """
+    Refuses to write the results of an evaluation into a folder with those of another one.
+
+    Args:
+        folder: where results are to be written.
+        name: file of the results.
+        identity: of the evaluation.
+
+    Raises:
+        ValueError: the folder has the results of another evaluation.
+    """
+    if not (folder / name).exists():
+        return
+    with_paths = _identity_file(folder, name)
+    found = read_json(with_paths) if with_paths.exists() else read_json(folder / name).get("run", {})
+    check_same_run(folder, found, identity)
+
+
+def write_identity(folder: Path, name: str, identity: dict) -> None:
+    """Writes the identity of results beside them. It holds paths of this machine and is not passed on."""
+    write_atomically(_identity_file(folder, name), json.dumps(identity, indent=2) + "\n")
+
+
+def _identity_file(folder: Path, name: str) -> Path:
+    return folder / f"{Path(name).stem}.run.json"

@@ -16,7 +16,7 @@ from elm_hf.evaluation.intervals import (
     resampled_variance,
 )
 from elm_hf.evaluation.metrics import statement_counts, token_f1
-from elm_hf.utils.exact_match import answer_items, is_exact_match
+from elm_hf.utils.exact_match import answer_items, final_answer, is_exact_match
 from elm_hf.utils.reports import METRIC_OF_KIND
 
 
@@ -50,7 +50,7 @@ class Questions:
 
     Attributes:
         table: a row per question that has a true answer; `kind` is `"short"` or `"text"`.
-        answers: condition to list of predictions, in the order of `table`.
+        answers: condition to list of predictions, without their reasoning, in the order of `table`.
         without_truth: number of questions that were omitted because they have no true answer.
 
     Raises:
@@ -65,6 +65,7 @@ class Questions:
             raise ValueError("the table of predictions is empty: there is nothing to score")
         first = next(iter(by_condition))
         table = by_condition[first]
+        table = table.assign(answer=[[final_answer(item) for item in items] for items in table["answer"]])
         for name, rows in by_condition.items():
             missing = len(table.index.symmetric_difference(rows.index))
             if missing or not rows.index.is_unique:
@@ -76,7 +77,8 @@ class Questions:
             raise ValueError(f"none of the {len(table)} questions has a true answer: there is nothing to score")
         self.table = _with_kinds(table[has_truth])
         self.answers = {
-            name: rows["prediction"].reindex(self.table.index).tolist() for name, rows in by_condition.items()
+            name: [final_answer(text) for text in rows["prediction"].reindex(self.table.index)]
+            for name, rows in by_condition.items()
         }
         self.unfinished = {
             name: int((~rows["finished"].reindex(self.table.index).astype(bool)).sum())
@@ -134,7 +136,7 @@ def _with_kinds(table: pd.DataFrame) -> pd.DataFrame:
     words = table["answer"].map(lambda items: np.mean([len(item.split()) for item in items]))
     is_text = words.groupby(table["question_type"]).transform("mean") > FREE_TEXT_WORDS
     truths = [
-        whole if text else ", ".join(items)
+        final_answer(whole) if text else ", ".join(items)
         for whole, items, text in zip(table["messages_answer"], table["answer"], is_text)
     ]
     return table.assign(kind=np.where(is_text, "text", "short"), truth=truths)

@@ -21,7 +21,7 @@ from elm_hf.data.seen_patients import check_evaluated_patients
 from elm_hf.data.tables import load_records
 from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.names import ZERO_SHOT_NAME, ZERO_SHOT_TEXT_NAME
-from elm_hf.evaluation.report_folder import check_same_run
+from elm_hf.evaluation.report_folder import check_results, write_identity
 from elm_hf.evaluation.zero_shot_prompts import PROMPTS, ecg_lm_content, question_content, read_option
 from elm_hf.evaluation.zero_shot_report import WAYS, zero_shot_table
 from elm_hf.evaluation.zero_shot_scores import (
@@ -35,7 +35,7 @@ from elm_hf.inference.generation import generate_answers, log_likelihoods
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.training.alignment import read_descriptions
 from elm_hf.utils.hub import check_name
-from elm_hf.utils.reports import REPORT_SCHEMA
+from elm_hf.utils.reports import REPORT_SCHEMA, public_run
 
 
 LONGEST_ANSWER = 16
@@ -127,10 +127,8 @@ def zero_shot(
     run |= {"split": split, "limit": limit, "tasks": [task.name for task in loaded], "seed": seed}
     run |= {"prompt": options.prompt, "controls": options.controls, "multi_label": options.multi_label}
     run["descriptions"] = None if options.descriptions is None else str(options.descriptions)
-    if output is not None and (Path(output) / ZERO_SHOT_NAME).exists():
-        check_same_run(
-            Path(output), json.loads((Path(output) / ZERO_SHOT_NAME).read_text(encoding="utf-8"))["run"], run
-        )
+    if output is not None:
+        check_results(Path(output), ZERO_SHOT_NAME, run)
     ecgs = LabelledEcgs(dataset, fold, split, records, limit)
     patients = {name for names in ecgs.patients for name in names}
     seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
@@ -139,9 +137,10 @@ def zero_shot(
         _check_classes(task, ecgs.classes(task), is_merl)
     classifier = _merl_classifier(checkpoint, tokenizer) if is_merl else _elm_classifier(checkpoint, ecgs, options)
     found = {task.name: classifier(task, ecgs, seed, quiet) for task in loaded}
-    report = {"run": run, "seen_patients": seen, "tasks": found}
+    report = {"run": public_run(run), "seen_patients": seen, "tasks": found}
     if output is not None:
         _write(Path(output), report)
+        write_identity(Path(output), ZERO_SHOT_NAME, run)
     return report
 
 

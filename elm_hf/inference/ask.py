@@ -18,10 +18,12 @@ from elm_hf.data.tables import config_names, load_records
 from elm_hf.ecg.files import ARRAY_SUFFIXES
 from elm_hf.ecg.find_files import EcgFile
 from elm_hf.inference.generation import answer
+from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_quality import signal_quality
 from elm_hf.modeling.ecg_segments import described
 from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
+from elm_hf.utils.exact_match import final_answer, reasoning_of
 
 
 @dataclass
@@ -153,7 +155,7 @@ def questions_of_dataset(
     chosen = _of_different_types(about_it)[:number]
     prompts = [prompt_of(row["messages"]) for row in chosen]
     truths = [
-        " ".join(message_text(message) for message in row["messages"][len(prompt) :])
+        final_answer(" ".join(message_text(message) for message in row["messages"][len(prompt) :]))
         for row, prompt in zip(chosen, prompts)
     ]
     return Questions([AskedEcg(record_id, chosen[0]["ecgs"][0], chosen[0]["sampling_rate"])], prompts, truths)
@@ -190,7 +192,11 @@ def ecg_of_dataset(dataset: str | PathLike, fold: int | str, split: str, record_
 
 
 def ask(
-    model: PreTrainedModel, processor: ProcessorMixin, questions: Sequence[Questions], max_new_tokens: int = 64
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    questions: Sequence[Questions],
+    max_new_tokens: int = 64,
+    max_reasoning_tokens: int = MAX_REASONING_TOKENS,
 ) -> list[list[dict[str, str | None]]]:
     """
     The questions with the model's answers and, where known, the true answers.
@@ -199,9 +205,11 @@ def ask(
         model, processor: of a checkpoint.
         questions: questions about ECGs, which are asked in one batch.
         max_new_tokens: longest answer, in tokens.
+        max_reasoning_tokens: longest reasoning before it, in tokens, of models that are asked for it.
 
     Returns:
-        A list of `question`, `answer` and `truth` for each element of `questions`.
+        A list of `question`, `answer`, `reasoning` (empty if there is none), `text` (both, as the model wrote them) and
+        `truth` for each element of `questions`.
 
     Raises:
         ValueError: an ECG does not fit the model.
@@ -212,7 +220,7 @@ def ask(
             # See `Questions.missing_leads` and `Questions.problems`.
             warnings.filterwarnings("ignore", category=SignalQualityWarning)
             conversations = [conversation for one in questions for conversation in one.conversations()]
-            answers = iter(answer(model, processor, conversations, max_new_tokens))
+            texts = iter(answer(model, processor, conversations, max_new_tokens, max_reasoning_tokens))
     except ValueError as error:
         raise ValueError(f"{names}: {error}") from error
     except (TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
@@ -220,11 +228,16 @@ def ask(
         raise ValueError(f"{names}: {model.name_or_path} cannot answer ({type(error).__name__}: {cause})") from error
     return [
         [
-            {"question": message_text(prompt[-1]), "answer": next(answers), "truth": truth}
+            {"question": message_text(prompt[-1])} | _parts(next(texts)) | {"truth": truth}
             for prompt, truth in zip(one.prompts, one.truths)
         ]
         for one in questions
     ]
+
+
+def _parts(text: str) -> dict[str, str]:
+    """What a model wrote, with and without its reasoning."""
+    return {"answer": final_answer(text), "reasoning": reasoning_of(text), "text": text}
 
 
 def _of_different_types(rows: list[dict]) -> list[dict]:

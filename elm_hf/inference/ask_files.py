@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.ecg.find_files import EcgFile
 from elm_hf.inference.ask import Questions, ask, ecg_from_file, questions_about
+from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 from elm_hf.utils.errors import one_line
 from elm_hf.utils.files import write_atomically
 
@@ -28,7 +29,7 @@ class Answered:
     Attributes:
         files: the files.
         asked: the questions; None if a file could not be read.
-        answers: `question`, `answer` and `truth` for each, see [`~elm_hf.inference.ask.ask`]. Empty after an error.
+        answers: `question`, `answer`, `reasoning`, `text` and `truth` for each, see [`~elm_hf.inference.ask.ask`]. Empty after an error.
         error: why there are no answers; None if there are.
     """
 
@@ -46,6 +47,7 @@ def ask_files(
     max_new_tokens: int = 64,
     batch_size: int = 8,
     strict: bool = False,
+    max_reasoning_tokens: int = MAX_REASONING_TOKENS,
 ) -> Iterator[Answered]:
     """
     Ask the same questions about each group of files. A group that cannot be asked about does not stop the others.
@@ -54,11 +56,12 @@ def ask_files(
         model, processor: of a checkpoint.
         groups: files, see [`~elm_hf.ecg.find_files.find_ecg_files`]. A question is about all files of a group.
         questions: the questions, each asked on its own.
-        max_new_tokens: longest answer, in tokens.
+        max_new_tokens, max_reasoning_tokens: longest answer and longest reasoning before it, in tokens.
         batch_size: number of questions that are answered at once.
         strict: refuse ECGs that are doubtful, see [`~elm_hf.inference.ask.Questions.problems`].
     """
     waiting: list[Answered] = []
+    limits = max_new_tokens, max_reasoning_tokens
     for files in groups:
         try:
             asked = questions_about([ecg_from_file(file) for file in files], questions)
@@ -69,23 +72,23 @@ def ask_files(
             continue
         waiting.append(Answered(files, asked))
         if len(waiting) * len(questions) >= batch_size:
-            yield from _answer(model, processor, waiting, max_new_tokens)
+            yield from _answer(model, processor, waiting, limits)
             waiting = []
-    yield from _answer(model, processor, waiting, max_new_tokens)
+    yield from _answer(model, processor, waiting, limits)
 
 
 def _answer(
-    model: PreTrainedModel, processor: ProcessorMixin, waiting: list[Answered], max_new_tokens: int
+    model: PreTrainedModel, processor: ProcessorMixin, waiting: list[Answered], limits: tuple[int, int]
 ) -> Iterator[Answered]:
     """Answer in one batch; if an ECG does not fit the model, each group on its own, to find out which."""
     if not waiting:
         return
     try:
-        answers = ask(model, processor, [one.asked for one in waiting], max_new_tokens)
+        answers = ask(model, processor, [one.asked for one in waiting], *limits)
     except ValueError as error:
         if len(waiting) > 1:
             for one in waiting:
-                yield from _answer(model, processor, [one], max_new_tokens)
+                yield from _answer(model, processor, [one], limits)
         else:
             waiting[0].error = one_line(error)
             yield waiting[0]
@@ -103,14 +106,17 @@ class AnswerTable:
     Args:
         output: path of the table, `.csv` or `.parquet`.
         settings: what the answers depend on. Answers under other settings are not used.
+        with_reasoning: whether the table has a column with the reasoning before each answer.
 
     Raises:
         FileExistsError: the table exists.
         ValueError: the unfinished answers were given under other settings.
     """
 
-    def __init__(self, output: Path, settings: dict):
+    def __init__(self, output: Path, settings: dict, with_reasoning: bool = False):
         self.output = output
+        self._columns = ("question", "answer", *(("reasoning",) if with_reasoning else ()))
+        settings = settings | {"with_reasoning": with_reasoning}
         self._unfinished = output.with_name(f"{output.name}.unfinished")
         self._rows: dict[str, list[dict]] = {}
         check_output(output)
@@ -140,9 +146,7 @@ class AnswerTable:
         asked = answered.asked
         key = _key(answered.files)
         about = {"missing_leads": asked.missing_leads(processor), "problems": " | ".join(asked.problems())}
-        rows = [
-            {"file": key, "question": one["question"], "answer": one["answer"], **about} for one in answered.answers
-        ]
+        rows = [{"file": key, **{name: one[name] for name in self._columns}, **about} for one in answered.answers]
         self._rows[key] = rows
         with self._unfinished.open("ab") as file:
             if not file.tell():

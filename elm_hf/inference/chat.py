@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.inference.ask import AskedEcg, Questions, ask
+from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 
 
 class Chat:
@@ -14,19 +15,25 @@ class Chat:
     Args:
         model, processor: of a checkpoint.
         ecgs: the ECGs, which stand before the first question.
-        max_new_tokens: longest answer, in tokens.
+        max_new_tokens, max_reasoning_tokens: longest answer and longest reasoning before it, in tokens.
     """
 
     def __init__(
-        self, model: PreTrainedModel, processor: ProcessorMixin, ecgs: Sequence[AskedEcg], max_new_tokens: int = 64
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        ecgs: Sequence[AskedEcg],
+        max_new_tokens: int = 64,
+        max_reasoning_tokens: int = MAX_REASONING_TOKENS,
     ):
         self.model, self.processor, self.ecgs = model, processor, list(ecgs)
-        self.max_new_tokens = max_new_tokens
+        self.limits = max_new_tokens, max_reasoning_tokens
         self.messages: list[dict] = []
 
     def ask(self, question: str) -> str:
         """
-        Ask the next question and return the answer.
+        Ask the next question and return the answer, without its reasoning. Of an earlier answer, the model reads what its
+        chat template writes.
 
         Raises:
             ValueError: the model cannot answer. The question is then not part of the conversation.
@@ -34,9 +41,9 @@ class Chat:
         ecgs = [] if self.messages else [{"type": "ecg"}] * len(self.ecgs)
         prompt = [*self.messages, {"role": "user", "content": [*ecgs, {"type": "text", "text": question}]}]
         questions = [Questions(self.ecgs, [prompt], [None])]
-        answer = ask(self.model, self.processor, questions, self.max_new_tokens)[0][0]["answer"]
-        self.messages = [*prompt, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-        return answer
+        answer = ask(self.model, self.processor, questions, *self.limits)[0][0]
+        self.messages = [*prompt, {"role": "assistant", "content": [{"type": "text", "text": answer["text"]}]}]
+        return answer["answer"]
 
     def clear(self) -> None:
         """Forget the questions and answers so far."""

@@ -14,6 +14,7 @@ from transformers import (
 from transformers.utils import logging
 
 from elm_hf.inference.prompt_batch import PromptBatch
+from elm_hf.inference.reasoning import MAX_REASONING_TOKENS, ReasoningLimit, longest_text
 
 
 logger = logging.get_logger(__name__)
@@ -25,7 +26,7 @@ class Answer:
     An answer of a model.
 
     Attributes:
-        text: the text, without special tokens.
+        text: the text with its reasoning, without special tokens.
         num_tokens: number of tokens that the model wrote, without the end of the turn.
         finished: whether the model ended its turn; otherwise the answer was cut at the longest length allowed.
     """
@@ -36,10 +37,15 @@ class Answer:
 
 
 def answer(
-    model: PreTrainedModel, processor: ProcessorMixin, conversations: Sequence[list[dict]], max_new_tokens: int = 64
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    conversations: Sequence[list[dict]],
+    max_new_tokens: int = 64,
+    max_reasoning_tokens: int = MAX_REASONING_TOKENS,
 ) -> list[str]:
-    """The texts of [`generate_answers`]."""
-    return [one.text for one in generate_answers(model, processor, conversations, max_new_tokens)]
+    """The texts of greedy [`generate_answers`], with their reasoning."""
+    answers = generate_answers(model, processor, conversations, max_new_tokens, None, max_reasoning_tokens)
+    return [one.text for one in answers]
 
 
 def generate_answers(
@@ -48,6 +54,7 @@ def generate_answers(
     conversations: Sequence[list[dict]],
     max_new_tokens: int = 64,
     temperature: float | None = None,
+    max_reasoning_tokens: int = MAX_REASONING_TOKENS,
 ) -> list[Answer]:
     """
     The model's greedy or sampled answers to a batch of conversations, each ending with a user's turn.
@@ -61,13 +68,16 @@ def generate_answers(
         conversations: message lists whose ECG items hold their ECGs.
         max_new_tokens: longest answer, in tokens.
         temperature: of sampling, which follows torch's random seed; None for greedy answers.
+        max_reasoning_tokens: longest reasoning before the answer, in tokens, of models that are asked for it; a longer one
+            is ended ([`ReasoningLimit`]).
 
     Raises:
         ValueError: an ECG does not fit the model, a conversation is too long for it, the chat template refuses one, or the
             model computes NaN.
     """
-    prompts = PromptBatch(model, processor, conversations, max_new_tokens)
-    return answers_to(prompts, model, processor, max_new_tokens, temperature)
+    longest = longest_text(processor, max_new_tokens, max_reasoning_tokens)
+    prompts = PromptBatch(model, processor, conversations, longest)
+    return answers_to(prompts, model, processor, max_new_tokens, temperature, max_reasoning_tokens)
 
 
 @torch.inference_mode()
@@ -77,6 +87,7 @@ def answers_to(
     processor: ProcessorMixin,
     max_new_tokens: int,
     temperature: float | None = None,
+    max_reasoning_tokens: int = MAX_REASONING_TOKENS,
 ) -> list[Answer]:
     """
     The model's greedy or sampled answers to prompts.
@@ -84,7 +95,7 @@ def answers_to(
     Args:
         batch: the prompts, made for this model and number of new tokens. They can be made while the model answers others
             ([`prepared_ahead`]).
-        model, processor, max_new_tokens, temperature: see [`generate_answers`].
+        model, processor, max_new_tokens, temperature, max_reasoning_tokens: see [`generate_answers`].
 
     Raises:
         ValueError: the model computes NaN.
@@ -92,14 +103,21 @@ def answers_to(
     batch.to_device()
     inputs = batch.inputs() | {"past_key_values": batch.shared_cache()}
     inputs["logits_processor"] = LogitsProcessorList([_RefuseNan(model)])
+    limit = None
+    if processor.enable_thinking:
+        limit = ReasoningLimit(processor.tokenizer, batch.input_ids, max_reasoning_tokens)
+        inputs["logits_processor"].append(limit)
+    longest = longest_text(processor, max_new_tokens, max_reasoning_tokens)
     sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature}
     if temperature is not None:  # a checkpoint may have other defaults
         sampling |= {"top_k": 0, "top_p": 1.0}
-    output = model.generate(**inputs, max_new_tokens=max_new_tokens, num_beams=1, **sampling)
+    output = model.generate(**inputs, max_new_tokens=longest, num_beams=1, **sampling)
     ends = model.generation_config.eos_token_id
     ends = torch.tensor([] if ends is None else ends, dtype=torch.long).flatten()
+    starts = [0] * len(output) if limit is None else limit.answer_starts
     answers = []
-    for tokens in output[:, batch.input_ids.shape[1] :].cpu():
+    for tokens, start in zip(output[:, batch.input_ids.shape[1] :].cpu(), starts, strict=True):
+        tokens = tokens if start is None else tokens[: start + max_new_tokens]
         at_end = torch.isin(tokens, ends).nonzero()
         number = len(tokens) if len(at_end) == 0 else int(at_end[0])
         text = processor.decode(tokens[:number], skip_special_tokens=True).strip()

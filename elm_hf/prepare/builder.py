@@ -20,6 +20,7 @@ from elm_hf.ecg.recording import Recording, RecordingError, path_within, read_re
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE
 from elm_hf.modeling.folder_paths import Folder
 from elm_hf.prepare.names import check_dataset_name
+from elm_hf.prepare.pseudonyms import Pseudonyms
 from elm_hf.utils.errors import LONGEST_MESSAGE, short
 
 
@@ -46,6 +47,10 @@ class ElmDatasetConfig(datasets.BuilderConfig):
         translations: CSV with English translations of reports, as written by `elm-hf translate` (`ptb_xl`).
         questions_per_ecg: largest mean number of questions per ECG (questions from labels).
         questions_per_template: maximum number of questions per template (questions from labels).
+        key: file of the key of the pseudonyms (`ecgfolder`).
+        keep_ids: keep the ids of patients, the names of files, and what statements say about persons (`ecgfolder`).
+        title, license, citation: name, licence (identifier of the Hub or words) and BibTeX entry of the user's own data
+            for the dataset card (`ecgfolder`).
     """
 
     source: str | None = None
@@ -60,10 +65,20 @@ class ElmDatasetConfig(datasets.BuilderConfig):
     translations: str | None = None
     questions_per_ecg: int | None = None
     questions_per_template: int | None = None
+    key: str | None = None
+    keep_ids: bool | None = None
+    title: str | None = None
+    license: str | None = None
+    citation: str | None = None
 
 
+# Options of `ElmDatasetConfig` about the user's own data.
+OWN_DATA_OPTIONS = ("key", "keep_ids", "title", "license", "citation")
 # Options of `ElmDatasetConfig` that only some datasets have.
-SPECIAL_OPTIONS = ("source_rate", "reports", "translations", "questions_per_ecg", "questions_per_template")
+SPECIAL_OPTIONS = (
+    *("source_rate", "reports", "translations", "questions_per_ecg", "questions_per_template"),
+    *OWN_DATA_OPTIONS,
+)
 
 
 class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
@@ -92,6 +107,11 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
     RECORD_FEATURES: dict = {}
     # those of `SPECIAL_OPTIONS` that this dataset has
     OPTIONS: tuple[str, ...] = ()
+    # True if the source is the user's own, whose patients and files get pseudonyms. Published datasets keep their ids, by
+    # which they are joined with each other.
+    OWN_DATA = False
+    # set by the build of a dataset whose ids become pseudonyms
+    pseudonyms: Pseudonyms | None = None
 
     @property
     def record_source(self) -> str:
@@ -109,6 +129,10 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
     def reading_notes(self) -> list[str]:
         """Return what the tables of the source were found to mean, a line for each, for whoever builds the dataset."""
         return []
+
+    def personal_texts(self) -> dict[str, int]:
+        """Return how many rows have a text that may identify a patient, by the kind of what was found."""
+        return {}
 
     def has_conversations(self) -> bool:
         """Whether the source contains conversations. If not, the dataset has records and patients only."""
@@ -265,7 +289,17 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
             return schema.empty_table()
 
     def _with_sources(self, conversation: dict) -> dict:
-        return {"recording_sources": [self.record_source] * len(conversation["recording_ids"])} | conversation
+        names = [self.published_name(name) for name in conversation["recording_ids"]]
+        sources = {"recording_sources": [self.record_source] * len(names)}
+        return sources | conversation | {"recording_ids": names}
+
+    def published_name(self, recording_id: str) -> str:
+        """The id of a recording in the dataset: a pseudonym, or the id in the source."""
+        return recording_id if self.pseudonyms is None else self.pseudonyms.recording(recording_id)
+
+    def published_patient(self, patient_id: str) -> str:
+        """The id of a patient in the dataset: a pseudonym, or the id in the source."""
+        return patient_id if self.pseudonyms is None else self.pseudonyms.patient(patient_id)
 
     def from_source(self, message: str) -> str:
         """Make the paths in a message relative to the source, because the message is published."""
@@ -297,12 +331,14 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
         recording, metadata = self.read_recording(reference)
         self.counts.update(f"signals {name}" for name in recording.other_signals)
         self.counts.update(f"note {note}" for note in recording.notes)
+        recording_id = self.published_name(reference["recording_id"])
+        patient_id = self.published_patient(reference["patient_id"])
         for segment in segments(recording, self.config.seconds, self.config.sampling_rate):
             self.counts["gaps"] += segment.num_filled
             yield {
-                "record_id": f"{self.record_source}-{reference['recording_id']}-{segment.index}",
-                "recording_id": reference["recording_id"],
-                "patient_id": reference["patient_id"],
+                "record_id": f"{self.record_source}-{recording_id}-{segment.index}",
+                "recording_id": recording_id,
+                "patient_id": patient_id,
                 "source": self.record_source,
                 "segment": segment.index,
                 "start_s": segment.start_s,

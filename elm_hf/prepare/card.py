@@ -11,7 +11,8 @@ from elm_hf.data.ecg_table import StreamedEcgTable
 from elm_hf.data.layout import BUILD_REPORT_NAME, OFFICIAL, PATIENTS, PICTURE_NAME, RECORDS, SPLITS, fold_config
 from elm_hf.data.messages import message_text
 from elm_hf.ecg.plot import plot_ecg
-from elm_hf.prepare.builder import ElmDatasetBuilder, find_builder
+from elm_hf.prepare.builder import find_builder
+from elm_hf.prepare.licenses import UNKNOWN_LICENSE, Credit, license_fields
 from elm_hf.prepare.names import dataset_names
 from elm_hf.utils.files import read_json
 
@@ -38,7 +39,7 @@ def write_card(folder: Path, name: str) -> None:
     dataset_card(folder, name).save(folder / "README.md")
 
 
-def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> DatasetCard:
+def dataset_card(folder: Path, name: str, ids_only: Path | None = None, report: dict | None = None) -> DatasetCard:
     """
     Return the card of a built dataset.
 
@@ -46,13 +47,14 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> Datas
         folder: folder of the build.
         name: name or path of the dataset in the code examples.
         ids_only: folder of the files to publish instead of those of the build, if signals and texts are not published.
+        report: build report. Defaults to that of the folder.
     """
-    report = read_json(folder / BUILD_REPORT_NAME)
+    report = report or read_json(folder / BUILD_REPORT_NAME)
     records, builder, sources = report["records"], find_builder(report["dataset"]), credited(folder, report)
-    licenses = sorted({source.LICENSE for source in sources})
+    title = sources[0].name if sources and sources[0].is_own else builder.PRETTY_NAME
     data = DatasetCardData(
-        pretty_name=builder.PRETTY_NAME,
-        license=licenses[0] if len(licenses) == 1 else licenses,
+        pretty_name=title,
+        **license_fields(sorted({source.license for source in sources})),
         task_categories=["question-answering", "text-generation"],
         tags=["ecg", "electrocardiogram", "medical", "elm-hf"],
         configs=_configs(ids_only or folder),
@@ -77,15 +79,29 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None) -> Datas
         examples=[] if ids_only else _examples(folder),
         picture=PICTURE_NAME if (folder / PICTURE_NAME).is_file() and not ids_only else None,
         ids_only=ids_only is not None,
+        has_lists=(folder / "skipped.csv").is_file() and ids_only is None,
         build=folder.name,
     )
 
 
-def credited(folder: Path, report: dict) -> list[type[ElmDatasetBuilder]]:
-    """Return the scripts of the datasets in a build: first that of the conversations, then those of the records."""
+def credited(folder: Path, report: dict) -> list[Credit]:
+    """Return the sources of a build: first that of the conversations, then those of the records."""
     columns = [pq.read_table(path, columns=["source"])["source"] for path in (folder / RECORDS).glob("*.parquet")]
     sources = {source for column in columns for source in column.unique().to_pylist()} - {report["dataset"]}
-    return [find_builder(name) for name in (report["dataset"], *sorted(sources)) if name in dataset_names()]
+    builders = [find_builder(name) for name in (report["dataset"], *sorted(sources)) if name in dataset_names()]
+    own = report.get("own_data") or {}  # builds of earlier versions have none
+    return [
+        Credit(
+            own.get("title") or each.PRETTY_NAME,
+            each.HOMEPAGE,
+            own.get("license") or UNKNOWN_LICENSE,
+            own.get("citation") or "",
+            is_own=True,
+        )
+        if each.OWN_DATA
+        else Credit(each.PRETTY_NAME, each.HOMEPAGE, each.LICENSE, each.CITATION)
+        for each in builders
+    ]
 
 
 def _question_types(templates: list[dict]) -> dict[str, dict]:

@@ -24,14 +24,18 @@ from elm_hf.data.loading import check_same_shape
 from elm_hf.data.tables import load_records
 from elm_hf.ecg.find_files import formats_of
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE
-from elm_hf.prepare.builder import SPECIAL_OPTIONS, ElmDatasetBuilder, find_builder
+from elm_hf.prepare.builder import OWN_DATA_OPTIONS, SPECIAL_OPTIONS, ElmDatasetBuilder, find_builder
 from elm_hf.prepare.card import write_card
 from elm_hf.prepare.matching import asked_recordings, find_ecgs, list_conversations, recording_names
+from elm_hf.prepare.own_data import check_same_key, own_data_of, own_data_of_records, write_ids
 from elm_hf.prepare.patients import GivenFolds, write_patients
+from elm_hf.prepare.privacy import write_privacy
+from elm_hf.prepare.pseudonyms import load_pseudonyms
 from elm_hf.prepare.question_report import question_report
 from elm_hf.prepare.record_files import VERSIONS, RecordFiles, build_records, plan_records
 from elm_hf.prepare.splits import assign_folds, split_conversations, write_splits
 from elm_hf.prepare.work_folder import (
+    PRIVATE,
     begin,
     check_output,
     clear,
@@ -41,6 +45,10 @@ from elm_hf.prepare.work_folder import (
     work_folder,
 )
 from elm_hf.utils.files import check_links, read_json
+
+
+# Options that are not among the settings in the published report: paths of this machine, and what the card says elsewhere.
+NO_SETTINGS = ("translations", "key", "title", "license", "citation")
 
 
 def prepare_dataset(
@@ -67,6 +75,9 @@ def prepare_dataset(
 
     Folds belong to the patients of a source: a dataset with recordings deals them, and conversations about the records
     of other datasets take the folds of those datasets.
+
+    Patients and recordings of the user's own data (`ecgfolder`) get pseudonyms, unless `keep_ids` is set. The names behind
+    them are then in the folder `OUTPUT.private`, together with `skipped.csv` and `left_out.csv`.
 
     The dataset is built in the working folder `OUTPUT.building`, which is renamed when the build is complete. After an
     interruption, the same call continues the build and gives the same dataset, byte for byte.
@@ -106,10 +117,11 @@ def prepare_dataset(
     paths = [records] if isinstance(records, str | PathLike) else list(records or [])
     special_options = _without_paths(special_options)
     options = _options(source, seconds, sampling_rate, num_recordings, seed, one_patient_per_file) | special_options
-    with _builder(name, options | {"records": tuple(str(path) for path in paths)}) as builder:
+    with _builder(name, options | {"records": tuple(str(path) for path in paths)}, output) as builder:
         if not builder.HAS_ECGS and records is not None:
             raise ValueError(f"{name} is a text-only dataset: omit records (--records)")
         reads_ecgs = builder.HAS_ECGS and records is None
+        own_data = own_data_of(builder) if builder.OWN_DATA else own_data_of_records(paths)
         given = GivenFolds.load(paths, num_folds) if paths else None
         if merge and not reads_ecgs:
             raise ValueError(
@@ -139,8 +151,7 @@ def prepare_dataset(
                 "num_folds": num_folds,
                 "seed": seed,
             }
-            # the path of a file of this machine is not published
-            settings |= {key: value for key, value in special_options.items() if value and key != "translations"}
+            settings |= {key: value for key, value in special_options.items() if value and key not in NO_SETTINGS}
             notes = {
                 "notes": builder.notes(),
                 "reading_notes": builder.reading_notes(),
@@ -148,8 +159,18 @@ def prepare_dataset(
             }
             has_conversations = builder.has_conversations()
             report = _finish(
-                name, output.name, files, conversations, unusable, settings, notes, has_conversations, given
+                builder,
+                output.name,
+                files,
+                conversations,
+                unusable,
+                settings,
+                notes,
+                has_conversations,
+                given,
+                own_data,
             )
+            check_same_key(output, own_data)
             publish(work, output)
     return report
 
@@ -200,7 +221,7 @@ def prepare_shard(
     check_output(output, overwrite=False)
     options = _options(source, seconds, sampling_rate, num_recordings, seed, one_patient_per_file)
     options |= _without_paths(special_options)
-    with _builder(name, options) as builder:
+    with _builder(name, options, output) as builder:
         plan = _plan(builder, options)
         with work_folder(output, f"shard-{shard}-of-{num_shards}") as work:
             build_id = begin(work, plan, exclusive=False)
@@ -251,14 +272,19 @@ def _options(
 
 
 @contextmanager
-def _builder(name: str, options: dict) -> Iterator[ElmDatasetBuilder]:
+def _builder(name: str, options: dict, output: Path) -> Iterator[ElmDatasetBuilder]:
     builder = find_builder(name)
     for option in SPECIAL_OPTIONS:
         if options.get(option) is not None and option not in builder.OPTIONS:
             has = f"it has {', '.join(map(_flag, builder.OPTIONS))}" if builder.OPTIONS else "it has no such options"
             raise ValueError(f"{name} has no option {option} ({_flag(option)}); {has}")
+    if options.get("keep_ids") and options.get("key") is not None:
+        raise ValueError("keep_ids (--keep-ids) makes no pseudonyms; omit key (--key)")
     with TemporaryDirectory() as cache:
-        yield builder(cache_dir=cache, config_name="conversations", **options)
+        made = builder(cache_dir=cache, config_name="conversations", **options)
+        if made.OWN_DATA and not made.config.keep_ids:
+            made.pseudonyms = load_pseudonyms(made.config.key, output)
+        yield made
 
 
 def _without_paths(options: dict) -> dict:
@@ -279,7 +305,10 @@ def _flag(option: str) -> str:
 
 def _plan(builder: ElmDatasetBuilder, options: dict) -> dict:
     """Everything that the record files depend on. The path of the source is not part of it and may differ."""
-    return {"dataset": builder.name} | {**options, "source": None} | plan_records(builder)
+    kept = {name: value for name, value in options.items() if name not in OWN_DATA_OPTIONS}
+    if builder.OWN_DATA:
+        kept["key"] = None if builder.pseudonyms is None else builder.pseudonyms.key_id
+    return {"dataset": builder.name} | {**kept, "source": None} | plan_records(builder)
 
 
 @contextmanager
@@ -317,7 +346,7 @@ def _copy_records(paths: list[str | PathLike], asked: pa.Array, work: Path, buil
 
 
 def _finish(
-    name: str,
+    builder: ElmDatasetBuilder,
     title: str,
     files: RecordFiles,
     conversations: list[Path],
@@ -326,11 +355,13 @@ def _finish(
     notes: dict[str, list[str]],
     has_conversations: bool,
     given: GivenFolds | None,
+    own_data: dict | None,
 ) -> dict:
     """
     Write the patients, the splits, the build report, the lists of skipped and excluded data, and the card. Returns the
     report.
     """
+    name = builder.name
     build, joined = files.work / "build", files.work / "conversations.parquet"
     files.drop_copies()
     skipped, keys = files.skipped(), files.keys()
@@ -355,10 +386,17 @@ def _finish(
         "conversations": {"built": num_built, "left_out": dict(left_out)},
         "splits": split_report,
         "folds_from_records": given is not None,
+        "own_data": own_data,
         "labels": folds.labels,
         "versions": {package: version(package) for package in VERSIONS},
     }
-    _write_report(build, report, skipped, unusable)
+    (build / BUILD_REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if builder.pseudonyms is None:
+        _write_lists(build, skipped, unusable)
+    else:  # they contain the names of files
+        _write_lists(files.work / PRIVATE, skipped, unusable)
+        write_ids(files.work / PRIVATE, builder)
+    write_privacy(build, report)
     write_card(build, title)
     return report
 
@@ -409,8 +447,8 @@ def _records_report(files: RecordFiles, keys: pa.Table, skipped: list) -> dict:
     }
 
 
-def _write_report(folder: Path, report: dict, skipped: list, left_out: list) -> None:
-    (folder / BUILD_REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+def _write_lists(folder: Path, skipped: list, left_out: list) -> None:
+    folder.mkdir(exist_ok=True)
     with (folder / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([("recording_id", "reason", "message"), *skipped])
     with (folder / "left_out.csv").open("w", newline="", encoding="utf-8") as file:

@@ -1,5 +1,6 @@
 """Read published instruction datasets about ECGs: entries, turns, wording and references to recordings."""
 
+import csv
 import hashlib
 import json
 import re
@@ -70,13 +71,13 @@ class EntryError(ValueError):
 
 def read_entries(path: Path, leave_out: Callable[[str, str], None]) -> Iterator[tuple[int, dict]]:
     """
-    Yield the entries of a JSON list, a JSON Lines file or a Parquet file, with their numbers starting at 0. The file
-    is not read into memory as a whole.
+    Yield the entries of a JSON list, a JSON Lines, CSV or Parquet file, with their numbers starting at 0. The file is not
+    read into memory as a whole.
 
     Args:
-        path: path with the suffix `.json`, `.jsonl` or `.parquet`.
+        path: path with the suffix `.json`, `.jsonl`, `.csv` or `.parquet`.
         leave_out: function that is called with a reason and a message for each entry that is damaged or not an object,
-            and if the file cannot be read. The entries end where the file is not JSON or Parquet any more.
+            and if the file cannot be read. The entries end where the file is not of its format any more.
     """
     number = -1
     try:
@@ -88,7 +89,7 @@ def read_entries(path: Path, leave_out: Callable[[str, str], None]) -> Iterator[
             else:
                 kind = type(entry).__name__
                 leave_out("damaged entry", f"{path}: entry {number + 1} is a {kind}, expected an object with fields")
-    except (ValueError, OSError, pa.ArrowException) as error:
+    except (ValueError, OSError, csv.Error, pa.ArrowException) as error:
         form = path.suffix[1:].upper()
         leave_out("unreadable file", f"{path}: cannot be read as {form} after {number + 1} entries ({short(error)})")
 
@@ -102,6 +103,8 @@ def _entries(path: Path) -> Iterator:
     """The entries of a file, and an `EntryError` in place of a damaged one."""
     if path.suffix == ".parquet":
         return _parquet_rows(path)
+    if path.suffix == ".csv":
+        return _csv_rows(path)
     return _json_lines(path) if path.suffix == ".jsonl" else _json_list(path)
 
 
@@ -192,6 +195,16 @@ def _id_in(item: object) -> str:
         return ""
     found = [item[name] for name in _ID_FIELDS if isinstance(item.get(name), str | int | float)]
     return f", id {short(found[0])}," if found else ""
+
+
+def _csv_rows(path: Path) -> Iterator:
+    """The rows of a table whose first row has the names of the columns, all of them text."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        for row in csv.DictReader(file, strict=True):
+            if None in row or None in row.values():
+                yield EntryError("damaged entry", " has another number of fields than the table has columns")
+            else:
+                yield _checked(row, "".join(row.values()))
 
 
 def _parquet_rows(path: Path) -> Iterator[dict]:

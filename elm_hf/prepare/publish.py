@@ -1,5 +1,6 @@
 """Publish built datasets in one commit, so that the Hub shows either all files or none."""
 
+import json
 import re
 import shutil
 import tempfile
@@ -13,18 +14,15 @@ import pyarrow.parquet as pq
 from datasets import Features
 
 from elm_hf.data.columns import CONVERSATION_IDS, RECORD_IDS
-from elm_hf.data.layout import BUILD_REPORT_NAME, PATIENTS, PICTURE_NAME
+from elm_hf.data.layout import BUILD_REPORT_NAME, PATIENTS, PICTURE_NAME, PRIVACY_NAME
 from elm_hf.prepare.card import credited, dataset_card
+from elm_hf.prepare.licenses import FREE_LICENSES, UNKNOWN_LICENSE, Credit, is_credentialed
+from elm_hf.prepare.own_data import WITH_PATIENT_ID
+from elm_hf.prepare.privacy import AS_GIVEN, ids_of_own_data, privacy_report
 from elm_hf.utils.files import check_links, read_json
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
 
 
-# Licences (identifiers of the Hub) that permit redistribution. For other licences, the user decides whether to publish
-# signals.
-FREE_LICENSES = frozenset(
-    {"apache-2.0", "mit", "cc0-1.0", "odbl", "odc-by", "pddl", "cc-by-3.0", "cc-by-4.0"}
-    | {"cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
-)
 # Files of an earlier version that are deleted if a new version does not include them.
 STALE_DATA = (".parquet", ".csv", PICTURE_NAME)
 
@@ -36,6 +34,7 @@ def publish_dataset(
     revision: str | None = None,
     signals: bool | None = None,
     dry_run: bool = False,
+    license: str | None = None,
 ) -> Publication:
     """
     Publish a dataset built by `prepare_dataset`, with Parquet files, card and build report, in one commit.
@@ -49,10 +48,12 @@ def publish_dataset(
         signals: True publishes everything. False publishes ids and folds only, without signals, texts and patient
             data. By default, everything is published if the licences of all sources clearly permit redistribution.
         dry_run: return the list of files without publishing them.
+        license: licence of the publisher's own data, an identifier of the Hub or words. Defaults to that of the build.
 
     Raises:
-        ValueError: `folder` is not a build or has links that lead out of it, the name does not follow the scheme, a licence requires that `signals` is
-            set, or the repository is public, but `private` is True.
+        ValueError: `folder` is not a build or has links that lead out of it, the name does not follow the scheme, a licence
+            requires that `signals` is set, or does not permit a public repository, the publisher's own data have no
+            licence or their patients no pseudonyms, or the repository is public, but `private` is True.
         ConnectionError: the Hub could not be reached or was busy in every attempt. No uploaded file is visible.
         HfHubHTTPError: the Hub rejected the request.
     """
@@ -61,10 +62,15 @@ def publish_dataset(
     check_links(folder)
     check_repo_id(repo_id)
     _check_scheme(repo_id, report)
+    report = _with_license(folder, report, license)
+    credits = credited(folder, report)
+    _check_own_data(folder, credits)
+    if not private:
+        _check_is_public(folder, report, credits, signals)
     if signals is None:
-        _check_licenses(folder, report)
+        _check_licenses(folder, credits)
         signals = True
-    with _dataset_files(folder, repo_id, signals) as files:
+    with _dataset_files(folder, repo_id, signals, report) as files:
         message = f"{report['dataset']}, built with elm-hf {report['versions']['elm-hf']}"
         return publish_files(repo_id, "dataset", files, STALE_DATA, message, private, revision, dry_run)
 
@@ -95,10 +101,55 @@ def _check_scheme(repo_id: str, report: dict) -> None:
         )
 
 
-def _check_licenses(folder: Path, report: dict) -> None:
-    unclear = [source for source in credited(folder, report) if source.LICENSE not in FREE_LICENSES]
+def _with_license(folder: Path, report: dict, license: str | None) -> dict:
+    """The build report with a licence of the publisher's own data."""
+    if license is None:
+        return report
+    if not any(credit.is_own for credit in credited(folder, report)):
+        raise ValueError(
+            f"{folder}: license (--license) is for data of your own; this dataset has the licences of its sources"
+        )
+    return report | {"own_data": (report.get("own_data") or {}) | {"license": license}}
+
+
+def _check_own_data(folder: Path, credits: list[Credit]) -> None:
+    if any(credit.is_own and credit.license == UNKNOWN_LICENSE for credit in credits):
+        raise ValueError(
+            f"{folder}: holds data of your own, for which no licence is stated, so that nobody could use them; state it with "
+            "license (--license), such as cc-by-4.0, or other for terms of your own"
+        )
+
+
+def _check_is_public(folder: Path, report: dict, credits: list[Credit], signals: bool | None) -> None:
+    """Check that everybody may see the data."""
+    credentialed = [credit for credit in credits if is_credentialed(credit.license)]
+    if credentialed and signals is not False:
+        named = ", ".join(f"{credit.name} ({credit.license})" for credit in credentialed)
+        raise ValueError(
+            f"{folder}: not published to a public repository: only people who have signed the data use agreement of the source "
+            f"may have the data, and may not pass them on: {named}. Publish ids and folds only (--without-signals), from which "
+            "others with access build the dataset"
+        )
+    if signals:
+        return
+    if ids_of_own_data(folder) == AS_GIVEN:
+        raise ValueError(
+            f"{folder}: holds patient ids and names of files as they were given. Build the dataset again without keep_ids "
+            "(--keep-ids), so that they become pseudonyms, or publish it privately (--private), or everything "
+            "(--with-signals) if everybody may see them"
+        )
+    found = ((report.get("own_data") or {}).get("texts") or {}).get(WITH_PATIENT_ID, 0)
+    if found and signals is None:
+        raise ValueError(
+            f"{folder}: the texts of {found} rows contain the id of their patient. Remove them from the table and build the dataset "
+            "again, or publish it privately (--private), or everything (--with-signals) if everybody may see them"
+        )
+
+
+def _check_licenses(folder: Path, credits: list[Credit]) -> None:
+    unclear = [credit for credit in credits if not credit.is_own and credit.license not in FREE_LICENSES]
     if unclear:
-        named = ", ".join(f"{source.PRETTY_NAME} ({source.LICENSE})" for source in unclear)
+        named = ", ".join(f"{credit.name} ({credit.license})" for credit in unclear)
         raise ValueError(
             f"{folder}: the licence does not clearly permit redistribution: {named}. Publish ids and folds only "
             "(--without-signals), or everything (--with-signals) if you have the permission"
@@ -106,7 +157,7 @@ def _check_licenses(folder: Path, report: dict) -> None:
 
 
 @contextmanager
-def _dataset_files(folder: Path, repo_id: str, signals: bool) -> Iterator[dict[str, Path | bytes]]:
+def _dataset_files(folder: Path, repo_id: str, signals: bool, report: dict) -> Iterator[dict[str, Path | bytes]]:
     """The files to publish, by their path in the repository. Files with ids only are temporary."""
     with tempfile.TemporaryDirectory() as ids_only:
         if signals:
@@ -115,12 +166,17 @@ def _dataset_files(folder: Path, repo_id: str, signals: bool) -> Iterator[dict[s
             published = Path(ids_only)
             for path in sorted(folder.glob("*/*.parquet")):
                 _write_ids(path, published / path.relative_to(folder))
-        card = dataset_card(folder, repo_id, None if signals else published)
+        card = dataset_card(folder, repo_id, None if signals else published, report)
         paths = [path for path in sorted(published.rglob("*")) if path.is_file()]
         files = {path.relative_to(published).as_posix(): path for path in paths} | {
-            BUILD_REPORT_NAME: folder / BUILD_REPORT_NAME
+            BUILD_REPORT_NAME: _json(report),
+            PRIVACY_NAME: _json(privacy_report(published, report)),
         }
         yield files | {"README.md": str(card).encode()}
+
+
+def _json(content: dict) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def _write_ids(path: Path, new_path: Path) -> None:

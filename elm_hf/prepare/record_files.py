@@ -92,7 +92,7 @@ class RecordFiles:
         for number in range(self.count):
             note = self._note(number)
             unusable = iter(note["skipped"])
-            for place, (name, digest) in enumerate(note["recordings"]):
+            for place, (name, digest) in enumerate(zip(note["names"], note["digests"])):
                 if digest is None:
                     skipped.append(tuple(next(unusable)))
                 elif (number, place) in self._copies:
@@ -105,7 +105,7 @@ class RecordFiles:
         filed under two patients, who may be in different splits.
         """
         names_in = defaultdict(set)
-        for (number, _), name in self._names(self._copies).items():
+        for (number, _), name in self._names(self._copies, "published").items():
             names_in[number].add(name)
         for number, names in names_in.items():
             with pq.ParquetFile(self.path(number)) as file:
@@ -125,7 +125,7 @@ class RecordFiles:
         """
         digests, places = [], []
         for number in range(self.count):
-            found = [(place, digest) for place, (_, digest) in enumerate(self._note(number)["recordings"]) if digest]
+            found = [(place, digest) for place, digest in enumerate(self._note(number)["digests"]) if digest]
             digests.append(np.frombuffer(bytes.fromhex("".join(digest for _, digest in found)), np.uint64))
             places.append(np.array([(number, place) for place, _ in found], np.int32).reshape(-1, 2))
         if not digests:
@@ -140,15 +140,15 @@ class RecordFiles:
         name_of = self._names(originals)
         return {tuple(copy): name_of[one] for copy, one in zip(places[copies].tolist(), originals)}
 
-    def _names(self, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], str]:
+    def _names(self, places: Iterable[tuple[int, int]], key: str = "names") -> dict[tuple[int, int], str]:
         """The ids of recordings by the number of their file and their place in it. Each note is read once."""
         in_file = defaultdict(list)
         for number, place in places:
             in_file[number].append(place)
         names = {}
         for number, chosen in in_file.items():
-            recordings = self._note(number)["recordings"]
-            names |= {(number, place): recordings[place][0] for place in chosen}
+            listed = self._note(number)[key]
+            names |= {(number, place): listed[place] for place in chosen}
         return names
 
     def check_complete(self) -> None:
@@ -178,7 +178,7 @@ class RecordFiles:
         features = record_features(builder.config.seconds, builder.config.sampling_rate)
         features = Features({**features, **builder.RECORD_FEATURES})
         builder.counts.clear()
-        rows, recordings, skipped = [], [], []
+        rows, digests, skipped = [], [], []
         with pq.ParquetWriter(self._unfinished(number), features.arrow_schema, **_PARQUET) as writer:
             for reference in references:
                 name, digest = reference["recording_id"], None
@@ -188,13 +188,15 @@ class RecordFiles:
                     digest = _digest(found)
                 except RecordingError as error:
                     skipped.append((name, error.reason, short(builder.from_source(str(error)), LONGEST_MESSAGE)))
-                recordings.append((name, digest))
+                digests.append(digest)
                 while len(rows) >= RECORDS_PER_ROW_GROUP:
                     writer.write_table(_record_table(rows[:RECORDS_PER_ROW_GROUP], features))
                     rows = rows[RECORDS_PER_ROW_GROUP:]
             if rows:
                 writer.write_table(_record_table(rows, features))
-        self._finish(number, recordings, skipped, builder.counts)
+        names = [reference["recording_id"] for reference in references]
+        published = [builder.published_name(name) for name in names]
+        self._finish(number, names, published, digests, skipped, builder.counts)
         return len(references), len(skipped)
 
     def copy(self, number: int, records: Dataset) -> None:
@@ -202,7 +204,7 @@ class RecordFiles:
         with pq.ParquetWriter(self._unfinished(number), records.features.arrow_schema, **_PARQUET) as writer:
             for table in records.with_format("arrow").iter(RECORDS_PER_ROW_GROUP):
                 writer.write_table(table)
-        self._finish(number, [], [], {})
+        self._finish(number, [], [], [], [], {})
 
     def keys(self) -> pa.Table:
         """Return the columns of all records that are used to match conversations."""
@@ -210,9 +212,11 @@ class RecordFiles:
             return record_features(seconds=1, sampling_rate=1).arrow_schema.empty_table().select(RECORD_KEYS)
         return pa.concat_tables(pq.read_table(self.path(number), columns=RECORD_KEYS) for number in range(self.count))
 
-    def _finish(self, number: int, recordings: list, skipped: list, counts: dict[str, int]) -> None:
+    def _finish(
+        self, number: int, names: list, published: list, digests: list, skipped: list, counts: dict[str, int]
+    ) -> None:
         note = {"build_id": self.build_id, "num_shards": self.num_shards}
-        note |= {"recordings": recordings, "skipped": skipped, "counts": counts}
+        note |= {"names": names, "published": published, "digests": digests, "skipped": skipped, "counts": counts}
         write_atomically(self._note_path(number), json.dumps(note))
         self._replace(number)
 
@@ -226,7 +230,7 @@ class RecordFiles:
             note = self._note(number) if self.path(number).is_file() else {}
         except (ValueError, FileNotFoundError):  # damaged, so that the file is built again
             return False
-        return note.get("build_id") == self.build_id and "recordings" in note  # earlier versions kept no digests
+        return note.get("build_id") == self.build_id and "published" in note  # earlier versions kept fewer facts
 
     def _note(self, number: int) -> dict:
         return read_json(self._note_path(number))

@@ -11,10 +11,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from elm_hf.data.layout import BUILD_REPORT_NAME
+from elm_hf.prepare.own_data import private_folder
 from elm_hf.utils.files import read_json, write_atomically
 
 
 _PLAN_NAME = "plan.json"
+# Folder of the working folder with lists of names that are not published.
+PRIVATE = "private"
 # Child processes of a killed build hold its lock for a moment, until they terminate.
 _LOCK_TIMEOUT_S = 10
 
@@ -131,7 +134,16 @@ def clear_all_but_records(work: Path) -> None:
 
 
 def publish(work: Path, output: Path) -> None:
-    """Move the finished dataset to `output` and remove the working folder."""
+    """
+    Move the finished dataset to `output`, and the names behind its pseudonyms to `OUTPUT.private`, and remove the working
+    folder.
+    """
+    if (work / PRIVATE).is_dir():
+        private = private_folder(output)
+        private.mkdir(mode=0o700, exist_ok=True)
+        for path in (work / PRIVATE).iterdir():
+            path.chmod(0o600)
+            path.replace(private / path.name)
     if output.exists():
         output.rename(work / "replaced")
     (work / "build").rename(output)

@@ -27,6 +27,8 @@ from elm_hf.pretrain.trainer import PretrainTrainer, TaskAurocs
 from elm_hf.training.augmentation import EcgAugmentation
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.epochs import FollowEpoch
+from elm_hf.training.parallelism import end_processes
+from elm_hf.training.pushing import check_push
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
 from elm_hf.training.rows import load_sources
 from elm_hf.training.validation import check_evaluation, evaluates, evaluation_callbacks
@@ -63,6 +65,7 @@ def build_trainer(
     script_args: PretrainArguments, training_args: TrainingArguments, augmentation: EcgAugmentation
 ) -> PretrainTrainer:
     """Builds the trainer of a run, ready to start or to resume from its last checkpoint."""
+    check_push(training_args)
     target = target_of(encoder_type(script_args.encoder), script_args.target)
     possible_tasks = PTB_XL_TASKS if target == "labels" else ()
     check_evaluation(training_args, script_args.early_stopping_patience, _metrics(possible_tasks))
@@ -191,6 +194,7 @@ def train(trainer: PretrainTrainer, datasets: list[str]) -> None:
     trainer.accelerator.print(f"Saved to {args.output_dir}")
     if args.push_to_hub:
         trainer.push_to_hub(dataset=datasets)
+    end_processes(trainer)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ from elm_hf.checkpoints.encoder_card import write_trained_encoder_card
 from elm_hf.data.label_tasks import LabelTasks
 from elm_hf.data.seen_patients import Stage
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
+from elm_hf.training.pushing import PushedModel
 from elm_hf.training.resume import CompleteCheckpoints
 from elm_hf.utils.auroc import macro_aurocs
 
 
-class PretrainTrainer(CompleteCheckpoints, Trainer):
+class PretrainTrainer(PushedModel, CompleteCheckpoints, Trainer):
     """
-    Transformers' `Trainer` with resumable checkpoints ([`CompleteCheckpoints`]).
+    Transformers' `Trainer` with resumable checkpoints ([`CompleteCheckpoints`]) and pushing ([`PushedModel`]).
 
     Args:
         run: settings of the run, saved with its checkpoints.

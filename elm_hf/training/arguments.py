@@ -131,6 +131,10 @@ class ElmScriptArguments(DataArguments):
         "Maximum number of positions of a batch on one device, with its padding. Batches then have as many rows as fit, "
         "instead of --per_device_train_batch_size."
     )
+    max_reasoning_tokens: int | None = _argument(
+        "Longest reasoning (<think>) of an answer to train on, in tokens. Conversations with a longer one are left out and "
+        "counted. No limit by default."
+    )
     cache_encoder: bool = _argument("Run the frozen encoder once and train on its stored features.", False)
     ecg_condition: str = _argument(
         "What to train on in the place of the ECGs: signal (the ECGs), zeros, noise, another (patient's ECG) or none. All "
@@ -160,6 +164,8 @@ class ElmScriptArguments(DataArguments):
             raise ValueError(f"--pack_by_ecg is {self.pack_by_ecg}; expected 1 (off) or more.")
         if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
             raise ValueError(f"--tokens_per_batch is {self.tokens_per_batch}; expected 1 or more.")
+        if self.max_reasoning_tokens is not None and self.max_reasoning_tokens < 1:
+            raise ValueError(f"--max_reasoning_tokens is {self.max_reasoning_tokens}; expected 1 or more.")
         if self.cache_encoder and "encoder" in self.trainable:
             raise ValueError(
                 "--cache_encoder needs a frozen encoder, but encoder is in --trainable; leave it out (--trainable "
@@ -203,6 +209,7 @@ class ElmScriptArguments(DataArguments):
             "--question_types": self.question_types is not None,
             "--eval_exact_match": self.eval_exact_match is not None,
             "--eval_samples": bool(self.eval_samples),
+            "--max_reasoning_tokens": self.max_reasoning_tokens is not None,
             "--dataset_probabilities": self.dataset_probabilities is not None,
         }
         chosen = [option for option, is_chosen in others.items() if is_chosen]

@@ -1,19 +1,16 @@
 """Checks before training: options that exclude each other, the name of the checkpoint, and ECGs that do not fit."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedConfig, ProcessorMixin, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.trainer_utils import HubStrategy
 from transformers.utils import find_adapter_config_file, logging
 from trl import ModelConfig, SFTConfig
 
 from elm_hf.checkpoints.chat_template import check_template
 from elm_hf.checkpoints.llm import check_answers_are_learnt
-from elm_hf.checkpoints.publish import check_license
+from elm_hf.modeling.chat_rendering import has_reasoning
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.llm_parts import text_token_ids
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
@@ -21,6 +18,7 @@ from elm_hf.training.arguments import DataArguments, ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.compilation import check_compilation
 from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix, pack_without_padding
+from elm_hf.training.pushing import check_push
 from elm_hf.training.trl_options import check_trl_options
 from elm_hf.utils.hub import check_name
 from elm_hf.utils.positions import position_limit
@@ -68,6 +66,7 @@ def check_arguments(
             "accelerate/fsdp2 or accelerate/zero2."
         )
     check_trl_options(training_args, model_args)
+    check_push(training_args, model_args)
     check_compilation(training_args)
     check_hardware(training_args, model_args)
 
@@ -109,31 +108,6 @@ def check_model(model_args: ModelConfig) -> None:
         )
 
 
-def check_push(training_args: TrainingArguments, model_args: ModelConfig) -> None:
-    """
-    Checks before anything is loaded that the trained model can be published, with `--push_to_hub`.
-
-    Raises:
-        ValueError: it would be an adapter of a local folder, the weights of its encoder have no licence, or the folders of
-            checkpoints are to be published, which have the states of the optimizer.
-    """
-    if not training_args.push_to_hub:
-        return
-    name = model_args.model_name_or_path
-    if training_args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
-        raise ValueError(
-            f"--hub_strategy {training_args.hub_strategy.value} publishes the states of the optimizer as well; use end or "
-            "every_save, and resume from --output_dir."
-        )
-    if Path(name).is_dir():
-        if model_args.use_peft:
-            raise ValueError(
-                f"--push_to_hub with --use_peft publishes an adapter of {name}, a local folder that others cannot load; publish "
-                "that first and start from its repository, or leave out --push_to_hub and use elm-hf publish-model --base."
-            )
-        check_license(Path(name))
-
-
 def check_chat_template(processor: ProcessorMixin, script_args: DataArguments) -> None:
     """
     Checks that the model is asked for an answer as it learns it, and that joined questions are learnt.
@@ -167,6 +141,15 @@ def set_thinking(processor: ProcessorMixin, dataset: Dataset) -> None:
     step = max(1, len(dataset) // NUM_SAMPLED)
     sample = dataset.with_format(None).select(range(0, len(dataset), step))["messages"]
     reasoned = [processor.learns_reasoning(messages) for messages in sample]
+    dropped = [
+        not learnt and any(has_reasoning(message) for message in messages)
+        for messages, learnt in zip(sample, reasoned)
+    ]
+    if any(dropped):
+        logger.warning(
+            f"{sum(dropped)} of {len(sample)} conversations that were looked at hold reasoning (<think>) that the chat template "
+            "drops, so that only what follows it is learnt; --chat_template_path takes another template."
+        )
     if 2 * sum(reasoned) > len(reasoned):
         processor.enable_thinking = True
         logger.warning(

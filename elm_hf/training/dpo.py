@@ -13,19 +13,19 @@ from collections.abc import Sequence
 
 from datasets import Dataset
 from transformers import AutoConfig
-from trl import DPOConfig, DPOTrainer, ModelConfig, TrlParser
+from trl import DPOConfig, DPOTrainer, ModelConfig
 
+from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.training.arguments import PreferenceArguments
 from elm_hf.training.checks import set_max_length
 from elm_hf.training.parts import load_model, load_reference
 from elm_hf.training.post_training import PostTraining
 from elm_hf.training.preference_data import AnswerCollator, PairCollator, load_pairs
-from elm_hf.training.sft import train
+from elm_hf.training.sft import run_program
+from elm_hf.training.shared_prompts import SharedPrompts, can_share_prompts
 from elm_hf.training.trainer import ElmTraining
 from elm_hf.training.trl_options import OF_PREFERENCES
 from elm_hf.training.validation import evaluates
-from elm_hf.utils.errors import errors_in_one_line
-from elm_hf.utils.recipes import with_recipe
 
 
 ARGUMENTS = (PreferenceArguments, DPOConfig, ModelConfig)
@@ -40,24 +40,34 @@ class PreferenceTraining(ElmTraining):
 
 
 class ElmDPOTrainer(PreferenceTraining, DPOTrainer):
-    """TRL's `DPOTrainer`, which learns with the ECGs."""
+    """
+    TRL's `DPOTrainer`, which learns with the ECGs, and computes the prompt of each pair once ([`SharedPrompts`]).
+
+    Args:
+        model, ref_model: the ELM and the one that it is compared with.
+        args: arguments of the run.
+        data_collator: collator of pairs.
+        kwargs: arguments of [`ElmTraining`] and of TRL's trainer.
+    """
+
+    def __init__(
+        self,
+        model: ElmForCausalLM,
+        ref_model: ElmForCausalLM | None,
+        args: DPOConfig,
+        data_collator: PairCollator,
+        **kwargs,
+    ):
+        data_collator.shares_prompts = can_share_prompts(model)
+        for each in (model, ref_model):
+            if each is not None:
+                SharedPrompts(each.model)
+        super().__init__(model=model, ref_model=ref_model, args=args, data_collator=data_collator, **kwargs)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    Trains and saves a model, and pushes it to the Hub if requested.
-
-    Args:
-        arguments: command-line arguments. Defaults to those of this process.
-    """
-    with errors_in_one_line("elm-hf train dpo"):
-        trainer = build_trainer(*parse(arguments))
-    train(trainer)
-
-
-def parse(arguments: Sequence[str] | None = None) -> tuple:
-    """Parses arguments into instances of `ARGUMENTS`; `--config` takes a YAML file or the name of a recipe."""
-    return TrlParser(ARGUMENTS).parse_args_and_config(with_recipe(arguments))
+    """Runs the program ([`run_program`])."""
+    run_program("elm-hf train dpo", ARGUMENTS, build_trainer, arguments)
 
 
 def build_trainer(
@@ -92,6 +102,8 @@ def build(
     set_max_length(args, rows, run.processor, config)
     model, learning, peft_config = load_model(run.script_args.trainable, args, model_args)
     args.include_num_input_tokens_seen = "non_padding"  # for costs.json
+    if args.ddp_find_unused_parameters is None:  # a process may have questions without ECGs
+        args.ddp_find_unused_parameters = True
     return trainer_class(
         model=model,
         ref_model=load_reference(model_args) if peft_config is None else None,  # an adapter is switched off instead

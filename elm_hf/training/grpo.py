@@ -9,7 +9,7 @@ same program on one process.
 from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedModel, ProcessorMixin
-from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser
+from trl import GRPOConfig, GRPOTrainer, ModelConfig
 
 from elm_hf.training.arguments import REWARD_NAMES, RewardArguments
 from elm_hf.training.parallelism import shards_weights, tensor_parallel_size
@@ -18,12 +18,10 @@ from elm_hf.training.post_training import PostTraining
 from elm_hf.training.reward_data import questions_of
 from elm_hf.training.rewards import Perception, answer_format, exact_match
 from elm_hf.training.rollouts import EcgRollouts
-from elm_hf.training.sft import train
+from elm_hf.training.sft import run_program
 from elm_hf.training.trainer import ElmTraining
 from elm_hf.training.trl_options import OF_REWARDS
 from elm_hf.training.validation import evaluates
-from elm_hf.utils.errors import errors_in_one_line
-from elm_hf.utils.recipes import with_recipe
 
 
 ARGUMENTS = (RewardArguments, GRPOConfig, ModelConfig)
@@ -61,20 +59,8 @@ class ElmGRPOTrainer(RewardTraining, GRPOTrainer):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    Trains and saves a model, and pushes it to the Hub if requested.
-
-    Args:
-        arguments: command-line arguments. Defaults to those of this process.
-    """
-    with errors_in_one_line("elm-hf train grpo"):
-        trainer = build_trainer(*parse(arguments))
-    train(trainer)
-
-
-def parse(arguments: Sequence[str] | None = None) -> tuple:
-    """Parses arguments into instances of `ARGUMENTS`; `--config` takes a YAML file or the name of a recipe."""
-    return TrlParser(ARGUMENTS).parse_args_and_config(with_recipe(arguments))
+    """Runs the program ([`run_program`])."""
+    run_program("elm-hf train grpo", ARGUMENTS, build_trainer, arguments)
 
 
 def build_trainer(script_args: RewardArguments, training_args: GRPOConfig, model_args: ModelConfig) -> ElmGRPOTrainer:

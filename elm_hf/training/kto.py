@@ -8,17 +8,15 @@ is the same program on one process. It takes the pairs of `elm-hf train dpo` apa
 
 from collections.abc import Sequence
 
-from trl import KTOConfig, KTOTrainer, ModelConfig, TrlParser
+from trl import KTOConfig, KTOTrainer, ModelConfig
 
 from elm_hf.training.arguments import PreferenceArguments
 from elm_hf.training.dpo import PreferenceTraining, build
 from elm_hf.training.post_training import PostTraining
 from elm_hf.training.preference_data import UnpairedCollator, load_pairs, unpaired
-from elm_hf.training.sft import train
+from elm_hf.training.sft import run_program
 from elm_hf.training.trl_options import OF_PREFERENCES
 from elm_hf.training.validation import evaluates
-from elm_hf.utils.errors import errors_in_one_line
-from elm_hf.utils.recipes import with_recipe
 
 
 ARGUMENTS = (PreferenceArguments, KTOConfig, ModelConfig)
@@ -29,20 +27,8 @@ class ElmKTOTrainer(PreferenceTraining, KTOTrainer):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    Trains and saves a model, and pushes it to the Hub if requested.
-
-    Args:
-        arguments: command-line arguments. Defaults to those of this process.
-    """
-    with errors_in_one_line("elm-hf train kto"):
-        trainer = build_trainer(*parse(arguments))
-    train(trainer)
-
-
-def parse(arguments: Sequence[str] | None = None) -> tuple:
-    """Parses arguments into instances of `ARGUMENTS`; `--config` takes a YAML file or the name of a recipe."""
-    return TrlParser(ARGUMENTS).parse_args_and_config(with_recipe(arguments))
+    """Runs the program ([`run_program`])."""
+    run_program("elm-hf train kto", ARGUMENTS, build_trainer, arguments)
 
 
 def build_trainer(

@@ -1,9 +1,11 @@
 """How `accelerate launch` distributes the model over processes, for decisions before the trainer exists."""
 
 import os
+import time
 
 from accelerate import ParallelismConfig
 from accelerate.utils import parse_flag_from_env
+from transformers import Trainer
 from transformers.distributed import DistributedConfig
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import ModelConfig, SFTConfig
@@ -76,3 +78,11 @@ def tensor_parallelism(model_args: ModelConfig, training_args: SFTConfig) -> Dis
             "tp_size must divide their number."
         )
     return DistributedConfig(tp_size=size)
+
+
+def end_processes(trainer: Trainer) -> None:
+    """Ends the trackers and the group of processes, at the very end of a program that trains."""
+    trainer.end()
+    if trainer.args.world_size > 1:
+        # Gloo's threads need the interpreter to drop their last tensors. If it exits first, both wait for ever.
+        time.sleep(0.5)

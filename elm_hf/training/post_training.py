@@ -11,9 +11,10 @@ from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import languages_of
 from elm_hf.data.seen_patients import Stage
 from elm_hf.training.arguments import DataArguments
-from elm_hf.training.checks import check_chat_template, check_ecgs, check_hardware, check_model, check_push
+from elm_hf.training.checks import check_chat_template, check_ecgs, check_hardware, check_model
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.determinism import make_deterministic
+from elm_hf.training.pushing import check_push
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
 from elm_hf.training.sample_answers import check_trackers
 from elm_hf.training.stages import stages_with_this_one
@@ -66,6 +67,7 @@ class PostTraining:
         script_args, training_args, model_args = self.script_args, self.training_args, self.model_args
         check_trl_options(training_args, model_args, self.refused)
         check_hardware(training_args, model_args)
+        check_push(training_args, model_args)
         exact_match = () if script_args.eval_exact_match is None else (EXACT_MATCH,)
         check_evaluation(training_args, script_args.early_stopping_patience, ("loss", *exact_match, *self.metrics))
         check_trackers(training_args)
@@ -75,7 +77,6 @@ class PostTraining:
             training_args.resume_from_checkpoint, training_args.output_dir, self.run
         )
         check_model(model_args)
-        check_push(training_args, model_args)
         name, revision = model_args.model_name_or_path, model_args.model_revision
         allow_encoder_code(name, revision, training_args.trust_remote_code)
         self.stages = stages_with_this_one(self.kind, script_args, model_args)

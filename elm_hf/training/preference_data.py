@@ -13,6 +13,8 @@ from elm_hf.inference.prompt_batch import last_run
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.packing import IGNORE_INDEX
 from elm_hf.training.post_training import PostTraining
+from elm_hf.training.shared_prompts import ECG_ORDER, PACKED, PLACES, PREFIX, ecg_order, rows_of_pairs
+from elm_hf.training.tokenization import ConversationTokenizer
 
 
 def load_pairs(run: PostTraining, path: str, validation: bool) -> tuple[Dataset, Dataset | None]:
@@ -61,6 +63,8 @@ def load_pairs(run: PostTraining, path: str, validation: bool) -> tuple[Dataset,
 
 
 def _pairs_of_split(conversations: Dataset, rows: dict[str, int], pairs: list[Preference]) -> Dataset:
+    if not pairs:  # columns cannot be added to no rows
+        return conversations.select([])
     plain = conversations.with_format(None).select([rows[pair.conversation_id] for pair in pairs])
     plain = plain.select_columns(["conversation_id", "ecg_index", "messages"])
     prompts = [_prompt(row, pair) for row, pair in zip(plain["messages"], pairs)]
@@ -79,19 +83,35 @@ def _prompt(messages: list[dict], pair: Preference) -> list[dict]:
 
 def unpaired(pairs: Dataset, seed: int) -> Dataset:
     """
-    Every answer as a row of its own, with the columns `completion` and `label` (whether it is the chosen one), in random
-    order: KTO compares an answer with that of the row before it, which should be about another question.
+    Every answer as a row of its own, in random order, with the columns `completion`, `label` (whether it is the chosen
+    one) and `other`: the answer of the nearest row before it that is about another question, with which KTO compares it.
+    It does not depend on the batch, so that the loss does not depend on the number of processes.
 
     Args:
         pairs: rows of [`load_pairs`].
         seed: random seed of the order.
+
+    Raises:
+        ValueError: all pairs are about the same question.
     """
     plain = pairs.with_format(None)
     order = np.random.default_rng(seed).permutation(2 * len(plain))
     both = plain.select([row for row in range(len(plain)) for _ in range(2)]).select(order)
     completions = [text for row in zip(plain["chosen"], plain["rejected"]) for text in row]
+    completions = [completions[place] for place in order]
+    questions = list(zip(both["conversation_id"], map(len, both["messages"])))
+    if len(set(questions)) < 2:
+        raise ValueError(
+            "KTO compares answers with those to other questions, and all pairs are about the same question."
+        )
+    others = []
+    for row, question in enumerate(questions):
+        other = row - 1
+        while questions[other] == question:
+            other -= 1
+        others.append(completions[other])
     both = both.remove_columns(["chosen", "rejected"])
-    both = both.add_column("completion", [completions[place] for place in order])
+    both = both.add_column("completion", completions).add_column("other", others)
     both = both.add_column("label", [bool(place % 2 == 0) for place in order])
     return both.with_format(pairs.format["type"], **pairs.format["format_kwargs"])
 
@@ -107,12 +127,19 @@ class AnswerCollator:
 
     def __init__(self, processor: ProcessorMixin, max_length: int | None):
         self.collate = ElmDataCollator(processor, max_length)
+        self.collate.tokenize = _LastAnswer(processor, max_length)
 
 
 class PairCollator(AnswerCollator):
     """
-    Collates pairs of answers for `DPOTrainer`: all chosen answers, then all rejected ones, each with its prompt and ECGs.
+    Collates pairs of answers for `DPOTrainer`: all chosen answers, then all rejected ones, each with its prompt. Of the
+    ECGs, those of each prompt are there once: the model reads the batch with [`SharedPrompts`].
+
+    Attributes:
+        shares_prompts: whether the LLM reads each prompt once, too.
     """
+
+    shares_prompts = True
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """
@@ -120,15 +147,23 @@ class PairCollator(AnswerCollator):
             rows: rows of [`load_pairs`].
 
         Returns:
-            `input_ids`, `attention_mask` and `completion_mask` (1 on the answer), each `(2 * rows, length)`, and what the
-            model reads of the ECGs of both halves.
+            `input_ids`, `attention_mask` and `completion_mask` (1 on the answer), each `(2 * rows, length)`, what the
+            model reads of the ECGs, and either `packed_input_ids`, `packed_position_ids` and `packed_sequence_ids`, each
+            `(rows, length)`, with `packed_places`, or `ecg_order`.
         """
-        return answered(self.collate, [(row, row[side]) for side in ("chosen", "rejected") for row in rows])
+        packs = [{"conversations": [_answered(row, row[side]) for side in ("chosen", "rejected")]} for row in rows]
+        packed = self.collate(packs)
+        of_text = {name: packed.pop(name) for name in ("labels", "attention_mask", *PACKED)}
+        batch = packed | rows_of_pairs(of_text, self.collate.processor.tokenizer.pad_token_id)
+        if self.shares_prompts:
+            return batch | {PREFIX + name: of_text[name] for name in PACKED}
+        del batch[PLACES]
+        return batch | ({ECG_ORDER: ecg_order(of_text, self.collate.count_ecgs)} if "ecg_values" in packed else {})
 
 
 class UnpairedCollator(AnswerCollator):
     """
-    Collates single answers for `KTOTrainer`, and each prompt with the answer of the row before it, from which the trainer
+    Collates single answers for `KTOTrainer`, and each prompt with an answer to another question, from which the trainer
     estimates the divergence from the reference model.
     """
 
@@ -139,24 +174,29 @@ class UnpairedCollator(AnswerCollator):
 
         Returns:
             `input_ids`, `attention_mask`, `completion_mask`, each `(rows, length)`, the same with the prefix `KL_` for
-            the answers of other rows, `label (rows,)`, and what the model reads of the ECGs, which are the same for both.
+            the answers to other questions, `label (rows,)`, and what the model reads of the ECGs, which are the same for
+            both.
         """
-        batch = answered(self.collate, [(row, row["completion"]) for row in rows])
-        others = answered(self.collate, [(row, rows[place - 1]["completion"]) for place, row in enumerate(rows)])
+        batch = self._answered_rows(rows, "completion")
+        others = self._answered_rows(rows, "other")
         for name in ("input_ids", "attention_mask", "completion_mask"):
             batch[f"KL_{name}"] = others[name]
         return batch | {"label": torch.tensor([row["label"] for row in rows])}
 
+    def _answered_rows(self, rows: Sequence[dict], column: str) -> dict[str, torch.Tensor]:
+        batch = self.collate([_answered(row, row[column]) for row in rows])
+        batch["completion_mask"] = (batch.pop("labels") != IGNORE_INDEX).long()
+        return batch
 
-def answered(collate: ElmDataCollator, rows: Sequence[tuple[dict, str]]) -> dict[str, torch.Tensor]:
-    """
-    A batch of prompts with their answers, in which the answers are marked instead of having labels.
 
-    Args:
-        collate: collator of conversations.
-        rows: prompts, as rows with `messages` and ECGs, and their answers.
-    """
-    batch = collate([row | {"messages": [*row["messages"], text_message("assistant", text)]} for row, text in rows])
-    learnt = batch.pop("labels").numpy() != IGNORE_INDEX
-    batch["completion_mask"] = torch.from_numpy(np.stack([last_run(mask) for mask in learnt])).long()
-    return batch
+def _answered(row: dict, text: str) -> dict:
+    """A row with an answer to its question."""
+    return row | {"messages": [*row["messages"], text_message("assistant", text)]}
+
+
+class _LastAnswer(ConversationTokenizer):
+    """Labels only the last answer of a conversation."""
+
+    def __call__(self, *args) -> tuple[np.ndarray, np.ndarray]:
+        ids, labels = super().__call__(*args)
+        return ids, np.where(last_run(labels != IGNORE_INDEX), labels, IGNORE_INDEX)

@@ -8,13 +8,11 @@ the same program on one process; its data and rewards are those of `elm-hf train
 
 from collections.abc import Sequence
 
-from trl import ModelConfig, RLOOConfig, RLOOTrainer, TrlParser
+from trl import ModelConfig, RLOOConfig, RLOOTrainer
 
 from elm_hf.training.arguments import RewardArguments
 from elm_hf.training.grpo import RewardTraining, build
-from elm_hf.training.sft import train
-from elm_hf.utils.errors import errors_in_one_line
-from elm_hf.utils.recipes import with_recipe
+from elm_hf.training.sft import run_program
 
 
 ARGUMENTS = (RewardArguments, RLOOConfig, ModelConfig)
@@ -28,20 +26,8 @@ class ElmRLOOTrainer(RewardTraining, RLOOTrainer):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    Trains and saves a model, and pushes it to the Hub if requested.
-
-    Args:
-        arguments: command-line arguments. Defaults to those of this process.
-    """
-    with errors_in_one_line("elm-hf train rloo"):
-        trainer = build_trainer(*parse(arguments))
-    train(trainer)
-
-
-def parse(arguments: Sequence[str] | None = None) -> tuple:
-    """Parses arguments into instances of `ARGUMENTS`; `--config` takes a YAML file or the name of a recipe."""
-    return TrlParser(ARGUMENTS).parse_args_and_config(with_recipe(arguments))
+    """Runs the program ([`run_program`])."""
+    run_program("elm-hf train rloo", ARGUMENTS, build_trainer, arguments)
 
 
 def build_trainer(script_args: RewardArguments, training_args: RLOOConfig, model_args: ModelConfig) -> ElmRLOOTrainer:

@@ -20,6 +20,7 @@ from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.encoder_cache import cache_encoders_of
 from elm_hf.training.encoder_features import EncoderFeatures
 from elm_hf.training.packing import pack_by_ecg
+from elm_hf.training.reasoning import prepare_reasoning
 from elm_hf.training.tokenization import add_lengths, tokenize_conversations
 
 
@@ -28,7 +29,7 @@ def load_training_data(
 ) -> Dataset:
     """
     Loads the conversations, or the descriptions used instead of them, and adds similar ECGs to the prompts if
-    requested. Conversations of the validation split are neither drawn nor merged, and ECGs are not expanded.
+    requested ([`prepare_reasoning`] for answers with reasoning). Conversations of the validation split are neither drawn nor merged, and ECGs are not expanded.
 
     Raises:
         FileNotFoundError: a dataset, table of descriptions or index does not exist.
@@ -57,8 +58,8 @@ def load_training_data(
         with training_args.main_process_first(desc="finding similar ECGs"):
             ecgs = dataset.with_format(None).select_columns("ecg_index")[:]["ecg_index"]
             found = Retrieval(script_args.retrieval, script_args.dataset, script_args.fold, ecgs)
-            return add_neighbours(dataset, found, processor.system_prompt, training_args.dataset_num_proc)
-    return dataset
+            dataset = add_neighbours(dataset, found, processor.system_prompt, training_args.dataset_num_proc)
+    return prepare_reasoning(dataset, processor, script_args.max_reasoning_tokens)
 
 
 def load_sources(paths: Sequence[str | PathLike]) -> set[str]:

@@ -14,8 +14,7 @@ LoRA in the LLM together with the projector, on two processes:
         --output_dir adapter --trainable projector llm --use_peft
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from datasets import Dataset
 from transformers import AutoConfig, AutoProcessor, set_seed
@@ -32,7 +31,6 @@ from elm_hf.training.checks import (
     check_arguments,
     check_chat_template,
     check_model,
-    check_push,
     set_max_length,
     set_thinking,
 )
@@ -40,6 +38,7 @@ from elm_hf.training.compilation import compilation_of
 from elm_hf.training.conditions import with_condition
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.determinism import make_deterministic
+from elm_hf.training.parallelism import end_processes
 from elm_hf.training.parts import load_model
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
 from elm_hf.training.rows import load_sources, load_training_data, prepare_rows
@@ -69,20 +68,33 @@ ARGUMENTS = (ElmScriptArguments, ElmSFTConfig, ModelConfig, EcgAugmentation, Ecg
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the program ([`run_program`])."""
+    run_program("elm-hf train", ARGUMENTS, build_trainer, arguments)
+
+
+def run_program(
+    program: str,
+    argument_classes: Sequence[type],
+    build: Callable[..., ElmTraining],
+    arguments: Sequence[str] | None = None,
+) -> None:
     """
     Trains and saves a model, and pushes it to the Hub if requested.
 
     Args:
+        program: name of the program in errors.
+        argument_classes: dataclasses of its arguments.
+        build: function from instances of these to the trainer, ready to start.
         arguments: command-line arguments. Defaults to those of this process.
     """
-    with errors_in_one_line("elm-hf train"):
-        trainer = build_trainer(*parse(arguments))
+    with errors_in_one_line(program):
+        trainer = build(*parse(arguments, argument_classes))
     train(trainer)
 
 
-def parse(arguments: Sequence[str] | None = None) -> tuple:
-    """Parses arguments into instances of `ARGUMENTS`; `--config` takes a YAML file or the name of a recipe."""
-    return TrlParser(ARGUMENTS).parse_args_and_config(with_recipe(arguments))
+def parse(arguments: Sequence[str] | None = None, argument_classes: Sequence[type] = ARGUMENTS) -> tuple:
+    """Parses arguments into instances of dataclasses; `--config` takes a YAML file or the name of a recipe."""
+    return TrlParser(argument_classes).parse_args_and_config(with_recipe(arguments))
 
 
 def build_trainer(
@@ -106,7 +118,6 @@ def build_trainer(
         training_args.resume_from_checkpoint, training_args.output_dir, run
     )
     check_model(model_args)
-    check_push(training_args, model_args)
     name, revision = model_args.model_name_or_path, model_args.model_revision
     allow_encoder_code(name, revision, training_args.trust_remote_code)
     is_alignment = script_args.descriptions is not None or "llm" not in script_args.trainable
@@ -209,10 +220,7 @@ def train(trainer: ElmTraining) -> None:
     trainer.accelerator.print(f"Saved to {args.output_dir}")
     if args.push_to_hub:
         trainer.push_to_hub()
-    trainer.end()
-    if trainer.args.world_size > 1:
-        # Gloo's threads need the interpreter to drop their last tensors. If it exits first, both wait for ever.
-        time.sleep(0.5)
+    end_processes(trainer)
 
 
 if __name__ == "__main__":

@@ -8,38 +8,31 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftModel
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import SchedulerType
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy
-from transformers.utils import logging
+from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
 from elm_hf.checkpoints.card import TRAINING_NAME, model_card
-from elm_hf.checkpoints.publish import STALE_WEIGHTS, checkpoint_files
 from elm_hf.data.seen_patients import Stage
 from elm_hf.modeling.card_elm import parts_of
 from elm_hf.training.arguments import DataArguments, ElmScriptArguments
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.epochs import EpochSampler, FollowEpoch
-from elm_hf.training.parallelism import shards_weights
+from elm_hf.training.pushing import PushedModel
 from elm_hf.training.resume import CompleteCheckpoints
 from elm_hf.training.sample_answers import show_samples
 from elm_hf.training.validation import EXACT_MATCH, ValidationQuestions
-from elm_hf.utils.errors import one_line
-from elm_hf.utils.hub import publish_files, split_revision
+from elm_hf.utils.hub import split_revision
 
 
-logger = logging.get_logger(__name__)
-
-
-class ElmTraining(CompleteCheckpoints):
+class ElmTraining(PushedModel, CompleteCheckpoints):
     """
-    Mix-in of TRL's trainers: resumable checkpoints ([`CompleteCheckpoints`]), answers to validation questions at each
-    evaluation, and a model card about usage and training data.
+    Mix-in of TRL's trainers: resumable checkpoints ([`CompleteCheckpoints`]), pushing ([`PushedModel`]), answers to
+    validation questions at each evaluation, and a model card about usage and training data.
 
     Args:
         script_args: arguments of the run in addition to those of TRL.
@@ -114,47 +107,13 @@ class ElmTraining(CompleteCheckpoints):
         super()._save(output_dir, state_dict)
         self.model.__class__ = sharded_class
 
-    def create_model_card(self, model_name: str | None = None, folder: Path | None = None, **kwargs):
-        """Writes `README.md` and the training record into the output folder, or into that of a checkpoint."""
+    def create_model_card(self, model_name: str | None = None, **kwargs):
+        """Writes `README.md` and the training record into the output folder; called at the end and with each push."""
         if self.is_world_process_zero():
-            folder, facts = folder or Path(self.args.output_dir), training_facts(self)
+            folder, facts = Path(self.args.output_dir), training_facts(self)
             (folder / TRAINING_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-            name = self.hub_model_id or model_name or Path(self.args.output_dir).name
+            name = self.hub_model_id or model_name or folder.name
             model_card(folder, name, facts, []).save(folder / "README.md")
-
-    def push_to_hub(self, commit_message: str = "End of training", **kwargs) -> None:
-        """Publishes the saved model as `elm-hf publish-model` does."""
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self.create_model_card()
-        if self.is_world_process_zero():
-            self._publish(Path(self.args.output_dir), commit_message)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Publishes the model of a checkpoint. If the Hub cannot be reached, training goes on."""
-        if self.args.hub_strategy == HubStrategy.END or shards_weights() or not self.is_world_process_zero():
-            return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        folder = Path(checkpoint_folder)
-        self.create_model_card(folder=folder)
-        try:
-            self._publish(folder, f"Training in progress, step {self.state.global_step}")
-        except (ConnectionError, HfHubHTTPError) as error:
-            logger.warning(f"Step {self.state.global_step} was not published: {one_line(error)}")
-
-    def _publish(self, folder: Path, message: str) -> None:
-        args = self.args
-        files = {path.relative_to(folder).as_posix(): path for path in checkpoint_files(folder)}
-        publish_files(
-            self.hub_model_id,
-            "model",
-            files,
-            STALE_WEIGHTS,
-            message,
-            bool(args.hub_private_repo),
-            args.hub_revision,
-            dry_run=False,
-            token=args.hub_token,
-        )
 
 
 class ElmTrainer(ElmTraining, SFTTrainer):

@@ -30,7 +30,6 @@ REFUSED = {
     "auto_find_batch_size": "a resumed run needs a fixed batch size; set --per_device_train_batch_size",
     "use_liger_kernel": f"{_LIGER}; --torch_compile fuses the same operations",
     "liger_kernel_config": _LIGER,
-    "hub_always_push": "every saved checkpoint is published before training goes on",
     "lora_task_type": "ELMs are causal language models",
 }
 # Options that have the same effect with one other value.

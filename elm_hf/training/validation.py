@@ -13,7 +13,7 @@ from trl import SFTConfig
 from elm_hf.data.messages import fill_ecgs, last_text, message_text, prompt_of
 from elm_hf.inference.generation import answer
 from elm_hf.training.parallelism import shards_weights, tensor_parallel_size
-from elm_hf.utils.exact_match import is_exact_match
+from elm_hf.utils.exact_match import final_answer, is_exact_match
 
 
 EXACT_MATCH = "exact_match"
@@ -184,4 +184,4 @@ def true_items(row: dict) -> list[str]:
     answers = [message for message in row["messages"] if message["role"] == "assistant"]
     if len(answers) == 1 and row.get("answer"):
         return list(row["answer"])
-    return [message_text(answers[-1]).strip()]
+    return [final_answer(message_text(answers[-1]))]

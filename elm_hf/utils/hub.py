@@ -142,7 +142,6 @@ def publish_files(
     private: bool,
     revision: str | None,
     dry_run: bool,
-    token: str | None = None,
 ) -> Publication:
     """
     Publish files in one commit. The commit is retried if the Hub is busy or the connection is lost.
@@ -156,7 +155,6 @@ def publish_files(
         private: make the repository private.
         revision: branch to publish to. It is created if it does not exist. Defaults to the main branch.
         dry_run: return the list of files without publishing them.
-        token: access token. Defaults to that of `hf auth login`.
 
     Raises:
         ValueError: the repository is public, but `private` is True.
@@ -168,7 +166,7 @@ def publish_files(
         return Publication(repo_id, sizes, None)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            url = _commit(repo_id, repo_type, files, stale, message, private, revision, token)
+            url = _commit(repo_id, repo_type, files, stale, message, private, revision)
             return Publication(repo_id, sizes, url)
         except (httpx2.HTTPError, RuntimeError) as error:
             # The library wraps the error of the upload of a file in a RuntimeError.
@@ -207,10 +205,9 @@ def _commit(
     message: str,
     private: bool,
     revision: str | None,
-    token: str | None,
 ) -> str:
     """One attempt. If only the response was lost, the next attempt finds unchanged files and adds no commit."""
-    api = HfApi(token=token)
+    api = HfApi()
     api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
         raise ValueError(f"{repo_id}: already exists and is public; make it private on the Hub or choose another name")

@@ -12,6 +12,8 @@ REPORT_NAME = "report.json"
 REPORT_SCHEMA = 2
 # The metric of each kind of answers in tables and cards (docs/evaluation.md).
 METRIC_OF_KIND = {"short": "exact_match", "text": "rouge_l"}
+# Settings of an evaluation that may be folders or files.
+_WITH_PATHS = ("checkpoint", "dataset", "ecgs", "descriptions")
 METRIC_NAMES = {
     "exact_match": "exact match",
     "token_f1": "token F1",
@@ -54,4 +56,19 @@ def read_report(path: str | PathLike) -> dict:
             f"{path}: a report of schema {report.get('schema')}, and this version of elm-hf reads schema {REPORT_SCHEMA}: "
             "intervals and controls have changed; evaluate the model again, into another folder"
         )
-    return report
+    return report | {"run": public_run(report["run"])}  # reports of earlier versions hold paths
+
+
+def public_name(name: str) -> str:
+    """The name of a dataset or checkpoint in what is passed on. Only the last part of a local path is in it."""
+    path = Path(name)
+    is_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.exists()
+    return path.resolve().name if is_path else name
+
+
+def public_run(run: dict) -> dict:
+    """The settings of an evaluation for its report: names in the place of the folders and files of this machine."""
+    public = {name: public_name(run[name]) for name in _WITH_PATHS if run.get(name) is not None}
+    if run.get("retrieval") is not None:
+        public["retrieval"] = run["retrieval"] | {"index": public_name(run["retrieval"]["index"])}
+    return run | public
