@@ -14,8 +14,7 @@ from elm_hf.checkpoints.card import TRAINING_NAME, model_card
 from elm_hf.checkpoints.eval_results import eval_results_files
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.publish import publish_model
-from elm_hf.data.loading import load_elm_dataset
-from elm_hf.data.messages import languages_of
+from elm_hf.data.loading import languages_of, load_elm_dataset
 from elm_hf.utils.hub import licence_of
 
 

@@ -1,14 +1,11 @@
 """The messages of a conversation: inserting and replacing ECGs, extracting the prompt and the text of a message."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from datasets import Dataset
 
 from elm_hf.modeling.chat_rendering import ecg_items
 from elm_hf.modeling.ecg_leads import LEADS
-from elm_hf.utils.languages import language_of
 
 
 def ecg_messages(num_ecgs: int, question: str, answer: str) -> list[dict]:
@@ -98,18 +95,3 @@ def message_text(message: dict, separator: str = " ") -> str:
 def last_text(messages: Sequence[dict], role: str) -> str:
     """Return the text of the last message of a role; empty if there is none."""
     return next((message_text(message).strip() for message in reversed(messages) if message["role"] == role), "")
-
-
-def languages_of(conversations: Dataset, number: int = 64) -> list[str]:
-    """
-    The languages of a dataset's conversations: those of at least a tenth of a sample, by their words ([`language_of`]).
-
-    Args:
-        conversations: rows with `messages`.
-        number: size of the sample, drawn evenly.
-    """
-    step = max(1, len(conversations) // number)
-    sample = conversations.with_format(None).select(range(0, len(conversations), step))["messages"]
-    found = Counter(language_of(" ".join(message_text(message) for message in messages)) for messages in sample)
-    found.pop(None, None)
-    return sorted(language for language, count in found.items() if 10 * count >= found.total())

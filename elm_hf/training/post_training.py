@@ -7,8 +7,7 @@ from transformers import AutoProcessor, ProcessorMixin, TrainingArguments, set_s
 from trl import ModelConfig
 
 from elm_hf.checkpoints.hub_encoder import allow_encoder_code
-from elm_hf.data.loading import load_elm_dataset
-from elm_hf.data.messages import languages_of
+from elm_hf.data.loading import languages_of, load_elm_dataset
 from elm_hf.data.seen_patients import Stage
 from elm_hf.training.arguments import DataArguments
 from elm_hf.training.checks import check_chat_template, check_ecgs, check_hardware, check_model

@@ -23,7 +23,7 @@ from trl import ModelConfig, TrlParser
 
 from elm_hf.checkpoints.hub_encoder import allow_encoder_code
 from elm_hf.checkpoints.llm import set_generation
-from elm_hf.data.messages import languages_of
+from elm_hf.data.loading import languages_of
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.batches import check_lengths_are_known, set_batch_size
