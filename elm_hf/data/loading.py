@@ -12,10 +12,9 @@ from datasets import Dataset, IterableDataset
 
 from elm_hf.data.ecg_table import EcgSequence, EcgTable, StreamedEcgTable
 from elm_hf.data.layout import PATIENTS, RECORDS, fold_config
+from elm_hf.data.messages import message_text
 from elm_hf.data.patients import check_disjoint
 from elm_hf.data.tables import (
-from elm_hf.data.messages import message_text
-from elm_hf.utils.languages import language_of
     check_has_signals,
     data_files,
     has_records,
@@ -23,6 +22,7 @@ from elm_hf.utils.languages import language_of
     load_table,
     name_and_revision,
 )
+from elm_hf.utils.languages import language_of
 
 
 def load_elm_dataset(
