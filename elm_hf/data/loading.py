@@ -1,7 +1,6 @@
 """Load datasets in the elm-hf layout from a folder or from the Hub, with conversations joined with their ECGs."""
 
-from collections import defaultdict
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import repeat
 from os import PathLike
