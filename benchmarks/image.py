@@ -84,7 +84,7 @@ def main() -> None:
     ecgs = np.stack([simulate_ecg(draw_findings(rng), rng) for _ in range(RECORDS)])
     print(f"{RECORDS} simulated records of 10 s at {SAMPLING_RATE} Hz, CPU time of one core, best of {ROUNDS} rounds")
     for height, width in ((1000, 1650), (768, 1024), (224, 224)):
-        for layout in ("3x4", "12x1"):
+        for layout in ("3x4+1", "12x1"):
             size = {"height": height, "width": width, "layout": layout}
             ours = milliseconds(lambda ecg, size=size: draw_ecg(ecg, SAMPLING_RATE, **size), ecgs)
             plain, lean = (
@@ -92,7 +92,7 @@ def main() -> None:
                 for lean in (False, True)
             )
             print(
-                f"{width:4} x {height:4} {layout:>4}: {ours:5.1f} ms, {1000 / ours:4.0f} pictures/s; matplotlib plain "
+                f"{width:4} x {height:4} {layout:>5}: {ours:5.1f} ms, {1000 / ours:4.0f} pictures/s; matplotlib plain "
                 f"{plain:5.0f} ms, ratio {plain / ours:4.0f}; lean {lean:4.0f} ms, ratio {lean / ours:3.0f}"
             )
     processor = EcgImageProcessor(size={"height": 768, "width": 1024})

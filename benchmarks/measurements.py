@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import wfdb
 
-from elm_hf.ecg.delineation import BEFORE, RATE, delineate
+from elm_hf.modeling.ecg_delineation import BEFORE, RATE, delineate
 
 
 LEADS = ("i", "ii", "iii", "avr", "avl", "avf", "v1", "v2", "v3", "v4", "v5", "v6")

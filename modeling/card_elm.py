@@ -140,15 +140,18 @@ def parts_of(config) -> dict:
         `dict`: Variables of `CARD_TEMPLATE`, as JSON values.
     """
     encoder = {} if config.encoder_config is None else config.encoder_config.to_dict()
-    parts = [config.text_config, config.encoder_config]
+    parts = [config.text_config, config.encoder_config, config.picture_encoder_config]
+    of_picture = f" and {config.picture_encoder_config.model_type}" if config.reads_both else ""
     return {
-        "representation": config.representation,
+        "representation": ("signal and picture" if config.reads_both else config.representation)
+        + (f" and {len(config.measurements)} measured values" if config.measurements else ""),
         "num_leads": config.num_leads,
         "num_samples": config.num_samples,
-        "encoder": encoder.get("model_type", "none"),
+        "encoder": encoder.get("model_type", "none") + of_picture,
         "encoder_license": encoder.get("license"),
         "encoder_pretraining_data": encoder.get("pretraining_data") or [],
-        "projector": config.projector_type or "none",
+        "projector": (config.projector_type or "none")
+        + (f" and {config.picture_projector_type}" if config.reads_both else ""),
         "llm": config.text_config.model_type,
         "license": config.license,
         "license_name": config.license_name,

@@ -247,27 +247,6 @@ def ecg_items(messages: Sequence[dict]) -> list[dict]:
     return [item for content in contents for item in content if item["type"] == "ecg"]
 
 
-def given_ecg(item: dict):
-    r"""
-    The ECG of an `{"type": "ecg"}` item.
-
-    Args:
-        item (`dict`):
-            The item, with `"ecg"` (an array, a path or an address), `"path"` or `"url"`. `None` stands for no value, as
-            in rows of a dataset.
-
-    Returns:
-        The array, path or address; `None` if there is none.
-
-    Raises:
-        `ValueError`: If the item has several of them.
-    """
-    given = [name for name in ("ecg", "path", "url") if item.get(name) is not None]
-    if len(given) > 1:
-        raise ValueError(f'An ECG item needs one of "ecg", "path" and "url", got {", ".join(given)}.')
-    return item[given[0]] if given else None
-
-
 def _is_answer(message: dict) -> bool:
     return message["role"] == "assistant"
 
@@ -328,7 +307,6 @@ __all__ = [
     "RenderedChat",
     "check_messages",
     "ecg_items",
-    "given_ecg",
     "has_reasoning",
     "refusing_ecgs",
     "render_chat",

@@ -22,9 +22,17 @@ import numpy as np
 from .ecg_leads import LEADS, canonical_lead
 
 
-LAYOUTS = ("3x4", "12x1")
-# The leads of the three upper rows of the standard layout, in the order of time.
-STANDARD_ROWS = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
+# The leads of the rows of each layout, in the order of time. Rhythm strips are below them.
+_THREE_ROWS = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
+_ROWS = {
+    "3x4": _THREE_ROWS,
+    "3x4+1": _THREE_ROWS,
+    "3x4+3": _THREE_ROWS,
+    "6x2": tuple(zip(LEADS[:6], LEADS[6:])),
+    "12x1": tuple((lead,) for lead in LEADS),
+}
+LAYOUTS = tuple(_ROWS)
+THREE_STRIPS = ("V1", "II", "V5")
 
 MM_PER_SECOND = 25
 MM_PER_MILLIVOLT = 10
@@ -37,9 +45,14 @@ PEN_WIDTH = 0.36
 THIN_LINE, BOLD_LINE = 0.15, 0.3
 SEPARATOR = 10
 
-PAPER_COLOR = (255, 249, 247)
-THIN_COLOR = (250, 212, 208)
-BOLD_COLOR = (238, 150, 146)
+# Colours of the paper, the thin lines and the bold lines.
+GRID_COLORS = {
+    "red": ((255, 249, 247), (250, 212, 208), (238, 150, 146)),
+    "orange": ((255, 250, 243), (250, 221, 188), (236, 167, 100)),
+    "green": ((248, 253, 247), (205, 232, 205), (130, 190, 135)),
+    "blue": ((247, 250, 255), (207, 221, 245), (136, 167, 224)),
+    "grey": ((255, 255, 255), (222, 222, 222), (172, 172, 172)),
+}
 INK_COLOR = (16, 16, 20)
 GREY = (110, 110, 115)
 
@@ -57,11 +70,11 @@ class EcgPaper:
     r"""
     The paper that an ECG is drawn on. Its pictures have `height` x `width` pixels, whatever the record.
 
-    The record fills the width at 25 mm/s, which determines the size of a millimetre. The rows share the height, each
-    with a whole number of millimetres, so that baselines lie on grid lines (rows of less than 5 mm are not rounded).
-    The amplitude is 10 mm/mV if a row then has room for 3 mV, otherwise 5, 2.5, 1.25, ... mm/mV. It does not depend on
-    the signal, so that amplitudes can be compared between pictures. At 1024 x 768 pixels a record of 10 s has 4.0
-    pixels per mm and 10 mm/mV in the layout "3x4", and 3.9 pixels per mm and 5 mm/mV in "12x1".
+    The record fills the width at 25 mm/s (`mm_per_s`), which determines the size of a millimetre. The rows share the
+    height, each with a whole number of millimetres, so that baselines lie on grid lines (rows of less than 5 mm are not
+    rounded). The amplitude is 10 mm/mV if a row then has room for 3 mV, otherwise 5, 2.5, 1.25, ... mm/mV. It does not
+    depend on the signal, so that amplitudes can be compared between pictures. At 1024 x 768 pixels a record of 10 s has
+    4.0 pixels per mm and 10 mm/mV in the layout "3x4+1", and 3.9 pixels per mm and 5 mm/mV in "12x1".
 
     Positions are in pixels from the upper left corner; pixel k of a row or column covers k to k + 1.
 
@@ -72,11 +85,12 @@ class EcgPaper:
             Height of the picture in pixels.
         width (`int`, *optional*, defaults to 1024):
             Width of the picture in pixels.
-        layout (`str`, *optional*, defaults to `"3x4"`):
-            `"3x4"`: three rows of four leads that follow each other in time, above a rhythm strip; `"12x1"`: one row
-            per lead.
+        layout (`str`, *optional*, defaults to `"3x4+1"`):
+            `"3x4"`: three rows of four leads that follow each other in time; `"3x4+1"`: a rhythm strip below them;
+            `"3x4+3"`: three rhythm strips, V1, II and V5; `"6x2"`: six rows of a limb lead and a chest lead; `"12x1"`:
+            one row per lead.
         rhythm_lead (`str`, *optional*, defaults to `"II"`):
-            The lead of the rhythm strip.
+            The lead of the rhythm strip of `"3x4+1"`.
         grid (`bool`, *optional*, defaults to `True`):
             Whether to draw millimetre lines, every fifth one bold. Lines closer than 3 pixels are not drawn. Without a
             grid the paper is white.
@@ -84,25 +98,30 @@ class EcgPaper:
             Whether to write the names of the leads.
         mm_per_mv (`float`, *optional*):
             Amplitude in mm/mV, instead of the rule above.
+        mm_per_s (`float`, *optional*, defaults to 25):
+            Speed of the paper in mm/s.
+        grid_color (`str`, *optional*, defaults to `"red"`):
+            Colour of the paper and its lines: `"red"`, `"orange"`, `"green"`, `"blue"` or `"grey"`.
 
     Raises:
-        `ValueError`: If the layout or lead is unknown, a length is not positive, or the picture is too small for its
+        `ValueError`: If the layout, colour or lead is unknown, a length is not positive, or the picture is too small for its
             rows.
     """
 
     seconds: float
     height: int = 768
     width: int = 1024
-    layout: str = "3x4"
+    layout: str = "3x4+1"
     rhythm_lead: str = "II"
     _: KW_ONLY
     grid: bool = True
     names: bool = True
     mm_per_mv: float | None = None
+    mm_per_s: float = MM_PER_SECOND
+    grid_color: str = "red"
 
     def __post_init__(self):
-        if self.layout not in LAYOUTS:
-            raise ValueError(f'layout "{self.layout}" is not one of {", ".join(LAYOUTS)}')
+        check_paper(self.layout, self.mm_per_s, self.grid_color)
         if not self.seconds > 0:
             raise ValueError(f"an ECG of {self.seconds} s cannot be drawn")
         if self.mm_per_mv is not None and not self.mm_per_mv > 0:
@@ -119,9 +138,7 @@ class EcgPaper:
     @cached_property
     def rows(self) -> tuple[tuple[str, ...], ...]:
         """The leads of each row, from top to bottom."""
-        if self.layout == "12x1":
-            return tuple((lead,) for lead in LEADS)
-        return (*STANDARD_ROWS, (canonical_lead(self.rhythm_lead),))
+        return rows_of_layout(self.layout, self.rhythm_lead)
 
     @cached_property
     def font_size(self) -> int:
@@ -136,7 +153,7 @@ class EcgPaper:
     @cached_property
     def pixels_per_mm(self) -> float:
         """Pixels of a millimetre of the paper."""
-        return (self.width - self.left - 0.5 * self.font_size) / (self.seconds * MM_PER_SECOND)
+        return (self.width - self.left - 0.5 * self.font_size) / (self.seconds * self.mm_per_s)
 
     @cached_property
     def row_height(self) -> float:
@@ -169,12 +186,49 @@ class EcgPaper:
 
     def sample_positions(self, samples: int) -> np.ndarray:
         """x of each sample of a lead, `(samples,)`."""
-        return self.left + np.arange(samples) * (self.seconds * MM_PER_SECOND * self.pixels_per_mm / samples)
+        return self.left + np.arange(samples) * (self.seconds * self.mm_per_s * self.pixels_per_mm / samples)
+
+
+def rows_of_layout(layout: str, rhythm_lead: str = "II") -> tuple[tuple[str, ...], ...]:
+    r"""
+    The leads of each row of a layout, from top to bottom; the leads of a row follow each other in time.
+
+    Args:
+        layout (`str`):
+            One of `LAYOUTS`.
+        rhythm_lead (`str`, *optional*, defaults to `"II"`):
+            The lead of the rhythm strip of `"3x4+1"`.
+
+    Raises:
+        `ValueError`: If the lead is unknown.
+    """
+    rhythm_lead = canonical_lead(rhythm_lead)
+    strips = {"3x4+1": (rhythm_lead,), "3x4+3": THREE_STRIPS}.get(layout, ())
+    return (*_ROWS[layout], *((lead,) for lead in strips))
+
+
+def check_paper(layout: str, mm_per_s: float, grid_color: str):
+    r"""
+    Checks settings of [`EcgPaper`].
+
+    Args:
+        layout, mm_per_s, grid_color:
+            As for [`EcgPaper`].
+
+    Raises:
+        `ValueError`: If the layout or the colour is unknown, or the speed is not positive.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f'layout "{layout}" is not one of {", ".join(LAYOUTS)}')
+    if not mm_per_s > 0:
+        raise ValueError(f"mm_per_s is {mm_per_s}; expected a positive number, such as 25 or 50")
+    if grid_color not in GRID_COLORS:
+        raise ValueError(f'grid_color "{grid_color}" is not one of {", ".join(GRID_COLORS)}')
 
 
 def draw_ecg(ecg: np.ndarray, sampling_rate: float, **paper) -> np.ndarray:
     r"""
-    Draws a 12-lead ECG: black traces on paper, a quarter of the record per lead in the layout "3x4".
+    Draws a 12-lead ECG: black traces on paper, a quarter of the record per lead in the layout "3x4+1".
 
     The median of each lead is subtracted, so that a lead with a constant offset stays in its row. A deflection higher
     than its row extends into the neighbouring rows; at the edge of the paper it is clipped. Gaps (NaN) stay blank. An
@@ -245,8 +299,7 @@ def _line_extents(sheet: EcgPaper, signals: np.ndarray) -> tuple[np.ndarray, np.
     before = y.take(columns.before, axis=1)
     at_edges = before + (y.take(columns.before + 1, axis=1) - before) * columns.fraction
     for row, leads in enumerate(sheet.rows):
-        if len(leads) > 1:
-            at_edges[row, columns.between_leads] = np.nan
+        at_edges[row, columns.between_leads[len(leads)]] = np.nan
 
     extents = []
     for sign in (1, -1):
@@ -282,8 +335,8 @@ class _FineColumns:
     # For each edge of a fine column: the sample at or before it, and its place between that sample (0) and the next (1).
     before: np.ndarray
     fraction: np.ndarray
-    # The edges between the last sample of a lead and the first sample of the next, in a row of four.
-    between_leads: np.ndarray
+    # The edges between the last sample of a lead and the first sample of the next, by the number of leads in the row.
+    between_leads: dict[int, np.ndarray]
     # Columns and the first sample in each of them; columns and the second sample in each of them; ...
     samples_inside: list[tuple[np.ndarray, np.ndarray]]
 
@@ -295,14 +348,17 @@ def _fine_columns(sheet: EcgPaper, samples: int) -> _FineColumns:
     edges = np.arange(first, math.floor(x[-1]) + 2)
     position = np.interp(edges, x, np.arange(samples))
     before = np.minimum(position.astype(int), samples - 2)
-    last_of_lead = np.array(_column_bounds(samples, 4)[1:-1]) - 1
+    between_leads = {}
+    for number in {len(leads) for leads in sheet.rows}:
+        last_of_lead = np.array(_column_bounds(samples, number)[1:-1], dtype=int) - 1
+        between_leads[number] = np.flatnonzero(np.isin(before, last_of_lead) & (position > before))
     column = np.floor(x).astype(int) - first
     rank = np.arange(samples) - np.searchsorted(column, column)
     return _FineColumns(
         first=first,
         before=before,
         fraction=np.float32(position - before),
-        between_leads=np.flatnonzero(np.isin(before, last_of_lead) & (position > before)),
+        between_leads=between_leads,
         samples_inside=[(column[rank == k], np.flatnonzero(rank == k)) for k in range(rank.max() + 1)],
     )
 
@@ -336,7 +392,7 @@ def _background(sheet: EcgPaper) -> np.ndarray:
     picture = Image.fromarray(_grid(sheet))
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(sheet.font_size)
-    time_axis = sheet.seconds * MM_PER_SECOND * sheet.pixels_per_mm
+    time_axis = sheet.seconds * sheet.mm_per_s * sheet.pixels_per_mm
     for leads, baseline in zip(sheet.rows, sheet.baselines):
         for column, lead in enumerate(leads):
             x = sheet.left + time_axis * column / len(leads)
@@ -357,8 +413,9 @@ def _grid(sheet: EcgPaper) -> np.ndarray:
     """Paper with millimetre lines through the start of the traces and the baselines, `(height, width, 3)`, uint8."""
     if not sheet.grid:
         return np.full((sheet.height, sheet.width, 3), 255, np.uint8)
-    pixels = np.full((sheet.height, sheet.width, 3), PAPER_COLOR, np.float32)
-    for spacing, width, color in ((1, THIN_LINE, THIN_COLOR), (SQUARE, BOLD_LINE, BOLD_COLOR)):
+    paper, thin, bold = GRID_COLORS[sheet.grid_color]
+    pixels = np.full((sheet.height, sheet.width, 3), paper, np.float32)
+    for spacing, width, color in ((1, THIN_LINE, thin), (SQUARE, BOLD_LINE, bold)):
         spacing, width = spacing * sheet.pixels_per_mm, sheet.line_width(width)
         if spacing < MIN_LINE_SPACING:
             continue
@@ -377,4 +434,4 @@ def _lines(size: int, origin: float, spacing: float, width: float) -> np.ndarray
     return cover.max(axis=0).clip(0, 1).astype(np.float32)
 
 
-__all__ = ["LAYOUTS", "EcgPaper", "draw_ecg"]
+__all__ = ["GRID_COLORS", "LAYOUTS", "EcgPaper", "check_paper", "draw_ecg", "rows_of_layout"]

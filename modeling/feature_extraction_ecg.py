@@ -25,6 +25,7 @@ from .auto_classes import register
 from .device_files import is_device_file, load_device_file
 from .ecg_download import downloaded_record, is_url
 from .ecg_leads import LARGEST_SPAN, LEADS, SAMPLING_RATE, canonical_lead, other_signals, place_leads, typical_span
+from .ecg_pictures import as_picture
 from .ecg_quality import signal_quality
 from .ecg_reading import load_signals
 from .ecg_resampling import resample, resampled_length
@@ -231,6 +232,24 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         leads = tuple(leads or self.leads)
         return self._segment(*self._placed(ecg, sampling_rate, lead_names, leads, check_limb_leads=False)[:2])
 
+    def read_unchanged(
+        self, ecg, sampling_rate: float | None = None, lead_names: Sequence[str] | None = None
+    ) -> tuple[np.ndarray, float]:
+        r"""
+        The part of an ECG that the model reads, with all twelve leads and at the ECG's own sampling rate.
+
+        Args:
+            ecg, sampling_rate, lead_names:
+                One ECG, as for calling the extractor.
+
+        Returns:
+            `tuple[np.ndarray, float]`: The leads in millivolt in the order of `LEADS`, of shape `(12, samples)`, NaN
+            where absent; and the sampling rate in Hz.
+        """
+        placed, rate, _ = self._placed(ecg, sampling_rate, lead_names, LEADS, check_limb_leads=False)
+        first, end = self._edges(placed, rate)
+        return placed[:, first:end], rate
+
     def _prepare(self, ecg: np.ndarray, sampling_rate: float, present: np.ndarray, out: np.ndarray):
         """
         Writes the input of the model to `out`, `(leads, num_samples)`.
@@ -311,6 +330,11 @@ class EcgFeatureExtractor(FeatureExtractionMixin):
         check_limb_leads: bool,
     ) -> tuple[np.ndarray, float, list[str]]:
         """The leads of an ECG `(leads, samples)`, float32 in mV, NaN if absent; the sampling rate; other signals."""
+        if (picture := as_picture(ecg)) is not None:
+            raise ValueError(
+                f"{picture.name} is a picture, and this model reads signals. Give it the recording, or the picture to a "
+                'model of drawn ECGs (representation "image").'
+            )
         if isinstance(ecg, str | PathLike):
             if is_url(ecg):
                 with downloaded_record(ecg) as path:

@@ -28,6 +28,9 @@ class ElmGenerationMixin(GenerationMixin):
         ecg_lead_mask=None,
         encoder_hidden_states=None,
         sequence_ids=None,
+        ecg_pictures=None,
+        ecg_modality_mask=None,
+        ecg_measurements=None,
         is_first_iteration=False,
         **kwargs,
     ):
@@ -49,6 +52,9 @@ class ElmGenerationMixin(GenerationMixin):
             model_inputs["ecg_values"] = ecg_values
             model_inputs["ecg_lead_mask"] = ecg_lead_mask
             model_inputs["encoder_hidden_states"] = encoder_hidden_states
+            model_inputs["ecg_pictures"] = ecg_pictures
+            model_inputs["ecg_modality_mask"] = ecg_modality_mask
+            model_inputs["ecg_measurements"] = ecg_measurements
         return model_inputs
 
     def _expand_inputs_for_generation(
@@ -59,6 +65,9 @@ class ElmGenerationMixin(GenerationMixin):
         ecg_values=None,
         ecg_lead_mask=None,
         encoder_hidden_states=None,
+        ecg_pictures=None,
+        ecg_modality_mask=None,
+        ecg_measurements=None,
         **kwargs,
     ):
         """Repeats each conversation with its ECGs `expand_size` times, for beams or samples."""
@@ -66,6 +75,9 @@ class ElmGenerationMixin(GenerationMixin):
             "ecg_values": ecg_values,
             "ecg_lead_mask": ecg_lead_mask,
             "encoder_hidden_states": encoder_hidden_states,
+            "ecg_pictures": ecg_pictures,
+            "ecg_modality_mask": ecg_modality_mask,
+            "ecg_measurements": ecg_measurements,
         }
         ecgs = {name: value for name, value in ecgs.items() if value is not None}
         if ecgs and expand_size > 1:

@@ -13,6 +13,7 @@
 # limitations under the License.
 """Turns ECGs into pictures for a vision encoder: drawn on paper, or the signal itself as a picture."""
 
+import warnings
 from collections.abc import Sequence
 from os import PathLike
 
@@ -22,8 +23,9 @@ from transformers.image_transforms import resize
 
 from .auto_classes import register
 from .ecg_leads import LEADS, SAMPLING_RATE, place_leads
-from .ecg_raster import EcgPaper, draw_ecg
-from .feature_extraction_ecg import EcgFeatureExtractor
+from .ecg_pictures import EcgPicture, as_picture, fitted
+from .ecg_raster import MM_PER_SECOND, EcgPaper, draw_ecg
+from .feature_extraction_ecg import EcgFeatureExtractor, SignalQualityWarning
 
 
 REPRESENTATIONS = ("image", "stacked_signal")
@@ -41,6 +43,10 @@ class EcgImageProcessor(BaseImageProcessor):
     room for the names of the leads. `representation="stacked_signal"` takes the signal as a picture of leads x samples
     with three equal channels, from 0 at its smallest value to 255 at its largest, and resizes it (Han et al. 2025,
     ECG-Bench); absent leads are 0.
+
+    With `"image"`, a scan or photograph of an ECG ([`EcgPicture`]) can stand in the place of a signal. It is resized as
+    a whole: where its proportions are not those of `size`, it is extended with the colour of its border, so that
+    nothing is cut off and a millimetre is as high as it is wide.
 
     Args:
         representation (`str`, *optional*, defaults to `"image"`):
@@ -60,16 +66,21 @@ class EcgImageProcessor(BaseImageProcessor):
         leads (`list[str]`, *optional*, defaults to the twelve standard leads in standard order):
             Leads of the model: for `"image"` the leads to draw, each in its usual place; for `"stacked_signal"` the
             rows.
-        layout (`str`, *optional*, defaults to `"3x4"`):
-            `"3x4"`: three rows of four leads above a rhythm strip; `"12x1"`: one row per lead.
+        layout (`str`, *optional*, defaults to `"3x4+1"`):
+            `"3x4"`: three rows of four leads; `"3x4+1"`: and a rhythm strip below them; `"3x4+3"`: and three rhythm
+            strips, V1, II and V5; `"6x2"`: six rows of a limb lead and a chest lead; `"12x1"`: one row per lead.
         rhythm_lead (`str`, *optional*, defaults to `"II"`):
-            The lead of the rhythm strip.
+            The lead of the rhythm strip of `"3x4+1"`.
         draw_grid (`bool`, *optional*, defaults to `True`):
             Whether to draw millimetre lines.
         draw_lead_names (`bool`, *optional*, defaults to `True`):
             Whether to write the names of the leads.
         mm_per_mv (`float`, *optional*):
             Amplitude in mm/mV. By default 10 if a row then has room for 3 mV, otherwise 5, 2.5, ...
+        mm_per_s (`float`, *optional*, defaults to 25):
+            Speed of the paper in mm/s.
+        grid_color (`str`, *optional*, defaults to `"red"`):
+            Colour of the paper and its lines: `"red"`, `"orange"`, `"green"`, `"blue"` or `"grey"`.
 
     Raises:
         `ValueError`: If an argument is not one of these choices, or the ECG cannot be drawn at this size.
@@ -87,12 +98,14 @@ class EcgImageProcessor(BaseImageProcessor):
         sampling_rate: int = SAMPLING_RATE,
         num_samples: int = 2500,
         leads: Sequence[str] = LEADS,
-        layout: str = "3x4",
+        layout: str = "3x4+1",
         rhythm_lead: str = "II",
         *,
         draw_grid: bool = True,
         draw_lead_names: bool = True,
         mm_per_mv: float | None = None,
+        mm_per_s: float = MM_PER_SECOND,
+        grid_color: str = "red",
         **kwargs,
     ):
         if representation not in REPRESENTATIONS:
@@ -111,9 +124,19 @@ class EcgImageProcessor(BaseImageProcessor):
         self.draw_grid = draw_grid
         self.draw_lead_names = draw_lead_names
         self.mm_per_mv = mm_per_mv
+        self.mm_per_s = mm_per_s
+        self.grid_color = grid_color
         if set(self.size) != {"height", "width"}:
             raise ValueError(f'size must be {{"height": ..., "width": ...}}, got {size}.')
         EcgPaper(seconds=num_samples / sampling_rate, **self._paper)  # raises if it cannot be drawn
+
+    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict, **kwargs):
+        # Processors that were saved before `mm_per_s` existed call the layout with a rhythm strip "3x4".
+        if "mm_per_s" not in image_processor_dict and image_processor_dict.get("layout") == "3x4":
+            image_processor_dict = image_processor_dict | {"layout": "3x4+1"}
+        return super().from_dict(image_processor_dict, **kwargs)
 
     @classmethod
     def from_vision_encoder(cls, vision_encoder: str | PathLike | BaseImageProcessor, **kwargs) -> "EcgImageProcessor":
@@ -166,7 +189,8 @@ class EcgImageProcessor(BaseImageProcessor):
 
         Args:
             ecg, sampling_rate, lead_names, keep_flat, judge_signal:
-                As for [`EcgFeatureExtractor`].
+                As for [`EcgFeatureExtractor`]. An [`EcgPicture`], a picture of Pillow or the path of a picture can
+                stand in the place of a signal; a blank one is warned of.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`.
 
@@ -193,11 +217,11 @@ class EcgImageProcessor(BaseImageProcessor):
         self, ecg, sampling_rate=None, lead_names=None, *, keep_flat=False, judge_signal: bool = False
     ) -> np.ndarray:
         r"""
-        Draws ECGs without normalizing the pictures.
+        Draws ECGs without normalizing the pictures. Given pictures are resized.
 
         Args:
             ecg, sampling_rate, lead_names, keep_flat, judge_signal:
-                As for [`EcgFeatureExtractor`].
+                As for [`~EcgImageProcessor.preprocess`].
 
         Returns:
             `np.ndarray` of shape `(num_ecgs, height, width, 3)`, uint8, RGB.
@@ -205,14 +229,44 @@ class EcgImageProcessor(BaseImageProcessor):
         Raises:
             `ValueError`: If an ECG is not as described. The message gives its position.
         """
-        prepared = self.feature_extractor(
-            ecg, sampling_rate, lead_names, keep_flat=keep_flat, judge_signal=judge_signal
-        )
-        pictures = np.empty((len(prepared["ecg_values"]), self.size["height"], self.size["width"], 3), np.uint8)
-        draw_one = self._draw_on_paper if self.representation == "image" else self._stack
-        for picture, values, is_present in zip(pictures, prepared["ecg_values"], prepared["ecg_lead_mask"]):
-            picture[:] = draw_one(values, is_present)
+        ecgs = list(ecg) if isinstance(ecg, list | tuple) or getattr(ecg, "ndim", 2) == 3 else [ecg]
+        given = {index: picture for index, one in enumerate(ecgs) if (picture := as_picture(one)) is not None}
+        signals = [index for index in range(len(ecgs)) if index not in given]
+        pictures = np.empty((len(ecgs), self.size["height"], self.size["width"], 3), np.uint8)
+        resized = {}
+        for index, picture in given.items():
+            key = id(picture.image) if isinstance(picture.image, np.ndarray) else str(picture.image)
+            if key not in resized:  # many questions are about one ECG
+                resized[key] = self._take(picture, f"ECG {index + 1} of {len(ecgs)}", judge_signal)
+            pictures[index] = resized[key]
+        if signals:
+            if given:
+                sampling_rate, keep_flat = (_selected(values, signals) for values in (sampling_rate, keep_flat))
+                if lead_names is not None and any(not isinstance(name, str) for name in lead_names):
+                    lead_names = _selected(lead_names, signals)
+                ecg = [ecgs[index] for index in signals]
+            prepared = self.feature_extractor(
+                ecg, sampling_rate, lead_names, keep_flat=keep_flat, judge_signal=judge_signal
+            )
+            draw_one = self._draw_on_paper if self.representation == "image" else self._stack
+            for index, values, is_present in zip(signals, prepared["ecg_values"], prepared["ecg_lead_mask"]):
+                pictures[index] = draw_one(values, is_present)
         return pictures
+
+    def _take(self, picture: EcgPicture, position: str, judge: bool) -> np.ndarray:
+        """A given picture at the size of the encoder, `(height, width, 3)`."""
+        if self.representation != "image":
+            raise ValueError(
+                f"{position}: {picture.name} is a picture, and this model reads signals as pictures "
+                f'("{self.representation}"). Give it the recording, or the picture to a model of drawn ECGs ("image").'
+            )
+        try:
+            problems = picture.problems() if judge else []
+        except ValueError as error:
+            raise ValueError(f"{position}: {error}") from error
+        if problems:
+            warnings.warn(SignalQualityWarning(f"{position} ({picture.name}): {'; '.join(problems)}"), stacklevel=4)
+        return self._resize(fitted(picture.pixels, self.size["height"], self.size["width"]))
 
     def normalize(self, pictures: np.ndarray) -> np.ndarray:
         r"""
@@ -243,6 +297,8 @@ class EcgImageProcessor(BaseImageProcessor):
             "grid": self.draw_grid,
             "names": self.draw_lead_names,
             "mm_per_mv": self.mm_per_mv,
+            "mm_per_s": self.mm_per_s,
+            "grid_color": self.grid_color,
         }
 
     def _draw_on_paper(self, ecg: np.ndarray, is_present: np.ndarray) -> np.ndarray:
@@ -260,6 +316,11 @@ class EcgImageProcessor(BaseImageProcessor):
         if picture.shape[:2] == size:
             return picture
         return resize(picture, size, self.resample, input_data_format="channels_last")
+
+
+def _selected(values, indices: Sequence[int]):
+    """The values of some ECGs, where there is a value for each one."""
+    return [values[index] for index in indices] if isinstance(values, list | tuple) else values
 
 
 def _input_size(settings: dict) -> dict[str, int]:

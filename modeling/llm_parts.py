@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 # What transformers raises about a model that does not have the usual parts.
 UNUSUAL_PARTS = (AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
+# Names of the LLM's input embeddings that the head can share: most families, GPT-2, Bloom, GPT-NeoX, OPT.
+TIED_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "decoder.embed_tokens")
 
 
 class _Unusual(TypeError):
@@ -58,15 +60,13 @@ def text_part(llm: PreTrainedModel) -> PreTrainedModel:
     return text_llm.train(llm.training)
 
 
-def check_llm(llm: PreTrainedModel, tied_embeddings: tuple[str, ...]):
+def check_llm(llm: PreTrainedModel):
     r"""
     Checks that an LLM has the parts that an ECG-language model takes.
 
     Args:
         llm (`PreTrainedModel`):
             The LLM.
-        tied_embeddings (`tuple[str]`):
-            Names of the input embeddings that a head can share.
 
     Raises:
         `ValueError`: If it has no head, or its head shares input embeddings of another name.
@@ -76,10 +76,10 @@ def check_llm(llm: PreTrainedModel, tied_embeddings: tuple[str, ...]):
         names = [name for name, module in llm.base_model.named_modules() if module is embeddings]
         if not isinstance(head, nn.Linear):
             raise _Unusual(f"its head is a {type(head).__name__}, not a linear layer")
-        if llm.config.tie_word_embeddings and not any(name in tied_embeddings for name in names):
+        if llm.config.tie_word_embeddings and not any(name in TIED_EMBEDDINGS for name in names):
             raise _Unusual(
                 f"its head shares the input embeddings `{', '.join(names)}`; supported names are "
-                f"{', '.join(tied_embeddings)}"
+                f"{', '.join(TIED_EMBEDDINGS)}"
             )
     except UNUSUAL_PARTS as error:
         raise unsupported(llm, error) from error
@@ -119,6 +119,25 @@ def check_logits(model: PreTrainedModel, llm: PreTrainedModel):
         model.eval()
 
 
+def scale_logits(logits: torch.Tensor, text_config: PreTrainedConfig) -> torch.Tensor:
+    r"""
+    Scales logits as some LLM families do. Only their configurations have these fields.
+
+    Args:
+        logits (`torch.Tensor`):
+            Logits of the head.
+        text_config (`PreTrainedConfig`):
+            Configuration of the LLM.
+    """
+    if (logit_scale := getattr(text_config, "logit_scale", None)) is not None:  # Cohere
+        logits = logits * logit_scale
+    if (logits_scaling := getattr(text_config, "logits_scaling", None)) is not None:  # Granite
+        logits = logits / logits_scaling
+    if (softcapping := getattr(text_config, "final_logit_softcapping", None)) is not None:  # Gemma 2
+        logits = torch.tanh(logits / softcapping) * softcapping
+    return logits
+
+
 def text_token_ids(config: PreTrainedConfig, number: int) -> list[int]:
     r"""
     Ids of a text to try a model with: the first ones of the vocabulary, without the placeholder of ECGs.
@@ -150,4 +169,13 @@ def unsupported(llm: PreTrainedModel, error: Exception) -> ValueError:
     )
 
 
-__all__ = ["UNUSUAL_PARTS", "check_llm", "check_logits", "text_part", "text_token_ids", "unsupported"]
+__all__ = [
+    "TIED_EMBEDDINGS",
+    "UNUSUAL_PARTS",
+    "check_llm",
+    "check_logits",
+    "scale_logits",
+    "text_part",
+    "text_token_ids",
+    "unsupported",
+]

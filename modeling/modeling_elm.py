@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
@@ -26,17 +26,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPI
 from transformers.utils import can_return_tuple, torch_compilable_check
 
 from .card_elm import ElmCardMixin, parts_of
+from .composition_elm import ElmCompositionMixin
 from .configuration_elm import ElmConfig
-from .ecg_encoders import find_ecg_encoder
 from .generation_elm import ElmGenerationMixin
-from .llm_parts import UNUSUAL_PARTS, check_llm, check_logits, text_part, unsupported
-from .modeling_elm_encoder import build_encoder, vision_inputs
+from .llm_parts import TIED_EMBEDDINGS, scale_logits
+from .modeling_elm_encoder import build_encoders, check_measurements, check_shapes, encode
 from .modeling_elm_projector import build_projector
 from .packed_attention import packed_attention_mask
-
-
-# Names of the LLM's input embeddings that the head can share: most families, GPT-2, Bloom, GPT-NeoX, OPT.
-TIED_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "decoder.embed_tokens")
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -91,10 +87,7 @@ class ElmModel(ElmPreTrainedModel):
 
     def __init__(self, config: ElmConfig):
         super().__init__(config)
-        self.encoder = None
-        # CODEPATH: LLaVA-like checkpoints have an encoder, encoder-free ones do not.
-        if config.encoder_config is not None:
-            self.encoder = build_encoder(config.encoder_config)
+        self.encoder = build_encoders(config)
         self.projector = build_projector(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
@@ -124,7 +117,13 @@ class ElmModel(ElmPreTrainedModel):
 
     @can_return_tuple
     def get_ecg_features(
-        self, ecg_values: torch.FloatTensor, ecg_lead_mask: torch.BoolTensor | None = None, **kwargs
+        self,
+        ecg_values: torch.FloatTensor,
+        ecg_lead_mask: torch.BoolTensor | None = None,
+        ecg_pictures: torch.FloatTensor | None = None,
+        ecg_modality_mask: torch.BoolTensor | None = None,
+        ecg_measurements: torch.FloatTensor | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         r"""
         Encodes ECGs and projects them into the LLM's embedding space.
@@ -134,50 +133,64 @@ class ElmModel(ElmPreTrainedModel):
                 The ECGs as the processor returns them, or pictures of shape `(num_ecgs, 3, height, width)`.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
                 `True` for present leads; all by default. Used by encoders that support absent leads.
+            ecg_pictures, ecg_modality_mask, ecg_measurements:
+                As for [`ElmModel`].
 
         Returns:
             [`BaseModelOutputWithPooling`] with `last_hidden_state`, the output of the encoder (`None` without an
-            encoder); and `pooler_output` of shape `(num_ecgs, num_ecg_tokens, embedding_size)`, the projected ECGs.
+            encoder; that of two encoders as [`ElmTwoEncoders`] joins them); and `pooler_output` of shape `(num_ecgs,
+            num_ecg_tokens, embedding_size)`, the projected ECGs.
 
         Raises:
-            `ValueError`: If `ecg_values` has a shape that the model does not take.
+            `ValueError`: If `ecg_values` or `ecg_pictures` have a shape that the model does not take.
         """
-        self._check_shape(ecg_values)
+        check_shapes(self.config, ecg_values, ecg_pictures, ecg_modality_mask, ecg_measurements)
+        # CODEPATH: checkpoints that read the signal and its picture encode both.
+        if self.config.reads_both:
+            signal, picture = self.encoder(ecg_values, ecg_pictures, ecg_lead_mask, **kwargs)
+            joined = None if self.encoder.signal is None else self.encoder.join(signal, picture)
+            projected = self._project(signal, picture, self._checked(ecg_modality_mask), measured=ecg_measurements)
+            return BaseModelOutputWithPooling(last_hidden_state=joined, pooler_output=projected)
         # CODEPATH: encoder-free checkpoints feed the signal to the projector, the others the encoder's output.
         if self.encoder is None:
-            return BaseModelOutputWithPooling(pooler_output=self.projector(ecg_values))
-        # CODEPATH: "image" and "stacked_signal" checkpoints have a vision encoder, "signal" ones an ECG encoder.
-        if self.config.reads_pictures:
-            interpolate = self.config.picture_size is not None
-            outputs = self.encoder(**vision_inputs(self.encoder, ecg_values, interpolate=interpolate), **kwargs)
-        else:
-            outputs = self.encoder(ecg_values, ecg_lead_mask=ecg_lead_mask, **kwargs)
-        encoded = outputs.last_hidden_state
-        return BaseModelOutputWithPooling(last_hidden_state=encoded, pooler_output=self.projector(encoded))
+            return BaseModelOutputWithPooling(pooler_output=self._project(ecg_values, measured=ecg_measurements))
+        encoded = encode(self.encoder, self.config, ecg_values, ecg_lead_mask, **kwargs)
+        projected = self._project(encoded, measured=ecg_measurements)
+        return BaseModelOutputWithPooling(last_hidden_state=encoded, pooler_output=projected)
 
-    def _check_shape(self, ecg_values: torch.FloatTensor):
-        shape = tuple(ecg_values.shape)
-        if self.config.representation == "symbol":
-            raise ValueError(
-                'This model reads ECGs as tokens in `input_ids` (representation="symbol"); drop `ecg_values`.'
+    def _project(self, *encoded: torch.Tensor | None, measured: torch.FloatTensor | None) -> torch.Tensor:
+        """Projects what the projector reads, and measured values."""
+        # CODEPATH: some checkpoints read measured values as well.
+        if self.config.measurements is not None:
+            return self.projector(*encoded, ecg_measurements=measured)
+        return self.projector(*encoded)
+
+    def _project_stored(
+        self,
+        encoded: torch.Tensor,
+        ecg_modality_mask: torch.BoolTensor | None,
+        ecg_measurements: torch.FloatTensor | None,
+    ) -> torch.Tensor:
+        """Projects outputs of the encoder, or of two encoders as they are joined, that it returned before."""
+        check_measurements(self.config, ecg_measurements, len(encoded))
+        # CODEPATH: checkpoints that read the signal and its picture have two encoders.
+        if self.config.reads_both:
+            parts = (*self.encoder.split(encoded), self._checked(ecg_modality_mask))
+            return self._project(*parts, measured=ecg_measurements)
+        return self._project(encoded, measured=ecg_measurements)
+
+    @staticmethod
+    def _checked(ecg_modality_mask: torch.BoolTensor | None) -> torch.BoolTensor | None:
+        """The mask, after checking that every ECG has a signal or a picture."""
+        if ecg_modality_mask is not None:
+            torch_compilable_check(
+                ecg_modality_mask.any(dim=1).all(),
+                lambda: (
+                    "An ECG has neither signal nor picture in `ecg_modality_mask`: the model would answer without having "
+                    "seen it."
+                ),
             )
-        # CODEPATH: "image" and "stacked_signal" checkpoints read pictures, whose size the encoder checks unless its
-        # position embeddings are interpolated.
-        if self.config.reads_pictures:
-            if len(shape) != 4 or shape[1] != 3:
-                raise ValueError(f"`ecg_values` must have the shape (num_ecgs, 3, height, width), got {shape}.")
-            size = self.config.picture_size
-            if size is not None and shape[2:] != (size, size):
-                raise ValueError(f"This model takes pictures of {size} x {size} pixels, got {shape[2]} x {shape[3]}.")
-            return
-        if len(shape) != 3:
-            raise ValueError(f"`ecg_values` must have the shape (num_ecgs, num_leads, num_samples), got {shape}.")
-        expected = (self.config.num_leads, self.config.num_samples)
-        if self.encoder is None and shape[1:] != expected:
-            raise ValueError(
-                f"This model takes ECGs of {expected[0]} leads and {expected[1]} samples, got {shape[1]} leads and "
-                f"{shape[2]} samples. The checkpoint's processor prepares them."
-            )
+        return ecg_modality_mask
 
     def find_placeholders(
         self, input_ids: torch.LongTensor | None, inputs_embeds: torch.FloatTensor | None
@@ -262,6 +275,9 @@ class ElmModel(ElmPreTrainedModel):
         use_cache: bool | None = None,
         encoder_hidden_states: torch.FloatTensor | None = None,
         sequence_ids: torch.LongTensor | None = None,
+        ecg_pictures: torch.FloatTensor | None = None,
+        ecg_modality_mask: torch.BoolTensor | None = None,
+        ecg_measurements: torch.FloatTensor | None = None,
         **kwargs,
     ) -> ElmModelOutputWithPast:
         r"""
@@ -273,6 +289,13 @@ class ElmModel(ElmPreTrainedModel):
                 `(num_ecgs, 3, height, width)`. `None` if the text has no placeholders.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
                 `True` for present leads.
+            ecg_pictures (`torch.FloatTensor` of shape `(num_ecgs, 3, height, width)`, *optional*):
+                Pictures of the same ECGs, for models with `representation=["signal", "image"]`.
+            ecg_modality_mask (`torch.BoolTensor` of shape `(num_ecgs, 2)`, *optional*):
+                For these models, `True` if the signal, and if the picture, of an ECG are given; both by default. A
+                learned vector is in the place of the tokens of the other one.
+            ecg_measurements (`torch.FloatTensor` of shape `(num_ecgs, num_measurements)`, *optional*):
+                Measured values of the same ECGs, NaN where unknown, for models with `config.measurements`.
             attention_mask, position_ids, past_key_values, inputs_embeds, use_cache:
                 As for the LLM.
             encoder_hidden_states (`torch.FloatTensor` of shape `(num_ecgs, tokens, hidden_size)`, *optional*):
@@ -294,9 +317,11 @@ class ElmModel(ElmPreTrainedModel):
 
         ecg_features = None
         if encoder_hidden_states is not None:
-            ecg_features = self.projector(encoder_hidden_states)
+            ecg_features = self._project_stored(encoder_hidden_states, ecg_modality_mask, ecg_measurements)
         elif ecg_values is not None:
-            ecg_features = self.get_ecg_features(ecg_values, ecg_lead_mask, return_dict=True).pooler_output
+            ecg_features = self.get_ecg_features(
+                ecg_values, ecg_lead_mask, ecg_pictures, ecg_modality_mask, ecg_measurements, return_dict=True
+            ).pooler_output
         if ecg_features is not None:
             ecg_features = ecg_features.to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, ecg_features)
@@ -326,7 +351,7 @@ class ElmModel(ElmPreTrainedModel):
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
+class ElmForCausalLM(ElmPreTrainedModel, ElmCompositionMixin, ElmGenerationMixin):
     """The ECG-language model: [`ElmModel`] with the language modeling head of the LLM."""
 
     # PEFT does not follow patterns, which is intended: ECG tokens that it trains are inputs only, and a head wrapped for
@@ -348,99 +373,6 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
         """See [`~ElmModel.get_ecg_features`]."""
         return self.model.get_ecg_features(*args, **kwargs)
 
-    @classmethod
-    def from_encoder_llm_pretrained(
-        cls,
-        encoder: str | PreTrainedModel | None,
-        llm: str | PreTrainedModel,
-        ecg_token_id: int,
-        ecg_vocab_size: int | None = None,
-        dtype: str | torch.dtype = "auto",
-        **config_kwargs,
-    ) -> "ElmForCausalLM":
-        r"""
-        Creates an ELM from a pre-trained encoder (or none), a pre-trained LLM and a new projector.
-
-        Args:
-            encoder (`str` or `PreTrainedModel`, *optional*):
-                Repository, folder or model of an encoder; `None` for an encoder-free ELM.
-            llm (`str` or `PreTrainedModel`):
-                Repository, folder or model of a causal LLM. A model becomes part of the ELM and is not copied. Of a
-                model of text and pictures, the text part is taken.
-            ecg_token_id (`int`):
-                Id of the placeholder token. If the embeddings have no row for it, they are resized.
-            ecg_vocab_size (`int`, *optional*):
-                Number of ECG tokens of `representation="symbol"`. They become new rows of the LLM's embeddings,
-                sampled from the mean and covariance of the other rows.
-            dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
-                Precision in which repositories and folders are loaded.
-            config_kwargs:
-                Fields of [`ElmConfig`].
-
-        Returns:
-            [`ElmForCausalLM`] in evaluation mode, in the precision of the LLM.
-
-        Raises:
-            `ValueError`: If the parts do not fit together, the encoder does not take ECGs of this length, or the LLM
-                computes its logits in a way that an ELM does not reproduce.
-        """
-        if isinstance(llm, str):
-            llm = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype)
-        llm = text_part(llm)
-        check_llm(llm, TIED_EMBEDDINGS)
-        if isinstance(encoder, str):
-            model_type = PreTrainedConfig.get_config_dict(encoder)[0].get("model_type")
-            encoder = (find_ecg_encoder(model_type) or AutoModel).from_pretrained(encoder, dtype=dtype)
-        num_rows = max(llm.get_input_embeddings().num_embeddings, ecg_token_id + 1)
-        config = ElmConfig(
-            text_config=llm.config,
-            encoder_config=None if encoder is None else encoder.config,
-            lm_head_bias=llm.get_output_embeddings().bias is not None,
-            ecg_token_id=ecg_token_id,
-            ecg_token_offset=None if ecg_vocab_size is None else num_rows,
-            ecg_vocab_size=ecg_vocab_size,
-            **config_kwargs,
-        )
-        ecg_token_ids = range(num_rows, num_rows + (ecg_vocab_size or 0))
-        try:
-            with torch.device("meta"):
-                model = cls(config)
-        except UNUSUAL_PARTS as error:
-            raise unsupported(llm, error) from error
-        # A checkpoint has one precision, which transformers takes from its first weights, those of the encoder.
-        model.model.encoder = None if encoder is None else encoder.to(llm.dtype)
-        model.model.language_model = llm.base_model
-        model.lm_head = llm.get_output_embeddings()
-        model.model.projector = build_projector(config)
-        if model.model.projector is not None:
-            model.model.projector.to(llm.device, llm.dtype)
-            for module in model.model.projector.modules():
-                model._init_weights(module)
-        model.config.dtype = llm.dtype
-        model.generation_config = llm.generation_config
-        # Placeholders and ECG tokens are never generated.
-        model.generation_config.suppress_tokens = [ecg_token_id, *ecg_token_ids]
-        check_logits(model, llm)
-        model._check_encoder()
-        if ecg_token_ids.stop > model.get_input_embeddings().num_embeddings:
-            model.resize_token_embeddings(ecg_token_ids.stop)
-        return model
-
-    @torch.no_grad()
-    def _check_encoder(self):
-        """Raises if the ECG encoder does not take ECGs of the model's length."""
-        # CODEPATH: pictures are made in the size of the vision encoder; an ECG encoder may need another length.
-        if self.model.encoder is None or self.config.reads_pictures:
-            return
-        shape = (1, self.config.num_leads, self.config.num_samples)
-        try:
-            self.model.get_ecg_features(torch.zeros(shape, device=self.device, dtype=self.model.encoder.dtype))
-        except ValueError as error:
-            raise ValueError(
-                f'The "{self.config.encoder_config.model_type}" encoder does not take ECGs of {shape[1]} leads and '
-                f"{shape[2]} samples: {error}"
-            ) from error
-
     # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
     @can_return_tuple
     def forward(
@@ -457,6 +389,9 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         encoder_hidden_states: torch.FloatTensor | None = None,
         sequence_ids: torch.LongTensor | None = None,
+        ecg_pictures: torch.FloatTensor | None = None,
+        ecg_modality_mask: torch.BoolTensor | None = None,
+        ecg_measurements: torch.FloatTensor | None = None,
         **kwargs,
     ) -> ElmCausalLMOutputWithPast:
         r"""
@@ -468,6 +403,8 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
                 `(num_ecgs, 3, height, width)`. `None` if the text has no placeholders.
             ecg_lead_mask (`torch.BoolTensor` of shape `(num_ecgs, num_leads)`, *optional*):
                 `True` for present leads.
+            ecg_pictures, ecg_modality_mask, ecg_measurements:
+                As for [`ElmModel`].
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Token ids for the loss; -100 is ignored. The model shifts them by one.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
@@ -509,10 +446,13 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
             use_cache=use_cache,
             encoder_hidden_states=encoder_hidden_states,
             sequence_ids=sequence_ids,
+            ecg_pictures=ecg_pictures,
+            ecg_modality_mask=ecg_modality_mask,
+            ecg_measurements=ecg_measurements,
             **kwargs,
         )
         positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self._scale_logits(self.lm_head(outputs.last_hidden_state[:, positions, :]))
+        logits = scale_logits(self.lm_head(outputs.last_hidden_state[:, positions, :]), self.config.text_config)
 
         loss = None
         if labels is not None:
@@ -527,17 +467,6 @@ class ElmForCausalLM(ElmPreTrainedModel, ElmGenerationMixin):
             attentions=outputs.attentions,
             ecg_hidden_states=outputs.ecg_hidden_states,
         )
-
-    def _scale_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        """Scales logits as some LLM families do. Only their configurations have these fields."""
-        text_config = self.config.text_config
-        if (logit_scale := getattr(text_config, "logit_scale", None)) is not None:  # Cohere
-            logits = logits * logit_scale
-        if (logits_scaling := getattr(text_config, "logits_scaling", None)) is not None:  # Granite
-            logits = logits / logits_scaling
-        if (softcapping := getattr(text_config, "final_logit_softcapping", None)) is not None:  # Gemma 2
-            logits = torch.tanh(logits / softcapping) * softcapping
-        return logits
 
 
 ElmModel.register_for_auto_class("AutoModel")

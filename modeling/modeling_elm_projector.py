@@ -87,6 +87,101 @@ class ElmConvProjector(nn.Module):
         return self.linear(hidden_states).unflatten(0, (-1, self.num_ecg_tokens))
 
 
+class ElmTwoProjectors(nn.Module):
+    """
+    The projectors of the signal and of its picture. In the place of the tokens of an absent signal or picture is a
+    learned vector (`absent`), so that the model can be asked about ECGs of which it has one of them.
+    """
+
+    def __init__(self, config: ElmConfig):
+        super().__init__()
+        self.signal, self.picture = (build_projector(tower) for tower in config.towers)
+        self.absent = nn.Embedding(2, config.embedding_size)
+
+    def forward(
+        self, signal: torch.Tensor, picture: torch.Tensor, ecg_modality_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        r"""
+        The tokens of ECGs, those of the picture behind those of the signal.
+
+        Args:
+            signal, picture (`torch.Tensor` of shape `(num_ecgs, tokens, hidden_size)`):
+                The tokens of each encoder. Without an encoder of the signal, the signals.
+            ecg_modality_mask (`torch.BoolTensor` of shape `(num_ecgs, 2)`, *optional*):
+                Whether the signal, and the picture, of each ECG are given.
+
+        Returns:
+            `torch.Tensor` of shape `(num_ecgs, num_ecg_tokens, embedding_size)`.
+        """
+        if ecg_modality_mask is None:  # processes that share a step have gradients of the same weights
+            ecg_modality_mask = torch.ones((len(picture), 2), dtype=torch.bool, device=picture.device)
+        projected = [
+            torch.where(is_given[:, None, None], tokens, absent.to(tokens.dtype))
+            for is_given, tokens, absent in zip(
+                ecg_modality_mask.to(picture.device).T,
+                (self.signal(signal), self.picture(picture)),
+                self.absent.weight,
+            )
+        ]
+        return torch.cat(projected, dim=1)
+
+
+class ElmMeasurementEmbedding(nn.Module):
+    """
+    A token for each measured value, from an embedding of its name and one of its number, as for the numerical columns of
+    a table (Gorishniy et al. 2021, FT-Transformer). Values that are unknown (NaN) have a learned embedding instead.
+    """
+
+    hidden_size = 128
+    # One wrong measurement does not outweigh the others.
+    largest_deviation = 5.0
+
+    def __init__(self, config: ElmConfig):
+        super().__init__()
+        self.scales = config.measurement_scales
+        self.is_angle = [name.endswith("_deg") for name in config.measurements]
+        self.name = nn.Embedding(len(self.scales), self.hidden_size)
+        self.unknown = nn.Embedding(len(self.scales), self.hidden_size)
+        self.number = nn.Linear(2, self.hidden_size)
+        self.activation = nn.GELU()
+        self.linear = nn.Linear(self.hidden_size, config.embedding_size)
+
+    def forward(self, ecg_measurements: torch.Tensor) -> torch.Tensor:
+        r"""
+        Args:
+            ecg_measurements (`torch.FloatTensor` of shape `(num_ecgs, num_measurements)`):
+                The values, NaN where unknown.
+
+        Returns:
+            `torch.Tensor` of shape `(num_ecgs, num_measurements, embedding_size)`.
+        """
+        values = ecg_measurements.to(self.linear.bias.device, torch.float32)
+        typical, spread = values.new_tensor(self.scales).T
+        limit = self.largest_deviation
+        scaled = ((values - typical) / spread).clamp(-limit, limit)
+        numbers = torch.stack([scaled, torch.zeros_like(scaled)], dim=-1)
+        angles = torch.deg2rad(values)  # 179 and -179 degrees are neighbours
+        is_angle = torch.tensor(self.is_angle, device=values.device)[:, None]
+        numbers = torch.where(is_angle, torch.stack([angles.cos(), angles.sin()], dim=-1), numbers)
+        is_known = values.isfinite()[..., None]
+        numbers = torch.where(is_known, numbers, 0).to(self.linear.bias.dtype)
+        hidden_states = torch.where(is_known, self.number(numbers), self.unknown.weight)
+        return self.linear(self.activation(hidden_states + self.name.weight))
+
+
+class ElmMeasuringProjector(nn.Module):
+    """The projector of the ECG (`ecg`), and behind its tokens those of measured values."""
+
+    def __init__(self, config: ElmConfig):
+        super().__init__()
+        self.ecg = build_projector(config.without_measurements)
+        self.measurements = ElmMeasurementEmbedding(config)
+
+    def forward(self, *encoded: torch.Tensor | None, ecg_measurements: torch.Tensor) -> torch.Tensor:
+        tokens = self.ecg(*encoded)
+        return torch.cat([tokens, self.measurements(ecg_measurements).to(tokens.device)], dim=1)
+
+
 def build_projector(config: ElmConfig) -> nn.Module | None:
     r"""
     A new projector.
@@ -96,8 +191,15 @@ def build_projector(config: ElmConfig) -> nn.Module | None:
             Configuration of the model.
 
     Returns:
-        `nn.Module` or `None`: The projector of type `config.projector_type`; `None` if the type is `None`.
+        `nn.Module` or `None`: The projector of type `config.projector_type`; `None` if the type is `None`; both
+        projectors of a model that reads the signal and its picture.
     """
+    # CODEPATH: some checkpoints read measured values as well.
+    if config.measurements is not None:
+        return ElmMeasuringProjector(config)
+    # CODEPATH: checkpoints that read the signal and its picture have two projectors.
+    if config.reads_both:
+        return ElmTwoProjectors(config)
     # CODEPATH: "symbol" checkpoints have ECG tokens among the LLM's embeddings and need no projector.
     if config.projector_type is None:
         return None
@@ -108,4 +210,12 @@ def build_projector(config: ElmConfig) -> nn.Module | None:
     return ElmConvProjector(config) if config.projector_type == "conv" else ElmPatchProjector(config)
 
 
-__all__ = ["ElmConvProjector", "ElmEncoderProjector", "ElmPatchProjector", "build_projector"]
+__all__ = [
+    "ElmConvProjector",
+    "ElmEncoderProjector",
+    "ElmMeasurementEmbedding",
+    "ElmMeasuringProjector",
+    "ElmPatchProjector",
+    "ElmTwoProjectors",
+    "build_projector",
+]

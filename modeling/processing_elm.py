@@ -42,6 +42,8 @@ class ElmProcessor(BaseElmProcessor):
             System message of conversations that have none: the one that the model was trained with.
         enable_thinking (`bool`, *optional*, defaults to `False`):
             Whether prompts let the model begin with reasoning: `True` for models trained on answers with reasoning.
+        measurements (`list[str]`, *optional*):
+            Names of the measured values that the model reads: those of the model's `config.measurements`.
     """
 
     def __init__(
@@ -53,15 +55,17 @@ class ElmProcessor(BaseElmProcessor):
         chat_template: str | None = None,
         system_prompt: str | None = None,
         enable_thinking: bool = False,
+        measurements: list[str] | None = None,
     ):
         self.num_ecg_tokens = num_ecg_tokens
+        self.measurements = measurements
         super().__init__(
             tokenizer, ecg_token, chat_template, system_prompt, enable_thinking, feature_extractor=feature_extractor
         )
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", *self.feature_extractor.model_input_names]
+        return ["input_ids", "attention_mask", *self.feature_extractor.model_input_names, *self.measured_names]
 
     def prepare_ecgs(
         self,
@@ -74,7 +78,7 @@ class ElmProcessor(BaseElmProcessor):
         prepared = self.feature_extractor(
             ecgs, sampling_rate, lead_names, keep_flat=keep_flat, judge_signal=judge_signal
         )
-        return dict(prepared), self.placeholders(len(ecgs))
+        return dict(prepared) | self.measured(ecgs, sampling_rate, lead_names), self.placeholders(len(ecgs))
 
 
 ElmProcessor.register_for_auto_class("AutoProcessor")

@@ -25,13 +25,15 @@ from .chat_rendering import (
     RenderedChat,
     check_messages,
     ecg_items,
-    given_ecg,
     has_reasoning,
     refusing_ecgs,
     with_system_prompt,
 )
 from .chat_turns import Render, learnt_answers, render_prompt
+from .ecg_modalities import EcgModalities, given_modalities
+from .ecg_pictures import given_ecg
 from .feature_extraction_ecg import EcgFeatureExtractor
+from .measured_values import MeasuringMixin
 from .turn_format import renderer, tokenize_pieces, turn_format
 
 
@@ -39,10 +41,11 @@ ECG_TOKEN = "<|ecg|>"
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class BaseElmProcessor(ElmCardMixin, ProcessorMixin):
+class BaseElmProcessor(ElmCardMixin, MeasuringMixin, ProcessorMixin):
     r"""
     Base class of the processors of ECG-language models. It processes the text; its subclasses [`ElmProcessor`],
-    [`ElmVisionProcessor`] and [`ElmSymbolProcessor`] process the ECGs (`leads`, `prepare_ecgs`).
+    [`ElmVisionProcessor`], [`ElmSignalVisionProcessor`] and [`ElmSymbolProcessor`] process the ECGs (`leads`,
+    `prepare_ecgs`).
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`):
@@ -59,6 +62,9 @@ class BaseElmProcessor(ElmCardMixin, ProcessorMixin):
         sub_processors:
             The other parts of the processor: feature extractor, image processor, tokenizer of ECGs.
     """
+
+    # Whether the model reads the signal and its picture.
+    reads_both = False
 
     def __init__(
         self,
@@ -197,7 +203,8 @@ class BaseElmProcessor(ElmCardMixin, ProcessorMixin):
         texts = [text] if isinstance(text, str) else text
         pattern = re.escape(self.ecg_token)
         chats = [RenderedChat(one, [match.start() for match in re.finditer(pattern, one)]) for one in texts]
-        ecgs = [] if ecg is None else list(ecg) if isinstance(ecg, list | tuple) or np.ndim(ecg) == 3 else [ecg]
+        is_several = isinstance(ecg, list | tuple) or getattr(ecg, "ndim", 2) == 3
+        ecgs = [] if ecg is None else list(ecg) if is_several else [ecg]
         num_placeholders = sum(len(chat.ecgs) for chat in chats)
         if num_placeholders != len(ecgs):
             raise ValueError(f"The text holds {num_placeholders} {self.ecg_token} placeholders for {len(ecgs)} ECGs.")
@@ -225,7 +232,8 @@ class BaseElmProcessor(ElmCardMixin, ProcessorMixin):
         The `content` of a message is a string or a list of items `{"type": "text", "text": ...}` and `{"type": "ecg",
         "ecg": ...}`. An ECG is an array of shape `(num_leads, num_samples)` in millivolt, or the path of a file as for
         [`EcgFeatureExtractor`]; as for pictures, `"path"` and `"url"` (`https://...`) can stand in the place of
-        `"ecg"`. Items with arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads,
+        `"ecg"`. For models of drawn ECGs, it can be a scan or photograph: `{"type": "ecg", "image": ...}` with the path
+        of a file or a picture of Pillow. Items with arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads,
         `"lead_names"`; `"keep_flat": True` keeps flat leads. ECGs are judged (`judge_signal` of
         [`EcgFeatureExtractor`]): a [`SignalQualityWarning`] names leads that are flat, clipped or like noise, and limb
         leads that disagree.
@@ -291,11 +299,16 @@ class BaseElmProcessor(ElmCardMixin, ProcessorMixin):
         if not tokenize:
             return [chat.text for chat in chats] if is_batched else chats[0].text
         items = [item for messages in conversations for item in ecg_items(messages)]
-        ecgs = [given_ecg(item) for item in items]
+        ecgs = [given_modalities(item) or given_ecg(item) for item in items]
         missing = sum(ecg is None for ecg in ecgs)
         if missing:
             raise ValueError(
-                f'{missing} of {len(items)} ECG items have no "ecg" (an array or a path), "path" or "url".'
+                f'{missing} of {len(items)} ECG items have no "ecg" (an array or a path), "path", "url" or "image".'
+            )
+        if not self.reads_both and any(isinstance(ecg, EcgModalities) for ecg in ecgs):
+            raise ValueError(
+                'An ECG item has "signal" or "picture", which are for models with representation=["signal", "image"]; '
+                'this model reads "ecg".'
             )
         encoded = self._encode(
             chats,

@@ -43,6 +43,8 @@ class ElmVisionProcessor(BaseElmProcessor):
             System message of conversations that have none: the one that the model was trained with.
         enable_thinking (`bool`, *optional*, defaults to `False`):
             Whether prompts let the model begin with reasoning: `True` for models trained on answers with reasoning.
+        measurements (`list[str]`, *optional*):
+            Names of the measured values that the model reads: those of the model's `config.measurements`.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class ElmVisionProcessor(BaseElmProcessor):
         chat_template: str | None = None,
         system_prompt: str | None = None,
         enable_thinking: bool = False,
+        measurements: list[str] | None = None,
     ):
         self.num_ecg_tokens = num_ecg_tokens
+        self.measurements = measurements
         super().__init__(
             tokenizer, ecg_token, chat_template, system_prompt, enable_thinking, image_processor=image_processor
         )
@@ -66,7 +70,7 @@ class ElmVisionProcessor(BaseElmProcessor):
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "ecg_values"]
+        return ["input_ids", "attention_mask", "ecg_values", *self.measured_names]
 
     def prepare_ecgs(
         self,
@@ -79,7 +83,8 @@ class ElmVisionProcessor(BaseElmProcessor):
         pictures = self.image_processor(
             ecgs, sampling_rate, lead_names, keep_flat=keep_flat, judge_signal=judge_signal
         )
-        return {"ecg_values": pictures["pixel_values"]}, self.placeholders(len(ecgs))
+        measured = self.measured(ecgs, sampling_rate, lead_names)
+        return {"ecg_values": pictures["pixel_values"]} | measured, self.placeholders(len(ecgs))
 
 
 ElmVisionProcessor.register_for_auto_class("AutoProcessor")

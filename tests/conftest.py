@@ -140,6 +140,24 @@ def tiny_elm(simulated_dataset, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def speaking_elm(tiny_elm, tmp_path_factory) -> Path:
+    """The tiny ELM with weights so large that its answers are words, which depend on the ECG and on the question."""
+    from elm_hf.checkpoints.load import load_checkpoint
+
+    model, processor = load_checkpoint(tiny_elm, device="cpu")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.5)
+    model.generation_config.suppress_tokens = processor.tokenizer.all_special_ids
+    folder = tmp_path_factory.mktemp("models") / "speaking"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ecg_tokenizer(simulated_dataset, tmp_path_factory):
     """A small ECG-Byte tokenizer."""
     from elm_hf.checkpoints.ecg_byte import train_ecg_byte_tokenizer

@@ -18,6 +18,7 @@ prepare checkpoints inference descriptions
 retrieval
 training
 pretrain evaluation
+serving
 cli
 """
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.split("\n")) for room in rooms.split()}

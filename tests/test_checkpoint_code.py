@@ -21,6 +21,7 @@ from elm_hf.modeling.configuration_elm import ElmConfig
 CONFIGURATION = {"auto_classes", "own_encoder", "configuration_elm", "ecg_encoders"}
 MODEL = CONFIGURATION | {
     "card_elm",
+    "composition_elm",
     "generation_elm",
     "llm_parts",
     "modeling_elm",
@@ -34,13 +35,17 @@ PROCESSOR = {
     "chat_turns",
     "ecg_download",
     "device_files",
+    "ecg_modalities",
     "ecg_leads",
+    "ecg_pictures",
     "ecg_quality",
     "ecg_reading",
     "ecg_resampling",
     "ecg_segments",
     "feature_extraction_ecg",
     "folder_paths",
+    "measured_values",
+    "own_measurements",
     "processing_elm_base",
     "reading_process",
     "turn_format",
@@ -49,6 +54,7 @@ PROCESSOR = {
 }
 SIGNAL = MODEL | PROCESSOR | {"processing_elm"}
 VISION = MODEL | PROCESSOR | {"ecg_raster", "image_processing_ecg", "processing_elm_vision"}
+BOTH = VISION - {"processing_elm_vision"} | {"processing_elm_signal_vision"}
 # A second tokenizer has a folder of its own, in which transformers saves its code, too.
 SYMBOL = MODEL | PROCESSOR | {"processing_elm_symbol", "tokenization_ecg_byte"}
 SYMBOL |= {"ecg_tokenizer/auto_classes", "ecg_tokenizer/tokenization_ecg_byte"}
@@ -66,6 +72,8 @@ CODE = {
     "signal-merl-vit-mlp": SIGNAL | MERL,
     "signal-hubert_ecg-mlp": SIGNAL | HUBERT_ECG,
     "image-vit-mlp": VISION,
+    "both-st_mem-siglip2": BOTH | ST_MEM,
+    "measuring-patch": SIGNAL | {"ecg_measurements", "ecg_delineation"},
     "symbol": SYMBOL,
 }
 

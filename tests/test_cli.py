@@ -474,6 +474,7 @@ def test_a_configuration_that_makes_no_model(content, expected, message, simulat
         (["--dtype", "int8"], '--dtype is "int8"; expected auto, float32'),
         (["--normalization", "max"], 'normalization "max" is not one of millivolt, min_max'),
         (["--representation", "picture"], "'representation' expected one of"),
+        (["--layout", "6x2"], "--layout: for models that read drawn ECGs, --representation image"),
         (["--encoder", "no/such/encoder"], "no/such/encoder: no such folder"),
         (["--config", "nowhere.json"], "nowhere.json: No such file or directory"),
     ],

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import LLM_FAMILIES, tiny_llm, tiny_tokenizer
 from transformers import AutoConfig, AutoModel
 
+from elm_hf.checkpoints.measurements import scaled_measurements
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
@@ -20,6 +21,7 @@ from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.modeling.processing_elm_base import BaseElmProcessor, add_ecg_token
+from elm_hf.modeling.processing_elm_signal_vision import ElmSignalVisionProcessor
 from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor
 from elm_hf.modeling.processing_elm_vision import ElmVisionProcessor
 
@@ -27,6 +29,9 @@ from elm_hf.modeling.processing_elm_vision import ElmVisionProcessor
 import_ecg_encoders()  # for the Auto classes
 
 NUM_SAMPLES = 500
+BOTH = ["signal", "image"]
+# Tokens of an ECG, and of its picture.
+NUM_TOKENS, NUM_PICTURE_TOKENS = 5, 3
 _VIT = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32}
 _AUTOENCODER = _VIT | {"num_samples": NUM_SAMPLES}
 _PICTURE = _VIT | {"hidden_size": 32, "image_size": 32, "patch_size": 16}
@@ -64,11 +69,13 @@ VISION_ENCODERS = {
 
 @dataclass
 class Composition:
-    """One of each kind of part; `encoder` is a configuration."""
+    """One of each kind of part; `encoder` and `picture_encoder` are configurations."""
 
-    representation: str
+    representation: str | list[str]
     encoder: dict | None
     projector: str | None
+    picture_encoder: dict | None = None
+    measurements: list[str] | None = None
 
 
 COMPOSITIONS = {
@@ -85,12 +92,21 @@ COMPOSITIONS = {
     },
     **{f"signal-{name}-mlp": Composition("signal", config, "mlp") for name, config in FOUNDATION_ENCODERS.items()},
     "symbol": Composition("symbol", None, None),
+    "both-st_mem-siglip2": Composition(BOTH, ECG_ENCODERS["st_mem"], "linear", VISION_ENCODERS["siglip2"]),
+    "measuring-patch": Composition("signal", None, "patch", measurements=["heart_rate", "qrs_ms", "st_mv_V2"]),
+    "both-patch-vit": Composition(BOTH, None, "patch", VISION_ENCODERS["vit"]),
 }
 
 
 def compose(parts: Composition, family: str, ecg_tokenizer) -> tuple[ElmForCausalLM, BaseElmProcessor]:
     tokenizer = tiny_tokenizer(family)
-    encoder = None if parts.encoder is None else AutoModel.from_config(AutoConfig.for_model(**parts.encoder))
+    encoder, picture_encoder = (
+        None if config is None else AutoModel.from_config(AutoConfig.for_model(**config))
+        for config in (parts.encoder, parts.picture_encoder)
+    )
+    of_picture = 0 if picture_encoder is None else NUM_PICTURE_TOKENS
+    measured = parts.measurements or []
+    num_signal_tokens = 1 if parts.encoder is None and parts.projector == "linear" else NUM_TOKENS
     model = ElmForCausalLM.from_encoder_llm_pretrained(
         encoder,
         tiny_llm(family),
@@ -98,8 +114,11 @@ def compose(parts: Composition, family: str, ecg_tokenizer) -> tuple[ElmForCausa
         ecg_vocab_size=len(ecg_tokenizer) if parts.representation == "symbol" else None,
         representation=parts.representation,
         projector_type=parts.projector,
-        num_ecg_tokens=1 if parts.encoder is None and parts.projector == "linear" else 5,
+        num_ecg_tokens=num_signal_tokens + of_picture + len(measured),
         num_samples=NUM_SAMPLES,
+        picture_encoder=picture_encoder,
+        num_picture_tokens=of_picture or None,
+        **scaled_measurements(measured) if measured else {},
     )
     if parts.representation == "symbol":
         extractor = EcgFeatureExtractor(num_samples=NUM_SAMPLES, normalization="none")
@@ -107,8 +126,13 @@ def compose(parts: Composition, family: str, ecg_tokenizer) -> tuple[ElmForCausa
         return model, ElmSymbolProcessor(extractor, tokenizer, ecg_tokenizer, offset, max_ecg_tokens=60)
     if parts.representation == "signal":
         extractor = EcgFeatureExtractor(num_samples=NUM_SAMPLES)
-        return model, ElmProcessor(extractor, tokenizer, model.config.num_ecg_tokens)
-    pictures = EcgImageProcessor(parts.representation, size={"height": 32, "width": 32}, num_samples=NUM_SAMPLES)
+        number = model.config.num_ecg_tokens
+        return model, ElmProcessor(extractor, tokenizer, number, measurements=parts.measurements)
+    form = "image" if parts.representation == BOTH else parts.representation
+    pictures = EcgImageProcessor(form, size={"height": 32, "width": 32}, num_samples=NUM_SAMPLES)
+    if parts.representation == BOTH:
+        extractor = EcgFeatureExtractor(num_samples=NUM_SAMPLES)
+        return model, ElmSignalVisionProcessor(extractor, pictures, tokenizer, model.config.num_ecg_tokens)
     return model, ElmVisionProcessor(pictures, tokenizer, model.config.num_ecg_tokens)
 
 

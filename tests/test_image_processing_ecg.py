@@ -25,11 +25,23 @@ PLACES = {  # row and column of the standard layout
 }  # fmt: skip
 
 
+def places(layout: str) -> dict[str, list[tuple[int, float, float]]]:
+    """For each lead its rows, with the start and end of its part of each row as a share of the time."""
+    if layout == "12x1":
+        return {lead: [(row, 0, 1)] for row, lead in enumerate(LEADS)}
+    if layout == "6x2":
+        return {lead: [(row % 6, row // 6 / 2, (row // 6 + 1) / 2)] for row, lead in enumerate(LEADS)}
+    found = {lead: [(row, column / 4, (column + 1) / 4)] for lead, (row, column) in PLACES.items()}
+    for row, lead in enumerate({"3x4+1": ["II"], "3x4+3": ["V1", "II", "V5"]}.get(layout, []), 3):
+        found[lead].append((row, 0, 1))
+    return found
+
+
 class Reader:
     """Reads traces back: knows the empty paper of a layout, its scale from the grid and its baselines from flat leads."""
 
-    def __init__(self, layout: str, expected_mm_per_mv: float, seconds: float = 10, **paper):
-        self.layout, self.paper, self.seconds = layout, {"layout": layout, **paper}, seconds
+    def __init__(self, layout: str, expected_mm_per_mv: float, seconds: float = 10, mm_per_s: float = 25, **paper):
+        self.layout, self.paper, self.seconds = layout, {"layout": layout, "mm_per_s": mm_per_s, **paper}, seconds
         self.empty = draw_ecg(np.full((12, 500), np.nan), 500 / seconds, **self.paper)
         bold = np.clip(195 - np.median(self.empty[:, :, 1], axis=0), 0, None)  # upright lines
         lines = [np.average(columns + 0.5, weights=bold[columns]) for columns in runs(bold > 0)]
@@ -43,7 +55,7 @@ class Reader:
         drawn = np.flatnonzero(ink.max(axis=0) > 0.5)
         self.left = min(lines, key=lambda x: abs(x - drawn[0]))  # a bold line stands where the traces begin
         self.right = drawn[-1]
-        self.pixels_per_second = 25 * self.pixels_per_mm
+        self.pixels_per_second = mm_per_s * self.pixels_per_mm
 
     def ink(self, ecg: np.ndarray, sampling_rate: float) -> np.ndarray:
         """How much of each pixel is covered with ink `(height, width)`, where there is no lead's name."""
@@ -53,11 +65,7 @@ class Reader:
 
     def place(self, lead: str) -> tuple[int, slice]:
         """The row of a lead (that of the rhythm strip for II), and its columns without the outermost pixels."""
-        if self.layout == "12x1":
-            row, start, end = LEADS.index(lead), 0, 1
-        else:
-            row, column = (3, 0) if lead == "II" else PLACES[lead]
-            start, end = (0, 1) if lead == "II" else (column / 4, (column + 1) / 4)
+        row, start, end = places(self.layout)[lead][-1]
         width = self.seconds * self.pixels_per_second
         return row, slice(round(self.left + start * width) + 3, round(self.left + end * width) - 3)
 
@@ -67,7 +75,7 @@ class Reader:
         ecg[LEADS.index(lead)] = signal
         row, columns = self.place(lead)
         ink = self.ink(ecg, sampling_rate)[:, columns]
-        if lead == "II" and self.layout == "3x4":
+        if lead == "II" and self.layout == "3x4+1":
             ink[: round(self.baselines[2:].mean())] = 0  # it is in the second row, too
         return ink, self.left + np.arange(len(signal)) / sampling_rate * self.pixels_per_second - columns.start
 
@@ -77,7 +85,7 @@ class Reader:
         return y.clip(0, len(self.empty))
 
 
-@pytest.fixture(scope="module", params=[("3x4", 10), ("12x1", 5)], ids=["3x4", "12x1"])
+@pytest.fixture(scope="module", params=[("3x4+1", 10), ("12x1", 5)], ids=["3x4+1", "12x1"])
 def reader(request) -> Reader:
     layout, mm_per_mv = request.param
     return Reader(layout, mm_per_mv)
@@ -247,7 +255,7 @@ def test_picture_does_not_depend_on_the_sampling_rate():
 def test_amplitude_can_be_chosen():
     time = np.arange(2500) / 250
     for mm_per_mv in (5, 20):
-        reader = Reader("3x4", mm_per_mv, mm_per_mv=mm_per_mv)
+        reader = Reader("3x4+1", mm_per_mv, mm_per_mv=mm_per_mv)
         ink, _ = reader.trace("V2", np.sin(2 * np.pi * time), 250)
         rows = np.flatnonzero(ink.sum(axis=1) > 0.5)
         assert rows[-1] - rows[0] == pytest.approx(2 * mm_per_mv * reader.pixels_per_mm, abs=3)
@@ -268,7 +276,9 @@ def test_rhythm_lead_can_be_chosen():
         ({"ecg": np.zeros((3, 2500))}, r"shape \(3, 2500\); expected \(12, samples\)"),
         ({"ecg": np.zeros((12, 2500), np.int16)}, "int16; expected floats in millivolt"),
         ({"sampling_rate": 0}, "sampling_rate is 0"),
-        ({"layout": "6x2"}, 'layout "6x2" is not one of 3x4, 12x1'),
+        ({"layout": "2x6"}, r'layout "2x6" is not one of 3x4, 3x4\+1, 3x4\+3, 6x2, 12x1'),
+        ({"mm_per_s": 0}, "mm_per_s is 0; expected a positive number"),
+        ({"grid_color": "pink"}, 'grid_color "pink" is not one of red, orange, green, blue, grey'),
         ({"height": 20}, "20 x 1024 pixels is too small.*32 x 72"),
         ({"mm_per_mv": 0}, "mm_per_mv is 0"),
         ({"rhythm_lead": "V9"}, '"V9" is not one of I, II'),
@@ -282,11 +292,53 @@ def test_wrong_input_is_named(arguments, message):
 @pytest.mark.parametrize("seconds, mm_per_mv", [(10, 10), (5, 5), (2, 2.5)])
 def test_scale_of_shorter_records_leaves_3_mv_to_a_row(seconds, mm_per_mv):
     """At 1024 x 768 the height is 191, 95 or 38 mm, so that 3 mV in a quarter of it take 10, 5 or 2.5 mm/mV."""
-    reader = Reader("3x4", mm_per_mv, seconds)
+    reader = Reader("3x4+1", mm_per_mv, seconds)
     time = np.arange(seconds * 250) / 250
     ink, column = reader.trace("V2", 0.5 * np.sin(2 * np.pi * time), 250)
     expected = np.interp(np.arange(ink.shape[1]) + 0.5, column, reader.expected("V2", 0.5 * np.sin(2 * np.pi * time)))
     np.testing.assert_allclose(middle(ink), expected, atol=1)
+
+
+@pytest.mark.parametrize(
+    "layout, mm_per_s, mm_per_mv",
+    [("3x4", 25, 10), ("3x4+1", 50, 20), ("3x4+3", 25, 5), ("6x2", 50, 10), ("6x2", 25, 10), ("12x1", 50, 10)],
+)
+def test_pulse_of_1_mv_and_200_ms_is_at_its_place_in_each_layout(layout, mm_per_s, mm_per_mv):
+    """Of each lead, in the middle of each of its parts; height and width follow from the distance of the grid's lines."""
+    size = {"width": 1024 * mm_per_s // 25, "height": 1024}
+    reader = Reader(layout, mm_per_mv, mm_per_s=mm_per_s, mm_per_mv=mm_per_mv, **size)
+    assert reader.pixels_per_mm == pytest.approx(4, abs=0.15)
+    assert len(reader.baselines) == {"3x4": 3, "3x4+1": 4, "3x4+3": 6, "6x2": 6, "12x1": 12}[layout]
+    for lead, parts in places(layout).items():
+        signal = np.zeros(2500, np.float32)
+        for _, start, end in parts:
+            signal[round(1250 * (start + end)) - 25 : round(1250 * (start + end)) + 25] = 1
+        ink = reader.ink(present(lead, signal), 250)
+        for row, start, end in parts:
+            x = reader.left + 5 * (start + end) * reader.pixels_per_second
+            y = reader.baselines[row]
+            highest = round(y - 1.3 * mm_per_mv * reader.pixels_per_mm)
+            column = ink[highest : round(y) - 3, round(x)]
+            top = highest + (np.arange(len(column)) + 0.5) @ column / column.sum()
+            assert y - top == pytest.approx(mm_per_mv * reader.pixels_per_mm, abs=1), lead
+            window = slice(round(x - 0.2 * reader.pixels_per_second), round(x + 0.2 * reader.pixels_per_second))
+            edges = [edge.mean() + window.start + 0.5 for edge in runs(ink[round((y + top) / 2), window] > 0.3)]
+            reach = 0.1 * reader.pixels_per_second
+            assert edges == pytest.approx([x - reach, x + reach], abs=1.5), lead
+
+
+def test_grid_has_the_chosen_color():
+    def bold(color: str) -> np.ndarray:
+        """The colour of the most frequent dark pixels: the bold lines."""
+        pixels = draw_ecg(np.full((12, 500), np.nan), 50, names=False, grid_color=color).reshape(-1, 3)
+        lines = pixels[pixels.min(axis=1) < 200].astype(int)
+        return np.median(lines, axis=0)
+
+    red, orange, green, blue, grey = map(bold, ("red", "orange", "green", "blue", "grey"))
+    assert red[0] > red[1] + 30 and abs(red[1] - red[2]) < 10
+    assert orange[0] > orange[1] + 30 > orange[2] + 60
+    assert green[1] > max(green[0], green[2]) + 30 and blue[2] > max(blue[0], blue[1]) + 30
+    assert np.ptp(grey) == 0
 
 
 # The processor
@@ -428,7 +480,7 @@ np.save(sys.argv[1] + "/pixel_values.npy", processor(ecg, 250, return_tensors="p
 
 def test_saved_processor_loads_in_a_process_without_elm_hf(signals, tmp_path):
     processor = EcgImageProcessor.from_vision_encoder(
-        CLIPImageProcessorPil(), layout="12x1", draw_grid=False, mm_per_mv=20, draw_lead_names=False
+        CLIPImageProcessorPil(), layout="6x2", grid_color="blue", mm_per_mv=20, mm_per_s=50, draw_lead_names=False
     )
     processor.save_pretrained(tmp_path)
     np.save(tmp_path / "ecg.npy", signals[0])
@@ -438,6 +490,17 @@ def test_saved_processor_loads_in_a_process_without_elm_hf(signals, tmp_path):
     expected = processor(signals[0], 250, return_tensors="np")["pixel_values"]
     assert (np.load(tmp_path / "pixel_values.npy") == expected).all()
     assert json.loads((tmp_path / "preprocessor_config.json").read_text())["mm_per_mv"] == 20
+
+
+def test_processor_saved_before_there_were_layouts_without_a_strip_draws_as_before(signals):
+    settings = EcgImageProcessor().to_dict()
+    del settings["mm_per_s"], settings["grid_color"]
+    earlier = EcgImageProcessor.from_dict(settings | {"layout": "3x4"})
+    assert (
+        earlier.layout == "3x4+1"
+        and EcgImageProcessor.from_dict(EcgImageProcessor(layout="3x4").to_dict()).layout == "3x4"
+    )
+    assert (earlier.draw(signals, 250) == EcgImageProcessor().draw(signals, 250)).all()
 
 
 def test_paper_is_the_same_object_for_the_same_arguments():

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from elm_hf.ecg.measurements import FEATURES, LEAD_FEATURES, feature_matrix, measure_ecg
 from elm_hf.ecg.recording import read_recording
 from elm_hf.ecg.simulated_findings import Findings, draw_findings
 from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_measurements import FEATURES, LEAD_FEATURES, measure_ecg
+from elm_hf.retrieval.index import feature_matrix
 
 
 NORMAL = Findings(7, "sinus rhythm", 72.0, 150.0, 90.0, 400.0, "none", 0.0, 2.0, 45.0, "none")

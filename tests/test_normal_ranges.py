@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from elm_hf.ecg.measurements import FEATURES, GENERAL_FEATURES, LEAD_FEATURES, measure_ecg
 from elm_hf.ecg.normal_ranges import _CONDITIONS, _DERIVED, RULES, describe_features, feature_text
 from elm_hf.ecg.recording import read_recording
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_measurements import FEATURES, GENERAL_FEATURES, LEAD_FEATURES, measure_ecg
 
 
 NORMAL = {"heart_rate": 72, "pr_ms": 150, "qrs_ms": 90, "qt_ms": 380, "qtc_ms": 401, "axis_deg": 45}

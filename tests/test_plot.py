@@ -124,6 +124,55 @@ def test_every_lead_has_its_position_in_the_layout(geometry):
         assert height == pytest.approx(0.07 * (index + 1) * MILLIVOLT, abs=1), lead
 
 
+@pytest.mark.parametrize(
+    "layout, mm_per_s, mm_per_mv", [("3x4", 25, 20), ("3x4+3", 25, 10), ("6x2", 50, 5), ("12x1", 25, 5)]
+)
+def test_pulses_have_the_size_and_place_of_the_layout(layout, mm_per_s, mm_per_mv):
+    """Each lead has a pulse of its own height, 0.2 s wide, in the middle of its part of the time."""
+    scale = {"layout": layout, "mm_per_s": mm_per_s, "mm_per_mv": mm_per_mv, "calibration": False}
+    black = Reader(plot_ecg(zeros(), **scale)).black
+    baselines = np.array([rows.mean() for rows in runs(black.mean(axis=1) > 0.5)])
+    start, second = np.flatnonzero(black[round(baselines[0])] > 0.5)[0], mm_per_s * PIXELS_PER_MM
+    assert len(baselines) == {"3x4": 3, "3x4+3": 6, "6x2": 6, "12x1": 12}[layout]
+    columns = {"6x2": 2, "12x1": 1}.get(layout, 4)
+    places = {lead: (i % (12 // columns), i // (12 // columns)) for i, lead in enumerate(LEADS)}
+    if columns == 4:
+        places = PLACES
+    ecg, pulses = zeros(), {}
+    for index, (lead, (_, column)) in enumerate(places.items()):
+        pulses[lead] = 10 * (column + 0.5) / columns, 0.5 + 0.05 * index
+        pulse(ecg, lead, pulses[lead][0] - 0.1, 0.2, pulses[lead][1])
+    reader = Reader(plot_ecg(ecg, **scale))
+    for lead, (row, _) in places.items():
+        time, height = pulses[lead][0], pulses[lead][1] * mm_per_mv * PIXELS_PER_MM
+        at = reader.height_at(start + time * second, baselines[row], reach=1.2 * height)
+        assert at == pytest.approx(height, abs=1), lead
+        x = slice(round(start + (time - 0.3) * second), round(start + (time + 0.3) * second))
+        edges = [edge.mean() + x.start for edge in runs(reader.black[round(baselines[row] - height / 2), x] > 0.5)]
+        assert edges == pytest.approx(start + (time + np.array([-0.1, 0.1])) * second, abs=1.5), lead
+
+
+def test_strips_of_three_are_v1_ii_and_v5():
+    black = Reader(plot_ecg(zeros(), layout="3x4+3", calibration=False)).black
+    baselines = np.array([rows.mean() for rows in runs(black.mean(axis=1) > 0.5)])
+    start = np.flatnonzero(black[round(baselines[0])] > 0.5)[0]
+    ecg = zeros()
+    for height, lead in enumerate(("V1", "II", "V5"), 2):
+        pulse(ecg, lead, 9, 0.4, 0.2 * height)
+    reader = Reader(plot_ecg(ecg, layout="3x4+3", calibration=False))
+    heights = [reader.height_at(start + 9.2 * SECOND, baseline) for baseline in baselines[3:]]
+    assert heights == pytest.approx([0.4 * MILLIVOLT, 0.6 * MILLIVOLT, 0.8 * MILLIVOLT], abs=1)
+
+
+def test_calibration_pulse_has_the_scale_of_the_paper():
+    paper = {"layout": "12x1", "mm_per_s": 50, "mm_per_mv": 5}
+    black = Reader(plot_ecg(np.full((12, 2500), np.nan), **paper)).black[: 22 * PIXELS_PER_MM, : 24 * PIXELS_PER_MM]
+    flat = np.flatnonzero(black.sum(axis=1) > 0.9 * 5 * PIXELS_PER_MM)  # the line beside the pulse is 5 mm long
+    upright = np.flatnonzero(black.sum(axis=0) > 0.9 * 5 * PIXELS_PER_MM)
+    assert flat[-1] - flat[0] == pytest.approx(5 * PIXELS_PER_MM, abs=2)
+    assert upright[-1] - upright[0] == pytest.approx(0.2 * 50 * PIXELS_PER_MM, abs=2)
+
+
 def test_leads_are_placed_by_name():
     ecg = waves(250)
     order = np.random.default_rng(0).permutation(12)
@@ -250,6 +299,9 @@ def test_text_beyond_ascii_is_spelled_in_ascii():
         ({"rhythm_lead": "vx"}, '"vx" is not one of I, II'),
         ({"sampling_rate": 0}, "sampling_rate is 0"),
         ({"pixels_per_mm": 0.5}, "pixels_per_mm is 0.5"),
+        ({"layout": "4x3"}, 'layout "4x3" is not one of 3x4'),
+        ({"mm_per_mv": -5}, "mm_per_mv is -5"),
+        ({"grid_color": "black"}, 'grid_color "black" is not one of red'),
     ],
 )
 def test_the_error_for_wrong_input_names_it(arguments, message):

@@ -9,7 +9,6 @@ import pytest
 
 from elm_hf.ecg.changed_recordings import suits_changes, territory_level, with_st_level, with_voltage
 from elm_hf.ecg.counterfactuals import draw_hearts, exchange_electrodes, leads_of_two, simulate_heart
-from elm_hf.ecg.measurements import measure_ecg
 from elm_hf.ecg.normal_ranges import describe_features
 from elm_hf.ecg.simulated_findings import HYPERTROPHY, PROLONGED_QT, RIGHT_BLOCK
 from elm_hf.evaluation.learned_limits import learned_limit
@@ -29,6 +28,7 @@ from elm_hf.evaluation.probe_questions import (
 from elm_hf.evaluation.probe_records import RecordedEcg, ecgs_of_dataset
 from elm_hf.evaluation.probe_results import probe_results
 from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error
+from elm_hf.modeling.ecg_measurements import measure_ecg
 
 
 SWEEP_OF = {sweep.finding: sweep for sweep in SWEEPS}

@@ -107,7 +107,18 @@ def build(method: str, model, dataset, output, *more: str):
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("grpo", ("--rewards", "exact_match", "format", "perception", "--reward_weights", "1", "0.1", "0.5")),
+        (
+            "grpo",
+            (
+                "--rewards",
+                "exact_match",
+                "format",
+                "perception",
+                "measured_claims",
+                "--reward_weights",
+                *("1", "0.1", "0.5", "0.2"),
+            ),
+        ),
         ("grpo", ("--use_peft", "--trainable", "projector", "llm", "--beta", "0.1", "--steps_per_generation", "2")),
         ("rloo", ("--beta", "0.1")),
     ],

@@ -144,7 +144,7 @@ def test_an_ecg_is_given_by_path_and_by_address(record, address):
             assert np.array_equal(values(item), expected)
     with pytest.raises(ValueError, match=f"{address}/none.hea: cannot be downloaded .*404"):
         values({"url": f"{address}/none"})
-    with pytest.raises(ValueError, match='needs one of "ecg", "path" and "url", got path, url'):
+    with pytest.raises(ValueError, match='needs one of "ecg", "path", "url" and "image", got path, url'):
         values({"path": record, "url": address})
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import wraps
 from inspect import signature
@@ -39,9 +39,10 @@ from elm_hf.checkpoints.llm import (
     set_generation,
 )
 from elm_hf.checkpoints.load import load_feature_extractor, load_pretrained
+from elm_hf.checkpoints.measurements import scaled_measurements
 from elm_hf.checkpoints.tokenizer import text_tokenizer
 from elm_hf.data.seen_patients import SeenPatients, Stage, stages_before
-from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
+from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, SIGNAL_AND_IMAGE, ElmConfig
 from elm_hf.modeling.configuration_hub_encoder import HubEncoderConfig
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.ecg_leads import LEADS, SAMPLING_RATE, canonical_lead
@@ -50,6 +51,7 @@ from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm import ElmProcessor
 from elm_hf.modeling.processing_elm_base import add_ecg_token
+from elm_hf.modeling.processing_elm_signal_vision import ElmSignalVisionProcessor
 from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor, symbols_of_an_ecg
 from elm_hf.modeling.processing_elm_vision import ElmVisionProcessor
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
@@ -108,7 +110,7 @@ def create_elm(
     tokenizer_dataset: str | None = None,
     tokenizer_fold: int | str = 1,
     vocab_size: int = 1000,
-    representation: str | None = None,
+    representation: str | Sequence[str] | None = None,
     encoder: str | None = None,
     ecg_tokenizer: str | None = None,
     max_ecg_tokens: int | None = None,
@@ -118,10 +120,15 @@ def create_elm(
     normalization: str | None = None,
     leads: Sequence[str] | None = None,
     picture_size: int | None = None,
+    paper: Mapping | None = None,
     dtype: str = "auto",
     seed: int = 0,
     license: str | None = None,
     hub_encoder: HubEncoder | None = None,
+    picture_encoder: str | None = None,
+    picture_projector: str | None = None,
+    num_picture_tokens: int | None = None,
+    measurements: Sequence[str] | None = None,
 ) -> ElmForCausalLM:
     """
     Creates a checkpoint that is ready for training: `config.json`, weights, processor and the code to load them.
@@ -136,7 +143,8 @@ def create_elm(
         tokenizer_dataset: elm-hf dataset on whose training conversations a new tokenizer is trained.
         tokenizer_fold: fold of that dataset.
         vocab_size: size of a new tokenizer's vocabulary.
-        representation: `"signal"` (default), `"stacked_signal"`, `"image"` or `"symbol"`.
+        representation: `"signal"` (default), `"stacked_signal"`, `"image"` or `"symbol"`; or `["signal", "image"]` for
+            a model that reads the signal and a picture of it.
         encoder: repository or folder of an ECG encoder or, for pictures, of a vision encoder (for CLIP and SigLIP the
             vision tower is used); `"new"` for a new ECG encoder of the default type, `ecg_se_resnet`, or another type such
             as `"ecg_resnet"`; None for no encoder.
@@ -144,20 +152,30 @@ def create_elm(
         max_ecg_tokens: maximum number of tokens per ECG for `"symbol"`; None for no limit.
         projector: `"linear"` or `"mlp"` (default) with an encoder; `"linear"`, `"patch"` (default) or `"conv"`
             without.
-        num_ecg_tokens: positions per ECG. Defaults to 1 for the encoder-free linear projector and to 50 otherwise.
+        num_ecg_tokens: positions per ECG. Defaults to 1 for the encoder-free linear projector and to 50 otherwise, and
+            for `["signal", "image"]` to as many for the signal and 50 for its picture. With `measurements`, theirs are
+            among them.
         seconds: length of the ECGs that the model reads. Defaults to that of the pre-trained encoder, or 10.
         normalization: normalization of the ECG's amplitude, see [`EcgFeatureExtractor`]. Defaults to that of the
             pre-trained encoder, or to `"millivolt"` for signals and `"none"` for tokens. `"min_max"` and `"z_score"`
             scale each ECG by itself, and the model cannot learn criteria of voltage: a warning says so.
         leads: names of the leads that the model reads, in its order. Defaults to those of the pre-trained encoder, or
-            to all twelve. Encoders that read their leads together take no others.
+            to all twelve. Encoders that read their leads together take no others. Pictures show all twelve.
         picture_size: height and width of pictures in pixels. Defaults to that of the vision encoder; for another size
             its position embeddings are interpolated. A millimetre of ECG paper has 0.9 pixels at 224 and 2 at 512, for
             10 s.
+        paper: the paper that ECGs are drawn on: `layout`, `mm_per_s`, `mm_per_mv` and `grid_color` of
+            [`EcgImageProcessor`].
         dtype: precision of the weights; `"auto"` keeps that of the LLM.
         seed: random seed for new weights.
         license: licence of the model, such as `"apache-2.0"`. Defaults to the one that the card of `llm` states.
         hub_encoder: instead of `encoder`, an encoder of the Hub that was not made for elm-hf, and how it reads a signal.
+        picture_encoder: for `["signal", "image"]`, repository or folder of the vision encoder; `encoder` and `projector`
+            are then those of the signal.
+        picture_projector: projector of the picture, `"linear"` or `"mlp"` (default).
+        num_picture_tokens: how many of `num_ecg_tokens` are the picture's.
+        measurements: measured values that the model reads as well, a token each behind those of the ECG: see
+            [`scaled_measurements`]. They are added to the default of `num_ecg_tokens`.
 
     Raises:
         FileExistsError: `output` exists and is not empty.
@@ -166,6 +184,7 @@ def create_elm(
     """
     settings = _read_config(config)
     text_config, encoder_config = settings.pop("text_config", None), settings.pop("encoder_config", None)
+    picture_config = settings.pop("picture_encoder_config", None)
     if (llm is None) == (text_config is None):
         raise ValueError(
             "Give either a pre-trained LLM (--llm) or a --config whose `text_config` describes a new one."
@@ -181,12 +200,26 @@ def create_elm(
     output = Path(output)
     check_free(output)
     set_seed(seed)
-    given = {"representation": representation, "projector_type": projector, "num_ecg_tokens": num_ecg_tokens}
+    given = {
+        "representation": representation,
+        "projector_type": projector,
+        "num_ecg_tokens": num_ecg_tokens,
+        "picture_projector_type": picture_projector,
+        "num_picture_tokens": num_picture_tokens,
+    }
     settings |= {name: value for name, value in given.items() if value is not None}
+    if measurements is not None:
+        settings |= scaled_measurements(measurements)
     representation = settings.setdefault("representation", "signal")
+    if representation == "symbol" and settings.get("measurements"):
+        raise ValueError("--measurements are tokens of an ECG, and --representation symbol has text tokens for it.")
+    reads_both = not isinstance(representation, str)
+    if reads_both:
+        settings["representation"] = list(representation)
+    if reads_both != (picture_encoder is not None or picture_config is not None):
+        raise ValueError("--picture-encoder and --representation signal,image must be used together.")
     has_encoder = encoder is not None or encoder_config is not None or hub_encoder is not None
-    if not has_encoder and settings.get("projector_type") == "linear":
-        settings.setdefault("num_ecg_tokens", 1)
+    _set_number_of_tokens(settings, is_single=not has_encoder and settings.get("projector_type") == "linear")
     if (ecg_tokenizer is None) != (representation != "symbol"):
         raise ValueError("--ecg-tokenizer and --representation symbol must be used together.")
 
@@ -210,15 +243,26 @@ def create_elm(
         ecg_byte = load_pretrained(EcgByteTokenizer, ecg_tokenizer)
         settings["ecg_vocab_size"] = len(ecg_byte)
     reads_pictures = representation in ("image", "stacked_signal") and encoder_model is not None
-    if picture_size is not None and not reads_pictures:
+    if picture_size is not None and not (reads_pictures or reads_both):
         raise ValueError("--picture-size is for models that read pictures: --representation image or stacked_signal.")
+    if paper and not (reads_pictures and representation == "image"):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in paper)
+        raise ValueError(f"{options}: for models that read drawn ECGs, --representation image.")
     if reads_pictures:
         if leads is not None:
             raise ValueError("--leads chooses the leads of signals; pictures show all twelve. Leave it out.")
-        reader = _image_processor(encoder, encoder_model, representation, seconds, picture_size)
+        reader = _image_processor(encoder, encoder_model, representation, seconds, picture_size, paper)
         settings["picture_size"] = picture_size
     elif reader is None:
-        reader = _feature_extractor(encoder, encoder_model, representation, seconds, normalization, leads)
+        form = "signal" if reads_both else representation
+        reader = _feature_extractor(encoder, encoder_model, form, seconds, normalization, leads)
+    picture_model, picture_reader = None, None
+    if reads_both:
+        picture_model = load_encoder(picture_encoder, picture_config, dtype)
+        _check_towers(settings, encoder_model, picture_model, reader)
+        length = seconds or reader.num_samples / reader.sampling_rate
+        picture_reader = _image_processor(picture_encoder, picture_model, "image", length, picture_size)
+        settings["picture_size"] = picture_size
     if representation == "symbol":
         of_an_ecg = max_ecg_tokens or symbols_of_an_ecg(len(reader.leads), reader.num_samples)
         check_room_for_ecgs(llm_settings, of_an_ecg, "--max-ecg-tokens")
@@ -231,6 +275,7 @@ def create_elm(
         dtype=dtype,
         num_leads=len(reader.leads),
         num_samples=reader.num_samples,
+        picture_encoder=picture_model,
         **settings,
     )
     if dtype != "auto":
@@ -239,9 +284,16 @@ def create_elm(
     if representation == "symbol":
         offset = model.config.ecg_token_offset
         processor = ElmSymbolProcessor(reader, llm_tokenizer, ecg_byte, offset, max_ecg_tokens)
+    elif reads_both:
+        parts = reader, picture_reader, llm_tokenizer
+        processor = ElmSignalVisionProcessor(
+            *parts, model.config.num_ecg_tokens, measurements=model.config.measurements
+        )
     else:
         processor_class = ElmVisionProcessor if model.config.reads_pictures else ElmProcessor
-        processor = processor_class(reader, llm_tokenizer, model.config.num_ecg_tokens)
+        processor = processor_class(
+            reader, llm_tokenizer, model.config.num_ecg_tokens, measurements=model.config.measurements
+        )
     set_generation(model, processor)
     seen = SeenPatients(_stages_of(encoder, encoder_model))
     save_atomically([model, processor, seen], output, check=lambda folder: check_saved(model, folder))
@@ -253,9 +305,35 @@ def _set_origin(config: ElmConfig, license: str | None, llm: str | None) -> None
     stated = {"license": license} if license is not None else {} if llm is None else licence_of(llm)
     for field, value in stated.items():
         setattr(config, field, value)
-    for part in (config.text_config, config.encoder_config):
+    for part in (config.text_config, config.encoder_config, config.picture_encoder_config):
         if part is not None and Path(part.name_or_path).is_dir():
             part.name_or_path = ""
+
+
+def _set_number_of_tokens(settings: dict, is_single: bool) -> None:
+    """Sets the number of tokens of an ECG, where the configuration's default does not fit."""
+    default, measured = 1 if is_single else ElmConfig.num_ecg_tokens, len(settings.get("measurements") or ())
+    if tuple(settings["representation"]) != SIGNAL_AND_IMAGE:
+        settings.setdefault("num_ecg_tokens", default + measured)
+        return
+    if is_single and "num_ecg_tokens" in settings:
+        settings.setdefault("num_picture_tokens", settings["num_ecg_tokens"] - 1 - measured)
+    if "num_ecg_tokens" not in settings:
+        of_picture = settings.setdefault("num_picture_tokens", ElmConfig.num_ecg_tokens)
+        settings["num_ecg_tokens"] = default + of_picture + measured
+
+
+def _check_towers(
+    settings: dict, encoder: PreTrainedModel | None, picture_encoder: PreTrainedModel, reader: EcgFeatureExtractor
+) -> None:
+    """Checks that the parts of a model that reads the signal and its picture fit together, before an LLM is loaded."""
+    ElmConfig(
+        encoder_config=encoder and encoder.config,
+        picture_encoder_config=picture_encoder.config,
+        num_leads=len(reader.leads),
+        num_samples=reader.num_samples,
+        **settings,
+    )
 
 
 def _stages_of(name: str | None, encoder: PreTrainedModel | None) -> list[Stage]:
@@ -387,9 +465,11 @@ def _image_processor(
     representation: str,
     seconds: float | None,
     picture_size: int | None,
+    paper: Mapping | None,
 ) -> EcgImageProcessor:
     """An image processor with the normalization and, without `picture_size`, the picture size of the vision encoder."""
     settings = {"representation": representation, "num_samples": round((seconds or 10) * SAMPLING_RATE)}
+    settings |= paper or {}
     if picture_size is not None:
         _check_picture_size(encoder, picture_size)
         settings["size"] = {"height": picture_size, "width": picture_size}
@@ -421,10 +501,12 @@ def _read_config(path: str | PathLike | None) -> dict:
         raise ValueError(f"{path}: cannot be read as JSON ({error}).") from error
     is_object = isinstance(settings, dict)
     if not is_object or not all(
-        isinstance(settings.get(name, {}), dict) for name in ("text_config", "encoder_config")
+        isinstance(settings.get(name, {}), dict)
+        for name in ("text_config", "encoder_config", "picture_encoder_config")
     ):
         raise ValueError(
-            f"{path}: expected a JSON object whose `text_config` and `encoder_config` are objects as well."
+            f"{path}: expected a JSON object whose `text_config`, `encoder_config` and `picture_encoder_config` are objects "
+            "as well."
         )
     unknown = sorted(set(settings) - {field.name for field in fields(ElmConfig)})
     if unknown:

@@ -84,21 +84,28 @@ def check_loaded(name: str, model: PreTrainedModel, processor: ProcessorMixin) -
             f"{name}: its processor writes {processor.num_ecg_tokens!r:.50} tokens per ECG; the model reads "
             f"{config.num_ecg_tokens}."
         )
+    if config.measurements != processor.measurements:
+        raise ValueError(
+            f"{name}: its processor measures {processor.measurements!r:.100}; the model reads "
+            f"{config.measurements!r:.100}."
+        )
     reader = processor.image_processor if config.reads_pictures else processor.feature_extractor
-    rate = reader.sampling_rate
-    if not (type(rate) in (int, float) and MIN_RATE <= rate <= MAX_RATE):
-        raise ValueError(f"{name}: ECGs of {rate!r:.50} Hz; expected {MIN_RATE} to {MAX_RATE}.")
+    readers = [reader, processor.image_processor] if config.reads_both else [reader]
+    for rate in (one.sampling_rate for one in readers):
+        if not (type(rate) in (int, float) and MIN_RATE <= rate <= MAX_RATE):
+            raise ValueError(f"{name}: ECGs of {rate!r:.50} Hz; expected {MIN_RATE} to {MAX_RATE}.")
     if reader.num_samples != config.num_samples:
         raise ValueError(
             f"{name}: its processor gives ECGs of {reader.num_samples!r:.50} samples; the model reads {config.num_samples}."
         )
-    if config.reads_pictures:
+    if config.reads_pictures or config.reads_both:
         sides = processor.image_processor.size
         sides = list(sides.values()) if hasattr(sides, "values") else [sides]
         if not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
             raise ValueError(f"{name}: pictures of the size {sides!r:.100}; expected 1 to {MAX_SIDE} pixels.")
     _check_generation(name, model)
-    time = np.arange(round(GIVEN_RATE * (config.num_samples / rate + 1))) / GIVEN_RATE
+    seconds = max(one.num_samples / one.sampling_rate for one in readers)
+    time = np.arange(round(GIVEN_RATE * (seconds + 1))) / GIVEN_RATE
     ecg = np.sin(np.pi * (time + np.arange(len(LEADS))[:, None]))
     given = {"type": "ecg", "ecg": ecg, "sampling_rate": GIVEN_RATE, "lead_names": list(LEADS)}
     given["keep_flat"] = True  # it is no ECG, so nothing is said about its quality

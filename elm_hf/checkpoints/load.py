@@ -1,5 +1,6 @@
 """Loads a checkpoint: an ELM or a LoRA adapter, with its processor."""
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -71,6 +72,62 @@ def load_checkpoint(
     return model.eval(), processor
 
 
+def check_reads_pictures(path_or_repo: str | PathLike, pictures: Sequence[str]) -> None:
+    """
+    Checks, before its weights are loaded, that a model reads pictures of ECGs.
+
+    Args:
+        path_or_repo: folder or repository of an ELM or of an adapter.
+        pictures: names of the pictures; nothing is checked if there are none.
+
+    Raises:
+        ValueError: it reads something else; the message names both.
+    """
+    if not pictures:
+        return
+    representation = read_representation(path_or_repo)
+    if representation != "image":
+        raise ValueError(
+            f'{pictures[0]}: a picture, and {path_or_repo} reads ECGs as "{representation}"; give it the recording, or '
+            "the picture to a model of drawn ECGs (elm-hf create --representation image)"
+        )
+
+
+def read_representation(path_or_repo: str | PathLike) -> str | list[str]:
+    """
+    Reads how an ELM, or the base of an adapter, reads ECGs, without loading it.
+
+    Args:
+        path_or_repo: folder or repository of the checkpoint.
+
+    Raises:
+        OSError: the checkpoint does not exist.
+        ValueError: it is not an ELM.
+    """
+    name = str(path_or_repo)
+    check_name(name)
+    if find_adapter_config_file(name) is not None:
+        name = _base_of(name)
+    _check_is_elm(name)
+    config, _ = PreTrainedConfig.get_config_dict(name)
+    return config.get("representation", "signal")
+
+
+def _base_of(adapter: str) -> str:
+    """The base of an adapter, after checking that it exists."""
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    try:
+        check_name(base)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{adapter}: the base model of this adapter was not found ({error}); if it has moved, "
+            f"`elm-hf merge {adapter} OUTPUT --base FOLDER` merges both into a full checkpoint"
+        ) from error
+    return base
+
+
 def _short(error: Exception, name: str) -> str:
     text = " ".join(str(error).split()).removeprefix(f"{name}: ")[:500]
     is_plain = isinstance(error, ValueError | SafetensorError | StrictDataclassError)
@@ -91,16 +148,9 @@ def _check_is_elm(name: str):
 
 
 def _load_adapter(name: str, options: dict) -> PreTrainedModel:
-    from peft import AutoPeftModelForCausalLM, PeftConfig
+    from peft import AutoPeftModelForCausalLM
 
-    base = PeftConfig.from_pretrained(name).base_model_name_or_path
-    try:
-        check_name(base)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{name}: the base model of this adapter was not found ({error}); if it has moved, "
-            f"`elm-hf merge {name} OUTPUT --base FOLDER` merges both into a full checkpoint"
-        ) from error
+    base = _base_of(name)
     if not options["trust_remote_code"]:
         check_files(base)
     return AutoPeftModelForCausalLM.from_pretrained(name, **options)

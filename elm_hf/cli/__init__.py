@@ -16,6 +16,7 @@ from elm_hf.cli import (  # noqa: F401
     prepare,
     probe,
     retrieval,
+    serve,
     train,
 )
 from elm_hf.cli.app import app

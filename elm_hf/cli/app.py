@@ -46,7 +46,10 @@ MaxReasoningTokens = Annotated[
     ),
 ]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse an ECG that is flat, clipped, noise-like or contradicts itself.")
+    bool,
+    typer.Option(
+        "--strict", help="Refuse an ECG that is flat, clipped, noise-like or contradicts itself, and a blank picture."
+    ),
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own code instead of elm-hf's.")

@@ -39,8 +39,9 @@ def ask(
     ecg: Annotated[
         list[Path] | None,
         typer.Option(
-            help="File with an ECG; repeat it to ask about several ECGs together, in this order. A folder, a pattern in "
-            "quotes or a table with a column file_name stands for files that are asked about one by one."
+            help="File with an ECG, for models of drawn ECGs also a scan or photograph; repeat it to ask about several "
+            "ECGs together, in this order. A folder, a pattern in quotes or a table with a column file_name stands for "
+            "files that are asked about one by one."
         ),
     ] = None,
     question: Annotated[list[str] | None, typer.Option(help="Question about the ECG; may be repeated.")] = None,
@@ -105,6 +106,7 @@ def ask(
             return
         asked = questions_about(read_ecgs(groups[0]), question)
     check_strict(asked, strict)
+    check_pictures(checkpoint, asked.ecgs)
     model, processor = load_for_asking(checkpoint, system_prompt_file, trust_remote_code)
     answers = _ask_once(model, processor, asked, (max_new_tokens, max_reasoning_tokens), show_reasoning)
     typer.echo(f"ECG {asked.name}, answered by {type(model).__module__}.{type(model).__name__}")
@@ -154,6 +156,15 @@ def check_strict(asked, strict: bool) -> None:
         raise ValueError(" | ".join(asked.problems()))
 
 
+def check_pictures(checkpoint: str, ecgs: list) -> None:
+    """Refuse pictures for a model that reads none."""
+    pictures = [str(ecg.path) for ecg in ecgs if ecg.picture is not None]
+    if pictures:
+        from elm_hf.checkpoints.load import check_reads_pictures
+
+        check_reads_pictures(checkpoint, pictures)
+
+
 def load_for_asking(checkpoint: str, system_prompt_file: Path | None, trust_remote_code: bool) -> tuple:
     """The model and the processor, with the system prompt of a file."""
     from elm_hf.checkpoints.load import load_checkpoint
@@ -195,11 +206,13 @@ def _lines(processor, asked, answers: list[dict], show_reasoning: bool) -> list[
 
 def _draw(asked, lines: list[str], path: Path) -> None:
     """Draw the ECGs, one below the other, with the questions and answers below the last one."""
-    from elm_hf.ecg.plot import plot_ecg, stack_pictures
+    from elm_hf.ecg.plot import plot_ecg, plot_picture, stack_pictures
 
     captions = [None] * (len(asked.ecgs) - 1) + ["\n".join(lines)]
     pictures = [
         plot_ecg(one.ecg, one.sampling_rate, title=one.name, caption=caption)
+        if one.picture is None
+        else plot_picture(one.picture.pixels, title=one.name, caption=caption)
         for one, caption in zip(asked.ecgs, captions)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -220,11 +233,16 @@ def _ask_each(
     """Ask about many files. Files that cannot be asked about are reported and left out."""
     from tqdm import tqdm
 
+    from elm_hf.checkpoints.load import check_reads_pictures
     from elm_hf.inference.ask_files import AnswerTable, ask_files, check_output
+    from elm_hf.modeling.ecg_pictures import as_picture
     from elm_hf.utils.weights import fingerprint_of_weights
 
     if output is not None:
         check_output(output)
+    paths = [file.path for files in groups for file in files]
+    if all(map(as_picture, paths)):
+        check_reads_pictures(loading[0], [str(path) for path in paths])
     model, processor = load_for_asking(*loading)
     table, remaining, failures, notes = None, groups, [], {}
     if output is not None:

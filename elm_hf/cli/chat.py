@@ -26,7 +26,11 @@ from elm_hf.cli.app import (
 def chat(
     checkpoint: Checkpoint,
     ecg: Annotated[
-        list[Path], typer.Option(help="File with an ECG; repeat it to talk about several ECGs, in this order.")
+        list[Path],
+        typer.Option(
+            help="File with an ECG, for models of drawn ECGs also a scan or photograph; repeat it to talk about several "
+            "ECGs, in this order."
+        ),
     ],
     system_prompt_file: SystemPromptFile = None,
     max_new_tokens: MaxNewTokens = 64,
@@ -42,7 +46,7 @@ def chat(
     The line /clear forgets the conversation so far, and /quit or the end of the input ends it.
     """
     check_names(checkpoint)
-    from elm_hf.cli.ask import check_strict, find_together, load_for_asking, read_ecgs, warn
+    from elm_hf.cli.ask import check_pictures, check_strict, find_together, load_for_asking, read_ecgs, warn
     from elm_hf.inference.ask import Questions
     from elm_hf.inference.chat import Chat
     from elm_hf.utils.errors import one_line
@@ -50,6 +54,7 @@ def chat(
     # The ECGs come first, so that errors in them are reported before the model is loaded, which may take long.
     asked = Questions(read_ecgs(find_together(ecg, sampling_rate, units)), [], [])
     check_strict(asked, strict)
+    check_pictures(checkpoint, asked.ecgs)
     model, processor = load_for_asking(checkpoint, system_prompt_file, trust_remote_code)
     warn(asked)
     talk, failures = Chat(model, processor, asked.ecgs, max_new_tokens, max_reasoning_tokens), 0

@@ -27,7 +27,10 @@ def create(
     vocab_size: Annotated[int, typer.Option(help="Vocabulary size of a new tokenizer.")] = 1000,
     representation: Annotated[
         str | None,
-        typer.Option(help="How the model reads ECGs: signal (the default), stacked_signal, image or symbol."),
+        typer.Option(
+            help="How the model reads ECGs: signal (the default), stacked_signal, image or symbol; or signal,image for "
+            "both, with --picture-encoder."
+        ),
     ] = None,
     encoder: Annotated[
         str | None,
@@ -46,7 +49,10 @@ def create(
         str | None, typer.Option(help="Projector: linear or mlp with an encoder; linear, patch or conv without.")
     ] = None,
     num_ecg_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Number of tokens per ECG in the LLM's sequence.")
+        int | None,
+        typer.Option(
+            min=1, help="Number of tokens per ECG in the LLM's sequence, with those of its picture and measurements."
+        ),
     ] = None,
     seconds: Annotated[
         float | None,
@@ -75,6 +81,20 @@ def create(
             "has 0.9 pixels at 224 and 2 at 512.",
         ),
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Layout of drawn ECGs: 3x4, 3x4+1 (with a rhythm strip; the default), 3x4+3, 6x2 or 12x1."),
+    ] = None,
+    mm_per_s: Annotated[float | None, typer.Option(help="Paper speed of drawn ECGs in mm/s, 25 by default.")] = None,
+    mm_per_mv: Annotated[
+        float | None,
+        typer.Option(
+            help="Amplitude of drawn ECGs in mm/mV; 10 by default, or less where rows have no room for 3 mV."
+        ),
+    ] = None,
+    grid_color: Annotated[
+        str | None, typer.Option(help="Grid of drawn ECGs: red (the default), orange, green, blue or grey.")
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="Data type of the weights, such as bfloat16; auto takes that of the LLM.")
     ] = "auto",
@@ -102,6 +122,22 @@ def create(
     encoder_input: Annotated[
         str | None, typer.Option(help="Name of its argument for the signal, by default its main or first one.")
     ] = None,
+    picture_encoder: Annotated[
+        str | None, typer.Option(help="Vision encoder of --representation signal,image: repository or folder.")
+    ] = None,
+    picture_projector: Annotated[
+        str | None, typer.Option(help="Projector of the picture of signal,image: linear or mlp (the default).")
+    ] = None,
+    num_picture_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of signal,image, how many of the tokens per ECG are the picture's.")
+    ] = None,
+    measurements: Annotated[
+        str | None,
+        typer.Option(
+            help="Measured values that the model reads as well, a token each: general (rate, intervals, axis, voltages), or "
+            "names such as heart_rate,qrs_ms,st_mv (of all leads) or st_mv_V2."
+        ),
+    ] = None,
 ):
     """Compose a new ECG-language model from an LLM, a projector and, optionally, an ECG encoder."""
     from elm_hf.utils.files import check_free
@@ -119,6 +155,7 @@ def create(
     )
     if described.is_described and encoder is None:
         raise ValueError("--trust-remote-code and --encoder-... describe an encoder; add --encoder.")
+    paper = {"layout": layout, "mm_per_s": mm_per_s, "mm_per_mv": mm_per_mv, "grid_color": grid_color}
     model = create_elm(
         output,
         llm=llm,
@@ -127,7 +164,7 @@ def create(
         tokenizer_dataset=tokenizer_dataset,
         tokenizer_fold=tokenizer_fold,
         vocab_size=vocab_size,
-        representation=representation,
+        representation=representation.split(",") if representation and "," in representation else representation,
         encoder=None if described.is_described else encoder,
         ecg_tokenizer=ecg_tokenizer,
         max_ecg_tokens=max_ecg_tokens,
@@ -137,16 +174,28 @@ def create(
         normalization=normalization,
         leads=None if leads is None else leads.split(","),
         picture_size=picture_size,
+        paper={name: value for name, value in paper.items() if value is not None},
         dtype=dtype,
         seed=seed,
         license=license,
         hub_encoder=described if described.is_described else None,
+        picture_encoder=picture_encoder,
+        picture_projector=picture_projector,
+        num_picture_tokens=num_picture_tokens,
+        measurements=None if measurements is None else measurements.split(","),
     )
     config = model.config
     if config.representation == "symbol":
         reads = f"{config.ecg_vocab_size:,} ECG symbols"
+    elif config.reads_both:
+        reads = (
+            f"projectors {config.projector_type} (signal) and {config.picture_projector_type} (picture), "
+            f"{config.num_ecg_tokens} tokens per ECG, {config.num_picture_tokens} of them the picture's"
+        )
     else:
         reads = f"projector {config.projector_type}, {config.num_ecg_tokens} tokens per ECG"
+    if config.measurements is not None:
+        reads += f", {len(config.measurements)} for measured values"
     typer.echo(f"{output}: {model.num_parameters():,} parameters, LLM {config.text_config.model_type}, {reads}")
 
 

@@ -55,7 +55,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="What stands in the place of the ECG: ecg, zeros, noise, shuffled, none, or demographics (age and sex "
-            "in words); may be repeated. All but demographics by default."
+            "in words); may be repeated. All but demographics by default. For models that read the signal and its picture "
+            "also signal_only, picture_only, other_signal and other_picture."
         ),
     ] = None,
     occlusions: Annotated[
@@ -65,6 +66,13 @@ def evaluate(
         bool,
         typer.Option(
             "--counterfactuals", help="Also ask about simulated ECGs that differ in one thing (elm-hf probe)."
+        ),
+    ] = False,
+    picture_degradation: Annotated[
+        bool,
+        typer.Option(
+            "--picture-degradation",
+            help="Also ask about pictures with the artefacts of scans, in four steps; for models of drawn ECGs.",
         ),
     ] = False,
     records: Records = None,
@@ -103,17 +111,16 @@ def evaluate(
         raise ValueError(f"--temperature is {temperature:g}; expected a number above 0")
     check_names(checkpoint, dataset)
     from elm_hf.evaluation.evaluate import evaluate as run
-    from elm_hf.evaluation.markdown import report_table
+    from elm_hf.evaluation.markdown import degradation_table, report_table
     from elm_hf.evaluation.names import CONDITIONS, REPORT_TEXT_NAME
     from elm_hf.evaluation.probe import NUM_PATIENTS
     from elm_hf.retrieval.options import RetrievalOptions
 
     retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
-    conditions = condition or CONDITIONS
     if update_card:
         from elm_hf.evaluation.card import check_card_can_be_updated
 
-        check_card_can_be_updated(checkpoint, list(conditions))
+        check_card_can_be_updated(checkpoint, list(condition or CONDITIONS))
     report = run(
         checkpoint,
         dataset,
@@ -124,7 +131,7 @@ def evaluate(
         batch_size=batch_size,
         max_new_tokens=token_limits,
         max_reasoning_tokens=max_reasoning_tokens,
-        conditions=conditions,
+        conditions=condition or None,
         num_occlusions=occlusions,
         num_counterfactuals=NUM_PATIENTS if counterfactuals else 0,
         records=records,
@@ -137,6 +144,7 @@ def evaluate(
         system_prompt=read_system_prompt(system_prompt_file),
         allow_seen_patients=allow_seen_patients,
         temperature=temperature,
+        picture_degradation=picture_degradation,
     )
     if report is None:  # the first of the processes prints
         return
@@ -146,6 +154,10 @@ def evaluate(
         typer.echo(f"Answers about {dataset}, fold {fold}, {split}:\n\n{report_table(report)}\n")
         for reliance in report["signal_reliance"].values():
             typer.echo(reliance["sentence"])
+        for kind in report["picture_degradation"][0]["kinds"] if picture_degradation else ():
+            typer.echo(
+                f"\nPictures with artefacts of scans:\n\n{degradation_table(report['picture_degradation'], kind)}\n"
+            )
         if output is not None:
             typer.echo(f"Report in {output / REPORT_TEXT_NAME}")
     if update_card:

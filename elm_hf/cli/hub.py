@@ -39,7 +39,7 @@ def publish(
     """Publish a dataset on the Hub: Parquet files, folds and card in one commit."""
     from elm_hf.prepare.publish import publish_dataset
 
-    _report(publish_dataset(folder, repo, private, revision, signals, dry_run, license))
+    report(publish_dataset(folder, repo, private, revision, signals, dry_run, license))
 
 
 @app.command("publish-model")
@@ -63,10 +63,11 @@ def publish_model(
     """Publish a trained model or adapter on the Hub, with a card of its data, training and evaluation."""
     from elm_hf.checkpoints.publish import publish_model as run
 
-    _report(run(checkpoint, repo, evaluation or [], private, revision, dry_run, base, license))
+    report(run(checkpoint, repo, evaluation or [], private, revision, dry_run, base, license))
 
 
-def _report(publication) -> None:
+def report(publication) -> None:
+    """Prints what was published, or what would be."""
     total = sum(publication.sizes.values()) / 1e6
     summary = f"{len(publication.sizes)} files, {total:.1f} MB"
     if publication.url is None:

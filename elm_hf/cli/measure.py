@@ -16,12 +16,20 @@ def measure(
     json: Json = False,
     sex: Annotated[str | None, typer.Option(help="Sex of the patients for normal ranges: female or male.")] = None,
     age: Annotated[float | None, typer.Option(min=0, help="Age of the patients in years for normal ranges.")] = None,
+    claims: Annotated[
+        str | None,
+        typer.Option(
+            help="English text about the ECG. Check its statements about rate, rhythm, intervals, axis, ST and T."
+        ),
+    ] = None,
     sampling_rate: SamplingRate = None,
     units: Units = None,
 ):
     """Measure ECGs: rate, intervals, axis, ST by lead, and what is outside the normal range. Not a medical device."""
     if output is not None and (output.suffix.lower() != ".csv" or json):
         raise ValueError(f"{output}: the table is a CSV file; give it a name that ends in .csv, without --json")
+    if claims is not None and output is not None:
+        raise ValueError("--claims is not for tables; leave out --output, or use --json")
     if sex not in ("female", "male", None):
         raise ValueError(f'--sex is "{sex}"; expected female or male')
     from elm_hf.ecg.find_files import find_ecg_files
@@ -33,7 +41,7 @@ def measure(
     files = [file for group in find_ecg_files(ecgs, sampling_rate, units) for file in group]
     for file in files:
         try:
-            found.append(measure_file(file, sex, age))
+            found.append(measure_file(file, sex, age, claims))
         except RecordingError as error:
             failures.append((file.path, one_line(error)))
             if len(files) > 1:

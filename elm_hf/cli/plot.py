@@ -8,6 +8,17 @@ import typer
 from elm_hf.cli.app import EcgFiles, SamplingRate, Units, app, none_of, say_notes
 
 
+# Settings of the paper that ECGs are drawn on, see `EcgPaper`.
+Layout = Annotated[
+    str,
+    typer.Option(
+        help="Layout: 3x4 (three rows of four leads), 3x4+1 (with a rhythm strip), 3x4+3 (with V1, II and V5), 6x2 or 12x1."
+    ),
+]
+MmPerSecond = Annotated[float, typer.Option("--mm-per-s", help="Speed of the paper in mm/s, such as 25 or 50.")]
+GridColor = Annotated[str, typer.Option(help="Colour of the paper's lines: red, orange, green, blue or grey.")]
+
+
 @app.command()
 def plot(
     ecgs: EcgFiles,
@@ -16,10 +27,14 @@ def plot(
         typer.Option(help="PNG file to draw; a folder of PNG files if several files, a folder or a table is given."),
     ],
     title: Annotated[str | None, typer.Option(help="Title of the drawing; the file's name by default.")] = None,
+    layout: Layout = "3x4+1",
+    mm_per_s: MmPerSecond = 25,
+    mm_per_mv: Annotated[float, typer.Option(help="Amplitude in mm/mV, such as 5, 10 or 20.")] = 10,
+    grid_color: GridColor = "red",
     sampling_rate: SamplingRate = None,
     units: Units = None,
 ):
-    """Draw ECGs on ECG paper: 25 mm/s, 10 mm/mV, 3x4 leads and a rhythm strip."""
+    """Draw ECGs on ECG paper: by default 25 mm/s, 10 mm/mV, 3x4 leads and a rhythm strip."""
     from elm_hf.ecg.find_files import find_ecg_files, stands_for_several
     from elm_hf.ecg.recording import RecordingError
     from elm_hf.utils.errors import one_line
@@ -31,12 +46,18 @@ def plot(
         raise ValueError(
             f"{output}: the drawings of several files need a folder; give it a name without {output.suffix}"
         )
+    from elm_hf.modeling.ecg_raster import check_paper
+
+    check_paper(layout, mm_per_s, grid_color)
+    if not mm_per_mv > 0:
+        raise ValueError(f"--mm-per-mv is {mm_per_mv:g}; expected a positive number, such as 5, 10 or 20")
+    paper = {"layout": layout, "mm_per_s": mm_per_s, "mm_per_mv": mm_per_mv, "grid_color": grid_color}
     files = [file for group in find_ecg_files(ecgs, sampling_rate, units) for file in group]
     paths = _drawings(files, output) if several else [output]
     failures, notes = [], {}
     for file, path in zip(files, paths):
         try:
-            notes[file.name] = _draw(file, path, title)
+            notes[file.name] = _draw(file, path, title, paper)
         except RecordingError as error:
             failures.append((file.path, one_line(error)))
             if several:
@@ -68,7 +89,7 @@ def _drawings(files: list, folder: Path) -> list[Path]:
     return paths
 
 
-def _draw(file, path: Path, title: str | None) -> tuple[str, ...]:
+def _draw(file, path: Path, title: str | None, paper: dict) -> tuple[str, ...]:
     """Draw the ECG of a file. Returns the notes about it."""
     from elm_hf.ecg.plot import plot_ecg
     from elm_hf.ecg.recording import RecordingError
@@ -80,5 +101,5 @@ def _draw(file, path: Path, title: str | None) -> tuple[str, ...]:
             "no usable lead", f"{file.path}: every lead is missing or flat, so there is no ECG to draw"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    plot_ecg(recording.ecg, recording.sampling_rate, title=title or file.path.name).save(path)
+    plot_ecg(recording.ecg, recording.sampling_rate, title=title or file.path.name, **paper).save(path)
     return recording.notes

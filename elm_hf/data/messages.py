@@ -35,7 +35,8 @@ def fill_ecgs(
 
     Args:
         messages: messages of a conversation as stored in a dataset.
-        ecgs: ECGs of the conversation, each `(12, samples)` in mV with leads in the order of `LEADS`.
+        ecgs: ECGs of the conversation, each `(12, samples)` in mV with leads in the order of `LEADS`, or [`EcgModalities`]
+            of such arrays.
         sampling_rate: sampling rate of the ECGs in Hz, or one for each.
         keep_flat: whether flat leads are kept, for experiments that replace an ECG by zeros.
 

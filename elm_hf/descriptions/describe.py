@@ -10,9 +10,9 @@ from datasets import Dataset, Features, List, Value
 from elm_hf.data.ecg_table import EcgTable
 from elm_hf.data.tables import load_records
 from elm_hf.descriptions.ptb_xl_plus import read_12sl_features
-from elm_hf.ecg.measurements import measure_ecg
 from elm_hf.ecg.normal_ranges import describe_features
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_measurements import measure_ecg
 from elm_hf.utils.files import read_table
 from elm_hf.utils.languages import ENGLISH, language_of
 from elm_hf.utils.translations import read_translations

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from elm_hf.ecg.measurements import FEATURES, hodges_qtc
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_measurements import FEATURES, hodges_qtc
 from elm_hf.utils.files import read_table
 
 

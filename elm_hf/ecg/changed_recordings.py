@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from elm_hf.ecg.delineation import BEFORE, RATE, delineate
-from elm_hf.ecg.measurements import measure_ecg
 from elm_hf.ecg.simulated_waves import ST_PATTERNS, bump
 from elm_hf.ecg.simulation import twelve_leads
+from elm_hf.modeling.ecg_delineation import BEFORE, RATE, delineate
 from elm_hf.modeling.ecg_leads import LEADS, is_flat
+from elm_hf.modeling.ecg_measurements import measure_ecg
 from elm_hf.modeling.ecg_resampling import resample
 
 

@@ -12,6 +12,7 @@ from elm_hf.ecg.signal_tables import MILLIVOLTS, SignalTable, known_unit, read_s
 from elm_hf.ecg.spreadsheet import TABLE_SUFFIXES, TableError
 from elm_hf.modeling.device_files import VERIFIED_FORMATS, is_device_file, load_device_file
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_pictures import PICTURE_SUFFIXES
 
 
 ARRAY_SUFFIXES = (".npy", ".mat", *TABLE_SUFFIXES)
@@ -55,6 +56,12 @@ def read_ecg_file(
     path = Path(path)
     folder = path.parent if folder is None else Path(folder)
     path_within(folder, os.path.abspath(path))
+    if os.path.isfile(path) and path.suffix.lower() in PICTURE_SUFFIXES:
+        raise RecordingError(
+            "unreadable file",
+            f"{path}: a picture; only models of drawn ECGs read pictures (elm-hf ask, elm-hf chat), and its signal is not "
+            "reconstructed",
+        )
     if is_device_file(path) and path.suffix.lower() not in TABLE_SUFFIXES:
         recording = _read_device(path, folder, as_recorded)
     elif _is_wfdb(path):

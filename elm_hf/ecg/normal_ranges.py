@@ -3,7 +3,7 @@ Normal ranges of ECG measurements, each with its source, and sentences about mea
 feature sentences of Yang et al. 2024, ECG-LM).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -274,6 +274,23 @@ _CONDITIONS: dict[str, Callable[[Mapping[str, float], str | None], bool]] = {
 }
 
 
+def conditions_of(features: Mapping[str, float], sex: str | None = None) -> set[str]:
+    """The conditions of an ECG in which some rules are not applied (`Rule.unless`); arguments as of `describe_features`."""
+    return {name for name, holds in _CONDITIONS.items() if holds(features, sex)}
+
+
+def rules_of(finding: str, place: str, sex: str | None, age: float | None) -> list[Rule]:
+    """
+    The rules of a finding for a patient. Of an unknown sex or age all rules are returned.
+
+    Args:
+        finding: `Rule.finding`.
+        place: `"general"` or a lead.
+        sex, age: see [`describe_features`].
+    """
+    return [rule for rule in _rules_of(finding, RULES, place) if _holds_for(rule, sex, age)]
+
+
 def describe_features(
     features: Mapping[str, float], sex: str | None = None, age: float | None = None
 ) -> dict[str, list[str]]:
@@ -295,7 +312,7 @@ def describe_features(
     """
     if sex not in ("female", "male", None):
         raise ValueError(f'sex is "{sex}"; expected "female", "male" or None')
-    present = {name for name, holds in _CONDITIONS.items() if holds(features, sex)}
+    present = conditions_of(features, sex)
     applicable = [rule for rule in RULES if _holds_for(rule, sex, age) and present.isdisjoint(rule.unless)]
     described = {}
     for place in ("general", *LEADS):
@@ -316,11 +333,7 @@ def feature_text(features: Mapping[str, float], sex: str | None = None, age: flo
     Args:
         features, sex, age: see [`describe_features`].
     """
-    measured = [
-        f"{words} {_number(name, features[name])}"
-        for name, (words, _) in _UNITS.items()
-        if np.isfinite(features.get(name, np.nan))
-    ]
+    measured = [f"{words} {value}" for words, value in measured_values(features).items()]
     described = describe_features(features, sex, age)
     if not measured:
         return "Measurements: none possible."
@@ -333,6 +346,15 @@ def feature_text(features: Mapping[str, float], sex: str | None = None, age: flo
         if found
     ]
     return f"{text} Outside the normal range: {'; '.join(places) or 'nothing'}."
+
+
+def measured_values(features: Mapping[str, float]) -> dict[str, str]:
+    """Return the measurements of the ECG as a whole that are possible, with their units, by their names in words."""
+    return {
+        words: _number(name, features[name])
+        for name, (words, _) in _UNITS.items()
+        if np.isfinite(features.get(name, np.nan))
+    }
 
 
 def _holds_for(rule: Rule, sex: str | None, age: float | None) -> bool:
@@ -357,7 +379,7 @@ def _agrees(finding: str, rules: list[Rule], features: Mapping[str, float], lead
     return bool(of_other) and all(rule.includes(sign * _feature(rule, features, other)) for rule in of_other)
 
 
-def _rules_of(finding: str, rules: list[Rule], place: str) -> list[Rule]:
+def _rules_of(finding: str, rules: Sequence[Rule], place: str) -> list[Rule]:
     return [rule for rule in rules if rule.finding == finding and _is_for(rule, place)]
 
 

@@ -1,39 +1,40 @@
-"""Draw a 12-lead ECG on ECG paper (25 mm/s, 10 mm/mV) with Pillow and NumPy."""
+"""Draw a 12-lead ECG on ECG paper, at 25 mm/s and 10 mm/mV unless said otherwise, with Pillow and NumPy."""
 
 import math
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from elm_hf.modeling.ecg_leads import LEADS, SAMPLING_RATE, canonical_lead, place_leads
+from elm_hf.modeling.ecg_leads import LEADS, SAMPLING_RATE, place_leads
 from elm_hf.modeling.ecg_raster import (
-    BOLD_COLOR,
     BOLD_LINE,
     GREY,
+    GRID_COLORS,
     INK_COLOR,
     MM_PER_MILLIVOLT,
     MM_PER_SECOND,
-    PAPER_COLOR,
     PEN_WIDTH,
+    ROW_MILLIVOLTS,
     SEPARATOR,
     SQUARE,
-    STANDARD_ROWS,
-    THIN_COLOR,
     THIN_LINE,
+    check_paper,
+    rows_of_layout,
 )
 
 
 MAX_SECONDS = 10
+CALIBRATION_SECONDS = 0.2
 
 # Lengths in mm. They place the baselines and the calibration pulses on bold lines.
-ROW_HEIGHT = 30
-CALIBRATION_WIDTH = 15
+CALIBRATION_MARGIN = 10
 MIN_PAPER_WIDTH = 125
 PAGE_MARGIN = 6
-LABEL_RISE = 11.3
-HEAT_HEIGHT = 26
+# What is left free of a row above the baseline of a lead's name, and above and below the colour behind a trace.
+ABOVE_LABEL, BESIDE_HEAT = 3.7, 2
 TITLE_SIZE, LABEL_SIZE, TEXT_SIZE = 5.0, 4.2, 4.0
 
 HEAT_COLOR = (90, 60, 200)
@@ -60,12 +61,17 @@ def plot_ecg(
     pixels_per_mm: int = 6,
     heat: np.ndarray | None = None,
     rhythm_heat: np.ndarray | None = None,
+    *,
+    layout: str = "3x4+1",
+    mm_per_s: float = MM_PER_SECOND,
+    mm_per_mv: float = MM_PER_MILLIVOLT,
+    grid_color: str = "red",
 ) -> Image.Image:
     """Draw an ECG as on a printout: three rows of four leads above a rhythm strip, on millimetre paper.
 
     The four columns are consecutive in time. Each shows a quarter of the record (2.5 s of a 10 s record, 1.25 s of a 5
-    s record, 0.5 s of a 2 s record); the rhythm strip shows the whole record. If a record is longer than 10 s, the
-    first 10 s are drawn and the line below the paper says so.
+    s record, 0.5 s of a 2 s record), each of the two columns of the layout "6x2" a half; a rhythm strip shows the whole
+    record. If a record is longer than 10 s, the first 10 s are drawn and the line below the paper says so.
 
     The median of each lead is subtracted, so that a lead with a constant offset stays in its row. A deflection higher
     than its row overlaps the neighbouring rows and is clipped to the edge of the paper. Gaps (NaN) are left blank. A
@@ -80,47 +86,73 @@ def plot_ecg(
         caption: text below the paper, wrapped to its width; line breaks are kept. Title and caption are drawn in
             Pillow's built-in font, which contains ASCII characters only: "ü" becomes "u", and a character without an
             ASCII spelling becomes "?".
-        rhythm_lead: lead of the rhythm strip.
+        rhythm_lead: lead of the rhythm strip of the layout "3x4+1".
         calibration: whether to start each row with a calibration pulse of 1 mV and 0.2 s.
         pixels_per_mm: resolution. With 6, a 10 s record is 1723 pixels wide; 12 is about 300 dpi.
         heat: float array `(leads, samples)` from 0 to 1: intensity of the colour behind each sample.
-        rhythm_heat: float array `(samples,)` for the rhythm strip. Defaults to the `heat` of its lead.
+        rhythm_heat: float array `(samples,)` for rows of a single lead. Defaults to the `heat` of their leads.
+        layout: "3x4": three rows of four leads; "3x4+1": with a rhythm strip; "3x4+3": with three, V1, II and V5; "6x2":
+            six rows of two leads; "12x1": one row per lead.
+        mm_per_s: speed of the paper in mm/s.
+        mm_per_mv: amplitude in mm/mV. A row is three millivolt high, rounded up to whole centimetres.
+        grid_color: colour of the paper and its lines, see [`EcgPaper`].
 
     Returns:
         The RGB image. Saved with `dpi=(25.4 * pixels_per_mm,) * 2`, it prints at true scale.
 
     Raises:
         ValueError: `ecg` is not a float array `(leads, samples)`, a lead is unknown or repeated, `heat` does not have
-            the shape of `ecg`, or `sampling_rate` or `pixels_per_mm` is out of range.
+            the shape of `ecg`, `layout` or `grid_color` is unknown, or `sampling_rate`, `pixels_per_mm`, `mm_per_s` or
+            `mm_per_mv` is out of range.
     """
     ecg = np.asarray(ecg)
-    _check(ecg, sampling_rate, pixels_per_mm)
+    _check(ecg, sampling_rate, pixels_per_mm, mm_per_mv)
+    check_paper(layout, mm_per_s, grid_color)
     heat = np.zeros(ecg.shape, np.float32) if heat is None else np.asarray(heat, np.float32)
     if heat.shape != ecg.shape:
         raise ValueError(f"heat has shape {heat.shape}; expected the shape of the ECG, {ecg.shape}")
     ecg, _ = place_leads(ecg, leads)
     heat = np.nan_to_num(place_leads(heat, leads)[0])
     shown = ecg[:, : round(MAX_SECONDS * sampling_rate)]
-    rows = (*STANDARD_ROWS, (canonical_lead(rhythm_lead),))
+    rows = rows_of_layout(layout, rhythm_lead)
 
-    start = SQUARE + (CALIBRATION_WIDTH if calibration else 0)
-    width = max(start + shown.shape[1] / sampling_rate * MM_PER_SECOND + SQUARE, MIN_PAPER_WIDTH)
-    paper = _Paper(SQUARE * math.ceil(width / SQUARE), len(rows) * ROW_HEIGHT + 2 * SQUARE, pixels_per_mm)
+    pulse = CALIBRATION_SECONDS * mm_per_s
+    start = SQUARE + (CALIBRATION_MARGIN + SQUARE * math.ceil(pulse / SQUARE) if calibration else 0)
+    width = max(start + shown.shape[1] / sampling_rate * mm_per_s + SQUARE, MIN_PAPER_WIDTH)
+    row_height = 2 * SQUARE * math.ceil(ROW_MILLIVOLTS * mm_per_mv / (2 * SQUARE))
+    paper = _Paper(
+        SQUARE * math.ceil(width / SQUARE), len(rows) * row_height + 2 * SQUARE, pixels_per_mm, GRID_COLORS[grid_color]
+    )
     for row, names in enumerate(rows):
-        baseline = SQUARE + (row + 0.5) * ROW_HEIGHT
+        place = _Row(start, SQUARE + (row + 0.5) * row_height, row_height, mm_per_s / sampling_rate, mm_per_mv)
         if calibration:
-            _draw_calibration(paper, baseline)
+            _draw_calibration(paper, place.baseline, pulse, mm_per_mv)
         numbers = [LEADS.index(name) for name in names]
         heats = heat[numbers, : shown.shape[1]]
         if len(names) == 1 and rhythm_heat is not None:
             heats = np.asarray(rhythm_heat)[None, : shown.shape[1]]
-        _draw_heat(paper, heats, MM_PER_SECOND / sampling_rate, start, baseline)
-        _draw_row(paper, names, shown[numbers], MM_PER_SECOND / sampling_rate, start, baseline)
+        _draw_heat(paper, heats, place)
+        _draw_row(paper, names, shown[numbers], place)
 
-    scale = f"{MM_PER_SECOND} mm/s   {MM_PER_MILLIVOLT} mm/mV"
+    scale = f"{mm_per_s:g} mm/s   {mm_per_mv:g} mm/mV"
     if shown.shape[1] < ecg.shape[1]:
         scale += f"   first {MAX_SECONDS} s of {ecg.shape[1] / sampling_rate:.1f} s"
-    return _page(paper, title, scale, caption)
+    return _page(paper.image(), pixels_per_mm, title, scale, caption)
+
+
+def plot_picture(pixels: np.ndarray, title: str | None = None, caption: str | None = None) -> Image.Image:
+    """
+    Place a picture of an ECG on a white page with a title and a caption.
+
+    Args:
+        pixels: uint8 array `(height, width, 3)`. A picture that is wider than `plot_ecg` draws 10 s is reduced.
+        title, caption: see `plot_ecg`.
+    """
+    picture, pixels_per_mm = Image.fromarray(pixels), 6
+    widest = MAX_SECONDS * MM_PER_SECOND * pixels_per_mm
+    if picture.width > widest:
+        picture = picture.resize((widest, max(1, round(picture.height * widest / picture.width))))
+    return _page(picture, pixels_per_mm, title, None, caption)
 
 
 def stack_pictures(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -133,7 +165,7 @@ def stack_pictures(pictures: Sequence[Image.Image]) -> Image.Image:
     return page
 
 
-def _check(ecg: np.ndarray, sampling_rate: float, pixels_per_mm: int) -> None:
+def _check(ecg: np.ndarray, sampling_rate: float, pixels_per_mm: int, mm_per_mv: float) -> None:
     """Check for arguments that would give a wrong or empty image."""
     if ecg.ndim != 2 or ecg.shape[1] < 2:
         raise ValueError(f"ecg has shape {ecg.shape}; expected (leads, samples) with at least 2 samples")
@@ -143,56 +175,72 @@ def _check(ecg: np.ndarray, sampling_rate: float, pixels_per_mm: int) -> None:
         raise ValueError(f"sampling_rate is {sampling_rate}; expected a positive number of Hz")
     if not isinstance(pixels_per_mm, int) or pixels_per_mm < 2:
         raise ValueError(f"pixels_per_mm is {pixels_per_mm}; expected a whole number, 2 or more")
+    if not mm_per_mv > 0:
+        raise ValueError(f"mm_per_mv is {mm_per_mv}; expected a positive number, such as 5, 10 or 20")
 
 
-def _draw_calibration(paper: "_Paper", baseline: float) -> None:
-    """Draw a pulse of 1 mV and 0.2 s at the start of a row."""
-    left, right = 2 * SQUARE, 2 * SQUARE + 0.2 * MM_PER_SECOND
+@dataclass(frozen=True)
+class _Row:
+    """Where a row of leads is on the paper, in mm: its first sample, 0 mV, its height, and its scales."""
+
+    start: float
+    baseline: float
+    height: float
+    mm_per_sample: float
+    mm_per_mv: float
+
+
+def _draw_calibration(paper: "_Paper", baseline: float, width: float, mm_per_mv: float) -> None:
+    """Draw a pulse of 1 mV and 0.2 s at the start of a row; `width` is that of the pulse in mm."""
+    left, right = 2 * SQUARE, 2 * SQUARE + width
     x = np.array([left - SQUARE / 2, left - 0.01, left, right, right + 0.01, right + SQUARE / 2])
-    paper.stroke(x, baseline - np.array([0, 0, 1, 1, 0, 0]) * MM_PER_MILLIVOLT)
+    paper.stroke(x, baseline - np.array([0, 0, 1, 1, 0, 0]) * mm_per_mv)
 
 
-def _draw_heat(paper: "_Paper", heats: np.ndarray, mm_per_sample: float, start: float, baseline: float) -> None:
+def _draw_heat(paper: "_Paper", heats: np.ndarray, row: _Row) -> None:
     """Colour the paper behind a row of leads; `heats` is `(leads, samples)`."""
     column_of_sample = np.arange(heats.shape[1]) * len(heats) // heats.shape[1]
     shown = heats[column_of_sample, np.arange(heats.shape[1])]
     if shown.any():
-        paper.tint(start, baseline - HEAT_HEIGHT / 2, baseline + HEAT_HEIGHT / 2, mm_per_sample, shown)
+        reach = row.height / 2 - BESIDE_HEAT
+        paper.tint(row.start, row.baseline - reach, row.baseline + reach, row.mm_per_sample, shown)
 
 
-def _draw_row(
-    paper: "_Paper", names: Sequence[str], signals: np.ndarray, mm_per_sample: float, start: float, baseline: float
-) -> None:
+def _draw_row(paper: "_Paper", names: Sequence[str], signals: np.ndarray, row: _Row) -> None:
     """Label and draw the leads of a row side by side. Lead k of `signals` `(leads, samples)` shows its k-th equal part."""
     samples = np.arange(signals.shape[1])
-    x = start + samples * mm_per_sample
+    x = row.start + samples * row.mm_per_sample
     column_of_sample = samples * len(names) // len(samples)
     for column, (name, signal) in enumerate(zip(names, signals)):
-        left = start + len(samples) * column / len(names) * mm_per_sample
+        left = row.start + len(samples) * column / len(names) * row.mm_per_sample
         if column:
-            paper.mark(left, baseline - SEPARATOR / 2, baseline + SEPARATOR / 2)
-        paper.write(name, left + 1, baseline - LABEL_RISE, LABEL_SIZE, INK_COLOR)
+            paper.mark(left, row.baseline - SEPARATOR / 2, row.baseline + SEPARATOR / 2)
+        paper.write(name, left + 1, row.baseline - row.height / 2 + ABOVE_LABEL, LABEL_SIZE, INK_COLOR)
         valid = np.isfinite(signal)
         drawn = np.flatnonzero(valid & (column_of_sample == column))
         if not drawn.size:
             # On one line, the text is wider than the columns of a 2 s record.
-            words = "no signal" if x[-1] - start > 20 * len(names) else "no\nsignal"
-            paper.write(words, left + 1, baseline, TEXT_SIZE, GREY)
+            words = "no signal" if x[-1] - row.start > 20 * len(names) else "no\nsignal"
+            paper.write(words, left + 1, row.baseline, TEXT_SIZE, GREY)
             continue
-        y = baseline - (signal - np.median(signal[valid])) * MM_PER_MILLIVOLT
+        y = row.baseline - (signal - np.median(signal[valid])) * row.mm_per_mv
         for run in np.split(drawn, np.flatnonzero(np.diff(drawn) > 1) + 1):
             paper.stroke(x[run], y[run])
 
 
 class _Paper:
-    """Millimetre paper of `width` x `height` mm. All positions are in mm from its top left corner."""
+    """
+    Millimetre paper of `width` x `height` mm. All positions are in mm from its top left corner. `colors` are those of the
+    paper, its thin lines and its bold lines.
+    """
 
-    def __init__(self, width: int, height: int, pixels_per_mm: int):
+    def __init__(self, width: int, height: int, pixels_per_mm: int, colors: tuple):
+        paper_color, thin_color, bold_color = colors
         self.pixels_per_mm = pixels_per_mm
         # One extra pixel, so that the last line is on the paper too.
         rows, columns = height * pixels_per_mm + 1, width * pixels_per_mm + 1
-        pixels = np.full((rows, columns, 3), PAPER_COLOR, np.float32)
-        for spacing, line_width, color in ((1, THIN_LINE, THIN_COLOR), (SQUARE, BOLD_LINE, BOLD_COLOR)):
+        pixels = np.full((rows, columns, 3), paper_color, np.float32)
+        for spacing, line_width, color in ((1, THIN_LINE, thin_color), (SQUARE, BOLD_LINE, bold_color)):
             down, across = (self._line_coverage(size, spacing, line_width) for size in (rows, columns))
             cover = np.maximum(down[:, None], across)[:, :, None]
             pixels += cover * (np.float32(color) - pixels)
@@ -263,11 +311,13 @@ def _windows(values: np.ndarray, reach: int, padding: float) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(np.pad(values, 2 * reach, constant_values=padding), 2 * reach + 1)
 
 
-def _page(paper: _Paper, title: str | None, scale: str, caption: str | None) -> Image.Image:
-    """Place the paper on a white page, with the title above it and the scale and the caption below it."""
-    picture, margin = paper.image(), PAGE_MARGIN * paper.pixels_per_mm
+def _page(
+    picture: Image.Image, pixels_per_mm: int, title: str | None, scale: str | None, caption: str | None
+) -> Image.Image:
+    """Place a picture on a white page, with the title above it and the scale and the caption below it."""
+    margin = PAGE_MARGIN * pixels_per_mm
     title, scale, caption = (
-        _text_block(text, size, color, picture.width, paper.pixels_per_mm)
+        _text_block(text, size, color, picture.width, pixels_per_mm)
         for text, size, color in (
             (title, TITLE_SIZE, INK_COLOR),
             (scale, TEXT_SIZE, GREY),

@@ -10,7 +10,8 @@ from datasets import Dataset
 
 from elm_hf.data.messages import replace_ecgs
 from elm_hf.ecg.surrogates import surrogate_noise
-from elm_hf.evaluation.names import ALL_CONDITIONS, CONDITIONS, DEMOGRAPHICS
+from elm_hf.evaluation.names import ALL_CONDITIONS, CONDITIONS, DEMOGRAPHICS, MODALITY_CONDITIONS
+from elm_hf.modeling.ecg_modalities import EcgModalities
 from elm_hf.utils.exact_match import answer_items
 
 
@@ -31,6 +32,8 @@ class SignalAblation:
       about the same ECGs get the same ones.
     - `none`: no ECG; the text stays.
     - `demographics`: no ECG, but a sentence with the patient's age and sex.
+    - `signal_only`, `picture_only`: of the signal and the picture of each ECG, only one; `other_signal`, `other_picture`:
+      one of them is that of the ECG of `shuffled`. For models that read both.
 
     Args:
         rows: conversations of [`load_elm_dataset`].
@@ -69,17 +72,26 @@ class SignalAblation:
         self._records = [tuple(names) for names in columns["record_ids"]]
         self._patients = [frozenset(names) for names in columns["patient_ids"]]
         self._indices, self._persons = columns["ecg_index"], persons
-        self._other_conditions = [name for name in conditions if name != "shuffled"]
-        self._donors = self._choose_donors() if "shuffled" in conditions else {}
+        self.has_donors = any("shuffled" in (name, *MODALITY_CONDITIONS.get(name, ())) for name in conditions)
+        self._other_conditions = [
+            name for name in conditions if name in ("ecg", "zeros", "noise", "none", DEMOGRAPHICS)
+        ]
+        self._donors = self._choose_donors() if self.has_donors else {}
         self._donors_of_question: dict[str, Places] = {}
         self.same_answer: set[str] = set()
-        if "shuffled" in conditions and questions is not None:
+        if self.has_donors and questions is not None:
             self._choose_other_answers(questions)
 
     def names(self, row: int, condition: str, number: int, question_id: str | None = None) -> tuple[str, ...]:
         """Names of the ECGs that [`ecgs`] returns; equal names stand for equal ECGs."""
         if condition in ("none", DEMOGRAPHICS) or number == 0:
             return ()
+        if condition in MODALITY_CONDITIONS:
+            parts = [
+                ("nothing",) * number if source is None else self.names(row, source, number, question_id)
+                for source in MODALITY_CONDITIONS[condition]
+            ]
+            return tuple(f"signal of {signal}, picture of {picture}" for signal, picture in zip(*parts))
         if condition == "zeros":
             return ("zeros",) * number
         if condition == "noise":
@@ -87,7 +99,9 @@ class SignalAblation:
         places = self._places(row, condition, question_id)[:number]
         return tuple(f"ecg {self._records[other][position]}" for other, position in places)
 
-    def ecgs(self, row: int, condition: str, number: int, question_id: str | None = None) -> list[np.ndarray]:
+    def ecgs(
+        self, row: int, condition: str, number: int, question_id: str | None = None
+    ) -> list[np.ndarray] | list[EcgModalities]:
         """
         The ECGs that are put in the places of the first ECGs of a conversation.
 
@@ -98,10 +112,17 @@ class SignalAblation:
             question_id: of the question; the ECGs of `shuffled` depend on it.
 
         Returns:
-            ECGs `(leads, samples)` in mV; none at all under `none` and `demographics`.
+            ECGs `(leads, samples)` in mV; none at all under `none` and `demographics`; their signals and pictures under the
+            conditions of `MODALITY_CONDITIONS`.
         """
         if condition in ("none", DEMOGRAPHICS):
             return []
+        if condition in MODALITY_CONDITIONS:
+            parts = [
+                [None] * number if source is None else self.ecgs(row, source, number, question_id)
+                for source in MODALITY_CONDITIONS[condition]
+            ]
+            return [EcgModalities(signal, picture) for signal, picture in zip(*parts)]
         places = self._places(row, condition, question_id)[:number]
         ecgs = [self._ecgs_of[other]["ecgs"][position] for other, position in places]
         if condition == "zeros":

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -17,16 +18,17 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers.utils import logging
 
-from elm_hf.checkpoints.load import load_checkpoint
+from elm_hf.checkpoints.load import load_checkpoint, read_representation
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.seen_patients import check_evaluated_patients
 from elm_hf.data.tables import load_records
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.bert_score import BertScorer
+from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_ecgs, degradation_steps, draw_steps
 from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
 from elm_hf.evaluation.judge import judge_predictions
-from elm_hf.evaluation.names import CONDITIONS, OCCLUSION_NAME
+from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
 from elm_hf.evaluation.occlusion import choose_answers, occlude_answers
 from elm_hf.evaluation.predictions import prediction_table
 from elm_hf.evaluation.probe import probe_model, questions_of
@@ -59,7 +61,7 @@ def evaluate(
     batch_size: int = 32,
     max_new_tokens: int | Mapping[str, int] = 32,
     max_reasoning_tokens: int = MAX_REASONING_TOKENS,
-    conditions: Sequence[str] = CONDITIONS,
+    conditions: Sequence[str] | None = None,
     num_occlusions: int = 8,
     num_counterfactuals: int = 0,
     records: str | PathLike | None = None,
@@ -72,6 +74,7 @@ def evaluate(
     system_prompt: str | None = None,
     allow_seen_patients: bool = False,
     temperature: float | None = None,
+    picture_degradation: bool = False,
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in its place and without any, and reports the scores.
@@ -89,7 +92,8 @@ def evaluate(
         batch_size: number of prompts in a batch.
         max_new_tokens: longest answer, in tokens: one number, or a number for each question type.
         max_reasoning_tokens: longest reasoning before an answer, in tokens, of models that are asked for it.
-        conditions: what stands in the place of the ECGs, of `ALL_CONDITIONS` (see [`SignalAblation`]).
+        conditions: what stands in the place of the ECGs, of `ALL_CONDITIONS` (see [`SignalAblation`]). Defaults to
+            `CONDITIONS`, and for models that read the signal and its picture also to `MODALITY_CONDITIONS`.
         num_occlusions: number of answers of which the leads and times that they depend on are found (see [`occlude`]).
         num_counterfactuals: number of simulated patients whose ECGs are changed in one thing (see [`probe`]), with the
             questions of the dataset; 0 for no such ECGs.
@@ -105,6 +109,8 @@ def evaluate(
             with; `""` for none.
         allow_seen_patients: continue if the checkpoint was trained on some of the patients; the report says so.
         temperature: of sampled answers, from which pairs of answers can be made.
+        picture_degradation: also ask about pictures with the artefacts of scans, in four steps (docs/pictures.md). For
+            models of drawn ECGs.
 
     Returns:
         The report (docs/evaluation.md has its schema); None in all but the first of several processes.
@@ -115,7 +121,7 @@ def evaluate(
             encoder for BERTScore; or an `output` that holds another evaluation.
     """
     started = time.monotonic()
-    conditions = tuple(dict.fromkeys(conditions))
+    conditions = _conditions_of(checkpoint, conditions)
     # Processes wait for the slowest one; without the flag those on CPUs would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
     bert_scorer = None
@@ -129,6 +135,8 @@ def evaluate(
     to_probe = _questions_to_probe(dataset, training_rows, asked.questions) if num_counterfactuals else {}
     seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
     model, processor = load_checkpoint(checkpoint, device=str(state.device))
+    if picture_degradation:
+        check_reads_drawn_ecgs(model, str(checkpoint))
     if system_prompt is not None:
         processor.system_prompt = system_prompt or None
     asked = _with_neighbours(asked, processor.system_prompt)
@@ -169,6 +177,25 @@ def evaluate(
         with state.main_process_first():
             folder = ReportFolder(Path(output or nowhere), identity)
         answers = asker.ask_all(model, processor, folder, state, quiet)
+        degraded = {}
+        if picture_degradation:
+            degraded = ask_about_degraded(
+                asked.rows,
+                asked.questions,
+                asked.ablation,
+                conditions,
+                model,
+                processor,
+                folder.path,
+                identity,
+                state,
+                quiet,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                max_reasoning_tokens=max_reasoning_tokens,
+            )
         if not state.is_main_process:
             return None
         predictions = prediction_table(asked.questions, answers, conditions)
@@ -185,12 +212,17 @@ def evaluate(
                 model, processor, to_probe, probed, recorded, folder.path, num_counterfactuals, seed=seed, quiet=quiet
             )
 
+        if degraded:
+            first = next((row for row in asked.rows if len(row["ecgs"])), None)
+            if first is not None:
+                draw_steps(first["ecgs"][0], first["sampling_rate"], processor.image_processor, folder.path)
+
         # The report.
         judged = {}
         if judge is not None:
             judged["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
         settings = {"seen_patients": seen, "limit": limit, "batch_size": batch_size, "processes": state.num_processes}
-        if "shuffled" in conditions:
+        if asked.ablation.has_donors:
             with_ecg, same = asked.questions["record_ids"].map(len).gt(0).sum(), len(asked.ablation.same_answer)
             settings["donors"] = {"other_answer": int(with_ecg) - same, "no_other_answer": same}
         settings["seconds"] = round(time.monotonic() - started, 1)
@@ -205,7 +237,25 @@ def evaluate(
             seed,
             ecgs_of=asked.ecgs_of,
             bert_scorer=bert_scorer,
+            persons_of=None if asked.persons is None else asked.persons_of,
+            picture_degradation=degradation_steps(predictions, degraded, seed) if degraded else None,
         )
+
+
+def _conditions_of(checkpoint: str | PathLike, conditions: Sequence[str] | None) -> tuple[str, ...]:
+    """The conditions to ask under, each once, after checking that the model knows them."""
+    of_two = [name for name in conditions or () if name in MODALITY_CONDITIONS]
+    if conditions is not None and not of_two:
+        return tuple(dict.fromkeys(conditions))
+    representation = read_representation(checkpoint)
+    if isinstance(representation, str) and of_two:
+        raise ValueError(
+            f'the condition "{of_two[0]}" is for models that read the signal of an ECG and its picture; {checkpoint} reads '
+            f'one representation ("{representation}")'
+        )
+    if conditions is not None:
+        return tuple(dict.fromkeys(conditions))
+    return CONDITIONS if isinstance(representation, str) else (*CONDITIONS, *MODALITY_CONDITIONS)
 
 
 @dataclass(frozen=True)
@@ -219,6 +269,7 @@ class _Asked:
         ablation: what stands in the place of the ECGs.
         sources: names of the datasets of the ECGs.
         neighbours: what is put into the prompts, if anything.
+        persons: age and sex of each record; None if the records do not have them.
     """
 
     rows: Dataset
@@ -226,12 +277,24 @@ class _Asked:
     ablation: SignalAblation
     sources: set[str]
     neighbours: Retrieval | None
+    persons: list[tuple] | None
 
     def ecgs_of(self, question_id: str) -> tuple[list[np.ndarray], float]:
         """The ECGs of a question, each `(12, samples)` in mV, and their sampling rate in Hz."""
-        number = self.questions["row"][self.questions["question_id"] == question_id].item()
-        row = self.rows[number]
+        row = self.rows[self._row_of[question_id]]
         return list(row["ecgs"]), row["sampling_rate"]
+
+    def persons_of(self, question_id: str) -> list[tuple]:
+        """Age in years and sex of the patient of each ECG of a question, None where unknown."""
+        return [self.persons[number] for number in self._ecg_index[self._row_of[question_id]]]
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return dict(zip(self.questions["question_id"], self.questions["row"]))
+
+    @cached_property
+    def _ecg_index(self) -> list[list[int]]:
+        return self.rows.with_format(None)["ecg_index"][:]
 
 
 def _what_is_asked(
@@ -260,7 +323,7 @@ def _what_is_asked(
         if retrieval is not None:
             neighbours = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
     sources = {source_of[number] for number in asked_about}
-    return _Asked(rows, questions, ablation, sources, neighbours)
+    return _Asked(rows, questions, ablation, sources, neighbours, persons)
 
 
 def _facts_of_records(dataset: str | PathLike) -> tuple[list[str], list[tuple] | None]:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from elm_hf.evaluation.names import BLIND, CONDITION_NAMES
+from elm_hf.evaluation.names import BLIND, CONDITION_NAMES, MODALITY_CONDITIONS
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
@@ -35,6 +35,8 @@ def draw_charts(folder: Path, report: dict) -> dict[str, str]:
         for groups in ("scores", "attribute_types"):
             if report[groups]:
                 figures[groups] = scores_figure(report, groups)
+    if report.get("picture_degradation"):
+        figures["picture_degradation"] = degradation_figure(report["picture_degradation"])
     for name, confusion in report["confusion"].items():
         figures[f"confusion_{name}"] = confusion_figure(confusion, name)
     files = {}
@@ -53,7 +55,7 @@ def scores_figure(report: dict, groups_name: str) -> Figure:
     for height, (_, scores) in enumerate(reversed(groups)):
         metric = METRIC_OF_KIND[scores["kind"]]
         entries = {name: metrics[metric] for name, metrics in scores["conditions"].items()}
-        controls = [e["score"] for name, e in entries.items() if name not in ("ecg", BLIND)]
+        controls = [e["score"] for name, e in entries.items() if name not in ("ecg", BLIND, *MODALITY_CONDITIONS)]
         marks = [("best without the ECG", max(controls, default=None), "|", CONTROL_COLOR, 15)]
         if BLIND in entries:
             marks.append((CONDITION_NAMES[BLIND], entries[BLIND]["score"], "D", COLORS[BLIND], 5))
@@ -118,6 +120,33 @@ def _ablation_title(reliance: dict, name: str, scores: dict) -> str:
         return head
     interval = "" if reliance["low"] is None else f" [{reliance['low']:.3f}, {reliance['high']:.3f}]"
     return f"{head}\nsignal reliance {reliance['score']:.3f}{interval}"
+
+
+def degradation_figure(steps: list[dict]) -> Figure:
+    """The score with the ECG, and the best score without it, against the severity of the artefacts of scans."""
+    kinds = list(steps[0]["kinds"])
+    figure = Figure(figsize=(6, 3.6 * len(kinds)), layout="constrained")
+    for axes, kind in zip(np.ravel(figure.subplots(len(kinds))), kinds):
+        entries = [step["kinds"][kind] for step in steps]
+        severities = [step["severity"] for step in steps]
+        scores = [entry["score"] for entry in entries]
+        ends = np.array([[s["score"] if s[end] is None else s[end] for s in scores] for end in ("low", "high")])
+        heights = np.array([score["score"] for score in scores])
+        style = {"color": COLORS["ecg"], "marker": "o", "capsize": 4}
+        axes.errorbar(severities, heights, yerr=np.abs(ends - heights), label="with ECG, 95 % interval", **style)
+        controls = [
+            entry["reliance"].get("scores", {}).get(entry["reliance"].get("best_control")) for entry in entries
+        ]
+        if None not in controls:
+            axes.plot(severities, controls, color=CONTROL_COLOR, marker="s", label="best without the ECG")
+        axes.set_xticks(severities)
+        axes.set_xlabel("severity of the artefacts of scans")
+        axes.set_ylabel(METRIC_NAMES[METRIC_OF_KIND[kind]])
+        axes.set_ylim(-0.02, 1.02)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)
+    return figure
 
 
 def confusion_figure(confusion: dict, title: str) -> Figure:

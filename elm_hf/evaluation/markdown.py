@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from elm_hf.evaluation.names import CONDITION_NAMES
+from elm_hf.evaluation.names import CONDITION_NAMES, KIND_NAMES
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
@@ -48,7 +48,7 @@ def reliance_sentences(report: dict) -> list[str]:
 
 
 def report_markdown(report: dict, probed: Sequence[str] = ()) -> str:
-    """The text of `report.md`, with the sections `probed` about counterfactual ECGs."""
+    """The text of `report.md`, with the sections `probed` about claims and counterfactual ECGs."""
     run = report["run"]
     sections = [
         f"# Evaluation of {run.get('checkpoint', 'a model')}",
@@ -57,10 +57,12 @@ def report_markdown(report: dict, probed: Sequence[str] = ()) -> str:
         "## Scores\n\n" + _score_explanation(report) + "\n\n" + report_table(report),
         *_figure(report, "scores", "Scores by question type, with the ECG"),
         *_figure(report, "ablation", "Scores with and without the ECG"),
+        *_modality_reliance(report),
         *_reliance_by_type(report),
         *_other_metrics(report),
         *_bert_scores_by_type(report),
         *_attribute_types(report),
+        *_degradation_section(report),
         *_statement_section(report),
         *_judge_section(report),
         *_confusion_section(report),
@@ -93,6 +95,32 @@ def _score_explanation(report: dict) -> str:
 def _figure(report: dict, name: str, caption: str) -> list[str]:
     path = report["figures"].get(name)
     return [f"![{caption}]({path})"] if path else []
+
+
+def _modality_reliance(report: dict) -> list[str]:
+    rows = []
+    for kind, found in report.get("modality_reliance", {}).items():  # reports of earlier versions have none
+        for name, entry in found.items():
+            cells = ["—", entry.get("note", "—")]
+            if entry["p_value"] is not None:
+                cells = [f"{entry['p_value_holm']:.4f}", "yes" if entry["reads_ecg"] else "no evidence"]
+            question = {
+                "other_signal": "Does it read the signal?",
+                "picture_only": "Does it need the signal?",
+                "other_picture": "Does it read the picture?",
+                "signal_only": "Does it need the picture?",
+            }[name]
+            suffix = f" ({KIND_NAMES[kind]})" if len(report["modality_reliance"]) > 1 else ""
+            rows.append([question + suffix, CONDITION_NAMES[name], score_cell(entry), *cells])
+    if not rows:
+        return []
+    head = ["question", "condition", "fall of the score", "p (Holm)", "answer"]
+    text = (
+        "This model reads the signal of an ECG and its picture. It reads what changes its answers when it is another "
+    )
+    text += "patient's, while the other one stays; it needs what it answers worse without. A model that was trained without "
+    text += "--modality_dropout has not learned to do without one of them, and may answer worse for that reason alone."
+    return [f"## Signal and picture\n\n{text}\n\n{markdown_table(head, rows, 2)}"]
 
 
 def _reliance_by_type(report: dict) -> list[str]:
@@ -167,6 +195,33 @@ def _attribute_types(report: dict) -> list[str]:
     return ["## Attribute types\n\n" + report_table(report, "attribute_types"), *figure]
 
 
+def _degradation_section(report: dict) -> list[str]:
+    steps = report.get("picture_degradation")
+    if not steps:
+        return []
+    text = "The same questions about pictures with the artefacts of scans and photographs: paper, handwriting, folds, perspective, "
+    text += "lighting, noise, JPEG. Severity 0 is the drawn picture. Signal reliance compares with what stands in the "
+    text += "ECG's place in pictures of the same severity."
+    parts = ["## Pictures like scans\n\n" + text]
+    for kind in steps[0]["kinds"]:
+        parts.append(degradation_table(steps, kind))
+    parts += _figure(report, "picture_degradation", "Scores against the severity of the artefacts")
+    return [*parts, *_figure(report, "picture_degradation_steps", "One ECG at each severity")]
+
+
+def degradation_table(steps: list[dict], kind: str) -> str:
+    """The scores of one kind of answers at each step, of [`degradation_steps`], as a Markdown table."""
+    rows = []
+    for step in steps:
+        entry = step["kinds"][kind]
+        reliance, change = entry["reliance"], entry["change"]
+        is_read = {True: "yes", False: "no evidence", None: reliance.get("note", "—")}[reliance["reads_ecg"]]
+        scores = [score_cell(entry["score"]), "—" if change is None else score_cell(change)]
+        rows.append([f"{step['severity']:g}", *scores, score_cell(reliance), is_read])
+    head = ["severity", METRIC_NAMES[METRIC_OF_KIND[kind]], "change", "signal reliance", "depends on the ECG"]
+    return markdown_table(head, rows)
+
+
 def _statement_section(report: dict) -> list[str]:
     found = report["statements"]
     if not found:
@@ -199,7 +254,7 @@ def _retrieval_line(report: dict) -> list[str]:
 def _control_lines(report: dict) -> list[str]:
     lines = []
     donors = report["run"].get("donors")
-    if "shuffled" in report["conditions"] and donors is not None:
+    if donors is not None:
         lines.append(
             f"Another patient's ECG: for {donors['other_answer']} questions one with which the same question has another "
             f"true answer; for {donors['no_other_answer']} there was none, and any other patient's ECG was taken."

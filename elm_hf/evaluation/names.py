@@ -4,8 +4,18 @@
 CONDITIONS = ("ecg", "zeros", "noise", "shuffled", "none")
 # Not asked by default: it needs age and sex in the records.
 DEMOGRAPHICS = "demographics"
-ALL_CONDITIONS = (*CONDITIONS, DEMOGRAPHICS)
+# Only for models that read the signal and its picture: one of them is left out, or is another patient's. For each, what
+# is in the place of the signal and of the picture.
+MODALITY_CONDITIONS = {
+    "picture_only": (None, "ecg"),
+    "other_signal": ("shuffled", "ecg"),
+    "signal_only": ("ecg", None),
+    "other_picture": ("ecg", "shuffled"),
+}
+ALL_CONDITIONS = (*CONDITIONS, DEMOGRAPHICS, *MODALITY_CONDITIONS)
 BLIND = "blind"
+# The true answers as a condition, for figures that they do not define: their claims are checked, too.
+TRUE_ANSWERS = "true_answers"
 CONDITION_NAMES = {
     "ecg": "with ECG",
     "zeros": "ECG zeroed",
@@ -13,7 +23,12 @@ CONDITION_NAMES = {
     "shuffled": "another patient's",
     "none": "no ECG",
     DEMOGRAPHICS: "age and sex only",
+    "picture_only": "picture only",
+    "other_signal": "another patient's signal",
+    "signal_only": "signal only",
+    "other_picture": "another patient's picture",
     BLIND: "blind majority",
+    TRUE_ANSWERS: "true answers",
 }
 
 # Kinds of answers; the metric of each is in `elm_hf.utils.reports`, with the name of `report.json`.
@@ -25,6 +40,7 @@ PREDICTIONS_NAME = "predictions.parquet"
 REPORT_TEXT_NAME = "report.md"
 FIGURES_NAME = "figures"
 OCCLUSION_NAME = "occlusion.npz"
+DEGRADATION_STEPS_NAME = "picture_degradation_steps.png"  # among the figures
 JUDGEMENTS_NAME = "judgements.jsonl"
 
 # Files of the counterfactual probe, in its own folder or in that of an evaluation.

@@ -1,12 +1,12 @@
 """Pictures of ECGs for the report of an evaluation: examples of answers, and the leads and times that they depend on."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from elm_hf.ecg.plot import plot_ecg
+from elm_hf.evaluation.claims import EcgsOf
 from elm_hf.evaluation.scores import SUMMED, Questions, answer_values
 from elm_hf.utils.reports import METRIC_OF_KIND
 
@@ -18,8 +18,6 @@ FULL_COLOR = (
     0.1  # the answer becomes about a tenth less probable; smaller effects stay pale, even where none is larger
 )
 NOT_OF_QUESTIONS = ("leads", "windows_s", "sampling_rate")  # arrays of occlusion.npz that hold for all questions
-# From the id of a question to its ECGs, each `(12, samples)` in mV, and their sampling rate in Hz.
-EcgsOf = Callable[[str], tuple[list[np.ndarray], float]]
 
 
 def draw_examples(folder: Path, questions: Questions, ecgs_of: EcgsOf, seed: int = 0) -> list[dict]:

@@ -1,11 +1,11 @@
 """Signal reliance: by how much the score with the ECG exceeds the best score without it, for all answers and by type."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, Difference, Support, holm, p_value_of
-from elm_hf.evaluation.names import BLIND
+from elm_hf.evaluation.names import BLIND, MODALITY_CONDITIONS
 from elm_hf.evaluation.scores import SHARES, SUMMED, ScoreBook
 from elm_hf.utils.reports import METRIC_OF_KIND
 
@@ -13,7 +13,7 @@ from elm_hf.utils.reports import METRIC_OF_KIND
 NO_EVIDENCE = "No evidence that this model's answers depend on the ECG"
 
 
-def signal_reliance(book: ScoreBook, rows: np.ndarray) -> dict:
+def signal_reliance(book: ScoreBook, rows: np.ndarray, controls: Sequence[str] | None = None) -> dict:
     """
     The score with the ECG minus the best score without it, a 95 % interval and a p-value.
 
@@ -25,9 +25,11 @@ def signal_reliance(book: ScoreBook, rows: np.ndarray) -> dict:
     Args:
         book: scores with the ECG and of controls.
         rows: numbers of the questions, all of one kind.
+        controls: the conditions to compare with. By default all that have no true ECG.
     """
     metric = METRIC_OF_KIND[book.questions.table["kind"].iloc[rows[0]]]
-    controls = [name for name in book.conditions if name not in ("ecg", BLIND)]
+    if controls is None:
+        controls = [name for name in book.conditions if name not in ("ecg", BLIND, *MODALITY_CONDITIONS)]
     empty = dict.fromkeys(("score", "low", "high", "p_value"))
     entry = {"metric": metric, "answers": len(rows), "patients": book.bootstrap.count_patients(rows)} | empty
     if "ecg" not in book.conditions or not controls:
@@ -63,6 +65,21 @@ def paired_differences(changes: np.ndarray, rows: np.ndarray, book: ScoreBook, s
     return [Difference.of_samples(means[:, one], means[:, number + one], support) for one in range(number)]
 
 
+def modality_reliance(book: ScoreBook, rows: np.ndarray) -> dict[str, dict]:
+    """
+    Of a model that reads the signal and its picture, the score with both minus that under each of `MODALITY_CONDITIONS`.
+
+    A model reads what changes its answers if it is another patient's, and needs what it answers worse without. `reads_ecg`
+    says whether the score falls; it follows from `p_value_holm`, which is corrected for the number of conditions.
+
+    Args:
+        book: scores with both and under these conditions.
+        rows: numbers of the questions, all of one kind.
+    """
+    conditions = [name for name in MODALITY_CONDITIONS if name in book.conditions]
+    return _corrected({name: signal_reliance(book, rows, [name]) for name in conditions})
+
+
 def reliance_by_type(book: ScoreBook, types: Mapping[str, np.ndarray]) -> dict[str, dict]:
     """
     Signal reliance of each question type. Among many types some would seem to read the ECG by chance, so `reads_ecg`
@@ -72,7 +89,11 @@ def reliance_by_type(book: ScoreBook, types: Mapping[str, np.ndarray]) -> dict[s
         book: scores with the ECG and of controls.
         types: rows of each question type.
     """
-    found = {name: signal_reliance(book, rows) for name, rows in types.items()}
+    return _corrected({name: signal_reliance(book, rows) for name, rows in types.items()})
+
+
+def _corrected(found: dict[str, dict]) -> dict[str, dict]:
+    """Adds `p_value_holm` to entries of [`signal_reliance`], and lets `reads_ecg` follow from it."""
     corrected = holm({name: entry["p_value"] for name, entry in found.items() if entry["p_value"] is not None})
     for name, p_value in corrected.items():
         found[name] |= {"p_value_holm": p_value, "reads_ecg": p_value < 1 - CONFIDENCE}

@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from elm_hf.evaluation.claims import EcgsOf, PersonsOf, report_claims
+from elm_hf.evaluation.claims_markdown import claim_sections
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
 from elm_hf.evaluation.markdown import report_markdown
 from elm_hf.evaluation.metrics import statements
-from elm_hf.evaluation.names import BLIND, FIGURES_NAME, KIND_NAMES, OCCLUSION_NAME, PROBE_NAME, REPORT_TEXT_NAME
-from elm_hf.evaluation.pictures import EcgsOf, draw_examples, draw_occlusions
+from elm_hf.evaluation.names import (
+    BLIND,
+    DEGRADATION_STEPS_NAME,
+    FIGURES_NAME,
+    KIND_NAMES,
+    OCCLUSION_NAME,
+    PROBE_NAME,
+    REPORT_TEXT_NAME,
+)
+from elm_hf.evaluation.pictures import draw_examples, draw_occlusions
 from elm_hf.evaluation.probe_markdown import probe_sections
-from elm_hf.evaluation.reliance import reliance_by_type, reliance_sentence, signal_reliance
+from elm_hf.evaluation.reliance import modality_reliance, reliance_by_type, reliance_sentence, signal_reliance
 from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers
 from elm_hf.utils.encoder_origin import known_sources_message
 from elm_hf.utils.exact_match import answer_items
@@ -43,6 +53,8 @@ def write_report(
     seed: int = 0,
     ecgs_of: EcgsOf | None = None,
     bert_scorer: "BertScorer | None" = None,
+    persons_of: PersonsOf | None = None,
+    picture_degradation: list[dict] | None = None,
 ) -> dict:
     """
     Scores predictions and writes `report.json`, `report.md` and `figures/`.
@@ -54,8 +66,11 @@ def write_report(
         training_rows: `question_type`, `template_id`, `question` and `answer` of the training patients' questions, for
             the blind majority baseline, which is omitted without them.
         seed: random seed for the bootstrap and the choice of examples.
-        ecgs_of: gives the ECGs of a question by its id, and their sampling rate; without it no examples are drawn.
+        ecgs_of: gives the ECGs of a question by its id, and their sampling rate; without it no examples are drawn, and no
+            claims are checked.
         bert_scorer: adds BERTScore to the scores of free text.
+        persons_of: gives age and sex of the patient of each ECG of a question, for the limits of what is abnormal.
+        picture_degradation: scores on pictures with the artefacts of scans, of [`degradation_steps`].
 
     Returns:
         The report, as in `report.json`; docs/evaluation.md has its schema.
@@ -67,11 +82,13 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     questions = Questions(predictions)
-    report = build_report(questions, public_run(run), training_rows, seed, bert_scorer)
+    report = build_report(questions, public_run(run), training_rows, seed, bert_scorer, ecgs_of, persons_of)
+    report["picture_degradation"] = picture_degradation
     _draw(folder, report, questions, ecgs_of, seed)
     report["probe"] = read_json(folder / PROBE_NAME) if (folder / PROBE_NAME).exists() else None
     (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    probed = [] if report["probe"] is None else ["## Counterfactual ECGs", *probe_sections(report["probe"])]
+    probed = claim_sections(report["claims"])
+    probed += [] if report["probe"] is None else ["## Counterfactual ECGs", *probe_sections(report["probe"])]
     (folder / REPORT_TEXT_NAME).write_text(report_markdown(report, probed), encoding="utf-8")
     return report
 
@@ -90,6 +107,8 @@ def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | No
     if (folder / OCCLUSION_NAME).exists():
         names = draw_occlusions(folder / OCCLUSION_NAME, figures)
         report["figures"] |= {Path(name).stem: f"{FIGURES_NAME}/{name}" for name in names}
+    if report["picture_degradation"] and (figures / DEGRADATION_STEPS_NAME).exists():
+        report["figures"][Path(DEGRADATION_STEPS_NAME).stem] = f"{FIGURES_NAME}/{DEGRADATION_STEPS_NAME}"
     if ecgs_of is not None and "ecg" in questions.answers:
         report["examples"] = draw_examples(figures, questions, ecgs_of, seed)
         for example in report["examples"]:
@@ -102,6 +121,8 @@ def build_report(
     training_rows: pd.DataFrame | None,
     seed: int,
     bert_scorer: "BertScorer | None" = None,
+    ecgs_of: EcgsOf | None = None,
+    persons_of: PersonsOf | None = None,
 ) -> dict:
     """The report without its figures."""
     notes = []
@@ -135,9 +156,11 @@ def build_report(
         "scores": _scores(book, rows_of_kind, notes),
         "attribute_types": _by_column(book, rows_of_kind, "attribute_type"),
         "signal_reliance": {kind: _reliance(book, rows) for kind, rows in rows_of_kind.items()},
+        "modality_reliance": {kind: modality_reliance(book, rows) for kind, rows in rows_of_kind.items()},
         "signal_reliance_by_type": _reliance_by_type(book, rows_of_kind),
         "confusion": _confusions(questions, rows_of_kind.get("short", np.array([], int))),
         "statements": _statements(questions),
+        "claims": None if ecgs_of is None else report_claims(questions, book.bootstrap, ecgs_of, persons_of),
         "notes": notes,
     }
 

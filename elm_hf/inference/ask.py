@@ -1,7 +1,8 @@
 """Asking a checkpoint about ECGs: of files, or held-out ECGs of a dataset with their questions and true answers."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,9 +18,11 @@ from elm_hf.data.patients import record_patients, split_of_patients
 from elm_hf.data.tables import config_names, load_records
 from elm_hf.ecg.files import ARRAY_SUFFIXES
 from elm_hf.ecg.find_files import EcgFile
+from elm_hf.ecg.recording import RecordingError
 from elm_hf.inference.generation import answer
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_pictures import EcgPicture, as_picture
 from elm_hf.modeling.ecg_quality import signal_quality
 from elm_hf.modeling.ecg_segments import described
 from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
@@ -33,35 +36,45 @@ class AskedEcg:
 
     Attributes:
         name: name of the record.
-        ecg: `(12, samples)` in mV, NaN where invalid.
-        sampling_rate: in Hz.
+        ecg: `(12, samples)` in mV, NaN where invalid; None for a picture.
+        sampling_rate: in Hz; None for a picture.
         path: the file, None for an array or an ECG of a dataset.
         notes: what a table was found to mean, see [`~elm_hf.ecg.recording.Recording`].
+        picture: a scan or photograph in the place of a signal.
     """
 
     name: str
-    ecg: np.ndarray
-    sampling_rate: float
+    ecg: np.ndarray | None
+    sampling_rate: float | None
     path: Path | None = None
     notes: tuple[str, ...] = ()
+    picture: EcgPicture | None = None
 
     def missing_leads(self, processor: ProcessorMixin) -> str:
         """
         The leads that are missing in what a model reads of the ECG, with the causes, such as `"V1 (flat)"`; empty if
-        there are none.
+        there are none. What a picture shows is not known.
         """
+        if self.picture is not None:
+            return ""
         reader = processor.ecg_reader
         segment = reader.read(self.given, self.sampling_rate, LEADS)
         return described(reader.leads, segment.causes)
 
     def problems(self) -> str:
-        """What in the ECG makes answers about it doubtful, with its name: see [`~ecg_quality.signal_quality`]."""
-        found = signal_quality(self.ecg, self.sampling_rate)
+        """
+        What in the ECG makes answers about it doubtful, with its name: see [`~ecg_quality.signal_quality`], or
+        [`EcgPicture`] for a picture.
+        """
+        is_picture = self.picture is not None
+        found = self.picture.problems() if is_picture else signal_quality(self.ecg, self.sampling_rate)
         return f"{self.name}: {'; '.join(found)}" if found else ""
 
     @property
-    def given(self) -> np.ndarray | str:
+    def given(self) -> np.ndarray | str | EcgPicture:
         """What the model's processor reads: the record itself, so that it is read in the same way everywhere."""
+        if self.picture is not None:
+            return self.picture
         return self.ecg if self.path is None else str(self.path)
 
 
@@ -104,11 +117,18 @@ class Questions:
 
 def ecg_from_file(file: EcgFile) -> AskedEcg:
     """
-    Read the ECG of a file.
+    Read the ECG of a file: a recording, or a scan or photograph.
 
     Raises:
         RecordingError: the file is missing, unreadable or no ECG.
     """
+    picture = as_picture(file.path)
+    if picture is not None:
+        try:
+            picture.problems()  # reads the file
+        except (ValueError, OSError) as error:
+            raise RecordingError("unreadable file", str(error)) from error
+        return AskedEcg(file.path.name, None, None, file.path, picture=picture)
     recording = file.read(as_recorded=True)
     read_again = None if file.path.suffix.lower() in ARRAY_SUFFIXES else file.path
     return AskedEcg(file.path.name, recording.ecg, recording.sampling_rate, read_again, recording.notes)
@@ -214,18 +234,11 @@ def ask(
     Raises:
         ValueError: an ECG does not fit the model.
     """
-    names = ", ".join(one.name for one in questions)
-    try:
-        with warnings.catch_warnings():
-            # See `Questions.missing_leads` and `Questions.problems`.
-            warnings.filterwarnings("ignore", category=SignalQualityWarning)
-            conversations = [conversation for one in questions for conversation in one.conversations()]
-            texts = iter(answer(model, processor, conversations, max_new_tokens, max_reasoning_tokens))
-    except ValueError as error:
-        raise ValueError(f"{names}: {error}") from error
-    except (TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
-        cause = " ".join(str(error).split())[:300]
-        raise ValueError(f"{names}: {model.name_or_path} cannot answer ({type(error).__name__}: {cause})") from error
+    with answering(", ".join(one.name for one in questions), model), warnings.catch_warnings():
+        # See `Questions.missing_leads` and `Questions.problems`.
+        warnings.filterwarnings("ignore", category=SignalQualityWarning)
+        conversations = [conversation for one in questions for conversation in one.conversations()]
+        texts = iter(answer(model, processor, conversations, max_new_tokens, max_reasoning_tokens))
     return [
         [
             {"question": message_text(prompt[-1])} | _parts(next(texts)) | {"truth": truth}
@@ -238,6 +251,18 @@ def ask(
 def _parts(text: str) -> dict[str, str]:
     """What a model wrote, with and without its reasoning."""
     return {"answer": final_answer(text), "reasoning": reasoning_of(text), "text": text}
+
+
+@contextmanager
+def answering(names: str, model: PreTrainedModel) -> Iterator[None]:
+    """Turn errors of a model that cannot answer into a ValueError with the names of the ECGs."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{names}: {error}") from error
+    except (TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        cause = " ".join(str(error).split())[:300]
+        raise ValueError(f"{names}: {model.name_or_path} cannot answer ({type(error).__name__}: {cause})") from error
 
 
 def _of_different_types(rows: list[dict]) -> list[dict]:

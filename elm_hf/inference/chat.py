@@ -1,10 +1,13 @@
 """A conversation about ECGs: questions one after the other, with the model loaded once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from queue import SimpleQueue
+from threading import Thread
 
 from transformers import PreTrainedModel, ProcessorMixin
 
-from elm_hf.inference.ask import AskedEcg, Questions, ask
+from elm_hf.inference.ask import AskedEcg, Questions, answering, ask
+from elm_hf.inference.generation import generate_answers
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 
 
@@ -14,7 +17,7 @@ class Chat:
 
     Args:
         model, processor: of a checkpoint.
-        ecgs: the ECGs, which stand before the first question.
+        ecgs: the ECGs, which stand before the first question. Without any, the model answers from the text alone.
         max_new_tokens, max_reasoning_tokens: longest answer and longest reasoning before it, in tokens.
     """
 
@@ -38,12 +41,49 @@ class Chat:
         Raises:
             ValueError: the model cannot answer. The question is then not part of the conversation.
         """
+        asked = self._asked(question)
+        answer = ask(self.model, self.processor, [asked], *self.limits)[0][0]
+        self._remember(asked, answer["text"])
+        return answer["answer"]
+
+    def stream(self, question: str) -> Iterator[str]:
+        """
+        Ask the next question and return the answer so far, with its reasoning, again and again while it grows.
+
+        Raises:
+            ValueError: the model cannot answer. The question is then not part of the conversation.
+        """
+        asked, arrived = self._asked(question), SimpleQueue()
+
+        def watch(texts: list[str]) -> None:
+            arrived.put((texts[0], None))
+
+        def generate():
+            try:
+                with answering(asked.name or "without an ECG", self.model):
+                    about = self.model, self.processor, asked.conversations()
+                    (answer,) = generate_answers(*about, self.limits[0], None, self.limits[1], watch)
+                arrived.put((answer.text, True))
+            except Exception as error:  # raised again by the thread that reads the answer
+                arrived.put((error, False))
+
+        Thread(target=generate, daemon=True).start()
+        is_whole = None
+        while is_whole is None:
+            text, is_whole = arrived.get()
+            if is_whole is False:
+                raise text
+            yield text
+        self._remember(asked, text)
+
+    def _asked(self, question: str) -> Questions:
         ecgs = [] if self.messages else [{"type": "ecg"}] * len(self.ecgs)
         prompt = [*self.messages, {"role": "user", "content": [*ecgs, {"type": "text", "text": question}]}]
-        questions = [Questions(self.ecgs, [prompt], [None])]
-        answer = ask(self.model, self.processor, questions, *self.limits)[0][0]
-        self.messages = [*prompt, {"role": "assistant", "content": [{"type": "text", "text": answer["text"]}]}]
-        return answer["answer"]
+        return Questions(self.ecgs, [prompt], [None])
+
+    def _remember(self, asked: Questions, text: str) -> None:
+        said = {"role": "assistant", "content": [{"type": "text", "text": text}]}
+        self.messages = [*asked.prompts[0], said]
 
     def clear(self) -> None:
         """Forget the questions and answers so far."""

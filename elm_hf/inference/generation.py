@@ -1,6 +1,6 @@
 """Answers of a model to conversations in batches, and how probable it finds given answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     ProcessorMixin,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 from transformers.utils import logging
 
@@ -55,6 +57,7 @@ def generate_answers(
     max_new_tokens: int = 64,
     temperature: float | None = None,
     max_reasoning_tokens: int = MAX_REASONING_TOKENS,
+    watch: Callable[[list[str]], None] | None = None,
 ) -> list[Answer]:
     """
     The model's greedy or sampled answers to a batch of conversations, each ending with a user's turn.
@@ -70,6 +73,7 @@ def generate_answers(
         temperature: of sampling, which follows torch's random seed; None for greedy answers.
         max_reasoning_tokens: longest reasoning before the answer, in tokens, of models that are asked for it; a longer one
             is ended ([`ReasoningLimit`]).
+        watch: called after each token with the texts of all answers so far.
 
     Raises:
         ValueError: an ECG does not fit the model, a conversation is too long for it, the chat template refuses one, or the
@@ -77,7 +81,7 @@ def generate_answers(
     """
     longest = longest_text(processor, max_new_tokens, max_reasoning_tokens)
     prompts = PromptBatch(model, processor, conversations, longest)
-    return answers_to(prompts, model, processor, max_new_tokens, temperature, max_reasoning_tokens)
+    return answers_to(prompts, model, processor, max_new_tokens, temperature, max_reasoning_tokens, watch)
 
 
 @torch.inference_mode()
@@ -88,6 +92,7 @@ def answers_to(
     max_new_tokens: int,
     temperature: float | None = None,
     max_reasoning_tokens: int = MAX_REASONING_TOKENS,
+    watch: Callable[[list[str]], None] | None = None,
 ) -> list[Answer]:
     """
     The model's greedy or sampled answers to prompts.
@@ -95,7 +100,7 @@ def answers_to(
     Args:
         batch: the prompts, made for this model and number of new tokens. They can be made while the model answers others
             ([`prepared_ahead`]).
-        model, processor, max_new_tokens, temperature, max_reasoning_tokens: see [`generate_answers`].
+        model, processor, max_new_tokens, temperature, max_reasoning_tokens, watch: see [`generate_answers`].
 
     Raises:
         ValueError: the model computes NaN.
@@ -111,18 +116,39 @@ def answers_to(
     sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature}
     if temperature is not None:  # a checkpoint may have other defaults
         sampling |= {"top_k": 0, "top_p": 1.0}
-    output = model.generate(**inputs, max_new_tokens=longest, num_beams=1, **sampling)
     ends = model.generation_config.eos_token_id
     ends = torch.tensor([] if ends is None else ends, dtype=torch.long).flatten()
+    length = batch.input_ids.shape[1]
+    if watch is not None:
+        inputs["stopping_criteria"] = StoppingCriteriaList([_Watch(watch, processor, length, ends)])
+    output = model.generate(**inputs, max_new_tokens=longest, num_beams=1, **sampling)
     starts = [0] * len(output) if limit is None else limit.answer_starts
     answers = []
-    for tokens, start in zip(output[:, batch.input_ids.shape[1] :].cpu(), starts, strict=True):
+    for tokens, start in zip(output[:, length:].cpu(), starts, strict=True):
         tokens = tokens if start is None else tokens[: start + max_new_tokens]
-        at_end = torch.isin(tokens, ends).nonzero()
-        number = len(tokens) if len(at_end) == 0 else int(at_end[0])
-        text = processor.decode(tokens[:number], skip_special_tokens=True).strip()
-        answers.append(Answer(text, number, finished=len(at_end) > 0))
+        answers.append(_to_answer(tokens, processor, ends))
     return answers
+
+
+def _to_answer(tokens: torch.Tensor, processor: ProcessorMixin, ends: torch.Tensor) -> Answer:
+    """The answer of generated tokens `(tokens,)`, up to the first of `ends`."""
+    at_end = torch.isin(tokens, ends).nonzero()
+    number = len(tokens) if len(at_end) == 0 else int(at_end[0])
+    text = processor.decode(tokens[:number], skip_special_tokens=True).strip()
+    return Answer(text, number, finished=len(at_end) > 0)
+
+
+class _Watch(StoppingCriteria):
+    """Passes on the texts of answers while they are generated. It never stops the generation."""
+
+    def __init__(self, watch: Callable[[list[str]], None], processor: ProcessorMixin, length: int, ends: torch.Tensor):
+        self._watch, self._processor, self._length, self._ends = watch, processor, length, ends
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        answers = [_to_answer(tokens, self._processor, self._ends) for tokens in input_ids[:, self._length :].cpu()]
+        # The last character may be incomplete until its other bytes are there.
+        self._watch([one.text.rstrip("\ufffd") for one in answers])
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 class _RefuseNan(LogitsProcessor):

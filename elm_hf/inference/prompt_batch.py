@@ -16,6 +16,9 @@ from elm_hf.utils.shared_prefix import shared_prefix_length, whole_ecgs
 
 logger = logging.get_logger(__name__)
 
+# Outputs of a processor that do not concern ECGs.
+OF_TEXT = ("input_ids", "attention_mask", "assistant_masks")
+
 
 class PromptBatch:
     """
@@ -59,7 +62,7 @@ class PromptBatch:
         encoded = self._encode(conversations, answered)
         real = encoded["attention_mask"] == 1
         sequences = [ids[mask] for ids, mask in zip(encoded["input_ids"], real)]
-        self._ecgs = {name: encoded[name] for name in ("ecg_values", "ecg_lead_mask") if name in encoded}
+        self._ecgs = {name: values for name, values in encoded.items() if name not in OF_TEXT}
         self._ecg_rows = self._rows_of_ecgs(sequences)
         answers = [np.zeros(len(ids), dtype=bool) for ids in sequences]
         if answered:

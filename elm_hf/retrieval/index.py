@@ -1,7 +1,7 @@
 """An index of similar ECGs (FAISS) over the training patients of a fold, and the vectors that ECGs are compared by."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from os import PathLike
@@ -18,9 +18,9 @@ from elm_hf.data.ecg_table import EcgTable
 from elm_hf.data.patients import patients_of, record_patients
 from elm_hf.data.seen_patients import check_not_seen, read_stages
 from elm_hf.data.tables import load_records
-from elm_hf.ecg.measurements import GENERAL_FEATURES, feature_matrix, measure_ecg
 from elm_hf.ecg.normal_ranges import feature_text
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_measurements import FEATURES, GENERAL_FEATURES, measure_ecg
 from elm_hf.utils.files import check_free
 from elm_hf.utils.hub import check_name
 
@@ -156,9 +156,16 @@ def _elm_encoder(checkpoint: str | PathLike):
         inputs = processor(
             text, ecg=ecgs, sampling_rate=sampling_rate, lead_names=[LEADS] * len(ecgs), return_tensors="pt"
         )
-        inputs = {name: inputs[name].to(model.device) for name in ("ecg_values", "ecg_lead_mask") if name in inputs}
-        outputs = model.get_ecg_features(**inputs)
-        return outputs.pooler_output if outputs.last_hidden_state is None else outputs.last_hidden_state
+        of_text = ("input_ids", "attention_mask")
+        outputs = model.get_ecg_features(
+            **{name: values.to(model.device) for name, values in inputs.items() if name not in of_text}
+        )
+        tokens = outputs.pooler_output if outputs.last_hidden_state is None else outputs.last_hidden_state
+        if not model.config.reads_both:
+            return tokens
+        if outputs.last_hidden_state is not None:
+            return model.model.encoder.split(tokens)[0]  # of the signal
+        return tokens[:, : model.config.towers[0].num_ecg_tokens]
 
     return encode
 
@@ -351,3 +358,17 @@ def _check_faiss() -> None:
         import faiss  # noqa: F401
     except ImportError as error:
         raise ImportError('an index of ECGs needs FAISS: pip install "elm-hf[rag]"') from error
+
+
+def feature_matrix(measured: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """
+    Return the features of several ECGs as a matrix `(ECGs, columns)` for comparisons. The axis is given by its cosine
+    and sine, because 179 and -179 degrees are neighbours. A missing feature is NaN.
+
+    Args:
+        measured: features of each ECG as returned by `measure_ecg`.
+    """
+    values = np.array([[one.get(name, np.nan) for name in FEATURES] for one in measured], dtype=np.float64)
+    axis = np.deg2rad(values[:, FEATURES.index("axis_deg")])
+    others = np.delete(values, FEATURES.index("axis_deg"), axis=1)
+    return np.column_stack([others, np.cos(axis), np.sin(axis)])

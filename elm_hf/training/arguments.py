@@ -10,7 +10,7 @@ PARTS = ("encoder", "projector", "llm", "ecg_tokens")
 # What stands in the place of the ECGs in training (`elm_hf.training.conditions`).
 ECG_CONDITIONS = ("signal", "zeros", "noise", "another", "none")
 # What an answer can be rewarded for (`elm_hf.training.rewards`).
-REWARD_NAMES = ("exact_match", "format", "perception")
+REWARD_NAMES = ("exact_match", "format", "perception", "measured_claims")
 
 
 def _argument(help: str, default=None):
@@ -141,6 +141,11 @@ class ElmScriptArguments(DataArguments):
         "but signal measure what a model can learn without reading the ECG.",
         "signal",
     )
+    modality_dropout: float = _argument(
+        "Probability of dropping the signal or the picture of an ECG in training, one as often as the other and never "
+        "both, for models that read both.",
+        0.0,
+    )
     system_prompt_file: str | None = _argument(
         "Text file with a system prompt for conversations without one. It is saved with the model."
     )
@@ -164,6 +169,8 @@ class ElmScriptArguments(DataArguments):
             raise ValueError(f"--pack_by_ecg is {self.pack_by_ecg}; expected 1 (off) or more.")
         if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
             raise ValueError(f"--tokens_per_batch is {self.tokens_per_batch}; expected 1 or more.")
+        if not 0 <= self.modality_dropout <= 1:
+            raise ValueError(f"--modality_dropout is {self.modality_dropout}; expected a probability from 0 to 1.")
         if self.max_reasoning_tokens is not None and self.max_reasoning_tokens < 1:
             raise ValueError(f"--max_reasoning_tokens is {self.max_reasoning_tokens}; expected 1 or more.")
         if self.cache_encoder and "encoder" in self.trainable:

@@ -128,18 +128,26 @@ class EcgImageAugmentation:
             change.
         rotation: rotation about the centre in degrees, in either direction; the border is extended outwards.
         blur: standard deviation of a Gaussian blur, in pixels.
+        scan: severity of the artefacts of scans and photographs together, up to 1: paper, handwriting, folds, perspective,
+            lighting, noise and JPEG (see [`scan_like`]).
 
     Raises:
-        ValueError: a strength is negative, or brightness is 1 or more.
+        ValueError: a strength is negative, brightness is 1 or more, or scan more than 1.
     """
 
     brightness: float = _strength("Maximum relative change of each picture's brightness in training.")
     hue: float = _strength("Maximum change of each picture's hue in training, in turns of the colour circle.")
     rotation: float = _strength("Maximum rotation, in degrees, of each picture in training.")
     blur: float = _strength("Maximum standard deviation, in pixels, of each picture's blur in training.")
+    scan: float = _strength(
+        "Maximum severity (up to 1) of the artefacts of scans and photographs in training: paper, handwriting, folds, "
+        "perspective, lighting, noise, JPEG."
+    )
 
     def __post_init__(self):
         _check_strengths(self, below_one=("brightness",))
+        if self.scan > 1:
+            raise ValueError(f"scan is {self.scan}; expected 0 (off) to 1")
 
     def __call__(
         self,
@@ -166,8 +174,10 @@ class EcgImageAugmentation:
 
     def change(self, picture: "torch.Tensor", rng: np.random.Generator) -> "torch.Tensor":
         """Augments a picture `(3, height, width)` with values from 0 to 1."""
-        from elm_hf.training.picture_changes import blur, rotate, turn_hue
+        from elm_hf.training.picture_changes import blur, rotate, scan, turn_hue
 
+        if self.scan:
+            picture = scan(picture, rng.uniform(0, self.scan), rng)
         if self.rotation:
             picture = rotate(picture, rng.uniform(-self.rotation, self.rotation))
         if self.blur:

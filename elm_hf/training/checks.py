@@ -108,6 +108,25 @@ def check_model(model_args: ModelConfig) -> None:
         )
 
 
+def check_modality_dropout(modality_dropout: float, config: PreTrainedConfig) -> None:
+    """
+    Checks that there are two modalities if one is to be dropped.
+
+    Args:
+        modality_dropout: probability of dropping one.
+        config: configuration of the ELM.
+
+    Raises:
+        ValueError: the model reads one form of an ECG.
+    """
+    if modality_dropout and not config.reads_both:
+        raise ValueError(
+            f"--modality_dropout {modality_dropout} drops the signal or the picture of an ECG, and this model reads one "
+            f'representation ("{config.representation}"); leave it out, or create a model with --representation '
+            "signal,image."
+        )
+
+
 def check_chat_template(processor: ProcessorMixin, script_args: DataArguments) -> None:
     """
     Checks that the model is asked for an answer as it learns it, and that joined questions are learnt.

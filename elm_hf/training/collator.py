@@ -36,6 +36,8 @@ class ElmDataCollator:
         keep_flat: whether flat leads are kept instead of counting as missing, for training on zeros.
         few_lengths: whether batches are padded to one of few lengths ([`padded_length`]) instead of their longest
             conversation, for a compiled model.
+        modality_dropout: probability with which the signal or the picture of an ECG is dropped, one as often as the
+            other and never both, for training a model that reads both (as for ECG-R1).
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class ElmDataCollator:
         ecg_in_every_batch: bool = False,
         keep_flat: bool = False,
         few_lengths: bool = False,
+        modality_dropout: float = 0.0,
     ):
         self.processor = processor
         self.tokenize = ConversationTokenizer(processor, max_length)
@@ -61,7 +64,9 @@ class ElmDataCollator:
         self.ecg_in_every_batch = ecg_in_every_batch
         self.keep_flat = keep_flat
         self.few_lengths = few_lengths
+        self.modality_dropout = modality_dropout
         self.epoch = 0
+        self._measured_of: dict[int, np.ndarray] = {}
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """
@@ -75,7 +80,8 @@ class ElmDataCollator:
             `input_ids`, `attention_mask` and `labels`, each `(rows, length)`, and for packs also `position_ids` and
             `sequence_ids`. Without padding: `input_ids`, `position_ids` and `labels`, each `(1, length)`, and the
             starts of the conversations. If any row has an ECG: `ecg_values (num_ecgs, leads, samples)` and
-            `ecg_lead_mask (num_ecgs, leads)`, or `encoder_hidden_states`.
+            `ecg_lead_mask (num_ecgs, leads)`, or `encoder_hidden_states`; for models that read the signal and its
+            picture also `ecg_pictures` and `ecg_modality_mask`, and for those that read measured values `ecg_measurements`.
 
         Raises:
             ValueError: a conversation has no assistant turn, or its ECGs alone fill `max_length`.
@@ -85,6 +91,11 @@ class ElmDataCollator:
         first_rows = [pack[0] for pack in packs]
         names = [str(row.get("conversation_id", index)) for index, row in enumerate(first_rows)]
         ecg_data, ecg_ids = self._prepare_ecgs(first_rows, names, self.keep_flat)
+        if self.modality_dropout and ecg_ids:
+            ecg_data["ecg_modality_mask"] = self._kept_modalities(first_rows, names)
+            if "ecg_measurements" in ecg_data:  # they are those of the signal
+                has_signal = ecg_data["ecg_modality_mask"][:, :1]
+                ecg_data["ecg_measurements"] = ecg_data["ecg_measurements"].where(has_signal, torch.nan)
         remaining = iter(ecg_ids)
         sequences = []
         for pack, name in zip(packs, names):
@@ -109,6 +120,16 @@ class ElmDataCollator:
         """Number of ECGs whose placeholders are in `ids`, fractional if one is cut. Symbols count as text."""
         return (ids == self.processor.ecg_token_id).sum() / self.processor.num_ecg_tokens
 
+    def _kept_modalities(self, rows: list[dict], names: list[str]) -> torch.Tensor:
+        """Whether the signal, and the picture, of each ECG are kept, `(num_ecgs, 2)`."""
+        is_kept = []
+        for row, name in zip(rows, names):
+            rng = sample_rng(self.seed, self.epoch, zlib.crc32(f"modalities {name}".encode()))
+            for _ in row["ecgs"]:
+                is_dropped, dropped = rng.random() < self.modality_dropout, rng.integers(2)
+                is_kept.append([not is_dropped or place != dropped for place in range(2)])
+        return torch.tensor(is_kept)
+
     def _prepare_ecgs(
         self, rows: list[dict], names: list[str], keep_flat: bool = False
     ) -> tuple[dict[str, torch.Tensor], list[np.ndarray]]:
@@ -118,7 +139,8 @@ class ElmDataCollator:
             return {}, []
         if self.encoder_features is not None:
             features = self.encoder_features[[index for row in rows for index in row["ecg_index"]]]
-            return {"encoder_hidden_states": features}, self.processor.placeholders(num_ecgs)
+            measured = self._measured(rows) if self.processor.measurements else {}
+            return {"encoder_hidden_states": features} | measured, self.processor.placeholders(num_ecgs)
         ecgs = [ecg for row in rows for ecg in row["ecgs"]]
         rows_of_ecgs = np.repeat(np.arange(len(rows)), [len(row["ecgs"]) for row in rows])
         rates = [rows[row]["sampling_rate"] for row in rows_of_ecgs]
@@ -139,12 +161,21 @@ class ElmDataCollator:
             prepared, ecg_ids = self.processor.prepare_ecgs(ecgs, rates, leads, is_flat)
         names_read = self.processor.model_input_names
         ecg_data = {name: torch.from_numpy(values) for name, values in prepared.items() if name in names_read}
-        if self.image_augmentation is not None and "ecg_values" in ecg_data:
+        name = "ecg_pictures" if self.processor.reads_both else "ecg_values"
+        if self.image_augmentation is not None and name in ecg_data:
             pictures = self.processor.image_processor
-            ecg_data["ecg_values"] = self.image_augmentation(
-                ecg_data["ecg_values"], rngs, pictures.image_mean, pictures.image_std
-            )
+            ecg_data[name] = self.image_augmentation(ecg_data[name], rngs, pictures.image_mean, pictures.image_std)
         return ecg_data, ecg_ids
+
+    def _measured(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """The measured values of the ECGs, each measured once, since many questions are about one."""
+        for row in rows:
+            for index, ecg in zip(row["ecg_index"], row["ecgs"]):
+                if index not in self._measured_of:
+                    values = self.processor.measured([ecg], row["sampling_rate"], list(LEADS))
+                    self._measured_of[index] = values["ecg_measurements"][0]
+        values = np.stack([self._measured_of[index] for row in rows for index in row["ecg_index"]])
+        return {"ecg_measurements": torch.from_numpy(values)}
 
     def _tokenized(self, row: dict, ecg_ids: list[np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and labels of a conversation, both `(length,)`."""

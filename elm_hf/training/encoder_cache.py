@@ -50,13 +50,15 @@ def cache_encoder(path: str, model: ElmForCausalLM, processor: BaseElmProcessor,
         show_progress: show a progress bar.
 
     Returns:
-        Path of an array `(records, num_ecg_tokens, hidden_size)`; bfloat16 is stored as int16 with the same bits.
+        Path of an array `(records, num_ecg_tokens, hidden_size)`; bfloat16 is stored as int16 with the same bits. The
+        features of two encoders are joined ([`ElmTwoEncoders`]).
 
     Raises:
-        ValueError: the model has no encoder.
+        ValueError: the model has no encoder, or reads signals without one.
     """
-    if model.model.encoder is None:
-        raise ValueError("--cache_encoder keeps the features of an encoder, and this model has none.")
+    if model.config.encoder_config is None:
+        found = "this model reads the signal without an encoder" if model.config.reads_both else "this model has none"
+        raise ValueError(f"--cache_encoder keeps the features of an encoder, and {found}.")
     records = load_records(path)
     file = _folder(path) / f"{_key(model, processor, records)}.npy"
     if file.is_file():
@@ -84,8 +86,9 @@ def _encode(ecgs: list[np.ndarray], rate: float, model: ElmForCausalLM, processo
     prepared, _ = processor.prepare_ecgs(ecgs, [rate] * len(ecgs), [list(LEADS)] * len(ecgs))
     inputs = {name: torch.from_numpy(values).to(model.device) for name, values in prepared.items()}
     encoded = model.get_ecg_features(**inputs, return_dict=True).last_hidden_state
-    # The projector pools first as well; pooling twice changes nothing.
-    pooled = F.adaptive_avg_pool1d(encoded.transpose(1, 2), model.config.num_ecg_tokens).transpose(1, 2)
+    # The projector pools first as well; pooling twice changes nothing. Those of two encoders are pooled when joined.
+    number = model.config.without_measurements.num_ecg_tokens
+    pooled = F.adaptive_avg_pool1d(encoded.transpose(1, 2), number).transpose(1, 2)
     return (pooled.view(torch.int16) if pooled.dtype == torch.bfloat16 else pooled).cpu().contiguous().numpy()
 
 
@@ -98,11 +101,15 @@ def _folder(path: str) -> Path:
 
 def _key(model: ElmForCausalLM, processor: BaseElmProcessor, records: Dataset) -> str:
     """16 hexadecimal digits of all that the features depend on."""
+    config = model.config
+    encoders = [
+        one.to_diff_dict() for one in (config.encoder_config, config.picture_encoder_config) if one is not None
+    ]
     settings = {
-        "encoder": model.config.encoder_config.to_diff_dict(),
+        "encoders": encoders,
         "prepared": {key: value for key, value in processor.to_dict().items() if key not in OF_TEXT},
-        "representation": model.config.representation,
-        "num_ecg_tokens": model.config.num_ecg_tokens,
+        "representation": config.representation,
+        "num_ecg_tokens": [config.without_measurements.num_ecg_tokens, config.num_picture_tokens],
         "records": records._fingerprint,
         "code": source_digest(__name__),
         "weights": fingerprint_of_weights(model.model.encoder.state_dict(), sampled=False),

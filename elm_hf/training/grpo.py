@@ -16,7 +16,7 @@ from elm_hf.training.parallelism import shards_weights, tensor_parallel_size
 from elm_hf.training.parts import load_model
 from elm_hf.training.post_training import PostTraining
 from elm_hf.training.reward_data import questions_of
-from elm_hf.training.rewards import Perception, answer_format, exact_match
+from elm_hf.training.rewards import Perception, answer_format, exact_match, measured_claims
 from elm_hf.training.rollouts import EcgRollouts
 from elm_hf.training.sft import run_program
 from elm_hf.training.trainer import ElmTraining
@@ -115,7 +115,7 @@ def build(
 
 def rewards_of(names: Sequence[str], processor: ProcessorMixin, batch_size: int) -> list[Callable]:
     """The rewards of these names (`REWARD_NAMES`)."""
-    rewards = (exact_match, answer_format, Perception(processor, batch_size))
+    rewards = (exact_match, answer_format, Perception(processor, batch_size), measured_claims)
     return [dict(zip(REWARD_NAMES, rewards))[name] for name in names]
 
 

@@ -1,8 +1,10 @@
-"""Rotation, blur and hue of a picture `(3, height, width)` with values from 0 to 1."""
+"""Rotation, blur, hue and artefacts of scans of a picture `(3, height, width)` with values from 0 to 1."""
 
 import numpy as np
 import torch
 from torch.nn import functional as F
+
+from elm_hf.ecg.scan_artifacts import scan_like
 
 
 # In YIQ the hue is an angle in the plane of I and Q.
@@ -36,3 +38,10 @@ def turn_hue(picture: torch.Tensor, turns: float) -> torch.Tensor:
     turn = torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]], dtype=torch.float32)
     matrix = torch.linalg.inv(YIQ_FROM_RGB) @ turn @ YIQ_FROM_RGB
     return torch.einsum("ij,jhw->ihw", matrix.to(picture), picture)
+
+
+def scan(picture: torch.Tensor, severity: float, rng: np.random.Generator) -> torch.Tensor:
+    """Changes a picture as printing, use and a camera would, see [`scan_like`]."""
+    pixels = (255 * picture).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+    changed = torch.from_numpy(scan_like(pixels, severity, rng)).permute(2, 0, 1)
+    return changed.to(picture) / 255

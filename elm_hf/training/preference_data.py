@@ -9,6 +9,7 @@ from transformers import ProcessorMixin
 
 from elm_hf.data.messages import answer_positions, text_message
 from elm_hf.data.preferences import Preference, read_preferences
+from elm_hf.data.tables import split_names
 from elm_hf.inference.prompt_batch import last_run
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.packing import IGNORE_INDEX
@@ -37,7 +38,12 @@ def load_pairs(run: PostTraining, path: str, validation: bool) -> tuple[Dataset,
     """
     pairs = read_preferences(path)
     found = {}
-    for split in ("train", "validation"):
+    splits = ["train", "validation"]
+    names = [split_names(path, run.script_args.fold) for path in run.script_args.dataset]
+    if not validation and not all("validation" in of for of in names):  # such as ratings of the demo
+        splits.remove("validation")
+        found["validation"] = []
+    for split in splits:
         conversations = run.load_conversations(split)
         rows = {name: row for row, name in enumerate(conversations["conversation_id"])}
         repeated = len(conversations) - len(rows)

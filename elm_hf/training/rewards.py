@@ -10,6 +10,8 @@ import numpy as np
 from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.data.messages import message_text, text_message
+from elm_hf.ecg.claim_checks import measure_for_claims
+from elm_hf.ecg.claim_scores import judge_text
 from elm_hf.inference.generation import log_likelihoods
 from elm_hf.training.reward_data import with_ecgs
 from elm_hf.utils.exact_match import is_exact_match
@@ -46,6 +48,37 @@ def answer_format(completions: Sequence[list[dict]], **kwargs) -> list[float]:
         kwargs: what else the trainer passes.
     """
     return [float(_has_format(_text(answer))) for answer in completions]
+
+
+def measured_claims(
+    completions: Sequence[list[dict]],
+    ecgs: Sequence[Sequence[np.ndarray]],
+    sampling_rate: Sequence[float],
+    **kwargs,
+) -> list[float]:
+    """
+    What an answer says of rate, rhythm, intervals, axis, ST and T, compared with what is measured in the ECG: from -1 to 1,
+    see [`~elm_hf.ecg.claim_scores.score_of`]. Reasoning counts as well. An answer without claims earns 0, and so does an
+    answer about several ECGs or none, since it does not say which one is meant.
+
+    Args:
+        completions: the sampled answers, each as a message.
+        ecgs: ECGs of each question, each `(12, samples)` in mV.
+        sampling_rate: in Hz.
+        kwargs: what else the trainer passes.
+    """
+    measured: dict[tuple, dict[str, float]] = {}  # each ECG once, although several answers are sampled
+    rewards = []
+    for answer, shown, rate in zip(completions, ecgs, sampling_rate):
+        if len(shown) != 1:
+            rewards.append(0.0)
+            continue
+        ecg = np.asarray(shown[0])
+        key = (ecg.tobytes(), ecg.shape, float(rate))
+        if key not in measured:
+            measured[key] = measure_for_claims(ecg, rate)
+        rewards.append(judge_text(_text(answer), measured[key]).score)
+    return rewards
 
 
 class Perception:

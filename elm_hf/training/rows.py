@@ -119,8 +119,12 @@ def prepare_rows(
             ecg_in_every_batch=model.config.representation != "symbol",
             keep_flat=script_args.ecg_condition == "zeros",
             few_lengths=its_lengths,
+            modality_dropout=dropout,
         )
-        for changes_of_split, its_lengths in ((changes, few_lengths), ((None, None), False))
+        for changes_of_split, its_lengths, dropout in (
+            (changes, few_lengths, script_args.modality_dropout),
+            ((None, None), False, 0.0),
+        )
     )
     dataset, validation = (
         part and _with_lengths(part, script_args, training_args, model, collator) for part in (dataset, validation)

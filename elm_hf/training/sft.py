@@ -30,6 +30,7 @@ from elm_hf.training.batches import check_lengths_are_known, set_batch_size
 from elm_hf.training.checks import (
     check_arguments,
     check_chat_template,
+    check_modality_dropout,
     check_model,
     set_max_length,
     set_thinking,
@@ -139,6 +140,7 @@ def build_trainer(
     set_thinking(processor, conversations)
     elm_config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     check_lengths_are_known(script_args, elm_config.representation)
+    check_modality_dropout(script_args.modality_dropout, elm_config)
     set_max_length(training_args, conversations, processor, elm_config)
     validation = None
     if evaluates(training_args):

@@ -4,7 +4,7 @@ import re
 
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-START_OF_REASONING, _END_OF_REASONING = "<think>", "</think>"
+START_OF_REASONING, END_OF_REASONING = "<think>", "</think>"
 
 
 def final_answer(text: str) -> str:
@@ -14,15 +14,15 @@ def final_answer(text: str) -> str:
     """
     if found := _ANSWER.findall(text):
         return found[-1].strip()
-    if _END_OF_REASONING in text:
-        return text.rsplit(_END_OF_REASONING, 1)[1].strip()
+    if END_OF_REASONING in text:
+        return text.rsplit(END_OF_REASONING, 1)[1].strip()
     return "" if text.lstrip().startswith(START_OF_REASONING) else text.strip()
 
 
 def reasoning_of(text: str) -> str:
     """The reasoning before an answer, without its marks; empty if there is none."""
-    if _END_OF_REASONING in text:
-        text = text.rsplit(_END_OF_REASONING, 1)[0]
+    if END_OF_REASONING in text:
+        text = text.rsplit(END_OF_REASONING, 1)[0]
     elif not text.lstrip().startswith(START_OF_REASONING):
         return ""
     return text.strip().removeprefix(START_OF_REASONING).strip()
@@ -30,7 +30,7 @@ def reasoning_of(text: str) -> str:
 
 def with_reasoning(reasoning: str, answer: str) -> str:
     """The text of an answer behind its reasoning."""
-    return f"{START_OF_REASONING}\n{reasoning}\n{_END_OF_REASONING}\n\n{answer}"
+    return f"{START_OF_REASONING}\n{reasoning}\n{END_OF_REASONING}\n\n{answer}"
 
 
 def answer_items(text: str) -> frozenset[str]:

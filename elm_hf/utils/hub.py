@@ -148,7 +148,7 @@ def publish_files(
 
     Args:
         repo_id: repository to publish to, `user/name`.
-        repo_type: "dataset" or "model".
+        repo_type: "dataset", "model" or "space" (of Gradio).
         files: files or their contents, by their path in the repository.
         stale: name endings of files to delete in the same commit, if they are not in `files`.
         message: commit message.
@@ -208,7 +208,8 @@ def _commit(
 ) -> str:
     """One attempt. If only the response was lost, the next attempt finds unchanged files and adds no commit."""
     api = HfApi()
-    api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
+    sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
+    api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True, **sdk)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
         raise ValueError(f"{repo_id}: already exists and is public; make it private on the Hub or choose another name")
     if revision is not None:

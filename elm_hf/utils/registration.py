@@ -17,6 +17,7 @@ def register_modeling_classes():
     import elm_hf.modeling.feature_extraction_net1d
     import elm_hf.modeling.modeling_elm
     import elm_hf.modeling.processing_elm
+    import elm_hf.modeling.processing_elm_signal_vision
     import elm_hf.modeling.processing_elm_symbol
     import elm_hf.modeling.processing_elm_vision  # noqa: F401
 

@@ -1,15 +1,28 @@
+# Copyright 2026 The elm-hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Measurements of an ECG (its features): rate, rhythm, intervals, QRS axis and, for each lead, ST level and wave
 amplitudes, measured on the median beat.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from elm_hf.ecg.delineation import IRREGULAR, RATE, Delineation, delineate, irregularity
-from elm_hf.modeling.ecg_leads import LEADS, is_flat, place_leads
-from elm_hf.modeling.ecg_resampling import fill_gaps, resample
+from .ecg_delineation import IRREGULAR, RATE, Delineation, delineate, irregularity
+from .ecg_leads import LEADS, is_flat, place_leads
+from .ecg_resampling import fill_gaps, resample
 
 
 GENERAL_FEATURES = (
@@ -184,15 +197,4 @@ def _axis_and_voltages(features: dict[str, float], found: Delineation, leads: li
     return combined
 
 
-def feature_matrix(measured: Sequence[Mapping[str, float]]) -> np.ndarray:
-    """
-    Return the features of several ECGs as a matrix `(ECGs, columns)` for comparisons. The axis is given by its cosine
-    and sine, because 179 and -179 degrees are neighbours. A missing feature is NaN.
-
-    Args:
-        measured: features of each ECG as returned by `measure_ecg`.
-    """
-    values = np.array([[one.get(name, np.nan) for name in FEATURES] for one in measured], dtype=np.float64)
-    axis = np.deg2rad(values[:, FEATURES.index("axis_deg")])
-    others = np.delete(values, FEATURES.index("axis_deg"), axis=1)
-    return np.column_stack([others, np.cos(axis), np.sin(axis)])
+__all__ = ["FEATURES", "GENERAL_FEATURES", "LEAD_FEATURES", "hodges_qtc", "measure_ecg"]

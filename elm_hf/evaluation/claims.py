@@ -1,0 +1,208 @@
+"""The claims of answers, checked against the measured ECG: how many are true, and which abnormal findings are stated."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from elm_hf.ecg.claim_checks import FALSE, NOT_CHECKABLE, TOLERANCES, TRUE, measure_for_claims
+from elm_hf.ecg.claim_scores import FINDINGS, JudgedText, finding_of, judge_text
+from elm_hf.ecg.claims import find_claims
+from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, Difference, PatientBootstrap, Support, p_value_of
+from elm_hf.evaluation.names import BLIND, TRUE_ANSWERS
+from elm_hf.evaluation.scores import Questions, limits_of, resampled_variance, score_entry
+
+
+# Types of questions that ask for all findings although their answers are short.
+ASK_FOR_EVERYTHING = ("report", "findings")
+# The ECGs of a question, each `(12, samples)` in mV, with their sampling rate in Hz.
+EcgsOf = Callable[[str], tuple[list[np.ndarray], float]]
+# Age in years and sex of the patient of each ECG of a question, None where unknown.
+PersonsOf = Callable[[str], Sequence[tuple[int | None, str | None]]]
+
+
+def report_claims(
+    questions: Questions, bootstrap: PatientBootstrap, ecgs_of: EcgsOf, persons_of: PersonsOf | None = None
+) -> dict | None:
+    """
+    Check the claims of the answers under every condition, and of the true answers, against the true ECG.
+
+    Questions about one ECG count, of the types that are free text or in which a true answer makes a claim. Abnormal
+    findings can only be missed where all are asked for: in free text, and in the types `ASK_FOR_EVERYTHING`.
+
+    Args:
+        questions: questions with their answers.
+        bootstrap: over the patients of these questions.
+        ecgs_of, persons_of: give the ECGs of a question by its id, and the ages and sexes of their patients.
+
+    Returns:
+        `claims` of `report.json` (docs/evaluation.md has its schema); None if no answer makes a claim.
+    """
+    table = questions.table
+    answers = {**questions.answers, TRUE_ANSWERS: table["truth"].tolist()}
+    rows = _rows_with_claims(table)
+    if not len(rows) or not any(find_claims(said[row]) for said in answers.values() for row in rows):
+        return None
+    judge = _judge(table, ecgs_of, persons_of)
+    judged = {name: [judge(row, said[row]) for row in rows] for name, said in answers.items()}
+    asks_for_all = (table["kind"].iloc[rows] == "text") | table["question_type"].iloc[rows].isin(ASK_FOR_EVERYTHING)
+    book = _ClaimBook(rows, bootstrap, asks_for_all.to_numpy())
+    return {
+        "answers": len(rows),
+        "patients": bootstrap.count_patients(rows),
+        "of_several_ecgs": int((table["record_ids"].map(len) > 1).sum()),
+        "asking_for_all_findings": int(asks_for_all.sum()),
+        "tolerances": TOLERANCES,
+        "conditions": {name: book.condition(those) for name, those in judged.items()},
+        "reliance": book.reliance(judged),
+    }
+
+
+def _rows_with_claims(table: pd.DataFrame) -> np.ndarray:
+    """Rows of the questions about one ECG, of types that are free text or in which a true answer makes a claim."""
+    has_claim = table["truth"].map(lambda truth: bool(find_claims(truth))).astype(bool) | (table["kind"] == "text")
+    of_type = has_claim.groupby(table["question_type"]).transform("any")
+    return np.flatnonzero(of_type & (table["record_ids"].map(len) == 1))
+
+
+def _judge(table: pd.DataFrame, ecgs_of: EcgsOf, persons_of: PersonsOf | None) -> Callable[[int, str], JudgedText]:
+    """Judges a text about the ECG of a row. Each ECG is measured once."""
+    measured: dict[str, Mapping[str, float]] = {}
+
+    @cache
+    def judge(row: int, text: str) -> JudgedText:
+        record, question = table["record_ids"].iloc[row][0], table.index[row]
+        if record not in measured:
+            ecgs, sampling_rate = ecgs_of(question)
+            measured[record] = measure_for_claims(ecgs[0], sampling_rate)
+        age, sex = persons_of(question)[0] if persons_of is not None else (None, None)
+        return judge_text(text, measured[record], sex, age)
+
+    return judge
+
+
+class _ClaimBook:
+    """
+    Figures about judged answers, with intervals over patients.
+
+    Args:
+        rows: numbers of the questions.
+        bootstrap: over the patients of all questions.
+        asks_for_all: for each of the rows whether the question asks for all findings.
+    """
+
+    def __init__(self, rows: np.ndarray, bootstrap: PatientBootstrap, asks_for_all: np.ndarray):
+        self.rows, self.bootstrap, self.asks_for_all = rows, bootstrap, asks_for_all
+
+    def condition(self, judged: Sequence[JudgedText]) -> dict:
+        """What is reported of a condition."""
+        verdicts = [Counter(check.verdict for check in one.checks) for one in judged]
+        true, false = (np.array([one[name] for one in verdicts], float) for name in (TRUE, FALSE))
+        hedged = sum(check.claim.hedged for one in judged for check in one.checks)
+        open_ones = sum(one[NOT_CHECKABLE] for one in verdicts) - hedged
+        present, stated = (
+            np.array([len(names) for names in those], float) * self.asks_for_all
+            for those in ([one.findings for one in judged], [one.stated for one in judged])
+        )
+        return {
+            "claims": int(true.sum() + false.sum()) + open_ones + hedged,
+            "true": int(true.sum()),
+            "false": int(false.sum()),
+            "not_checkable": open_ones,
+            "hedged": hedged,
+            "precision": self._share(true, true + false),
+            "false_per_answer": self._mean(false),
+            "answers_with_false": self._share((false > 0).astype(float), np.ones(len(judged))),
+            "recall": self._share(stated, present),
+            "score": _stretched(
+                self._share(np.array([(1 + one.score) / 2 for one in judged]), np.ones(len(judged)), False)
+            ),
+            "findings": self._by_finding(judged),
+        }
+
+    def _by_finding(self, judged: Sequence[JudgedText]) -> dict[str, dict]:
+        """The claims that state each abnormal finding, and how often it is present and stated."""
+        found = {}
+        for name in FINDINGS:
+            verdicts = [
+                Counter(check.verdict for check in one.checks if finding_of(check.claim) == name) for one in judged
+            ]
+            true, false = (np.array([one[verdict] for one in verdicts], float) for verdict in (TRUE, FALSE))
+            present = np.array([name in one.findings for one in judged], float) * self.asks_for_all
+            stated = np.array([name in one.stated for one in judged], float) * self.asks_for_all
+            if not (true.sum() + false.sum() + present.sum()):
+                continue
+            found[name] = {
+                "true": int(true.sum()),
+                "false": int(false.sum()),
+                "not_checkable": sum(one[NOT_CHECKABLE] for one in verdicts),
+                "precision": self._share(true, true + false),
+                "present": int(present.sum()),
+                "stated": int(stated.sum()),
+                "recall": self._share(stated, present),
+            }
+        return found
+
+    def _share(self, part: np.ndarray, whole: np.ndarray, is_share: bool = True) -> dict:
+        """The entry of the sum of `part (answers,)` over the sum of `whole`."""
+        counted = np.flatnonzero(whole)
+        if not len(counted):
+            return {"score": None, "low": None, "high": None, "note": "there is none", "of": 0}
+        rows = self.rows[counted]
+        sums = self.bootstrap.samples(np.stack([part[counted], whole[counted]], axis=1), rows)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values = sums[:, 0] / sums[:, 1]
+        number = int(whole.sum())
+        support = Support(self.bootstrap.least(rows), number, is_share)
+        return score_entry(values, support) | {"of": number}
+
+    def _mean(self, values: np.ndarray) -> dict:
+        """The entry of a mean without an upper limit: Student's interval with the variance of the resamples."""
+        sums = self.bootstrap.samples(np.stack([values, np.ones(len(values))], axis=1), self.rows)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            samples = sums[:, 0] / sums[:, 1]
+        mean, support = float(samples[0]), Support(self.bootstrap.least(self.rows), len(values))
+        limits, has_interval = limits_of(samples[1:], support)
+        entry = {"score": mean, "low": None, "high": None} | limits
+        if has_interval:
+            error = resampled_variance(samples[1:], support) ** 0.5
+            reach = float(special.stdtrit(support.patients - 1, (1 + CONFIDENCE) / 2)) * error
+            entry |= {"low": max(0.0, mean - reach), "high": mean + reach}
+        return entry | {"of": len(values)}
+
+    def reliance(self, judged: Mapping[str, Sequence[JudgedText]]) -> dict:
+        """The mean score with the ECG minus the best one without it, as in `signal_reliance`."""
+        empty = dict.fromkeys(("score", "low", "high", "p_value", "best_control"))
+        controls = [name for name in judged if name not in ("ecg", BLIND, TRUE_ANSWERS)]
+        if "ecg" not in judged or not controls:
+            return empty | {"note": "not measured: it needs answers with the ECG and without", "reads_ecg": None}
+        scores = {name: np.array([one.score for one in judged[name]]) for name in ("ecg", *controls)}
+        best = max(controls, key=lambda name: scores[name].mean())
+        entry = empty | {"score": float((scores["ecg"] - scores[best]).mean()), "best_control": best}
+        support = Support(self.bootstrap.least(self.rows), len(self.rows))
+        if support.patients < LEAST_PATIENTS:
+            return entry | {"note": f"less than {LEAST_PATIENTS} patients or answers", "reads_ecg": None}
+        differences = [self._difference(scores["ecg"] - scores[name], support) for name in controls]
+        upper = 1 - (1 - CONFIDENCE) / len(controls)
+        entry["low"] = 2 * min(one.interval()[0] for one in differences)
+        entry["high"] = 2 * min(one.interval(upper)[1] for one in differences)
+        entry["p_value"] = p_value_of(lambda confidence: all(one.interval(confidence)[0] > 0 for one in differences))
+        return entry | {"reads_ecg": entry["low"] > 0}
+
+    def _difference(self, changes: np.ndarray, support: Support) -> Difference:
+        """Half of the mean difference of scores from -1 to 1."""
+        halves = changes / 2
+        values = np.stack([halves.clip(0), (-halves).clip(0), np.ones(len(halves))], axis=1)
+        sums = self.bootstrap.samples(values, self.rows)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = sums[:, :2] / sums[:, 2:]
+        return Difference.of_samples(means[:, 0], means[:, 1], support)
+
+
+def _stretched(entry: dict) -> dict:
+    """The entry of a share as that of a score from -1 to 1."""
+    ends = {name: 2 * entry[name] - 1 for name in ("score", "low", "high") if entry[name] is not None}
+    return entry | ends
