@@ -14,10 +14,10 @@ from dataclasses import replace
 import numpy as np
 
 from elm_hf.ecg.claim_checks import TOLERANCES
-from elm_hf.ecg.measurements import measure_ecg
 from elm_hf.ecg.simulated_findings import NOISES, draw_findings
 from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_measurements import measure_ecg
 
 
 # Quantity of a tolerance -> features whose noise error it covers

@@ -14,12 +14,12 @@ from elm_hf import cli
 from elm_hf.ecg.claim_checks import FALSE, NOT_CHECKABLE, TRUE, check_text, measure_for_claims
 from elm_hf.ecg.claim_scores import FINDINGS, certain_findings, judge_text
 from elm_hf.ecg.claims import find_claims
-from elm_hf.ecg.measurements import FEATURES
 from elm_hf.ecg.simulated_findings import AXES, Findings, draw_findings
 from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.evaluation.report import build_report, write_report
 from elm_hf.evaluation.scores import Questions
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_measurements import FEATURES
 from elm_hf.training.rewards import measured_claims
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from elm_hf.ecg.claims import Claim, find_claims
-from elm_hf.ecg.measurements import measure_ecg
 from elm_hf.ecg.normal_ranges import ADULT_AGE, conditions_of, rules_of
 from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error, place_leads
+from elm_hf.modeling.ecg_measurements import measure_ecg
 from elm_hf.modeling.ecg_quality import signal_quality
 
 

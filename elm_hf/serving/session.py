@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from elm_hf.ecg.measurements import measure_ecg
 from elm_hf.ecg.normal_ranges import ADULT_AGE, describe_features, measured_values
 from elm_hf.ecg.plot import plot_ecg
 from elm_hf.ecg.simulated_findings import draw_findings
@@ -19,6 +18,7 @@ from elm_hf.evaluation.pictures import occlusion_picture
 from elm_hf.inference.ask import AskedEcg
 from elm_hf.inference.chat import Chat
 from elm_hf.modeling.ecg_leads import SAMPLING_RATE, flat_leads
+from elm_hf.modeling.ecg_measurements import measure_ecg
 from elm_hf.serving.feedback import Conversation, Turn
 from elm_hf.serving.uploads import check_usable, quality_of, read_upload, window_of
 
