@@ -40,6 +40,27 @@ DEFAULT_CHAT_TEMPLATE = """\
 {%- if add_generation_prompt %}
     {{- 'Assistant:\\n' }}
 {%- endif %}"""
+# Begins every template. The processor turns ECGs into placeholders before it renders a conversation; a tokenizer alone, as
+# in the "text-generation" pipeline, would leave them out, or write them as text.
+REFUSE_ECGS = """\
+{% for message in messages %}{% if message['content'] is iterable and message['content'] is not string %}\
+{% for item in message['content'] if item is mapping and item['type'] == 'ecg' %}{{ raise_exception(\
+'A tokenizer alone cannot read ECGs: use pipeline("any-to-any", model=...), or apply_chat_template of the processor.'\
+) }}{% endfor %}{% endif %}{% endfor %}
+"""
+
+
+def refusing_ecgs(template: str | dict[str, str]) -> str | dict[str, str]:
+    r"""
+    A chat template that raises an error about ECGs which the processor has not replaced.
+
+    Args:
+        template (`str` or `dict[str, str]`):
+            A chat template, or several by name.
+    """
+    if isinstance(template, dict):
+        return {name: refusing_ecgs(one) for name, one in template.items()}
+    return template if template.startswith(REFUSE_ECGS) else REFUSE_ECGS + template
 
 
 @dataclass
@@ -287,6 +308,7 @@ __all__ = [
     "check_messages",
     "ecg_items",
     "has_reasoning",
+    "refusing_ecgs",
     "render_chat",
     "with_system_prompt",
 ]

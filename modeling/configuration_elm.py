@@ -106,6 +106,12 @@ class ElmConfig(PreTrainedConfig):
             Number of ECG tokens of `"symbol"`.
         lm_head_bias (`bool`, *optional*, defaults to `False`):
             Whether the LLM's head has a bias (Phi, GPT-J).
+        license (`str`, *optional*):
+            Licence of the weights for the card, such as `"apache-2.0"`: by default none is stated.
+        license_name (`str`, *optional*):
+            Name of a licence `"other"`.
+        license_link (`str`, *optional*):
+            Address of the text of a licence `"other"`.
 
     Raises:
         `ValueError`: If representation, encoder and projector do not fit together, a field that they need is missing,
@@ -145,6 +151,9 @@ class ElmConfig(PreTrainedConfig):
     ecg_vocab_size: int | None = None
     lm_head_bias: bool = False
     tie_word_embeddings: bool = False
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
 
     def __post_init__(self, **kwargs):
         if isinstance(self.encoder_config, dict):
@@ -167,6 +176,7 @@ class ElmConfig(PreTrainedConfig):
             "AutoConfig": "configuration_elm.ElmConfig",
             "AutoModel": "modeling_elm.ElmModel",
             "AutoModelForCausalLM": "modeling_elm.ElmForCausalLM",
+            "AutoModelForMultimodalLM": "modeling_elm.ElmForCausalLM",
         }
 
     def validate_components(self):

@@ -46,6 +46,7 @@ ECG_ENCODERS = {
     "ecg_jepa": ("modeling_ecg_jepa", "EcgJepaModel"),
     "ecg_cpc": ("modeling_ecg_cpc", "EcgCpcModel"),
     "ecg_coca": ("modeling_ecg_coca", "EcgCocaModel"),
+    "hub_encoder": ("modeling_hub_encoder", "HubEncoderModel"),
 }
 
 
@@ -106,8 +107,28 @@ def save_encoder_code(config: PreTrainedConfig | None, folder: str | PathLike):
     line = "ENCODER_CLASS = None"
     if encoder_class is not None:
         custom_object_save(encoder_class, folder)
-        line = f"from .{encoder_class.__module__.split('.')[-1]} import {encoder_class.__name__} as ENCODER_CLASS"
-    path = Path(folder) / "own_encoder.py"
+        line = _import_line(encoder_class, "ENCODER_CLASS")
+    _write_last_line(Path(folder) / "own_encoder.py", line)
+    if encoder_class is not None and config.model_type == "hub_encoder":
+        _save_hub_encoder_code(config.encoder_config, Path(folder))
+
+
+def _save_hub_encoder_code(config: PreTrainedConfig, folder: Path):
+    """Adds the code of an encoder of the Hub, if it has code of its own."""
+    hub_encoder_class = import_module(".modeling_hub_encoder", __package__).hub_encoder_class_of(config)
+    line = "HUB_ENCODER_CLASS = None"
+    if hub_encoder_class is not None:
+        custom_object_save(hub_encoder_class, folder)
+        line = _import_line(hub_encoder_class, "HUB_ENCODER_CLASS")
+    _write_last_line(folder / "hub_encoder_class.py", line)
+
+
+def _import_line(encoder_class: type[PreTrainedModel], name: str) -> str:
+    return f"from .{encoder_class.__module__.split('.')[-1]} import {encoder_class.__name__} as {name}"
+
+
+def _write_last_line(path: Path, line: str):
+    """Writes a file of this folder into a checkpoint, with another last line."""
     source = Path(__file__).with_name(path.name).read_text(encoding="utf-8")
     path.write_text("\n".join([*source.splitlines()[:-1], line, ""]), encoding="utf-8")
 

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import can_return_tuple, torch_compilable_check
 
+from .card_elm import ElmCardMixin, parts_of
 from .composition_elm import ElmCompositionMixin
 from .configuration_elm import ElmConfig
 from .generation_elm import ElmGenerationMixin
@@ -56,7 +58,7 @@ class ElmCausalLMOutputWithPast(CausalLMOutputWithPast):
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class ElmPreTrainedModel(PreTrainedModel):
+class ElmPreTrainedModel(ElmCardMixin, PreTrainedModel):
     config: ElmConfig
     base_model_prefix = "model"
     input_modalities = ("text", "ecg")
@@ -67,12 +69,16 @@ class ElmPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    has_model_card = True
 
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, nn.Conv1d):  # "conv" projector; the LLM's 0.02 would almost remove amplitudes of 1 mV
             init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def card_facts(self) -> dict:
+        return parts_of(self.config) | {"num_parameters": self.num_parameters()}
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -467,5 +473,8 @@ ElmModel.register_for_auto_class("AutoModel")
 ElmForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 AutoModel.register(ElmConfig, ElmModel, exist_ok=True)
 AutoModelForCausalLM.register(ElmConfig, ElmForCausalLM, exist_ok=True)
+AutoModelForMultimodalLM.register(ElmConfig, ElmForCausalLM, exist_ok=True)
+# The "any-to-any" pipeline looks for the class in these names, and reports one that is only registered as unsupported.
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[ElmConfig.model_type] = ElmForCausalLM.__name__
 
 __all__ = ["ElmForCausalLM", "ElmModel", "ElmPreTrainedModel"]

@@ -19,12 +19,14 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 
+from .card_elm import ElmCardMixin
 from .chat_rendering import (
     DEFAULT_CHAT_TEMPLATE,
     RenderedChat,
     check_messages,
     ecg_items,
     has_reasoning,
+    refusing_ecgs,
     with_system_prompt,
 )
 from .chat_turns import Render, learnt_answers, render_prompt
@@ -39,7 +41,7 @@ ECG_TOKEN = "<|ecg|>"
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
-class BaseElmProcessor(MeasuringMixin, ProcessorMixin):
+class BaseElmProcessor(ElmCardMixin, MeasuringMixin, ProcessorMixin):
     r"""
     Base class of the processors of ECG-language models. It processes the text; its subclasses [`ElmProcessor`],
     [`ElmVisionProcessor`], [`ElmSignalVisionProcessor`] and [`ElmSymbolProcessor`] process the ECGs (`leads`,
@@ -80,10 +82,7 @@ class BaseElmProcessor(MeasuringMixin, ProcessorMixin):
         self.ecg_token_id = add_ecg_token(tokenizer, ecg_token)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        if chat_template is not None:
-            tokenizer.chat_template = chat_template
-        elif tokenizer.chat_template is None:
-            tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+        self.chat_template = chat_template or tokenizer.chat_template or DEFAULT_CHAT_TEMPLATE
         super().__init__(tokenizer=tokenizer, chat_template=tokenizer.chat_template, **sub_processors)
 
     @property
@@ -93,7 +92,10 @@ class BaseElmProcessor(MeasuringMixin, ProcessorMixin):
 
     @chat_template.setter
     def chat_template(self, value: str | dict[str, str]):
-        self.tokenizer.chat_template = value
+        self.tokenizer.chat_template = refusing_ecgs(value)
+
+    def card_facts(self) -> dict:
+        return {"num_leads": len(self.leads)}
 
     @property
     def leads(self) -> list[str]:
@@ -262,7 +264,7 @@ class BaseElmProcessor(MeasuringMixin, ProcessorMixin):
             truncation (`bool`, *optional*, defaults to `False`):
                 `False`. Conversations are never truncated.
             padding_side (`str`, *optional*):
-                `"left"` or `"right"`.
+                `"left"` or `"right"`. Prompts are padded on the left by default, other conversations on the right.
             sampling_rate (`float`, *optional*):
                 Sampling rate in Hz of arrays whose item has none.
             processor_kwargs (`dict`, *optional*):
@@ -314,7 +316,7 @@ class BaseElmProcessor(MeasuringMixin, ProcessorMixin):
             [item.get("sampling_rate") or options["sampling_rate"] for item in items],
             [item.get("lead_names") or None for item in items],
             [item.get("keep_flat") or False for item in items],
-            options["padding_side"] or ("left" if add_generation_prompt else None),
+            options["padding_side"] or ("left" if add_generation_prompt else "right"),
             options["return_tensors"],
             return_assistant_tokens_mask=return_assistant_tokens_mask,
         )

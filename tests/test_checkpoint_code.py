@@ -20,6 +20,7 @@ from elm_hf.modeling.configuration_elm import ElmConfig
 
 CONFIGURATION = {"auto_classes", "own_encoder", "configuration_elm", "ecg_encoders"}
 MODEL = CONFIGURATION | {
+    "card_elm",
     "composition_elm",
     "generation_elm",
     "llm_parts",
@@ -29,6 +30,7 @@ MODEL = CONFIGURATION | {
     "packed_attention",
 }
 PROCESSOR = {
+    "card_elm",
     "chat_rendering",
     "chat_turns",
     "ecg_download",

@@ -277,7 +277,9 @@ def test_a_model_is_published_with_its_results(hub, tiny_elm, tmp_path):
     hub.run_client(command("publish-model", checkpoint, "user/elm", "--evaluation", tmp_path))
     sent = files_of(hub, "user/elm", "models")
     assert {"README.md", "config.json", "model.safetensors", "modeling_elm.py"} <= sent
-    assert not {name for name in sent if "checkpoint" in name or name.endswith((".bin", ".pt")) or name[0] == "."}
+    results = {name for name in sent if name[0] == "."}
+    assert results == {f".eval_results/{NAME.replace('/', '--')}-fold1-test.yaml"}
+    assert not {name for name in sent - results if "checkpoint" in name or name.endswith((".bin", ".pt"))}
     assert len(hub.repos["models", "user/elm"].commits) == 2
     loaded = report_of(
         hub,

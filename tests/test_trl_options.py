@@ -16,7 +16,16 @@ from elm_hf.training.trl_options import OF_PREFERENCES, OF_REWARDS, REFUSED, che
 # each whether an ELM's training follows it, or refuse it in `trl_options.py`.
 WORK = {
     # model and adapters
-    *("model_name_or_path", "model_revision", "dtype", "attn_implementation", "use_peft", "lora_r", "lora_alpha"),
+    *(
+        "model_name_or_path",
+        "model_revision",
+        "dtype",
+        "attn_implementation",
+        "trust_remote_code",
+        "use_peft",
+        "lora_r",
+        "lora_alpha",
+    ),
     *(
         "lora_dropout",
         "lora_target_modules",
@@ -128,7 +137,7 @@ def test_a_chat_template_is_trained_and_saved(tiny_elm, simulated_dataset, tmp_p
     assert labels[labels >= 0][-1] == end
     trainer.save_model(str(output))
     model, processor = load_checkpoint(output)
-    assert processor.chat_template == path.read_text()
+    assert processor.chat_template.endswith(path.read_text())
     assert end in model.generation_config.eos_token_id
 
 

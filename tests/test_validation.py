@@ -26,7 +26,7 @@ from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
 from elm_hf.training import sft
 from elm_hf.training.collator import ElmDataCollator
-from elm_hf.training.validation import check_evaluation, check_exact_match
+from elm_hf.training.validation import check_asking, check_evaluation
 
 
 QUICK = ("--report_to", "none", "--use_cpu", "--disable_tqdm", "true", "--logging_steps", "1")
@@ -135,7 +135,7 @@ def test_options_without_effect_are_refused_by_name(options, patience, message, 
 
 def test_exact_match_needs_an_evaluation(tmp_path):
     with pytest.raises(ValueError, match="--eval_exact_match needs an evaluation during training"):
-        check_exact_match(5, SFTConfig(tmp_path, bf16=False, use_cpu=True, report_to="none"))
+        check_asking(5, None, SFTConfig(tmp_path, bf16=False, use_cpu=True, report_to="none"))
 
 
 def test_a_dataset_of_an_earlier_version_trains_but_has_nothing_to_evaluate_on(tiny_elm, earlier_version, tmp_path):

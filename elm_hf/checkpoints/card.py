@@ -1,27 +1,22 @@
-"""The model card (`README.md`) of a trained ELM: `cards/model_card.md` filled from its training and evaluations."""
+"""The model card (`README.md`) of a trained ELM: the card of every ELM, filled from its training and evaluations."""
 
 import json
 from importlib.metadata import version
-from importlib.resources import files
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard
 from safetensors import safe_open
 
 from elm_hf.data.layout import fold_config
+from elm_hf.modeling.card_elm import TAGS, build_card, is_repository, parts_of
+from elm_hf.utils.hub import split_revision
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, public_name
-
-
-if TYPE_CHECKING:  # it needs torch
-    from elm_hf.modeling.configuration_elm import ElmConfig
 
 
 # Written by `ElmTrainer` into a checkpoint, so that its card can be created again, under another name or with results.
 TRAINING_NAME = "elm_training.json"
 BATCH_NORM_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
-TAGS = ["ecg", "electrocardiogram", "ecg-language-model", "elm-hf"]
 
 
 class CardFile(ModelCard):
@@ -33,7 +28,12 @@ class CardFile(ModelCard):
 
 
 def model_card(
-    folder: Path, name: str, training: dict | None, evaluations: list[dict], base: str | None = None
+    folder: Path,
+    name: str,
+    training: dict | None,
+    evaluations: list[dict],
+    base: str | None = None,
+    license: str | None = None,
 ) -> ModelCard:
     """
     Creates the card of a checkpoint.
@@ -44,6 +44,7 @@ def model_card(
         training: training record written by `ElmTrainer`; None if there is none.
         evaluations: reports of `elm-hf evaluate`. If empty, the results on the folder's existing card are kept.
         base: repository of an adapter's base model, if it differs from the one used in training.
+        license: licence of the weights; that of the LLM by default.
     """
     facts = training or _facts_of_checkpoint(folder)
     if base is not None:
@@ -51,27 +52,37 @@ def model_card(
     readme = folder / "README.md"
     earlier = ModelCard.load(readme).data.eval_results if readme.is_file() else None
     results = [result for report in evaluations for result in _results(report)]
-    data = ModelCardData(
+    metadata = _base_models(facts, is_trained=training is not None)
+    if license is not None:
+        metadata |= {"license": license, "license_name": None, "license_link": None}
+    variables = {
+        "trained_here": training is not None,
+        "evaluations": [_table(report) for report in evaluations],
+        "version": version("elm-hf"),
+    }
+    return build_card(
+        name,
+        facts | variables,
         library_name="peft" if facts["is_adapter"] else "transformers",
-        pipeline_tag="text-generation",
-        base_model=facts["base_model"] if facts["base_model_on_hub"] else None,
         datasets=facts.get("datasets_on_hub") or None,
-        # Weights that may not be used commercially pass that on to the model that contains them.
-        license=facts["encoder_license"] if "-nc" in (facts.get("encoder_license") or "") else None,
+        language=facts.get("languages") or None,
         tags=TAGS + ([training.get("method", "sft")] if training else []),
-        model_name=name.split("/")[-1],
         eval_results=results or earlier or None,
+        **metadata,
     )
-    return ModelCard.from_template(
-        data,
-        template_str=files("elm_hf.cards").joinpath("model_card.md").read_text(encoding="utf-8"),
-        name=name.split("/")[-1],
-        repo=name,
-        trained_here=training is not None,
-        evaluations=[_table(report) for report in evaluations],
-        version=version("elm-hf"),
-        **facts,
-    )
+
+
+def _base_models(facts: dict, is_trained: bool) -> dict:
+    """
+    The models on the Hub that a checkpoint was made of, and how: `adapter`, `merge` of several models or of an adapter
+    into its base, or `finetune`.
+    """
+    names = [facts["base_model"]] if facts["base_model_on_hub"] else facts.get("repositories") or []
+    relation = "adapter" if facts["is_adapter"] else "finetune" if is_trained or len(names) == 1 else "merge"
+    if "merged_adapter" in facts:
+        relation = "merge"
+        names = names + [name for name in [facts["merged_adapter"]] if name is not None]
+    return {"base_model": names or None, "base_model_relation": relation if names else None}
 
 
 def read_training(folder: Path) -> dict | None:
@@ -100,24 +111,6 @@ def count_parameters(folder: Path) -> int:
             names = [name for name in weights.keys() if not name.endswith(BATCH_NORM_STATISTICS)]  # noqa: SIM118
             total += sum(_size(weights.get_slice(name).get_shape()) for name in names)
     return total
-
-
-def parts_of(config: "ElmConfig") -> dict:
-    """Facts for the card about the parts of an ELM."""
-    encoder = {} if config.encoder_config is None else config.encoder_config.to_dict()
-    of_picture = f" and {config.picture_encoder_config.model_type}" if config.reads_both else ""
-    return {
-        "representation": ("signal and picture" if config.reads_both else config.representation)
-        + (f" and {len(config.measurements)} measured values" if config.measurements else ""),
-        "num_leads": config.num_leads,
-        "num_samples": config.num_samples,
-        "encoder": encoder.get("model_type", "none") + of_picture,
-        "encoder_license": encoder.get("license"),
-        "encoder_pretraining_data": encoder.get("pretraining_data") or [],
-        "projector": (config.projector_type or "none")
-        + (f" and {config.picture_projector_type}" if config.reads_both else ""),
-        "llm": config.text_config.model_type,
-    }
 
 
 def _size(shape: list[int]) -> int:
@@ -206,3 +199,8 @@ def _score(entry: dict | None) -> str:
         return ""
     interval = "" if entry.get("low") is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
     return f"{entry['score']:.3f}{interval}"
+
+
+def is_public(run: dict) -> bool:
+    """Whether the dataset of a report is on the Hub. Reports of earlier versions do not say so, and their name decides."""
+    return run.get("dataset_on_hub", is_repository(split_revision(run["dataset"])[0]))

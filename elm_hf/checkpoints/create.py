@@ -28,6 +28,7 @@ from elm_hf.checkpoints.convert_ecg_fm import ecg_fm_feature_extractor
 from elm_hf.checkpoints.convert_ecg_jepa import ecg_jepa_feature_extractor
 from elm_hf.checkpoints.convert_hubert_ecg import hubert_ecg_feature_extractor
 from elm_hf.checkpoints.convert_net1d import net1d_feature_extractor
+from elm_hf.checkpoints.hub_encoder import HubEncoder
 from elm_hf.checkpoints.llm import (
     check_answers_are_learnt,
     check_room_for_ecgs,
@@ -42,6 +43,7 @@ from elm_hf.checkpoints.measurements import scaled_measurements
 from elm_hf.checkpoints.tokenizer import text_tokenizer
 from elm_hf.data.seen_patients import SeenPatients, Stage, stages_before
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, SIGNAL_AND_IMAGE, ElmConfig
+from elm_hf.modeling.configuration_hub_encoder import HubEncoderConfig
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.ecg_leads import LEADS, SAMPLING_RATE, canonical_lead
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
@@ -55,7 +57,7 @@ from elm_hf.modeling.processing_elm_vision import ElmVisionProcessor
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
 from elm_hf.utils.encoder_origin import license_warning
 from elm_hf.utils.files import check_free, save_atomically
-from elm_hf.utils.hub import check_name
+from elm_hf.utils.hub import check_name, licence_of
 
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,8 @@ FEATURE_EXTRACTORS = {
 }
 # The encoder that `--encoder new` stands for: the one that is best on PTB-XL's labels of those trained from scratch.
 NEW_ENCODER, DEFAULT_TYPE = "new", "ecg_se_resnet"
+# Types of encoders of which there can be a new one.
+NEW_TYPES = tuple(name for name in ECG_ENCODER_TYPES if name != HubEncoderConfig.model_type)
 # Normalizations after which the voltage of an ECG is lost.
 SCALED_BY_ITSELF = ("min_max", "z_score", "min_max_per_lead", "z_score_per_lead")
 # Fields of ElmConfig that follow from the other arguments of `create_elm`.
@@ -119,6 +123,8 @@ def create_elm(
     paper: Mapping | None = None,
     dtype: str = "auto",
     seed: int = 0,
+    license: str | None = None,
+    hub_encoder: HubEncoder | None = None,
     picture_encoder: str | None = None,
     picture_projector: str | None = None,
     num_picture_tokens: int | None = None,
@@ -162,6 +168,8 @@ def create_elm(
             [`EcgImageProcessor`].
         dtype: precision of the weights; `"auto"` keeps that of the LLM.
         seed: random seed for new weights.
+        license: licence of the model, such as `"apache-2.0"`. Defaults to the one that the card of `llm` states.
+        hub_encoder: instead of `encoder`, an encoder of the Hub that was not made for elm-hf, and how it reads a signal.
         picture_encoder: for `["signal", "image"]`, repository or folder of the vision encoder; `encoder` and `projector`
             are then those of the signal.
         picture_projector: projector of the picture, `"linear"` or `"mlp"` (default).
@@ -210,7 +218,7 @@ def create_elm(
         settings["representation"] = list(representation)
     if reads_both != (picture_encoder is not None or picture_config is not None):
         raise ValueError("--picture-encoder and --representation signal,image must be used together.")
-    has_encoder = encoder is not None or encoder_config is not None
+    has_encoder = encoder is not None or encoder_config is not None or hub_encoder is not None
     _set_number_of_tokens(settings, is_single=not has_encoder and settings.get("projector_type") == "linear")
     if (ecg_tokenizer is None) != (representation != "symbol"):
         raise ValueError("--ecg-tokenizer and --representation symbol must be used together.")
@@ -220,7 +228,15 @@ def create_elm(
     ecg_token_id = add_ecg_token(llm_tokenizer)
     check_template(llm_tokenizer, tokenizer or llm or "the new tokenizer")
     check_answers_are_learnt(ElmProcessor(EcgFeatureExtractor(), llm_tokenizer))
-    encoder_model = load_encoder(encoder, encoder_config, dtype, len(leads or LEADS))
+    reader = None
+    if hub_encoder is not None:
+        if representation != "signal" or encoder_config is not None:
+            raise ValueError("An encoder of the Hub reads signals, and --config does not describe it.")
+        encoder = hub_encoder.name
+        leads = None if leads is None else [canonical_lead(lead) for lead in leads]
+        encoder_model, reader = hub_encoder.load(dtype, seconds, normalization, leads)
+    else:
+        encoder_model = load_encoder(encoder, encoder_config, dtype, len(leads or LEADS))
     if warning := license_warning(encoder_model and encoder_model.config):
         logger.warning("%s: %s", encoder, warning)
     if representation == "symbol":
@@ -237,7 +253,7 @@ def create_elm(
             raise ValueError("--leads chooses the leads of signals; pictures show all twelve. Leave it out.")
         reader = _image_processor(encoder, encoder_model, representation, seconds, picture_size, paper)
         settings["picture_size"] = picture_size
-    else:
+    elif reader is None:
         form = "signal" if reads_both else representation
         reader = _feature_extractor(encoder, encoder_model, form, seconds, normalization, leads)
     picture_model, picture_reader = None, None
@@ -264,6 +280,7 @@ def create_elm(
     )
     if dtype != "auto":
         model = model.to(getattr(torch, dtype))
+    _set_origin(model.config, license, llm)
     if representation == "symbol":
         offset = model.config.ecg_token_offset
         processor = ElmSymbolProcessor(reader, llm_tokenizer, ecg_byte, offset, max_ecg_tokens)
@@ -281,6 +298,16 @@ def create_elm(
     seen = SeenPatients(_stages_of(encoder, encoder_model))
     save_atomically([model, processor, seen], output, check=lambda folder: check_saved(model, folder))
     return model
+
+
+def _set_origin(config: ElmConfig, license: str | None, llm: str | None) -> None:
+    """Sets what the card says about the origin of the parts: their repositories, without local folders, and the licence."""
+    stated = {"license": license} if license is not None else {} if llm is None else licence_of(llm)
+    for field, value in stated.items():
+        setattr(config, field, value)
+    for part in (config.text_config, config.encoder_config, config.picture_encoder_config):
+        if part is not None and Path(part.name_or_path).is_dir():
+            part.name_or_path = ""
 
 
 def _set_number_of_tokens(settings: dict, is_single: bool) -> None:
@@ -341,7 +368,10 @@ def load_encoder(
         raise ValueError(f"--encoder is {name}; remove `encoder_config` from --config, which describes a new encoder.")
     check_encoder_name(name)
     loaded = load_pretrained(AutoConfig, name)
-    return load_pretrained(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
+    encoder = load_pretrained(AutoModel, name, config=getattr(loaded, "vision_config", loaded), dtype=dtype)
+    if "license" not in encoder.config.to_dict() and (stated := licence_of(name).get("license")) is not None:
+        encoder.config.license = stated  # as the configurations of converted encoders have it
+    return encoder
 
 
 def new_encoder_config(model_type: str, default_leads: int = len(LEADS), **fields) -> PreTrainedConfig:
@@ -367,7 +397,7 @@ def check_encoder_name(name: str) -> None:
     try:
         check_name(name)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}. Types of new encoders: {', '.join(ECG_ENCODER_TYPES)}.") from error
+        raise FileNotFoundError(f"{error}. Types of new encoders: {', '.join(NEW_TYPES)}.") from error
 
 
 def encoder_type(encoder: str) -> str:

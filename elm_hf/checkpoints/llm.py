@@ -89,14 +89,16 @@ def check_answers_are_learnt(processor: ProcessorMixin) -> None:
 
 def set_generation(model: PreTrainedModel, processor: ProcessorMixin) -> None:
     """
-    Adds the end of the assistant's turn to the tokens that end generation, and sets the padding token. Settings that
-    transformers does not save, such as a temperature without sampling (Vicuna 1.5), are dropped with a warning.
+    Adds the end of the assistant's turn to the tokens that end generation, and sets the padding token and side. Settings
+    that transformers does not save, such as a temperature without sampling (Vicuna 1.5), are dropped with a warning.
     """
     generation = model.generation_config
     known = generation.eos_token_id
     ends = set(known if isinstance(known, list) else [known]) | {processor.end_of_turn_token_id}
     generation.eos_token_id = sorted(end for end in ends if end is not None)
     generation.pad_token_id = processor.tokenizer.pad_token_id
+    processor.tokenizer.padding_side = "left"  # which pipelines take from it
+    processor.tokenizer.init_kwargs["padding_side"] = "left"  # which are saved
     text_config: PreTrainedConfig = model.config.text_config
     text_config.pad_token_id = processor.tokenizer.pad_token_id
     try:

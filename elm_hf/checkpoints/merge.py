@@ -10,7 +10,7 @@ from peft.utils import CONFIG_NAME
 from torch import nn
 from transformers import AutoConfig, AutoProcessor
 
-from elm_hf.checkpoints.card import TRAINING_NAME, read_training
+from elm_hf.checkpoints.card import TRAINING_NAME, model_card, read_training
 from elm_hf.data.seen_patients import SeenPatients, stages_before
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.utils.files import check_free, save_atomically, write_atomically
@@ -76,7 +76,9 @@ def merge_adapter(
     training = read_training(Path(adapter))
     if training is not None:  # for the card
         training |= {"is_adapter": False, "num_parameters": merged.num_parameters()}
+        training["merged_adapter"] = None if Path(adapter).is_dir() else str(adapter)
         write_atomically(output / TRAINING_NAME, json.dumps(training, indent=2) + "\n")
+        model_card(output, output.name, training, []).save(output / "README.md")
     return merged
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from peft.utils import CONFIG_NAME
 
 from elm_hf.checkpoints.card import model_card, read_training
+from elm_hf.checkpoints.eval_results import eval_results_files
 from elm_hf.utils.encoder_origin import UNKNOWN_LICENSE
 from elm_hf.utils.files import check_links
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
@@ -43,6 +44,7 @@ def publish_model(
     revision: str | None = None,
     dry_run: bool = False,
     base: str | None = None,
+    license: str | None = None,
 ) -> Publication:
     """
     Publishes a trained ELM or adapter, with a card of its data, hyperparameters and evaluation.
@@ -54,6 +56,7 @@ def publish_model(
         evaluations: `report.json` files of `elm-hf evaluate`, or their folders, whose results are added to the card.
         private, revision, dry_run: as in `publish_dataset`.
         base: repository of the checkpoint that an adapter was trained on. Defaults to the base that the adapter names.
+        license: licence of the weights for the card, such as `"apache-2.0"`; that of the LLM by default.
 
     Raises:
         ValueError: `folder` is not a checkpoint or has links that lead out of it, no licence is stated for the weights of
@@ -63,20 +66,21 @@ def publish_model(
     folder = Path(folder)
     check_repo_id(repo_id)
     check_links(folder)
-    _check_license(folder)
+    check_license(folder)
     adapter = _adapter_config(folder, base)
     reports = [read_report(path) for path in evaluations]
-    card = model_card(folder, repo_id, read_training(folder), reports, adapter and adapter["base_model_name_or_path"])
+    base = adapter and adapter["base_model_name_or_path"]
+    card = model_card(folder, repo_id, read_training(folder), reports, base, license)
     files: dict[str, Path | bytes] = {
         path.relative_to(folder).as_posix(): _without_places(path) for path in checkpoint_files(folder)
     }
-    files["README.md"] = str(card).encode()
+    files |= {"README.md": str(card).encode()} | eval_results_files(reports)
     if adapter is not None:
         files[CONFIG_NAME] = (json.dumps(adapter, indent=2) + "\n").encode()
     return publish_files(repo_id, "model", files, STALE_WEIGHTS, "Trained with elm-hf", private, revision, dry_run)
 
 
-def _check_license(folder: Path):
+def check_license(folder: Path):
     """Refuses an encoder, or an ELM with an encoder, for whose weights no licence is stated."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

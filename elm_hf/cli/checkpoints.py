@@ -99,6 +99,29 @@ def create(
         str, typer.Option(help="Data type of the weights, such as bfloat16; auto takes that of the LLM.")
     ] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Random seed for new weights.")] = 0,
+    license: Annotated[
+        str | None, typer.Option(help="Licence of the model, such as apache-2.0; that of the LLM by default.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code of an --encoder that was not made for elm-hf.")
+    ] = False,
+    encoder_rate: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Sampling rate in Hz of such an encoder, by default that of its own feature extractor."
+        ),
+    ] = None,
+    encoder_layout: Annotated[
+        str | None,
+        typer.Option(
+            help="Shape of its signal: leads_first (the default: batch, leads, samples), samples_first (batch, samples, leads), "
+            "flat (batch, leads x samples) or single_lead (batch x leads, samples)."
+        ),
+    ] = None,
+    encoder_units: Annotated[str | None, typer.Option(help="Units of its signal: mV (the default), uV or V.")] = None,
+    encoder_input: Annotated[
+        str | None, typer.Option(help="Name of its argument for the signal, by default its main or first one.")
+    ] = None,
     picture_encoder: Annotated[
         str | None, typer.Option(help="Vision encoder of --representation signal,image: repository or folder.")
     ] = None,
@@ -125,7 +148,13 @@ def create(
         if name is not None:
             check_name(name, needs_owner=False)
     from elm_hf.checkpoints.create import create_elm
+    from elm_hf.checkpoints.hub_encoder import HubEncoder
 
+    described = HubEncoder(
+        encoder or "", trust_remote_code, encoder_rate, encoder_layout, encoder_units, encoder_input
+    )
+    if described.is_described and encoder is None:
+        raise ValueError("--trust-remote-code and --encoder-... describe an encoder; add --encoder.")
     paper = {"layout": layout, "mm_per_s": mm_per_s, "mm_per_mv": mm_per_mv, "grid_color": grid_color}
     model = create_elm(
         output,
@@ -136,7 +165,7 @@ def create(
         tokenizer_fold=tokenizer_fold,
         vocab_size=vocab_size,
         representation=representation.split(",") if representation and "," in representation else representation,
-        encoder=encoder,
+        encoder=None if described.is_described else encoder,
         ecg_tokenizer=ecg_tokenizer,
         max_ecg_tokens=max_ecg_tokens,
         projector=projector,
@@ -148,6 +177,8 @@ def create(
         paper={name: value for name, value in paper.items() if value is not None},
         dtype=dtype,
         seed=seed,
+        license=license,
+        hub_encoder=described if described.is_described else None,
         picture_encoder=picture_encoder,
         picture_projector=picture_projector,
         num_picture_tokens=num_picture_tokens,

@@ -53,6 +53,9 @@ def publish_model(
     base: Annotated[
         str | None, typer.Option(help="Repository of the checkpoint that the adapter was trained on.")
     ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Licence of the weights, such as apache-2.0; that of the LLM by default.")
+    ] = None,
     private: Private = False,
     revision: Revision = None,
     dry_run: DryRun = False,
@@ -60,7 +63,7 @@ def publish_model(
     """Publish a trained model or adapter on the Hub, with a card of its data, training and evaluation."""
     from elm_hf.checkpoints.publish import publish_model as run
 
-    report(run(checkpoint, repo, evaluation or [], private, revision, dry_run, base))
+    report(run(checkpoint, repo, evaluation or [], private, revision, dry_run, base, license))
 
 
 def report(publication) -> None:

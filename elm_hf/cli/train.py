@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from elm_hf.cli.app import app
+from elm_hf.cli.launch import is_launch, launch
 from elm_hf.training.arguments import ElmScriptArguments, PreferenceArguments, RewardArguments
 from elm_hf.utils.recipes import recipe_names, recipe_path, with_recipe
 
@@ -24,6 +25,10 @@ _METHODS = {
     "grpo": RewardArguments,
     "rloo": RewardArguments,
 }
+_LAUNCH = (
+    "\nOn several GPUs or nodes: the options of accelerate launch, such as --num_processes 4 or --config_file accelerate/fsdp2 (a "
+    "file or a recipe)."
+)
 _OTHERS = {
     f"train {method}": f"All fields of TRL's {method.upper()}Config (with transformers' TrainingArguments) and ModelConfig "
     f"are options as well. --help-all lists them; huggingface.co/docs/trl/{method}_trainer explains them."
@@ -55,7 +60,7 @@ def train(context: typer.Context):
     arguments = _checked(command, words[1:] if words[:1] == [method] else words, options)
     if arguments is None:
         return
-    importlib.import_module(f"elm_hf.training.{method}").main(arguments)
+    _run(f"elm_hf.training.{method}", arguments)
 
 
 @app.command(**_TRAINING)
@@ -67,9 +72,7 @@ def pretrain(context: typer.Context):
     arguments = _checked("pretrain", context.args, (PretrainArguments, EcgAugmentation))
     if arguments is None:
         return
-    from elm_hf.pretrain.__main__ import main
-
-    main(arguments)
+    _run("elm_hf.pretrain.__main__", arguments)
 
 
 @app.command()
@@ -84,6 +87,16 @@ def recipes(
     width = max(map(len, names))
     for each, says in names.items():
         typer.echo(f"{each:{width}}  {says}")
+
+
+def _run(module: str, arguments: list[str]) -> None:
+    """Runs a training program: on this process, or with options of `accelerate launch` on those that it starts."""
+    program = importlib.import_module(module)
+    if not is_launch(arguments):
+        program.main(arguments)
+        return
+    own = {field.name for each in program.ARGUMENTS for field in dataclasses.fields(each)} | {"config", "help"}
+    launch(module, arguments, own)
 
 
 def _checked(command: str, arguments: Sequence[str], options: tuple) -> list[str] | None:
@@ -103,7 +116,7 @@ def _checked(command: str, arguments: Sequence[str], options: tuple) -> list[str
                 f"--{field.name}", metavar=_metavar(field), help=field.metadata["help"].replace("%", "%%")
             )
     if {"-h", "--help"} & set(arguments) or not arguments:
-        typer.echo(f"{parser.format_help().replace('usage:', 'Usage:', 1)}\n{_OTHERS[command]}")
+        typer.echo(f"{parser.format_help().replace('usage:', 'Usage:', 1)}\n{_OTHERS[command]}{_LAUNCH}")
         return None
     arguments = ["--help" if word == "--help-all" else word for word in with_recipe(arguments)]
     _check_names(arguments)

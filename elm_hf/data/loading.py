@@ -1,6 +1,6 @@
 """Load datasets in the elm-hf layout from a folder or from the Hub, with conversations joined with their ECGs."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import repeat
 from os import PathLike
@@ -11,6 +11,7 @@ from datasets import Dataset, IterableDataset
 
 from elm_hf.data.ecg_table import EcgSequence, EcgTable, StreamedEcgTable
 from elm_hf.data.layout import PATIENTS, RECORDS, fold_config
+from elm_hf.data.messages import message_text
 from elm_hf.data.patients import check_disjoint
 from elm_hf.data.tables import (
     check_has_signals,
@@ -20,6 +21,7 @@ from elm_hf.data.tables import (
     load_table,
     name_and_revision,
 )
+from elm_hf.utils.languages import language_of
 
 
 def load_elm_dataset(
@@ -304,3 +306,18 @@ def _offset_ecg_index(conversations: Dataset, start: int) -> Dataset:
 def _with_ecg_index(conversations: Dataset, ecg_index: list[list[int]]) -> Dataset:
     feature = conversations.features["ecg_index"]
     return conversations.remove_columns("ecg_index").add_column("ecg_index", ecg_index, feature=feature)
+
+
+def languages_of(conversations: Dataset, number: int = 64) -> list[str]:
+    """
+    The languages of a dataset's conversations: those of at least a tenth of a sample, by their words ([`language_of`]).
+
+    Args:
+        conversations: rows with `messages`.
+        number: size of the sample, drawn evenly.
+    """
+    step = max(1, len(conversations) // number)
+    sample = conversations.with_format(None).select(range(0, len(conversations), step))["messages"]
+    found = Counter(language_of(" ".join(message_text(message) for message in messages)) for messages in sample)
+    found.pop(None, None)
+    return sorted(language for language, count in found.items() if 10 * count >= found.total())

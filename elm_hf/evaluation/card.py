@@ -22,7 +22,7 @@ def update_card(checkpoint: str | PathLike, report: dict) -> None:
     """
     folder = Path(checkpoint)
     check_card_can_be_updated(checkpoint, list(report["conditions"]))
-    card = model_card(folder, str(folder), read_training(folder), [report])
+    card = model_card(folder, folder.resolve().name, read_training(folder), [report])
     readme = folder / "README.md"
     earlier = ModelCard.load(readme).data.eval_results if readme.is_file() else None
     new = {_place(result) for result in card.data.eval_results}

@@ -119,6 +119,7 @@ def evaluate_encoder(
         "seconds": round(time.monotonic() - started, 1),
         "seen_patients": seen,
         "encoder_trained_on": known,
+        "dataset_on_hub": not Path(dataset).is_dir(),
         "versions": {name: version(name) for name in ("elm-hf", "torch", "transformers", "datasets")},
     }
     report = {

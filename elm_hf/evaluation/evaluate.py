@@ -227,6 +227,7 @@ def evaluate(
             settings["donors"] = {"other_answer": int(with_ecg) - same, "no_other_answer": same}
         settings["seconds"] = round(time.monotonic() - started, 1)
         settings["encoder_trained_on"] = known
+        settings["dataset_on_hub"] = not Path(dataset).is_dir()
         settings["versions"] = {name: version(name) for name in ("elm-hf", "torch", "transformers", "datasets")}
         return write_report(
             folder.path,

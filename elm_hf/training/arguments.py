@@ -46,6 +46,10 @@ class DataArguments:
         "Number of validation questions to answer at each evaluation. Logged as eval_exact_match, which can be the "
         "--metric_for_best_model."
     )
+    eval_samples: int | None = _argument(
+        "Number of validation questions whose answers are shown at each evaluation: printed, sent to the tracker and "
+        "written into the output folder. By default 5, and none with FSDP, ZeRO-3 and tensor parallelism."
+    )
     allow_seen_patients: bool = _argument(
         "Train on although the starting checkpoint was trained on validation or test patients of the fold.", False
     )
@@ -211,6 +215,7 @@ class ElmScriptArguments(DataArguments):
             "--rag_index": self.rag_index is not None,
             "--question_types": self.question_types is not None,
             "--eval_exact_match": self.eval_exact_match is not None,
+            "--eval_samples": bool(self.eval_samples),
             "--max_reasoning_tokens": self.max_reasoning_tokens is not None,
             "--dataset_probabilities": self.dataset_probabilities is not None,
         }

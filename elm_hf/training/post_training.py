@@ -6,7 +6,8 @@ from datasets import Dataset
 from transformers import AutoProcessor, ProcessorMixin, TrainingArguments, set_seed
 from trl import ModelConfig
 
-from elm_hf.data.loading import load_elm_dataset
+from elm_hf.checkpoints.hub_encoder import allow_encoder_code
+from elm_hf.data.loading import languages_of, load_elm_dataset
 from elm_hf.data.seen_patients import Stage
 from elm_hf.training.arguments import DataArguments
 from elm_hf.training.checks import check_chat_template, check_ecgs, check_hardware, check_model
@@ -14,14 +15,16 @@ from elm_hf.training.costs import RunCosts
 from elm_hf.training.determinism import make_deterministic
 from elm_hf.training.pushing import check_push
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
+from elm_hf.training.sample_answers import check_trackers
 from elm_hf.training.stages import stages_with_this_one
 from elm_hf.training.trl_options import check_trl_options
 from elm_hf.training.validation import (
     EXACT_MATCH,
     ValidationQuestions,
+    check_asking,
     check_evaluation,
-    check_exact_match,
     evaluation_callbacks,
+    num_sampled,
 )
 from elm_hf.utils.registration import register_modeling_classes
 
@@ -41,6 +44,7 @@ class PostTraining:
         processor: the ELM's processor.
         run: settings of the run, saved with its checkpoints.
         stages: stages of training including this one.
+        languages: languages of the training conversations, once these are loaded.
 
     Raises:
         ValueError: options exclude each other or have no effect, or the checkpoint was trained on held-out patients.
@@ -56,6 +60,7 @@ class PostTraining:
     processor: ProcessorMixin = field(init=False)
     run: dict = field(init=False)
     stages: list[Stage] = field(init=False)
+    languages: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self):
         script_args, training_args, model_args = self.script_args, self.training_args, self.model_args
@@ -64,12 +69,15 @@ class PostTraining:
         check_push(training_args, model_args)
         exact_match = () if script_args.eval_exact_match is None else (EXACT_MATCH,)
         check_evaluation(training_args, script_args.early_stopping_patience, ("loss", *exact_match, *self.metrics))
-        check_exact_match(script_args.eval_exact_match, training_args)
+        check_trackers(training_args)
+        check_asking(script_args.eval_exact_match, script_args.eval_samples, training_args)
         self.run = run_settings(training_args, script_args, model_args)
         training_args.resume_from_checkpoint = checkpoint_to_continue(
             training_args.resume_from_checkpoint, training_args.output_dir, self.run
         )
         check_model(model_args)
+        name, revision = model_args.model_name_or_path, model_args.model_revision
+        allow_encoder_code(name, revision, training_args.trust_remote_code)
         self.stages = stages_with_this_one(self.kind, script_args, model_args)
         set_seed(training_args.seed)  # new adapters are initialized before the trainer sets the seed
         if script_args.deterministic:
@@ -86,6 +94,8 @@ class PostTraining:
         args = self.script_args
         rows = load_elm_dataset(args.dataset, fold=args.fold, split=split, question_types=args.question_types)
         check_ecgs(rows, self.processor)
+        if split == "train":
+            self.languages = languages_of(rows)
         return rows
 
     def trainer_arguments(self, learning: dict[str, int], num_samples: int) -> dict:
@@ -98,16 +108,18 @@ class PostTraining:
         """
         script_args = self.script_args
         questions = None
-        if script_args.eval_exact_match is not None:
+        num_samples = num_sampled(script_args.eval_samples, self.training_args)
+        if script_args.eval_exact_match is not None or num_samples:
             batch_size = self.training_args.per_device_eval_batch_size
             rows = self.load_conversations("validation")
-            questions = ValidationQuestions(rows, script_args.eval_exact_match, batch_size)
+            questions = ValidationQuestions(rows, script_args.eval_exact_match, num_samples, batch_size)
         return {
             "script_args": script_args,
             "base_model": self.model_args.model_name_or_path,
             "learning": [part for part, number in learning.items() if number],
             "run": self.run,
             "stages": self.stages,
+            "languages": self.languages,
             "questions": questions,
             "callbacks": [RunCosts(num_samples), *evaluation_callbacks(script_args.early_stopping_patience)],
         }

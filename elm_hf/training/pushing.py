@@ -9,7 +9,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 from trl import ModelConfig
 
-from elm_hf.checkpoints.publish import checkpoint_files
+from elm_hf.checkpoints.publish import check_license, checkpoint_files
 
 
 class PushedModel:
@@ -53,6 +53,7 @@ class PushedModel:
             target = output / path.relative_to(checkpoint)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+        self.create_model_card()
         is_step = self.args.save_strategy == SaveStrategy.STEPS
         place = f"step {self.state.global_step}" if is_step else f"epoch {int(self.state.epoch)}"
         job = self._upload(f"Training in progress, {place}", run_as_future=True)
@@ -82,7 +83,8 @@ def check_push(training_args: TrainingArguments, model_args: ModelConfig | None 
     Checks before anything is loaded that what is to be pushed can be loaded by others.
 
     Raises:
-        ValueError: checkpoints are to be pushed with the state of training, or an adapter of a local folder.
+        ValueError: checkpoints are to be pushed with the state of training, an adapter of a local folder, or weights of an
+            encoder for which no licence is stated.
     """
     if not training_args.push_to_hub:
         return
@@ -92,6 +94,8 @@ def check_push(training_args: TrainingArguments, model_args: ModelConfig | None 
             f"--hub_strategy {strategy.value}: the state of training holds paths of this machine and is not pushed; use "
             "every_save or end, which push the model."
         )
+    if model_args is not None and Path(model_args.model_name_or_path).is_dir():
+        check_license(Path(model_args.model_name_or_path))
     if model_args is not None and model_args.use_peft and Path(model_args.model_name_or_path).is_dir():
         raise ValueError(
             f"--push_to_hub: an adapter of {model_args.model_name_or_path}, a local folder that others cannot load; train "

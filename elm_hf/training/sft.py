@@ -21,7 +21,9 @@ from transformers import AutoConfig, AutoProcessor, set_seed
 from transformers.utils import logging
 from trl import ModelConfig, TrlParser
 
+from elm_hf.checkpoints.hub_encoder import allow_encoder_code
 from elm_hf.checkpoints.llm import set_generation
+from elm_hf.data.loading import languages_of
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.batches import check_lengths_are_known, set_batch_size
@@ -41,6 +43,7 @@ from elm_hf.training.parallelism import end_processes
 from elm_hf.training.parts import load_model
 from elm_hf.training.resume import checkpoint_to_continue, run_settings
 from elm_hf.training.rows import load_sources, load_training_data, prepare_rows
+from elm_hf.training.sample_answers import check_trackers
 from elm_hf.training.sft_config import ElmSFTConfig
 from elm_hf.training.stages import stages_with_this_one
 from elm_hf.training.trainer import ElmTrainer, ElmTraining
@@ -48,10 +51,11 @@ from elm_hf.training.trl_options import chat_template_of
 from elm_hf.training.validation import (
     EXACT_MATCH,
     ValidationQuestions,
+    check_asking,
     check_evaluation,
-    check_exact_match,
     evaluates,
     evaluation_callbacks,
+    num_sampled,
 )
 from elm_hf.utils.encoder_origin import known_sources, known_sources_message
 from elm_hf.utils.errors import errors_in_one_line
@@ -105,7 +109,8 @@ def build_trainer(
     check_arguments(script_args, training_args, model_args, augmentation, image_augmentation)
     metrics = ["loss"] if script_args.eval_exact_match is None else ["loss", EXACT_MATCH]
     check_evaluation(training_args, script_args.early_stopping_patience, metrics)
-    check_exact_match(script_args.eval_exact_match, training_args)
+    check_trackers(training_args)
+    check_asking(script_args.eval_exact_match, script_args.eval_samples, training_args)
     set_batch_size(script_args, training_args)
     run = run_settings(training_args, script_args, model_args, augmentation, image_augmentation)
     run["system_prompt"] = script_args.system_prompt  # the text, since the file may change
@@ -114,6 +119,8 @@ def build_trainer(
         training_args.resume_from_checkpoint, training_args.output_dir, run
     )
     check_model(model_args)
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    allow_encoder_code(name, revision, training_args.trust_remote_code)
     is_alignment = script_args.descriptions is not None or "llm" not in script_args.trainable
     stages = stages_with_this_one("alignment" if is_alignment else "fine-tuning", script_args, model_args)
     set_seed(training_args.seed)  # new adapters are initialized before the trainer sets the seed
@@ -158,9 +165,10 @@ def build_trainer(
         few_lengths=compilation is not None,
     )
     questions = None
-    if script_args.eval_exact_match is not None:
+    num_samples = 0 if script_args.descriptions is not None else num_sampled(script_args.eval_samples, training_args)
+    if script_args.eval_exact_match is not None or num_samples:
         questions = ValidationQuestions(
-            validation, script_args.eval_exact_match, training_args.per_device_eval_batch_size
+            validation, script_args.eval_exact_match, num_samples, training_args.per_device_eval_batch_size
         )
 
     training_args.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator prepares text and ECGs
@@ -183,6 +191,7 @@ def build_trainer(
         learning=[part for part, number in learning.items() if number],
         run=run,
         stages=stages,
+        languages=languages_of(conversations),
         validation_collator=validation_collator,
         questions=questions,
         compiled=compilation is not None,

@@ -1,6 +1,7 @@
 """What all trainers of ELMs have in common, among it the model card, and the trainer of fine-tuning."""
 
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -15,21 +16,23 @@ from transformers import SchedulerType
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
-from elm_hf.checkpoints.card import TRAINING_NAME, model_card, parts_of
+from elm_hf.checkpoints.card import TRAINING_NAME, model_card
 from elm_hf.data.seen_patients import Stage
+from elm_hf.modeling.card_elm import parts_of
 from elm_hf.training.arguments import DataArguments, ElmScriptArguments
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.epochs import EpochSampler, FollowEpoch
 from elm_hf.training.pushing import PushedModel
 from elm_hf.training.resume import CompleteCheckpoints
+from elm_hf.training.sample_answers import show_samples
 from elm_hf.training.validation import EXACT_MATCH, ValidationQuestions
 from elm_hf.utils.hub import split_revision
 
 
 class ElmTraining(PushedModel, CompleteCheckpoints):
     """
-    Mix-in of TRL's trainers: resumable checkpoints ([`CompleteCheckpoints`]), pushing ([`PushedModel`]), answers to validation questions at each
-    evaluation, and a model card about usage and training data.
+    Mix-in of TRL's trainers: resumable checkpoints ([`CompleteCheckpoints`]), pushing ([`PushedModel`]), answers to
+    validation questions at each evaluation, and a model card about usage and training data.
 
     Args:
         script_args: arguments of the run in addition to those of TRL.
@@ -37,6 +40,7 @@ class ElmTraining(PushedModel, CompleteCheckpoints):
         learning: names of the trainable parts.
         run: settings of the run, saved with its checkpoints.
         stages: stages of training including this one, saved with the model.
+        languages: languages of the training conversations, for the card.
         questions: validation questions that are answered at each evaluation, if any.
         compiled: whether the LLM's layers are compiled.
         args, kwargs: arguments of TRL's trainer.
@@ -50,6 +54,7 @@ class ElmTraining(PushedModel, CompleteCheckpoints):
         learning: list[str],
         run: dict,
         stages: list[Stage],
+        languages: Sequence[str] = (),
         questions: ValidationQuestions | None = None,
         compiled: bool = False,
         **kwargs,
@@ -59,6 +64,7 @@ class ElmTraining(PushedModel, CompleteCheckpoints):
         self.learning = learning
         self.run = run
         self.stages = stages
+        self.languages = list(languages)
         self.questions = questions
         self.compiled = compiled
         super().__init__(*args, **kwargs)
@@ -73,20 +79,26 @@ class ElmTraining(PushedModel, CompleteCheckpoints):
         return f"{number:,} ({', '.join(self.learning)})"
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
-        """Adds the exact match of greedy answers to the metrics, if it is requested."""
+        """Answers validation questions: adds their exact match to the metrics, and shows some."""
         with self._compilation(False):
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
             if self.questions is not None:
                 model = self.accelerator.unwrap_model(self.model)
-                found = self.questions.exact_match(model, self.processing_class, self.accelerator)
-                output.metrics[f"{metric_key_prefix}_{EXACT_MATCH}"] = found
+                answers = self.questions.answers(model, self.processing_class, self.accelerator)
+                if self.questions.is_scored:
+                    output.metrics[f"{metric_key_prefix}_{EXACT_MATCH}"] = self.questions.exact_match(answers)
+                if self.is_world_process_zero() and (samples := self.questions.samples(answers)):
+                    folder = Path(self.args.output_dir)
+                    show_samples(samples, self.state.global_step, folder, self.callback_handler.callbacks)
         return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
         """Saves a model that `from_pretrained` loads, gathered from all processes; checkpoints stay sharded."""
         if self.is_fsdp_enabled and not _internal_call:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-        super().save_model(output_dir, _internal_call)
+        super().save_model(
+            output_dir, _internal_call=True
+        )  # `push_to_hub` publishes, when the card is written as well
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None):
         sharded_class = type(self.model)
@@ -96,7 +108,7 @@ class ElmTraining(PushedModel, CompleteCheckpoints):
         self.model.__class__ = sharded_class
 
     def create_model_card(self, model_name: str | None = None, **kwargs):
-        """Writes `README.md` and the training record into the output folder; called with each checkpoint and push."""
+        """Writes `README.md` and the training record into the output folder; called at the end and with each push."""
         if self.is_world_process_zero():
             folder, facts = Path(self.args.output_dir), training_facts(self)
             (folder / TRAINING_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -161,6 +173,7 @@ def training_facts(trainer: ElmTraining) -> dict:
         "base_model": Path(trainer.base_model).name if is_local else trainer.base_model,
         "base_model_on_hub": not is_local,
         "datasets": [path if path in repos else Path(path).name for path in script_args.dataset],
+        "languages": trainer.languages,
         "datasets_on_hub": [split_revision(path)[0] for path in repos],
         "fold": script_args.fold,
         "ecg_condition": script_args.ecg_condition if isinstance(script_args, ElmScriptArguments) else "signal",

@@ -17,7 +17,6 @@ _LIGER = "Liger has no kernels for a model of several parts, and TRL 2 drops the
 REFUSED = {
     "model_init_kwargs": f"{_CLASSES}; use --dtype, --attn_implementation and --model_revision, and --torch_compile in the "
     "place of use_kernels",
-    "trust_remote_code": f"{_CLASSES}, never the code of a checkpoint",
     "router_aux_loss_coef": "the loss of an ELM has no part for the router of a mixture of experts",
     "dataset_text_field": _TOKENIZED_HERE,
     "dataset_kwargs": _TOKENIZED_HERE,

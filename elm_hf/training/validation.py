@@ -1,16 +1,16 @@
-"""Evaluation on the validation split during training: its options, early stopping and exact match."""
+"""Evaluation on the validation split during training: its options, early stopping, and answers to questions."""
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, ProcessorMixin, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig
 
-from elm_hf.data.messages import fill_ecgs, message_text, prompt_of
+from elm_hf.data.messages import fill_ecgs, last_text, message_text, prompt_of
 from elm_hf.inference.generation import answer
 from elm_hf.training.parallelism import shards_weights, tensor_parallel_size
 from elm_hf.utils.exact_match import final_answer, is_exact_match
@@ -19,6 +19,8 @@ from elm_hf.utils.exact_match import final_answer, is_exact_match
 EXACT_MATCH = "exact_match"
 # Maximum length of an answer in tokens, the default of `elm-hf evaluate`.
 MAX_NEW_TOKENS = 32
+# Number of sample answers at each evaluation.
+NUM_SAMPLES = 5
 
 
 def evaluates(training_args: TrainingArguments) -> bool:
@@ -81,24 +83,38 @@ def evaluation_callbacks(early_stopping_patience: int | None) -> list[EarlyStopp
     return [] if early_stopping_patience is None else [EarlyStoppingCallback(early_stopping_patience)]
 
 
-def check_exact_match(num_questions: int | None, training_args: TrainingArguments) -> None:
+def check_asking(num_scored: int | None, num_samples: int | None, training_args: TrainingArguments) -> None:
     """
-    Checks `--eval_exact_match`.
+    Checks `--eval_exact_match` and `--eval_samples`.
 
     Raises:
-        ValueError: there is no evaluation, or the model cannot generate in this process.
+        ValueError: a number is out of range, there is no evaluation, or the model cannot generate in this process.
     """
-    if num_questions is None:
-        return
-    if num_questions < 1:
-        raise ValueError(f"--eval_exact_match is {num_questions}; expected the number of questions, 1 or more.")
-    if not evaluates(training_args):
-        raise ValueError("--eval_exact_match needs an evaluation during training; add --eval_strategy steps or epoch.")
-    if shards_weights() or tensor_parallel_size() > 1:
-        raise ValueError(
-            "--eval_exact_match generates answers, which needs the whole model in each process; leave it out with "
-            "FSDP, ZeRO-3 and tensor parallelism (eval_loss is computed), or train with accelerate/ddp or accelerate/zero2."
-        )
+    given = {"--eval_exact_match": (num_scored, 1), "--eval_samples": (num_samples, 0)}
+    for option, (number, smallest) in given.items():
+        if number is None:
+            continue
+        if number < smallest:
+            raise ValueError(f"{option} is {number}; expected the number of questions, {smallest} or more.")
+        if not evaluates(training_args):
+            raise ValueError(f"{option} needs an evaluation during training; add --eval_strategy steps or epoch.")
+        if number and not can_generate():
+            raise ValueError(
+                f"{option} generates answers, which needs the whole model in each process; leave it out with "
+                "FSDP, ZeRO-3 and tensor parallelism (eval_loss is computed), or train with accelerate/ddp or accelerate/zero2."
+            )
+
+
+def can_generate() -> bool:
+    """Whether each process has the whole model."""
+    return not shards_weights() and tensor_parallel_size() == 1
+
+
+def num_sampled(num_samples: int | None, training_args: TrainingArguments) -> int:
+    """The number of sample answers at each evaluation: `--eval_samples`, by default a few where the model can generate."""
+    if num_samples is not None:
+        return num_samples
+    return NUM_SAMPLES if evaluates(training_args) and can_generate() else 0
 
 
 class ValidationQuestions:
@@ -108,38 +124,59 @@ class ValidationQuestions:
     Args:
         conversations: conversations of the validation split. The last answer of each is asked for, with the true turns
             before it.
-        number: number of conversations, drawn evenly.
+        num_scored: number of conversations whose answers are scored, drawn evenly; None for no score.
+        num_samples: number of conversations whose answers are shown, drawn evenly from those that are scored, if any.
         batch_size: number of conversations that are asked at once.
     """
 
-    def __init__(self, conversations: Dataset, number: int, batch_size: int):
-        if number < len(conversations):
-            conversations = conversations.select(np.linspace(0, len(conversations) - 1, number).astype(int))
-        self.conversations = conversations
+    def __init__(self, conversations: Dataset, num_scored: int | None, num_samples: int, batch_size: int):
+        number = num_samples if num_scored is None else num_scored
+        self.conversations = conversations.select(_evenly(len(conversations), number))
+        self.is_scored = num_scored is not None
+        self.shown = _evenly(len(self.conversations), num_samples)
         self.batch_size = batch_size
 
-    def exact_match(self, model: PreTrainedModel, processor: ProcessorMixin, accelerator: Accelerator) -> float:
+    def answers(self, model: PreTrainedModel, processor: ProcessorMixin, accelerator: Accelerator) -> list[str]:
         """
-        The share of greedy answers that name the true items and no others ([`is_exact_match`]).
+        The greedy answers to all questions.
 
         Args:
             model: the ELM in evaluation mode.
             processor: its processor.
-            accelerator: of the trainer. The processes share the questions.
+            accelerator: of the trainer. The processes share the questions, and each of them gets all answers.
         """
         mine = range(accelerator.process_index, len(self.conversations), accelerator.num_processes)
-        right = 0
+        found = []
         for start in range(0, len(mine), self.batch_size):
-            rows = [self.conversations[row] for row in mine[start : start + self.batch_size]]
+            numbers = mine[start : start + self.batch_size]
+            rows = [self.conversations[number] for number in numbers]
             prompts = [
                 fill_ecgs(prompt_of(row["messages"]), row["ecgs"], row["sampling_rate"], keep_flat=True)
                 for row in rows
             ]
             with accelerator.autocast():
-                answers = answer(model, processor, prompts, MAX_NEW_TOKENS)
-            right += sum(is_exact_match(text, true_items(row)) for text, row in zip(answers, rows))
-        total = accelerator.reduce(torch.tensor(float(right), device=accelerator.device), reduction="sum")
-        return total.item() / len(self.conversations)
+                found += zip(numbers, answer(model, processor, prompts, MAX_NEW_TOKENS))
+        return [text for _, text in sorted(gather_object(found))]
+
+    def exact_match(self, answers: Sequence[str]) -> float:
+        """The share of answers that name the true items and no others ([`is_exact_match`])."""
+        rows = self.conversations.with_format(None)  # without reading ECGs
+        return sum(is_exact_match(text, true_items(row)) for text, row in zip(answers, rows)) / len(answers)
+
+    def samples(self, answers: Sequence[str]) -> list[dict]:
+        """The answers to show, each with its `conversation_id`, `question` and `truth`."""
+        found = []
+        rows = self.conversations.with_format(None)
+        for number in self.shown:
+            row = rows[number]
+            texts = {"question": last_text(row["messages"], "user"), "truth": last_text(row["messages"], "assistant")}
+            found.append({"conversation_id": row["conversation_id"]} | texts | {"answer": answers[number]})
+        return found
+
+
+def _evenly(length: int, number: int) -> list[int]:
+    """Numbers from 0 to `length - 1`, at most `number` of them, at equal distances."""
+    return np.linspace(0, length - 1, min(length, number)).astype(int).tolist()
 
 
 def true_items(row: dict) -> list[str]:

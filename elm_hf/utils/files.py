@@ -32,17 +32,18 @@ def save_atomically(parts: list, output: Path, check: Callable[[Path], None] | N
         check: function that raises if the saved folder is not as it should be.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    parent = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    unfinished = parent / output.resolve().name  # the name that a card is written under
     try:
+        unfinished.mkdir()
         for part in parts:
             part.save_pretrained(unfinished)
         if check is not None:
             check(unfinished)
         unfinished.chmod(0o755)
         unfinished.replace(output)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
 
 
 def read_table(path: str | PathLike, columns: list[str]) -> Iterator[dict[str, str]]:

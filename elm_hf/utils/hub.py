@@ -7,7 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+import yaml
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -86,6 +87,24 @@ def _ask_hub(repo: str, revision: str | None, repo_type: str) -> None:
         ) from error
     except (httpx2.HTTPError, HfHubHTTPError):
         return
+
+
+def licence_of(name: str) -> dict[str, str]:
+    """
+    The licence that the card of a model states: `license`, and `license_name` and `license_link` of a licence `other`.
+
+    Args:
+        name: folder or repository.
+
+    Returns:
+        Those fields that the card has; none if there is no card, or the Hub cannot be reached.
+    """
+    try:
+        card = ModelCard.load(Path(name) / "README.md" if Path(name).is_dir() else split_revision(name)[0])
+    except (OSError, ValueError, httpx2.HTTPError, yaml.YAMLError):
+        return {}
+    stated = {field: card.data.get(field) for field in ("license", "license_name", "license_link")}
+    return {field: value for field, value in stated.items() if isinstance(value, str)}
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ def recipe_names() -> dict[str, str]:
     }
 
 
-def recipe_path(name: str) -> Path:
+def recipe_path(name: str, option: str = "--config") -> Path:
     """
     Return the path of a recipe.
 
     Args:
         name: path of a YAML file, or name of a recipe of elm-hf.
+        option: option that names it, for the error.
 
     Raises:
         FileNotFoundError: there is neither such a file nor such a recipe.
@@ -31,7 +32,7 @@ def recipe_path(name: str) -> Path:
     path = _folder() / f"{name}.yaml"
     if not path.is_file():
         raise FileNotFoundError(
-            f"--config {name}: neither a file nor a recipe; available recipes: {', '.join(recipe_names())}"
+            f"{option} {name}: neither a file nor a recipe; available recipes: {', '.join(recipe_names())}"
         )
     return path
 
