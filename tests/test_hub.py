@@ -126,7 +126,8 @@ def test_a_published_adapter_loads_onto_the_base_that_it_names(hub, tiny_elm):
         from peft import AutoPeftModelForCausalLM
         from transformers import AutoModelForCausalLM
 
-        assert ModelCard.load("user/adapter").data.base_model == "user/base"
+        data = ModelCard.load("user/adapter").data
+        assert data.base_model == ["user/base"] and data.base_model_relation == "adapter"
         for auto_class in (AutoPeftModelForCausalLM, AutoModelForCausalLM):
             model = auto_class.from_pretrained("user/adapter", trust_remote_code=True).eval()
             print(model(input_ids=torch.arange(3, 7)[None]).logits.sum().item())

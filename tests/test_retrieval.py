@@ -278,7 +278,7 @@ def test_an_evaluation_asks_with_neighbours(dataset, index, tiny_elm, tmp_path, 
     options = RetrievalOptions(str(index), k=1, location="system")
     settings = {"limit": 4, "max_new_tokens": 2, "conditions": ("ecg", "none"), "num_occlusions": 0, "quiet": True}
     report = evaluate(tiny_elm, dataset, output=tmp_path / "report", retrieval=options, **settings)
-    assert report["run"]["retrieval"] == {"index": str(index), "k": 1, "content": "report", "location": "system"}
+    assert report["run"]["retrieval"] == {"index": index.name, "k": 1, "content": "report", "location": "system"}
     assert (
         "Prompts held the report of 1 similar ECGs of training patients" in (tmp_path / "report/report.md").read_text()
     )

@@ -121,12 +121,12 @@ def evaluate(
             encoder for BERTScore; or an `output` that holds another evaluation.
     """
     started = time.monotonic()
-    conditions = _conditions_of(checkpoint, conditions)
     # Processes wait for the slowest one; without the flag those on CPUs would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
     bert_scorer = None
     if bert_score is not None and state.is_main_process:
         bert_scorer = BertScorer(bert_score, state.device, batch_size, quiet)
+    conditions = _conditions_of(checkpoint, conditions)
 
     # What is asked. Errors in the data come before the model is loaded, which may take long.
     asked = _what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
