@@ -57,9 +57,14 @@ def refusing_ecgs(template: str | dict[str, str]) -> str | dict[str, str]:
     Args:
         template (`str` or `dict[str, str]`):
             A chat template, or several by name.
+
+    Raises:
+        ValueError: a template is no text.
     """
     if isinstance(template, dict):
         return {name: refusing_ecgs(one) for name, one in template.items()}
+    if not isinstance(template, str):
+        raise ValueError(f"The chat template is {template!r} instead of text.")
     return template if template.startswith(REFUSE_ECGS) else REFUSE_ECGS + template
 
 

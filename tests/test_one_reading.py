@@ -199,9 +199,9 @@ def test_gaps_that_were_filled_are_counted(tmp_path):
     assert segments(read_recording(write(tmp_path, ecg)), 10)[0].num_filled == 3
 
 
-def test_the_snippet_of_the_readme_honours_missing_leads(tiny_elm):
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text()
-    lines = re.search(r"^ecg = np\.array.*?\n(?=question)", readme, re.MULTILINE | re.DOTALL)[0]
+def test_the_snippet_of_the_quickstart_honours_missing_leads(tiny_elm):
+    page = Path(__file__).parents[1].joinpath("docs", "quickstart.md").read_text()
+    lines = re.search(r"^ecg = np\.array.*?\n(?=question)", page, re.MULTILINE | re.DOTALL)[0]
     stored = {"ecg": np.full((12, 500), 300, np.int16), "missing_leads": ["aVR", "V6"]}
     names = {"np": np, "records": [stored], "processor": AutoProcessor.from_pretrained(tiny_elm)}
     exec(lines, names)

@@ -17,13 +17,13 @@ SAMPLED_CONVERSATIONS = 8
 def fingerprint_of_processor(processor: ProcessorMixin, generation_config: GenerationConfig) -> str:
     """
     Tells how a model is asked: chat template, tokenizer, how ECGs are prepared, and when an answer ends. The code of the
-    processor does not count.
+    processor and its card, which contains the name of the folder, do not count.
     """
     digest = hashlib.sha256()
     with TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
         generation_config.save_pretrained(folder)
-        for file in sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.suffix != ".py"):
+        for file in sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.suffix not in (".py", ".md")):
             digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
