@@ -23,7 +23,9 @@ def fingerprint_of_processor(processor: ProcessorMixin, generation_config: Gener
     with TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
         generation_config.save_pretrained(folder)
-        for file in sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.suffix not in (".py", ".md")):
+        for file in sorted(
+            path for path in Path(folder).rglob("*") if path.is_file() and path.suffix not in (".py", ".md")
+        ):
             digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
