@@ -167,10 +167,22 @@ RELOAD = """
 """
 
 
+# With Qwen 2 every composition is read back, with the other families one of each kind: files do not depend on the pair.
+READ_BACK = {
+    "signal-patch",
+    "signal-st_mem-mlp",
+    "stacked_signal-vit-mlp",
+    "image-siglip-mlp",
+    "both-patch-vit",
+    "symbol",
+}
+
+
 @pytest.mark.parametrize("family", LLM_FAMILIES)
 def test_every_composition_learns_answers_and_loads_elsewhere(family, ecgs, ecg_tokenizer, tmp_path):
     save_file({"ecgs": torch.from_numpy(ecgs[:2].copy())}, tmp_path / "ecgs.safetensors")
     expected = {}
+    assert set(COMPOSITIONS) >= READ_BACK
     for name, parts in COMPOSITIONS.items():
         model, processor = compose(parts, family, ecg_tokenizer)
         inputs = processor.apply_chat_template(
@@ -183,8 +195,9 @@ def test_every_composition_learns_answers_and_loads_elsewhere(family, ecgs, ecg_
         ]
         assert not [key for key in without_gradient if ".encoder." not in key], name
         model.eval().zero_grad()
-        with torch.no_grad():
-            expected[name] = model(**inputs).logits
+        if family == "qwen2" or name in READ_BACK:
+            with torch.no_grad():
+                expected[name] = model(**inputs).logits
         prompt = processor.apply_chat_template(
             conversation(ecgs[:2])[:1],
             add_generation_prompt=True,
@@ -195,8 +208,9 @@ def test_every_composition_learns_answers_and_loads_elsewhere(family, ecgs, ecg_
         output = model.generate(**prompt, max_new_tokens=3, do_sample=False)
         new = output[0, prompt["input_ids"].shape[1] :]
         assert len(new) and not processor.is_ecg_token(new.numpy()).any(), name
-        model.save_pretrained(tmp_path / name)
-        processor.save_pretrained(tmp_path / name)
+        if name in expected:
+            model.save_pretrained(tmp_path / name)
+            processor.save_pretrained(tmp_path / name)
     subprocess.run([sys.executable, "-c", textwrap.dedent(RELOAD), str(tmp_path)], check=True)
     reloaded = load_file(tmp_path / "logits.safetensors")
     assert reloaded.keys() == expected.keys()
