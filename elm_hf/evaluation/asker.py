@@ -1,5 +1,6 @@
 """Asking a model the questions of a split: equal prompts once, prompts about the same ECGs together."""
 
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from elm_hf.inference.prefetch import prepared_ahead
 from elm_hf.inference.prompt_batch import PromptBatch
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS, longest_text
 from elm_hf.modeling.chat_rendering import ecg_items
+from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
 
 
 @dataclass
@@ -133,7 +135,12 @@ class Asker:
         mine = to_ask[state.process_index :: state.num_processes]
         found = []
         disable = quiet or None if state.is_main_process else True
-        with tqdm(total=sum(map(len, mine)), desc="asking", unit="prompt", disable=disable) as progress:
+        with (
+            tqdm(total=sum(map(len, mine)), desc="asking", unit="prompt", disable=disable) as progress,
+            warnings.catch_warnings(),
+        ):
+            # Hundreds of ECGs are asked about; the filter also holds in the thread that prepares them.
+            warnings.filterwarnings("ignore", category=SignalQualityWarning)
             for batch, prompts in prepared_ahead(lambda batch: self._prompts(model, processor, batch), mine):
                 answers = self._answers(model, processor, batch, prompts)
                 folder.append(state.process_index, answers)
