@@ -32,8 +32,9 @@ class ElmSignalVisionProcessor(BaseElmProcessor):
     Bundles an [`EcgFeatureExtractor`], an [`EcgImageProcessor`] and the LLM's tokenizer, for models that read the
     signal of an ECG and its picture (`["signal", "image"]`).
 
-    The picture is drawn from the signal. A scan or photograph ([`EcgPicture`]) is a picture without a signal. If an item of a message has `"signal"` and `"picture"` in the place of
-    `"ecg"`, they are read separately, and one of them may be left out.
+    The picture is drawn from the signal. A scan or photograph ([`EcgPicture`]) is a picture without a signal. If an item
+    of a message has `"signal"` and `"picture"` in the place of `"ecg"`, they are read separately, and one of them may be
+    left out.
 
     Args:
         feature_extractor ([`EcgFeatureExtractor`]):

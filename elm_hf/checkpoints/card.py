@@ -1,6 +1,7 @@
 """The model card (`README.md`) of a trained ELM: the card of every ELM, filled from its training and evaluations."""
 
 import json
+import math
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -109,15 +110,8 @@ def count_parameters(folder: Path) -> int:
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as weights:
             names = [name for name in weights.keys() if not name.endswith(BATCH_NORM_STATISTICS)]  # noqa: SIM118
-            total += sum(_size(weights.get_slice(name).get_shape()) for name in names)
+            total += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
     return total
-
-
-def _size(shape: list[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 def _results(report: dict) -> list[EvalResult]:

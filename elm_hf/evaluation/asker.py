@@ -181,8 +181,7 @@ class Asker:
         messages = self._ablation.messages(prompt.row, condition, row["messages"][: prompt.position])
         if prompt.ecgs not in read:
             read[prompt.ecgs] = self._ablation.ecgs(prompt.row, condition, len(prompt.ecgs), question_id)
-        made = condition in ("zeros", "noise")  # not judged: no warning that it looks like noise
-        return fill_ecgs(messages, read[prompt.ecgs], row["sampling_rate"], keep_flat=made)
+        return fill_ecgs(messages, read[prompt.ecgs], row["sampling_rate"], keep_flat=condition == "zeros")
 
 
 @contextmanager

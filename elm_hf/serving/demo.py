@@ -9,6 +9,7 @@ from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.ecg.find_files import find_ecg_files
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.inference.ask import AskedEcg, ecg_from_file
+from elm_hf.modeling.chat_rendering import END_OF_REASONING
 from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
 from elm_hf.serving.feedback import export_feedback
 from elm_hf.serving.session import (
@@ -20,7 +21,7 @@ from elm_hf.serving.session import (
     simulated_examples,
 )
 from elm_hf.utils.errors import one_line
-from elm_hf.utils.exact_match import END_OF_REASONING, START_OF_REASONING
+from elm_hf.utils.exact_match import START_OF_REASONING
 
 
 QUESTIONS = ("What is the rhythm?", "Is this ECG normal?", "Which conduction disorders does this ECG show?")
@@ -174,22 +175,8 @@ def build_page(model: DemoModel, examples: dict[str, AskedEcg], questions: Seque
             suggested = [gr.Button(one, size="sm") for one in questions]
         status = gr.Markdown(elem_id="status")
         with gr.Row():
-            said = gr.Chatbot(
-                label="Answers with the ECG",
-                height=320,
-                feedback_options=("Like", "Dislike"),
-                buttons=["copy"],
-                reasoning_tags=[(START_OF_REASONING, END_OF_REASONING)],
-                elem_id="said",
-            )
-            blind = gr.Chatbot(
-                label="The same questions without the ECG",
-                height=320,
-                feedback_options=("Like", "Dislike"),
-                buttons=["copy"],
-                reasoning_tags=[(START_OF_REASONING, END_OF_REASONING)],
-                elem_id="blind",
-            )
+            said = _chatbot("Answers with the ECG", "said")
+            blind = _chatbot("The same questions without the ECG", "blind")
         with gr.Row():
             explain = gr.Button("What in the ECG speaks for the last answer?", elem_id="explain")
             again = gr.Button("New conversation", elem_id="again")
@@ -317,6 +304,18 @@ class Events:
         path = Path(tempfile.mkdtemp(prefix="ratings-")) / "ratings.zip"
         path.write_bytes(content)
         return str(path), "Exported."
+
+
+def _chatbot(label: str, name: str):
+    """A dialogue whose answers can be rated."""
+    return _import_gradio().Chatbot(
+        label=label,
+        height=320,
+        feedback_options=("Like", "Dislike"),
+        buttons=["copy"],
+        reasoning_tags=[(START_OF_REASONING, END_OF_REASONING)],
+        elem_id=name,
+    )
 
 
 def _keep_rating(session: Session, data, which: str) -> str:

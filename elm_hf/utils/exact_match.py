@@ -2,9 +2,11 @@
 
 import re
 
+from elm_hf.modeling.chat_rendering import END_OF_REASONING
+
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-START_OF_REASONING, END_OF_REASONING = "<think>", "</think>"
+START_OF_REASONING = "<think>"
 
 
 def final_answer(text: str) -> str:
