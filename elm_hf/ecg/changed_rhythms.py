@@ -4,14 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from elm_hf.ecg.changed_recordings import INDEPENDENT
 from elm_hf.ecg.simulated_waves import bump
 from elm_hf.ecg.simulation import fibrillation_waves, twelve_leads
 from elm_hf.modeling.ecg_delineation import BEFORE, IRREGULAR, RATE, delineate, irregularity
 from elm_hf.modeling.ecg_resampling import resample
 
 
-# I, II and V1 ... V6 among the twelve leads; the others follow from I and II.
-INDEPENDENT = [0, 1, *range(6, 12)]
 # A P wave is removed from this long before its onset on.
 _P_MARGIN_S = 0.03
 # The P wave of a beat may be this much larger or smaller than the mean one, and earlier or later.

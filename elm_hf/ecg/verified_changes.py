@@ -28,6 +28,8 @@ _VOLTAGE_MV, _ST_MV = 0.1, 0.03
 # The mean RR interval of an irregular rhythm is that of all intervals, of which the first and the last are cut.
 _IRREGULAR_RATE = 4.0
 _LEAST_VARIATION = 0.1
+# The median beat has slopes before QRS that are taken for P waves although there is none. A P wave of this height is not seen.
+_NO_P_MV = 0.03
 
 
 def wrong_measurements(
@@ -118,14 +120,23 @@ def verified_rhythm(
         changed = with_fibrillatory_waves(changed, sampling_rate, seed)
     found = measure_ecg(changed, sampling_rate)
     wanted = {"atrial_fibrillation": (float(irregular and atria != P_WAVES), 0.0)}
-    if atria != P_WAVES:
-        wanted["pr_ms"] = (np.nan, 0.0)
+    free = {"pr_ms"} if atria == NO_WAVES else set()
     if irregular:
         wanted["heart_rate"] = (features["heart_rate"], _IRREGULAR_RATE)
-    # f waves lie on QRS and T, too, which are the same underneath.
-    wrong = wrong_measurements(features, found, wanted, {*AMPLITUDES, "qt_ms", "axis_deg"} if atria == F_WAVES else ())
+    if atria == F_WAVES:  # they lie on QRS and T, too, which are the same underneath
+        wanted["pr_ms"] = (np.nan, 0.0)
+        free = {*AMPLITUDES, "qt_ms", "axis_deg"}
+    wrong = wrong_measurements(features, found, wanted, free)
+    if atria == NO_WAVES and highest_p_mv(found) > _NO_P_MV:
+        return None
     varies = found["rr_variation"] >= _LEAST_VARIATION
     return None if wrong or varies != irregular else changed
+
+
+def highest_p_mv(features: Mapping[str, float]) -> float:
+    """The height of P in the lead with the highest; 0 where no P wave is found."""
+    heights = [abs(features[f"p_mv_{lead}"]) for lead in LEADS]
+    return max((height for height in heights if np.isfinite(height)), default=0.0)
 
 
 def verified_reversal(ecg: np.ndarray, sampling_rate: float, features: dict[str, float]) -> np.ndarray | None:
