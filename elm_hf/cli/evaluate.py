@@ -14,6 +14,7 @@ from elm_hf.cli.app import (
     Records,
     Split,
     SystemPromptFile,
+    UpdateCard,
     app,
     check_names,
     print_json,
@@ -27,9 +28,6 @@ AllowSeenPatients = Annotated[
         "--allow-seen-patients",
         help="Continue although the checkpoint was trained on some of the patients; the report says so.",
     ),
-]
-UpdateCard = Annotated[
-    bool, typer.Option("--update-card", help="Write the results into the checkpoint's card (README.md).")
 ]
 
 

@@ -11,6 +11,7 @@ from scipy import special
 from elm_hf.ecg.claim_checks import FALSE, NOT_CHECKABLE, TOLERANCES, TRUE, measure_for_claims
 from elm_hf.ecg.claim_scores import FINDINGS, JudgedText, finding_of, judge_text
 from elm_hf.ecg.claims import find_claims
+from elm_hf.evaluation.claims_markdown import claims_sentence
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, Difference, PatientBootstrap, Support, p_value_of
 from elm_hf.evaluation.names import BLIND, TRUE_ANSWERS
 from elm_hf.evaluation.scores import Questions, limits_of, resampled_variance, score_entry
@@ -50,7 +51,7 @@ def report_claims(
     judged = {name: [judge(row, said[row]) for row in rows] for name, said in answers.items()}
     asks_for_all = (table["kind"].iloc[rows] == "text") | table["question_type"].iloc[rows].isin(ASK_FOR_EVERYTHING)
     book = _ClaimBook(rows, bootstrap, asks_for_all.to_numpy())
-    return {
+    found = {
         "answers": len(rows),
         "patients": bootstrap.count_patients(rows),
         "of_several_ecgs": int((table["record_ids"].map(len) > 1).sum()),
@@ -59,6 +60,7 @@ def report_claims(
         "conditions": {name: book.condition(those) for name, those in judged.items()},
         "reliance": book.reliance(judged),
     }
+    return found | {"sentence": claims_sentence(found)}
 
 
 def _rows_with_claims(table: pd.DataFrame) -> np.ndarray:

@@ -108,6 +108,7 @@ def probe_model(
         "weights": fingerprint_of_weights(model.state_dict(), sampled=True),
         "system_prompt": processor.system_prompt,
         "patients": num_patients,
+        "recorded_ecgs": len(records),
         "ecg_seconds": seconds,
         "seed": seed,
         "seconds": round(time.monotonic() - started, 1),

@@ -27,12 +27,17 @@ def draw_probe(folder: Path, results: dict) -> dict[str, str]:
     Returns:
         Name of each file, by its key in `probe.json`.
     """
-    probe_figure(results["curves"]).savefig(folder / FILE_NAME, dpi=DPI)
+    save_curves(folder / FILE_NAME, results)
     files = {"figure": FILE_NAME}
     if results["stretches"] is not None:
         stretch_figure(results["stretches"]["cases"]).savefig(folder / STRETCHES_FILE, dpi=DPI)
         files["stretch_figure"] = STRETCHES_FILE
     return files
+
+
+def save_curves(file: Path, results: dict) -> None:
+    """Draws the curves of `probe.json` as a PNG file."""
+    probe_figure(results["curves"]).savefig(file, dpi=DPI)
 
 
 def probe_figure(curves: list[dict]) -> Figure:

@@ -82,7 +82,7 @@ def _records(records: dict, ecgs: str) -> list[str]:
         "electrodes exchanged. Each changed ECG is measured."
     )
     if left_out:
-        names = ", ".join(f"{name} ({number})" for name, number in left_out.items())
+        names = ", ".join(f"{name}: {number}" for name, number in left_out.items())
         text += f" ECGs left out, because more or less changed than should: {names}."
     sections = [text]
     if records["curves"]:

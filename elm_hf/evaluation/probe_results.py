@@ -72,17 +72,16 @@ def probe_results(
         "exchange": _exchange(answered, seed),
         "stretches": stretches,
         "territory": _territory(answered, seed),
-        "records": _records(table, answered, questions, seed),
+        "records": _records(table, answered, questions, run.get("recorded_ecgs", 0), seed),
         "not_asked": [finding for finding, found in questions.items() if not found],
     }
 
 
-def _records(table: pd.DataFrame, answered: pd.DataFrame, questions: Mapping, seed: int) -> dict | None:
-    """Curves, pairs and rhythms of recorded ECGs, and how many could not be changed; None without such ECGs."""
-    of_records = table[table["part"].isin((RECORD_SWEEP, RECORD_RHYTHM, RECORD_REVERSAL))]
-    if of_records.empty:
+def _records(table: pd.DataFrame, answered: pd.DataFrame, questions: Mapping, number: int, seed: int) -> dict | None:
+    """Curves, pairs and rhythms of `number` recorded ECGs, and how many could not be changed; None without such ECGs."""
+    if not number:
         return None
-    swept, patients = of_records[of_records["part"] == RECORD_SWEEP], int(of_records["patient"].nunique())
+    swept = table[table["part"] == RECORD_SWEEP]
     curves = [
         _curve(sweep, question, rows, seed)
         for sweep in RECORD_SWEEPS
@@ -94,16 +93,16 @@ def _records(table: pd.DataFrame, answered: pd.DataFrame, questions: Mapping, se
     changed += _rhythm_pairs(answered, RECORD_RHYTHM, seed)
     reversed_ = answered[answered["part"] == RECORD_REVERSAL]
     changed += _pairs("arm electrodes exchanged or not", RIGHT_AXIS, reversed_, seed)
-    changes = {f"{sweep.quantity}, {sweep.finding}": (RECORD_SWEEP, sweep.finding) for sweep in RECORD_SWEEPS}
+    changes = {f"{sweep.quantity} ({sweep.finding})": (RECORD_SWEEP, sweep.finding) for sweep in RECORD_SWEEPS}
     changes |= {"atrial waves and regularity": (RECORD_RHYTHM, FIBRILLATION)}
     changes |= {"arm electrodes": (RECORD_REVERSAL, RIGHT_AXIS)}
     left_out = {}
     for name, (part, finding) in changes.items():
-        those = of_records[(of_records["part"] == part) & (of_records["finding"] == finding)]
+        those = table[(table["part"] == part) & (table["finding"] == finding)]
         if questions[finding]:
-            left_out[name] = patients - int(those["patient"].nunique())
+            left_out[name] = number - int(those["patient"].nunique())
     rhythm = _rhythm(answered, RECORD_RHYTHM, seed)
-    return {"patients": patients, "left_out": left_out, "curves": curves, "changed": changed, "rhythm": rhythm}
+    return {"patients": number, "left_out": left_out, "curves": curves, "changed": changed, "rhythm": rhythm}
 
 
 def _curve(sweep: Sweep, question: ProbeQuestion, table: pd.DataFrame, seed: int) -> dict:
