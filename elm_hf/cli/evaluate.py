@@ -114,6 +114,7 @@ def evaluate(
     from elm_hf.evaluation.markdown import degradation_table, report_table
     from elm_hf.evaluation.names import CONDITIONS, REPORT_TEXT_NAME
     from elm_hf.evaluation.probe import NUM_PATIENTS
+    from elm_hf.evaluation.reasoning_markdown import reasoning_sentences
     from elm_hf.retrieval.options import RetrievalOptions
 
     retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
@@ -154,6 +155,8 @@ def evaluate(
         typer.echo(f"Answers about {dataset}, fold {fold}, {split}:\n\n{report_table(report)}\n")
         for reliance in report["signal_reliance"].values():
             typer.echo(reliance["sentence"])
+        for sentence in reasoning_sentences(report["reasoning"]) if report["reasoning"] else ():
+            typer.echo(sentence)
         for kind in report["picture_degradation"][0]["kinds"] if picture_degradation else ():
             typer.echo(
                 f"\nPictures with artefacts of scans:\n\n{degradation_table(report['picture_degradation'], kind)}\n"

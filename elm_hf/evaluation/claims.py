@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from elm_hf.data.reasoning_steps import STEP_TYPES
 from elm_hf.ecg.claim_checks import FALSE, NOT_CHECKABLE, TOLERANCES, TRUE, measure_for_claims
 from elm_hf.ecg.claim_scores import FINDINGS, JudgedText, finding_of, judge_text
 from elm_hf.ecg.claims import find_claims
@@ -65,6 +66,7 @@ def _rows_with_claims(table: pd.DataFrame) -> np.ndarray:
     """Rows of the questions about one ECG, of types that are free text or in which a true answer makes a claim."""
     has_claim = table["truth"].map(lambda truth: bool(find_claims(truth))).astype(bool) | (table["kind"] == "text")
     of_type = has_claim.groupby(table["question_type"]).transform("any")
+    of_type &= ~table["question_type"].isin(STEP_TYPES)  # options to choose from, not claims
     return np.flatnonzero(of_type & (table["record_ids"].map(len) == 1))
 
 

@@ -30,11 +30,13 @@ from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint
 from elm_hf.evaluation.judge import judge_predictions
 from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
 from elm_hf.evaluation.occlusion import choose_answers, occlude_answers
+from elm_hf.evaluation.own_history import ask_with_own_history
 from elm_hf.evaluation.predictions import prediction_table
 from elm_hf.evaluation.probe import probe_model, questions_of
 from elm_hf.evaluation.probe_questions import ProbeQuestion
 from elm_hf.evaluation.probe_records import recorded_ecgs
 from elm_hf.evaluation.questions import list_questions
+from elm_hf.evaluation.reasoning_scores import list_samples, reasoning_report
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
@@ -177,6 +179,26 @@ def evaluate(
         with state.main_process_first():
             folder = ReportFolder(Path(output or nowhere), identity)
         answers = asker.ask_all(model, processor, folder, state, quiet)
+        own_history = None
+        if asked.has_steps:
+            own_history = ask_with_own_history(
+                asked.rows,
+                asked.questions,
+                answers,
+                asked.ablation,
+                conditions,
+                model,
+                processor,
+                folder.path,
+                identity,
+                state,
+                quiet,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                max_reasoning_tokens=max_reasoning_tokens,
+            )
         degraded = {}
         if picture_degradation:
             degraded = ask_about_degraded(
@@ -221,6 +243,10 @@ def evaluate(
         judged = {}
         if judge is not None:
             judged["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
+        reasoning = None
+        if own_history is not None:
+            samples = list_samples(asked.rows, asked.questions)
+            reasoning = reasoning_report(samples, {"ground_truth": predictions, "own": own_history}, seed)
         settings = {"seen_patients": seen, "limit": limit, "batch_size": batch_size, "processes": state.num_processes}
         if asked.ablation.has_donors:
             with_ecg, same = asked.questions["record_ids"].map(len).gt(0).sum(), len(asked.ablation.same_answer)
@@ -239,6 +265,7 @@ def evaluate(
             bert_scorer=bert_scorer,
             persons_of=None if asked.persons is None else asked.persons_of,
             picture_degradation=degradation_steps(predictions, degraded, seed) if degraded else None,
+            reasoning=reasoning,
         )
 
 
@@ -288,6 +315,11 @@ class _Asked:
         """Age in years and sex of the patient of each ECG of a question, None where unknown."""
         return [self.persons[number] for number in self._ecg_index[self._row_of[question_id]]]
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether the conversations consist of steps with options (ECG-Reasoning-Benchmark)."""
+        return "steps" in self.rows.column_names
+
     @cached_property
     def _row_of(self) -> dict[str, int]:
         return dict(zip(self.questions["question_id"], self.questions["row"]))
@@ -319,6 +351,8 @@ def _what_is_asked(
         source_of, persons = _facts_of_records(records or dataset) if asked_about else (None, None)
         questions = list_questions(rows, source_of)
         ablation = SignalAblation(rows, conditions, seed, questions, persons)
+        if "steps" in rows.column_names:
+            ablation.share_donors(questions)
         neighbours = None
         if retrieval is not None:
             neighbours = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
