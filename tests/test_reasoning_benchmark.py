@@ -30,6 +30,8 @@ from elm_hf.evaluation.reasoning_scores import Sample, list_samples, loop_depth,
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.inference.generation import Answer
 from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.prepare.instruct import EntryError
+from elm_hf.prepare.reasoning_samples import sample_conversation
 
 
 YES_NO = ["Yes", "No"]
@@ -140,7 +142,7 @@ def test_the_benchmark_is_for_testing_in_the_folds_of_the_records(built, records
     fold_of = {
         (row["source"], row["patient_id"]): row["test_fold"]
         for name in records
-        for row in load_patients(records[name])
+        for row in load_patients(records[name]).to_pylist()
     }
     tested = 0
     for fold in (1, 2):
@@ -199,31 +201,36 @@ def loop_of(one: dict, number: int = 1) -> dict:
         (lambda one: loop_of(one)["finding_identification"].update(question=" "), "finding_identification.question is ' '"),
     ],
 )  # fmt: skip
-def test_another_layout_is_named(change, message, records, tmp_path):
-    source = write(tmp_path / "source", "ptbxl.jsonl", damaged(change))
-    with pytest.raises(ValueError) as error:
+def test_another_layout_is_named(change, message):
+    with pytest.raises(EntryError) as error:
+        sample_conversation(damaged(change), "ptbxl")
+    assert message in str(error.value)
+
+
+def test_the_file_and_the_entry_are_named(records, tmp_path):
+    source = write(tmp_path / "source", "ptbxl.jsonl", damaged(earlier_keys))
+    with pytest.raises(ValueError, match=r"no conversations in .*ptbxl\.jsonl: entry 1: .*of an earlier layout"):
         prepare_dataset("ecg_reasoning_benchmark", tmp_path / "built", source, records["ptb_xl"])
-    assert "ptbxl.jsonl: entry 1" in str(error.value) and message in str(error.value)
 
 
 def test_a_damaged_sample_and_a_repeated_id_are_left_out(records, tmp_path):
     samples = present(0, "6000"), damaged(lambda one: one["data"].clear()), absent(0, "6001"), absent(1, "21472")
+    samples = [*samples, absent(2, "6002")]
     source = write(tmp_path / "source", "ptbxl.jsonl", *samples)
     report = prepare_dataset("ecg_reasoning_benchmark", tmp_path / "built", source, records["ptb_xl"])
     assert report["conversations"] == {
-        "built": 1,
+        "built": 2,
         "left_out": {"ECG not among the records": 1, "damaged entry": 1, "repeated": 1},
     }
 
 
-def test_what_cannot_be_built_is_named(shared_data, records, tmp_path):
+def test_what_cannot_be_built_is_named(simulated_dataset, records, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="contains none of ptbxl.jsonl, mimic_iv_ecg.jsonl"):
         prepare_dataset("ecg_reasoning_benchmark", tmp_path / "built", tmp_path / "empty", records["ptb_xl"])
     source = write(tmp_path / "source", "ptbxl.jsonl", present(0, "6000"))
-    prepare_dataset("ptb_xl", tmp_path / "short", shared_data / "ptb_xl", seconds=5, max_skipped=0.5, num_folds=2)
-    with pytest.raises(ValueError, match=r"records of 5 s; .* within 10 s\. Build the records with seconds 10"):
-        prepare_dataset("ecg_reasoning_benchmark", tmp_path / "built", source, tmp_path / "short")
+    with pytest.raises(ValueError, match=r"records of 2 s; .* within 10 s\. Build the records with seconds 10"):
+        prepare_dataset("ecg_reasoning_benchmark", tmp_path / "built", source, simulated_dataset)
 
 
 # options
@@ -482,6 +489,7 @@ def test_one_who_is_never_wrong_is_asked_once(asked, monkeypatch, tmp_path):
 def test_the_own_answers_are_the_history(asked, monkeypatch, tmp_path):
     rows, questions, _, _ = asked
     script = Scripted(monkeypatch, rows, first_option)
+    asked = (*asked[:3], ("ecg", "none"))
     true, own, number = ask(asked, tmp_path, script)
     first = rows["conversation_id"][0]
     for key, conversation in script.asked[number:]:
@@ -513,15 +521,14 @@ def test_another_patients_ecg_stays_the_same_through_a_conversation(asked):
 
 
 @pytest.fixture(scope="module")
-def model(built, tmp_path_factory) -> Path:
+def model(records, tmp_path_factory) -> Path:
     """A tiny ELM that reads ECGs of 10 s and says words."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "elm.json").write_text(json.dumps({"text_config": TINY_LLM | {"max_position_embeddings": 8192}}))
     create_elm(
         folder / "elm",
         config=folder / "elm.json",
-        tokenizer_dataset=str(built),
-        tokenizer_fold="official",
+        tokenizer_dataset=str(records["ptb_xl"]),
         vocab_size=400,
         num_ecg_tokens=10,
     )

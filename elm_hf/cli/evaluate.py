@@ -91,6 +91,12 @@ def evaluate(
         typer.Option(help="LLM that also scores the answers: chat model, or URL of an OpenAI-compatible endpoint."),
     ] = None,
     judge_model: Annotated[str | None, typer.Option(help="Name of the judge at its endpoint.")] = None,
+    judge_rubric: Annotated[
+        str,
+        typer.Option(
+            help="What the judge scores: correctness, or grounding (GEM's aspects of free-text interpretations)."
+        ),
+    ] = "correctness",
     bert_score: Annotated[
         str | None,
         typer.Option(help="Encoder for BERTScore of free text: folder or repository, such as roberta-large."),
@@ -141,6 +147,7 @@ def evaluate(
         retrieval=retrieval,
         judge=judge,
         judge_model=judge_model,
+        judge_rubric=judge_rubric,
         bert_score=bert_score,
         system_prompt=read_system_prompt(system_prompt_file),
         allow_seen_patients=allow_seen_patients,

@@ -47,7 +47,7 @@ def report_claims(
     rows = _rows_with_claims(table)
     if not len(rows) or not any(find_claims(said[row]) for said in answers.values() for row in rows):
         return None
-    judge = _judge(table, ecgs_of, persons_of)
+    judge = text_judge(table, ecgs_of, persons_of)
     judged = {name: [judge(row, said[row]) for row in rows] for name, said in answers.items()}
     asks_for_all = (table["kind"].iloc[rows] == "text") | table["question_type"].iloc[rows].isin(ASK_FOR_EVERYTHING)
     book = _ClaimBook(rows, bootstrap, asks_for_all.to_numpy())
@@ -70,8 +70,8 @@ def _rows_with_claims(table: pd.DataFrame) -> np.ndarray:
     return np.flatnonzero(of_type & (table["record_ids"].map(len) == 1))
 
 
-def _judge(table: pd.DataFrame, ecgs_of: EcgsOf, persons_of: PersonsOf | None) -> Callable[[int, str], JudgedText]:
-    """Judges a text about the ECG of a row. Each ECG is measured once."""
+def text_judge(table: pd.DataFrame, ecgs_of: EcgsOf, persons_of: PersonsOf | None) -> Callable[[int, str], JudgedText]:
+    """Judges a text about the ECG of a row of the table. Each ECG is measured once."""
     measured: dict[str, Mapping[str, float]] = {}
 
     @cache

@@ -27,6 +27,7 @@ from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_ecgs, degradation_steps, draw_steps
 from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
+from elm_hf.evaluation.grounding import judge_grounding
 from elm_hf.evaluation.judge import judge_predictions
 from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
 from elm_hf.evaluation.occlusion import choose_answers, occlude_answers
@@ -48,6 +49,7 @@ from elm_hf.utils.weights import fingerprint_of_weights
 
 logger = logging.get_logger(__name__)
 
+JUDGE_RUBRICS = ("correctness", "grounding")
 # Raised when what stands in the place of an ECG changes, so that no evaluation mixes answers under both.
 CONTROLS_VERSION = 2
 
@@ -72,6 +74,7 @@ def evaluate(
     retrieval: RetrievalOptions | None = None,
     judge: str | None = None,
     judge_model: str | None = None,
+    judge_rubric: str = "correctness",
     bert_score: str | None = None,
     system_prompt: str | None = None,
     allow_seen_patients: bool = False,
@@ -80,6 +83,7 @@ def evaluate(
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in its place and without any, and reports the scores.
+    Conversations that consist of steps (ECG-Reasoning-Benchmark) are also asked behind the model's own answers.
 
     Answers are greedy unless a temperature is given. They are written to `output` as they come: the same command resumes an evaluation that was
     interrupted. Under `accelerate launch -m elm_hf` (on CPUs `torchrun -m elm_hf`) the processes share the questions.
@@ -106,6 +110,8 @@ def evaluate(
             neighbours of the true ECG under every condition.
         judge: LLM that scores the answers given with the ECG, too (see [`judge_predictions`]).
         judge_model: name of the judge at its endpoint.
+        judge_rubric: what the judge scores: `"correctness"`, or `"grounding"` for the aspects of GEM's evaluation (see
+            [`judge_grounding`]), for free text.
         bert_score: encoder for BERTScore of free text: folder or Hub name (see [`BertScorer`]).
         system_prompt: opens conversations without a system message, instead of the one that the checkpoint was trained
             with; `""` for none.
@@ -129,6 +135,8 @@ def evaluate(
     if bert_score is not None and state.is_main_process:
         bert_scorer = BertScorer(bert_score, state.device, batch_size, quiet)
     conditions = _conditions_of(checkpoint, conditions)
+    if judge_rubric not in JUDGE_RUBRICS:
+        raise ValueError(f"unknown rubric of the judge {judge_rubric!r}; there are {', '.join(JUDGE_RUBRICS)}")
 
     # What is asked. Errors in the data come before the model is loaded, which may take long.
     asked = _what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
@@ -241,7 +249,11 @@ def evaluate(
 
         # The report.
         judged = {}
-        if judge is not None:
+        if judge is not None and judge_rubric == "grounding":
+            persons_of = None if asked.persons is None else asked.persons_of
+            options = {"ecgs_of": asked.ecgs_of, "persons_of": persons_of, "seed": seed, "quiet": quiet}
+            judged["grounding"] = judge_grounding(predictions, judge, folder.path, judge_model, **options)[1]
+        elif judge is not None:
             judged["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
         reasoning = None
         if own_history is not None:

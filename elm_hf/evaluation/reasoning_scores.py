@@ -191,26 +191,23 @@ def loop_depth(kinds: Sequence[str], right: Sequence[bool]) -> float:
 
 def _figures(values: np.ndarray, rows: np.ndarray, bootstrap: PatientBootstrap) -> dict[str, dict]:
     """The entry of each figure of the samples `rows`."""
+    sums = bootstrap.samples(values[rows].reshape(len(rows), -1), rows).reshape(-1, len(FIGURES), 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = sums[..., 0] / sums[..., 1]
     return {
-        name: _entry(
-            values[rows, number], rows, bootstrap, name not in _NOT_SHARES, MAX_DEPTH if name == "depth" else 1
-        )
+        name: _entry(ratios[:, number], values[rows, number, 1], rows, bootstrap, name)
         for number, name in enumerate(FIGURES)
     }
 
 
-def _entry(values: np.ndarray, rows: np.ndarray, bootstrap: PatientBootstrap, is_share: bool, scale: float) -> dict:
-    """The entry of a ratio of sums, `values (samples, 2)`, stretched to `scale`."""
-    counted = np.flatnonzero(values[:, 1])
-    if not len(counted):
+def _entry(ratios: np.ndarray, of: np.ndarray, rows: np.ndarray, bootstrap: PatientBootstrap, figure: str) -> dict:
+    """The entry of a figure from its values in the resamples; `of (samples,)` is what each sample adds to the denominator."""
+    if not of.any():
         return {"score": None, "low": None, "high": None, "note": "no step of this kind", "of": 0}
-    sums = bootstrap.samples(values[counted], rows[counted])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = sums[:, 0] / sums[:, 1]
-    number = int(values[:, 1].sum())
-    entry = score_entry(ratios, Support(bootstrap.least(rows[counted]), number, is_share))
+    support = Support(bootstrap.least(rows[of > 0]), int(of.sum()), figure not in _NOT_SHARES)
+    entry, scale = score_entry(ratios, support), MAX_DEPTH if figure == "depth" else 1
     entry |= {name: entry[name] * scale for name in ("score", "low", "high") if entry[name] is not None}
-    return entry | {"of": number}
+    return entry | {"of": int(of.sum())}
 
 
 def _reliance(values: Mapping[str, np.ndarray], bootstrap: PatientBootstrap) -> dict[str, dict]:
