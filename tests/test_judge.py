@@ -321,12 +321,15 @@ def test_grades_are_set_beside_the_measured_claims(endpoint):
     assert measured["rank_correlation"] < -0.8
 
 
-def test_the_rubric_grounding_is_for_free_text(endpoint, simulated_dataset, tiny_elm, tmp_path):
+def test_the_rubric_grounding_is_for_free_text(endpoint, simulated_dataset, tiny_elm):
     short = interpretations("yes").assign(answer=[["yes"]], messages_answer="yes")
     with pytest.raises(ValueError, match="no free-text answers with the ECG; choose the rubric correctness"):
         judge_grounding(short, endpoint.url, quiet=True)
     with pytest.raises(ValueError, match="unknown rubric of the judge 'style'; there are correctness, grounding"):
         evaluate(tiny_elm, simulated_dataset, judge=endpoint.url, judge_rubric="style", quiet=True)
+    settings = {"limit": 1, "conditions": ("ecg",), "num_occlusions": 0, "max_new_tokens": 3, "quiet": True}
+    with pytest.raises(ValueError, match="grades interpretations: there are no free-text answers"):
+        evaluate(tiny_elm, simulated_dataset, judge=endpoint.url, judge_rubric="grounding", **settings)
 
 
 def test_grounding_is_in_the_report(endpoint, tmp_path):
