@@ -34,7 +34,7 @@ def sample_conversation(sample: dict, data_source: str) -> dict:
     """
     metadata, data = _object(sample, "metadata"), _object(sample, "data")
     sample_id, dx_label = metadata.get("id"), metadata.get("dx_label")
-    if type(sample_id) is not int:
+    if type(sample_id) is not int or sample_id < 0:
         raise _damaged("metadata.id", sample_id, "a whole number")
     if metadata.get("data_source") != data_source:
         raise _damaged("metadata.data_source", metadata.get("data_source"), repr(data_source))
@@ -159,4 +159,5 @@ def _text(parent: dict, key: str, place: str) -> str:
 
 
 def _damaged(place: str, found: object, expected: str) -> EntryError:
-    return EntryError("damaged entry", f"{place} is {short(repr(found), 80)}, expected {expected}")
+    shown = repr(found) if isinstance(found, str) else found
+    return EntryError("damaged entry", f"{place} is {short(shown, 80)}, expected {expected}")
