@@ -259,7 +259,7 @@ def test_what_cannot_be_built_is_named(simulated_dataset, records, tmp_path):
     ],
 )
 def test_the_option_that_an_answer_chooses(answer, options, chosen):
-    assert chosen_options(answer, options) == (None if chosen is None else {chosen})
+    assert chosen_options(answer, tuple(options)) == (None if chosen is None else {chosen})
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_the_option_that_an_answer_chooses(answer, options, chosen):
     ],
 )
 def test_the_leads_that_an_answer_names(answer, chosen):
-    assert chosen_options(answer, LEADS, several=True) == chosen
+    assert chosen_options(answer, tuple(LEADS), several=True) == chosen
 
 
 # figures, worked out by hand

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 
 _MARKS = re.compile(r"[*_`\"“”]+")
@@ -12,7 +13,8 @@ _ONLY_LEADS = re.compile(rf"(?:[\s,;/&.:\[\]-]|\band\b|\bleads?\b|{_LEAD})+")
 _OPENING = "presence of "
 
 
-def chosen_options(answer: str, options: Sequence[str], several: bool = False) -> frozenset[str] | None:
+@lru_cache(maxsize=100_000)
+def chosen_options(answer: str, options: tuple[str, ...], several: bool = False) -> frozenset[str] | None:
     """
     The options that an answer chooses.
 

@@ -143,7 +143,7 @@ def _values(samples: Sequence[Sample], said: Mapping[str, str]) -> np.ndarray:
 
 def _sample_values(sample: Sample, said: Mapping[str, str]) -> list[tuple[float, float]]:
     chosen = [
-        chosen_options(said[f"{sample.name}#{turn}"], step["options"], step["type"] == LEAD_GROUNDING)
+        chosen_options(said[f"{sample.name}#{turn}"], tuple(step["options"]), step["type"] == LEAD_GROUNDING)
         for turn, step in enumerate(sample.steps)
     ]
     right = [found == frozenset(step["answer"]) for found, step in zip(chosen, sample.steps)]
