@@ -21,7 +21,6 @@ from elm_hf.data.reasoning_steps import STEP_TYPES
 from elm_hf.data.tables import load_patients, load_records
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
-from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.evaluation.own_history import ask_with_own_history
 from elm_hf.evaluation.predictions import prediction_table
 from elm_hf.evaluation.questions import list_questions
@@ -450,11 +449,13 @@ class Scripted:
             for row in rows.with_format(None).select_columns(["conversation_id", "steps"])
             for turn, step in enumerate(row["steps"])
         }
-        self.asked, self.answerer = [], answerer
+        self.asked, self.answerer, self.most = [], answerer, None
         monkeypatch.setattr(Asker, "_prompts", lambda asker, m, p, batch: [asker._conversation(o, {}) for o in batch])
         monkeypatch.setattr(Asker, "_answers", self._answers)
 
     def _answers(self, model, processor, batch, conversations):
+        if self.most is not None and len(self.asked) >= self.most:
+            raise KeyboardInterrupt
         self.asked += zip((one.key for one in batch), conversations)
         return [(one.key, Answer(self.answerer(*self.steps[one.key[0]]), 1, True)) for one in batch]
 
@@ -505,11 +506,24 @@ def test_the_own_answers_are_the_history(asked, monkeypatch, tmp_path):
     assert (f"{first}#1", "ecg") not in again and (f"{first}#2", "ecg") in again
     report = reasoning_report(list_samples(rows, questions), {"ground_truth": true, "own": own})
     assert report["histories"]["own"]["ecg"]["depth"]["score"] == report["histories"]["own"]["none"]["depth"]["score"]
-    # the same call finds all answers
-    before = len(script.asked)
-    _, same, _ = ask(asked, tmp_path, script)
-    assert len(script.asked) == before
+
+
+def test_an_interrupted_own_history_goes_on_where_it_stopped(asked, monkeypatch, tmp_path):
+    asked = (*asked[:3], ("ecg", "none"))
+    script = Scripted(monkeypatch, asked[0], first_option)
+    _, own, number = ask(asked, tmp_path / "whole", script)
+    total, script.asked = len(script.asked), []
+    script.most = number + (total - number) // 2
+    with pytest.raises(KeyboardInterrupt):
+        ask(asked, tmp_path / "killed", script)
+    before, script.most = len(script.asked), None
+    _, same, _ = ask(asked, tmp_path / "killed", script)
+    assert number < before < len(script.asked) == total
     pd.testing.assert_frame_equal(own, same)
+    # and once more, when all is there
+    _, again, _ = ask(asked, tmp_path / "killed", script)
+    assert len(script.asked) == total
+    pd.testing.assert_frame_equal(own, again)
 
 
 def test_another_patients_ecg_stays_the_same_through_a_conversation(asked):
@@ -562,8 +576,3 @@ def test_evaluate_reports_both_histories(model, built, tmp_path):
     assert "## Reasoning step by step" in text and "| true answers | with ECG |" in text
     own = pd.read_parquet(folder / "own_history" / "predictions.parquet")
     assert set(own["condition"]) == {"ecg", "none"} and len(own) == 2 * 9
-    # interrupted before the end of the own history: the same command goes on
-    (folder / "own_history" / "predictions.parquet").unlink()
-    limits = {"limit": 1, "max_new_tokens": 3, "num_occlusions": 0, "quiet": True}
-    repeated = evaluate(model, built, "official", output=folder, conditions=("ecg", "none"), **limits)
-    assert repeated["reasoning"] == reasoning
