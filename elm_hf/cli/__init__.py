@@ -10,6 +10,7 @@ from elm_hf.cli import (  # noqa: F401
     checkpoints,
     describe,
     evaluate,
+    evaluate_endpoint,
     hub,
     measure,
     plot,

@@ -12,6 +12,7 @@ import pandas as pd
 
 from elm_hf.evaluation.claims import EcgsOf, PersonsOf, report_claims
 from elm_hf.evaluation.claims_markdown import claim_sections
+from elm_hf.evaluation.endpoint_markdown import endpoint_sections
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
 from elm_hf.evaluation.markdown import report_markdown
 from elm_hf.evaluation.metrics import statements
@@ -87,7 +88,7 @@ def write_report(
     _draw(folder, report, questions, ecgs_of, seed)
     report["probe"] = read_json(folder / PROBE_NAME) if (folder / PROBE_NAME).exists() else None
     (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    probed = claim_sections(report["claims"])
+    probed = [*endpoint_sections(report), *claim_sections(report["claims"])]
     probed += [] if report["probe"] is None else ["## Counterfactual ECGs", *probe_sections(report["probe"])]
     (folder / REPORT_TEXT_NAME).write_text(report_markdown(report, probed), encoding="utf-8")
     return report
