@@ -1,6 +1,5 @@
 """Evaluation of a model at an OpenAI-compatible endpoint: the same questions, conditions and report as for an ELM."""
 
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
-import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
@@ -154,8 +152,14 @@ def evaluate_endpoint(
         settings = {
             "endpoint": identity["endpoint"]
             | _costs(requests, price)
-            | {"refusals": _refusals(Questions(predictions), refused, dict(zip(asked.questions["question_id"], candidates)))},
-            "seen_patients": overlap(None, {name for names in asked.questions["patient_ids"] for name in names}).to_dict(),
+            | {
+                "refusals": _refusals(
+                    Questions(predictions), refused, dict(zip(asked.questions["question_id"], candidates))
+                )
+            },
+            "seen_patients": overlap(
+                None, {name for names in asked.questions["patient_ids"] for name in names}
+            ).to_dict(),
             "limit": limit,
         }
         if judge is not None:
@@ -226,7 +230,11 @@ def _refusals(
             elif kind == "short" and answer.strip():
                 known = candidates[question] | answer_items(", ".join(items))
                 counts["no_candidate"] += not names_a_candidate(answer, known)
-        found[condition] = {"answers": len(table), "declared": counts["declared"], "no_candidate": counts["no_candidate"]}
+        found[condition] = {
+            "answers": len(table),
+            "declared": counts["declared"],
+            "no_candidate": counts["no_candidate"],
+        }
     return found
 
 
@@ -236,7 +244,9 @@ def _costs(requests: Sequence[Request], price: tuple[float, float] | None) -> di
     for one in requests:
         failures.update(one.failures)
     answered = [one for one in requests if one.answered]
-    prompt, completion = (sum(getattr(one, name) for one in requests) for name in ("prompt_tokens", "completion_tokens"))
+    prompt, completion = (
+        sum(getattr(one, name) for one in requests) for name in ("prompt_tokens", "completion_tokens")
+    )
     cost = None if price is None else (prompt * price[0] + completion * price[1]) / 1e6
     return {
         "requests": len(answered) + failures.total(),

@@ -62,7 +62,10 @@ class EcgContents:
             content = message["content"]
             if not isinstance(content, str):
                 content = _joined(
-                    [next(ecgs) if item["type"] == "ecg" else {"type": "text", "text": item["text"]} for item in content]
+                    [
+                        next(ecgs) if item["type"] == "ecg" else {"type": "text", "text": item["text"]}
+                        for item in content
+                    ]
                 )
             sent.append({"role": message["role"], "content": content})
         return sent
