@@ -26,6 +26,7 @@ from elm_hf.evaluation.endpoint_asker import MAX_ATTEMPTS
 from elm_hf.evaluation.endpoint_evaluation import SYSTEM_PROMPT, evaluate_endpoint
 from elm_hf.evaluation.endpoint_inputs import EcgContents, measurements_text
 from elm_hf.modeling.ecg_measurements import measure_ecg
+from elm_hf.utils.chat_models import public_url
 
 
 KEY = "sk-very-secret"
@@ -125,10 +126,9 @@ def no_report(monkeypatch):
 
 
 def ask(server, dataset, output=None, **options):
-    """Evaluates `reader`; user, password and parameters of the URL are as secret as the key."""
+    """Evaluates `reader`; parameters of the URL are as secret as the key."""
     settings = {"limit": 8, "conditions": ("ecg",), "quiet": True, "first_wait_s": 0.01, "model": "reader"}
-    url = server.url.replace("127", "user:password@127") + "?secret=1"
-    return evaluate_endpoint(url, dataset, output=output, **settings | options)
+    return evaluate_endpoint(f"{server.url}?secret=1", dataset, output=output, **settings | options)
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def test_the_key_is_written_nowhere(evaluated):
     assert {authorization for _, _, authorization in requests} == {f"Bearer {KEY}"}
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 4
-    for secret in (KEY, "password", "secret=1"):
+    for secret in (KEY, "secret=1"):
         assert not [path for path in files if secret.encode() in path.read_bytes()]
     predictions = pd.read_parquet(folder / "predictions.parquet")
     assert set(predictions[predictions["condition"] == "none"]["prediction"]) == {REFUSAL.replace(KEY, "(API key)")}
@@ -331,10 +331,17 @@ def test_possible_answers_are_those_of_training_questions(server, simulated_data
     ask(server, simulated_dataset, answer_options=True, ecg_input="measurements", limit=30)
     sent = [body["messages"][-1]["content"].split("\n")[-2:] for _, body, _ in server.requests]
     known = load_elm_dataset(simulated_dataset, fold=1, split="train").with_format(None).to_pandas()
-    template_of = dict(zip(known["question"], known["template_id"]))
+    asked = load_elm_dataset(simulated_dataset, fold=1, split="test").with_format(None).to_pandas()
+    of_question = asked.drop_duplicates("question").set_index("question")
     for question, options in sent:
-        items = known[known["template_id"] == template_of[question]]["answer"].explode()
-        assert options == f"Possible answers: {'; '.join(sorted(set(items)))}"
+        row = of_question.loc[question]
+        items = known[(known["template_id"] == row["template_id"]) & (known["question_type"] == row["question_type"])]
+        items = items if len(items) else known[known["question_type"] == row["question_type"]]
+        assert options == f"Possible answers: {'; '.join(sorted(set(items['answer'].explode())))}"
+
+
+def test_a_url_without_its_secrets():
+    assert public_url("https://user:password@host:8000/v1?api-key=1#x") == "https://host:8000/v1"
 
 
 @pytest.mark.parametrize(

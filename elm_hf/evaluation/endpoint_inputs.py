@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
+from PIL import Image
 
 from elm_hf.ecg.normal_ranges import measured_values
 from elm_hf.ecg.plot import plot_ecg
@@ -72,20 +73,14 @@ class EcgContents:
 
     def _contents(self, messages: Sequence[dict], names: tuple[str, ...]) -> list[dict]:
         if self._kept[0] != names:
-            items = [
-                item
-                for message in messages
-                if not isinstance(message["content"], str)
-                for item in message["content"]
-                if item["type"] == "ecg"
-            ]
-            ecgs = [(_with_gaps(item["ecg"], item["keep_flat"]), item["sampling_rate"]) for item in items]
+            items = filled_items(messages)
             if self._kind == "picture":
-                contents = [_picture_item(*one) for one in ecgs]
+                contents = [_picture_content(item) for item in items]
             else:
-                titles = ["ECG"] if len(ecgs) == 1 else [f"ECG {number + 1}" for number in range(len(ecgs))]
+                titles = ["ECG"] if len(items) == 1 else [f"ECG {number + 1}" for number in range(len(items))]
                 contents = [
-                    {"type": "text", "text": measurements_text(*one, title)} for one, title in zip(ecgs, titles)
+                    {"type": "text", "text": measurements_text(_with_gaps(item), item["sampling_rate"], title)}
+                    for item, title in zip(items, titles)
                 ]
             self._kept = names, contents
         return self._kept[1]
@@ -98,17 +93,28 @@ def _joined(items: list[dict]) -> str | list[dict]:
     return items
 
 
-def _with_gaps(ecg: np.ndarray, keep_flat: bool) -> np.ndarray:
+def filled_items(messages: Sequence[dict]) -> list[dict]:
+    """The ECG items of messages that [`fill_ecgs`] has filled."""
+    contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
+    return [item for content in contents for item in content if item["type"] == "ecg"]
+
+
+def draw_item(item: dict) -> Image.Image:
+    """The picture of an ECG item."""
+    return plot_ecg(_with_gaps(item), item["sampling_rate"], pixels_per_mm=PIXELS_PER_MM)
+
+
+def _with_gaps(item: dict) -> np.ndarray:
     """The ECG with NaN in flat leads, as models read it: a flat lead is an absent one."""
-    ecg = np.array(ecg, dtype=np.float32)
-    if not keep_flat:
+    ecg = np.array(item["ecg"], dtype=np.float32)
+    if not item["keep_flat"]:
         ecg[[is_flat(lead) for lead in ecg]] = np.nan
     return ecg
 
 
-def _picture_item(ecg: np.ndarray, sampling_rate: float) -> dict:
+def _picture_content(item: dict) -> dict:
     file = BytesIO()
-    plot_ecg(ecg, sampling_rate, pixels_per_mm=PIXELS_PER_MM).save(file, "PNG")
+    draw_item(item).save(file, "PNG")
     return {
         "type": "image_url",
         "image_url": {"url": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"},
