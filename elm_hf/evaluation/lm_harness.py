@@ -169,7 +169,7 @@ class ElmLM(LM):
 
 def main() -> None:
     """The command of lm-eval, which finds the tasks and the model of this module."""
-    if "--include_path" not in sys.argv and sys.argv[1:2] in (["run"], ["validate"], ["ls"]):
+    if "--include_path" not in sys.argv and sys.argv[1:] and not {"-h", "--help"} & set(sys.argv):
         sys.argv += ["--include_path", TASKS_FOLDER]
     cli_evaluate()
 
