@@ -1,4 +1,4 @@
-"""The answers that a question can have, as far as training questions show them, and replies that are none of them."""
+"""The answers that a question can have, as far as other questions show them, and replies that are none of them."""
 
 import re
 from collections import defaultdict
@@ -15,18 +15,18 @@ from elm_hf.utils.exact_match import answer_items, final_answer
 SHORT_ANSWERS = ("yes", "no", "none", "not sure")
 
 
-def candidate_answers(questions: pd.DataFrame, training_rows: pd.DataFrame | None) -> list[frozenset[str]]:
+def candidate_answers(questions: pd.DataFrame, answered: pd.DataFrame | None) -> list[frozenset[str]]:
     """
-    The items of the answers that training questions of the same template have (of the same type, where the template is
+    The items of the answers that other questions of the same template have (of the same type, where the template is
     unknown); for each question.
 
     Args:
         questions: with `question_type`, `template_id` and `question`.
-        training_rows: the same columns for the training patients, and `answer`.
+        answered: the same columns of the other questions, and `answer`.
     """
     by_template, by_type = defaultdict(set), defaultdict(set)
-    if training_rows is not None:
-        known = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
+    if answered is not None:
+        known = answered[answered["answer"].notna()].reset_index(drop=True)
         for template, kind, items in zip(*template_keys(known), known["answer"]):
             found = answer_items(", ".join(filter(None, items)))
             by_template[template] |= found

@@ -29,7 +29,7 @@ from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.evaluation.scores import Questions
 from elm_hf.utils.chat_models import Endpoint, public_url
-from elm_hf.utils.exact_match import answer_items
+from elm_hf.utils.reports import public_name
 
 
 ROLE = "endpoint"  # ELM_HF_ENDPOINT_API_KEY, --endpoint-model
@@ -105,16 +105,16 @@ def evaluate_endpoint(
 
     asked = what_is_asked(dataset, fold, split, limit, records, conditions, seed, None)
     training_rows = training_rows_of(dataset, fold, records)
-    candidates = candidate_answers(asked.questions, training_rows)
     if answer_options:
-        asked = replace(asked, rows=_with_options(asked, candidates))
+        asked = replace(asked, rows=_with_options(asked, candidate_answers(asked.questions, training_rows)))
     with errors_of(dataset):
         asker = Asker(asked.rows, asked.questions, asked.ablation, conditions, max_new_tokens, batch_size=1)
+    name = None if model is None else public_name(model)  # some servers call models by their paths
     identity = {
-        "checkpoint": f"{model or urlsplit(url).hostname}, {ecg_input}",
+        "checkpoint": f"{name or urlsplit(url).hostname}, {ecg_input}",
         "endpoint": {
             "url": public_url(url),
-            "model": model,
+            "model": name,
             "input": ecg_input,
             "answer_options": answer_options,
             "pixels_per_mm": PIXELS_PER_MM if ecg_input == "picture" else None,
@@ -152,11 +152,7 @@ def evaluate_endpoint(
         settings = {
             "endpoint": identity["endpoint"]
             | _costs(requests, price)
-            | {
-                "refusals": _refusals(
-                    Questions(predictions), refused, dict(zip(asked.questions["question_id"], candidates))
-                )
-            },
+            | {"refusals": _refusals(Questions(predictions), refused, training_rows)},
             "seen_patients": overlap(
                 None, {name for names in asked.questions["patient_ids"] for name in names}
             ).to_dict(),
@@ -218,23 +214,21 @@ def _kinds(questions: pd.DataFrame) -> dict[str, str]:
 
 
 def _refusals(
-    questions: Questions, refused: set[tuple[str, str]], candidates: Mapping[str, frozenset[str]]
+    questions: Questions, refused: set[tuple[str, str]], training_rows: pd.DataFrame | None
 ) -> dict[str, dict[str, int]]:
     """For each condition the number of answers, of refusals that the endpoint declares, and of others without a candidate."""
-    table, found = questions.table, {}
+    table = questions.table
+    columns = ["question_type", "template_id", "question", "answer"]
+    known = pd.concat([table.reindex(columns=columns), *([] if training_rows is None else [training_rows])])
+    candidates, found = candidate_answers(table, known), {}
     for condition, answers in questions.answers.items():
-        counts = Counter()
-        for question, kind, items, answer in zip(table.index, table["kind"], table["answer"], answers):
+        counts = {"answers": len(table), "declared": 0, "no_candidate": 0}
+        for question, kind, items, answer in zip(table.index, table["kind"], candidates, answers):
             if (question, condition) in refused:
                 counts["declared"] += 1
             elif kind == "short" and answer.strip():
-                known = candidates[question] | answer_items(", ".join(items))
-                counts["no_candidate"] += not names_a_candidate(answer, known)
-        found[condition] = {
-            "answers": len(table),
-            "declared": counts["declared"],
-            "no_candidate": counts["no_candidate"],
-        }
+                counts["no_candidate"] += not names_a_candidate(answer, items)
+        found[condition] = counts
     return found
 
 

@@ -28,8 +28,8 @@ def endpoint_sections(report: dict) -> list[str]:
     ]
     rule = (
         "Refusals: those that the endpoint declares (`refusal`, or a content filter), and short answers without a candidate, "
-        "which contain neither an item of the true answer nor one of the answers that training questions of the same template "
-        "have. They count as wrong."
+        "which contain none of the answers that questions of the same template have in the training and the evaluated split. "
+        "They count as wrong."
     )
     return [
         "## Endpoint",
