@@ -27,10 +27,11 @@ from elm_hf.evaluation.endpoint_evaluation import SYSTEM_PROMPT, evaluate_endpoi
 from elm_hf.evaluation.endpoint_inputs import EcgContents, measurements_text
 from elm_hf.modeling.ecg_measurements import measure_ecg
 from elm_hf.utils.chat_models import public_url
+from elm_hf.utils.reports import read_report
 
 
 KEY = "sk-very-secret"
-NUMBER = 24  # of conversations
+NUMBER = 12  # of conversations
 REFUSAL = f"I am sorry, but I cannot see an ECG with the key {KEY}."
 
 
@@ -186,12 +187,16 @@ def test_costs_and_refusals(evaluated):
     assert "it is unknown" in text or "are unknown" in text  # the patients that it was trained on
 
 
-def test_nothing_is_asked_twice_and_the_report_is_the_same(evaluated, server, simulated_dataset):
-    folder, report, _ = evaluated
-    again = ask(server, simulated_dataset, folder, limit=NUMBER, conditions=None, price=(2.0, 10.0))
+def test_nothing_is_asked_twice_and_the_report_is_the_same(evaluated, server, simulated_dataset, monkeypatch, capsys):
+    folder, report, requests = evaluated
+    command = f"elm-hf evaluate-endpoint {server.url}?secret=1 --endpoint-model reader --dataset {simulated_dataset} --quiet "
+    command += f"--output {folder} --limit {NUMBER} --max-new-tokens 32 --price 2,10"
+    monkeypatch.setattr(sys, "argv", command.split())
+    main()
+    again = read_report(folder)
     assert server.requests == []
-    report["run"].pop("seconds"), again["run"].pop("seconds")
-    assert again == report
+    assert again | {"run": again["run"] | {"seconds": report["run"]["seconds"]}} == report
+    assert f"{len(requests)} requests, {1000 * len(requests)} tokens read" in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds another evaluation.*endpoint"):
         ask(server, simulated_dataset, folder, limit=NUMBER, conditions=None, ecg_input="measurements")
 
@@ -221,6 +226,7 @@ def test_measurements_in_words():
     assert f"PR interval {values['pr_ms']:.0f} ms" in text
     (v2,) = re.findall(r"^V2: (.*)$", text, re.MULTILINE)
     assert f"R {values['r_mv_V2']:.2f}" in v2 and f"ST {values['st_mv_V2']:.2f}" in v2
+    assert "-0.00" not in text
     assert "nothing can be measured" in measurements_text(np.zeros((12, 2500), np.float32), 250)
 
 

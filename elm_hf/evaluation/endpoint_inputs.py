@@ -151,7 +151,7 @@ _EXPLANATION = "Leads: amplitudes in mV, ST at the J point, T negative where inv
 
 def _lead_line(lead: str, features: dict[str, float]) -> str:
     values = [
-        f"{words} {features[f'{name}_{lead}']:.{digits}f}"
+        f"{words} {round(features[f'{name}_{lead}'], digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.00"
         for name, (words, digits) in LEAD_VALUES.items()
         if np.isfinite(features[f"{name}_{lead}"])
     ]
