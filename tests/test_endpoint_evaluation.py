@@ -192,8 +192,10 @@ def test_nothing_is_asked_twice_and_the_report_is_the_same(evaluated, server, si
     command = f"elm-hf evaluate-endpoint {server.url}?secret=1 --endpoint-model reader --dataset {simulated_dataset} --quiet "
     command += f"--output {folder} --limit {NUMBER} --max-new-tokens 32 --price 2,10"
     monkeypatch.setattr(sys, "argv", command.split())
-    main()
+    with pytest.raises(SystemExit) as exit:
+        main()
     again = read_report(folder)
+    assert exit.value.code == 0
     assert server.requests == []
     assert again | {"run": again["run"] | {"seconds": report["run"]["seconds"]}} == report
     assert f"{len(requests)} requests, {1000 * len(requests)} tokens read" in capsys.readouterr().out
