@@ -192,6 +192,8 @@ def test_nothing_is_asked_twice_and_the_report_is_the_same(evaluated, server, si
     command = f"elm-hf evaluate-endpoint {server.url}?secret=1 --endpoint-model reader --dataset {simulated_dataset} --quiet "
     command += f"--output {folder} --limit {NUMBER} --max-new-tokens 32 --price 2,10"
     monkeypatch.setattr(sys, "argv", command.split())
+    drawn = {name: report[name] for name in ("figures", "examples")}  # not drawn again, which takes seconds
+    monkeypatch.setattr("elm_hf.evaluation.report._draw", lambda folder, report, *_: report.update(drawn))
     with pytest.raises(SystemExit) as exit:
         main()
     again = read_report(folder)
@@ -203,7 +205,7 @@ def test_nothing_is_asked_twice_and_the_report_is_the_same(evaluated, server, si
         ask(server, simulated_dataset, folder, limit=NUMBER, conditions=None, ecg_input="measurements")
 
 
-def test_measurements_are_sent_as_text(server, simulated_dataset, tmp_path, evaluated):
+def test_measurements_are_sent_as_text(server, simulated_dataset, tmp_path, evaluated, no_report):
     server.answer = lambda messages: "yes" if "s, measured: " in messages[-1]["content"] else "no"
     ask(
         server,
