@@ -177,7 +177,7 @@ class Asker:
         return [(prompt.key, answer) for prompt, answer in zip(batch, answers)]
 
     def conversation(self, prompt: Prompt, read: dict[tuple, list]) -> list[dict]:
-        """The messages of a prompt with their ECGs, which are read once: `read` has those that were."""
+        """The messages of a prompt with their ECGs. `read` has the ECGs that were read before, by their names."""
         row, (question_id, condition) = self._rows[prompt.row], prompt.key
         messages = self._ablation.messages(prompt.row, condition, row["messages"][: prompt.position])
         if prompt.ecgs not in read:

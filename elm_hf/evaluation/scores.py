@@ -161,7 +161,10 @@ def blind_answers(questions: pd.DataFrame, training_rows: pd.DataFrame) -> list[
 
 
 def template_keys(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Keys of each question's template and of its type. They are strings, since columns differ in their null values."""
+    """
+    Keys of each question's template and of its type: of the template its `template_id`, or its wording where there is none.
+    They are strings, since columns differ in their null values.
+    """
     types = rows["question_type"].fillna(UNTYPED).astype(str).tolist()
     ids = rows["template_id"] if "template_id" in rows else pd.Series([None] * len(rows))
     templates = [
