@@ -12,6 +12,7 @@ from elm_hf.cli import (  # noqa: F401
     evaluate,
     evaluate_endpoint,
     hub,
+    lm_harness,
     measure,
     plot,
     prepare,

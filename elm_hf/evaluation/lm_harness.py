@@ -1,7 +1,7 @@
 """
 Tasks and a model for the LM Evaluation Harness (lm-eval), by which others run the questions of a dataset:
 
-    python -m elm_hf.evaluation.lm_harness run --model elm-hf --model_args pretrained=my-elm --batch_size 32 \
+    elm-hf lm-eval run --model elm-hf --model_args pretrained=my-elm --batch_size 32 \
         --tasks elm_hf --metadata '{"dataset": "user/ecg-qa-ptbxl-250-2500", "fold": "1"}'
 
 There is a task for each condition (`elm_hf_ecg`, `elm_hf_zeros`, ...), and for models that see one with drawn ECGs
@@ -10,6 +10,7 @@ There is a task for each condition (`elm_hf_ecg`, `elm_hf_zeros`, ...), and for 
 
 import json
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 
@@ -167,12 +168,8 @@ class ElmLM(LM):
         raise NotImplementedError("elm-hf writes answers (generate_until) and rates no texts")
 
 
-def main() -> None:
-    """The command of lm-eval, which finds the tasks and the model of this module."""
-    if "--include_path" not in sys.argv and sys.argv[1:] and not {"-h", "--help"} & set(sys.argv):
-        sys.argv += ["--include_path", TASKS_FOLDER]
+def run(arguments: Sequence[str]) -> None:
+    """Runs the command of lm-eval with these arguments. It finds the tasks and the model of this module."""
+    has_tasks = arguments[:1] in (["run"], ["validate"]) and "--include_path" not in arguments
+    sys.argv = ["lm-eval", *arguments, *(["--include_path", TASKS_FOLDER] if has_tasks else [])]
     cli_evaluate()
-
-
-if __name__ == "__main__":
-    main()
