@@ -7,13 +7,14 @@ import typer
 from elm_hf.cli.app import app
 
 
-@app.command(
-    "lm-eval",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
+@app.command("lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def lm_eval(context: typer.Context):
-    """Run the LM Evaluation Harness, whose arguments follow (run --help), with the tasks and the model elm-hf."""
+    """
+    Run the LM Evaluation Harness with the tasks and the model of elm-hf.
+
+    Its arguments are those of lm-eval, for example: run --model elm-hf --model_args pretrained=my-elm --tasks elm_hf. For
+    their list: elm-hf lm-eval -- run --help.
+    """
     if find_spec("lm_eval") is None:
         raise ImportError("elm-hf lm-eval needs the LM Evaluation Harness: pip install 'elm-hf[harness]'")
     from elm_hf.evaluation.lm_harness import run
