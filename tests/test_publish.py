@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hub_server import HubServer
+from huggingface_hub import DatasetCard, parse_eval_result_entries
 
+from elm_hf.checkpoints.eval_results import eval_results_files
 from elm_hf.checkpoints.publish import publish_model
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.prepare.dataset import prepare_dataset
@@ -309,3 +312,32 @@ def test_a_folder_without_a_model_or_with_another_report_is_refused(tiny_elm, tm
         publish_model(tiny_elm, "user/elm", [tmp_path / "nowhere.json"], dry_run=True)
     with pytest.raises(ValueError, match="not a checkpoint"):
         publish_model(tmp_path, "user/elm", dry_run=True)
+
+
+def test_a_benchmark_has_a_task_for_each_fold(simulated_dataset, monkeypatch):
+    """`eval.yaml` has the fields that the Hub documents; its tasks are those of `.eval_results/`, and are configurations."""
+    sent = {}
+
+    def keep(repo_id, kind, files, *args):
+        sent.update(files)
+
+    monkeypatch.setattr("elm_hf.prepare.publish.publish_files", keep)
+    publish_dataset(simulated_dataset, NAME, benchmark=True)
+    content = yaml.safe_load(sent["eval.yaml"])
+    assert set(content) == {"name", "description", "evaluation_framework", "tasks"}
+    assert (content["name"], content["evaluation_framework"]) == ("simulated-250-500", "elm-hf")
+    configs = {entry["config_name"]: entry for entry in DatasetCard(sent["README.md"].decode()).data.configs}
+    assert [task["id"] for task in content["tasks"]] == [f"fold{number}" for number in range(1, 6)]
+    for task in content["tasks"]:
+        assert set(task) == {"id", "config", "split"}
+        splits = [file["split"] for file in configs[task["config"]]["data_files"]]
+        assert task["split"] == "test" and "test" in splits
+    report = REPORT | {"run": REPORT["run"] | {"dataset_on_hub": True}}
+    (result,) = eval_results_files([report]).values()
+    (entry,) = parse_eval_result_entries(yaml.safe_load(result))
+    assert entry.dataset_id == NAME and entry.task_id in [task["id"] for task in content["tasks"]]
+    sent.clear()
+    publish_dataset(simulated_dataset, NAME)
+    assert "eval.yaml" not in sent and "README.md" in sent
+    with pytest.raises(ValueError, match="a benchmark .* needs its questions"):
+        publish_dataset(simulated_dataset, NAME, signals=False, benchmark=True)

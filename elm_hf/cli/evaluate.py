@@ -110,7 +110,7 @@ def evaluate(
     quiet: Quiet = False,
 ):
     """Score a model's answers with the true ECG, and with other signals or none in its place; write a report."""
-    token_limits = _token_limits(max_new_tokens)
+    limits = token_limits(max_new_tokens)
     if temperature is not None and not temperature > 0:
         raise ValueError(f"--temperature is {temperature:g}; expected a number above 0")
     check_names(checkpoint, dataset)
@@ -134,7 +134,7 @@ def evaluate(
         output=output,
         limit=limit,
         batch_size=batch_size,
-        max_new_tokens=token_limits,
+        max_new_tokens=limits,
         max_reasoning_tokens=max_reasoning_tokens,
         conditions=condition or None,
         num_occlusions=occlusions,
@@ -349,7 +349,7 @@ def zero_shot(
     print_json(report) if as_json else typer.echo(zero_shot_table(report))
 
 
-def _token_limits(text: str) -> int | dict[str, int]:
+def token_limits(text: str) -> int | dict[str, int]:
     """`"32"`, or `"single-verify=8,report=256"`."""
     if re.fullmatch(r"[1-9]\d*", text):
         return int(text)

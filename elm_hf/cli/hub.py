@@ -34,12 +34,19 @@ def publish(
     license: Annotated[
         str | None, typer.Option(help="Licence of data of your own, such as cc-by-4.0, if the build has none.")
     ] = None,
+    benchmark: Annotated[
+        bool,
+        typer.Option(
+            "--benchmark",
+            help="Include eval.yaml, by which the Hub shows the dataset as a benchmark with a leaderboard.",
+        ),
+    ] = False,
     dry_run: DryRun = False,
 ):
     """Publish a dataset on the Hub: Parquet files, folds and card in one commit."""
     from elm_hf.prepare.publish import publish_dataset
 
-    report(publish_dataset(folder, repo, private, revision, signals, dry_run, license))
+    report(publish_dataset(folder, repo, private, revision, signals, dry_run, license, benchmark))
 
 
 @app.command("publish-model")

@@ -165,7 +165,7 @@ class Asker:
     def _prompts(self, model: PreTrainedModel, processor: ProcessorMixin, batch: list[Prompt]) -> PromptBatch:
         """Reads the ECGs, and renders and tokenizes the conversations, on the CPU."""
         read: dict[tuple, list] = {}  # each ECG once
-        conversations = [self._conversation(prompt, read) for prompt in batch]
+        conversations = [self.conversation(prompt, read) for prompt in batch]
         longest = longest_text(processor, batch[0].max_new_tokens, self._max_reasoning_tokens)
         with _naming_questions(batch):
             return PromptBatch(model, processor, conversations, longest)
@@ -180,7 +180,8 @@ class Asker:
             answers = answers_to(prompts, model, processor, *limits)
         return [(prompt.key, answer) for prompt, answer in zip(batch, answers)]
 
-    def _conversation(self, prompt: Prompt, read: dict[tuple, list]) -> list[dict]:
+    def conversation(self, prompt: Prompt, read: dict[tuple, list]) -> list[dict]:
+        """The messages of a prompt with their ECGs. `read` has the ECGs that were read before, by their names."""
         row, (question_id, condition) = self._rows[prompt.row], prompt.key
         messages = self._ablation.messages(prompt.row, condition, row["messages"][: prompt.position])
         if prompt.ecgs not in read:

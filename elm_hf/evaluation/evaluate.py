@@ -139,9 +139,9 @@ def evaluate(
         raise ValueError(f"unknown rubric of the judge {judge_rubric!r}; there are {', '.join(JUDGE_RUBRICS)}")
 
     # What is asked. Errors in the data come before the model is loaded, which may take long.
-    asked = _what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
+    asked = what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
     patients = {name for names in asked.questions["patient_ids"] for name in names}
-    training_rows = _training_rows(dataset, fold, records)
+    training_rows = training_rows_of(dataset, fold, records)
     to_probe = _questions_to_probe(dataset, training_rows, asked.questions) if num_counterfactuals else {}
     seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
     model, processor = load_checkpoint(checkpoint, device=str(state.device))
@@ -152,7 +152,7 @@ def evaluate(
     asked = _with_neighbours(asked, processor.system_prompt)
     if known := known_sources(model.config.encoder_config, asked.sources):
         logger.warning("%s: %s", checkpoint, known_sources_message(known))
-    with _errors_of(dataset):
+    with errors_of(dataset):
         asker = Asker(
             asked.rows,
             asked.questions,
@@ -298,7 +298,7 @@ def _conditions_of(checkpoint: str | PathLike, conditions: Sequence[str] | None)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """
     What is asked in an evaluation.
 
@@ -341,7 +341,7 @@ class _Asked:
         return self.rows.with_format(None)["ecg_index"][:]
 
 
-def _what_is_asked(
+def what_is_asked(
     dataset: str | PathLike,
     fold: int | str,
     split: str,
@@ -350,14 +350,14 @@ def _what_is_asked(
     conditions: Sequence[str],
     seed: int,
     retrieval: RetrievalOptions | None,
-) -> _Asked:
+) -> Asked:
     try:
         rows = load_elm_dataset(dataset, fold=fold, split=split, records=records)
     except ValueError as error:  # the error of `datasets` about an empty split does not name it
         raise ValueError(f"fold {fold}, {split}, of {dataset} cannot be evaluated: {error}") from error
     if limit is not None and limit < len(rows):
         rows = rows.select(np.linspace(0, len(rows) - 1, limit).astype(int))
-    with _errors_of(dataset):
+    with errors_of(dataset):
         ecg_index = rows.select_columns("ecg_index")[:]["ecg_index"]
         asked_about = {number for numbers in ecg_index for number in numbers}
         source_of, persons = _facts_of_records(records or dataset) if asked_about else (None, None)
@@ -369,7 +369,7 @@ def _what_is_asked(
         if retrieval is not None:
             neighbours = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
     sources = {source_of[number] for number in asked_about}
-    return _Asked(rows, questions, ablation, sources, neighbours, persons)
+    return Asked(rows, questions, ablation, sources, neighbours, persons)
 
 
 def _facts_of_records(dataset: str | PathLike) -> tuple[list[str], list[tuple] | None]:
@@ -381,7 +381,7 @@ def _facts_of_records(dataset: str | PathLike) -> tuple[list[str], list[tuple] |
     return facts["source"], persons
 
 
-def _with_neighbours(asked: _Asked, system_prompt: str | None) -> _Asked:
+def _with_neighbours(asked: Asked, system_prompt: str | None) -> Asked:
     """Puts the neighbours into the conversations; a new system message moves the positions of their answers by one."""
     if asked.neighbours is None:
         return asked
@@ -398,7 +398,7 @@ def _questions_to_probe(
     return questions_of(dataset, rows["question"])
 
 
-def _training_rows(dataset: str | PathLike, fold: int | str, records: str | PathLike | None) -> pd.DataFrame | None:
+def training_rows_of(dataset: str | PathLike, fold: int | str, records: str | PathLike | None) -> pd.DataFrame | None:
     """What the blind baseline learns from; None where the fold has no training split, as in some benchmarks."""
     try:
         rows = load_elm_dataset(dataset, fold=fold, split="train", records=records)
@@ -409,7 +409,7 @@ def _training_rows(dataset: str | PathLike, fold: int | str, records: str | Path
 
 
 @contextmanager
-def _errors_of(dataset: str | PathLike) -> Iterator[None]:
+def errors_of(dataset: str | PathLike) -> Iterator[None]:
     """Names the dataset in what is wrong with it."""
     try:
         yield

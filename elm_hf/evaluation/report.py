@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from elm_hf.evaluation.blind_templates import template_report, template_sections
 from elm_hf.evaluation.claims import EcgsOf, PersonsOf, report_claims
 from elm_hf.evaluation.claims_markdown import claim_sections
+from elm_hf.evaluation.ecg_bench_metrics import ecg_bench_report, ecg_bench_sections
+from elm_hf.evaluation.endpoint_markdown import endpoint_sections
 from elm_hf.evaluation.grounding_markdown import grounding_sections
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
 from elm_hf.evaluation.markdown import report_markdown
@@ -91,8 +94,12 @@ def write_report(
     _draw(folder, report, questions, ecgs_of, seed)
     report["probe"] = read_json(folder / PROBE_NAME) if (folder / PROBE_NAME).exists() else None
     (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    probed = [*reasoning_sections(reasoning), *grounding_sections(report["run"].get("grounding"))]
-    probed += claim_sections(report["claims"], report["figures"].get("claims"))
+    probed = [*endpoint_sections(report), *template_sections(report["blind_templates"])]
+    probed += [*reasoning_sections(reasoning), *grounding_sections(report["run"].get("grounding"))]
+    probed += [
+        *ecg_bench_sections(report["ecg_bench"]),
+        *claim_sections(report["claims"], report["figures"].get("claims")),
+    ]
     probed += [] if report["probe"] is None else ["## Counterfactual ECGs", *probe_sections(report["probe"])]
     (folder / REPORT_TEXT_NAME).write_text(report_markdown(report, probed), encoding="utf-8")
     return report
@@ -165,6 +172,8 @@ def build_report(
         "signal_reliance_by_type": _reliance_by_type(book, rows_of_kind),
         "confusion": _confusions(questions, rows_of_kind.get("short", np.array([], int))),
         "statements": _statements(questions),
+        "blind_templates": template_report(book, training_rows) if BLIND in questions.answers else None,
+        "ecg_bench": ecg_bench_report(questions),
         "claims": None if ecgs_of is None else report_claims(questions, book.bootstrap, ecgs_of, persons_of),
         "notes": notes,
     }

@@ -155,15 +155,18 @@ def blind_answers(questions: pd.DataFrame, training_rows: pd.DataFrame) -> list[
     """
     training_rows = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
     answers = pd.Series([", ".join(sorted(filter(None, items))) for items in training_rows["answer"]], dtype=object)
-    levels = list(zip(*map(_templates, (training_rows, questions))))
+    levels = list(zip(*map(template_keys, (training_rows, questions))))
     majority = [answers.groupby(list(training)).agg(_most_frequent).to_dict() for training, _ in levels]
     overall = _most_frequent(answers)
     asked = zip(*(keys for _, keys in levels))
     return [next((m[key] for m, key in zip(majority, keys) if key in m), overall) for keys in asked]
 
 
-def _templates(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Keys of each question's template and of its type. They are strings, since columns differ in their null values."""
+def template_keys(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """
+    Keys of each question's template and of its type: of the template its `template_id`, or its wording where there is none.
+    They are strings, since columns differ in their null values.
+    """
     types = rows["question_type"].fillna(UNTYPED).astype(str).tolist()
     ids = rows["template_id"] if "template_id" in rows else pd.Series([None] * len(rows))
     templates = [

@@ -38,8 +38,12 @@ def rouge_l(prediction: str, truth: str) -> float:
 
 def meteor(prediction: str, truth: str) -> float:
     """METEOR: words match exactly, by stem or, if [`has_wordnet`], by synonym (Banerjee & Lavie 2005; NLTK)."""
-    reference, hypothesis = (re.findall(r"\w+|[^\w\s]", text) for text in (truth, prediction))
-    return single_meteor_score(reference, hypothesis, wordnet=nltk.corpus.wordnet if has_wordnet() else _NoSynonyms())
+    return meteor_of_words(*(re.findall(r"\w+|[^\w\s]", text) for text in (prediction, truth)))
+
+
+def meteor_of_words(prediction: list[str], truth: list[str]) -> float:
+    """METEOR of two texts in words."""
+    return single_meteor_score(truth, prediction, wordnet=nltk.corpus.wordnet if has_wordnet() else _NoSynonyms())
 
 
 def bleu_counts(prediction: str, truth: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from datasets import Features
 
 from elm_hf.data.columns import CONVERSATION_IDS, RECORD_IDS
 from elm_hf.data.layout import BUILD_REPORT_NAME, PATIENTS, PICTURE_NAME, PRIVACY_NAME
+from elm_hf.prepare.benchmark import EVAL_NAME, eval_yaml
 from elm_hf.prepare.card import credited, dataset_card
 from elm_hf.prepare.licenses import FREE_LICENSES, UNKNOWN_LICENSE, Credit, is_credentialed
 from elm_hf.prepare.own_data import WITH_PATIENT_ID
@@ -35,6 +36,7 @@ def publish_dataset(
     signals: bool | None = None,
     dry_run: bool = False,
     license: str | None = None,
+    benchmark: bool = False,
 ) -> Publication:
     """
     Publish a dataset built by `prepare_dataset`, with Parquet files, card and build report, in one commit.
@@ -49,11 +51,13 @@ def publish_dataset(
             data. By default, everything is published if the licences of all sources clearly permit redistribution.
         dry_run: return the list of files without publishing them.
         license: licence of the publisher's own data, an identifier of the Hub or words. Defaults to that of the build.
+        benchmark: include `eval.yaml`, by which the Hub shows the dataset as a benchmark whose tasks are the folds.
 
     Raises:
         ValueError: `folder` is not a build or has links that lead out of it, the name does not follow the scheme, a licence
             requires that `signals` is set, or does not permit a public repository, the publisher's own data have no
-            licence or their patients no pseudonyms, or the repository is public, but `private` is True.
+            licence or their patients no pseudonyms, the repository is public, but `private` is True, or `benchmark` is
+            True for a dataset without questions.
         ConnectionError: the Hub could not be reached or was busy in every attempt. No uploaded file is visible.
         HfHubHTTPError: the Hub rejected the request.
     """
@@ -71,6 +75,12 @@ def publish_dataset(
         _check_licenses(folder, credits)
         signals = True
     with _dataset_files(folder, repo_id, signals, report) as files:
+        if benchmark:
+            if not signals:
+                raise ValueError(
+                    f"{folder}: a benchmark (--benchmark) needs its questions, and without signals only ids are published"
+                )
+            files[EVAL_NAME] = eval_yaml(repo_id.split("/")[-1], list(files))
         message = f"{report['dataset']}, built with elm-hf {report['versions']['elm-hf']}"
         return publish_files(repo_id, "dataset", files, STALE_DATA, message, private, revision, dry_run)
 

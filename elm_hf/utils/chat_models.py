@@ -3,6 +3,8 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
 
 from httpx2 import TransportError
 from huggingface_hub import ChatCompletionOutput, ChatCompletionOutputUsage, InferenceClient
@@ -35,9 +37,39 @@ def is_endpoint(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def endpoint_chat(url: str, model: str | None, max_tokens: int, role: str) -> Chat:
+def public_url(url: str) -> str:
+    """Return a URL without what may be secret: user, password and parameters."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rsplit("@", 1)[-1], parts.path, "", ""))
+
+
+@dataclass(frozen=True)
+class Completion:
     """
-    Return a chat function for a model at an OpenAI-compatible endpoint. Decoding is greedy.
+    A reply of a model at an endpoint.
+
+    Attributes:
+        text: the reply; empty if the model wrote none.
+        prompt_tokens, completion_tokens: as the endpoint reports them; 0 if it does not.
+        finished: False if the reply was cut at its maximum length.
+        refused: whether the endpoint declares the reply a refusal, or a filter withheld it.
+        greedy: whether the endpoint accepted a temperature of 0.
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finished: bool
+    refused: bool
+    greedy: bool
+
+
+class Endpoint:
+    """
+    A model at an OpenAI-compatible endpoint. Calling it with messages returns a [`Completion`].
+
+    Decoding is greedy. If the endpoint rejects `max_tokens` in favour of `max_completion_tokens`, or a temperature of 0,
+    as models that reason do, the request is repeated without, and later requests follow.
 
     Args:
         url: URL of the endpoint, such as `http://localhost:8000/v1`.
@@ -45,34 +77,75 @@ def endpoint_chat(url: str, model: str | None, max_tokens: int, role: str) -> Ch
         max_tokens: maximum number of generated tokens.
         role: task of the model, such as `"judge"`. It is used in error messages and in the name of the environment
             variable that contains the API key, such as `ELM_HF_JUDGE_API_KEY`.
+        timeout_s: longest wait for a reply, in seconds.
 
-    Returns:
-        A function that raises [`TransientError`] on a transient error and ValueError if the endpoint rejects the
-        request.
+    A call raises [`TransientError`] on a transient error and ValueError if the endpoint rejects the request.
     """
-    key = f"ELM_HF_{role.upper()}_API_KEY"
-    client = InferenceClient(base_url=url, api_key=os.environ.get(key, "none"), timeout=120)
+
+    def __init__(self, url: str, model: str | None, max_tokens: int, role: str, timeout_s: float = 120):
+        self._url, self._model, self._role = public_url(url), model, role
+        self._key_name = f"ELM_HF_{role.upper()}_API_KEY"
+        self._key = os.environ.get(self._key_name)
+        self._client = InferenceClient(base_url=url, api_key=self._key or "none", timeout=timeout_s)
+        self._settings: dict = {"max_tokens": max_tokens, "temperature": 0.0}
+
+    def __call__(self, messages: list[dict]) -> Completion:
+        while True:
+            settings = self._settings
+            try:
+                output = self._client.chat_completion(messages, model=self._model, **settings)
+                break
+            except InferenceTimeoutError as error:
+                raise TransientError("timeout") from error
+            except TransportError as error:
+                raise TransientError(f"no connection to {self._url} ({type(error).__name__})") from error
+            except HfHubHTTPError as error:
+                if not self._adapts(settings, error):
+                    raise self._error(error) from error
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise TransientError("not JSON") from error
+            except ValueError as error:  # JSON other than an object
+                raise TransientError("no chat completion") from error
+        text, reason, refused = _reply(output)
+        tokens = _tokens(output.usage)
+        return Completion(self._without_key(text), *tokens, reason != "length", refused, "temperature" in settings)
+
+    def _adapts(self, settings: dict, error: HfHubHTTPError) -> bool:
+        """Whether the request is repeated without a setting that the endpoint rejects."""
+        if error.response.status_code != 400:
+            return False
+        said, without = error.response.text, dict(settings)
+        if "max_completion_tokens" in said and "max_tokens" in settings:
+            without["extra_body"] = {"max_completion_tokens": without.pop("max_tokens")}
+        elif "temperature" in said and "temperature" in settings:
+            del without["temperature"]
+        else:
+            return False
+        self._settings = without
+        return True
+
+    def _error(self, error: HfHubHTTPError) -> Exception:
+        status = error.response.status_code
+        if status in TRANSIENT_CODES:
+            return TransientError(f"HTTP {status}", _retry_after(error.response.headers))
+        return ValueError(
+            f"the {self._role} at {self._url} rejects the request (HTTP {status}: "
+            f"{self._without_key(error.response.text[:200])}); check its URL, its model (--{self._role}-model) and its API "
+            f"key ({self._key_name})"
+        )
+
+    def _without_key(self, text: str) -> str:
+        """A text of the endpoint, which may repeat the API key."""
+        return text.replace(self._key, "(API key)") if self._key else text
+
+
+def endpoint_chat(url: str, model: str | None, max_tokens: int, role: str) -> Chat:
+    """Return a chat function for a model at an [`Endpoint`]."""
+    endpoint = Endpoint(url, model, max_tokens, role)
 
     def chat(messages: list[dict]) -> tuple[str, int, int]:
-        try:
-            output = client.chat_completion(messages, model=model, max_tokens=max_tokens, temperature=0.0)
-        except InferenceTimeoutError as error:
-            raise TransientError("timeout") from error
-        except TransportError as error:
-            raise TransientError(f"no connection to {url} ({type(error).__name__})") from error
-        except HfHubHTTPError as error:
-            status = error.response.status_code
-            if status not in TRANSIENT_CODES:
-                raise ValueError(
-                    f"the {role} at {url} rejects the request (HTTP {status}: {error.response.text[:200]}); check its "
-                    f"URL, its model (--{role}-model) and its API key ({key})"
-                ) from error
-            raise TransientError(f"HTTP {status}", _retry_after(error.response.headers)) from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise TransientError("not JSON") from error
-        except ValueError as error:  # JSON other than an object
-            raise TransientError("no chat completion") from error
-        return _words(output), *_tokens(output.usage)
+        reply = endpoint(messages)
+        return reply.text, reply.prompt_tokens, reply.completion_tokens
 
     return chat
 
@@ -82,13 +155,15 @@ def writable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _words(output: ChatCompletionOutput) -> str:
-    """The text of a response. The response may be JSON of any structure."""
+def _reply(output: ChatCompletionOutput) -> tuple[str, str | None, bool]:
+    """Text of a response, the reason of its end, and whether it is a refusal. The response may be JSON of any structure."""
     try:
-        content = output.choices[0].message.content
+        choice = output.choices[0]
+        content, reason, refusal = choice.message.content, choice.finish_reason, choice.message.get("refusal")
     except (AttributeError, IndexError, TypeError) as error:
         raise TransientError("no chat completion") from error
-    return writable(content) if isinstance(content, str) else ""
+    refused = reason == "content_filter" or bool(refusal)
+    return writable(content) if isinstance(content, str) else "", reason, refused
 
 
 def _tokens(usage: ChatCompletionOutputUsage | None) -> list[int]:
