@@ -65,17 +65,15 @@ class Questions:
             raise ValueError("the table of predictions is empty: there is nothing to score")
         first = next(iter(by_condition))
         table = by_condition[first]
-        table = table.assign(answer=[[final_answer(item) for item in items] for items in table["answer"]])
         for name, rows in by_condition.items():
             missing = len(table.index.symmetric_difference(rows.index))
             if missing or not rows.index.is_unique:
                 problem = f"{missing} questions are in one only" if missing else "some were answered twice"
                 raise ValueError(f"conditions {first!r} and {name!r} need the same questions, once each: {problem}")
-        has_truth = table["answer"].map(lambda items: bool(answer_items(", ".join(items)))).astype(bool)
-        self.without_truth = int((~has_truth).sum())
-        if not has_truth.any():
+        self.table = scored_questions(table)
+        self.without_truth = len(table) - len(self.table)
+        if not len(self.table):
             raise ValueError(f"none of the {len(table)} questions has a true answer: there is nothing to score")
-        self.table = _with_kinds(table[has_truth])
         self.answers = {
             name: [final_answer(text) for text in rows["prediction"].reindex(self.table.index)]
             for name, rows in by_condition.items()
@@ -127,11 +125,13 @@ def check_text_metrics(kinds: Sequence[str]) -> None:
         )
 
 
-def _with_kinds(table: pd.DataFrame) -> pd.DataFrame:
+def scored_questions(table: pd.DataFrame) -> pd.DataFrame:
     """
-    Adds `kind` and `truth`, the text that predictions are compared with. Question types whose true items have more than
-    five words on average are free text: reports, not names of findings.
+    The questions that have a true answer, with `kind` and `truth`, the text that predictions are compared with. Question
+    types whose true items have more than five words on average are free text: reports, not names of findings.
     """
+    table = table.assign(answer=[[final_answer(item) for item in items] for items in table["answer"]])
+    table = table[table["answer"].map(lambda items: bool(answer_items(", ".join(items)))).astype(bool)]
     table = table.assign(question_type=table["question_type"].fillna(UNTYPED).astype(str))
     words = table["answer"].map(lambda items: np.mean([len(item.split()) for item in items]))
     is_text = words.groupby(table["question_type"]).transform("mean") > FREE_TEXT_WORDS
@@ -153,15 +153,18 @@ def blind_answers(questions: pd.DataFrame, training_rows: pd.DataFrame) -> list[
     """
     training_rows = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
     answers = pd.Series([", ".join(sorted(filter(None, items))) for items in training_rows["answer"]], dtype=object)
-    levels = list(zip(*map(_templates, (training_rows, questions))))
+    levels = list(zip(*map(template_keys, (training_rows, questions))))
     majority = [answers.groupby(list(training)).agg(_most_frequent).to_dict() for training, _ in levels]
     overall = _most_frequent(answers)
     asked = zip(*(keys for _, keys in levels))
     return [next((m[key] for m, key in zip(majority, keys) if key in m), overall) for keys in asked]
 
 
-def _templates(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Keys of each question's template and of its type. They are strings, since columns differ in their null values."""
+def template_keys(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """
+    Keys of each question's template and of its type: of the template its `template_id`, or its wording where there is none.
+    They are strings, since columns differ in their null values.
+    """
     types = rows["question_type"].fillna(UNTYPED).astype(str).tolist()
     ids = rows["template_id"] if "template_id" in rows else pd.Series([None] * len(rows))
     templates = [
