@@ -65,7 +65,7 @@ class AnswerSets:
         if "choose" in str(kind).lower() and len(named := self._named(key, texts, question)) > 1:
             return OPTIONS, named
         every = tuple(text for those in texts.values() for text in those)
-        if 1 < len(texts) and len(every) <= MOST_ANSWERS:
+        if len(texts) > 1 and len(every) <= MOST_ANSWERS:
             return TEMPLATE, every
         if not texts and is_yes_no_question(question):
             return YES_OR_NO, YES_NO

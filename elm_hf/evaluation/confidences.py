@@ -38,7 +38,9 @@ def saved_confidences(folder: ReportFolder) -> dict[Key, tuple] | None:
         return None
     rows = pd.read_parquet(file, columns=["question_id", "condition", *CONFIDENCE_COLUMNS])
     rows = rows[rows["answer_set"].notna()]
-    found = {tuple(row[:2]): tuple(None if pd.isna(one) else one for one in row[2:]) for row in rows.to_numpy().tolist()}
+    found = {
+        tuple(row[:2]): tuple(None if pd.isna(one) else one for one in row[2:]) for row in rows.to_numpy().tolist()
+    }
     return found or None
 
 

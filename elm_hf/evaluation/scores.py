@@ -16,6 +16,7 @@ from elm_hf.evaluation.intervals import (
     resampled_variance,
 )
 from elm_hf.evaluation.metrics import statement_counts, token_f1
+from elm_hf.evaluation.predictions import CONFIDENCE_COLUMNS
 from elm_hf.utils.exact_match import answer_items, final_answer, is_exact_match
 from elm_hf.utils.reports import METRIC_OF_KIND
 
@@ -51,6 +52,7 @@ class Questions:
     Attributes:
         table: a row per question that has a true answer; `kind` is `"short"` or `"text"`.
         answers: condition to list of predictions, without their reasoning, in the order of `table`.
+        confidences: condition to a table with `CONFIDENCE_COLUMNS`, in the order of `table`.
         without_truth: number of questions that were omitted because they have no true answer.
 
     Raises:
@@ -80,6 +82,10 @@ class Questions:
         }
         self.unfinished = {
             name: int((~rows["finished"].reindex(self.table.index).astype(bool)).sum())
+            for name, rows in by_condition.items()
+        }
+        self.confidences = {
+            name: rows.reindex(index=self.table.index, columns=CONFIDENCE_COLUMNS)
             for name, rows in by_condition.items()
         }
 
