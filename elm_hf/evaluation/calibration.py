@@ -284,10 +284,14 @@ def _without_ecg(conditions: dict[str, dict]) -> Sequence[str]:
     surest = max(others, key=lambda name: others[name]["confidence"]["score"])
     one = others[surest]
     change = one["change"]
-    is_less_sure = change["low"] is not None and change["low"] > 0
-    head = "It is less sure without the ECG" if is_less_sure else "No evidence that it is less sure without the ECG"
+    head = "No evidence that it is less sure without the ECG"
+    if change["low"] is not None and change["low"] > 0:
+        head = "It is less sure without the ECG"
+    elif change["low"] is not None and change["high"] < 0:
+        head = "It is no less sure without the ECG"
     interval = "" if change["low"] is None else f" [{change['low']:.3f}, {change['high']:.3f}]"
     return [
-        f"{head}: where it is surest ({surest}), mean confidence {one['confidence']['score']:.3f} (right "
-        f"{one['accuracy']['score']:.3f}), {change['score']:.3f}{interval} less than with the ECG."
+        f"{head}: mean confidence {conditions['ecg']['confidence']['score']:.3f} with it, "
+        f"{one['confidence']['score']:.3f} without where it is surest ({surest}; right {one['accuracy']['score']:.3f}), "
+        f"difference {change['score']:.3f}{interval}."
     ]

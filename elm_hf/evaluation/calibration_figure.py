@@ -65,7 +65,7 @@ def _reliability(axes: Axes, found: dict) -> None:
     axes.set_title(
         f"with ECG: ECE {found['ece']['score']:.3f} ({found['ece']['if_calibrated']:.3f} by chance)", fontsize=10
     )
-    axes.legend(loc="upper left", frameon=False, fontsize=8)
+    axes.legend(loc="upper left", framealpha=0.9, edgecolor="none", fontsize=8)
 
 
 def _coverage(axes: Axes, curve: dict) -> None:

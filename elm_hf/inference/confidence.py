@@ -13,6 +13,25 @@ from elm_hf.inference.prompt_batch import PromptBatch
 from elm_hf.utils.exact_match import final_answer, reasoning_of, with_reasoning
 
 
+# What a model answers that is not sure enough.
+NOT_SURE = "not sure"
+_MOST_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class ConfidenceOptions:
+    """
+    How sure a model is to be asked to be.
+
+    Attributes:
+        candidates: the answers that are compared; by default what the form of the question gives, see [`confidences`].
+        abstain_below: confidence below which the answer is `NOT_SURE`; None if every answer is given.
+    """
+
+    candidates: tuple[str, ...] | None = None
+    abstain_below: float | None = None
+
+
 @dataclass(frozen=True)
 class Confidence:
     """
@@ -30,12 +49,22 @@ class Confidence:
     others: dict[str, float] | None = None
     length_normalised: float | None = None
 
-    def sentence(self) -> str:
-        """The confidence in words, such as `"83 % sure (no: 17 %)"`."""
+    def words(self) -> str:
+        """The confidence in words, such as `"83 % sure; no: 17 %"`."""
         if self.others is None:
-            return f"probability of this answer, word for word: {percent(self.probability)}"
-        others = ", ".join(f"{text}: {percent(value)}" for text, value in list(self.others.items())[:3])
-        return f"{percent(self.probability)} sure ({others})"
+            return f"this wording: {percent(self.probability)}"
+        return f"{percent(self.probability)} sure; {self._others()}"
+
+    def words_of_abstention(self, answer: str) -> str:
+        """What a model would have answered that is not sure enough, such as `"yes: 54 %, no: 46 %"`."""
+        if self.others is None:
+            return f"its most probable wording: {percent(self.probability)}"
+        return f"{answer}: {percent(self.probability)}, {self._others()}"
+
+    def _others(self) -> str:
+        shown = [f"{text}: {percent(value)}" for text, value in list(self.others.items())[:_MOST_SHOWN]]
+        more = len(self.others) - len(shown)
+        return ", ".join(shown + ([f"{more} others"] if more else []))
 
 
 def percent(probability: float) -> str:
@@ -109,7 +138,8 @@ def confidences(
     ]
     if not answered:
         return [None] * len(texts)
-    scores, tokens = score_answers(PromptBatch(model, processor, answered, answered=True), model)
+    batch = PromptBatch(model, processor, answered, answered=True)
+    scores, tokens = score_answers(batch, model, part_size=len(conversations))
     found, start = [], 0
     for text, those in zip(texts, groups):
         end = start + sum(map(len, those))
