@@ -143,6 +143,8 @@ def test_rate_noise_and_problems_are_measured():
     rng = np.random.default_rng(0)
     clean = simulate_ecg(draw_findings(rng), rng, 10).astype(np.float32)
     noisy, flat = clean + rng.normal(0, 0.02, clean.shape).astype(np.float32), clean.copy()
+    one, two = noisy[:2]
+    noisy[2:6] = two - one, -(one + two) / 2, one - two / 2, two - one / 2
     flat[7] = 0.0
     assert noise_uv(noisy) == pytest.approx(np.hypot(20, noise_uv(clean)), rel=0.1)
     assert np.isnan(noise_uv(np.full((12, 500), np.nan)))
