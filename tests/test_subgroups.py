@@ -133,7 +133,9 @@ def test_a_comparison_of_two_groups_is_in_none(tmp_path):
     sex = report["subgroups"]["kinds"]["short"]["attributes"]["sex"]
     assert sex["left_out"] == {"several": 1} and sex["groups"]["female"]["answers"] == NUM_PATIENTS // 2 - 1
     written = (tmp_path / "report.md").read_text()
-    assert "## Subgroups" in written and "In no group: sex several (1 answers)" in written
+    assert (tmp_path / report["figures"]["subgroups"]).stat().st_size > 10_000
+    assert "## Subgroups" in written and "![Score and signal reliance of each group](figures/subgroups.png)" in written
+    assert "In no group: sex several (1 answers)" in written
     assert "Too small to be scored: site 0 (" in written
     assert write_report(tmp_path, predictions, RUN)["subgroups"] is None
 

@@ -93,7 +93,7 @@ def write_report(
     _draw(folder, report, questions, ecgs_of, seed)
     report["probe"] = read_json(folder / PROBE_NAME) if (folder / PROBE_NAME).exists() else None
     (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    probed = calibration_sections(report) + subgroup_sections(report["subgroups"]) + claim_sections(report["claims"])
+    probed = calibration_sections(report) + subgroup_sections(report) + claim_sections(report["claims"])
     probed += [] if report["probe"] is None else ["## Counterfactual ECGs", *probe_sections(report["probe"])]
     (folder / REPORT_TEXT_NAME).write_text(report_markdown(report, probed), encoding="utf-8")
     return report
@@ -114,6 +114,11 @@ def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | No
             from elm_hf.evaluation.calibration_figure import draw_calibration
 
             report["figures"]["calibration"] = f"{FIGURES_NAME}/{draw_calibration(figures, report['calibration'])}"
+        if report["subgroups"] is not None:
+            from elm_hf.evaluation.subgroup_figure import draw_subgroups
+
+            drawn = draw_subgroups(figures, report["subgroups"])
+            report["figures"] |= {name: f"{FIGURES_NAME}/{file}" for name, file in drawn.items()}
     if (folder / OCCLUSION_NAME).exists():
         names = draw_occlusions(folder / OCCLUSION_NAME, figures)
         report["figures"] |= {Path(name).stem: f"{FIGURES_NAME}/{name}" for name in names}

@@ -5,13 +5,14 @@ from elm_hf.evaluation.names import KIND_NAMES
 from elm_hf.utils.reports import METRIC_NAMES
 
 
-def subgroup_sections(subgroups: dict | None) -> list[str]:
+def subgroup_sections(report: dict) -> list[str]:
     """
     The section, as a list of paragraphs; empty without subgroups.
 
     Args:
-        subgroups: of `report.json`.
+        report: as in report.json.
     """
+    subgroups = report["subgroups"]
     if subgroups is None or not any(kind["attributes"] for kind in subgroups["kinds"].values()):
         return []
     text = (
@@ -27,6 +28,9 @@ def subgroup_sections(subgroups: dict | None) -> list[str]:
         if len(subgroups["kinds"]) > 1:
             parts.append(f"{KIND_NAMES[kind]}:")
         parts.append(_table(found))
+        suffix = f"_{kind}" if len(subgroups["kinds"]) > 1 else ""
+        if path := report["figures"].get(f"subgroups{suffix}"):
+            parts.append(f"![Score and signal reliance of each group]({path})")
         parts += _not_scored(found)
     return parts
 
