@@ -6,9 +6,10 @@ import pytest
 from scipy import stats
 from test_report import RUN, question_row
 
+from elm_hf.checkpoints.card import model_card
 from elm_hf.ecg.simulated_findings import draw_findings
 from elm_hf.ecg.simulation import simulate_ecg
-from elm_hf.evaluation.report import write_report
+from elm_hf.evaluation.report import build_report, write_report
 from elm_hf.evaluation.scores import Questions, ScoreBook
 from elm_hf.evaluation.subgroups import (
     LEAST_GROUP,
@@ -121,7 +122,7 @@ def test_without_a_difference_no_group_is_called_worse():
     )
 
 
-def test_a_comparison_of_two_groups_is_in_none(tmp_path):
+def test_a_comparison_of_two_groups_is_in_none(tiny_elm, tmp_path):
     predictions = table_of(lambda patient: 0.7)
     mixed = predictions["question_id"] == "q0#0"
     predictions.loc[mixed, "record_ids"] = pd.Series([["r0", "r1"]] * 2, index=predictions.index[mixed])
@@ -137,7 +138,8 @@ def test_a_comparison_of_two_groups_is_in_none(tmp_path):
     assert "## Subgroups" in written and "![Score and signal reliance of each group](figures/subgroups.png)" in written
     assert "In no group: sex several (1 answers)" in written
     assert "Too small to be scored: site 0 (" in written
-    assert write_report(tmp_path, predictions, RUN)["subgroups"] is None
+    assert report["subgroups"]["kinds"]["short"]["sentence"] in str(model_card(tiny_elm, "my-elm", None, [report]))
+    assert build_report(Questions(predictions), RUN, None, 0)["subgroups"] is None
 
 
 def test_rate_noise_and_problems_are_measured():
