@@ -98,6 +98,12 @@ def evaluate(
         typer.Option(help="LLM that also scores the answers: chat model, or URL of an OpenAI-compatible endpoint."),
     ] = None,
     judge_model: Annotated[str | None, typer.Option(help="Name of the judge at its endpoint.")] = None,
+    judge_rubric: Annotated[
+        str,
+        typer.Option(
+            help="What the judge scores: correctness, or grounding (GEM's aspects of free-text interpretations)."
+        ),
+    ] = "correctness",
     bert_score: Annotated[
         str | None,
         typer.Option(help="Encoder for BERTScore of free text: folder or repository, such as roberta-large."),
@@ -121,6 +127,7 @@ def evaluate(
     from elm_hf.evaluation.markdown import degradation_table, report_table
     from elm_hf.evaluation.names import CONDITIONS, REPORT_TEXT_NAME
     from elm_hf.evaluation.probe import NUM_PATIENTS
+    from elm_hf.evaluation.reasoning_markdown import reasoning_sentences
     from elm_hf.retrieval.options import RetrievalOptions
     from elm_hf.utils.reports import trust_sentences
 
@@ -148,6 +155,7 @@ def evaluate(
         retrieval=retrieval,
         judge=judge,
         judge_model=judge_model,
+        judge_rubric=judge_rubric,
         bert_score=bert_score,
         system_prompt=read_system_prompt(system_prompt_file),
         allow_seen_patients=allow_seen_patients,
@@ -163,6 +171,8 @@ def evaluate(
         typer.echo(f"Answers about {dataset}, fold {fold}, {split}:\n\n{report_table(report)}\n")
         for reliance in report["signal_reliance"].values():
             typer.echo(reliance["sentence"])
+        for sentence in reasoning_sentences(report["reasoning"]) if report["reasoning"] else ():
+            typer.echo(sentence)
         for sentence in trust_sentences(report):
             typer.echo(sentence)
         for kind in report["picture_degradation"][0]["kinds"] if picture_degradation else ():

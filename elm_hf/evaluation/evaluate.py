@@ -28,14 +28,17 @@ from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.confidences import delete_unfinished, find_confidences, saved_confidences
 from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_ecgs, degradation_steps, draw_steps
 from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
+from elm_hf.evaluation.grounding import judge_grounding
 from elm_hf.evaluation.judge import judge_predictions
 from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
 from elm_hf.evaluation.occlusion import choose_answers, occlude_answers
+from elm_hf.evaluation.own_history import ask_with_own_history
 from elm_hf.evaluation.predictions import prediction_table
 from elm_hf.evaluation.probe import probe_model, questions_of
 from elm_hf.evaluation.probe_questions import ProbeQuestion
 from elm_hf.evaluation.probe_records import recorded_ecgs
 from elm_hf.evaluation.questions import list_questions
+from elm_hf.evaluation.reasoning_scores import list_samples, reasoning_report
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.evaluation.subgroups import record_facts
@@ -48,6 +51,7 @@ from elm_hf.utils.weights import fingerprint_of_weights
 
 logger = logging.get_logger(__name__)
 
+JUDGE_RUBRICS = ("correctness", "grounding")
 # Raised when what stands in the place of an ECG changes, so that no evaluation mixes answers under both.
 CONTROLS_VERSION = 2
 
@@ -72,6 +76,7 @@ def evaluate(
     retrieval: RetrievalOptions | None = None,
     judge: str | None = None,
     judge_model: str | None = None,
+    judge_rubric: str = "correctness",
     bert_score: str | None = None,
     system_prompt: str | None = None,
     allow_seen_patients: bool = False,
@@ -81,6 +86,7 @@ def evaluate(
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in its place and without any, and reports the scores.
+    Conversations that consist of steps (ECG-Reasoning-Benchmark) are also asked behind the model's own answers.
 
     Answers are greedy unless a temperature is given. They are written to `output` as they come: the same command resumes an evaluation that was
     interrupted. Under `accelerate launch -m elm_hf` (on CPUs `torchrun -m elm_hf`) the processes share the questions.
@@ -107,6 +113,8 @@ def evaluate(
             neighbours of the true ECG under every condition.
         judge: LLM that scores the answers given with the ECG, too (see [`judge_predictions`]).
         judge_model: name of the judge at its endpoint.
+        judge_rubric: what the judge scores: `"correctness"`, or `"grounding"` for the aspects of GEM's evaluation (see
+            [`judge_grounding`]), for free text.
         bert_score: encoder for BERTScore of free text: folder or Hub name (see [`BertScorer`]).
         system_prompt: opens conversations without a system message, instead of the one that the checkpoint was trained
             with; `""` for none.
@@ -131,6 +139,8 @@ def evaluate(
     if bert_score is not None and state.is_main_process:
         bert_scorer = BertScorer(bert_score, state.device, batch_size, quiet)
     conditions = _conditions_of(checkpoint, conditions)
+    if judge_rubric not in JUDGE_RUBRICS:
+        raise ValueError(f"unknown rubric of the judge {judge_rubric!r}; there are {', '.join(JUDGE_RUBRICS)}")
 
     # What is asked. Errors in the data come before the model is loaded, which may take long.
     asked = _what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
@@ -185,6 +195,26 @@ def evaluate(
         if calibration and confidences is None:
             to_score = asker, asked.questions, answers, training_rows
             confidences = find_confidences(*to_score, model, processor, folder, state, quiet)
+        own_history = None
+        if asked.has_steps:
+            own_history = ask_with_own_history(
+                asked.rows,
+                asked.questions,
+                answers,
+                asked.ablation,
+                conditions,
+                model,
+                processor,
+                folder.path,
+                identity,
+                state,
+                quiet,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                max_reasoning_tokens=max_reasoning_tokens,
+            )
         degraded = {}
         if picture_degradation:
             degraded = ask_about_degraded(
@@ -228,10 +258,18 @@ def evaluate(
 
         # The report.
         judged = {}
-        if judge is not None:
+        if judge is not None and judge_rubric == "grounding":
+            persons_of = None if asked.persons is None else asked.persons_of
+            options = {"ecgs_of": asked.ecgs_of, "persons_of": persons_of, "seed": seed, "quiet": quiet}
+            judged["grounding"] = judge_grounding(predictions, judge, folder.path, judge_model, **options)[1]
+        elif judge is not None:
             judged["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
+        reasoning = None
+        if own_history is not None:
+            samples = list_samples(asked.rows, asked.questions)
+            reasoning = reasoning_report(samples, {"ground_truth": predictions, "own": own_history}, seed)
         settings = {
-            "calibration": calibration,
+            "calibration": confidences is not None,
             "seen_patients": seen,
             "limit": limit,
             "batch_size": batch_size,
@@ -255,6 +293,7 @@ def evaluate(
             persons_of=None if asked.persons is None else asked.persons_of,
             picture_degradation=degradation_steps(predictions, degraded, seed) if degraded else None,
             facts_of=asked.facts_of,
+            reasoning=reasoning,
         )
 
 
@@ -310,6 +349,11 @@ class _Asked:
         """What the records table says of each ECG of a question, of [`record_facts`]."""
         return [self.facts[number] for number in self._ecg_index[self._row_of[question_id]]]
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether the conversations consist of steps with options (ECG-Reasoning-Benchmark)."""
+        return "steps" in self.rows.column_names
+
     @cached_property
     def _row_of(self) -> dict[str, int]:
         return dict(zip(self.questions["question_id"], self.questions["row"]))
@@ -341,6 +385,8 @@ def _what_is_asked(
         source_of, persons = _facts_of_records(records or dataset) if asked_about else (None, None)
         questions = list_questions(rows, source_of)
         ablation = SignalAblation(rows, conditions, seed, questions, persons)
+        if "steps" in rows.column_names:
+            ablation.share_donors(questions)
         neighbours = None
         if retrieval is not None:
             neighbours = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
