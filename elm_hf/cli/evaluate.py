@@ -66,6 +66,13 @@ def evaluate(
             "--counterfactuals", help="Also ask about simulated ECGs that differ in one thing (elm-hf probe)."
         ),
     ] = False,
+    calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration",
+            help="Also measure how sure the model is of each short answer, and whether it is right to be.",
+        ),
+    ] = False,
     picture_degradation: Annotated[
         bool,
         typer.Option(
@@ -120,6 +127,7 @@ def evaluate(
     from elm_hf.evaluation.probe import NUM_PATIENTS
     from elm_hf.evaluation.reasoning_markdown import reasoning_sentences
     from elm_hf.retrieval.options import RetrievalOptions
+    from elm_hf.utils.reports import trust_sentences
 
     retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
     if update_card:
@@ -151,6 +159,7 @@ def evaluate(
         allow_seen_patients=allow_seen_patients,
         temperature=temperature,
         picture_degradation=picture_degradation,
+        calibration=calibration,
     )
     if report is None:  # the first of the processes prints
         return
@@ -161,6 +170,8 @@ def evaluate(
         for reliance in report["signal_reliance"].values():
             typer.echo(reliance["sentence"])
         for sentence in reasoning_sentences(report["reasoning"]) if report["reasoning"] else ():
+            typer.echo(sentence)
+        for sentence in trust_sentences(report):
             typer.echo(sentence)
         for kind in report["picture_degradation"][0]["kinds"] if picture_degradation else ():
             typer.echo(

@@ -88,7 +88,7 @@ class Asker:
         max_reasoning_tokens: int = MAX_REASONING_TOKENS,
         left_out: Container[Key] = (),
     ):
-        self._max_reasoning_tokens = max_reasoning_tokens
+        self._max_reasoning_tokens, self.batch_size = max_reasoning_tokens, batch_size
         self._temperature, self._seed = temperature, seed
         if not isinstance(max_new_tokens, int):
             lacking = sorted(set(questions["question_type"]) - max_new_tokens.keys())
@@ -167,7 +167,7 @@ class Asker:
         read: dict[tuple, list] = {}  # each ECG once
         conversations = [self.conversation(prompt, read) for prompt in batch]
         longest = longest_text(processor, batch[0].max_new_tokens, self._max_reasoning_tokens)
-        with _naming_questions(batch):
+        with naming_questions(batch):
             return PromptBatch(model, processor, conversations, longest)
 
     def _answers(
@@ -175,7 +175,7 @@ class Asker:
     ) -> list[tuple[Key, Answer]]:
         if self._temperature is not None:  # whichever batches a process asks, and after an interruption
             torch.manual_seed(zlib.crc32(f"{self._seed} {batch[0].key}".encode()))
-        with _naming_questions(batch):
+        with naming_questions(batch):
             limits = batch[0].max_new_tokens, self._temperature, self._max_reasoning_tokens
             answers = answers_to(prompts, model, processor, *limits)
         return [(prompt.key, answer) for prompt, answer in zip(batch, answers)]
@@ -190,7 +190,7 @@ class Asker:
 
 
 @contextmanager
-def _naming_questions(batch: list[Prompt]) -> Iterator[None]:
+def naming_questions(batch: list[Prompt]) -> Iterator[None]:
     """Adds questions of the batch to errors."""
     try:
         yield

@@ -175,6 +175,7 @@ def evaluate_endpoint(
             ecgs_of=asked.ecgs_of,
             bert_scorer=bert_scorer,
             persons_of=None if asked.persons is None else asked.persons_of,
+            facts_of=asked.facts_of,
         )
 
 
