@@ -301,9 +301,9 @@ class ElmConfig(PreTrainedConfig):
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
     def to_dict(self) -> dict:
-        """The settings, without the folders or repositories that the LLM and the encoder were loaded from."""
+        """The settings, without the folders or repositories that the LLM and the encoders were loaded from."""
         settings = super().to_dict()
-        for part in ("text_config", "encoder_config"):
+        for part in ("text_config", "encoder_config", "picture_encoder_config"):
             if settings.get(part) is not None:
                 settings[part].pop("_name_or_path", None)
         return settings
