@@ -11,10 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_LLM
 from safetensors.torch import load_file
 from test_llm_families import compose, tiny_llm_of
 from transformers import AutoModelForCausalLM
 
+from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.messages import fill_ecgs
 from elm_hf.ecg.simulated_findings import draw_findings
@@ -143,15 +145,36 @@ def test_placeholders_and_ecgs_are_counted(loaded, conversation):
         check_ecgs_are_given(prompt["prompt_token_ids"], 0, processor.ecg_token_id)
 
 
-def test_vllm_answers_as_the_model_itself(loaded, speaking_elm, conversation):
+def test_vllm_answers_as_the_model_itself(simulated_dataset, conversation, tmp_path, monkeypatch):
     vllm = pytest.importorskip("vllm", reason="needs vLLM")
-    model, processor = loaded
-    llm = vllm.LLM(str(speaking_elm), dtype="float32", max_model_len=256, enforce_eager=True, max_num_seqs=4)
+    # vLLM's kernels have no heads as narrow as those of the other models of the tests.
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}
+    (tmp_path / "elm.json").write_text(json.dumps({"text_config": TINY_LLM | sizes}))
+    options = {"tokenizer_dataset": str(simulated_dataset), "vocab_size": 400, "num_ecg_tokens": 10, "seconds": 2}
+    create_elm(tmp_path / "elm", config=tmp_path / "elm.json", **options)
+    model, processor = load_checkpoint(tmp_path / "elm", device="cpu")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.3)
+    model.generation_config.suppress_tokens = processor.tokenizer.all_special_ids
+    model.save_pretrained(tmp_path / "speaking")
+    processor.save_pretrained(tmp_path / "speaking")
+
+    llm = vllm.LLM(str(tmp_path / "speaking"), dtype="float32", max_model_len=256, enforce_eager=True, max_num_seqs=4)
     sampling = vllm.SamplingParams(temperature=0, max_tokens=8)
-    conversations = [conversation[:1], conversation]
-    outputs = llm.generate([vllm_prompt(processor, one) for one in conversations], sampling)
-    texts = [processor.decode(output.outputs[0].token_ids, skip_special_tokens=True).strip() for output in outputs]
-    assert texts == answer(model, processor, conversations, 8)
-    tokens = vllm_prompt(processor, conversation)["prompt_token_ids"]
-    with pytest.raises(ValueError, match="for 0 ECGs in multi_modal_data"):
-        llm.generate([{"prompt_token_ids": tokens}], sampling)
+    questions = [conversation[:1], conversation, [{"role": "user", "content": "Hello"}]]
+
+    def texts(prompts: list[dict]) -> list[str]:
+        outputs = llm.generate(prompts, sampling)
+        return [processor.decode(one.outputs[0].token_ids, skip_special_tokens=True).strip() for one in outputs]
+
+    expected = answer(model, processor, questions, 8)
+    assert len(set(expected)) == 3
+    assert texts([vllm_prompt(processor, one) for one in questions]) == expected
+    unseen = {"prompt_token_ids": vllm_prompt(processor, conversation)["prompt_token_ids"]}
+    with pytest.raises(ValueError, match="The prompt has 3 ECG placeholders"):
+        texts([unseen])
+    monkeypatch.setattr("elm_hf.serving.vllm_model.check_ecgs_are_given", lambda *_: None)
+    assert texts([unseen, vllm_prompt(processor, conversation)]) == ["", expected[1]]
