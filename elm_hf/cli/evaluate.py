@@ -91,6 +91,12 @@ def evaluate(
         typer.Option(help="LLM that also scores the answers: chat model, or URL of an OpenAI-compatible endpoint."),
     ] = None,
     judge_model: Annotated[str | None, typer.Option(help="Name of the judge at its endpoint.")] = None,
+    judge_rubric: Annotated[
+        str,
+        typer.Option(
+            help="What the judge scores: correctness, or grounding (GEM's aspects of free-text interpretations)."
+        ),
+    ] = "correctness",
     bert_score: Annotated[
         str | None,
         typer.Option(help="Encoder for BERTScore of free text: folder or repository, such as roberta-large."),
@@ -114,6 +120,7 @@ def evaluate(
     from elm_hf.evaluation.markdown import degradation_table, report_table
     from elm_hf.evaluation.names import CONDITIONS, REPORT_TEXT_NAME
     from elm_hf.evaluation.probe import NUM_PATIENTS
+    from elm_hf.evaluation.reasoning_markdown import reasoning_sentences
     from elm_hf.retrieval.options import RetrievalOptions
 
     retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
@@ -140,6 +147,7 @@ def evaluate(
         retrieval=retrieval,
         judge=judge,
         judge_model=judge_model,
+        judge_rubric=judge_rubric,
         bert_score=bert_score,
         system_prompt=read_system_prompt(system_prompt_file),
         allow_seen_patients=allow_seen_patients,
@@ -154,6 +162,8 @@ def evaluate(
         typer.echo(f"Answers about {dataset}, fold {fold}, {split}:\n\n{report_table(report)}\n")
         for reliance in report["signal_reliance"].values():
             typer.echo(reliance["sentence"])
+        for sentence in reasoning_sentences(report["reasoning"]) if report["reasoning"] else ():
+            typer.echo(sentence)
         for kind in report["picture_degradation"][0]["kinds"] if picture_degradation else ():
             typer.echo(
                 f"\nPictures with artefacts of scans:\n\n{degradation_table(report['picture_degradation'], kind)}\n"

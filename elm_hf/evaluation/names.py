@@ -42,6 +42,7 @@ FIGURES_NAME = "figures"
 OCCLUSION_NAME = "occlusion.npz"
 DEGRADATION_STEPS_NAME = "picture_degradation_steps.png"  # among the figures
 JUDGEMENTS_NAME = "judgements.jsonl"
+OWN_HISTORY_NAME = "own_history"  # a folder
 
 # Files of the counterfactual probe, in its own folder or in that of an evaluation.
 PROBE_NAME = "probe.json"
