@@ -267,10 +267,11 @@ class Events:
 
     def ask(self, session: Session, question: str) -> Iterator[tuple]:
         """Asks, and shows both answers while they grow."""
+        as_typed = _import_gradio().skip()  # the visitor may be writing the next question
         try:
-            for _ in self.model.ask(session, question or ""):
-                yield session.dialogue(True), session.dialogue(False), "Answering …", ""
-            yield session.dialogue(True), session.dialogue(False), "", ""
+            for number, _ in enumerate(self.model.ask(session, question or "")):
+                yield session.dialogue(True), session.dialogue(False), "Answering …", "" if number == 0 else as_typed
+            yield session.dialogue(True), session.dialogue(False), "", as_typed
         except ValueError as error:
             yield session.dialogue(True), session.dialogue(False), _error(error), question
 
