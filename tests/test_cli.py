@@ -479,7 +479,10 @@ def test_a_configuration_that_makes_no_model(content, expected, message, simulat
         (["--representation", "picture"], "'representation' expected one of"),
         (["--layout", "6x2"], "--layout: for models that read drawn ECGs, --representation image"),
         (["--encoder", "no/such/encoder"], "no/such/encoder: no such folder"),
-        (["--config", "nowhere.json"], "--config nowhere.json: neither a file nor settings of a new model; available are"),
+        (
+            ["--config", "nowhere.json"],
+            "--config nowhere.json: neither a file nor settings of a new model; available are",
+        ),
     ],
 )
 def test_options_that_make_no_model(options, expected, message, tiny_elm, tmp_path):
