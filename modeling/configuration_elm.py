@@ -212,10 +212,10 @@ class ElmConfig(PreTrainedConfig):
             return
         allowed = PROJECTORS_WITHOUT_ENCODER if self.encoder_config is None else PROJECTORS_WITH_ENCODER
         if self.projector_type not in allowed:
-            encoder = "no encoder" if self.encoder_config is None else f"a {self.encoder_config.model_type} encoder"
-            raise ValueError(
-                f'projector_type="{self.projector_type}" does not fit {encoder}; choose one of {", ".join(allowed)}.'
-            )
+            found = "needs an encoder; without one,"
+            if self.encoder_config is not None:
+                found = f"does not fit a {self.encoder_config.model_type} encoder;"
+            raise ValueError(f'projector_type="{self.projector_type}" {found} choose one of {", ".join(allowed)}.')
         if self.num_ecg_tokens < 1:
             raise ValueError(f"num_ecg_tokens must be at least 1, got {self.num_ecg_tokens}.")
         if self.encoder_config is None:
@@ -301,9 +301,9 @@ class ElmConfig(PreTrainedConfig):
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
     def to_dict(self) -> dict:
-        """The settings, without the folders or repositories that the LLM and the encoder were loaded from."""
+        """The settings, without the folders or repositories that the LLM and the encoders were loaded from."""
         settings = super().to_dict()
-        for part in ("text_config", "encoder_config"):
+        for part in ("text_config", "encoder_config", "picture_encoder_config"):
             if settings.get(part) is not None:
                 settings[part].pop("_name_or_path", None)
         return settings

@@ -11,7 +11,7 @@ run() { printf '\n$ %s\n' "$*"; "$@"; }
 
 run elm-hf prepare simulated_qa --num-recordings 4000 --sampling-rate 100 --output outputs/quickstart/data
 run elm-hf pretrain --config quickstart_encoder
-run elm-hf create outputs/quickstart/elm --config recipes/quickstart_elm.json --encoder outputs/quickstart/encoder \
+run elm-hf create outputs/quickstart/elm --config quickstart_elm --encoder outputs/quickstart/encoder \
     --vocab-size 768 --tokenizer-dataset outputs/quickstart/data
 run elm-hf train --config quickstart
 run elm-hf ask outputs/quickstart/trained --dataset outputs/quickstart/data --trust-remote-code \

@@ -468,7 +468,10 @@ def test_a_configuration_that_makes_no_model(content, expected, message, simulat
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--projector", "mlp"], 'projector_type="mlp" does not fit no encoder; choose one of linear, patch, conv'),
+        (
+            ["--projector", "mlp"],
+            'projector_type="mlp" needs an encoder; without one, choose one of linear, patch, conv',
+        ),
         (["--num-ecg-tokens", "7"], "num_samples=2500 cannot be cut into num_ecg_tokens=7 equal patches"),
         (["--seconds", "0"], "--seconds is 0; expected the length of at least one sample"),
         (["--dtype", "int8"], '--dtype is "int8"; expected auto, float32'),
@@ -476,7 +479,10 @@ def test_a_configuration_that_makes_no_model(content, expected, message, simulat
         (["--representation", "picture"], "'representation' expected one of"),
         (["--layout", "6x2"], "--layout: for models that read drawn ECGs, --representation image"),
         (["--encoder", "no/such/encoder"], "no/such/encoder: no such folder"),
-        (["--config", "nowhere.json"], "nowhere.json: No such file or directory"),
+        (
+            ["--config", "nowhere.json"],
+            "--config nowhere.json: neither a file nor settings of a new model; available are",
+        ),
     ],
 )
 def test_options_that_make_no_model(options, expected, message, tiny_elm, tmp_path):

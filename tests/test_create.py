@@ -28,6 +28,7 @@ from elm_hf.data.seen_patients import read_stages
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.utils.files import save_atomically
 from elm_hf.utils.positions import position_limit
+from elm_hf.utils.recipes import model_names, model_path
 
 
 SMALL = {
@@ -292,3 +293,14 @@ def test_an_llm_that_is_loaded_as_another_is_refused(tmp_path):
     ):
         save_atomically([model], tmp_path / "elm", check=lambda folder: check_saved(model, folder))
     assert not (tmp_path / "elm").exists()
+
+
+def test_the_settings_of_new_models_have_names():
+    assert {"quickstart_elm", "ptb_xl/small"} <= set(model_names()) and not any(
+        "smoke" in name for name in model_names()
+    )
+    assert json.loads(model_path("quickstart_elm").read_text())["text_config"]["model_type"] == "qwen2"
+    with pytest.raises(
+        FileNotFoundError, match=r"--config quickstart: neither a file nor .*; available are .*quickstart_elm"
+    ):
+        model_path("quickstart")

@@ -90,7 +90,7 @@ def test_the_page_shows_paper_measurements_and_what_is_doubtful(events, tmp_path
         (["ecg.zip"], b"PK\x05\x06" + 18 * b"\0", "ecg.zip: not an ECG file"),
         (["a.npy", "b.npy"], b"x", "several files are one ECG only if"),
         (["r.hea"], b"r 1 250 1000\n/etc/passwd 16 1000 16 0 0 0 0 I\n", "r.hea"),
-        (["<img src=x>.npy"], b"x", "sampling"),
+        (["<img src=x>.npy"], b"x", "and upload the file again"),
         ([], b"", "no file"),
     ],
 )

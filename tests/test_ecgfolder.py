@@ -23,6 +23,7 @@ from elm_hf.ecg.simulated_findings import draw_findings
 from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.prepare.folder_tables import FolderTables
 from elm_hf.prepare.quantities import to_date, to_years
 
 
@@ -671,3 +672,17 @@ def test_both_dates_give_the_age(folder):
     assert (
         "1950" not in (path / "build_report.json").read_text() and "birth_date" not in load_records(path).column_names
     )
+
+
+def test_a_table_about_the_files_under_another_name_is_refused_by_name(tmp_path):
+    write_csv(tmp_path / "anna.csv", np.zeros((12, 4)))  # a table, too, and an ECG
+    FolderTables(tmp_path)
+    (tmp_path / "EKG-Liste.csv").write_text("Dateiname;Patienten-ID;Befund\nanna.csv;4711;Sinusrhythmus\n")
+    with pytest.raises(
+        ValueError,
+        match=r"EKG-Liste\.csv: has the columns of a table about the files \(Dateiname, Patienten-ID, Befund\)",
+    ):
+        FolderTables(tmp_path)
+    (tmp_path / "EKG-Liste.csv").rename(tmp_path / "metadata.csv")
+    ((_, row),) = FolderTables(tmp_path).rows(lambda *_: None)
+    assert (row["file_name"], row["patient_id"], row["report"]) == ("anna.csv", "4711", "Sinusrhythmus")

@@ -418,7 +418,7 @@ def test_a_wrong_shape_is_named(shape, message):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"projector_type": "mlp"}, "does not fit no encoder; choose one of linear, patch, conv"),
+        ({"projector_type": "mlp"}, "needs an encoder; without one, choose one of linear, patch, conv"),
         (
             {"projector_type": "patch", "encoder_config": {"model_type": "ecg_resnet"}},
             "does not fit a ecg_resnet encoder; choose one of linear, mlp",

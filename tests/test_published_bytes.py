@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import TINY_LLM
 from hub_server import HubServer
+from huggingface_hub import ModelCard
 from test_ecgfolder import describe, ecg, row
 from test_pretrain import ENCODERS
 from test_publish import REPORT
@@ -53,6 +54,7 @@ PUBLISH = """
     both += ["--report_to", "none", "--per_device_train_batch_size", "2", "--hub_token", "hf_test"]
     pretrain([*both, "--encoder", "st_mem", "--encoder_config", str(home / "st_mem.json"), "--output_dir", str(home / "encoder"),
               "--push_to_hub", "--hub_model_id", "user/encoder"])
+    publish_model(home / "encoder", "user/encoder-again", license="mit")
 
     # A model of a local LLM and a local encoder.
     llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{llm!r}, vocab_size=400))
@@ -65,6 +67,9 @@ PUBLISH = """
     Path("composed/config.json").write_text(json.dumps(config))
     publish_model(home / "composed", "user/composed")
 
+    config = json.loads(Path("elm/config.json").read_text())
+    config["text_config"]["_name_or_path"] = str(home / "llm")
+    Path("elm/config.json").write_text(json.dumps(config))
     (home / "trained" / "runs").mkdir(parents=True)
     (home / "trained" / "runs" / "events.out.tfevents.1.{host}").write_text(str(home))
     train([*both, "--model_name_or_path", str(home / "elm"), "--output_dir", str(home / "trained"), "--push_to_hub",
@@ -129,7 +134,7 @@ def test_nothing_that_is_published_names_the_publishers_machine(hub, home, tmp_p
     words += [str(Path.home()) + "/", hub.token]
     found, kinds = [], set()
     for (_, repo_id), repo in hub.repos.items():
-        for name, file in repo.branches["main"].files.items():
+        for name, file in sorted({item for commit in repo.commits for item in commit.files.items()}, key=str):
             data = hub.blob(file.sha256).read_bytes()
             kinds.add((repo_id, name))
             found += [
@@ -150,6 +155,32 @@ def test_nothing_that_is_published_names_the_publishers_machine(hub, home, tmp_p
     } <= kinds
     names = {Path(name).name for _, name in kinds}
     assert {"training_args.bin", "trainer_state.json", "run.json", "predictions.parquet"}.isdisjoint(names)
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "kind"),
+    [("user/trained", "An ECG-language model"), ("user/encoder", "An encoder of electrocardiograms")],
+)
+def test_a_checkpoint_that_is_pushed_in_training_has_our_card(hub, repo_id, kind):
+    repo = next(repo for (_, name), repo in hub.repos.items() if name == repo_id)
+    (commit,) = [commit for commit in repo.commits if commit.title == "Training in progress, step 1"]
+    assert "model.safetensors" in commit.files
+    card = hub.blob(commit.files["README.md"].sha256).read_text()
+    assert f'repo = "{repo_id}"' in card and kind in card and "1 steps of 2" in card and "checkpoint-1" not in card
+
+
+def test_a_published_encoder_keeps_its_card_under_the_name_of_the_repository(hub):
+    cards = {}
+    for (_, name), repo in hub.repos.items():
+        if name.startswith("user/encoder"):
+            cards[name] = ModelCard(hub.blob(repo.branches["main"].files["README.md"].sha256).read_text())
+    card, original = cards["user/encoder-again"], cards["user/encoder"]
+    assert card.text == original.text.replace("# encoder\n", "# encoder-again\n").replace(
+        'repo = "user/encoder"', 'repo = "user/encoder-again"'
+    )
+    assert "# encoder-again\n" in card.text and 'repo = "user/encoder-again"' in card.text
+    assert (card.data.license, card.data.model_name) == ("mit", "encoder-again")
+    assert card.data.pipeline_tag == original.data.pipeline_tag == "feature-extraction"
 
 
 def test_the_search_finds_what_is_packed(home):

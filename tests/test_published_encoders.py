@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 
 from elm_hf.checkpoints.card import model_card
 from elm_hf.checkpoints.create import create_elm
+from elm_hf.checkpoints.encoder_card import card_of_encoder
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.preprocessing import FEATURE_EXTRACTORS
 from elm_hf.checkpoints.publish import publish_model
@@ -163,3 +164,17 @@ def test_the_card_of_an_encoder(tmp_path):
     for words in ("grants no patent licence", "arXiv:2512.02180", "`mimic_iv_ecg`", "5000 samples at 500 Hz (10 s)"):
         assert words in card.content, words
     assert "AutoModelForSequenceClassification" not in card.content  # it has no classifier
+
+
+def test_an_encoder_without_a_card_gets_one_and_results_of_a_model_are_refused(tmp_path):
+    encoder = save_encoder(tmp_path, "ecg_fm", license="mit")
+    card = card_of_encoder(encoder, "user/fm")
+    assert 'repo = "user/fm"' in card and "| architecture | EcgFmModel" in card and "license: mit" in card
+    with pytest.raises(ValueError, match="an encoder, whose results are not those of elm-hf evaluate"):
+        publish_model(encoder, "user/fm", [tmp_path / "report"], dry_run=True)
+    (encoder / "README.md").write_text("# Mine\n")
+    assert card_of_encoder(encoder, "user/fm") == "# Mine\n"
+    (encoder / "README.md").unlink()
+    (encoder / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match="neither an ELM nor an ECG encoder with its feature extractor"):
+        publish_model(encoder, "user/fm", dry_run=True)

@@ -100,12 +100,22 @@ def test_trackers_get_the_samples_as_a_table(tmp_path, monkeypatch):
     ]
     board = type("TensorBoardCallback", (TrainerCallback,), {})()
     board.tb_writer = SimpleNamespace(add_text=lambda *values: sent.update(board=values))
-    show_samples([SAMPLE], 7, tmp_path, [*callbacks, board])
+    args = SimpleNamespace(
+        push_to_hub=False, trackio_space_id=None, trackio_static_space_id=None, hub_private_repo=None
+    )
+    show_samples([SAMPLE], 7, tmp_path, [*callbacks, board], args)
     for name in ("wandb", "trackio"):
         assert sent[name][sample_answers.TABLE_NAME].rows == [{"step": 7} | SAMPLE]
     name, table, step = sent["board"]
     assert (name, step) == (sample_answers.TABLE_NAME, 7)
     assert table.splitlines()[-1] == "| 7 | a | Rhythm \\| rate? | sinus rhythm | no idea |"
+    sent.clear()
+    args.push_to_hub = True  # with which Trackio publishes a Space
+    show_samples([SAMPLE], 8, tmp_path, [*callbacks, board], args)
+    assert list(sent) == ["wandb", "board"]
+    args.hub_private_repo = True
+    show_samples([SAMPLE], 8, tmp_path, [*callbacks, board], args)
+    assert "trackio" in sent
 
 
 def test_trackers_are_checked_before_any_work(tmp_path, monkeypatch):

@@ -1,10 +1,11 @@
 """The card (`README.md`) of an encoder that was trained with elm-hf, from the files of its checkpoint."""
 
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
 from elm_hf.checkpoints.card import CardFile, count_parameters
@@ -57,6 +58,43 @@ def trained_encoder_card(folder: Path, name: str) -> CardFile:
         training=read_json(training) if training.is_file() else None,
         stages=read_stages(folder) or [],
     )
+
+
+def card_of_encoder(folder: Path, name: str, license: str | None = None) -> str:
+    """
+    The card of an encoder under another name: that in its folder, with the evaluations that have been written into it. An
+    encoder without a card gets one, and a card that elm-hf has not written stays as it is.
+
+    Args:
+        folder: folder of the checkpoint.
+        name: repository that the usage example loads.
+        license: licence of the weights; that of the card by default.
+
+    Raises:
+        ValueError: there is no card, and the checkpoint is not one of an ECG encoder.
+    """
+    readme = folder / "README.md"
+    if not readme.is_file():
+        try:
+            card = trained_encoder_card(folder, name)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{folder}: neither an ELM nor an ECG encoder with its feature extractor, and without a card (README.md); "
+                "write a card, and publish it again"
+            ) from error
+    else:
+        card = ModelCard.load(readme)
+        is_ours = "elm-hf" in (card.data.tags or [])
+        if not is_ours and license is None:
+            return readme.read_text(encoding="utf-8")
+        if is_ours:
+            short = name.split("/")[-1]
+            card.data.model_name = short
+            card.text = re.sub(r'^repo = ".*?"', lambda _: f'repo = "{name}"', card.text, count=1, flags=re.MULTILINE)
+            card.text = re.sub(r"^# .*$", lambda _: f"# {short}", card.text, count=1, flags=re.MULTILINE)
+    if license is not None:
+        card.data.license = license
+    return str(card)
 
 
 def write_trained_encoder_card(folder: Path, name: str, training: dict) -> None:

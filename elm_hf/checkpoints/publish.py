@@ -1,4 +1,4 @@
-"""Publishes trained models in one commit, with a card of their data, training and evaluation."""
+"""Publishes models, adapters and encoders in one commit, with a card of their data, training and evaluation."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,9 @@ from pathlib import Path
 from peft.utils import CONFIG_NAME
 
 from elm_hf.checkpoints.card_sections import published_card, report_figures
+from elm_hf.checkpoints.encoder_card import card_of_encoder
 from elm_hf.checkpoints.eval_results import eval_results_files
+from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.utils.encoder_origin import UNKNOWN_LICENSE
 from elm_hf.utils.files import check_links
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
@@ -47,20 +49,21 @@ def publish_model(
     license: str | None = None,
 ) -> Publication:
     """
-    Publishes a trained ELM or adapter, with a card of its data, hyperparameters and evaluation.
+    Publishes an ELM, an adapter or an ECG encoder, with a card of its data, hyperparameters and evaluation.
 
     Args:
         folder: folder of the checkpoint, written by training or by `save_pretrained`. Optimizer states, logs and
             pickles in it are not published.
         repo_id: repository, `user/name`.
-        evaluations: `report.json` files of `elm-hf evaluate`, or their folders, whose results are added to the card.
+        evaluations: `report.json` files of `elm-hf evaluate`, or their folders, whose results are added to the card of
+            an ELM. The card of an encoder has those that `elm-hf evaluate-encoder --update-card` has written.
         private, revision, dry_run: as in `publish_dataset`.
         base: repository of the checkpoint that an adapter was trained on. Defaults to the base that the adapter names.
         license: licence of the weights for the card, such as `"apache-2.0"`; that of the LLM by default.
 
     Raises:
         ValueError: `folder` is not a checkpoint or has links that lead out of it, no licence is stated for the weights of
-            its encoder, the base of the adapter is a local folder, or a report is not one.
+            its encoder, the base of the adapter is a local folder, a report is not one, or is given for an encoder.
         ConnectionError, HfHubHTTPError: as in `publish_dataset`.
     """
     folder = Path(folder)
@@ -68,26 +71,38 @@ def publish_model(
     check_links(folder)
     check_license(folder)
     adapter = _adapter_config(folder, base)
+    is_encoder = adapter is None and _config(folder).get("model_type", ElmConfig.model_type) != ElmConfig.model_type
+    if is_encoder and evaluations:
+        raise ValueError(
+            f"{folder}: an encoder, whose results are not those of elm-hf evaluate; leave out --evaluation, and write them "
+            "into its card with elm-hf evaluate-encoder --update-card"
+        )
     reports = [read_report(path) for path in evaluations]
-    base = adapter and adapter["base_model_name_or_path"]
-    card = published_card(folder, repo_id, reports, base, license)
-    files: dict[str, Path | bytes] = {
-        path.relative_to(folder).as_posix(): _without_places(path) for path in checkpoint_files(folder)
-    }
-    files |= {"README.md": str(card).encode()} | eval_results_files(reports) | report_figures(evaluations, reports)
+    files = public_files(folder)
+    if is_encoder:
+        files["README.md"] = card_of_encoder(folder, repo_id, license).encode()
+    else:
+        base = adapter and adapter["base_model_name_or_path"]
+        files["README.md"] = str(published_card(folder, repo_id, reports, base, license)).encode()
+    files |= eval_results_files(reports) | report_figures(evaluations, reports)
     if adapter is not None:
         files[CONFIG_NAME] = (json.dumps(adapter, indent=2) + "\n").encode()
     return publish_files(repo_id, "model", files, STALE_WEIGHTS, "Trained with elm-hf", private, revision, dry_run)
 
 
+def _config(folder: Path) -> dict:
+    """The settings of a full checkpoint; empty for an adapter."""
+    path = folder / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def check_license(folder: Path):
     """Refuses an encoder, or an ELM with an encoder, for whose weights no licence is stated."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = _config(folder)
     for part in (config, config.get("encoder_config") or {}):
         if part.get("license") == UNKNOWN_LICENSE:
             raise ValueError(
-                f"{path}: has the weights of {part['model_type']}, for which no licence is stated; they may be used "
+                f"{folder / 'config.json'}: has the weights of {part['model_type']}, for which no licence is stated; they may be used "
                 "locally, but not published"
             )
 
@@ -133,6 +148,11 @@ def _remove_places(settings: object) -> bool:
         del settings[name]
     in_parts = [_remove_places(part) for part in settings.values()]
     return bool(found) or any(in_parts)
+
+
+def public_files(folder: Path) -> dict[str, Path | bytes]:
+    """The files of a checkpoint as they are published, by their path in the repository; see [`checkpoint_files`]."""
+    return {path.relative_to(folder).as_posix(): _without_places(path) for path in checkpoint_files(folder)}
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

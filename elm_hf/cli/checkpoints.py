@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from elm_hf.cli.app import Json, Quiet, app, print_json
+from elm_hf.utils.recipes import model_path
 
 
 @app.command()
@@ -14,8 +15,11 @@ def create(
     output: Annotated[Path, typer.Argument(help="Folder of the new checkpoint.")],
     llm: Annotated[str | None, typer.Option(help="Pre-trained causal LLM: repository or folder.")] = None,
     config: Annotated[
-        Path | None,
-        typer.Option(help="JSON file with fields of ElmConfig; `text_config` is an LLM with random weights."),
+        str | None,
+        typer.Option(
+            help="JSON file with fields of ElmConfig, whose `text_config` is an LLM with random weights; or one of "
+            "elm-hf: quickstart_elm, with 2 million parameters."
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer: repository or folder; the LLM's by default.")
@@ -159,7 +163,7 @@ def create(
     model = create_elm(
         output,
         llm=llm,
-        config=config,
+        config=None if config is None else model_path(config),
         tokenizer=tokenizer,
         tokenizer_dataset=tokenizer_dataset,
         tokenizer_fold=tokenizer_fold,

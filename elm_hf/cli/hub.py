@@ -51,11 +51,13 @@ def publish(
 
 @app.command("publish-model")
 def publish_model(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a trained model or adapter.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a model, an adapter or an encoder.")],
     repo: Annotated[str, typer.Argument(help="Repository, user/NAME.")],
     evaluation: Annotated[
         list[Path] | None,
-        typer.Option(help="Report of elm-hf evaluate for the card: report.json or its folder. May be repeated."),
+        typer.Option(
+            help="Report of elm-hf evaluate for the card of a model: report.json or its folder. May be repeated."
+        ),
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="Repository of the checkpoint that the adapter was trained on.")
@@ -67,7 +69,7 @@ def publish_model(
     revision: Revision = None,
     dry_run: DryRun = False,
 ):
-    """Publish a trained model or adapter on the Hub, with a card of its data, training and evaluation."""
+    """Publish a model, an adapter or an encoder on the Hub, with a card of its data, training and evaluation."""
     from elm_hf.checkpoints.publish import publish_model as run
 
     report(run(checkpoint, repo, evaluation or [], private, revision, dry_run, base, license))

@@ -26,7 +26,7 @@ def demo(
     port: Annotated[int | None, typer.Option(help="Port. By default the first free one from 7860 on.")] = None,
     trust_remote_code: TrustRemoteCode = False,
 ):
-    """Show a model in the browser: ECG, measurements, questions with and without the ECG. Needs elm-hf[demo]."""
+    """Show a model in the browser: ECG, measurements, questions with and without the ECG. Needs the extra demo."""
     check_names(checkpoint)
     from elm_hf.serving.demo import QUESTIONS, launch_demo
 
@@ -73,7 +73,7 @@ def serve(
     system_prompt_file: SystemPromptFile = None,
     trust_remote_code: TrustRemoteCode = False,
 ):
-    """Serve a model with OpenAI's interface for chat completions. Needs elm-hf[serve]. See docs/serving.md."""
+    """Serve a model with OpenAI's interface for chat completions. Needs the extra serve."""
     check_names(checkpoint)
     from elm_hf.cli.ask import load_for_asking
     from elm_hf.serving.server import check_installed, run_server

@@ -15,6 +15,8 @@ from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_pictures import PICTURE_SUFFIXES
 
 
+# How the message about a file that does not state its sampling rate goes on behind its name.
+NO_RATE = "no sampling_rate"
 ARRAY_SUFFIXES = (".npy", ".mat", *TABLE_SUFFIXES)
 
 
@@ -135,7 +137,7 @@ def _read_array(
 
 def _check_rate(path: Path, sampling_rate: float | None) -> None:
     if sampling_rate is None or not (np.isfinite(sampling_rate) and sampling_rate > 0):
-        found = "no sampling_rate" if sampling_rate is None else f"sampling_rate {sampling_rate} is invalid"
+        found = NO_RATE if sampling_rate is None else f"sampling_rate {sampling_rate} is invalid"
         or_times = ", or a column of times" if path.suffix.lower() in TABLE_SUFFIXES else ""
         raise RecordingError(
             "no sampling rate", f"{path}: {found}; a {path.suffix} file requires one, in Hz{or_times}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from elm_hf.ecg.find_files import LABEL_NAMES, METADATA_NAMES, OTHER_NAMES, files_in
-from elm_hf.ecg.spreadsheet import TableError, map_columns, open_table
+from elm_hf.ecg.spreadsheet import TABLE_SUFFIXES, TableError, map_columns, open_table
 from elm_hf.modeling.folder_paths import OutsideFolderError, path_inside
 from elm_hf.prepare.instruct import EntryError, read_entries
 from elm_hf.utils.errors import short
@@ -40,6 +40,8 @@ _OTHER_NAMES = OTHER_NAMES | {
 }
 # Columns whose values may have a unit, in the header or in the cell.
 _WITH_UNIT = ("age", "sampling_rate")
+# More tables in a folder than these are ECGs.
+MOST_TABLES = 50
 # Maximum number of bytes of a file name, without `.hea`.
 _MAX_NAME_SIZE = 251
 
@@ -58,13 +60,33 @@ class FolderTables:
         notes: what the tables were found to mean, a line for each. Complete when all rows were read.
 
     Raises:
-        ValueError: the folder contains several tables of metadata or of labels.
+        ValueError: the folder contains several tables of metadata or of labels, or one of another name.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.metadata, self.labels = (self._only(names) for names in (METADATA_NAMES, LABEL_NAMES))
         self.notes: list[str] = []
+        if self.metadata is None:
+            self._check_names()
+
+    def _check_names(self):
+        """Refuses a table about the files that is not named as such: it would not be read."""
+        tables = [path for path in self.folder.iterdir() if path.suffix.lower() in TABLE_SUFFIXES and path.is_file()]
+        tables = [path for path in tables if path.name not in LABEL_NAMES]
+        if len(tables) > MOST_TABLES:
+            return
+        for path in sorted(tables):
+            try:
+                header = [name.strip() for name in next(open_table(path_inside(path, self.folder)).rows(), [])]
+                columns = map_columns(header, COLUMNS, _OTHER_NAMES)
+            except (TableError, OutsideFolderError, OSError, ImportError):  # what it is, is found when it is read
+                continue
+            if {"file_name", "patient_id"} <= {column for column, _ in columns.values()}:
+                raise ValueError(
+                    f"{path}: has the columns of a table about the files ({', '.join(columns)}), but another name; rename it "
+                    f"to metadata{path.suffix.lower()}, or remove it"
+                )
 
     def _only(self, names: tuple[str, ...]) -> Path | None:
         found = [self.folder / name for name in names if (self.folder / name).is_file()]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from elm_hf.checkpoints.load import load_checkpoint
+from elm_hf.ecg.files import NO_RATE
 from elm_hf.ecg.find_files import find_ecg_files
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.inference.ask import AskedEcg, ecg_from_file
@@ -28,6 +29,7 @@ QUESTIONS = ("What is the rhythm?", "Is this ECG normal?", "Which conduction dis
 MAX_UPLOAD = "20mb"
 KEPT_S = 3600  # how long the page keeps uploaded and exported files
 UNITS = ("as in the file", "mV", "uV", "V")
+DETAILS = "What the file does not say: sampling rate, units, age, sex"
 MEASURED_NOTE = "Measured by a program, not by the model."
 STYLE = """
 .ecg-frame {overflow: auto; max-height: 75vh; border: 1px solid #ddd;}
@@ -111,10 +113,13 @@ def launch_demo(
         share=False,
         max_file_size=MAX_UPLOAD,
         css=STYLE,
-        prevent_thread_lock=not wait,
-        quiet=not wait,
+        prevent_thread_lock=True,
+        quiet=True,
         footer_links=[],
     )
+    if wait:
+        print(f"The demo is at {page.local_url} (Ctrl+C ends it)", flush=True)
+        page.block_thread()
     return page
 
 
@@ -155,10 +160,10 @@ def build_page(model: DemoModel, examples: dict[str, AskedEcg], questions: Seque
                 upload = gr.File(
                     label="Your ECG (WFDB: .hea and .dat together)",
                     file_count="multiple",
-                    height=110,
+                    height=150,
                     elem_id="upload",
                 )
-                with gr.Accordion("What the file does not say", open=False):
+                with gr.Accordion(DETAILS, open=False):
                     hertz = gr.Number(label="Sampling rate in Hz", value=None, minimum=0)
                     units = gr.Dropdown(UNITS, value=UNITS[0], label="Units")
                     age = gr.Number(label="Age in years", value=None, minimum=0)
@@ -234,7 +239,8 @@ class Events:
             given = (rate or None), (None if units == UNITS[0] else units)
             self.model.open_files(session, files, *given)
         except (ValueError, OSError) as error:
-            return *_nothing_open(session, error), None
+            hint = f"; fill it in under “{DETAILS}”, and upload the file again" if NO_RATE in str(error) else ""
+            return *_nothing_open(session, ValueError(f"{error}{hint}")), None
         return *self._opened(session, sex, age), None
 
     def open_example(self, session: Session, name, sex, age) -> tuple:
@@ -261,10 +267,11 @@ class Events:
 
     def ask(self, session: Session, question: str) -> Iterator[tuple]:
         """Asks, and shows both answers while they grow."""
+        as_typed = _import_gradio().skip()  # the visitor may be writing the next question
         try:
-            for _ in self.model.ask(session, question or ""):
-                yield session.dialogue(True), session.dialogue(False), "Answering …", ""
-            yield session.dialogue(True), session.dialogue(False), "", ""
+            for number, _ in enumerate(self.model.ask(session, question or "")):
+                yield session.dialogue(True), session.dialogue(False), "Answering …", "" if number == 0 else as_typed
+            yield session.dialogue(True), session.dialogue(False), "", as_typed
         except ValueError as error:
             yield session.dialogue(True), session.dialogue(False), _error(error), question
 

@@ -3,13 +3,13 @@
 import shutil
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 from trl import ModelConfig
 
-from elm_hf.checkpoints.publish import check_license, checkpoint_files
+from elm_hf.checkpoints.publish import check_license, checkpoint_files, public_files
 
 
 class PushedModel:
@@ -65,15 +65,13 @@ class PushedModel:
     def _upload(
         self, message: str, token: str | None = None, revision: str | None = None, run_as_future: bool = False
     ):
-        folder = Path(self.args.output_dir)
-        names = [path.relative_to(folder).as_posix() for path in checkpoint_files(folder)]
-        return HfApi().upload_folder(
+        files = public_files(Path(self.args.output_dir))
+        return HfApi().create_commit(
             repo_id=self.hub_model_id,
-            folder_path=folder,
+            operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in files.items()],
             commit_message=message,
             token=token or self.args.hub_token,
             revision=revision or self.args.hub_revision,
-            allow_patterns=names,
             run_as_future=run_as_future,
         )
 

@@ -1,6 +1,7 @@
 """Sample answers at each evaluation in training: printed, sent to the tracker, and written into the output folder."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -46,21 +47,34 @@ def check_trackers(training_args: TrainingArguments) -> None:
             )
 
 
-def show_samples(samples: Sequence[dict], step: int, folder: Path, callbacks: Sequence) -> None:
+def show_samples(
+    samples: Sequence[dict], step: int, folder: Path, callbacks: Sequence, args: TrainingArguments
+) -> None:
     """
-    Prints sample answers, writes them into the folder, and sends them to the trackers that take tables.
+    Prints sample answers, writes them into the folder, and sends them to the trackers that take tables. Trackio, which
+    publishes what it has as a Space with each push to the Hub, gets none if anybody could read them there.
 
     Args:
         samples: of `ValidationQuestions.samples`: `conversation_id`, `question`, `truth` and `answer`.
         step: step of the training.
         folder: output folder.
         callbacks: callbacks of the trainer, among them those of its trackers.
+        args: settings of the training.
     """
     print(f"Sample answers at step {step}:\n{text_table(samples)}", flush=True)
     write_samples(folder / SAMPLES_NAME, samples, step)
     table = pd.DataFrame([{"step": step} | sample for sample in samples])
     for callback in callbacks:
-        _SENDERS.get(type(callback).__name__, lambda *_: None)(callback, table, step)
+        name = type(callback).__name__
+        if name in _SENDERS and not (name == _OF_TRACKIO and publishes_with_trackio(args)):
+            _SENDERS[name](callback, table, step)
+
+
+def publishes_with_trackio(args: TrainingArguments) -> bool:
+    """Whether Trackio publishes the logs of a training as a Space that is not private."""
+    is_synced = args.push_to_hub and args.trackio_static_space_id is not False
+    has_space = args.trackio_space_id is not None or "TRACKIO_SPACE_ID" in os.environ
+    return (is_synced or has_space) and not args.hub_private_repo
 
 
 def text_table(samples: Sequence[dict]) -> str:
@@ -100,4 +114,5 @@ def _to_trackio(callback, table: pd.DataFrame, step: int) -> None:
 
 
 # By the name of transformers' callback of the tracker.
-_SENDERS = {"TensorBoardCallback": _to_tensorboard, "WandbCallback": _to_wandb, "TrackioCallback": _to_trackio}
+_OF_TRACKIO = "TrackioCallback"
+_SENDERS = {"TensorBoardCallback": _to_tensorboard, "WandbCallback": _to_wandb, _OF_TRACKIO: _to_trackio}

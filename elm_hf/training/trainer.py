@@ -89,7 +89,8 @@ class ElmTraining(PushedModel, CompleteCheckpoints):
                     output.metrics[f"{metric_key_prefix}_{EXACT_MATCH}"] = self.questions.exact_match(answers)
                 if self.is_world_process_zero() and (samples := self.questions.samples(answers)):
                     folder = Path(self.args.output_dir)
-                    show_samples(samples, self.state.global_step, folder, self.callback_handler.callbacks)
+                    callbacks = self.callback_handler.callbacks
+                    show_samples(samples, self.state.global_step, folder, callbacks, self.args)
         return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):

@@ -27,13 +27,34 @@ def recipe_path(name: str, option: str = "--config") -> Path:
     Raises:
         FileNotFoundError: there is neither such a file nor such a recipe.
     """
-    if Path(name).is_file():
-        return Path(name)
-    path = _folder() / f"{name}.yaml"
+    return _path(name, ".yaml", option, f"a recipe; available recipes: {', '.join(recipe_names())}")
+
+
+def model_names() -> list[str]:
+    """The names of the new models that recipes train: files with fields of `ElmConfig`, such as `quickstart_elm`."""
+    folder = _folder()
+    paths = [path for path in sorted(folder.rglob("*.json")) if "smoke" not in path.parts]
+    paths = [path for path in paths if '"text_config"' in path.read_text(encoding="utf-8")]
+    return [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
+
+
+def model_path(name: str) -> Path:
+    """
+    Return the path of the settings of a new model.
+
+    Args:
+        name: path of a JSON file, or name of one that is part of elm-hf.
+
+    Raises:
+        FileNotFoundError: there is neither such a file nor such settings.
+    """
+    return _path(name, ".json", "--config", f"settings of a new model; available are {', '.join(model_names())}")
+
+
+def _path(name: str, ending: str, option: str, available: str) -> Path:
+    path = Path(name) if Path(name).is_file() else _folder() / f"{name}{ending}"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{option} {name}: neither a file nor a recipe; available recipes: {', '.join(recipe_names())}"
-        )
+        raise FileNotFoundError(f"{option} {name}: neither a file nor {available}")
     return path
 
 
