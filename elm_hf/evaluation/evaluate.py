@@ -131,7 +131,7 @@ def evaluate(
     # What is asked. Errors in the data come before the model is loaded, which may take long.
     asked = _what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
     patients = {name for names in asked.questions["patient_ids"] for name in names}
-    training_rows = _training_rows(dataset, fold, records)
+    training_rows = _training_rows(dataset, fold, records, asked.persons)
     to_probe = _questions_to_probe(dataset, training_rows, asked.questions) if num_counterfactuals else {}
     seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
     model, processor = load_checkpoint(checkpoint, device=str(state.device))
@@ -352,14 +352,20 @@ def _questions_to_probe(
     return questions_of(dataset, rows["question"])
 
 
-def _training_rows(dataset: str | PathLike, fold: int | str, records: str | PathLike | None) -> pd.DataFrame | None:
-    """What the blind baseline learns from; None where the fold has no training split, as in some benchmarks."""
+def _training_rows(
+    dataset: str | PathLike, fold: int | str, records: str | PathLike | None, persons: list[tuple] | None
+) -> pd.DataFrame | None:
+    """What the baselines learn from; None where the fold has no training split, as in some benchmarks."""
     try:
         rows = load_elm_dataset(dataset, fold=fold, split="train", records=records)
     except ValueError:
         return None
     names = [name for name in ("question_type", "template_id", "question", "answer") if name in rows.column_names]
-    return rows.select_columns(names).with_format(None).to_pandas()
+    table = rows.select_columns(names).with_format(None).to_pandas()
+    if persons is not None:
+        firsts = [numbers[:1] for numbers in rows.with_format(None)["ecg_index"]]
+        table["age"], table["sex"] = zip(*(persons[first[0]] if first else (None, None) for first in firsts))
+    return table
 
 
 @contextmanager

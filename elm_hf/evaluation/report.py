@@ -12,10 +12,12 @@ import pandas as pd
 
 from elm_hf.evaluation.claims import EcgsOf, PersonsOf, report_claims
 from elm_hf.evaluation.claims_markdown import claim_sections
+from elm_hf.evaluation.demographics import add_age_and_sex, report_demographics
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
 from elm_hf.evaluation.markdown import report_markdown
 from elm_hf.evaluation.metrics import statements
 from elm_hf.evaluation.names import (
+    BASELINES,
     BLIND,
     DEGRADATION_STEPS_NAME,
     FIGURES_NAME,
@@ -64,7 +66,7 @@ def write_report(
         predictions: a row per question and condition, with the columns of docs/evaluation.md.
         run: what was evaluated, for the report: `checkpoint`, `dataset`, `fold`, `split`, ...
         training_rows: `question_type`, `template_id`, `question` and `answer` of the training patients' questions, for
-            the blind majority baseline, which is omitted without them.
+            the blind majority baseline, which is omitted without them; with `age` and `sex` also for [`demographic_answers`].
         seed: random seed for the bootstrap and the choice of examples.
         ecgs_of: gives the ECGs of a question by its id, and their sampling rate; without it no examples are drawn, and no
             claims are checked.
@@ -138,6 +140,7 @@ def build_report(
         notes.append("no blind baseline: there are no training questions to take majorities from")
     else:
         questions.answers[BLIND] = blind_answers(questions.table, training_rows)
+        add_age_and_sex(questions, training_rows, persons_of)
     book = ScoreBook(questions, NUM_RESAMPLES, seed, bert_scorer)
     if bert_scorer is not None and not bert_scorer.summary["pairs"]:
         notes.append("no BERTScore: no true answer is free text of four words or more")
@@ -158,6 +161,7 @@ def build_report(
         "signal_reliance": {kind: _reliance(book, rows) for kind, rows in rows_of_kind.items()},
         "modality_reliance": {kind: modality_reliance(book, rows) for kind, rows in rows_of_kind.items()},
         "signal_reliance_by_type": _reliance_by_type(book, rows_of_kind),
+        "demographics": report_demographics(book, rows_of_kind),
         "confusion": _confusions(questions, rows_of_kind.get("short", np.array([], int))),
         "statements": _statements(questions),
         "claims": None if ecgs_of is None else report_claims(questions, book.bootstrap, ecgs_of, persons_of),
@@ -169,7 +173,7 @@ def _counts(questions: Questions) -> dict[str, dict]:
     """For each condition: the number of answers, of empty ones, and of those that were cut at the longest length."""
     return {
         name: {"answers": len(answers), "empty": sum(not answer.strip() for answer in answers)}
-        | ({"unfinished": questions.unfinished[name]} if name != BLIND else {})
+        | ({"unfinished": questions.unfinished[name]} if name not in BASELINES else {})
         for name, answers in questions.answers.items()
     }
 
