@@ -28,6 +28,7 @@ from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_ecgs, degradation_steps, draw_steps
 from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
 from elm_hf.evaluation.judge import judge_predictions
+from elm_hf.evaluation.leakage import patients_on_both_sides, read_leakage
 from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
 from elm_hf.evaluation.occlusion import choose_answers, occlude_answers
 from elm_hf.evaluation.predictions import prediction_table
@@ -40,6 +41,7 @@ from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 from elm_hf.retrieval.options import RetrievalOptions
 from elm_hf.retrieval.prompts import Retrieval, add_neighbours
+from elm_hf.training.cost_file import COSTS_NAME, read_costs
 from elm_hf.utils.encoder_origin import known_sources, known_sources_message
 from elm_hf.utils.weights import fingerprint_of_weights
 
@@ -75,6 +77,7 @@ def evaluate(
     allow_seen_patients: bool = False,
     temperature: float | None = None,
     picture_degradation: bool = False,
+    leakage: str | PathLike | None = None,
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in its place and without any, and reports the scores.
@@ -111,6 +114,7 @@ def evaluate(
         temperature: of sampled answers, from which pairs of answers can be made.
         picture_degradation: also ask about pictures with the artefacts of scans, in four steps (docs/pictures.md). For
             models of drawn ECGs.
+        leakage: folder or file of `elm-hf leakage` on the same fold, for the scores without near-duplicates of training ECGs.
 
     Returns:
         The report (docs/evaluation.md has its schema); None in all but the first of several processes.
@@ -129,6 +133,7 @@ def evaluate(
     conditions = _conditions_of(checkpoint, conditions)
 
     # What is asked. Errors in the data come before the model is loaded, which may take long.
+    leaked = None if leakage is None else read_leakage(leakage, dataset, fold)
     asked = _what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
     patients = {name for names in asked.questions["patient_ids"] for name in names}
     training_rows = _training_rows(dataset, fold, records, asked.persons)
@@ -225,6 +230,8 @@ def evaluate(
         if asked.ablation.has_donors:
             with_ecg, same = asked.questions["record_ids"].map(len).gt(0).sum(), len(asked.ablation.same_answer)
             settings["donors"] = {"other_answer": int(with_ecg) - same, "no_other_answer": same}
+        settings["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+        settings["training_costs"] = read_costs(checkpoint) if (Path(checkpoint) / COSTS_NAME).is_file() else None
         settings["seconds"] = round(time.monotonic() - started, 1)
         settings["encoder_trained_on"] = known
         settings["dataset_on_hub"] = not Path(dataset).is_dir()
@@ -239,6 +246,7 @@ def evaluate(
             bert_scorer=bert_scorer,
             persons_of=None if asked.persons is None else asked.persons_of,
             picture_degradation=degradation_steps(predictions, degraded, seed) if degraded else None,
+            leakage={"patients_on_both_sides": patients_on_both_sides(dataset, fold), "found": leaked},
         )
 
 

@@ -28,6 +28,7 @@ ELSEWHERE_S, MOST_OF_ELSEWHERE = 0.3, 0.5
 _LAG_S, _END_S = 0.005, 0.2
 _AT_ONCE = 4096  # ECGs whose spectra are kept in memory, about 22 kB each
 _BLOCK = 256
+_READ = 32
 _PAIRS = 256
 
 
@@ -88,9 +89,9 @@ def find_duplicates(
     found = []
     with tqdm(total=len(first) * len(rounds), desc="comparing", unit="ECG", disable=quiet or None) as progress:
         for start in rounds:
-            kept = _Spectra(grid, second[start : start + _AT_ONCE], sampling_rates[1])
+            kept = _Spectra(grid, second, range(start, min(start + _AT_ONCE, len(second))), sampling_rates[1])
             for place in range(0, len(first), _BLOCK):
-                block = _Spectra(grid, first[place : place + _BLOCK], sampling_rates[0])
+                block = _Spectra(grid, first, range(place, min(place + _BLOCK, len(first))), sampling_rates[0])
                 found += _pairs_of(block, kept, place, start, least)
                 progress.update(len(block))
     return sorted(found, key=lambda pair: (-pair.correlation, pair.first, pair.second))
@@ -126,14 +127,17 @@ class _Spectra:
         energy: of each lead, `(ECGs, 8)`; 0 for one that is absent or flat.
     """
 
-    def __init__(self, grid: _Grid, ecgs: Sequence[np.ndarray], sampling_rate: float):
+    def __init__(self, grid: _Grid, ecgs: Sequence[np.ndarray], numbers: Sequence[int], sampling_rate: float):
         self.grid = grid
-        leads = np.stack([ecg[_INDEPENDENT] for ecg in ecgs]).astype(np.float32)
-        leads[~np.isfinite(leads).all(axis=2)] = 0
-        leads -= leads.mean(axis=2, keepdims=True)
-        # The same frequencies whatever the sampling rate, so that nothing has to be resampled.
-        spectra = fft.rfft(leads, round(grid.padded * sampling_rate), axis=2)[:, :, grid.bins]
-        self.values = spectra * grid.weights[: spectra.shape[2]] / np.float32(sampling_rate)
+        self.values = np.zeros((len(numbers), len(_INDEPENDENT), len(grid.weights)), np.complex64)
+        for start in range(0, len(numbers), _READ):
+            leads = np.stack([ecgs[one][_INDEPENDENT] for one in numbers[start : start + _READ]]).astype(np.float32)
+            leads[~np.isfinite(leads).all(axis=2)] = 0
+            leads -= leads.mean(axis=2, keepdims=True)
+            # The same frequencies whatever the sampling rate, so that nothing has to be resampled.
+            spectra = fft.rfft(leads, round(grid.padded * sampling_rate), axis=2)[:, :, grid.bins]
+            weights = grid.weights[: spectra.shape[2]] / np.float32(sampling_rate)
+            self.values[start : start + _READ, :, : spectra.shape[2]] = spectra * weights
         self.energy = (self.magnitudes**2).sum(axis=2)
 
     def __len__(self) -> int:

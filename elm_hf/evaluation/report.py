@@ -14,6 +14,8 @@ from elm_hf.evaluation.claims import EcgsOf, PersonsOf, report_claims
 from elm_hf.evaluation.claims_markdown import claim_sections
 from elm_hf.evaluation.demographics import add_age_and_sex, report_demographics
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
+from elm_hf.evaluation.leakage import leakage_of_report
+from elm_hf.evaluation.leakage_markdown import demographics_section, leakage_section
 from elm_hf.evaluation.markdown import report_markdown
 from elm_hf.evaluation.metrics import statements
 from elm_hf.evaluation.names import (
@@ -57,6 +59,7 @@ def write_report(
     bert_scorer: "BertScorer | None" = None,
     persons_of: PersonsOf | None = None,
     picture_degradation: list[dict] | None = None,
+    leakage: dict | None = None,
 ) -> dict:
     """
     Scores predictions and writes `report.json`, `report.md` and `figures/`.
@@ -73,6 +76,7 @@ def write_report(
         bert_scorer: adds BERTScore to the scores of free text.
         persons_of: gives age and sex of the patient of each ECG of a question, for the limits of what is abnormal.
         picture_degradation: scores on pictures with the artefacts of scans, of [`degradation_steps`].
+        leakage: what is known of the fold, see [`leakage_of_report`].
 
     Returns:
         The report, as in `report.json`; docs/evaluation.md has its schema.
@@ -84,12 +88,13 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     questions = Questions(predictions)
-    report = build_report(questions, public_run(run), training_rows, seed, bert_scorer, ecgs_of, persons_of)
+    report = build_report(questions, public_run(run), training_rows, seed, bert_scorer, ecgs_of, persons_of, leakage)
     report["picture_degradation"] = picture_degradation
     _draw(folder, report, questions, ecgs_of, seed)
     report["probe"] = read_json(folder / PROBE_NAME) if (folder / PROBE_NAME).exists() else None
     (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    probed = claim_sections(report["claims"])
+    probed = [*demographics_section(report["demographics"]), *leakage_section(report["leakage"])]
+    probed += claim_sections(report["claims"])
     probed += [] if report["probe"] is None else ["## Counterfactual ECGs", *probe_sections(report["probe"])]
     (folder / REPORT_TEXT_NAME).write_text(report_markdown(report, probed), encoding="utf-8")
     return report
@@ -125,6 +130,7 @@ def build_report(
     bert_scorer: "BertScorer | None" = None,
     ecgs_of: EcgsOf | None = None,
     persons_of: PersonsOf | None = None,
+    leakage: dict | None = None,
 ) -> dict:
     """The report without its figures."""
     notes = []
@@ -162,6 +168,7 @@ def build_report(
         "modality_reliance": {kind: modality_reliance(book, rows) for kind, rows in rows_of_kind.items()},
         "signal_reliance_by_type": _reliance_by_type(book, rows_of_kind),
         "demographics": report_demographics(book, rows_of_kind),
+        "leakage": leakage_of_report(questions, book, training_rows, leakage, run.get("split"), seed),
         "confusion": _confusions(questions, rows_of_kind.get("short", np.array([], int))),
         "statements": _statements(questions),
         "claims": None if ecgs_of is None else report_claims(questions, book.bootstrap, ecgs_of, persons_of),
