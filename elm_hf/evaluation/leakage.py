@@ -25,11 +25,11 @@ from elm_hf.evaluation.leakage_markdown import leakage_markdown
 from elm_hf.evaluation.names import LEAKAGE_NAME, LEAKAGE_TEXT_NAME
 from elm_hf.evaluation.near_duplicates import (
     HIGHEST_HZ,
-    LEAST_CORRELATION,
     LONGEST_SHIFT,
     LOWEST_HZ,
     Duplicate,
     find_duplicates,
+    least_correlation,
 )
 from elm_hf.evaluation.scores import Questions, ScoreBook
 from elm_hf.utils.files import read_json, write_atomically
@@ -81,7 +81,7 @@ def check_leakage(
         "splits": {name: split.counts() for name, split in splits.items()},
         "patients_on_both_sides": patients_on_both_sides(dataset, fold),
         "duplicates": {
-            "least_correlation": LEAST_CORRELATION,
+            "least_correlation": None if table is None else least_correlation(_seconds(table)),
             "band_hz": [LOWEST_HZ, HIGHEST_HZ],
             "longest_shift": LONGEST_SHIFT,
             "pairs": pairs,
@@ -195,6 +195,10 @@ def patients_on_both_sides(dataset: str | PathLike, fold: int | str) -> dict[str
         both = sorted(splits[first] & splits[second])
         found[f"{first} and {second}"] = {"patients": len(both), "examples": both[:MOST_EXAMPLES]}
     return found
+
+
+def _seconds(table: Dataset) -> float:
+    return table.features["ecg"].shape[1] / table[0]["sampling_rate"]
 
 
 def _duplicates(table: Dataset, splits: Mapping[str, _Split], name: str, quiet: bool) -> list[dict]:

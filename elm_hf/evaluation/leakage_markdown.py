@@ -47,6 +47,8 @@ def _patients(found: dict) -> list[str]:
 
 def _duplicates(found: dict) -> list[str]:
     how = found["duplicates"]
+    if how["least_correlation"] is None:
+        return ["There are no ECGs."]
     text = f"Pairs of a training ECG and another one that correlate by {how['least_correlation']:g} or more, in all leads that both "
     text += f"have and between {how['band_hz'][0]:g} and {how['band_hz'][1]:g} Hz, at a shift of up to "
     text += f"{how['longest_shift']:.0%} of their length, and at other shifts much less."

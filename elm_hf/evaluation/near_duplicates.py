@@ -20,8 +20,9 @@ LONGEST_SHIFT = 0.2
 # Pairs are looked at more closely if an upper limit of their correlation, and then their correlation over the whole length,
 # is at least this. Starts that are a tenth of the length apart leave 0.9.
 LEAST_CANDIDATE = 0.78
-# Correlation over the common part of two near-duplicates.
-LEAST_CORRELATION = 0.9
+# Correlation over the common part of two near-duplicates of ten seconds. It is higher for shorter ECGs (see
+# `least_correlation`): a few beats of two patients may agree by chance.
+LEAST_CORRELATION, DISTANCE_PER_S = 0.9, 0.01
 # Two different ECGs with paced or otherwise very regular beats of one form also agree so well, at every shift by a beat.
 # What two near-duplicates differ by (1 minus their correlation) is at most half of what they differ by at other shifts.
 ELSEWHERE_S, MOST_OF_ELSEWHERE = 0.3, 0.5
@@ -57,7 +58,6 @@ def find_duplicates(
     first: Sequence[np.ndarray],
     second: Sequence[np.ndarray],
     sampling_rates: tuple[float, float],
-    least: float = LEAST_CORRELATION,
     quiet: bool = False,
 ) -> list[Duplicate]:
     """
@@ -70,7 +70,6 @@ def find_duplicates(
         first, second: ECGs of the same length, each `(12, samples)` in mV, NaN in leads that are absent. They are read block
             by block.
         sampling_rates: of `first` and of `second`, in Hz.
-        least: smallest correlation of a pair.
         quiet: no progress bar.
 
     Returns:
@@ -84,7 +83,7 @@ def find_duplicates(
     lengths = [ecgs[0].shape[1] / rate for ecgs, rate in zip((first, second), sampling_rates)]
     if abs(lengths[0] - lengths[1]) > 0.5 / min(sampling_rates):
         raise ValueError(f"ECGs of {lengths[0]:g} s and of {lengths[1]:g} s; only ECGs of one length are compared")
-    grid = _Grid(lengths[0])
+    grid, least = _Grid(lengths[0]), least_correlation(lengths[0])
     rounds = range(0, len(second), _AT_ONCE)
     found = []
     with tqdm(total=len(first) * len(rounds), desc="comparing", unit="ECG", disable=quiet or None) as progress:
@@ -95,6 +94,11 @@ def find_duplicates(
                 found += _pairs_of(block, kept, place, start, least)
                 progress.update(len(block))
     return sorted(found, key=lambda pair: (-pair.correlation, pair.first, pair.second))
+
+
+def least_correlation(seconds: float) -> float:
+    """Correlation from which on two ECGs of this length are near-duplicates: 0.9 for ten seconds, 0.98 for two."""
+    return max(LEAST_CORRELATION, 1 - DISTANCE_PER_S * seconds)
 
 
 class _Grid:
