@@ -11,6 +11,7 @@ from elm_hf.cli import (  # noqa: F401
     describe,
     evaluate,
     hub,
+    leaderboard,
     leakage,
     measure,
     plot,

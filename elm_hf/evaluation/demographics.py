@@ -10,7 +10,7 @@ from elm_hf.evaluation.claims import PersonsOf
 from elm_hf.evaluation.intervals import Support
 from elm_hf.evaluation.names import AGE_AND_SEX
 from elm_hf.evaluation.reliance import paired_differences
-from elm_hf.evaluation.scores import SHARES, SUMMED, Questions, ScoreBook, most_frequent, question_keys, train_answers
+from elm_hf.evaluation.scores import SHARES, SUMMED, Questions, ScoreBook, most_frequent, template_keys, train_answers
 from elm_hf.utils.reports import METRIC_OF_KIND
 
 
@@ -43,7 +43,7 @@ def demographic_answers(
     """
     training_rows = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
     answers = train_answers(training_rows)
-    levels = [dict(zip(("template", "type"), question_keys(rows))) for rows in (training_rows, questions)]
+    levels = [dict(zip(("template", "type"), template_keys(rows))) for rows in (training_rows, questions)]
     for level, rows in zip(levels, (training_rows, questions)):
         level["question"] = [f"{template}\n{words}" for template, words in zip(level["template"], rows["question"])]
     known, asked = levels

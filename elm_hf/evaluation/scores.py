@@ -153,7 +153,7 @@ def blind_answers(questions: pd.DataFrame, training_rows: pd.DataFrame) -> list[
     """
     training_rows = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
     answers = train_answers(training_rows)
-    levels = list(zip(*map(question_keys, (training_rows, questions))))
+    levels = list(zip(*map(template_keys, (training_rows, questions))))
     majority = [answers.groupby(list(training)).agg(most_frequent).to_dict() for training, _ in levels]
     overall = most_frequent(answers)
     asked = zip(*(keys for _, keys in levels))
@@ -165,8 +165,11 @@ def train_answers(training_rows: pd.DataFrame) -> pd.Series:
     return pd.Series([", ".join(sorted(filter(None, items))) for items in training_rows["answer"]], dtype=object)
 
 
-def question_keys(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Keys of each question's template and of its type. They are strings, since columns differ in their null values."""
+def template_keys(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """
+    Keys of each question's template and of its type: of the template its `template_id`, or its wording where there is none.
+    They are strings, since columns differ in their null values.
+    """
     types = rows["question_type"].fillna(UNTYPED).astype(str).tolist()
     ids = rows["template_id"] if "template_id" in rows else pd.Series([None] * len(rows))
     templates = [
