@@ -12,7 +12,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; margin: 2rem auto; 
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2rem; } p { max-width: 52rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.9rem; }
 th, td { padding: 0.35rem 0.75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e3e6ea; }
-th { vertical-align: bottom; font-weight: 600; border-bottom: 2px solid #b8bec6; }
+th { white-space: normal; max-width: 9rem; vertical-align: bottom; font-weight: 600; border-bottom: 2px solid #b8bec6; }
 th small, td small { display: block; font-weight: 400; color: #626b76; font-size: 0.78rem; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 tr.baseline td { color: #626b76; } td.best { background: #e4f2e7; font-weight: 700; } td.no { color: #b3261e; }
