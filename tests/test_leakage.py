@@ -18,7 +18,8 @@ from elm_hf.ecg.simulated_findings import draw_patient
 from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.evaluation.copied_answers import copied_answers, questions_about_twins
 from elm_hf.evaluation.demographics import demographic_answers, person_features
-from elm_hf.evaluation.leakage import check_leakage, patients_on_both_sides, read_leakage
+from elm_hf.evaluation.leakage import check_leakage, patients_on_both_sides
+from elm_hf.evaluation.leakage_report import read_leakage
 from elm_hf.evaluation.near_duplicates import find_duplicates
 
 

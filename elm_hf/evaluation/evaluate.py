@@ -28,7 +28,8 @@ from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_ecgs, degradation_steps, draw_steps
 from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
 from elm_hf.evaluation.judge import judge_predictions
-from elm_hf.evaluation.leakage import patients_on_both_sides, read_leakage
+from elm_hf.evaluation.leakage import patients_on_both_sides
+from elm_hf.evaluation.leakage_report import read_leakage
 from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
 from elm_hf.evaluation.occlusion import choose_answers, occlude_answers
 from elm_hf.evaluation.predictions import prediction_table

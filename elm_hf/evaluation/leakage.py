@@ -1,7 +1,6 @@
 """What the training data of a fold give away about its test questions: the check, and its figures for a report."""
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -10,7 +9,6 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from datasets import Dataset
 
 from elm_hf.checkpoints.load import published_with
@@ -22,6 +20,7 @@ from elm_hf.data.seen_patients import overlap, read_stages
 from elm_hf.data.tables import split_names
 from elm_hf.evaluation.copied_answers import copying_report, questions_about_twins
 from elm_hf.evaluation.leakage_markdown import leakage_markdown
+from elm_hf.evaluation.leakage_report import LEAKAGE_SCHEMA, twins_of
 from elm_hf.evaluation.names import LEAKAGE_NAME, LEAKAGE_TEXT_NAME
 from elm_hf.evaluation.near_duplicates import (
     HIGHEST_HZ,
@@ -31,12 +30,10 @@ from elm_hf.evaluation.near_duplicates import (
     find_duplicates,
     least_correlation,
 )
-from elm_hf.evaluation.scores import Questions, ScoreBook
-from elm_hf.utils.files import read_json, write_atomically
-from elm_hf.utils.reports import METRIC_OF_KIND, public_name
+from elm_hf.utils.files import write_atomically
+from elm_hf.utils.reports import public_name
 
 
-LEAKAGE_SCHEMA = 1
 MOST_EXAMPLES = 5
 _COLUMNS = ["question", "answer", "record_ids", "patient_ids"]
 
@@ -99,76 +96,6 @@ def write_leakage(folder: Path, found: dict) -> None:
     write_atomically(folder / LEAKAGE_TEXT_NAME, leakage_markdown(found))
 
 
-def read_leakage(path: str | PathLike, dataset: str | PathLike, fold: int | str) -> dict:
-    """
-    Read the figures of a check.
-
-    Args:
-        path: `leakage.json`, or the folder that contains it.
-        dataset, fold: that it must be about.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is of another dataset, fold or version of elm-hf.
-    """
-    path = Path(path) / LEAKAGE_NAME if Path(path).is_dir() else Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: not found; make it with elm-hf leakage {dataset} --fold {fold} --output FOLDER"
-        )
-    found = read_json(path)
-    if found.get("schema") != LEAKAGE_SCHEMA:
-        raise ValueError(
-            f"{path}: not written by this version of elm-hf leakage (schema {found.get('schema')}); run it again"
-        )
-    wanted = public_name(str(dataset)), str(fold)
-    if (found["dataset"], found["fold"]) != wanted:
-        raise ValueError(
-            f"{path}: is about {found['dataset']}, fold {found['fold']}; expected {wanted[0]}, fold {wanted[1]}"
-        )
-    return found
-
-
-def leakage_of_report(
-    questions: Questions,
-    book: ScoreBook,
-    training_rows: pd.DataFrame | None,
-    known: Mapping | None,
-    split: str | None,
-    seed: int,
-) -> dict | None:
-    """
-    The key `leakage` of an evaluation's report; None if nothing is known of the fold.
-
-    Args:
-        questions, book: of the report.
-        training_rows: `question` and `answer` of the training patients' questions.
-        known: `patients_on_both_sides` (see [`patients_on_both_sides`]), and `found`, what [`read_leakage`] returns, or None if
-            near-duplicates were not looked for.
-        split: that was evaluated.
-        seed: random seed of the intervals.
-    """
-    if known is None:
-        return None
-    found = known["found"]
-    report = {"patients_on_both_sides": known["patients_on_both_sides"], "copying": None, "duplicates": None}
-    table = questions.table
-    if training_rows is not None and training_rows["answer"].notna().any() and "question" in training_rows:
-        report["copying"] = copying_report(table, training_rows, table["patient_ids"].tolist(), seed)
-    if found is None or split not in found["duplicates"]["pairs"]:
-        return report
-    twins = twins_of(found["duplicates"]["pairs"][split])
-    about = np.array([any(name in twins for name in names) for names in table["record_ids"]], dtype=bool)
-    numbers = {name: found["questions"][split].get(name) for name in ("asked_in_training", "copied")}
-    report["duplicates"] = {"ecgs": len(twins), "about_duplicates": int(about.sum())} | numbers | {"without": {}}
-    for kind, metric in METRIC_OF_KIND.items():
-        rows = np.flatnonzero(table["kind"] == kind)
-        if len(rows) and "ecg" in book.conditions and not about[rows].all():
-            entries = [book.group(those)["conditions"]["ecg"][metric] for those in (rows, rows[~about[rows]])]
-            report["duplicates"]["without"][kind] = dict(zip(("with_all", "without_them"), entries))
-    return report
-
-
 class _Split:
     """The questions of a split, and the numbers of the records that they are about."""
 
@@ -216,14 +143,6 @@ def _pair(pair: Duplicate, first: int, second: int, ids: Sequence[str], patients
     names = {"training_record": ids[first], "record": ids[second]}
     names |= {"training_patient": patients[first].as_py(), "patient": patients[second].as_py()}
     return names | {name: value for name, value in asdict(pair).items() if name not in ("first", "second")}
-
-
-def twins_of(pairs: Sequence[dict]) -> dict[str, list[str]]:
-    """For each record its near-duplicates in training, of `leakage.json`."""
-    twins = defaultdict(list)
-    for pair in pairs:
-        twins[pair["record"]].append(pair["training_record"])
-    return dict(twins)
 
 
 def _questions(splits: Mapping[str, _Split], name: str, pairs: Sequence[dict], seed: int) -> dict:

@@ -14,8 +14,8 @@ from elm_hf.evaluation.claims import EcgsOf, PersonsOf, report_claims
 from elm_hf.evaluation.claims_markdown import claim_sections
 from elm_hf.evaluation.demographics import add_age_and_sex, report_demographics
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
-from elm_hf.evaluation.leakage import leakage_of_report
 from elm_hf.evaluation.leakage_markdown import demographics_section, leakage_section
+from elm_hf.evaluation.leakage_report import leakage_of_report
 from elm_hf.evaluation.markdown import report_markdown
 from elm_hf.evaluation.metrics import statements
 from elm_hf.evaluation.names import (
