@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from elm_hf.checkpoints.convert_net1d import clef_feature_extractor
-from elm_hf.checkpoints.create import FEATURE_EXTRACTORS
+from elm_hf.checkpoints.preprocessing import FEATURE_EXTRACTORS
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.ecg_leads import LEADS
 

@@ -19,7 +19,8 @@ from transformers import (
 )
 from transformers import initialization as init
 
-from elm_hf.checkpoints.create import create_elm, load_encoder
+from elm_hf.checkpoints.create import create_elm
+from elm_hf.checkpoints.encoder import load_encoder
 from elm_hf.checkpoints.llm import check_saved
 from elm_hf.checkpoints.tokenizer import train_tokenizer
 from elm_hf.data.loading import load_elm_dataset

@@ -12,8 +12,9 @@ from test_compositions import FOUNDATION_ENCODERS
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification
 
 from elm_hf.checkpoints.card import model_card
-from elm_hf.checkpoints.create import FEATURE_EXTRACTORS, create_elm
+from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
+from elm_hf.checkpoints.preprocessing import FEATURE_EXTRACTORS
 from elm_hf.checkpoints.publish import publish_model
 from elm_hf.checkpoints.published_encoders import CLEF, ECG_COCA, HUBERT_ECG, encoder_card
 from elm_hf.data.loading import load_elm_dataset

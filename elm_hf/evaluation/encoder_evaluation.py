@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from elm_hf.checkpoints.create import encoder_type
+from elm_hf.checkpoints.encoder import encoder_type
 from elm_hf.data.label_tasks import (
     LabelTasks,
     are_statements,

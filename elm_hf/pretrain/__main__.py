@@ -12,7 +12,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.utils import logging
 from trl import TrlParser
 
-from elm_hf.checkpoints.create import encoder_type
+from elm_hf.checkpoints.encoder import encoder_type
 from elm_hf.data.label_tasks import PTB_XL_TASKS
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.patients import patients_of

@@ -15,13 +15,9 @@ from transformers import (
 
 from elm_hf.checkpoints.convert_autoencoder import st_mem_feature_extractor
 from elm_hf.checkpoints.convert_merl import merl_feature_extractor
-from elm_hf.checkpoints.create import (
-    FEATURE_EXTRACTORS,
-    ecg_se_resnet_feature_extractor,
-    encoder_type,
-    new_encoder_config,
-)
+from elm_hf.checkpoints.encoder import encoder_type, new_encoder_config
 from elm_hf.checkpoints.load import load_feature_extractor
+from elm_hf.checkpoints.preprocessing import FEATURE_EXTRACTORS, ecg_se_resnet_feature_extractor
 from elm_hf.modeling.ecg_encoders import import_ecg_encoders
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
 from elm_hf.modeling.modeling_merl import MerlForPreTraining

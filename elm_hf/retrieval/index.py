@@ -171,7 +171,7 @@ def _elm_encoder(checkpoint: str | PathLike):
 
 
 def _ecg_encoder(checkpoint: str | PathLike):
-    from elm_hf.checkpoints.create import load_encoder
+    from elm_hf.checkpoints.encoder import load_encoder
     from elm_hf.checkpoints.load import load_feature_extractor
     from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 
