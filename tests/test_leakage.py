@@ -18,6 +18,7 @@ from elm_hf.ecg.simulated_findings import draw_patient
 from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.evaluation.copied_answers import copied_answers, questions_about_twins
 from elm_hf.evaluation.demographics import demographic_answers, person_features
+from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.evaluation.leakage import check_leakage, patients_on_both_sides
 from elm_hf.evaluation.leakage_report import read_leakage
 from elm_hf.evaluation.near_duplicates import find_duplicates
@@ -158,11 +159,34 @@ def test_the_check_finds_the_copy_and_counts_its_questions(leaking, tmp_path):
     assert found["questions"]["test"]["about_duplicates"] == about > 0
     run = CliRunner().invoke(app, ["leakage", str(folder), "--output", str(tmp_path), "--quiet"])
     assert run.exit_code == 0, run.output
-    assert "1 of " in run.output and "near-duplicates of training ECGs" in run.output
+    assert "Near-duplicates of training ECGs in test: 1 of " in run.output
     assert json.loads((tmp_path / "leakage.json").read_text()) == found  # bit-identical twice
     assert second in (tmp_path / "leakage.md").read_text()
     with pytest.raises(ValueError, match="leaking, fold 1; expected leaking, fold 2"):
         read_leakage(tmp_path, folder, 2)
+
+
+def test_an_evaluation_reports_leakage_and_the_score_without_near_duplicates(leaking, tiny_elm, tmp_path):
+    folder, first, second = leaking
+    pair = {"training_record": first, "record": second}
+    found = {"schema": 1, "dataset": "leaking", "fold": "1", "duplicates": {"pairs": {"test": [pair]}}}
+    found["questions"] = {"test": {"asked_in_training": 3, "copied": 2}}
+    (tmp_path / "leakage.json").write_text(json.dumps(found))
+    report = evaluate(
+        tiny_elm, folder, 1, output=tmp_path / "report", conditions=("ecg", "none"), max_new_tokens=2,
+        num_occlusions=0, leakage=tmp_path, quiet=True,
+    )  # fmt: skip
+    rows = pd.read_parquet(tmp_path / "report" / "predictions.parquet").query("condition == 'ecg'")
+    about = rows["record_ids"].map(lambda names: second in names)
+    twins = report["leakage"]["duplicates"]
+    assert twins["about_duplicates"] == about.sum() > 0 and twins["ecgs"] == 1 and twins["copied"] == 2
+    assert twins["without"]["short"]["without_them"]["answers"] == (~about).sum()
+    assert report["leakage"]["patients_on_both_sides"]["train and test"]["patients"] == 0
+    assert report["leakage"]["copying"]["questions"] == len(rows)
+    assert report["run"]["parameters"] > 1000 and report["run"]["training_costs"] is None
+    assert {"blind", "age_and_sex"} <= set(report["conditions"])
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "## Leakage" in text and "## Age and sex alone" in text and "Near-duplicates of training ECGs: 1;" in text
 
 
 def test_a_patient_in_two_splits_is_named(simulated_dataset, tmp_path):

@@ -22,7 +22,8 @@ def leakage_sentences(found: dict) -> list[str]:
     said = _patients(found)
     for name, pairs in found["duplicates"]["pairs"].items():
         ecgs = len({pair["record"] for pair in pairs})
-        said.append(f"{ecgs} of {found['splits'][name]['ecgs']} {name} ECGs are near-duplicates of training ECGs.")
+        of_all = f"{ecgs} of {found['splits'][name]['ecgs']}"
+        said.append(f"Near-duplicates of training ECGs in {name}: {of_all}.")
     for name, entry in found["questions"].items():
         if "copying" in entry:
             said.append(
@@ -110,8 +111,8 @@ def leakage_section(found: dict | None) -> list[str]:
         parts[0] += " Near-duplicate ECGs were not looked for (elm-hf leakage)."
         return ["## Leakage\n\n" + parts[0]]
     parts[0] += (
-        f" {twins['ecgs']} ECGs are near-duplicates of training ECGs; {twins['about_duplicates']} questions are about them. Of all "
-        f"questions of the split, {twins['copied']} are asked about a near-duplicate in training and have the same answer there."
+        f" Near-duplicates of training ECGs: {twins['ecgs']}; questions about them: {twins['about_duplicates']}. Of all questions of "
+        f"the split, {twins['copied']} are asked about a near-duplicate in training and have the same answer there."
     )
     for kind, scores in twins["without"].items():
         cells = [score_cell(scores["with_all"]), score_cell(scores["without_them"])]
