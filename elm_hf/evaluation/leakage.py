@@ -71,7 +71,7 @@ def check_leakage(
     held_out = [name for name in splits if name != "train"]
     table = records_of(dataset, records)
     pairs = {} if table is None else {name: _duplicates(table, splits, name, quiet) for name in held_out}
-    report = {
+    return {
         "schema": LEAKAGE_SCHEMA,
         "dataset": public_name(str(dataset)),
         "fold": str(fold),
@@ -87,7 +87,6 @@ def check_leakage(
         "checkpoint": None if checkpoint is None else _of_checkpoint(checkpoint, dataset, fold, table, held_out),
         "versions": {"elm-hf": version("elm-hf")},
     }
-    return report
 
 
 def write_leakage(folder: Path, found: dict) -> None:
@@ -103,7 +102,8 @@ class _Split:
         rows = load_elm_dataset(dataset, fold=fold, split=split, records=records)
         columns = [column for column in _COLUMNS if column in rows.column_names]
         self.questions = rows.select_columns(columns).with_format(None).to_pandas().reindex(columns=_COLUMNS)
-        self.questions = self.questions[self.questions["question"].notna() & self.questions["answer"].notna()]
+        is_whole = self.questions["question"].notna() & self.questions["answer"].notna()
+        self.questions = self.questions[is_whole].copy()
         for name in ("record_ids", "patient_ids"):
             self.questions[name] = [list(names) for names in self.questions[name]]
         self.rows = np.unique(np.concatenate([[], *rows.with_format(None)["ecg_index"]]).astype(int)).tolist()
