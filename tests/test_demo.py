@@ -52,6 +52,7 @@ def test_answers_with_and_without_the_ecg_are_the_models_in_every_turn(events, o
         said, blind, status, _ = ask(events, opened, question)
     assert status == ""
     for messages, ecgs in ((said, [opened.ecg.ecg]), (blind, [])):
+        messages = [message | {"content": message["content"].split("\n\n*")[0]} for message in messages]
         prompt = [{"role": "user", "content": [{"type": "text", "text": QUESTIONS[0]}]}, *messages[1:3]]
         if ecgs:
             prompt[0]["content"].insert(0, {"type": "ecg"})
@@ -59,6 +60,9 @@ def test_answers_with_and_without_the_ecg_are_the_models_in_every_turn(events, o
             expected = answer(events.model.model, events.model.processor, [fill_ecgs(asked, ecgs, 250)], 6)
             assert [messages[number]["content"]] == [expected[0] or "…"]
     assert said != blind
+    for messages, chat in ((said, opened.chat), (blind, opened.blind)):
+        assert messages[3]["content"].endswith(f"\n\n*{chat.confidence().words()}*")
+        assert 0 < chat.confidence().probability <= 1
     grown = [turn[0][-1]["content"] for turn in events.ask(opened, "Is it normal?")]
     assert len(set(grown)) > 2 and grown[-1].startswith(grown[0].strip("…"))
     events.start_again(opened)

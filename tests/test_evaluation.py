@@ -22,6 +22,7 @@ from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs
 from elm_hf.data.tables import load_records
 from elm_hf.ecg.surrogates import surrogate_noise
+from elm_hf.evaluation import confidences
 from elm_hf.evaluation.ablation import SignalAblation, person_text
 from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.evaluate import evaluate
@@ -477,6 +478,47 @@ def test_the_folder_of_a_training_checkpoint_is_refused(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"dataset": ["d"], "fold": "1", "seed": 0}))
     with pytest.raises(ValueError, match="holds the run.json of something else; choose another folder"):
         ReportFolder(tmp_path, {"questions": "a", "seed": 0})
+
+
+def test_confidences_are_kept_and_an_interruption_changes_none(reader, steps, tmp_path, monkeypatch):
+    """The answers of the training questions are yes and no; what was scored before the interruption is not scored again."""
+    options = {"conditions": ("ecg", "none"), "limit": 30, "num_occlusions": 0, "max_new_tokens": 4, "batch_size": 8}
+    options |= {"quiet": True, "calibration": True}
+    whole = evaluate(reader, steps, output=tmp_path / "whole", **options)
+    scored, score_answers = [], confidences.score_answers
+
+    def interrupted(batch, *given):
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append(batch)
+        return score_answers(batch, *given)
+
+    monkeypatch.setattr(confidences, "score_answers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(reader, steps, output=tmp_path / "cut", **options)
+    monkeypatch.setattr(confidences, "score_answers", lambda *given: scored.append(0) or score_answers(*given))
+    again = evaluate(reader, steps, output=tmp_path / "cut", **options)
+    assert same_predictions(tmp_path / "cut", tmp_path / "whole") and again["calibration"] == whole["calibration"]
+    assert not list((tmp_path / "cut").glob("*.jsonl"))
+    predictions = pd.read_parquet(tmp_path / "whole" / "predictions.parquet")
+    kept = confidences.saved_confidences(ReportFolder(tmp_path / "cut", {}))
+    assert len(kept) == len(predictions)
+    assert set(predictions["answer_set"]) <= {"template", "yes or no"} and predictions["confidence"].notna().all()
+    model, processor = load_checkpoint(reader)
+    rows = load_elm_dataset(steps, split="test")
+    of_one = predictions[(predictions["condition"] == "ecg") & (predictions["conversation_id"].str.match("a"))].iloc[0]
+    row = next(row for row in rows if row["conversation_id"] == of_one["conversation_id"])
+    asked = [
+        [
+            *fill_ecgs(row["messages"][:1], row["ecgs"], 250),
+            {"role": "assistant", "content": [{"type": "text", "text": text}]},
+        ]
+        for text in dict.fromkeys([of_one["prediction"], "yes", "no"])
+    ]
+    probabilities = np.exp(log_likelihoods(model, processor, asked))
+    assert of_one["confidence"] == pytest.approx(probabilities[0] / probabilities.sum(), rel=1e-3)
+    assert whole["calibration"]["conditions"]["ecg"]["answers"] == (predictions["condition"] == "ecg").sum()
+    assert whole["subgroups"]["kinds"]["short"]["sentence"].startswith("No subgroup")
 
 
 def test_two_processes_share_the_questions(reader, steps, report, tmp_path):

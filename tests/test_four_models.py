@@ -123,13 +123,18 @@ def asked_in(messages: list[dict]) -> tuple[str, np.ndarray | None, float]:
 class RuleAsker(Asker):
     """Asks a `Model` what the evaluation asks an ELM: the same prompts, with what stands in the place of the ECGs."""
 
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.confidences = {}
+
     def _prompts(self, model, processor, batch):
         read = {}
-        return [self._conversation(prompt, read) for prompt in batch]
+        return [self.conversation(prompt, read) for prompt in batch]
 
     def _answers(self, model, processor, batch, prompts):
-        texts = [model.answer(*asked_in(messages))[0] for messages in prompts]
-        return [(prompt.key, Answer(text, len(text.split()), True)) for prompt, text in zip(batch, texts)]
+        said = [model.answer(*asked_in(messages)) for messages in prompts]
+        self.confidences |= {prompt.key: (sure, None, "template") for prompt, (_, sure) in zip(batch, said)}
+        return [(prompt.key, Answer(text, len(text.split()), True)) for prompt, (text, _) in zip(batch, said)]
 
 
 class AddEcgs:
@@ -193,7 +198,8 @@ class World:
         answers = asker.ask_all(
             model, None, ReportFolder(folder, {"questions": model.name}), PartialState(cpu=True), True
         )
-        return prediction_table(self.questions, answers, CONDITIONS)
+        confidences = {key: asker.confidences[asked] for key, asked in asker.same_as.items()}
+        return prediction_table(self.questions, answers, CONDITIONS, confidences)
 
     def report(self, model: Model, predictions: pd.DataFrame) -> dict:
         run = {"checkpoint": model.name, "dataset": "simulated", "fold": "1", "split": "test", "weights": model.name}
@@ -311,6 +317,16 @@ def test_claims_tell_the_four_apart(reports):
     recall = {name: found["recall"]["score"] for name, found in of.items()}
     assert recall["everything"] >= max(recall.values()) and recall["chest leads"] > recall["majority"]
     assert of["everything"]["false_per_answer"]["low"] > of["oracle"]["false_per_answer"]["high"]
+
+
+def test_calibration_tells_the_four_apart(reports):
+    of = {name: report["calibration"]["conditions"] for name, (_, _, report) in reports.items()}
+    error = {name: found["ecg"]["ece"]["score"] for name, found in of.items()}
+    assert error["oracle"] < 0.03 < error["chest leads"] < error["everything"] and error["everything"] > 0.7
+    # The oracle and the model of the chest leads are less sure without the ECG; the others are as sure as with it.
+    change = {name: found["none"]["change"]["score"] for name, found in of.items()}
+    assert change["oracle"] == pytest.approx(0.48) and change["everything"] == change["majority"] == 0
+    assert of["chest leads"]["none"]["change"]["low"] > 0.2
 
 
 def test_a_second_run_is_bit_identical(reports, world, tmp_path):

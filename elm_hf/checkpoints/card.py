@@ -12,7 +12,7 @@ from safetensors import safe_open
 from elm_hf.data.layout import fold_config
 from elm_hf.modeling.card_elm import TAGS, build_card, is_repository, parts_of
 from elm_hf.utils.hub import split_revision
-from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, public_name
+from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, public_name, trust_sentences
 
 
 # Written by `ElmTrainer` into a checkpoint, so that its card can be created again, under another name or with results.
@@ -184,6 +184,7 @@ def _table(report: dict) -> dict:
     reliance = [kind["sentence"] for kind in report.get("signal_reliance", {}).values()]
     seen = run.get("seen_patients", {}).get("sentence")  # reports of earlier versions have none
     reliance += [f"{seen[0].upper()}{seen[1:]}."] if seen else []
+    reliance += trust_sentences(report)
     place = f"{public_name(run['dataset'])}, `{fold_config(run['fold'])}`, {run['split']}"
     return {"place": place, "conditions": conditions, "rows": rows, "reliance": reliance}
 

@@ -68,6 +68,19 @@ def ask(
         bool,
         typer.Option("--show-reasoning", help="Also show the reasoning before each answer, if the model writes any."),
     ] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Also say how sure the model is of each answer.")
+    ] = False,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            help='Answers among which the confidence is the probability: "sinus rhythm,atrial fibrillation". By default yes and '
+            "no for questions of that form, and otherwise the probability of the answer's wording."
+        ),
+    ] = None,
+    abstain_below: Annotated[
+        float | None, typer.Option(help='Confidence, from 0 to 1, below which the answer is "not sure".')
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of questions about files to answer at once.")] = 8,
     plot: Annotated[Path | None, typer.Option(help="PNG file to draw: the ECG with questions and answers.")] = None,
     strict: Strict = False,
@@ -83,6 +96,7 @@ def ask(
         raise ValueError("--ecg needs a --question.")
     check_png(plot)
     check_names(checkpoint, dataset)
+    sure = _confidence_options(confidence, answers, abstain_below)
     from elm_hf.inference.ask import ecg_of_dataset, questions_about, questions_of_dataset
 
     # The ECGs come first, so that errors in them are reported before the model is loaded, which may take long.
@@ -100,7 +114,7 @@ def ask(
                 raise ValueError("--plot draws the ECGs of one question; draw other files with elm-hf plot")
             loading = checkpoint, system_prompt_file, trust_remote_code
             options = {"max_new_tokens": max_new_tokens, "max_reasoning_tokens": max_reasoning_tokens}
-            options |= {"batch_size": batch_size, "strict": strict}
+            options |= {"batch_size": batch_size, "strict": strict, "sure": sure}
             reading = {"sampling_rate": sampling_rate, "units": units}
             _ask_each(groups, question, output, loading, options, reading, show_reasoning, quiet)
             return
@@ -108,11 +122,27 @@ def ask(
     check_strict(asked, strict)
     check_pictures(checkpoint, asked.ecgs)
     model, processor = load_for_asking(checkpoint, system_prompt_file, trust_remote_code)
-    answers = _ask_once(model, processor, asked, (max_new_tokens, max_reasoning_tokens), show_reasoning)
+    lines = _ask_once(model, processor, asked, (max_new_tokens, max_reasoning_tokens, sure), show_reasoning)
     typer.echo(f"ECG {asked.name}, answered by {type(model).__module__}.{type(model).__name__}")
-    typer.echo("\n".join(answers))
+    typer.echo("\n".join(lines))
     if plot is not None:
-        _draw(asked, answers, plot)
+        _draw(asked, lines, plot)
+
+
+def _confidence_options(confidence: bool, answers: str | None, abstain_below: float | None):
+    """How sure the model is to be asked to be; None if nobody wants to know."""
+    from elm_hf.inference.confidence import ConfidenceOptions
+
+    if abstain_below is not None and not 0 < abstain_below <= 1:
+        raise ValueError(f"--abstain-below is {abstain_below:g}; expected a number above 0, up to 1")
+    if not confidence and answers is None and abstain_below is None:
+        return None
+    candidates = None
+    if answers is not None:
+        candidates = tuple(dict.fromkeys(filter(None, map(str.strip, answers.split(",")))))
+        if len(candidates) < 2:
+            raise ValueError(f'--answers takes two answers or more, separated by commas; got "{answers}"')
+    return ConfidenceOptions(candidates, abstain_below)
 
 
 def _find(ecg: list[Path], more_files: list[Path], sampling_rate: float | None, units: str | None):
@@ -183,7 +213,7 @@ def warn(asked) -> None:
         typer.echo(f"warning: {problem}", err=True)
 
 
-def _ask_once(model, processor, asked, limits: tuple[int, int], show_reasoning: bool) -> list[str]:
+def _ask_once(model, processor, asked, limits: tuple, show_reasoning: bool) -> list[str]:
     """Lines with the missing leads, the questions and the answers."""
     from elm_hf.inference.ask import ask as ask_about
 
@@ -200,8 +230,21 @@ def _lines(processor, asked, answers: list[dict], show_reasoning: bool) -> list[
         lines.append(one["question"])
         if show_reasoning and one["reasoning"]:
             lines += [f"    | {line}" for line in one["reasoning"].splitlines()]
-        lines.append(f"    {one['answer'] or '(empty)'}{truth}")
+        lines.append(f"    {one['answer'] or '(empty)'}{_sure(one)}{truth}")
     return lines
+
+
+def _sure(answered: dict) -> str:
+    """How sure the model is, in brackets; empty if that was not asked."""
+    from elm_hf.inference.confidence import NOT_SURE
+    from elm_hf.utils.exact_match import final_answer
+
+    found = answered.get("confidence")
+    if found is None:
+        return ""
+    given = final_answer(answered["text"])
+    is_abstention = answered["answer"] == NOT_SURE != given
+    return f"   ({found.words_of_abstention(given) if is_abstention else found.words()})"
 
 
 def _draw(asked, lines: list[str], path: Path) -> None:
@@ -255,7 +298,10 @@ def _ask_each(
             "system_prompt": processor.system_prompt,
             "weights": fingerprint_of_weights(model.state_dict(), sampled=True),
         }
-        table = AnswerTable(output, settings, show_reasoning)
+        sure = options["sure"]
+        if sure is not None:
+            settings |= {"answers": sure.candidates and list(sure.candidates), "abstain_below": sure.abstain_below}
+        table = AnswerTable(output, settings, show_reasoning, sure is not None)
         remaining = [files for files in groups if files not in table]
         if len(remaining) < len(groups):
             typer.echo(f"{len(groups) - len(remaining)} of {len(groups)} files were answered before", err=True)

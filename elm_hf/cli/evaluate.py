@@ -68,6 +68,13 @@ def evaluate(
             "--counterfactuals", help="Also ask about simulated ECGs that differ in one thing (elm-hf probe)."
         ),
     ] = False,
+    calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration",
+            help="Also measure how sure the model is of each short answer, and whether it is right to be.",
+        ),
+    ] = False,
     picture_degradation: Annotated[
         bool,
         typer.Option(
@@ -119,6 +126,7 @@ def evaluate(
     from elm_hf.evaluation.names import CONDITIONS, REPORT_TEXT_NAME
     from elm_hf.evaluation.probe import NUM_PATIENTS
     from elm_hf.retrieval.options import RetrievalOptions
+    from elm_hf.utils.reports import trust_sentences
 
     retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
     if update_card:
@@ -150,6 +158,7 @@ def evaluate(
         temperature=temperature,
         picture_degradation=picture_degradation,
         leakage=leakage,
+        calibration=calibration,
     )
     if report is None:  # the first of the processes prints
         return
@@ -159,6 +168,8 @@ def evaluate(
         typer.echo(f"Answers about {dataset}, fold {fold}, {split}:\n\n{report_table(report)}\n")
         for reliance in report["signal_reliance"].values():
             typer.echo(reliance["sentence"])
+        for sentence in trust_sentences(report):
+            typer.echo(sentence)
         for kind in report["picture_degradation"][0]["kinds"] if picture_degradation else ():
             typer.echo(
                 f"\nPictures with artefacts of scans:\n\n{degradation_table(report['picture_degradation'], kind)}\n"

@@ -86,7 +86,7 @@ class Asker:
         seed: int = 0,
         max_reasoning_tokens: int = MAX_REASONING_TOKENS,
     ):
-        self._max_reasoning_tokens = max_reasoning_tokens
+        self._max_reasoning_tokens, self.batch_size = max_reasoning_tokens, batch_size
         self._temperature, self._seed = temperature, seed
         if not isinstance(max_new_tokens, int):
             lacking = sorted(set(questions["question_type"]) - max_new_tokens.keys())
@@ -161,9 +161,9 @@ class Asker:
     def _prompts(self, model: PreTrainedModel, processor: ProcessorMixin, batch: list[Prompt]) -> PromptBatch:
         """Reads the ECGs, and renders and tokenizes the conversations, on the CPU."""
         read: dict[tuple, list] = {}  # each ECG once
-        conversations = [self._conversation(prompt, read) for prompt in batch]
+        conversations = [self.conversation(prompt, read) for prompt in batch]
         longest = longest_text(processor, batch[0].max_new_tokens, self._max_reasoning_tokens)
-        with _naming_questions(batch):
+        with naming_questions(batch):
             return PromptBatch(model, processor, conversations, longest)
 
     def _answers(
@@ -171,12 +171,13 @@ class Asker:
     ) -> list[tuple[Key, Answer]]:
         if self._temperature is not None:  # whichever batches a process asks, and after an interruption
             torch.manual_seed(zlib.crc32(f"{self._seed} {batch[0].key}".encode()))
-        with _naming_questions(batch):
+        with naming_questions(batch):
             limits = batch[0].max_new_tokens, self._temperature, self._max_reasoning_tokens
             answers = answers_to(prompts, model, processor, *limits)
         return [(prompt.key, answer) for prompt, answer in zip(batch, answers)]
 
-    def _conversation(self, prompt: Prompt, read: dict[tuple, list]) -> list[dict]:
+    def conversation(self, prompt: Prompt, read: dict[tuple, list]) -> list[dict]:
+        """The messages of a prompt with their ECGs. `read` has the ECGs that were read before, by their names."""
         row, (question_id, condition) = self._rows[prompt.row], prompt.key
         messages = self._ablation.messages(prompt.row, condition, row["messages"][: prompt.position])
         if prompt.ecgs not in read:
@@ -185,7 +186,7 @@ class Asker:
 
 
 @contextmanager
-def _naming_questions(batch: list[Prompt]) -> Iterator[None]:
+def naming_questions(batch: list[Prompt]) -> Iterator[None]:
     """Adds questions of the batch to errors."""
     try:
         yield

@@ -25,7 +25,11 @@ PersonsOf = Callable[[str], Sequence[tuple[int | None, str | None]]]
 
 
 def report_claims(
-    questions: Questions, bootstrap: PatientBootstrap, ecgs_of: EcgsOf, persons_of: PersonsOf | None = None
+    questions: Questions,
+    bootstrap: PatientBootstrap,
+    ecgs_of: EcgsOf,
+    persons_of: PersonsOf | None = None,
+    measured: dict[str, Mapping[str, float]] | None = None,
 ) -> dict | None:
     """
     Check the claims of the answers under every condition, and of the true answers, against the true ECG.
@@ -37,6 +41,7 @@ def report_claims(
         questions: questions with their answers.
         bootstrap: over the patients of these questions.
         ecgs_of, persons_of: give the ECGs of a question by its id, and the ages and sexes of their patients.
+        measured: what was measured before, by `record_id`; what is measured is added.
 
     Returns:
         `claims` of `report.json` (docs/evaluation.md has its schema); None if no answer makes a claim.
@@ -46,7 +51,7 @@ def report_claims(
     rows = _rows_with_claims(table)
     if not len(rows) or not any(find_claims(said[row]) for said in answers.values() for row in rows):
         return None
-    judge = _judge(table, ecgs_of, persons_of)
+    judge = _judge(table, ecgs_of, persons_of, {} if measured is None else measured)
     judged = {name: [judge(row, said[row]) for row in rows] for name, said in answers.items()}
     asks_for_all = (table["kind"].iloc[rows] == "text") | table["question_type"].iloc[rows].isin(ASK_FOR_EVERYTHING)
     book = _ClaimBook(rows, bootstrap, asks_for_all.to_numpy())
@@ -68,9 +73,10 @@ def _rows_with_claims(table: pd.DataFrame) -> np.ndarray:
     return np.flatnonzero(of_type & (table["record_ids"].map(len) == 1))
 
 
-def _judge(table: pd.DataFrame, ecgs_of: EcgsOf, persons_of: PersonsOf | None) -> Callable[[int, str], JudgedText]:
+def _judge(
+    table: pd.DataFrame, ecgs_of: EcgsOf, persons_of: PersonsOf | None, measured: dict[str, Mapping[str, float]]
+) -> Callable[[int, str], JudgedText]:
     """Judges a text about the ECG of a row. Each ECG is measured once."""
-    measured: dict[str, Mapping[str, float]] = {}
 
     @cache
     def judge(row: int, text: str) -> JudgedText:

@@ -25,6 +25,7 @@ from elm_hf.data.tables import load_records
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.bert_score import BertScorer
+from elm_hf.evaluation.confidences import delete_unfinished, find_confidences, saved_confidences
 from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_ecgs, degradation_steps, draw_steps
 from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
 from elm_hf.evaluation.judge import judge_predictions
@@ -39,6 +40,7 @@ from elm_hf.evaluation.probe_records import recorded_ecgs
 from elm_hf.evaluation.questions import list_questions
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
+from elm_hf.evaluation.subgroups import record_facts
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 from elm_hf.retrieval.options import RetrievalOptions
 from elm_hf.retrieval.prompts import Retrieval, add_neighbours
@@ -79,6 +81,7 @@ def evaluate(
     temperature: float | None = None,
     picture_degradation: bool = False,
     leakage: str | PathLike | None = None,
+    calibration: bool = False,
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in its place and without any, and reports the scores.
@@ -116,6 +119,7 @@ def evaluate(
         picture_degradation: also ask about pictures with the artefacts of scans, in four steps (docs/pictures.md). For
             models of drawn ECGs.
         leakage: folder or file of `elm-hf leakage` on the same fold, for the scores without near-duplicates of training ECGs.
+        calibration: also find how sure the model is of each short answer (see [`find_confidences`]).
 
     Returns:
         The report (docs/evaluation.md has its schema); None in all but the first of several processes.
@@ -182,7 +186,11 @@ def evaluate(
         # Answers.
         with state.main_process_first():
             folder = ReportFolder(Path(output or nowhere), identity)
+        confidences = saved_confidences(folder)
         answers = asker.ask_all(model, processor, folder, state, quiet)
+        if calibration and confidences is None:
+            to_score = asker, asked.questions, answers, training_rows
+            confidences = find_confidences(*to_score, model, processor, folder, state, quiet)
         degraded = {}
         if picture_degradation:
             degraded = ask_about_degraded(
@@ -204,8 +212,9 @@ def evaluate(
             )
         if not state.is_main_process:
             return None
-        predictions = prediction_table(asked.questions, answers, conditions)
+        predictions = prediction_table(asked.questions, answers, conditions, confidences)
         folder.finish(predictions)
+        delete_unfinished(folder)
         to_occlude = choose_answers(asked.questions, answers, num_occlusions)
         occlude_answers(folder.path / OCCLUSION_NAME, asked.rows, to_occlude, model, processor, batch_size)
 
@@ -227,7 +236,13 @@ def evaluate(
         judged = {}
         if judge is not None:
             judged["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
-        settings = {"seen_patients": seen, "limit": limit, "batch_size": batch_size, "processes": state.num_processes}
+        settings = {
+            "calibration": calibration,
+            "seen_patients": seen,
+            "limit": limit,
+            "batch_size": batch_size,
+            "processes": state.num_processes,
+        }
         if asked.ablation.has_donors:
             with_ecg, same = asked.questions["record_ids"].map(len).gt(0).sum(), len(asked.ablation.same_answer)
             settings["donors"] = {"other_answer": int(with_ecg) - same, "no_other_answer": same}
@@ -248,6 +263,7 @@ def evaluate(
             persons_of=None if asked.persons is None else asked.persons_of,
             picture_degradation=degradation_steps(predictions, degraded, seed) if degraded else None,
             leakage={"patients_on_both_sides": patients_on_both_sides(dataset, fold), "found": leaked},
+            facts_of=asked.facts_of,
         )
 
 
@@ -279,6 +295,7 @@ class _Asked:
         sources: names of the datasets of the ECGs.
         neighbours: what is put into the prompts, if anything.
         persons: age and sex of each record; None if the records do not have them.
+        facts: what the records table says of each ECG that is asked about, by number.
     """
 
     rows: Dataset
@@ -287,6 +304,7 @@ class _Asked:
     sources: set[str]
     neighbours: Retrieval | None
     persons: list[tuple] | None
+    facts: dict[int, dict]
 
     def ecgs_of(self, question_id: str) -> tuple[list[np.ndarray], float]:
         """The ECGs of a question, each `(12, samples)` in mV, and their sampling rate in Hz."""
@@ -296,6 +314,10 @@ class _Asked:
     def persons_of(self, question_id: str) -> list[tuple]:
         """Age in years and sex of the patient of each ECG of a question, None where unknown."""
         return [self.persons[number] for number in self._ecg_index[self._row_of[question_id]]]
+
+    def facts_of(self, question_id: str) -> list[dict]:
+        """What the records table says of each ECG of a question, of [`record_facts`]."""
+        return [self.facts[number] for number in self._ecg_index[self._row_of[question_id]]]
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -332,7 +354,8 @@ def _what_is_asked(
         if retrieval is not None:
             neighbours = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
     sources = {source_of[number] for number in asked_about}
-    return _Asked(rows, questions, ablation, sources, neighbours, persons)
+    facts = record_facts(records or dataset, asked_about) if asked_about else {}
+    return _Asked(rows, questions, ablation, sources, neighbours, persons, facts)
 
 
 def _facts_of_records(dataset: str | PathLike) -> tuple[list[str], list[tuple] | None]:

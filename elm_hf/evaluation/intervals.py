@@ -1,6 +1,6 @@
 """Uncertainty of scores: intervals from a bootstrap over patients, paired differences, Holm's correction, means of runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,14 @@ class PatientBootstrap:
         """How often each question was drawn, `(num_resamples, questions)` float64, for statistics that are not sums."""
         groups = [self._drawn[:, those].prod(axis=1) for those in self.patients_of_group]
         return np.stack(groups, axis=1)[:, self.group].astype(float)
+
+    def question_weights_in_chunks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """[`question_weights`] of these questions, `CHUNK` resamples at a time, for many questions."""
+        groups, place = np.unique(self.group[rows], return_inverse=True)
+        for start in range(0, self.num_resamples, CHUNK):
+            drawn = self._drawn[start : start + CHUNK]
+            weights = [drawn[:, self.patients_of_group[group]].prod(axis=1) for group in groups]
+            yield np.stack(weights, axis=1)[:, place].astype(float)
 
     def count_patients(self, rows: np.ndarray) -> int:
         """Number of patients whom these questions are about."""

@@ -29,10 +29,14 @@ SCHEMA = pa.schema(
         ("prediction", pa.string()),
         ("num_tokens", pa.int32()),  # that the model wrote, without the end of its turn
         ("finished", pa.bool_()),  # ended by the model, not cut
+        ("confidence", pa.float64()),  # in the prediction, see `elm_hf.evaluation.confidences`
+        ("length_normalised", pa.float64()),
+        ("answer_set", pa.string()),  # how the answers of the question are known
         ("record_ids", pa.list_(pa.string())),
         ("patient_ids", pa.list_(pa.string())),  # source/patient
     ]
 )
+CONFIDENCE_COLUMNS = ("confidence", "length_normalised", "answer_set")
 Key = tuple[str, str]  # question_id and condition
 
 
@@ -53,7 +57,10 @@ def check_columns(questions: pd.DataFrame) -> None:
 
 
 def prediction_table(
-    questions: pd.DataFrame, answers: Mapping[Key, "Answer"], conditions: Sequence[str]
+    questions: pd.DataFrame,
+    answers: Mapping[Key, "Answer"],
+    conditions: Sequence[str],
+    confidences: Mapping[Key, tuple] | None = None,
 ) -> pd.DataFrame:
     """
     A row per question and condition, condition after condition, in the order of the questions.
@@ -62,16 +69,19 @@ def prediction_table(
         questions: of [`list_questions`].
         answers: of each question under each condition.
         conditions: of the evaluation.
+        confidences: `CONFIDENCE_COLUMNS` of answers, of [`~elm_hf.evaluation.confidences.find_confidences`].
     """
-    tables = []
+    tables, unknown = [], (None,) * len(CONFIDENCE_COLUMNS)
     for condition in conditions:
         given = [answers[name, condition] for name in questions["question_id"]]
+        sure = [(confidences or {}).get((name, condition), unknown) for name in questions["question_id"]]
         tables.append(
             questions.assign(
                 condition=condition,
                 prediction=[one.text for one in given],
                 num_tokens=[one.num_tokens for one in given],
                 finished=[one.finished for one in given],
+                **dict(zip(CONFIDENCE_COLUMNS, zip(*sure))),
             )
         )
     return pd.concat(tables, ignore_index=True).drop(columns=["row", "position"])

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from elm_hf.evaluation.calibration import report_calibration
+from elm_hf.evaluation.calibration_markdown import calibration_sections
 from elm_hf.evaluation.claims import EcgsOf, PersonsOf, report_claims
 from elm_hf.evaluation.claims_markdown import claim_sections
 from elm_hf.evaluation.demographics import add_age_and_sex, report_demographics
@@ -32,6 +34,8 @@ from elm_hf.evaluation.pictures import draw_examples, draw_occlusions
 from elm_hf.evaluation.probe_markdown import probe_sections
 from elm_hf.evaluation.reliance import modality_reliance, reliance_by_type, reliance_sentence, signal_reliance
 from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers
+from elm_hf.evaluation.subgroup_markdown import subgroup_sections
+from elm_hf.evaluation.subgroups import FactsOf, report_subgroups
 from elm_hf.utils.encoder_origin import known_sources_message
 from elm_hf.utils.exact_match import answer_items
 from elm_hf.utils.files import read_json
@@ -60,6 +64,7 @@ def write_report(
     persons_of: PersonsOf | None = None,
     picture_degradation: list[dict] | None = None,
     leakage: dict | None = None,
+    facts_of: FactsOf | None = None,
 ) -> dict:
     """
     Scores predictions and writes `report.json`, `report.md` and `figures/`.
@@ -77,6 +82,7 @@ def write_report(
         persons_of: gives age and sex of the patient of each ECG of a question, for the limits of what is abnormal.
         picture_degradation: scores on pictures with the artefacts of scans, of [`degradation_steps`].
         leakage: what is known of the fold, see [`leakage_of_report`].
+        facts_of: gives what the records table says of each ECG of a question, for scores by subgroups.
 
     Returns:
         The report, as in `report.json`; docs/evaluation.md has its schema.
@@ -88,13 +94,14 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     questions = Questions(predictions)
-    report = build_report(questions, public_run(run), training_rows, seed, bert_scorer, ecgs_of, persons_of, leakage)
+    to_check = ecgs_of, persons_of, leakage, facts_of
+    report = build_report(questions, public_run(run), training_rows, seed, bert_scorer, *to_check)
     report["picture_degradation"] = picture_degradation
     _draw(folder, report, questions, ecgs_of, seed)
     report["probe"] = read_json(folder / PROBE_NAME) if (folder / PROBE_NAME).exists() else None
     (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     probed = [*demographics_section(report["demographics"]), *leakage_section(report["leakage"])]
-    probed += claim_sections(report["claims"])
+    probed += calibration_sections(report) + subgroup_sections(report) + claim_sections(report["claims"])
     probed += [] if report["probe"] is None else ["## Counterfactual ECGs", *probe_sections(report["probe"])]
     (folder / REPORT_TEXT_NAME).write_text(report_markdown(report, probed), encoding="utf-8")
     return report
@@ -111,6 +118,15 @@ def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | No
         from elm_hf.evaluation.figures import draw_charts
 
         report["figures"] = {name: f"{FIGURES_NAME}/{file}" for name, file in draw_charts(figures, report).items()}
+        if report["calibration"] is not None:
+            from elm_hf.evaluation.calibration_figure import draw_calibration
+
+            report["figures"]["calibration"] = f"{FIGURES_NAME}/{draw_calibration(figures, report['calibration'])}"
+        if report["subgroups"] is not None:
+            from elm_hf.evaluation.subgroup_figure import draw_subgroups
+
+            drawn = draw_subgroups(figures, report["subgroups"])
+            report["figures"] |= {name: f"{FIGURES_NAME}/{file}" for name, file in drawn.items()}
     if (folder / OCCLUSION_NAME).exists():
         names = draw_occlusions(folder / OCCLUSION_NAME, figures)
         report["figures"] |= {Path(name).stem: f"{FIGURES_NAME}/{name}" for name in names}
@@ -131,9 +147,11 @@ def build_report(
     ecgs_of: EcgsOf | None = None,
     persons_of: PersonsOf | None = None,
     leakage: dict | None = None,
+    facts_of: FactsOf | None = None,
 ) -> dict:
     """The report without its figures."""
     notes = []
+    measured: dict[str, dict] = {}  # each ECG once
     if run.get("seen_patients", {}).get("sentence"):
         notes.append(run["seen_patients"]["sentence"])
     if run.get("temperature") is not None:
@@ -142,6 +160,8 @@ def build_report(
         notes.append(f"{questions.without_truth} questions without a true answer were left out")
     if run.get("encoder_trained_on"):
         notes.append(known_sources_message(run["encoder_trained_on"]))
+    if run.get("calibration") and (questions.table["kind"] == "text").all():
+        notes.append("no calibration: the answers are free text, of which no set is known")
     if training_rows is None or not training_rows["answer"].notna().any():
         notes.append("no blind baseline: there are no training questions to take majorities from")
     else:
@@ -171,7 +191,9 @@ def build_report(
         "leakage": leakage_of_report(questions, book, training_rows, leakage, run.get("split"), seed),
         "confusion": _confusions(questions, rows_of_kind.get("short", np.array([], int))),
         "statements": _statements(questions),
-        "claims": None if ecgs_of is None else report_claims(questions, book.bootstrap, ecgs_of, persons_of),
+        "claims": None if ecgs_of is None else report_claims(questions, book.bootstrap, ecgs_of, persons_of, measured),
+        "subgroups": None if facts_of is None else report_subgroups(book, facts_of, ecgs_of, measured),
+        "calibration": report_calibration(questions, book.bootstrap),
         "notes": notes,
     }
 

@@ -1,7 +1,7 @@
 """The folder of an evaluation: which one it is, and the answers as they come."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +27,7 @@ class ReportFolder:
     """
 
     def __init__(self, path: Path, identity: dict):
-        self.path = path
+        self.path, self._lines = path, LineFiles(path, "answers")
         path.mkdir(parents=True, exist_ok=True)
         identity_file = path / IDENTITY_NAME
         if identity_file.exists():
@@ -47,32 +47,57 @@ class ReportFolder:
             columns = ["question_id", "condition", "prediction", "num_tokens", "finished"]
             rows = pd.read_parquet(self.path / PREDICTIONS_NAME, columns=columns).itertuples(index=False)
             return {(row[0], row[1]): Answer(*row[2:]) for row in rows}
-        answers = {}
-        for file in sorted(self.path.glob("answers-*.jsonl")):
-            # What follows the last line break was being written when the process was killed, perhaps half a letter.
-            for line in map(json.loads, file.read_bytes().split(b"\n")[:-1]):
-                answers[line["question_id"], line["condition"]] = Answer(
-                    line["prediction"], line["num_tokens"], line["finished"]
-                )
-        return answers
+        return {
+            (line["question_id"], line["condition"]): Answer(line["prediction"], line["num_tokens"], line["finished"])
+            for line in self._lines.read()
+        }
 
     def append(self, process: int, answers: Iterable[tuple[Key, Answer]]) -> None:
         """Adds answers to the file of this process; they are on the disk when this returns."""
         lines = [
-            json.dumps(
-                {
-                    "question_id": question_id,
-                    "condition": condition,
-                    "prediction": answer.text,
-                    "num_tokens": answer.num_tokens,
-                    "finished": answer.finished,
-                },
-                ensure_ascii=False,
-            )
+            {
+                "question_id": question_id,
+                "condition": condition,
+                "prediction": answer.text,
+                "num_tokens": answer.num_tokens,
+                "finished": answer.finished,
+            }
             for (question_id, condition), answer in answers
         ]
+        self._lines.append(process, lines)
+
+    def cut_unfinished_line(self, process: int) -> None:
+        """Removes what a killed process wrote of its last line."""
+        self._lines.cut_unfinished_line(process)
+
+    def finish(self, predictions: pd.DataFrame) -> None:
+        """Writes `predictions.parquet` in the place of the answers."""
+        write_predictions(predictions, self.path)
+        self._lines.delete()
+
+
+class LineFiles:
+    """
+    Lines of JSON that several processes write as they come, each into `NAME-*.jsonl` of its own.
+
+    Args:
+        folder: of the files.
+        name: first part of their names.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self._folder, self._name = folder, name
+
+    def read(self) -> Iterator[dict]:
+        """All lines of all processes."""
+        for file in self._files():
+            # What follows the last line break was being written when the process was killed, perhaps half a letter.
+            yield from map(json.loads, file.read_bytes().split(b"\n")[:-1])
+
+    def append(self, process: int, lines: Iterable[dict]) -> None:
+        """Adds lines to the file of this process; they are on the disk when this returns."""
         with open(self._file_of(process), "ab") as out:
-            out.write("".join(line + "\n" for line in lines).encode())
+            out.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
 
     def cut_unfinished_line(self, process: int) -> None:
         """Removes what a killed process wrote of its last line."""
@@ -82,14 +107,16 @@ class ReportFolder:
             if not written.endswith(b"\n"):
                 file.write_bytes(written[: written.rfind(b"\n") + 1])
 
-    def _file_of(self, process: int) -> Path:
-        return self.path / f"answers-{process:05d}.jsonl"
-
-    def finish(self, predictions: pd.DataFrame) -> None:
-        """Writes `predictions.parquet` in the place of the answers."""
-        write_predictions(predictions, self.path)
-        for file in self.path.glob("answers-*.jsonl"):
+    def delete(self) -> None:
+        """Deletes the files of all processes."""
+        for file in self._files():
             file.unlink()
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob(f"{self._name}-*.jsonl"))
+
+    def _file_of(self, process: int) -> Path:
+        return self._folder / f"{self._name}-{process:05d}.jsonl"
 
 
 def check_same_run(folder: Path, found: dict, identity: dict) -> None:

@@ -16,6 +16,7 @@ from elm_hf.evaluation.intervals import (
     resampled_variance,
 )
 from elm_hf.evaluation.metrics import statement_counts, token_f1
+from elm_hf.evaluation.predictions import CONFIDENCE_COLUMNS
 from elm_hf.utils.exact_match import answer_items, final_answer, is_exact_match
 from elm_hf.utils.reports import METRIC_OF_KIND
 
@@ -51,6 +52,7 @@ class Questions:
     Attributes:
         table: a row per question that has a true answer; `kind` is `"short"` or `"text"`.
         answers: condition to list of predictions, without their reasoning, in the order of `table`.
+        confidences: condition to a table with `CONFIDENCE_COLUMNS`, in the order of `table`.
         without_truth: number of questions that were omitted because they have no true answer.
 
     Raises:
@@ -65,23 +67,25 @@ class Questions:
             raise ValueError("the table of predictions is empty: there is nothing to score")
         first = next(iter(by_condition))
         table = by_condition[first]
-        table = table.assign(answer=[[final_answer(item) for item in items] for items in table["answer"]])
         for name, rows in by_condition.items():
             missing = len(table.index.symmetric_difference(rows.index))
             if missing or not rows.index.is_unique:
                 problem = f"{missing} questions are in one only" if missing else "some were answered twice"
                 raise ValueError(f"conditions {first!r} and {name!r} need the same questions, once each: {problem}")
-        has_truth = table["answer"].map(lambda items: bool(answer_items(", ".join(items)))).astype(bool)
-        self.without_truth = int((~has_truth).sum())
-        if not has_truth.any():
+        self.table = scored_questions(table)
+        self.without_truth = len(table) - len(self.table)
+        if not len(self.table):
             raise ValueError(f"none of the {len(table)} questions has a true answer: there is nothing to score")
-        self.table = _with_kinds(table[has_truth])
         self.answers = {
             name: [final_answer(text) for text in rows["prediction"].reindex(self.table.index)]
             for name, rows in by_condition.items()
         }
         self.unfinished = {
             name: int((~rows["finished"].reindex(self.table.index).astype(bool)).sum())
+            for name, rows in by_condition.items()
+        }
+        self.confidences = {
+            name: rows.reindex(index=self.table.index, columns=CONFIDENCE_COLUMNS)
             for name, rows in by_condition.items()
         }
 
@@ -127,11 +131,13 @@ def check_text_metrics(kinds: Sequence[str]) -> None:
         )
 
 
-def _with_kinds(table: pd.DataFrame) -> pd.DataFrame:
+def scored_questions(table: pd.DataFrame) -> pd.DataFrame:
     """
-    Adds `kind` and `truth`, the text that predictions are compared with. Question types whose true items have more than
-    five words on average are free text: reports, not names of findings.
+    The questions that have a true answer, with `kind` and `truth`, the text that predictions are compared with. Question
+    types whose true items have more than five words on average are free text: reports, not names of findings.
     """
+    table = table.assign(answer=[[final_answer(item) for item in items] for items in table["answer"]])
+    table = table[table["answer"].map(lambda items: bool(answer_items(", ".join(items)))).astype(bool)]
     table = table.assign(question_type=table["question_type"].fillna(UNTYPED).astype(str))
     words = table["answer"].map(lambda items: np.mean([len(item.split()) for item in items]))
     is_text = words.groupby(table["question_type"]).transform("mean") > FREE_TEXT_WORDS

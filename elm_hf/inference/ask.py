@@ -19,6 +19,7 @@ from elm_hf.data.tables import config_names, load_records
 from elm_hf.ecg.files import ARRAY_SUFFIXES
 from elm_hf.ecg.find_files import EcgFile
 from elm_hf.ecg.recording import RecordingError
+from elm_hf.inference.confidence import NOT_SURE, Confidence, ConfidenceOptions, confidences
 from elm_hf.inference.generation import answer
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 from elm_hf.modeling.ecg_leads import LEADS
@@ -217,7 +218,8 @@ def ask(
     questions: Sequence[Questions],
     max_new_tokens: int = 64,
     max_reasoning_tokens: int = MAX_REASONING_TOKENS,
-) -> list[list[dict[str, str | None]]]:
+    sure: ConfidenceOptions | None = None,
+) -> list[list[dict]]:
     """
     The questions with the model's answers and, where known, the true answers.
 
@@ -226,10 +228,12 @@ def ask(
         questions: questions about ECGs, which are asked in one batch.
         max_new_tokens: longest answer, in tokens.
         max_reasoning_tokens: longest reasoning before it, in tokens, of models that are asked for it.
+        sure: also find how sure the model is.
 
     Returns:
         A list of `question`, `answer`, `reasoning` (empty if there is none), `text` (both, as the model wrote them) and
-        `truth` for each element of `questions`.
+        `truth` for each element of `questions`; with `sure` also `confidence` (a [`Confidence`], None for an empty answer), and
+        an `answer` that is `NOT_SURE` where it is below `abstain_below`.
 
     Raises:
         ValueError: an ECG does not fit the model.
@@ -238,14 +242,27 @@ def ask(
         # See `Questions.missing_leads` and `Questions.problems`.
         warnings.filterwarnings("ignore", category=SignalQualityWarning)
         conversations = [conversation for one in questions for conversation in one.conversations()]
-        texts = iter(answer(model, processor, conversations, max_new_tokens, max_reasoning_tokens))
+        texts = answer(model, processor, conversations, max_new_tokens, max_reasoning_tokens)
+        parts = list(map(_parts, texts))
+        if sure is not None:
+            found = confidences(model, processor, conversations, texts, sure.candidates)
+            parts = [_with_confidence(part, one, sure.abstain_below) for part, one in zip(parts, found)]
+    remaining = iter(parts)
     return [
         [
-            {"question": message_text(prompt[-1])} | _parts(next(texts)) | {"truth": truth}
+            {"question": message_text(prompt[-1])} | next(remaining) | {"truth": truth}
             for prompt, truth in zip(one.prompts, one.truths)
         ]
         for one in questions
     ]
+
+
+def _with_confidence(part: dict, confidence: Confidence | None, abstain_below: float | None) -> dict:
+    """The parts of an answer with its confidence, and without the answer if that is too low."""
+    part = part | {"confidence": confidence}
+    if abstain_below is not None and (confidence is None or confidence.probability < abstain_below):
+        part |= {"answer": NOT_SURE}
+    return part
 
 
 def _parts(text: str) -> dict[str, str]:

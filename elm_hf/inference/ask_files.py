@@ -13,8 +13,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.ecg.find_files import EcgFile
 from elm_hf.inference.ask import Questions, ask, ecg_from_file, questions_about
+from elm_hf.inference.confidence import ConfidenceOptions
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 from elm_hf.utils.errors import one_line
+from elm_hf.utils.exact_match import final_answer
 from elm_hf.utils.files import write_atomically
 
 
@@ -29,7 +31,7 @@ class Answered:
     Attributes:
         files: the files.
         asked: the questions; None if a file could not be read.
-        answers: `question`, `answer`, `reasoning`, `text` and `truth` for each, see [`~elm_hf.inference.ask.ask`]. Empty after an error.
+        answers: `question`, `answer`, `reasoning`, `text`, `truth` and, if asked for, `confidence` for each, see [`~elm_hf.inference.ask.ask`]. Empty after an error.
         error: why there are no answers; None if there are.
     """
 
@@ -48,6 +50,7 @@ def ask_files(
     batch_size: int = 8,
     strict: bool = False,
     max_reasoning_tokens: int = MAX_REASONING_TOKENS,
+    sure: ConfidenceOptions | None = None,
 ) -> Iterator[Answered]:
     """
     Ask the same questions about each group of files. A group that cannot be asked about does not stop the others.
@@ -59,9 +62,10 @@ def ask_files(
         max_new_tokens, max_reasoning_tokens: longest answer and longest reasoning before it, in tokens.
         batch_size: number of questions that are answered at once.
         strict: refuse ECGs that are doubtful, see [`~elm_hf.inference.ask.Questions.problems`].
+        sure: also find how sure the model is, see [`~elm_hf.inference.ask.ask`].
     """
     waiting: list[Answered] = []
-    limits = max_new_tokens, max_reasoning_tokens
+    limits = max_new_tokens, max_reasoning_tokens, sure
     for files in groups:
         try:
             asked = questions_about([ecg_from_file(file) for file in files], questions)
@@ -78,7 +82,10 @@ def ask_files(
 
 
 def _answer(
-    model: PreTrainedModel, processor: ProcessorMixin, waiting: list[Answered], limits: tuple[int, int]
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    waiting: list[Answered],
+    limits: tuple[int, int, ConfidenceOptions | None],
 ) -> Iterator[Answered]:
     """Answer in one batch; if an ECG does not fit the model, each group on its own, to find out which."""
     if not waiting:
@@ -107,14 +114,16 @@ class AnswerTable:
         output: path of the table, `.csv` or `.parquet`.
         settings: what the answers depend on. Answers under other settings are not used.
         with_reasoning: whether the table has a column with the reasoning before each answer.
+        with_confidence: whether it has the columns `confidence` and `among`, the answers that this is a probability among;
+            empty for that of the wording.
 
     Raises:
         FileExistsError: the table exists.
         ValueError: the unfinished answers were given under other settings.
     """
 
-    def __init__(self, output: Path, settings: dict, with_reasoning: bool = False):
-        self.output = output
+    def __init__(self, output: Path, settings: dict, with_reasoning: bool = False, with_confidence: bool = False):
+        self.output, self._with_confidence = output, with_confidence
         self._columns = ("question", "answer", *(("reasoning",) if with_reasoning else ()))
         settings = settings | {"with_reasoning": with_reasoning}
         self._unfinished = output.with_name(f"{output.name}.unfinished")
@@ -146,7 +155,12 @@ class AnswerTable:
         asked = answered.asked
         key = _key(answered.files)
         about = {"missing_leads": asked.missing_leads(processor), "problems": " | ".join(asked.problems())}
-        rows = [{"file": key, **{name: one[name] for name in self._columns}, **about} for one in answered.answers]
+        rows = [
+            {"file": key, **{name: one[name] for name in self._columns}}
+            | (_sure(one) if self._with_confidence else {})
+            | about
+            for one in answered.answers
+        ]
         self._rows[key] = rows
         with self._unfinished.open("ab") as file:
             if not file.tell():
@@ -181,6 +195,15 @@ def check_output(output: Path) -> None:
         raise ValueError(f"{output}: the table is CSV or Parquet; give it a name that ends in .csv or .parquet")
     if output.exists():
         raise FileExistsError(f"{output} exists; delete it, or choose another --output")
+
+
+def _sure(answered: dict) -> dict:
+    """The columns of the confidence."""
+    found = answered["confidence"]
+    if found is None:
+        return {"confidence": None, "among": ""}
+    given = final_answer(answered["text"])
+    return {"confidence": found.probability, "among": "; ".join([given, *found.others]) if found.others else ""}
 
 
 def _key(files: list[EcgFile]) -> str:

@@ -6,7 +6,9 @@ from threading import Thread
 
 from transformers import PreTrainedModel, ProcessorMixin
 
+from elm_hf.data.messages import message_text
 from elm_hf.inference.ask import AskedEcg, Questions, answering, ask
+from elm_hf.inference.confidence import Confidence, confidences
 from elm_hf.inference.generation import generate_answers
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 
@@ -75,6 +77,21 @@ class Chat:
                 raise text
             yield text
         self._remember(asked, text)
+
+    def confidence(self) -> Confidence | None:
+        """
+        How sure the model is of its last answer, see [`~elm_hf.inference.confidence.confidences`]; None if there is no answer
+        or it is empty.
+
+        Raises:
+            ValueError: the model cannot read the conversation.
+        """
+        if not self.messages:
+            return None
+        asked = Questions(self.ecgs, [self.messages[:-1]], [None])
+        with answering(asked.name or "without an ECG", self.model):
+            about = self.model, self.processor, asked.conversations()
+            return confidences(*about, [message_text(self.messages[-1])])[0]
 
     def _asked(self, question: str) -> Questions:
         ecgs = [] if self.messages else [{"type": "ecg"}] * len(self.ecgs)

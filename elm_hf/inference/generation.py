@@ -166,7 +166,6 @@ class _RefuseNan(LogitsProcessor):
         return scores
 
 
-@torch.inference_mode()
 def log_likelihoods(
     model: PreTrainedModel, processor: ProcessorMixin, conversations: Sequence[list[dict]]
 ) -> np.ndarray:
@@ -184,13 +183,37 @@ def log_likelihoods(
     Raises:
         ValueError: an ECG does not fit the model, or the chat template refuses a conversation.
     """
-    batch = PromptBatch(model, processor, conversations, answered=True).to_device()
-    inputs, cache = batch.inputs(), batch.shared_cache()
-    past = 0 if cache is None else batch.prefix_length
-    position_ids = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-    inputs |= {"input_ids": batch.input_ids[:, past:], "position_ids": position_ids[:, past:]}
-    number = batch.input_ids.shape[1] - batch.first_answer_position
-    logits = model(**inputs, past_key_values=cache, use_cache=cache is not None, logits_to_keep=number + 1).logits
-    tokens = batch.input_ids[:, -number:]
-    scores = logits[:, :-1].float().log_softmax(dim=-1).gather(2, tokens[:, :, None])[:, :, 0]
-    return (scores.double() * batch.answer_mask[:, -number:]).sum(dim=1).cpu().numpy()
+    return score_answers(PromptBatch(model, processor, conversations, answered=True), model)[0]
+
+
+@torch.inference_mode()
+def score_answers(
+    batch: PromptBatch, model: PreTrainedModel, part_size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    How probable the model finds the last answers of conversations, see [`log_likelihoods`].
+
+    Args:
+        batch: the conversations, made for this model with `answered=True`.
+        model: the ELM.
+        part_size: number of conversations that are computed at once; all by default. What they share is computed once.
+
+    Returns:
+        Natural logarithms of the probabilities `(conversations,)` float64, and the number of tokens of each answer
+        `(conversations,)` with the end of its turn.
+    """
+    batch.to_device()
+    total, length = batch.input_ids.shape
+    number = length - batch.first_answer_position
+    parts = [slice(start, start + (part_size or total)) for start in range(0, total, part_size or total)]
+    scores = []
+    for rows, cache in zip(parts, batch.shared_caches(parts)):
+        inputs = batch.inputs(rows)
+        past = 0 if cache is None else batch.prefix_length
+        position_ids = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+        tokens, is_answer = inputs["input_ids"][:, -number:], batch.answer_mask[rows, -number:]
+        inputs |= {"input_ids": inputs["input_ids"][:, past:], "position_ids": position_ids[:, past:]}
+        logits = model(**inputs, past_key_values=cache, use_cache=cache is not None, logits_to_keep=number + 1).logits
+        of_tokens = logits[:, :-1].float().log_softmax(dim=-1).gather(2, tokens[:, :, None])[:, :, 0]
+        scores.append((of_tokens.double() * is_answer).sum(dim=1))
+    return torch.cat(scores).cpu().numpy(), batch.answer_mask.sum(dim=1).cpu().numpy()

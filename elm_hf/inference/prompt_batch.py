@@ -1,7 +1,8 @@
 """Conversations as one batch of prompts, in which the prefix that they share is computed once."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ logger = logging.get_logger(__name__)
 
 # Outputs of a processor that do not concern ECGs.
 OF_TEXT = ("input_ids", "attention_mask", "assistant_masks")
+ALL = slice(None)
 
 
 class PromptBatch:
@@ -76,14 +78,20 @@ class PromptBatch:
             self._shared = self._shared_lengths(sequences, limits)
         self._lay_out(sequences, answers)
 
-    def inputs(self) -> dict[str, torch.Tensor | None]:
-        """The inputs of `generate` in addition to the cache: all tokens, and the ECGs that are in no prefix."""
-        rows = [
+    def inputs(self, rows: slice = ALL) -> dict[str, torch.Tensor | None]:
+        """
+        The inputs of `generate` in addition to the cache: all tokens, and the ECGs that are in no prefix.
+
+        Args:
+            rows: conversations; all by default.
+        """
+        ecg_rows = [
             row
-            for rows, ids, shared in zip(self._ecg_rows, self._sequences, self._shared)
-            for row in rows[int(self._count_ecgs(ids[:shared])) :]
+            for those, ids, shared in zip(self._ecg_rows[rows], self._sequences[rows], self._shared[rows])
+            for row in those[int(self._count_ecgs(ids[:shared])) :]
         ]
-        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask} | self._take_ecgs(rows)
+        tokens = {"input_ids": self.input_ids[rows], "attention_mask": self.attention_mask[rows]}
+        return tokens | self._take_ecgs(ecg_rows)
 
     def ecgs_of(self, row: int) -> dict[str, torch.Tensor]:
         """The inputs of the model for the ECGs of a conversation that enter through `ecg_values`; empty without any."""
@@ -91,9 +99,23 @@ class PromptBatch:
 
     def shared_cache(self) -> DynamicCache | None:
         """The keys and values of every conversation's prefix, each computed once; None without a prefix."""
+        return next(self.shared_caches([ALL]))
+
+    def shared_caches(self, parts: Iterable[slice]) -> Iterator[DynamicCache | None]:
+        """[`shared_cache`] for one part of the conversations after the other. Each prefix is computed once for all."""
         if self.prefix_length == 0:
-            return None
-        groups, firsts, number_of = np.unique(self._groups, return_index=True, return_inverse=True)
+            yield from (None for _ in parts)
+            return
+        _, firsts, number_of = np.unique(self._groups, return_index=True, return_inverse=True)
+        prefixes = self._prefixes(firsts)
+        number_of = torch.from_numpy(number_of).to(self.input_ids.device)
+        for rows in parts:
+            cache = deepcopy(prefixes)
+            cache.batch_select_indices(number_of[rows])
+            yield cache
+
+    def _prefixes(self, firsts: np.ndarray) -> DynamicCache:
+        """The keys and values of the prefix of each group, of which `firsts` are conversations."""
         ecg_rows = [
             row
             for first in firsts
@@ -111,7 +133,6 @@ class PromptBatch:
             logits_to_keep=1,
             **self._take_ecgs(ecg_rows),
         )
-        cache.batch_select_indices(torch.from_numpy(number_of).to(self.input_ids.device))
         return cache
 
     def _encode(self, conversations: Sequence[list[dict]], answered: bool) -> dict[str, np.ndarray]:

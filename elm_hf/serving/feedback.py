@@ -35,6 +35,7 @@ class Turn:
         blind: the answer without the ECG.
         good, blind_good: the visitor's ratings of both; None without one.
         better: an answer that the visitor wrote; empty without one.
+        confidence, blind_confidence: how sure the model is of both answers, in words; empty if it is not known.
     """
 
     question: str
@@ -43,6 +44,8 @@ class Turn:
     good: bool | None = None
     blind_good: bool | None = None
     better: str = ""
+    confidence: str = ""
+    blind_confidence: str = ""
 
     def pair(self) -> tuple[str, str] | None:
         """

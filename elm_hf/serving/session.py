@@ -56,7 +56,8 @@ class Session:
         said = []
         for turn in self.turns:
             said.append({"role": "user", "content": turn.question})
-            said.append({"role": "assistant", "content": (turn.answer if with_ecg else turn.blind) or "…"})
+            answer, sure = (turn.answer, turn.confidence) if with_ecg else (turn.blind, turn.blind_confidence)
+            said.append({"role": "assistant", "content": (answer or "…") + (f"\n\n*{sure}*" if sure else "")})
         return said
 
 
@@ -132,6 +133,11 @@ class DemoModel:
                 yield turn
             for turn.blind in session.blind.stream(question):
                 yield turn
+            turn.confidence, turn.blind_confidence = (
+                "" if found is None else found.words()
+                for found in (session.chat.confidence(), session.blind.confidence())
+            )
+            yield turn
         except BaseException:  # also if the visitor leaves in between
             turns.remove(turn)
             session.chat.messages = session.chat.messages[: 2 * len(turns)]

@@ -72,3 +72,16 @@ def public_run(run: dict) -> dict:
     if run.get("retrieval") is not None:
         public["retrieval"] = run["retrieval"] | {"index": public_name(run["retrieval"]["index"])}
     return run | public
+
+
+def trust_sentences(report: dict) -> list[str]:
+    """
+    Whether the model's confidence can be trusted, and its worst subgroup, in sentences. Reports of earlier versions have
+    neither.
+
+    Args:
+        report: as in report.json.
+    """
+    calibration, subgroups = report.get("calibration"), report.get("subgroups")
+    found = [] if calibration is None else list(calibration["sentences"])
+    return found + ([] if subgroups is None else [kind["sentence"] for kind in subgroups["kinds"].values()])
