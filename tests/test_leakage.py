@@ -167,13 +167,15 @@ def test_the_check_finds_the_copy_and_counts_its_questions(leaking, tmp_path):
 
 
 def test_an_evaluation_reports_leakage_and_the_score_without_near_duplicates(leaking, tiny_elm, tmp_path):
-    folder, first, second = leaking
+    folder, first, _ = leaking
+    asked = pq.read_table(next((folder / "fold1").glob("test-*.parquet")), columns=["record_ids"])
+    second = asked["record_ids"].to_pylist()[0][0]
     pair = {"training_record": first, "record": second}
     found = {"schema": 1, "dataset": "leaking", "fold": "1", "duplicates": {"pairs": {"test": [pair]}}}
     found["questions"] = {"test": {"asked_in_training": 3, "copied": 2}}
     (tmp_path / "leakage.json").write_text(json.dumps(found))
     report = evaluate(
-        tiny_elm, folder, 1, output=tmp_path / "report", conditions=("ecg", "none"), max_new_tokens=2,
+        tiny_elm, folder, 1, output=tmp_path / "report", limit=24, conditions=("ecg", "none"), max_new_tokens=2,
         num_occlusions=0, leakage=tmp_path, quiet=True,
     )  # fmt: skip
     rows = pd.read_parquet(tmp_path / "report" / "predictions.parquet").query("condition == 'ecg'")
