@@ -23,6 +23,7 @@ from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.evaluation import claims, occlusion
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
+from elm_hf.evaluation.intervals import Support, korn_graubard_interval
 from elm_hf.evaluation.leaderboard import leaderboard
 from elm_hf.evaluation.names import CONDITIONS
 from elm_hf.evaluation.predictions import prediction_table
@@ -350,6 +351,13 @@ def test_the_leaderboard_puts_the_four_in_order(reports, tmp_path):
     assert text == run.output.split("\nPage in ")[0]
     page = (tmp_path / "leaderboard.html").read_text()
     assert '<td class="best">1.000<small>' in page and "http" not in page and "<script" not in page
+
+
+def test_a_score_that_all_answers_share_has_an_interval():
+    """The variance of equal scores is not exactly 0 but what rounding leaves of it; each patient then counts as one answer."""
+    support = Support(24, 200)
+    low, high = korn_graubard_interval(0.0004, 1e-38, support)
+    assert (low, high) == korn_graubard_interval(0.0004, 0.0, support) and 0 <= low < 0.0004 < high < 0.2
 
 
 def test_two_models_that_answer_alike_have_no_best_one(reports, tmp_path):
