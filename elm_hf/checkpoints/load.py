@@ -113,6 +113,25 @@ def read_representation(path_or_repo: str | PathLike) -> str | list[str]:
     return config.get("representation", "signal")
 
 
+def published_with(path_or_repo: str | PathLike) -> set[str]:
+    """
+    Reads the names of the datasets that a published encoder was trained on; empty if it does not say.
+
+    Args:
+        path_or_repo: folder or repository of an ELM, of an adapter or of an encoder.
+
+    Raises:
+        OSError: the checkpoint does not exist.
+    """
+    name = str(path_or_repo)
+    check_name(name)
+    if find_adapter_config_file(name) is not None:
+        name = _base_of(name)
+    config, _ = PreTrainedConfig.get_config_dict(name)
+    encoder = config.get("encoder_config") if config.get("model_type") == "elm" else config
+    return set((encoder or {}).get("pretraining_data") or ())
+
+
 def _base_of(adapter: str) -> str:
     """The base of an adapter, after checking that it exists."""
     from peft import PeftConfig

@@ -12,6 +12,8 @@ from elm_hf.cli import (  # noqa: F401
     evaluate,
     evaluate_endpoint,
     hub,
+    leaderboard,
+    leakage,
     lm_harness,
     measure,
     plot,

@@ -80,6 +80,10 @@ def evaluate(
             help="Also ask about pictures with the artefacts of scans, in four steps; for models of drawn ECGs.",
         ),
     ] = False,
+    leakage: Annotated[
+        Path | None,
+        typer.Option(help="Folder of elm-hf leakage, for the scores without near-duplicates of training ECGs."),
+    ] = None,
     records: Records = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for noise, shuffling and resampling.")] = 0,
     rag_index: Annotated[
@@ -159,6 +163,7 @@ def evaluate(
         allow_seen_patients=allow_seen_patients,
         temperature=temperature,
         picture_degradation=picture_degradation,
+        leakage=leakage,
         calibration=calibration,
     )
     if report is None:  # the first of the processes prints

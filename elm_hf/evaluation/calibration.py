@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from elm_hf.evaluation.intervals import LEAST_PATIENTS, Difference, PatientBootstrap, Support
-from elm_hf.evaluation.names import BLIND
+from elm_hf.evaluation.names import BASELINES
 from elm_hf.evaluation.scores import Questions, score_entry
 from elm_hf.utils.exact_match import is_exact_match
 
@@ -47,7 +47,7 @@ class _CalibrationBook:
 
     def __init__(self, questions: Questions, bootstrap: PatientBootstrap):
         self.bootstrap = bootstrap
-        self.conditions = [name for name in questions.answers if name != BLIND]
+        self.conditions = [name for name in questions.answers if name not in BASELINES]
         self._short = int((questions.table["kind"] == "short").sum())
         self._columns, self._right = questions.confidences, {}
         for name in self.conditions:

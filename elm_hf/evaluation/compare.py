@@ -45,19 +45,12 @@ def compare(first: Path, second: Path, seed: int = 0, conditions: tuple[str, str
     Raises:
         ValueError: a folder has no finished evaluation, or the two have different questions.
     """
-    runs = [_read_predictions(folder, condition) for folder, condition in zip((first, second), conditions)]
+    runs = [read_predictions(folder, condition) for folder, condition in zip((first, second), conditions)]
     shared = runs[0].index.intersection(runs[1].index)
     if len(shared) == 0:
         raise ValueError(f"{first} and {second} have no question in common; compare evaluations of the same split")
     tables = [rows.loc[shared] for rows in runs]
-    for column, what in SAME_OF_QUESTIONS.items():
-        differ = [not np.array_equal(a, b) for a, b in zip(*(rows[column] for rows in tables))]
-        if any(differ):
-            example = shared[differ.index(True)]
-            raise ValueError(
-                f"{first} and {second}: {what} {sum(differ)} questions are not the same, such as {example}; the two were "
-                "evaluated on different datasets or versions of one"
-            )
+    check_same_questions((first, second), tables)
     questions = Questions(
         pd.concat([rows.assign(condition=name).reset_index() for rows, name in zip(tables, ("first", "second"))])
     )
@@ -72,7 +65,28 @@ def compare(first: Path, second: Path, seed: int = 0, conditions: tuple[str, str
     }
 
 
-def _read_predictions(folder: Path, condition: str) -> pd.DataFrame:
+def check_same_questions(folders: tuple[Path, Path], tables: Sequence[pd.DataFrame]) -> None:
+    """
+    Check that two evaluations asked the same questions, with the same true answers, about the same ECGs.
+
+    Args:
+        folders: of the evaluations, for the message.
+        tables: predictions of each, by `question_id` in the same order.
+
+    Raises:
+        ValueError: they differ.
+    """
+    for column, what in SAME_OF_QUESTIONS.items():
+        differ = [not np.array_equal(a, b) for a, b in zip(*(rows[column] for rows in tables))]
+        if any(differ):
+            example = tables[0].index[differ.index(True)]
+            raise ValueError(
+                f"{folders[0]} and {folders[1]}: {what} {sum(differ)} questions are not the same, such as {example}; the two "
+                "were evaluated on different datasets or versions of one"
+            )
+
+
+def read_predictions(folder: Path, condition: str) -> pd.DataFrame:
     """The answers given under a condition, by question."""
     file = Path(folder) / PREDICTIONS_NAME
     if not file.exists():
@@ -96,21 +110,10 @@ def _compared_groups(questions: Questions, seed: int) -> tuple[dict[str, dict], 
         if not len(rows):
             continue
         scores = np.stack([values[name][rows, SUMMED.index(metric)] for name in values], axis=1)
-        types = pd.get_dummies(table["question_type"].iloc[rows], dtype=float)
-        columns = {f"all, {METRIC_NAMES[metric]}": np.ones((len(rows), 1))}
-        if types.shape[1] > 1:
-            name = f"macro-average, {METRIC_NAMES[metric]}"
-            least = {one: bootstrap.least(rows[types[one].to_numpy(bool)]) for one in types}
-            small = [one for one, number in least.items() if number < LEAST_PATIENTS]
-            if small:
-                notes.append(
-                    f"{name}: {', '.join(small)} left out, with less than {LEAST_PATIENTS} patients or answers"
-                )
-            if len(small) < types.shape[1] - 1:
-                columns[name] = types.drop(columns=small).to_numpy()
-        columns |= {name: types[[name]].to_numpy() for name in types}
+        columns, types, left_out = groups_of_kind(table, rows, metric, bootstrap)
+        notes += left_out
         for name, counted in columns.items():
-            groups[name] = {"metric": metric} | _compared(scores, counted, rows, bootstrap, metric in SHARES)
+            groups[name] = {"metric": metric} | compared(scores, counted, rows, bootstrap, metric in SHARES)
         of_types += list(types)
     tested = {name: groups[name]["p_value"] for name in of_types if groups[name]["p_value"] is not None}
     for name, p_value in holm(tested).items():
@@ -118,10 +121,48 @@ def _compared_groups(questions: Questions, seed: int) -> tuple[dict[str, dict], 
     return groups, notes
 
 
-def _compared(
+def groups_of_kind(
+    table: pd.DataFrame, rows: np.ndarray, metric: str, bootstrap: PatientBootstrap
+) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+    """
+    The groups of questions of one kind that are compared: all, their macro-average, and each question type.
+
+    Args:
+        table: of [`Questions`].
+        rows: numbers of the questions of this kind.
+        metric: of this kind.
+        bootstrap: over the patients of all questions.
+
+    Returns:
+        For each group an array `(questions, types)` that is 1 where a question is of a type; the types; and a note about types
+        that the macro-average leaves out.
+    """
+    types = pd.get_dummies(table["question_type"].iloc[rows], dtype=float)
+    columns, notes = {f"all, {METRIC_NAMES[metric]}": np.ones((len(rows), 1))}, []
+    if types.shape[1] > 1:
+        name = f"macro-average, {METRIC_NAMES[metric]}"
+        least = {one: bootstrap.least(rows[types[one].to_numpy(bool)]) for one in types}
+        small = [one for one, number in least.items() if number < LEAST_PATIENTS]
+        if small:
+            notes.append(f"{name}: {', '.join(small)} left out, with less than {LEAST_PATIENTS} patients or answers")
+        if len(small) < types.shape[1] - 1:
+            columns[name] = types.drop(columns=small).to_numpy()
+    return columns | {name: types[[name]].to_numpy() for name in types}, list(types), notes
+
+
+def compared(
     scores: np.ndarray, counted: np.ndarray, rows: np.ndarray, bootstrap: PatientBootstrap, is_share: bool
 ) -> dict:
-    """Both scores and their difference; `scores (questions, 2)`, `counted (questions, types)` is 1 for a question's type."""
+    """
+    Both scores and their difference, as in [`compare`].
+
+    Args:
+        scores: of both models, `(questions, 2)`.
+        counted: of [`groups_of_kind`].
+        rows: numbers of the questions.
+        bootstrap: over the patients of all questions.
+        is_share: whether each answer is right or wrong.
+    """
     inside = counted.any(axis=1)
     scores, counted, rows = scores[inside], counted[inside], rows[inside]
     change = scores[:, 1:] - scores[:, :1]

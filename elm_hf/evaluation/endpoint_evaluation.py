@@ -23,6 +23,7 @@ from elm_hf.evaluation.endpoint_inputs import PIXELS_PER_MM, EcgContents
 from elm_hf.evaluation.evaluate import CONTROLS_VERSION, Asked, errors_of, training_rows_of, what_is_asked
 from elm_hf.evaluation.fingerprints import fingerprint_of_questions
 from elm_hf.evaluation.judge import judge_predictions
+from elm_hf.evaluation.leakage import patients_on_both_sides
 from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS
 from elm_hf.evaluation.predictions import prediction_table
 from elm_hf.evaluation.report import write_report
@@ -104,7 +105,7 @@ def evaluate_endpoint(
         bert_scorer = BertScorer(bert_score, device, 32, quiet)
 
     asked = what_is_asked(dataset, fold, split, limit, records, conditions, seed, None)
-    training_rows = training_rows_of(dataset, fold, records)
+    training_rows = training_rows_of(dataset, fold, records, asked.persons)
     if answer_options:
         asked = replace(asked, rows=_with_options(asked, candidate_answers(asked.questions, training_rows)))
     with errors_of(dataset):
@@ -175,6 +176,7 @@ def evaluate_endpoint(
             ecgs_of=asked.ecgs_of,
             bert_scorer=bert_scorer,
             persons_of=None if asked.persons is None else asked.persons_of,
+            leakage={"patients_on_both_sides": patients_on_both_sides(dataset, fold), "found": None},
             facts_of=asked.facts_of,
         )
 

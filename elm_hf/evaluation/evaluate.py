@@ -30,6 +30,8 @@ from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_
 from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
 from elm_hf.evaluation.grounding import judge_grounding
 from elm_hf.evaluation.judge import judge_predictions
+from elm_hf.evaluation.leakage import patients_on_both_sides
+from elm_hf.evaluation.leakage_report import read_leakage
 from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
 from elm_hf.evaluation.occlusion import choose_answers, occlude_answers
 from elm_hf.evaluation.own_history import ask_with_own_history
@@ -45,6 +47,7 @@ from elm_hf.evaluation.subgroups import record_facts
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 from elm_hf.retrieval.options import RetrievalOptions
 from elm_hf.retrieval.prompts import Retrieval, add_neighbours
+from elm_hf.training.cost_file import COSTS_NAME, read_costs
 from elm_hf.utils.encoder_origin import known_sources, known_sources_message
 from elm_hf.utils.weights import fingerprint_of_weights
 
@@ -82,6 +85,7 @@ def evaluate(
     allow_seen_patients: bool = False,
     temperature: float | None = None,
     picture_degradation: bool = False,
+    leakage: str | PathLike | None = None,
     calibration: bool = False,
 ) -> dict | None:
     """
@@ -122,6 +126,7 @@ def evaluate(
         temperature: of sampled answers, from which pairs of answers can be made.
         picture_degradation: also ask about pictures with the artefacts of scans, in four steps (docs/pictures.md). For
             models of drawn ECGs.
+        leakage: folder or file of `elm-hf leakage` on the same fold, for the scores without near-duplicates of training ECGs.
         calibration: also find how sure the model is of each short answer (see [`find_confidences`]).
 
     Returns:
@@ -143,9 +148,10 @@ def evaluate(
         raise ValueError(f"unknown rubric of the judge {judge_rubric!r}; there are {', '.join(JUDGE_RUBRICS)}")
 
     # What is asked. Errors in the data come before the model is loaded, which may take long.
+    leaked = None if leakage is None else read_leakage(leakage, dataset, fold)
     asked = what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
     patients = {name for names in asked.questions["patient_ids"] for name in names}
-    training_rows = training_rows_of(dataset, fold, records)
+    training_rows = training_rows_of(dataset, fold, records, asked.persons)
     to_probe = _questions_to_probe(dataset, training_rows, asked.questions) if num_counterfactuals else {}
     seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
     model, processor = load_checkpoint(checkpoint, device=str(state.device))
@@ -278,6 +284,8 @@ def evaluate(
         if asked.ablation.has_donors:
             with_ecg, same = asked.questions["record_ids"].map(len).gt(0).sum(), len(asked.ablation.same_answer)
             settings["donors"] = {"other_answer": int(with_ecg) - same, "no_other_answer": same}
+        settings["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+        settings["training_costs"] = read_costs(checkpoint) if (Path(checkpoint) / COSTS_NAME).is_file() else None
         settings["seconds"] = round(time.monotonic() - started, 1)
         settings["encoder_trained_on"] = known
         settings["dataset_on_hub"] = not Path(dataset).is_dir()
@@ -292,6 +300,7 @@ def evaluate(
             bert_scorer=bert_scorer,
             persons_of=None if asked.persons is None else asked.persons_of,
             picture_degradation=degradation_steps(predictions, degraded, seed) if degraded else None,
+            leakage={"patients_on_both_sides": patients_on_both_sides(dataset, fold), "found": leaked},
             facts_of=asked.facts_of,
             reasoning=reasoning,
         )
@@ -421,14 +430,20 @@ def _questions_to_probe(
     return questions_of(dataset, rows["question"])
 
 
-def training_rows_of(dataset: str | PathLike, fold: int | str, records: str | PathLike | None) -> pd.DataFrame | None:
-    """What the blind baseline learns from; None where the fold has no training split, as in some benchmarks."""
+def training_rows_of(
+    dataset: str | PathLike, fold: int | str, records: str | PathLike | None, persons: list[tuple] | None
+) -> pd.DataFrame | None:
+    """What the baselines learn from; None where the fold has no training split, as in some benchmarks."""
     try:
         rows = load_elm_dataset(dataset, fold=fold, split="train", records=records)
     except ValueError:
         return None
     names = [name for name in ("question_type", "template_id", "question", "answer") if name in rows.column_names]
-    return rows.select_columns(names).with_format(None).to_pandas()
+    table = rows.select_columns(names).with_format(None).to_pandas()
+    if persons is not None:
+        firsts = [numbers[:1] for numbers in rows.with_format(None)["ecg_index"]]
+        table["age"], table["sex"] = zip(*(persons[first[0]] if first else (None, None) for first in firsts))
+    return table
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from elm_hf.evaluation.claims_figure import claims_figure
-from elm_hf.evaluation.names import BLIND, CONDITION_NAMES, MODALITY_CONDITIONS
+from elm_hf.evaluation.names import BASELINES, BLIND, CONDITION_NAMES, MODALITY_CONDITIONS
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
@@ -58,7 +58,7 @@ def scores_figure(report: dict, groups_name: str) -> Figure:
     for height, (_, scores) in enumerate(reversed(groups)):
         metric = METRIC_OF_KIND[scores["kind"]]
         entries = {name: metrics[metric] for name, metrics in scores["conditions"].items()}
-        controls = [e["score"] for name, e in entries.items() if name not in ("ecg", BLIND, *MODALITY_CONDITIONS)]
+        controls = [e["score"] for name, e in entries.items() if name not in ("ecg", *BASELINES, *MODALITY_CONDITIONS)]
         marks = [("best without the ECG", max(controls, default=None), "|", CONTROL_COLOR, 15)]
         if BLIND in entries:
             marks.append((CONDITION_NAMES[BLIND], entries[BLIND]["score"], "D", COLORS[BLIND], 5))

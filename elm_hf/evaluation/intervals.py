@@ -16,6 +16,8 @@ LEAST_PATIENTS = 6
 # P-values are not computed below this one.
 LEAST_P_VALUE = 1e-6
 P_VALUE_STEPS = 24
+# A smaller variance comes from rounding: all answers have the same score.
+ROUNDING = 1e-20
 
 
 class PatientBootstrap:
@@ -133,14 +135,14 @@ def korn_graubard_interval(
 
     Args:
         score: between 0 and 1.
-        variance: of the score, with answers about one patient as one cluster. If it is 0, as where all answers are right,
+        variance: of the score, with answers about one patient as one cluster. If it is 0, as where all answers are alike,
             each patient counts as one answer.
         support: two patients or more.
         confidence: confidence level of the interval.
     """
     tail = (1 - confidence) / 2
     number = float(support.patients)
-    if variance > 0 and 0 < score < 1:
+    if variance > ROUNDING and 0 < score < 1:
         patients, answers = special.stdtrit(
             [support.patients - 1, max(support.answers, support.patients) - 1], 1 - tail
         )

@@ -1,6 +1,6 @@
 """Names in an evaluation: its conditions, its kinds of answers, and the files in its folder."""
 
-# What stands in the place of the ECGs (see `SignalAblation`), and the baseline that sees neither ECG nor model.
+# What stands in the place of the ECGs (see `SignalAblation`), and the baselines that see neither ECG nor model.
 CONDITIONS = ("ecg", "zeros", "noise", "shuffled", "none")
 # Not asked by default: it needs age and sex in the records.
 DEMOGRAPHICS = "demographics"
@@ -14,6 +14,10 @@ MODALITY_CONDITIONS = {
 }
 ALL_CONDITIONS = (*CONDITIONS, DEMOGRAPHICS, *MODALITY_CONDITIONS)
 BLIND = "blind"
+# The baseline that knows the question, age and sex.
+AGE_AND_SEX = "age_and_sex"
+# Baselines are no answers of the model.
+BASELINES = (BLIND, AGE_AND_SEX)
 # The true answers as a condition, for figures that they do not define: their claims are checked, too.
 TRUE_ANSWERS = "true_answers"
 CONDITION_NAMES = {
@@ -28,6 +32,7 @@ CONDITION_NAMES = {
     "signal_only": "signal only",
     "other_picture": "another patient's picture",
     BLIND: "blind majority",
+    AGE_AND_SEX: "age and sex, fitted",
     TRUE_ANSWERS: "true answers",
 }
 
@@ -40,6 +45,8 @@ PREDICTIONS_NAME = "predictions.parquet"
 REPORT_TEXT_NAME = "report.md"
 FIGURES_NAME = "figures"
 OCCLUSION_NAME = "occlusion.npz"
+LEAKAGE_NAME = "leakage.json"
+LEAKAGE_TEXT_NAME = "leakage.md"
 DEGRADATION_STEPS_NAME = "picture_degradation_steps.png"  # among the figures
 JUDGEMENTS_NAME = "judgements.jsonl"
 REQUESTS_NAME = "requests.jsonl"  # to an endpoint that is evaluated

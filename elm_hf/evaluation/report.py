@@ -15,13 +15,17 @@ from elm_hf.evaluation.calibration import report_calibration
 from elm_hf.evaluation.calibration_markdown import calibration_sections
 from elm_hf.evaluation.claims import EcgsOf, PersonsOf, report_claims
 from elm_hf.evaluation.claims_markdown import claim_sections
+from elm_hf.evaluation.demographics import add_age_and_sex, report_demographics
 from elm_hf.evaluation.ecg_bench_metrics import ecg_bench_report, ecg_bench_sections
 from elm_hf.evaluation.endpoint_markdown import endpoint_sections
 from elm_hf.evaluation.grounding_markdown import grounding_sections
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
+from elm_hf.evaluation.leakage_markdown import demographics_section, leakage_section
+from elm_hf.evaluation.leakage_report import leakage_of_report
 from elm_hf.evaluation.markdown import report_markdown
 from elm_hf.evaluation.metrics import statements
 from elm_hf.evaluation.names import (
+    BASELINES,
     BLIND,
     DEGRADATION_STEPS_NAME,
     FIGURES_NAME,
@@ -64,6 +68,7 @@ def write_report(
     bert_scorer: "BertScorer | None" = None,
     persons_of: PersonsOf | None = None,
     picture_degradation: list[dict] | None = None,
+    leakage: dict | None = None,
     facts_of: FactsOf | None = None,
     reasoning: dict | None = None,
 ) -> dict:
@@ -75,13 +80,14 @@ def write_report(
         predictions: a row per question and condition, with the columns of docs/evaluation.md.
         run: what was evaluated, for the report: `checkpoint`, `dataset`, `fold`, `split`, ...
         training_rows: `question_type`, `template_id`, `question` and `answer` of the training patients' questions, for
-            the blind majority baseline, which is omitted without them.
+            the blind majority baseline, which is omitted without them; with `age` and `sex` also for [`demographic_answers`].
         seed: random seed for the bootstrap and the choice of examples.
         ecgs_of: gives the ECGs of a question by its id, and their sampling rate; without it no examples are drawn, and no
             claims are checked.
         bert_scorer: adds BERTScore to the scores of free text.
         persons_of: gives age and sex of the patient of each ECG of a question, for the limits of what is abnormal.
         picture_degradation: scores on pictures with the artefacts of scans, of [`degradation_steps`].
+        leakage: what is known of the fold, see [`leakage_of_report`].
         facts_of: gives what the records table says of each ECG of a question, for scores by subgroups.
         reasoning: figures of stepwise reasoning, of [`reasoning_report`].
 
@@ -95,12 +101,14 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     questions = Questions(predictions)
-    report = build_report(questions, public_run(run), training_rows, seed, bert_scorer, ecgs_of, persons_of, facts_of)
+    to_check = ecgs_of, persons_of, leakage, facts_of
+    report = build_report(questions, public_run(run), training_rows, seed, bert_scorer, *to_check)
     report["picture_degradation"], report["reasoning"] = picture_degradation, reasoning
     _draw(folder, report, questions, ecgs_of, seed)
     report["probe"] = read_json(folder / PROBE_NAME) if (folder / PROBE_NAME).exists() else None
     (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    probed = [*endpoint_sections(report), *template_sections(report["blind_templates"])]
+    probed = [*demographics_section(report["demographics"]), *leakage_section(report["leakage"])]
+    probed += [*endpoint_sections(report), *template_sections(report["blind_templates"])]
     probed += [*reasoning_sections(reasoning), *grounding_sections(report["run"].get("grounding"))]
     probed += [*calibration_sections(report), *subgroup_sections(report), *ecg_bench_sections(report["ecg_bench"])]
     probed += claim_sections(report["claims"], report["figures"].get("claims"))
@@ -148,6 +156,7 @@ def build_report(
     bert_scorer: "BertScorer | None" = None,
     ecgs_of: EcgsOf | None = None,
     persons_of: PersonsOf | None = None,
+    leakage: dict | None = None,
     facts_of: FactsOf | None = None,
 ) -> dict:
     """The report without its figures."""
@@ -167,6 +176,7 @@ def build_report(
         notes.append("no blind baseline: there are no training questions to take majorities from")
     else:
         questions.answers[BLIND] = blind_answers(questions.table, training_rows)
+        add_age_and_sex(questions, training_rows, persons_of)
     book = ScoreBook(questions, NUM_RESAMPLES, seed, bert_scorer)
     if bert_scorer is not None and not bert_scorer.summary["pairs"]:
         notes.append("no BERTScore: no true answer is free text of four words or more")
@@ -187,6 +197,8 @@ def build_report(
         "signal_reliance": {kind: _reliance(book, rows) for kind, rows in rows_of_kind.items()},
         "modality_reliance": {kind: modality_reliance(book, rows) for kind, rows in rows_of_kind.items()},
         "signal_reliance_by_type": _reliance_by_type(book, rows_of_kind),
+        "demographics": report_demographics(book, rows_of_kind),
+        "leakage": leakage_of_report(questions, book, training_rows, leakage, run.get("split"), seed),
         "confusion": _confusions(questions, rows_of_kind.get("short", np.array([], int))),
         "statements": _statements(questions),
         "blind_templates": template_report(book, training_rows) if BLIND in questions.answers else None,
@@ -202,7 +214,7 @@ def _counts(questions: Questions) -> dict[str, dict]:
     """For each condition: the number of answers, of empty ones, and of those that were cut at the longest length."""
     return {
         name: {"answers": len(answers), "empty": sum(not answer.strip() for answer in answers)}
-        | ({"unfinished": questions.unfinished[name]} if name != BLIND else {})
+        | ({"unfinished": questions.unfinished[name]} if name not in BASELINES else {})
         for name, answers in questions.answers.items()
     }
 

@@ -160,12 +160,17 @@ def blind_answers(questions: pd.DataFrame, training_rows: pd.DataFrame) -> list[
         training_rows: the same columns for the training patients, and `answer`, a list of strings.
     """
     training_rows = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
-    answers = pd.Series([", ".join(sorted(filter(None, items))) for items in training_rows["answer"]], dtype=object)
+    answers = train_answers(training_rows)
     levels = list(zip(*map(template_keys, (training_rows, questions))))
-    majority = [answers.groupby(list(training)).agg(_most_frequent).to_dict() for training, _ in levels]
-    overall = _most_frequent(answers)
+    majority = [answers.groupby(list(training)).agg(most_frequent).to_dict() for training, _ in levels]
+    overall = most_frequent(answers)
     asked = zip(*(keys for _, keys in levels))
     return [next((m[key] for m, key in zip(majority, keys) if key in m), overall) for keys in asked]
+
+
+def train_answers(training_rows: pd.DataFrame) -> pd.Series:
+    """The answers of training questions as text, their items in alphabetical order."""
+    return pd.Series([", ".join(sorted(filter(None, items))) for items in training_rows["answer"]], dtype=object)
 
 
 def template_keys(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
@@ -182,7 +187,8 @@ def template_keys(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
     return templates, types
 
 
-def _most_frequent(answers: pd.Series) -> str:
+def most_frequent(answers: pd.Series) -> str:
+    """The most frequent of some answers, of equally frequent ones the first in alphabetical order."""
     counts = answers.value_counts()
     return min(counts.index[counts == counts.max()])
 
