@@ -4,11 +4,16 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pandas as pd
 import pytest
 from tiny_models import tiny_llm, tiny_tokenizer
 
+from elm_hf.ecg.simulated_findings import Findings
+from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.evaluation.evaluate import evaluate
+from elm_hf.evaluation.grounding import ASPECTS, judge_grounding, parse_grades
+from elm_hf.evaluation.grounding import RUBRIC as GROUNDING_RUBRIC
 from elm_hf.evaluation.judge import MAX_ATTEMPTS, RUBRIC, judge_predictions, parse_verdict
 
 
@@ -228,3 +233,116 @@ def test_an_evaluation_is_judged(endpoint, simulated_dataset, tiny_elm, tmp_path
     said = said[said["prediction"] != ""]
     assert judge["requests"] == len(said[["question", "messages_answer", "prediction"]].drop_duplicates())
     assert f"6 of 6 answers with the ECG were judged by {endpoint.url} rules." in (tmp_path / "report.md").read_text()
+
+
+# GEM's aspects
+
+GOOD = {
+    "diagnosis_accuracy": [2, 0, 1],
+    "analysis_completeness": [1, 1, 0, 1],
+    "analysis_relevance": [2, 1, 0],
+    "lead_assessment_coverage": [1] * 6 + [0] * 6,
+    "lead_assessment_accuracy": [2] * 3 + [1] * 2 + [0] * 7,
+    "grounded_ecg_understanding": 80,
+    "evidence_based_reasoning": 50,
+    "realistic_diagnostic_process": 20.0,
+}
+NOTHING = {name: [] if isinstance(grades, list) else 0 for name, grades in GOOD.items()}
+TOO_MANY = NOTHING | {"lead_assessment_coverage": [1] * 15, "lead_assessment_accuracy": [2] * 13}
+
+
+def interpretations(*answers: str) -> pd.DataFrame:
+    """Free-text answers with the ECG, each to a question of its own about a patient of its own."""
+    rows = [
+        {"question_id": f"{number}#0", "question": f"Interpret {number}", "prediction": text, "condition": "ecg"}
+        | {"answer": ["sinus rhythm at a rate of 70 beats per minute with normal axis"], "question_type": "report"}
+        | {"messages_answer": "Sinus rhythm, rate 70. Normal axis.", "record_ids": [f"r{number}"], "finished": True}
+        | {"patient_ids": [f"s/{number}"], "attribute_type": None, "template_id": None, "turn": 0}
+        for number, text in enumerate(answers)
+    ]
+    return pd.DataFrame(rows)
+
+
+def grade(endpoint, table, *grades: dict, **options):
+    endpoint.scripts = {f"Interpret {number}": [json.dumps(one)] for number, one in enumerate(grades)}
+    return judge_grounding(table, endpoint.url, first_wait_s=0.01, quiet=True, **options)
+
+
+def test_the_aspects_of_gem_are_computed_as_there(endpoint):
+    table = interpretations("rate 70", "rate 70", "rate 70", " ")
+    scores, summary = grade(endpoint, table, GOOD | {"reason": "so"}, NOTHING, TOO_MANY)
+    assert scores.iloc[0].tolist() == pytest.approx([200 / 3, 3, 3, 50, 100 / 3, 80, 50, 20])
+    assert scores.iloc[1].tolist() == scores.iloc[3].tolist() == [0] * 8  # the fourth answer is empty
+    assert scores.iloc[2][["lead_assessment_coverage", "lead_assessment_accuracy"]].tolist() == [100, 100]
+    assert summary["answers"] == summary["judged"] == 4 and summary["requests"] == 3
+    aspects = summary["aspects"]
+    assert aspects["lead_assessment_coverage"]["score"] == pytest.approx((50 + 100) / 4)
+    assert aspects["analysis_relevance"]["score"] == pytest.approx(3 / 4)
+    assert 0 <= aspects["evidence_based_reasoning"]["low"] < 12.5 < aspects["evidence_based_reasoning"]["high"] <= 100
+    _, body = endpoint.requests[0]
+    assert body["messages"][0]["content"] == GROUNDING_RUBRIC and all(name in GROUNDING_RUBRIC for name in ASPECTS)
+    assert json.loads(body["messages"][1]["content"])["reference"] == "Sinus rhythm, rate 70. Normal axis."
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"diagnosis_accuracy": [3]},
+        {"analysis_completeness": [2]},
+        {"lead_assessment_coverage": 6},
+        {"diagnosis_accuracy": [True]},
+        {"evidence_based_reasoning": 101},
+        {"grounded_ecg_understanding": "80"},
+        {"realistic_diagnostic_process": None},
+    ],
+)
+def test_grades_of_another_scale_are_no_verdict(change, endpoint):
+    with pytest.raises(ValueError, match="no JSON object with the grades of 8 aspects"):
+        parse_grades(json.dumps(GOOD | change))
+    assert parse_grades(f"Here: {json.dumps(GOOD)}")[0] == GOOD
+    table = interpretations("rate 70")
+    endpoint.scripts = {"Interpret 0": [json.dumps(GOOD | change), json.dumps(GOOD)]}
+    _, summary = judge_grounding(table, endpoint.url, first_wait_s=0.01, quiet=True)
+    assert summary["failed_requests"] == {"not a verdict": 1} and summary["judged"] == 1
+
+
+def test_grades_are_set_beside_the_measured_claims(endpoint):
+    """A judge that likes the answers which the ECG contradicts."""
+    findings = Findings(7, "sinus rhythm", 70.0, 150.0, 90.0, 400.0, "none", 0.0, 2.0, 45.0, "none")
+    ecg = simulate_ecg(findings, np.random.default_rng(3))
+    table = interpretations(
+        "The heart rate is 140 bpm", "The heart rate is 70 bpm", "The heart rate is 150 bpm", "Fine"
+    )
+    high, low = NOTHING | dict.fromkeys(list(GOOD)[5:], 90), NOTHING | dict.fromkeys(list(GOOD)[5:], 30)
+    _, summary = grade(endpoint, table, high, low, high, low, ecgs_of=lambda question: ([ecg], 250))
+    measured = summary["measured"]
+    assert (measured["answers"], measured["with_false_claim"]) == (4, 2)
+    assert measured["grade_with_false_claim"] == 90 and measured["grade_without_false_claim"] == 30
+    assert measured["rank_correlation"] < -0.8
+
+
+def test_the_rubric_grounding_is_for_free_text(endpoint, simulated_dataset, tiny_elm):
+    short = interpretations("yes").assign(answer=[["yes"]], messages_answer="yes")
+    with pytest.raises(ValueError, match="no free-text answers with the ECG; choose the rubric correctness"):
+        judge_grounding(short, endpoint.url, quiet=True)
+    with pytest.raises(ValueError, match="unknown rubric of the judge 'style'; there are correctness, grounding"):
+        evaluate(tiny_elm, simulated_dataset, judge=endpoint.url, judge_rubric="style", quiet=True)
+    settings = {"limit": 1, "conditions": ("ecg",), "num_occlusions": 0, "max_new_tokens": 3, "quiet": True}
+    with pytest.raises(ValueError, match="grades interpretations: there are no free-text answers"):
+        evaluate(tiny_elm, simulated_dataset, judge=endpoint.url, judge_rubric="grounding", **settings)
+
+
+def test_grounding_is_in_the_report(endpoint, tmp_path):
+    from elm_hf.evaluation.report import write_report
+
+    pytest.importorskip("sacrebleu", reason="needs the extra `eval`")
+    table = interpretations("rate 70", "rate 71")
+    _, summary = grade(endpoint, table, GOOD, NOTHING)
+    table = table.assign(conversation_id=table["question_id"], num_tokens=2)
+    write_report(tmp_path, table, {"checkpoint": "elm", "dataset": "data", "grounding": summary})
+    text = (tmp_path / "report.md").read_text()
+    assert (
+        "## Grounding (GEM's aspects)" in text
+        and f"2 of 2 free-text answers with the ECG were graded by {endpoint.url}" in text
+    )
+    assert "| diagnosis accuracy | % of the diagnoses with 1 or 2 points | 33.333" in text

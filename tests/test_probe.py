@@ -186,9 +186,8 @@ def probed(says, findings, patients, seconds=2.0):
 @pytest.fixture
 def no_signal(monkeypatch):
     """Saves the time of the simulation where nobody looks at the ECG."""
-    monkeypatch.setattr(
-        "elm_hf.evaluation.probe_plan.simulate_heart", lambda *_, **__: np.zeros((12, 500), np.float32)
-    )
+    for name in ("probe_plan.simulate_heart", "probe_stretches.exchange_stretch"):
+        monkeypatch.setattr(f"elm_hf.evaluation.{name}", lambda *_, **__: np.zeros((12, 500), np.float32))
 
 
 def curve_of(results, finding):
@@ -203,7 +202,11 @@ def test_a_reader_that_measures_shows_the_clinical_limits():
         feature, limit = rules[question.finding]
         return measure_ecg(ecg, rate)[feature] > limit
 
-    results = probed(says, rules, 2, seconds=10.0)
+    questions = only(*rules)
+    table = ask_probe(answering(says), questions, 10.0, 2, quiet=True)
+    table = table[table["part"] != "stretch"]
+    table = pd.concat([table.assign(patient=table["patient"] + 2 * copy) for copy in range(3)])
+    results = probe_results(table, questions, {"checkpoint": "oracle", "dataset": None, "patients": 6})
     for finding in rules:
         curve = curve_of(results, finding)
         sweep = SWEEP_OF[finding]
@@ -292,6 +295,20 @@ def test_a_limit_between_two_values_is_not_known_better_than_these():
     assert found["limit"] == pytest.approx(2.5) and (found["low"], found["high"]) == (2.0, 3.0)
 
 
+def test_fewer_than_six_patients_have_a_limit_without_an_interval(no_signal):
+    values = np.array([1.0, 2.0, 3.0, 4.0])
+    found = learned_limit(values, np.tile(values > 2.4, (5, 1)), True)
+    assert found["verdict"] == "few patients" and found["limit"] == pytest.approx(2.5) and found["low"] is None
+    assert learned_limit(values, np.tile(values < 2.4, (5, 1)), True)["limit"] is None
+    count = iter(range(10**6))
+    results = probed(lambda *_: next(count) % 10 > 4, [AV_BLOCK], 2)
+    assert results["summary"][0] == "No limit is stated: 2 patients are too few for intervals (expected 6 or more)."
+    assert curve_of(results, AV_BLOCK)["sentence"] == (
+        'no interval: 2 patients are too few to state a limit (expected 6 or more); "yes" above 200 ms in these'
+    )
+    assert "| 200 ms | 200 ms | — |" in probe_markdown(results)
+
+
 # questions
 
 
@@ -331,16 +348,23 @@ def test_probe_writes_a_report(tiny_elm, simulated_dataset, tmp_path, monkeypatc
 
     few = only(AV_BLOCK, LEFT_AXIS)
     monkeypatch.setattr(module, "questions_among", lambda texts: few)
+    # A model without training gives other answers, of which the report would say nothing.
+    monkeypatch.setattr("elm_hf.evaluation.probe_results.LEAST_KNOWN", 0.0)
     options = {"dataset": simulated_dataset, "num_patients": 2, "quiet": True}
     report = probe(tiny_elm, output=tmp_path, **options)
     written = json.loads((tmp_path / "probe.json").read_text())
     assert written == report and [curve["finding"] for curve in written["curves"]] == [AV_BLOCK, LEFT_AXIS]
-    assert (tmp_path / written["figure"]).stat().st_size > 10_000
+    assert all((tmp_path / written[name]).stat().st_size > 10_000 for name in ("figure", "stretch_figure"))
+    # Two patients say nothing about an interval.
+    assert {curve["verdict"] for curve in written["curves"]} <= {"few patients", "constant"}
+    assert all(curve["low"] is None for curve in written["curves"])
     assert "Learned limits" in (tmp_path / "probe.md").read_text()
     answers = pd.read_parquet(tmp_path / "probe.parquet")
-    assert set(answers["part"]) == {"sweep", "unchanged", "exchange"} and answers["known"].between(0, 1).all()
+    assert (
+        set(answers["part"]) == {"sweep", "unchanged", "exchange", "stretch"} and answers["known"].between(0, 1).all()
+    )
     again = probe(tiny_elm, **options)
-    assert all(again[name] == report[name] for name in report.keys() - {"run", "figure"})
+    assert all(again[name] == report[name] for name in report.keys() - {"run", "figure", "stretch_figure"})
 
 
 # recorded ECGs
@@ -385,12 +409,13 @@ def test_recorded_ecgs_have_curves_of_their_own(recorded):
     def says(ecg, rate, question):  # the rule of Sokolow and Lyon on the highest and deepest samples
         return ecg[10:].max() - ecg[6].min() > 3.5
 
-    table = ask_probe(answering(says), questions, 2.0, 2, quiet=True, records=recorded)
-    results = probe_results(table, questions, {"checkpoint": "x", "dataset": None, "ecgs": "y", "patients": 2})
+    table = ask_probe(answering(says), questions, 2.0, 2, quiet=True, records=recorded[:2])
+    run = {"checkpoint": "x", "dataset": None, "ecgs": "y", "patients": 2, "recorded_ecgs": 2}
+    results = probe_results(table, questions, run)
     curve = results["records"]["curves"][0]
-    assert curve["patients"] == 3 and curve["limit"] == pytest.approx(3.5, abs=0.6)
+    assert curve["patients"] == 2 and curve["limit"] == pytest.approx(3.5, abs=0.6)
     assert results["records"]["changed"][0]["both_right"]["share"] == 1.0
-    assert "Normal ECGs of 3 patients (y)" in probe_markdown(results)
+    assert "Normal ECGs of 2 patients (y)" in probe_markdown(results)
 
 
 def test_an_evaluation_has_the_probe_as_a_section(tiny_elm, simulated_dataset, tmp_path, monkeypatch):

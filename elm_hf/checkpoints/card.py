@@ -183,6 +183,8 @@ def _table(report: dict) -> dict:
     ]
     reliance = [kind["sentence"] for kind in report.get("signal_reliance", {}).values()]
     seen = run.get("seen_patients", {}).get("sentence")  # reports of earlier versions have none
+    claims = report.get("claims") or {}  # nor a sentence about claims
+    reliance += [claims["sentence"]] if "sentence" in claims else []
     reliance += [f"{seen[0].upper()}{seen[1:]}."] if seen else []
     place = f"{public_name(run['dataset'])}, `{fold_config(run['fold'])}`, {run['split']}"
     return {"place": place, "conditions": conditions, "rows": rows, "reliance": reliance}

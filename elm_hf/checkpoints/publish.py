@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peft.utils import CONFIG_NAME
 
-from elm_hf.checkpoints.card import model_card, read_training
+from elm_hf.checkpoints.card_sections import published_card, report_figures
 from elm_hf.checkpoints.eval_results import eval_results_files
 from elm_hf.utils.encoder_origin import UNKNOWN_LICENSE
 from elm_hf.utils.files import check_links
@@ -70,11 +70,11 @@ def publish_model(
     adapter = _adapter_config(folder, base)
     reports = [read_report(path) for path in evaluations]
     base = adapter and adapter["base_model_name_or_path"]
-    card = model_card(folder, repo_id, read_training(folder), reports, base, license)
+    card = published_card(folder, repo_id, reports, base, license)
     files: dict[str, Path | bytes] = {
         path.relative_to(folder).as_posix(): _without_places(path) for path in checkpoint_files(folder)
     }
-    files |= {"README.md": str(card).encode()} | eval_results_files(reports)
+    files |= {"README.md": str(card).encode()} | eval_results_files(reports) | report_figures(evaluations, reports)
     if adapter is not None:
         files[CONFIG_NAME] = (json.dumps(adapter, indent=2) + "\n").encode()
     return publish_files(repo_id, "model", files, STALE_WEIGHTS, "Trained with elm-hf", private, revision, dry_run)

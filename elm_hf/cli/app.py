@@ -63,6 +63,9 @@ SystemPromptFile = Annotated[
         help="Text file with the system prompt of conversations that have none, instead of the one used in training."
     ),
 ]
+UpdateCard = Annotated[
+    bool, typer.Option("--update-card", help="Write the results into the checkpoint's card (README.md).")
+]
 
 
 def check_names(checkpoint: str | None = None, dataset: str | None = None) -> None:

@@ -14,6 +14,7 @@ from elm_hf.cli.app import (
     Records,
     Split,
     SystemPromptFile,
+    UpdateCard,
     app,
     check_names,
     print_json,
@@ -27,9 +28,6 @@ AllowSeenPatients = Annotated[
         "--allow-seen-patients",
         help="Continue although the checkpoint was trained on some of the patients; the report says so.",
     ),
-]
-UpdateCard = Annotated[
-    bool, typer.Option("--update-card", help="Write the results into the checkpoint's card (README.md).")
 ]
 
 
@@ -95,6 +93,12 @@ def evaluate(
         typer.Option(help="LLM that also scores the answers: chat model, or URL of an OpenAI-compatible endpoint."),
     ] = None,
     judge_model: Annotated[str | None, typer.Option(help="Name of the judge at its endpoint.")] = None,
+    judge_rubric: Annotated[
+        str,
+        typer.Option(
+            help="What the judge scores: correctness, or grounding (GEM's aspects of free-text interpretations)."
+        ),
+    ] = "correctness",
     bert_score: Annotated[
         str | None,
         typer.Option(help="Encoder for BERTScore of free text: folder or repository, such as roberta-large."),
@@ -118,6 +122,7 @@ def evaluate(
     from elm_hf.evaluation.markdown import degradation_table, report_table
     from elm_hf.evaluation.names import CONDITIONS, REPORT_TEXT_NAME
     from elm_hf.evaluation.probe import NUM_PATIENTS
+    from elm_hf.evaluation.reasoning_markdown import reasoning_sentences
     from elm_hf.retrieval.options import RetrievalOptions
 
     retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
@@ -144,6 +149,7 @@ def evaluate(
         retrieval=retrieval,
         judge=judge,
         judge_model=judge_model,
+        judge_rubric=judge_rubric,
         bert_score=bert_score,
         system_prompt=read_system_prompt(system_prompt_file),
         allow_seen_patients=allow_seen_patients,
@@ -159,6 +165,8 @@ def evaluate(
         typer.echo(f"Answers about {dataset}, fold {fold}, {split}:\n\n{report_table(report)}\n")
         for reliance in report["signal_reliance"].values():
             typer.echo(reliance["sentence"])
+        for sentence in reasoning_sentences(report["reasoning"]) if report["reasoning"] else ():
+            typer.echo(sentence)
         for kind in report["picture_degradation"][0]["kinds"] if picture_degradation else ():
             typer.echo(
                 f"\nPictures with artefacts of scans:\n\n{degradation_table(report['picture_degradation'], kind)}\n"

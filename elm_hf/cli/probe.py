@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from elm_hf.cli.app import Json, Quiet, SystemPromptFile, app, check_names, print_json, read_system_prompt
+from elm_hf.cli.app import Json, Quiet, SystemPromptFile, UpdateCard, app, check_names, print_json, read_system_prompt
 
 
 @app.command()
@@ -27,11 +27,16 @@ def probe(
         typer.Option(help="Dataset of patients, whose test ECGs are changed as well: folder or repository."),
     ] = None,
     patients: Annotated[
-        int, typer.Option(min=2, help="Number of simulated patients, and largest number of patients of --ecgs.")
+        int,
+        typer.Option(
+            min=2,
+            help="Number of simulated patients, and largest number of patients of --ecgs; intervals and limits need at least 6.",
+        ),
     ] = 16,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of answers in a batch.")] = 96,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for the ECGs and the intervals.")] = 0,
     system_prompt_file: SystemPromptFile = None,
+    update_card: UpdateCard = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ):
@@ -40,7 +45,11 @@ def probe(
     check_names(dataset=ecgs)
     from elm_hf.evaluation.names import PROBE_TEXT_NAME
     from elm_hf.evaluation.probe import probe as run
-    from elm_hf.evaluation.probe_results import limit_summary
+
+    if update_card:
+        from elm_hf.evaluation.card import check_is_folder
+
+        check_is_folder(checkpoint)
 
     results = run(
         checkpoint,
@@ -54,6 +63,10 @@ def probe(
         quiet=quiet,
         system_prompt=read_system_prompt(system_prompt_file),
     )
+    if update_card:
+        from elm_hf.evaluation.card import update_card_with_probe
+
+        update_card_with_probe(checkpoint, results)
     if as_json:
         print_json(results)
         return
@@ -61,6 +74,8 @@ def probe(
     for curves, suffix in ((results["curves"], ""), (of_records, ", recorded ECGs")):
         for curve in curves:
             typer.echo(f"{curve['finding']} ({curve['question']}{suffix}): {curve['sentence']}")
-    typer.echo(f"\n{limit_summary(results['curves'])}")
+    typer.echo("\n" + "\n".join(results["summary"]))
+    if update_card:
+        typer.echo(f"Results in {Path(checkpoint) / 'README.md'}")
     if output is not None:
         typer.echo(f"Report in {output / PROBE_TEXT_NAME}")

@@ -5,13 +5,13 @@ import numpy as np
 from elm_hf.ecg.simulated_waves import ST_PATTERNS, bump
 from elm_hf.ecg.simulation import twelve_leads
 from elm_hf.modeling.ecg_delineation import BEFORE, RATE, delineate
-from elm_hf.modeling.ecg_leads import LEADS, is_flat
+from elm_hf.modeling.ecg_leads import LEADS, is_flat, limb_lead_error
 from elm_hf.modeling.ecg_measurements import measure_ecg
 from elm_hf.modeling.ecg_resampling import resample
 
 
 # I, II and V1 ... V6 among the twelve leads; the others follow from I and II.
-_INDEPENDENT = [0, 1, *range(6, 12)]
+INDEPENDENT = [0, 1, *range(6, 12)]
 # The added level rises before the J point, stays to this share of the time from J to the end of T, and then falls.
 _RISE_S, _LEVEL_SHARE = 0.03, 0.5
 # The leads in which the level of a territory is read: the second highest of them, as contiguous leads need it.
@@ -51,7 +51,7 @@ def with_st_level(
     Raises:
         ValueError: the ECG has no beats with a T wave.
     """
-    found = delineate(resample(ecg.astype(np.float64), sampling_rate, RATE), _INDEPENDENT)
+    found = delineate(resample(ecg.astype(np.float64), sampling_rate, RATE), INDEPENDENT)
     if found is None or found.qrs is None or found.t is None:
         raise ValueError("the ST segment cannot be changed: no beats with a T wave were found")
     change = st_mv - territory_level(features, territory)
@@ -67,14 +67,14 @@ def with_st_level(
 
 def suits_changes(ecg: np.ndarray, sampling_rate: float) -> dict[str, float] | None:
     """
-    The measurements of an ECG that is normal in what is changed: all leads present, a usual rate, no wide QRS complex, no
-    fibrillation, a normal axis, a low voltage and a level ST segment. None for any other ECG.
+    The measurements of an ECG that is normal in what is changed: all leads present and the limb leads consistent, a usual rate,
+    no wide QRS complex, no fibrillation, a normal axis, a low voltage and a level ST segment. None for any other ECG.
 
     Args:
         ecg: `(12, samples)` in mV, NaN where invalid.
         sampling_rate: in Hz.
     """
-    if not np.isfinite(ecg).all() or any(is_flat(lead) for lead in ecg):
+    if not np.isfinite(ecg).all() or any(is_flat(lead) for lead in ecg) or limb_lead_error(ecg) is not None:
         return None
     found = measure_ecg(ecg, sampling_rate)
     levels = [found[f"st_mv_{lead}"] for lead in LEADS]

@@ -55,7 +55,7 @@ def simulate_heart(
         `(12, samples)` float32 millivolt, leads in the order of `LEADS`.
     """
     of_beats, of_atria, of_noise = (np.random.default_rng([heart.seed, part]) for part in range(3))
-    findings = replace(heart.findings, rhythm=RHYTHMS[3] if heart.irregular else RHYTHMS[0])
+    findings = _with_rhythm(heart)
     samples = round(seconds * sampling_rate)
     onsets, _ = qrs_onsets(findings, of_beats, seconds)
     independent = beats(findings, onsets, of_beats, samples, sampling_rate, start_s)
@@ -67,6 +67,15 @@ def simulate_heart(
         noise = resample(noise, SAMPLING_RATE, sampling_rate)
     first = round(start_s * sampling_rate)
     return twelve_leads(independent + noise[:, first : first + samples]).astype(np.float32)
+
+
+def beat_onsets(heart: Heart, seconds: float) -> np.ndarray:
+    """Times of the QRS onsets of [`simulate_heart`] in seconds, with one beat before the ECG and two or more after it."""
+    return qrs_onsets(_with_rhythm(heart), np.random.default_rng([heart.seed, 0]), seconds)[0]
+
+
+def _with_rhythm(heart: Heart) -> Findings:
+    return replace(heart.findings, rhythm=RHYTHMS[3] if heart.irregular else RHYTHMS[0])
 
 
 def draw_hearts(number: int, seed: int, changes: list[dict]) -> list[Heart]:

@@ -138,6 +138,24 @@ class SignalAblation:
         persons = [] if condition == "none" else [self._persons[index] for index in self._indices[row]]
         return replace_ecgs(messages, [person_text(*person) for person in persons])
 
+    def share_donors(self, questions: pd.DataFrame) -> None:
+        """
+        Lets `shuffled` put the same ECG into all questions of a conversation: that of its first question.
+
+        Args:
+            questions: of [`list_questions`].
+        """
+        first = {one.row: one.question_id for one in questions.itertuples() if one.turn == 0}
+        without = set(self.same_answer)
+        for one in questions.itertuples():
+            donor = self._donors_of_question.get(first[one.row])
+            self._donors_of_question.pop(one.question_id, None)
+            if donor is not None:
+                self._donors_of_question[one.question_id] = donor
+            self.same_answer.discard(one.question_id)
+            if first[one.row] in without:
+                self.same_answer.add(one.question_id)
+
     def _places(self, row: int, condition: str, question_id: str | None) -> Places:
         """Rows and positions of the ECGs: its own, or another patient's."""
         if condition == "shuffled":

@@ -2,7 +2,7 @@
 
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -64,6 +64,7 @@ class Asker:
         temperature: of sampled answers; None for greedy ones.
         seed: random seed of sampling.
         max_reasoning_tokens: longest reasoning before an answer, in tokens.
+        left_out: questions under conditions that are not asked.
 
     Raises:
         ValueError: `max_new_tokens` lacks a question type.
@@ -85,6 +86,7 @@ class Asker:
         temperature: float | None = None,
         seed: int = 0,
         max_reasoning_tokens: int = MAX_REASONING_TOKENS,
+        left_out: Container[Key] = (),
     ):
         self._max_reasoning_tokens = max_reasoning_tokens
         self._temperature, self._seed = temperature, seed
@@ -101,6 +103,8 @@ class Asker:
             limit = max_new_tokens if isinstance(max_new_tokens, int) else max_new_tokens[question.question_type]
             for condition in conditions:
                 key = (question.question_id, condition)
+                if key in left_out:
+                    continue
                 names = ablation.names(question.row, condition, len(ecg_items(before)), question.question_id)
                 words = str(ablation.messages(question.row, condition, before))
                 prompt = Prompt(key, question.row, question.position, names, limit, len(words))

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from elm_hf.data.reasoning_steps import STEP_TYPES
 from elm_hf.ecg.claim_checks import FALSE, NOT_CHECKABLE, TOLERANCES, TRUE, measure_for_claims
 from elm_hf.ecg.claim_scores import FINDINGS, JudgedText, finding_of, judge_text
 from elm_hf.ecg.claims import find_claims
+from elm_hf.evaluation.claims_markdown import claims_sentence
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, Difference, PatientBootstrap, Support, p_value_of
 from elm_hf.evaluation.names import BASELINES, TRUE_ANSWERS
 from elm_hf.evaluation.scores import Questions, limits_of, resampled_variance, score_entry
@@ -46,11 +48,11 @@ def report_claims(
     rows = _rows_with_claims(table)
     if not len(rows) or not any(find_claims(said[row]) for said in answers.values() for row in rows):
         return None
-    judge = _judge(table, ecgs_of, persons_of)
+    judge = text_judge(table, ecgs_of, persons_of)
     judged = {name: [judge(row, said[row]) for row in rows] for name, said in answers.items()}
     asks_for_all = (table["kind"].iloc[rows] == "text") | table["question_type"].iloc[rows].isin(ASK_FOR_EVERYTHING)
     book = _ClaimBook(rows, bootstrap, asks_for_all.to_numpy())
-    return {
+    found = {
         "answers": len(rows),
         "patients": bootstrap.count_patients(rows),
         "of_several_ecgs": int((table["record_ids"].map(len) > 1).sum()),
@@ -59,17 +61,19 @@ def report_claims(
         "conditions": {name: book.condition(those) for name, those in judged.items()},
         "reliance": book.reliance(judged),
     }
+    return found | {"sentence": claims_sentence(found)}
 
 
 def _rows_with_claims(table: pd.DataFrame) -> np.ndarray:
     """Rows of the questions about one ECG, of types that are free text or in which a true answer makes a claim."""
     has_claim = table["truth"].map(lambda truth: bool(find_claims(truth))).astype(bool) | (table["kind"] == "text")
     of_type = has_claim.groupby(table["question_type"]).transform("any")
+    of_type &= ~table["question_type"].isin(STEP_TYPES)  # options to choose from, not claims
     return np.flatnonzero(of_type & (table["record_ids"].map(len) == 1))
 
 
-def _judge(table: pd.DataFrame, ecgs_of: EcgsOf, persons_of: PersonsOf | None) -> Callable[[int, str], JudgedText]:
-    """Judges a text about the ECG of a row. Each ECG is measured once."""
+def text_judge(table: pd.DataFrame, ecgs_of: EcgsOf, persons_of: PersonsOf | None) -> Callable[[int, str], JudgedText]:
+    """Judges a text about the ECG of a row of the table. Each ECG is measured once."""
     measured: dict[str, Mapping[str, float]] = {}
 
     @cache

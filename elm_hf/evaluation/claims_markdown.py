@@ -4,12 +4,13 @@ from elm_hf.evaluation.markdown import markdown_table, score_cell
 from elm_hf.evaluation.names import CONDITION_NAMES
 
 
-def claim_sections(claims: dict | None) -> list[str]:
+def claim_sections(claims: dict | None, figure: str | None = None) -> list[str]:
     """
     The section, as a list of paragraphs; empty without claims.
 
     Args:
         claims: of `report.json`.
+        figure: path of its figure.
     """
     if claims is None:
         return []
@@ -18,6 +19,11 @@ def claim_sections(claims: dict | None) -> list[str]:
         f"**{reliance_sentence(claims['reliance'])}**",
         _explanation(claims),
         _by_condition(claims),
+        *(
+            [f"![Share of the claims that are true, and of the abnormal findings that are stated]({figure})"]
+            if figure
+            else []
+        ),
         *_by_finding(claims),
     ]
 
@@ -32,6 +38,23 @@ def reliance_sentence(reliance: dict) -> str:
     )
     claim = "depend on the ECG" if reliance["reads_ecg"] else "show no evidence of the ECG"
     return f"The claims of this model {claim}: {figures}."
+
+
+def claims_sentence(claims: dict) -> str:
+    """What the answers claim of the ECG, in a sentence for the card."""
+    name = "ecg" if "ecg" in claims["conditions"] else next(iter(claims["conditions"]))
+    found, control = claims["conditions"][name], claims["reliance"]["best_control"]
+    of, stated = found["precision"]["of"], found["recall"]["of"]
+    parts = [
+        f"Claims of {claims['answers']} answers ({CONDITION_NAMES.get(name, name)}, {claims['patients']} patients), compared with the "
+        f"measured ECG: {score_cell(found['precision'])} of {of} are true",
+        f"{score_cell(found['false_per_answer'])} false ones per answer",
+    ]
+    if control is not None and claims["conditions"][control]["precision"]["score"] is not None:
+        parts[0] += f" ({CONDITION_NAMES[control]}: {claims['conditions'][control]['precision']['score']:.3f})"
+    if stated:
+        parts.append(f"{score_cell(found['recall'])} of {stated} abnormal findings are stated")
+    return f"{'; '.join(parts)}. {reliance_sentence(claims['reliance'])}"
 
 
 def _explanation(claims: dict) -> str:

@@ -27,16 +27,19 @@ from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_ecgs, degradation_steps, draw_steps
 from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
+from elm_hf.evaluation.grounding import judge_grounding
 from elm_hf.evaluation.judge import judge_predictions
 from elm_hf.evaluation.leakage import patients_on_both_sides
 from elm_hf.evaluation.leakage_report import read_leakage
 from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
 from elm_hf.evaluation.occlusion import choose_answers, occlude_answers
+from elm_hf.evaluation.own_history import ask_with_own_history
 from elm_hf.evaluation.predictions import prediction_table
 from elm_hf.evaluation.probe import probe_model, questions_of
 from elm_hf.evaluation.probe_questions import ProbeQuestion
 from elm_hf.evaluation.probe_records import recorded_ecgs
 from elm_hf.evaluation.questions import list_questions
+from elm_hf.evaluation.reasoning_scores import list_samples, reasoning_report
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
@@ -49,6 +52,7 @@ from elm_hf.utils.weights import fingerprint_of_weights
 
 logger = logging.get_logger(__name__)
 
+JUDGE_RUBRICS = ("correctness", "grounding")
 # Raised when what stands in the place of an ECG changes, so that no evaluation mixes answers under both.
 CONTROLS_VERSION = 2
 
@@ -73,6 +77,7 @@ def evaluate(
     retrieval: RetrievalOptions | None = None,
     judge: str | None = None,
     judge_model: str | None = None,
+    judge_rubric: str = "correctness",
     bert_score: str | None = None,
     system_prompt: str | None = None,
     allow_seen_patients: bool = False,
@@ -82,6 +87,7 @@ def evaluate(
 ) -> dict | None:
     """
     Asks every question of a split with its ECG, with other signals in its place and without any, and reports the scores.
+    Conversations that consist of steps (ECG-Reasoning-Benchmark) are also asked behind the model's own answers.
 
     Answers are greedy unless a temperature is given. They are written to `output` as they come: the same command resumes an evaluation that was
     interrupted. Under `accelerate launch -m elm_hf` (on CPUs `torchrun -m elm_hf`) the processes share the questions.
@@ -108,6 +114,8 @@ def evaluate(
             neighbours of the true ECG under every condition.
         judge: LLM that scores the answers given with the ECG, too (see [`judge_predictions`]).
         judge_model: name of the judge at its endpoint.
+        judge_rubric: what the judge scores: `"correctness"`, or `"grounding"` for the aspects of GEM's evaluation (see
+            [`judge_grounding`]), for free text.
         bert_score: encoder for BERTScore of free text: folder or Hub name (see [`BertScorer`]).
         system_prompt: opens conversations without a system message, instead of the one that the checkpoint was trained
             with; `""` for none.
@@ -132,6 +140,8 @@ def evaluate(
     if bert_score is not None and state.is_main_process:
         bert_scorer = BertScorer(bert_score, state.device, batch_size, quiet)
     conditions = _conditions_of(checkpoint, conditions)
+    if judge_rubric not in JUDGE_RUBRICS:
+        raise ValueError(f"unknown rubric of the judge {judge_rubric!r}; there are {', '.join(JUDGE_RUBRICS)}")
 
     # What is asked. Errors in the data come before the model is loaded, which may take long.
     leaked = None if leakage is None else read_leakage(leakage, dataset, fold)
@@ -183,6 +193,26 @@ def evaluate(
         with state.main_process_first():
             folder = ReportFolder(Path(output or nowhere), identity)
         answers = asker.ask_all(model, processor, folder, state, quiet)
+        own_history = None
+        if asked.has_steps:
+            own_history = ask_with_own_history(
+                asked.rows,
+                asked.questions,
+                answers,
+                asked.ablation,
+                conditions,
+                model,
+                processor,
+                folder.path,
+                identity,
+                state,
+                quiet,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                max_reasoning_tokens=max_reasoning_tokens,
+            )
         degraded = {}
         if picture_degradation:
             degraded = ask_about_degraded(
@@ -225,8 +255,16 @@ def evaluate(
 
         # The report.
         judged = {}
-        if judge is not None:
+        if judge is not None and judge_rubric == "grounding":
+            persons_of = None if asked.persons is None else asked.persons_of
+            options = {"ecgs_of": asked.ecgs_of, "persons_of": persons_of, "seed": seed, "quiet": quiet}
+            judged["grounding"] = judge_grounding(predictions, judge, folder.path, judge_model, **options)[1]
+        elif judge is not None:
             judged["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
+        reasoning = None
+        if own_history is not None:
+            samples = list_samples(asked.rows, asked.questions)
+            reasoning = reasoning_report(samples, {"ground_truth": predictions, "own": own_history}, seed)
         settings = {"seen_patients": seen, "limit": limit, "batch_size": batch_size, "processes": state.num_processes}
         if asked.ablation.has_donors:
             with_ecg, same = asked.questions["record_ids"].map(len).gt(0).sum(), len(asked.ablation.same_answer)
@@ -248,6 +286,7 @@ def evaluate(
             persons_of=None if asked.persons is None else asked.persons_of,
             picture_degradation=degradation_steps(predictions, degraded, seed) if degraded else None,
             leakage={"patients_on_both_sides": patients_on_both_sides(dataset, fold), "found": leaked},
+            reasoning=reasoning,
         )
 
 
@@ -297,6 +336,11 @@ class _Asked:
         """Age in years and sex of the patient of each ECG of a question, None where unknown."""
         return [self.persons[number] for number in self._ecg_index[self._row_of[question_id]]]
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether the conversations consist of steps with options (ECG-Reasoning-Benchmark)."""
+        return "steps" in self.rows.column_names
+
     @cached_property
     def _row_of(self) -> dict[str, int]:
         return dict(zip(self.questions["question_id"], self.questions["row"]))
@@ -328,6 +372,8 @@ def _what_is_asked(
         source_of, persons = _facts_of_records(records or dataset) if asked_about else (None, None)
         questions = list_questions(rows, source_of)
         ablation = SignalAblation(rows, conditions, seed, questions, persons)
+        if "steps" in rows.column_names:
+            ablation.share_donors(questions)
         neighbours = None
         if retrieval is not None:
             neighbours = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)

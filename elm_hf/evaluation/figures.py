@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from elm_hf.evaluation.claims_figure import claims_figure
 from elm_hf.evaluation.names import BASELINES, BLIND, CONDITION_NAMES, MODALITY_CONDITIONS
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
@@ -37,6 +38,8 @@ def draw_charts(folder: Path, report: dict) -> dict[str, str]:
                 figures[groups] = scores_figure(report, groups)
     if report.get("picture_degradation"):
         figures["picture_degradation"] = degradation_figure(report["picture_degradation"])
+    if report.get("claims"):
+        figures["claims"] = claims_figure(report["claims"])
     for name, confusion in report["confusion"].items():
         figures[f"confusion_{name}"] = confusion_figure(confusion, name)
     files = {}

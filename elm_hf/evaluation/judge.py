@@ -3,11 +3,12 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from sklearn.metrics import cohen_kappa_score
@@ -38,13 +39,31 @@ MAX_TOKENS = 200
 MAX_ATTEMPTS = 5
 
 
+@dataclass(frozen=True)
+class Rubric:
+    """
+    What a judge is asked for.
+
+    Attributes:
+        text: the system message.
+        reminder: said after a reply that is no verdict.
+        parse: gives the score and its reason in a reply, or raises ValueError.
+        max_tokens: longest reply, in tokens.
+    """
+
+    text: str
+    reminder: str
+    parse: Callable[[str], tuple[Any, str]]
+    max_tokens: int
+
+
 @dataclass
 class Judgement:
     """
     The verdict on one answer.
 
     Attributes:
-        score: 0, 1 or 2; None if there is no verdict.
+        score: as `Rubric.parse` gives it, for [`judge_predictions`] 0, 1 or 2; None if there is no verdict.
         reason: in the judge's words, or the reason of the last failure.
         attempts: number of requests.
         failures: number of failed requests by reason.
@@ -52,7 +71,7 @@ class Judgement:
             them.
     """
 
-    score: int | None
+    score: Any
     reason: str
     attempts: int
     failures: dict[str, int]
@@ -99,19 +118,52 @@ def judge_predictions(
     if rows.empty:
         raise ValueError('a judge scores answers with the ECG: the predictions have none of condition "ecg"')
     started = time.monotonic()
-    name = f"{judge} {judge_model or ''}".strip()
+    rubric = Rubric(RUBRIC, JSON_REMINDER, parse_verdict, MAX_TOKENS)
     truths = [_truth(row.answer, row.messages_answer) for row in rows.itertuples()]
-    keys = [_key(name, *one) for one in zip(rows["question"], truths, rows["prediction"])]
-    prompts = {key: _messages(*one) for key, *one in zip(keys, rows["question"], truths, rows["prediction"])}
-    to_judge = {key for key, answer in zip(keys, rows["prediction"]) if answer.strip()}
+    graded = list(zip(rows["question"], truths, rows["prediction"]))
+    judgements, costs = judge_answers(graded, rubric, judge, folder, judge_model, num_workers, first_wait_s, quiet)
+    empty = Judgement(0, "empty answer", 0, {})
+    judgements = [one or empty for one in judgements]
+    rows["judge_score"] = pd.array([one.score for one in judgements], dtype="Int64")
+    rows["judge_reason"] = [one.reason for one in judgements]
+    summary = {"judge": public_judge(judge, judge_model), "rubric": RUBRIC} | _summary(rows) | costs
+    return rows, summary | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def judge_answers(
+    graded: Sequence[tuple[str, str, str]],
+    rubric: Rubric,
+    judge: str,
+    folder: Path | None,
+    judge_model: str | None,
+    num_workers: int = 8,
+    first_wait_s: float = 1.0,
+    quiet: bool = False,
+) -> tuple[list[Judgement | None], dict]:
+    """
+    The verdicts on answers, None for empty ones, and what they cost.
+
+    Args:
+        graded: question, reference and answer (without its reasoning) of each. Equal ones are judged once.
+        rubric: what is asked for.
+        judge, folder, judge_model, num_workers, first_wait_s, quiet: as for [`judge_predictions`].
+
+    Raises:
+        ValueError, OSError: as [`judge_predictions`].
+    """
+    name = _name(judge, judge_model)
+    keys = [_key(name, rubric.text, *one) for one in graded]
+    prompts = {key: _messages(rubric.text, *one) for key, one in zip(keys, graded)}
+    to_judge = {key for key, (_, _, answer) in zip(keys, graded) if answer.strip()}
     path = None if folder is None else Path(folder) / JUDGEMENTS_NAME
     known = _read(path, to_judge)
     missing = sorted(to_judge - known.keys())
     if missing:
         at_endpoint = is_endpoint(judge)
-        chat = endpoint_chat(judge, judge_model, MAX_TOKENS, "judge") if at_endpoint else local_chat(judge, MAX_TOKENS)
+        limit = rubric.max_tokens
+        chat = endpoint_chat(judge, judge_model, limit, "judge") if at_endpoint else local_chat(judge, limit)
         with ThreadPoolExecutor(num_workers if at_endpoint else 1) as pool:
-            key_of = {pool.submit(_judge, chat, prompts[key], first_wait_s): key for key in missing}
+            key_of = {pool.submit(_judge, chat, rubric, prompts[key], first_wait_s): key for key in missing}
             try:
                 for done in tqdm(as_completed(key_of), "judging", len(missing), disable=quiet or None):
                     known[key_of[done]] = done.result()
@@ -119,13 +171,16 @@ def judge_predictions(
             except ValueError:
                 pool.shutdown(cancel_futures=True)
                 raise
-    empty = Judgement(0, "empty answer", 0, {})
-    judgements = [known.get(key, empty) for key in keys]
-    rows["judge_score"] = pd.array([one.score for one in judgements], dtype="Int64")
-    rows["judge_reason"] = [one.reason for one in judgements]
-    public = name if is_endpoint(judge) else public_name(judge)
-    summary = {"judge": public, "rubric": RUBRIC} | _summary(rows) | _costs([known[key] for key in sorted(to_judge)])
-    return rows, summary | {"seconds": round(time.monotonic() - started, 1)}
+    return [known.get(key) for key in keys], _costs([known[key] for key in sorted(to_judge)])
+
+
+def public_judge(judge: str, judge_model: str | None) -> str:
+    """The name of a judge in what is passed on."""
+    return _name(judge, judge_model) if is_endpoint(judge) else public_name(judge)
+
+
+def _name(judge: str, judge_model: str | None) -> str:
+    return f"{judge} {judge_model or ''}".strip()
 
 
 def parse_verdict(text: str) -> tuple[int, str]:
@@ -135,33 +190,38 @@ def parse_verdict(text: str) -> tuple[int, str]:
     Raises:
         ValueError: the reply has no such object.
     """
-    decoder = json.JSONDecoder()
-    for start in [place for place, character in enumerate(text) if character == "{"]:
-        try:
-            found, _ = decoder.raw_decode(text, start)
-        except json.JSONDecodeError:
-            continue
+    for found in objects_in(text):
         score = found.get("score")
         if type(score) is int and score in SCORES:
             return score, writable(str(found.get("reason", "")))
     raise ValueError(f"no JSON object with a score of {', '.join(map(str, SCORES))} in {text[:80]!r}")
 
 
+def objects_in(text: str) -> Iterator[dict]:
+    """The JSON objects in a text, outer ones before those in them."""
+    decoder = json.JSONDecoder()
+    for start in [place for place, character in enumerate(text) if character == "{"]:
+        try:
+            yield decoder.raw_decode(text, start)[0]
+        except json.JSONDecodeError:
+            continue
+
+
 def _truth(answer: Sequence[str], messages_answer: str) -> str:
     return final_answer(messages_answer) or ", ".join(answer)
 
 
-def _key(judge: str, *parts: str) -> str:
+def _key(*parts: str) -> str:
     """A name for a verdict: a hash of all that it depends on."""
-    return sha256(json.dumps([judge, RUBRIC, *parts]).encode()).hexdigest()
+    return sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _messages(question: str, truth: str, answer: str) -> list[dict]:
+def _messages(rubric: str, question: str, truth: str, answer: str) -> list[dict]:
     graded = json.dumps({"question": question, "reference": truth, "answer": answer}, ensure_ascii=False)
-    return [{"role": "system", "content": RUBRIC}, {"role": "user", "content": graded}]
+    return [{"role": "system", "content": rubric}, {"role": "user", "content": graded}]
 
 
-def _judge(chat: Chat, messages: list[dict], first_wait_s: float) -> Judgement:
+def _judge(chat: Chat, rubric: Rubric, messages: list[dict], first_wait_s: float) -> Judgement:
     """The verdict; the request is repeated when it fails for the moment or the reply is not a verdict."""
     judgement = Judgement(None, "", 0, {})
     failures = Counter()
@@ -179,13 +239,13 @@ def _judge(chat: Chat, messages: list[dict], first_wait_s: float) -> Judgement:
         judgement.prompt_tokens += read
         judgement.completion_tokens += written
         try:
-            judgement.score, judgement.reason = parse_verdict(text)
+            judgement.score, judgement.reason = rubric.parse(text)
             break
         except ValueError as error:
             failures["not a verdict"] += 1
             judgement.reason = str(error)
             # Greedy decoding would give the same reply to the same messages.
-            asked = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": JSON_REMINDER}]
+            asked = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": rubric.reminder}]
     judgement.failures = dict(failures)
     return judgement
 

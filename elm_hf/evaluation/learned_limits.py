@@ -5,6 +5,8 @@ value from which on it says "yes" more often than "no".
 
 import numpy as np
 
+from elm_hf.evaluation.intervals import LEAST_PATIENTS
+
 
 NUM_RESAMPLES = 1000
 # Answers count as always the same if at least this share of them is.
@@ -16,6 +18,7 @@ _LONGEST_STEP = 2.0
 
 # Verdicts of a curve.
 LIMIT, CONSTANT, UNRELATED, REVERSED, BEYOND = ("limit", "constant", "unrelated", "reversed", "beyond")
+FEW = "few patients"
 
 
 def fit_curves(values: np.ndarray, yes: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +68,8 @@ def learned_limit(values: np.ndarray, says_yes: np.ndarray, is_above: bool, seed
     Returns:
         `verdict`: `"limit"`; or why there is none: `"constant"` (nearly all answers are the same), `"unrelated"` (they do
         not change with the value), `"reversed"` (they change in the wrong direction), `"beyond"` (they change, but "yes" and
-        "no" are not equally frequent at a value inside the range that has been asked about, or it is uncertain whether they are).
+        "no" are not equally frequent at a value inside the range that has been asked about, or it is uncertain whether they are),
+        `"few patients"` (fewer than six, of whom resamples say nothing: there may be a limit, but no interval).
         `limit`, `low`, `high`, and `width`, the distance from 25 % to 75 %: None without a limit.
         `curve`: limit and slope of the fitted curve, for drawing; None for constant answers.
     """
@@ -78,6 +82,9 @@ def learned_limit(values: np.ndarray, says_yes: np.ndarray, is_above: bool, seed
     limits, slopes = fit_curves(values, yes, np.full(yes.shape, float(patients)))
     found["curve"] = {"limit": float(limits[0]), "slope": float(slopes[0])}
     rising = slopes if is_above else -slopes
+    if patients < LEAST_PATIENTS:
+        is_inside = rising[0] > 0 and values[0] <= limits[0] <= values[-1]
+        return found | {"verdict": FEW} | ({"limit": float(limits[0])} if is_inside else {})
     low, high = np.percentile(rising[1:], (2.5, 97.5))
     if high < 0:
         return found | {"verdict": REVERSED}

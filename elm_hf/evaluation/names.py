@@ -49,6 +49,7 @@ LEAKAGE_NAME = "leakage.json"
 LEAKAGE_TEXT_NAME = "leakage.md"
 DEGRADATION_STEPS_NAME = "picture_degradation_steps.png"  # among the figures
 JUDGEMENTS_NAME = "judgements.jsonl"
+OWN_HISTORY_NAME = "own_history"  # a folder
 
 # Files of the counterfactual probe, in its own folder or in that of an evaluation.
 PROBE_NAME = "probe.json"

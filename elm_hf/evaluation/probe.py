@@ -23,6 +23,7 @@ from elm_hf.evaluation.probe_plan import ALL_CHANGES, Trial, plan
 from elm_hf.evaluation.probe_questions import ProbeQuestion, questions_among, simulated_questions
 from elm_hf.evaluation.probe_records import RecordedEcg, ecgs_of_dataset, record_plan
 from elm_hf.evaluation.probe_results import probe_results
+from elm_hf.evaluation.probe_stretches import stretch_plan
 from elm_hf.inference.generation import log_likelihoods
 from elm_hf.utils.reports import public_run
 from elm_hf.utils.weights import fingerprint_of_weights
@@ -107,6 +108,7 @@ def probe_model(
         "weights": fingerprint_of_weights(model.state_dict(), sampled=True),
         "system_prompt": processor.system_prompt,
         "patients": num_patients,
+        "recorded_ecgs": len(records),
         "ecg_seconds": seconds,
         "seed": seed,
         "seconds": round(time.monotonic() - started, 1),
@@ -125,7 +127,8 @@ def write_probe(folder: Path, table: pd.DataFrame, results: dict) -> None:
     if find_spec("matplotlib") is not None:
         from elm_hf.evaluation.probe_figure import draw_probe
 
-        results["figure"] = f"{FIGURES_NAME}/{draw_probe(folder / FIGURES_NAME, results)}"
+        names = draw_probe(folder / FIGURES_NAME, results)
+        results |= {name: f"{FIGURES_NAME}/{file}" for name, file in names.items()}
     (folder / PROBE_NAME).write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     (folder / PROBE_TEXT_NAME).write_text(probe_markdown(results), encoding="utf-8")
 
@@ -192,8 +195,9 @@ def ask_probe(
         saying so, among the answers of the set) and `known` (probability that the answer is one of the set).
     """
     hearts = draw_hearts(num_patients, seed, ALL_CHANGES)
-    trials = [*plan(hearts, seconds), *record_plan(records)]
-    trials = [trial for trial in trials if questions[trial.finding]]
+    findings = {finding for finding, found in questions.items() if found}
+    trials = [*plan(hearts, seconds), *stretch_plan(hearts, seconds), *record_plan(records, findings, seed)]
+    trials = [trial for trial in trials if trial.finding in findings]
     rows = []
     with tqdm(total=len(trials), desc="probing", unit="ECG", disable=quiet or None) as progress:
         for chunk in _chunks(trials, questions):

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from elm_hf.evaluation.figures import DPI
+from elm_hf.evaluation.stretch_figure import STRETCHES_FILE, stretch_figure
 
 
 FILE_NAME = "probe_curves.png"
@@ -17,17 +18,26 @@ YES_OR_NO_COLOR, OPEN_COLORS = "#0072B2", ("#D55E00", "#009E73")
 LIMIT_COLOR = "#666666"
 
 
-def draw_probe(folder: Path, results: dict) -> str:
+def draw_probe(folder: Path, results: dict) -> dict[str, str]:
     """
     Args:
-        folder: for the PNG file.
+        folder: for the PNG files.
         results: as in `probe.json`.
 
     Returns:
-        Name of the file.
+        Name of each file, by its key in `probe.json`.
     """
-    probe_figure(results["curves"]).savefig(folder / FILE_NAME, dpi=DPI)
-    return FILE_NAME
+    save_curves(folder / FILE_NAME, results)
+    files = {"figure": FILE_NAME}
+    if results["stretches"] is not None:
+        stretch_figure(results["stretches"]["cases"]).savefig(folder / STRETCHES_FILE, dpi=DPI)
+        files["stretch_figure"] = STRETCHES_FILE
+    return files
+
+
+def save_curves(file: Path, results: dict) -> None:
+    """Draws the curves of `probe.json` as a PNG file."""
+    probe_figure(results["curves"]).savefig(file, dpi=DPI)
 
 
 def probe_figure(curves: list[dict]) -> Figure:
@@ -70,7 +80,7 @@ def _panel(axes: Axes, finding: str, curves: list[dict]) -> None:
         if curve["curve"] is not None:
             logits = curve["curve"]["slope"] * (fine - curve["curve"]["limit"])
             axes.plot(fine, 1 / (1 + np.exp(-np.clip(logits, -50, 50))), color=color, linewidth=1.4)
-        if curve["limit"] is not None:
+        if curve["low"] is not None:
             axes.plot(
                 [curve["low"], curve["high"]], [0.5, 0.5], color=color, linewidth=6, alpha=0.3, solid_capstyle="butt"
             )

@@ -1,7 +1,10 @@
 """The results of the counterfactual probe as Markdown: `probe.md`, and a section of `report.md`."""
 
+from elm_hf.ecg.beat_stretches import STRETCHES
 from elm_hf.evaluation.markdown import markdown_table
 from elm_hf.evaluation.probe_results import agrees_with_clinic, limit_summary, limit_text, number
+from elm_hf.evaluation.probe_shares import share_text
+from elm_hf.evaluation.probe_stretches import fall_cells
 
 
 def probe_markdown(results: dict) -> str:
@@ -25,7 +28,8 @@ def probe_sections(results: dict, level: str = "###") -> list[str]:
         f"Simulated ECGs of {run['patients']} patients that differ in one thing. Questions: {asked}. An answer is the most "
         "probable one of the answers that the question has. In brackets 95 % intervals over patients."
     )
-    sections = [intro, "**" + limit_summary(results["curves"]) + "**"]
+    # Reports of earlier versions have neither a summary nor stretches.
+    sections = [intro, "**" + " ".join(results.get("summary") or [limit_summary(results["curves"])]) + "**"]
     if results.get("figure"):
         sections.append(f"![Share of answers against each measurement]({results['figure']})")
     sections += [
@@ -45,6 +49,16 @@ def probe_sections(results: dict, level: str = "###") -> list[str]:
             "Limb leads of one patient with the chest leads of another, one of whom has the finding.\n\n"
             + _exchange(results["exchange"])
         )
+    if results.get("stretches"):
+        sections.append(
+            f"{level} Which stretch of the beat is read\n\n"
+            "Of ECGs with the finding, one stretch of every beat is exchanged for that of a heart without it, of another "
+            "patient's shape, that beats at the same times: how much the probability of saying that the finding is there falls. Bold "
+            "is where the finding is. Last column: of the answers that find it, the share of which the fall is largest there.\n\n"
+            + _stretches(results["stretches"]["cases"])
+        )
+        if results.get("stretch_figure"):
+            sections.append(f"![Fall of the probability by exchanged stretch]({results['stretch_figure']})")
     if results["rhythm"]:
         sections.append(f"{level} What is called atrial fibrillation\n\n" + _rhythm(results["rhythm"]))
     if results["territory"]:
@@ -54,26 +68,30 @@ def probe_sections(results: dict, level: str = "###") -> list[str]:
             + _territory(results["territory"])
         )
     if results["records"]:
-        sections.append(
-            f"{level} Recorded ECGs\n\n"
-            f"Normal ECGs of {results['records']['patients']} patients ({run['ecgs']}), scaled to each voltage, with the ST segment "
-            "raised to each level, and with the arm electrodes exchanged.\n\n"
-            + _limits(results["records"]["curves"])
-            + "\n\n"
-            + _changed(results["records"]["changed"])
-        )
+        sections += [f"{level} Recorded ECGs", *_records(results["records"], run["ecgs"])]
     if results["not_asked"]:
         sections.append(f"Not asked, because the questions do not name them: {', '.join(results['not_asked'])}.")
     return sections
 
 
-def share_cell(entry: dict) -> str:
-    """A share with its interval."""
-    if entry["share"] is None:
-        return "—"
-    if entry["low"] is None:
-        return f"{entry['share']:.2f}"
-    return f"{entry['share']:.2f} [{entry['low']:.2f}, {entry['high']:.2f}]"
+def _records(records: dict, ecgs: str) -> list[str]:
+    left_out = {name: number for name, number in records.get("left_out", {}).items() if number}
+    text = (
+        f"Normal ECGs of {records['patients']} patients ({ecgs}): scaled to each voltage; with the ST segment raised to each level; "
+        "at other rates, between T and P; without P waves, with simulated f waves and with irregular beats; with the arm "
+        "electrodes exchanged. Each changed ECG is measured."
+    )
+    if left_out:
+        names = ", ".join(f"{name}: {number}" for name, number in left_out.items())
+        text += f" ECGs left out, because more or less changed than should: {names}."
+    sections = [text]
+    if records["curves"]:
+        sections.append(_limits(records["curves"]))
+    if records["changed"]:
+        sections.append(_changed(records["changed"]))
+    if records.get("rhythm"):
+        sections.append(_rhythm(records["rhythm"]))
+    return sections
 
 
 def _limits(curves: list[dict]) -> str:
@@ -81,7 +99,9 @@ def _limits(curves: list[dict]) -> str:
     rows = []
     for curve in curves:
         unit, result, limit, width = curve["unit"], curve["sentence"], "—", "—"
-        if curve["limit"] is not None:
+        if curve["low"] is None and curve["limit"] is not None:
+            limit = limit_text(curve)
+        elif curve["limit"] is not None:
             result = (
                 "agrees with the clinical limit" if agrees_with_clinic(curve) else "differs from the clinical limit"
             )
@@ -98,7 +118,7 @@ def _changed(pairs: list[dict]) -> str:
             pair["pair"],
             pair["question"],
             str(pair["both_right"]["answers"]),
-            share_cell(pair["both_right"]),
+            share_text(pair["both_right"]),
         ]
         for pair in pairs
     ]
@@ -110,9 +130,9 @@ def _unchanged(changes: list[dict]) -> str:
         [
             one["change"],
             str(one["stays_right"]["answers"]),
-            share_cell(one["stays_right"]),
+            share_text(one["stays_right"]),
             str(one["same_answer"]["answers"]),
-            share_cell(one["same_answer"]),
+            share_text(one["same_answer"]),
         ]
         for one in changes
     ]
@@ -125,13 +145,18 @@ def _exchange(cases: list[dict]) -> str:
             case["finding"],
             case["question"],
             case["leads"],
-            share_cell(case["follows_its_leads"]),
-            share_cell(case["follows_other_leads"]),
+            share_text(case["follows_its_leads"]),
+            share_text(case["follows_other_leads"]),
         ]
         for case in cases
     ]
     head = ["finding", "question", "shown in", "answer follows these leads", "follows the other leads"]
     return markdown_table(head, rows, 3)
+
+
+def _stretches(cases: list[dict]) -> str:
+    rows = [[case["finding"], case["question"], *fall_cells(case), share_text(case["agreement"])] for case in cases]
+    return markdown_table(["finding", "question", *STRETCHES, "largest where the finding is"], rows, 2)
 
 
 def _rhythm(cases: list[dict]) -> str:
@@ -142,7 +167,7 @@ def _rhythm(cases: list[dict]) -> str:
             "irregular" if case["irregular"] else "regular",
             case["question"],
             truths[case["truth"]],
-            share_cell(case["fibrillation"]),
+            share_text(case["fibrillation"]),
         ]
         for case in cases
     ]
@@ -152,7 +177,7 @@ def _rhythm(cases: list[dict]) -> str:
 
 def _territory(cases: list[dict]) -> str:
     shown = list(dict.fromkeys(case["shown"] for case in cases))
-    shares = {(case["asked"], case["question"], case["shown"]): share_cell(case["says_so"]) for case in cases}
+    shares = {(case["asked"], case["question"], case["shown"]): share_text(case["says_so"]) for case in cases}
     rows = [
         [finding, question, *(shares[finding, question, territory] for territory in shown)]
         for finding, question in dict.fromkeys((case["asked"], case["question"]) for case in cases)

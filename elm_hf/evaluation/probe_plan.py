@@ -23,6 +23,7 @@ from elm_hf.ecg.simulated_findings import (
     TALL_MV,
     WIDE_QRS_MS,
 )
+from elm_hf.ecg.verified_changes import F_WAVES, NO_WAVES, P_WAVES
 from elm_hf.evaluation.probe_questions import (
     AV_BLOCK,
     ELEVATIONS,
@@ -131,12 +132,12 @@ _AXIS_BEFORE_REVERSAL = 40.0
 # Atrial waves and whether the rhythm is irregular, with whether that is atrial fibrillation: an irregular rhythm without P
 # waves. f waves with a regular rhythm can be fibrillation with complete AV block, and are not judged.
 RHYTHM_CASES = {
-    ("P waves", False): False,
-    ("P waves", True): False,
-    ("no atrial waves", False): False,
-    ("no atrial waves", True): True,
-    ("f waves", False): None,
-    ("f waves", True): True,
+    (P_WAVES, False): False,
+    (P_WAVES, True): False,
+    (NO_WAVES, False): False,
+    (NO_WAVES, True): True,
+    (F_WAVES, False): None,
+    (F_WAVES, True): True,
 }
 
 
@@ -250,27 +251,36 @@ def _sweep(sweep: Sweep, number: int, patient: int, heart: Heart, seconds: float
         yield Trial(UNCHANGED, change.name, sweep.finding, patient, truth, ecg, change.sampling_rate, value)
 
 
+def rhythm_name(atria: str, irregular: bool) -> str:
+    """Name of a trial of `RHYTHM_CASES`."""
+    return f"{atria}, {'irregular' if irregular else 'regular'}"
+
+
 def _rhythms(patient: int, heart: Heart, seconds: float) -> Iterator[Trial]:
     for (atria, irregular), truth in RHYTHM_CASES.items():
-        has_p = atria == "P waves"
+        has_p = atria == P_WAVES
         changed = heart if has_p else heart.with_findings(pr_ms=None)
-        changed = replace(changed, irregular=irregular, f_waves=atria == "f waves")
-        name = f"{atria}, {'irregular' if irregular else 'regular'}"
+        changed = replace(changed, irregular=irregular, f_waves=atria == F_WAVES)
+        name = rhythm_name(atria, irregular)
         yield Trial(RHYTHM, name, FIBRILLATION, patient, truth, partial(simulate_heart, changed, seconds))
 
 
 def _exchanges(patient: int, heart: Heart, other: Heart, seconds: float) -> Iterator[Trial]:
     """The limb leads of one patient with the chest leads of another whose heart beats at the same times."""
-    shape = {name: getattr(other.findings, name) for name in ("patient", "sokolow_mv", "axis_deg")}
     normal = heart.with_findings(**_FLAT_ST)
     for finding, leads in EXCHANGED.items():
         with_it = normal.with_findings(**_CLEAR[finding])
-        without = normal.with_findings(**shape)
+        without = heart.with_findings(**another_shape(other))
         for is_in_its_leads in (True, False):
             pair = (with_it, without) if (leads == "limb leads") == is_in_its_leads else (without, with_it)
             ecg = partial(_leads_of_hearts, *pair, seconds)
             name = "in its leads" if is_in_its_leads else "in the other leads"
             yield Trial(EXCHANGE, name, finding, patient, is_in_its_leads, ecg)
+
+
+def another_shape(other: Heart) -> dict:
+    """The findings that give a heart the shape of another one: its voltages, axis and waves, without ST elevation."""
+    return {name: getattr(other.findings, name) for name in ("patient", "sokolow_mv", "axis_deg")} | _FLAT_ST
 
 
 def _leads_of_hearts(limb: Heart, chest: Heart, seconds: float) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Recorded ECGs of the counterfactual probe: normal ECGs of patients with another voltage, ST level or exchanged electrodes."""
+"""Recorded ECGs of the counterfactual probe: normal ECGs of patients with another voltage, ST level, rate, rhythm, or electrodes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -10,16 +10,32 @@ from datasets import Dataset
 
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.tables import load_records
-from elm_hf.ecg.changed_recordings import suits_changes, with_st_level, with_voltage
-from elm_hf.ecg.counterfactuals import exchange_electrodes
+from elm_hf.ecg.changed_recordings import suits_changes
+from elm_hf.ecg.changed_rhythms import Beats, find_beats
 from elm_hf.ecg.simulated_findings import HYPERTROPHY
-from elm_hf.evaluation.probe_plan import ARMS_EXCHANGED, AS_RECORDED, SWEEPS, Sweep, Trial
-from elm_hf.evaluation.probe_questions import ELEVATIONS, RIGHT_AXIS
+from elm_hf.ecg.verified_changes import (
+    verified_heart_rate,
+    verified_reversal,
+    verified_rhythm,
+    verified_st_level,
+    verified_voltage,
+)
+from elm_hf.evaluation.probe_plan import (
+    ARMS_EXCHANGED,
+    AS_RECORDED,
+    RHYTHM_CASES,
+    SWEEPS,
+    Sweep,
+    Trial,
+    rhythm_name,
+)
+from elm_hf.evaluation.probe_questions import ELEVATIONS, FIBRILLATION, RIGHT_AXIS, SLOW
 
 
 # Parts of the probe that are about recorded ECGs.
-RECORD_SWEEP, RECORD_REVERSAL = "record sweep", "record reversal"
-RECORD_SWEEPS = tuple(sweep for sweep in SWEEPS if sweep.finding in (HYPERTROPHY, *ELEVATIONS.values()))
+RECORD_SWEEP, RECORD_RHYTHM, RECORD_REVERSAL = "record sweep", "record rhythm", "record reversal"
+# A heart rate above 100 per minute leaves no time between T and P, unless QT gets shorter as well.
+RECORD_SWEEPS = tuple(sweep for sweep in SWEEPS if sweep.finding in (SLOW, HYPERTROPHY, *ELEVATIONS.values()))
 # Of this many ECGs for each one that is wanted, those are taken that are normal in what is changed.
 _TRIES = 12
 
@@ -88,24 +104,55 @@ def _of_different_patients(rows: Dataset) -> Dataset:
     return rows.select(sorted(first.values()))
 
 
-def record_plan(records: Sequence[RecordedEcg]) -> Iterator[Trial]:
-    """The changed ECGs: voltage and ST levels across their limits, and the arm electrodes exchanged."""
+def record_plan(records: Sequence[RecordedEcg], findings: Collection[str], seed: int = 0) -> Iterator[Trial]:
+    """
+    The changed ECGs: voltage, ST levels and rate across their limits, other atrial waves and irregular beats, and the arm
+    electrodes exchanged. A change is left out for an ECG that does not measure as it should after it.
+
+    Args:
+        records: the ECGs.
+        findings: those that are asked for.
+        seed: random seed of irregular intervals and f waves.
+    """
     for patient, record in enumerate(records):
+        beats = find_beats(record.ecg, record.sampling_rate)
         for sweep in RECORD_SWEEPS:
-            for value in sweep.values:
-                ecg = partial(_changed, record, sweep, value)
-                place = (RECORD_SWEEP, sweep.finding, sweep.finding, patient, sweep.is_abnormal(value))
-                yield Trial(*place, ecg, record.sampling_rate, value)
-        for name in (AS_RECORDED, ARMS_EXCHANGED):
-            ecg, is_exchanged = partial(_recorded, record, name), name == ARMS_EXCHANGED
-            yield Trial(RECORD_REVERSAL, name, RIGHT_AXIS, patient, is_exchanged, ecg, record.sampling_rate)
+            if sweep.finding in findings:
+                changed = _all_or_none(_swept(record, beats, sweep, value) for value in sweep.values)
+                for value, ecg in zip(sweep.values, changed):
+                    place = (RECORD_SWEEP, sweep.finding, sweep.finding, patient, sweep.is_abnormal(value))
+                    yield Trial(*place, partial(_as_it_is, ecg), record.sampling_rate, value)
+        if FIBRILLATION in findings and beats is not None:
+            measured = (record.ecg, record.sampling_rate, record.features, beats)
+            changed = _all_or_none(verified_rhythm(*measured, *case, seed + patient) for case in RHYTHM_CASES)
+            for (case, truth), ecg in zip(RHYTHM_CASES.items(), changed):
+                place = (RECORD_RHYTHM, rhythm_name(*case), FIBRILLATION, patient, truth)
+                yield Trial(*place, partial(_as_it_is, ecg), record.sampling_rate)
+        if RIGHT_AXIS in findings:
+            reversed_ = verified_reversal(record.ecg, record.sampling_rate, record.features)
+            for name, ecg in zip((AS_RECORDED, ARMS_EXCHANGED), _all_or_none((record.ecg, reversed_))):
+                place = (RECORD_REVERSAL, name, RIGHT_AXIS, patient, name == ARMS_EXCHANGED)
+                yield Trial(*place, partial(_as_it_is, ecg), record.sampling_rate)
 
 
-def _changed(record: RecordedEcg, sweep: Sweep, value: float) -> np.ndarray:
+def _all_or_none(ecgs: Iterable[np.ndarray | None]) -> list[np.ndarray]:
+    """The ECGs; none of them if one is None, because they are compared with each other."""
+    found = []
+    for ecg in ecgs:
+        if ecg is None:
+            return []
+        found.append(ecg)
+    return found
+
+
+def _as_it_is(ecg: np.ndarray) -> np.ndarray:
+    return ecg
+
+
+def _swept(record: RecordedEcg, beats: Beats | None, sweep: Sweep, value: float) -> np.ndarray | None:
+    measured = (record.ecg, record.sampling_rate, record.features)
     if sweep.finding == HYPERTROPHY:
-        return with_voltage(record.ecg, record.features, value)
-    return with_st_level(record.ecg, record.sampling_rate, record.features, dict(sweep.others)["territory"], value)
-
-
-def _recorded(record: RecordedEcg, name: str) -> np.ndarray:
-    return exchange_electrodes(record.ecg, "RA", "LA") if name == ARMS_EXCHANGED else record.ecg
+        return verified_voltage(*measured, value)
+    if sweep.finding == SLOW:
+        return None if beats is None else verified_heart_rate(*measured, beats, value)
+    return verified_st_level(*measured, dict(sweep.others)["territory"], value)

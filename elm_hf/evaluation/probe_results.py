@@ -5,14 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from elm_hf.evaluation.intervals import (
-    LEAST_PATIENTS,
-    NUM_RESAMPLES,
-    Support,
-    korn_graubard_interval,
-    resampled_variance,
-)
-from elm_hf.evaluation.learned_limits import BEYOND, CONSTANT, LIMIT, REVERSED, UNRELATED, learned_limit
+from elm_hf.ecg.verified_changes import F_WAVES, P_WAVES
+from elm_hf.evaluation.intervals import LEAST_PATIENTS
+from elm_hf.evaluation.learned_limits import BEYOND, CONSTANT, FEW, LIMIT, REVERSED, UNRELATED, learned_limit
 from elm_hf.evaluation.probe_plan import (
     CHANGES,
     EXCHANGE,
@@ -25,12 +20,15 @@ from elm_hf.evaluation.probe_plan import (
     TERRITORY,
     UNCHANGED,
     Sweep,
+    rhythm_name,
 )
 from elm_hf.evaluation.probe_questions import ELEVATIONS, FIBRILLATION, RIGHT_AXIS, ProbeQuestion
-from elm_hf.evaluation.probe_records import RECORD_REVERSAL, RECORD_SWEEP, RECORD_SWEEPS
+from elm_hf.evaluation.probe_records import RECORD_REVERSAL, RECORD_RHYTHM, RECORD_SWEEP, RECORD_SWEEPS
+from elm_hf.evaluation.probe_shares import share_entry, share_text
+from elm_hf.evaluation.probe_stretches import stretch_results, stretch_sentence
 
 
-PROBE_SCHEMA = 1
+PROBE_SCHEMA = 2
 # A question counts as answered if the probability of its answers together is at least this on average.
 LEAST_KNOWN = 0.1
 NOT_ANSWERED = "not answered"
@@ -58,52 +56,53 @@ def probe_results(
         for sweep in SWEEPS
         for question in questions[sweep.finding]
     ]
+    unchanged, stretches = _unchanged(answered, seed), stretch_results(answered, questions, seed)
     return {
         "schema": PROBE_SCHEMA,
         "run": run,
+        "summary": [
+            limit_summary(curves),
+            *stretch_sentence(stretches),
+            *_unchanged_sentence(unchanged[-1]["stays_right"]),
+        ],
         "curves": curves,
-        "unchanged": _unchanged(answered, seed),
+        "unchanged": unchanged,
         "changed": _changed(answered, seed),
-        "rhythm": _rhythm(answered, seed),
+        "rhythm": _rhythm(answered, RHYTHM, seed),
         "exchange": _exchange(answered, seed),
+        "stretches": stretches,
         "territory": _territory(answered, seed),
-        "records": _records(table, answered, questions, seed),
+        "records": _records(table, answered, questions, run.get("recorded_ecgs", 0), seed),
         "not_asked": [finding for finding, found in questions.items() if not found],
     }
 
 
-def _records(table: pd.DataFrame, answered: pd.DataFrame, questions: Mapping, seed: int) -> dict | None:
-    """Curves and pairs of recorded ECGs; None without such ECGs."""
-    swept = table[table["part"] == RECORD_SWEEP]
-    if swept.empty:
+def _records(table: pd.DataFrame, answered: pd.DataFrame, questions: Mapping, number: int, seed: int) -> dict | None:
+    """Curves, pairs and rhythms of `number` recorded ECGs, and how many could not be changed; None without such ECGs."""
+    if not number:
         return None
+    swept = table[table["part"] == RECORD_SWEEP]
     curves = [
-        _curve(sweep, question, swept[swept["name"] == sweep.finding], seed)
+        _curve(sweep, question, rows, seed)
         for sweep in RECORD_SWEEPS
+        for rows in [swept[swept["name"] == sweep.finding]]
+        if len(rows)
         for question in questions[sweep.finding]
     ]
     changed = _sweep_pairs(answered, RECORD_SWEEP, RECORD_SWEEPS, seed)
+    changed += _rhythm_pairs(answered, RECORD_RHYTHM, seed)
     reversed_ = answered[answered["part"] == RECORD_REVERSAL]
     changed += _pairs("arm electrodes exchanged or not", RIGHT_AXIS, reversed_, seed)
-    return {"patients": int(swept["patient"].nunique()), "curves": curves, "changed": changed}
-
-
-def share_entry(hits: Sequence[bool], patients: Sequence[int], seed: int) -> dict:
-    """A share with its 95 % interval over patients, which is None with fewer than six."""
-    hits, patients = np.asarray(hits, dtype=float), list(patients)
-    found = {"share": None, "low": None, "high": None, "answers": len(hits), "patients": len(set(patients))}
-    if not len(hits):
-        return found
-    found["share"] = float(hits.mean())
-    if found["patients"] < LEAST_PATIENTS:
-        return found
-    _, place = np.unique(patients, return_inverse=True)
-    sums = np.stack([np.bincount(place, hits), np.bincount(place)], axis=1)
-    drawn = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), NUM_RESAMPLES) @ sums
-    support = Support(found["patients"], len(hits), is_share=True)
-    variance = resampled_variance(drawn[:, 0] / drawn[:, 1], support)
-    found["low"], found["high"] = korn_graubard_interval(found["share"], variance, support)
-    return found
+    changes = {f"{sweep.quantity} ({sweep.finding})": (RECORD_SWEEP, sweep.finding) for sweep in RECORD_SWEEPS}
+    changes |= {"atrial waves and regularity": (RECORD_RHYTHM, FIBRILLATION)}
+    changes |= {"arm electrodes": (RECORD_REVERSAL, RIGHT_AXIS)}
+    left_out = {}
+    for name, (part, finding) in changes.items():
+        those = table[(table["part"] == part) & (table["finding"] == finding)]
+        if questions[finding]:
+            left_out[name] = number - int(those["patient"].nunique())
+    rhythm = _rhythm(answered, RECORD_RHYTHM, seed)
+    return {"patients": number, "left_out": left_out, "curves": curves, "changed": changed, "rhythm": rhythm}
 
 
 def _curve(sweep: Sweep, question: ProbeQuestion, table: pd.DataFrame, seed: int) -> dict:
@@ -137,11 +136,13 @@ def _sentence(curve: dict) -> str:
     verdict = curve["verdict"]
     if verdict == NOT_ANSWERED:
         return f"no limit: the model gives other answers (probability of the expected ones {curve['known']:.2f})"
+    if verdict == FEW:
+        found = "" if curve["limit"] is None else f"; {positive} {_side(curve)} {limit_text(curve)} in these"
+        return f"no interval: {curve['patients']} patients are too few to state a limit (expected {LEAST_PATIENTS} or more){found}"
     if verdict == LIMIT:
-        side = "above" if curve["is_above"] else "below"
         agrees = "agrees with" if agrees_with_clinic(curve) else "differs from"
         return (
-            f"{positive} {side} {limit_text(curve)}, which {agrees} the clinical limit of "
+            f"{positive} {_side(curve)} {limit_text(curve)}, which {agrees} the clinical limit of "
             f"{number(curve['clinical_limit'], unit)}"
         )
     low, high = sorted((shares[0], shares[-1]))
@@ -155,19 +156,31 @@ def _sentence(curve: dict) -> str:
     return f"no limit: {reasons[verdict]}; the mean probability goes from {first:.2f} to {last:.2f}"
 
 
+def _side(curve: dict) -> str:
+    return "above" if curve["is_above"] else "below"
+
+
 def agrees_with_clinic(curve: dict) -> bool:
     """Whether the interval of the learned limit includes the clinical one."""
     return curve["low"] <= curve["clinical_limit"] <= curve["high"]
 
 
 def limit_text(curve: dict) -> str:
-    """The learned limit with its interval and unit."""
-    limit, low, high = (number(curve[name], curve["unit"]) for name in ("limit", "low", "high"))
-    return f"{limit} [{low}, {high}] {curve['unit']}"
+    """The learned limit with its interval, if there is one, and unit."""
+    unit = curve["unit"]
+    if curve["low"] is None:
+        return f"{number(curve['limit'], unit)} {unit}"
+    limit, low, high = (number(curve[name], unit) for name in ("limit", "low", "high"))
+    return f"{limit} [{low}, {high}] {unit}"
 
 
 def limit_summary(curves: Sequence[dict]) -> str:
     """How many limits the model has learned, in a sentence."""
+    if any(curve["verdict"] == FEW for curve in curves):
+        patients = min(curve["patients"] for curve in curves)
+        return (
+            f"No limit is stated: {patients} patients are too few for intervals (expected {LEAST_PATIENTS} or more)."
+        )
     learned = [curve for curve in curves if curve["verdict"] == LIMIT]
     agree = [curve for curve in learned if agrees_with_clinic(curve)]
     if not learned:
@@ -204,8 +217,7 @@ def _unchanged(table: pd.DataFrame, seed: int) -> list[dict]:
 def _changed(table: pd.DataFrame, seed: int) -> list[dict]:
     """For each finding the share of pairs of ECGs, one with it and one without, about which both answers are right."""
     found = _sweep_pairs(table, SWEEP, SWEEPS, seed)
-    rhythms = table[(table["part"] == RHYTHM) & table["name"].isin(("P waves, regular", "f waves, irregular"))]
-    found += _pairs("sinus rhythm or atrial fibrillation", FIBRILLATION, rhythms, seed)
+    found += _rhythm_pairs(table, RHYTHM, seed)
     found += _pairs("arm electrodes exchanged or not", RIGHT_AXIS, table[table["part"] == REVERSAL], seed)
     for finding, leads in EXCHANGED.items():
         exchanged = table[(table["part"] == EXCHANGE) & (table["finding"] == finding)]
@@ -224,6 +236,13 @@ def _sweep_pairs(table: pd.DataFrame, part: str, sweeps: Sequence[Sweep], seed: 
     return found
 
 
+def _rhythm_pairs(table: pd.DataFrame, part: str, seed: int) -> list[dict]:
+    rhythms = table[
+        (table["part"] == part) & table["name"].isin((rhythm_name(P_WAVES, False), rhythm_name(F_WAVES, True)))
+    ]
+    return _pairs("sinus rhythm or atrial fibrillation", FIBRILLATION, rhythms, seed)
+
+
 def _pairs(name: str, finding: str, table: pd.DataFrame, seed: int) -> list[dict]:
     found = []
     for question, rows in table.groupby("question", sort=False):
@@ -233,12 +252,21 @@ def _pairs(name: str, finding: str, table: pd.DataFrame, seed: int) -> list[dict
     return found
 
 
-def _rhythm(table: pd.DataFrame, seed: int) -> list[dict]:
+def _unchanged_sentence(stays: dict) -> list[str]:
+    if stays["share"] is None:
+        return []
+    return [
+        f"When only noise, gain, sampling rate, start or electrodes without a part in the finding change, {share_text(stays)} of "
+        "the right answers stay right."
+    ]
+
+
+def _rhythm(table: pd.DataFrame, part: str, seed: int) -> list[dict]:
     """How often each combination of atrial waves and regularity is called atrial fibrillation."""
     found = []
     for (atria, irregular), truth in RHYTHM_CASES.items():
-        name = f"{atria}, {'irregular' if irregular else 'regular'}"
-        cases = table[(table["part"] == RHYTHM) & (table["name"] == name)]
+        name = rhythm_name(atria, irregular)
+        cases = table[(table["part"] == part) & (table["name"] == name)]
         for question, rows in cases.groupby("question", sort=False):
             share = share_entry(rows["says"], rows["patient"], seed)
             case = {"atrial_waves": atria, "irregular": irregular, "truth": truth}

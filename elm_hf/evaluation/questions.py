@@ -16,7 +16,8 @@ OPTIONAL_COLUMNS = ("attribute_type", "template_id")
 
 def list_questions(rows: Dataset, sources: Sequence[str] | None) -> pd.DataFrame:
     """
-    The questions of conversations: each turn of the assistant is one, asked with the true turns before it.
+    The questions of conversations: each turn of the assistant is one, asked with the true turns before it. In
+    conversations that consist of steps, the type of a question is that of its step.
 
     Args:
         rows: conversations of [`load_elm_dataset`].
@@ -32,7 +33,8 @@ def list_questions(rows: Dataset, sources: Sequence[str] | None) -> pd.DataFrame
     """
     _check_conversations(rows)
     optional = [name for name in OPTIONAL_COLUMNS if name in rows.column_names]
-    conversations = rows.select_columns([*COLUMNS, *optional, "ecg_index"]).with_format(None).to_list()
+    of_steps = ["steps"] if "steps" in rows.column_names else []
+    conversations = rows.select_columns([*COLUMNS, *optional, *of_steps, "ecg_index"]).with_format(None).to_list()
     questions = [one for number, row in enumerate(conversations) for one in _questions_of(row, number, sources)]
     absent = [name for name in OPTIONAL_COLUMNS if name not in optional]
     table = pd.DataFrame(questions).reindex(columns=[*questions[0], *absent])
@@ -61,16 +63,24 @@ def _questions_of(row: dict, number: int, sources: Sequence[str] | None) -> Iter
     if not positions:
         raise ValueError(f"conversation {row['conversation_id']} has no answer")
     patients = [f"{sources[index]}/{name}" for index, name in zip(row["ecg_index"], row["patient_ids"])]
+    steps = row.get("steps")
+    if steps is not None and len(steps) != len(positions):
+        raise ValueError(f"conversation {row['conversation_id']} has {len(positions)} answers and {len(steps)} steps")
     is_single = len(positions) == 1  # its columns are about this answer; those of other conversations are about all
     for turn, position in enumerate(positions):
         truth = message_text(row["messages"][position]).strip()
-        yield {name: value for name, value in row.items() if name not in ("messages", "ecg_index")} | {
-            "question_id": f"{row['conversation_id']}#{turn}",
-            "turn": turn,
-            "question": row["question"] if is_single else last_text(row["messages"][:position], "user"),
-            "answer": [item for item in row["answer"] if item] if is_single else [truth],
-            "messages_answer": truth,
-            "patient_ids": patients,
-            "row": number,
-            "position": position,
-        }
+        of_step = {} if steps is None else {"question_type": steps[turn]["type"], "answer": steps[turn]["answer"]}
+        yield (
+            {name: value for name, value in row.items() if name not in ("messages", "ecg_index", "steps")}
+            | {
+                "question_id": f"{row['conversation_id']}#{turn}",
+                "turn": turn,
+                "question": row["question"] if is_single else last_text(row["messages"][:position], "user"),
+                "answer": [item for item in row["answer"] if item] if is_single else [truth],
+                "messages_answer": truth,
+                "patient_ids": patients,
+                "row": number,
+                "position": position,
+            }
+            | of_step
+        )

@@ -13,6 +13,7 @@ import pandas as pd
 from elm_hf.evaluation.claims import EcgsOf, PersonsOf, report_claims
 from elm_hf.evaluation.claims_markdown import claim_sections
 from elm_hf.evaluation.demographics import add_age_and_sex, report_demographics
+from elm_hf.evaluation.grounding_markdown import grounding_sections
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
 from elm_hf.evaluation.leakage_markdown import demographics_section, leakage_section
 from elm_hf.evaluation.leakage_report import leakage_of_report
@@ -30,6 +31,7 @@ from elm_hf.evaluation.names import (
 )
 from elm_hf.evaluation.pictures import draw_examples, draw_occlusions
 from elm_hf.evaluation.probe_markdown import probe_sections
+from elm_hf.evaluation.reasoning_markdown import reasoning_sections
 from elm_hf.evaluation.reliance import modality_reliance, reliance_by_type, reliance_sentence, signal_reliance
 from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers
 from elm_hf.utils.encoder_origin import known_sources_message
@@ -60,6 +62,7 @@ def write_report(
     persons_of: PersonsOf | None = None,
     picture_degradation: list[dict] | None = None,
     leakage: dict | None = None,
+    reasoning: dict | None = None,
 ) -> dict:
     """
     Scores predictions and writes `report.json`, `report.md` and `figures/`.
@@ -77,6 +80,7 @@ def write_report(
         persons_of: gives age and sex of the patient of each ECG of a question, for the limits of what is abnormal.
         picture_degradation: scores on pictures with the artefacts of scans, of [`degradation_steps`].
         leakage: what is known of the fold, see [`leakage_of_report`].
+        reasoning: figures of stepwise reasoning, of [`reasoning_report`].
 
     Returns:
         The report, as in `report.json`; docs/evaluation.md has its schema.
@@ -89,12 +93,13 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     questions = Questions(predictions)
     report = build_report(questions, public_run(run), training_rows, seed, bert_scorer, ecgs_of, persons_of, leakage)
-    report["picture_degradation"] = picture_degradation
+    report["picture_degradation"], report["reasoning"] = picture_degradation, reasoning
     _draw(folder, report, questions, ecgs_of, seed)
     report["probe"] = read_json(folder / PROBE_NAME) if (folder / PROBE_NAME).exists() else None
     (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     probed = [*demographics_section(report["demographics"]), *leakage_section(report["leakage"])]
-    probed += claim_sections(report["claims"])
+    probed += [*reasoning_sections(reasoning), *grounding_sections(report["run"].get("grounding"))]
+    probed += claim_sections(report["claims"], report["figures"].get("claims"))
     probed += [] if report["probe"] is None else ["## Counterfactual ECGs", *probe_sections(report["probe"])]
     (folder / REPORT_TEXT_NAME).write_text(report_markdown(report, probed), encoding="utf-8")
     return report

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from elm_hf.data.reasoning_steps import STEP_TYPES
 from elm_hf.evaluation.intervals import (
     LEAST_PATIENTS,
     PatientBootstrap,
@@ -135,6 +136,7 @@ def _with_kinds(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(question_type=table["question_type"].fillna(UNTYPED).astype(str))
     words = table["answer"].map(lambda items: np.mean([len(item.split()) for item in items]))
     is_text = words.groupby(table["question_type"]).transform("mean") > FREE_TEXT_WORDS
+    is_text &= ~table["question_type"].isin(STEP_TYPES)  # a choice between options
     truths = [
         final_answer(whole) if text else ", ".join(items)
         for whole, items, text in zip(table["messages_answer"], table["answer"], is_text)

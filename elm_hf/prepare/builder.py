@@ -101,6 +101,8 @@ class ElmDatasetBuilder(datasets.ArrowBasedBuilder):
     CITATION: str
     # False for a text-only dataset, which has no records
     HAS_ECGS = True
+    # True for a benchmark: its folds have a test split only
+    TEST_ONLY = False
     # additional columns of the conversations of this dataset
     CONVERSATION_FEATURES: dict = {}
     # additional columns of the records of this dataset

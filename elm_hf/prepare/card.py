@@ -72,6 +72,8 @@ def dataset_card(folder: Path, name: str, ids_only: Path | None = None, report: 
         seconds=records["samples"] / records["sampling_rate"] if records["records"] else 0,
         official=report["splits"].get(OFFICIAL),
         official_splits=[split for split in SPLITS if split in report["splits"].get(OFFICIAL, ())],
+        test_only=builder.TEST_ONLY,
+        shown="test" if builder.TEST_ONLY else "train",
         folds={name: fold for name, fold in report["splits"].items() if name != OFFICIAL},
         labels=report.get("labels"),  # builds of earlier versions have neither
         has_patients=(folder / PATIENTS).is_dir(),

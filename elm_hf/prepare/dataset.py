@@ -373,7 +373,7 @@ def _finish(
         first = f"; first damaged entry: {unusable[0][1]}" if unusable else ""
         raise ValueError(f"none of the {left_out.total()} conversations can be used: {_counts(left_out)}{first}")
     folds = assign_folds(joined, keys, settings["num_folds"], settings["seed"], given)
-    splits, split_report = split_conversations(joined, folds)
+    splits, split_report = split_conversations(joined, folds, builder.TEST_ONLY)
     if folds.patients is not None:
         write_patients(folds.patients, build)
     write_splits(joined, splits, build)

@@ -167,7 +167,9 @@ def _deal_without_ecgs(
     return deal_patients(labels.counts, labels.num_rows, num_folds or NUM_FOLDS, seed)
 
 
-def split_conversations(joined: Path, folds: Folds) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict]]:
+def split_conversations(
+    joined: Path, folds: Folds, test_only: bool = False
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict]]:
     """
     Return the rows of each split of `official` and of each fold, and their entries in the build report. Without
     conversations, there are none.
@@ -178,6 +180,7 @@ def split_conversations(joined: Path, folds: Folds) -> tuple[dict[str, dict[str,
     Args:
         joined: file written by `find_ecgs`.
         folds: folds of the patients of its conversations.
+        test_only: build the test split of each fold only. The conversations of the other patients are in other folds.
 
     Raises:
         ValueError: there is neither a fold nor an official split.
@@ -197,9 +200,10 @@ def split_conversations(joined: Path, folds: Folds) -> tuple[dict[str, dict[str,
     for fold in range(1, num_folds + 1):
         name = fold_config(fold)
         sides = _sides(conversations, test_fold == fold, validation_fold == fold)
-        splits[name] = sides
-        report[name] = {split: len(rows) for split, rows in sides.items()} | {
-            "left_out": len(conversations.stratum) - sum(map(len, sides.values())),
+        left_out = len(conversations.stratum) - sum(map(len, sides.values()))
+        splits[name] = {split: rows if split == "test" or not test_only else rows[:0] for split, rows in sides.items()}
+        report[name] = {split: len(rows) for split, rows in splits[name].items()} | {
+            "left_out": left_out,
             "validation_patients": int((validation_fold == fold).sum()),
             "test_patients": int((test_fold == fold).sum()),
         }
