@@ -14,7 +14,7 @@ from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.evaluation.grounding import ASPECTS, judge_grounding, parse_grades
 from elm_hf.evaluation.grounding import RUBRIC as GROUNDING_RUBRIC
-from elm_hf.evaluation.judge import MAX_ATTEMPTS, RUBRIC, judge_predictions, parse_verdict
+from elm_hf.evaluation.judge import MAX_ATTEMPTS, RUBRIC, judge_predictions, parse_verdict, public_judge
 
 
 class Endpoint(BaseHTTPRequestHandler):
@@ -346,3 +346,7 @@ def test_grounding_is_in_the_report(endpoint, tmp_path):
         and f"2 of 2 free-text answers with the ECG were graded by {endpoint.url}" in text
     )
     assert "| diagnosis accuracy | % of the diagnoses with 1 or 2 points | 33.333" in text
+
+
+def test_the_report_names_an_endpoint_without_its_secrets():
+    assert public_judge("https://user:secret@host:8000/v1?key=secret", "model") == "https://host:8000/v1 model"

@@ -15,7 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 from tqdm import tqdm
 
 from elm_hf.evaluation.names import JUDGEMENTS_NAME
-from elm_hf.utils.chat_models import Chat, TransientError, endpoint_chat, is_endpoint, local_chat, writable
+from elm_hf.utils.chat_models import Chat, TransientError, endpoint_chat, is_endpoint, local_chat, public_url, writable
 from elm_hf.utils.exact_match import final_answer, is_exact_match
 from elm_hf.utils.reports import public_name
 
@@ -180,7 +180,7 @@ def public_judge(judge: str, judge_model: str | None) -> str:
 
 
 def _name(judge: str, judge_model: str | None) -> str:
-    return f"{judge} {judge_model or ''}".strip()
+    return f"{public_url(judge) if is_endpoint(judge) else judge} {judge_model or ''}".strip()
 
 
 def parse_verdict(text: str) -> tuple[int, str]:

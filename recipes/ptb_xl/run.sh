@@ -61,7 +61,7 @@ fi
 make "$out/trained/costs.json" accelerate launch -m elm_hf.training.sft --config $train --dataset "$data" --fold $fold \
     --model_name_or_path "$start" --output_dir "$out/trained" $cpu "$@"
 make "$out/report/report.json" elm-hf evaluate "$out/trained" --dataset "$data" --fold $fold --limit $limit \
-    --occlusions 4 --output "$out/report" --update-card
+    --occlusions 4 --calibration --counterfactuals --output "$out/report" --update-card
 run elm-hf costs "$size=$out/trained"
 
 printf '\nFinished in %s seconds. The report is %s.\n' "$(($(date +%s) - started))" "$out/report/report.md"
