@@ -450,7 +450,7 @@ class Scripted:
             for turn, step in enumerate(row["steps"])
         }
         self.asked, self.answerer, self.most = [], answerer, None
-        monkeypatch.setattr(Asker, "_prompts", lambda asker, m, p, batch: [asker._conversation(o, {}) for o in batch])
+        monkeypatch.setattr(Asker, "_prompts", lambda asker, m, p, batch: [asker.conversation(o, {}) for o in batch])
         monkeypatch.setattr(Asker, "_answers", self._answers)
 
     def _answers(self, model, processor, batch, conversations):
