@@ -29,7 +29,7 @@ QUESTIONS = ("What is the rhythm?", "Is this ECG normal?", "Which conduction dis
 MAX_UPLOAD = "20mb"
 KEPT_S = 3600  # how long the page keeps uploaded and exported files
 UNITS = ("as in the file", "mV", "uV", "V")
-DETAILS = "What the file does not say: sampling rate, units, age, sex"
+DETAILS = "Not in the file: rate, units, age, sex"
 MEASURED_NOTE = "Measured by a program, not by the model."
 STYLE = """
 .ecg-frame {overflow: auto; max-height: 75vh; border: 1px solid #ddd;}
