@@ -17,7 +17,7 @@ run elm-hf train --config quickstart
 run elm-hf ask outputs/quickstart/trained --dataset outputs/quickstart/data --trust-remote-code \
     --plot outputs/quickstart/ecg.png > outputs/quickstart/answers.txt & # in parallel
 answers=$!
-run elm-hf evaluate outputs/quickstart/trained --dataset outputs/quickstart/data --limit 600 --occlusions 4 --calibration \
+run elm-hf evaluate outputs/quickstart/trained --dataset outputs/quickstart/data --limit 600 --occlusions 4 --calibration --counterfactuals \
     --output outputs/quickstart/report
 wait "$answers"
 cat outputs/quickstart/answers.txt
