@@ -6,13 +6,12 @@ import io
 import json
 import re
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pandas as pd
 import pytest
+from local_server import Handler, serving
 from PIL import Image
 
 from elm_hf.cli import main
@@ -35,7 +34,7 @@ NUMBER = 12  # of conversations
 REFUSAL = f"I am sorry, but I cannot see an ECG with the key {KEY}."
 
 
-class Server(BaseHTTPRequestHandler):
+class Server(Handler):
     """Replies with what `server.answer` says of the messages: words, a whole response, or a status with headers."""
 
     def do_POST(self):
@@ -46,35 +45,18 @@ class Server(BaseHTTPRequestHandler):
         if said == "hang":
             return time.sleep(1)
         if isinstance(said, tuple):
-            return self.reply(said[0], said[1].encode(), "text/html", said[2])
+            return self.reply(said[0], said[1].encode(), said[2], "text/html")
         if isinstance(said, str):
             message = {"role": "assistant", "content": said}
             said = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
             said |= {"usage": {"prompt_tokens": 1000, "completion_tokens": 3, "total_tokens": 1003}}
-        return self.reply(200, json.dumps(said).encode(), "application/json", {})
-
-    def reply(self, status: int, payload: bytes, kind: str, headers: dict):
-        self.send_response(status)
-        for name, value in (headers | {"Content-Type": kind, "Content-Length": len(payload)}).items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, *args):
-        """Nothing on the terminal."""
+        return self.reply(200, json.dumps(said).encode())
 
 
 @pytest.fixture(scope="module")
 def server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    server.lock = threading.Lock()
-    server.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Server) as started:
+        yield started
 
 
 @pytest.fixture(autouse=True)

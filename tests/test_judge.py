@@ -1,12 +1,11 @@
 """The LLM judge: against a real endpoint on loopback that also fails, and with a model that runs here."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pandas as pd
 import pytest
+from local_server import Handler, serving
 from tiny_models import tiny_llm, tiny_tokenizer
 
 from elm_hf.ecg.simulated_findings import Findings
@@ -17,7 +16,7 @@ from elm_hf.evaluation.grounding import RUBRIC as GROUNDING_RUBRIC
 from elm_hf.evaluation.judge import MAX_ATTEMPTS, RUBRIC, judge_predictions, parse_verdict, public_judge
 
 
-class Endpoint(BaseHTTPRequestHandler):
+class Endpoint(Handler):
     """Speaks the chat-completions protocol: grades by rules, after answering each question as its script says."""
 
     def do_POST(self):
@@ -29,40 +28,23 @@ class Endpoint(BaseHTTPRequestHandler):
             step = script.pop(0) if script else "grade"
         if isinstance(step, tuple):
             status, headers = step
-            return self.reply(status, {"error": {"message": "the server says no"}}, headers)
+            return self.reply(status, json.dumps({"error": {"message": "the server says no"}}).encode(), headers)
         if isinstance(step, dict | list):
-            return self.reply(200, step, {})
+            return self.reply(200, json.dumps(step).encode())
         same = graded["reference"].lower() == graded["answer"].lower()
         words = json.dumps({"score": 2 if same else 0, "reason": "compared"}) if step == "grade" else step
         message = {"role": "assistant", "content": words}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
         answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "rules", "choices": [choice]}
-        return self.reply(200, answer | {"usage": usage}, {})
-
-    def reply(self, status: int, content: dict, headers: dict):
-        payload = json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in (headers | {"Content-Type": "application/json", "Content-Length": len(payload)}).items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, *args):
-        """Nothing on the terminal."""
+        return self.reply(200, json.dumps(answer | {"usage": usage}).encode())
 
 
 @pytest.fixture
 def endpoint():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    server.lock, server.requests, server.scripts = threading.Lock(), [], {}
-    server.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Endpoint) as server:
+        server.scripts = {}
+        yield server
 
 
 def predictions(*rows: tuple[str, list[str], str]) -> pd.DataFrame:

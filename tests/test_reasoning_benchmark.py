@@ -470,7 +470,7 @@ def ask(asked, folder: Path, script: Scripted) -> tuple[pd.DataFrame, pd.DataFra
     true = prediction_table(questions, answers, conditions)
     number = len(script.asked)
     own = ask_with_own_history(
-        rows, questions, answers, ablation, conditions, None, None, folder, {"questions": ""}, state, True, **settings
+        rows, questions, ablation, conditions, answers, None, None, folder, {"questions": ""}, state, True, **settings
     )
     return true, own, number
 

@@ -2,12 +2,11 @@
 
 import csv
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from local_server import Handler, serving
 from tiny_models import tiny_llm, tiny_tokenizer
 from transformers import T5Config, T5ForConditionalGeneration
 from typer.testing import CliRunner
@@ -23,7 +22,7 @@ GERMAN = "sinustachykardie lagetyp normal sonst normales ekg"
 ENGLISH_OF = {GERMAN: "Sinus tachycardia, normal axis, otherwise normal ECG."}
 
 
-class Endpoint(BaseHTTPRequestHandler):
+class Endpoint(Handler):
     """A chat-completions endpoint. Its answers are the steps of the report's script, then the report in capitals."""
 
     def do_POST(self):
@@ -39,27 +38,14 @@ class Endpoint(BaseHTTPRequestHandler):
         answer |= {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
         answer |= {"usage": {"prompt_tokens": 90, "completion_tokens": 9, "total_tokens": 99}}
         payload = json.dumps(answer if status == 200 else {"error": {"message": "the server says no"}}).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    def log_message(self, *args):
-        """Writes nothing to the terminal."""
+        self.reply(status, payload)
 
 
 @pytest.fixture
 def endpoint():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    server.lock, server.requests, server.scripts = threading.Lock(), [], {}
-    server.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Endpoint) as server:
+        server.scripts = {}
+        yield server
 
 
 @pytest.fixture(scope="module")

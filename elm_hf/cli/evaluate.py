@@ -22,6 +22,25 @@ from elm_hf.cli.app import (
 )
 
 
+# Options of `evaluate` and `evaluate-endpoint`.
+AskedDataset = Annotated[str, typer.Option(help="elm-hf dataset: folder or repository.")]
+ReportOutput = Annotated[
+    Path | None, typer.Option(help="Folder for predictions.parquet, report.json, report.md and figures.")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Largest number of conversations, drawn evenly from the split; all by default."),
+]
+EvaluationSeed = Annotated[int, typer.Option(min=0, help="Random seed for noise, shuffling and resampling.")]
+Judge = Annotated[
+    str | None,
+    typer.Option(help="LLM that also scores the answers: chat model, or URL of an OpenAI-compatible endpoint."),
+]
+JudgeModel = Annotated[str | None, typer.Option(help="Name of the judge at its endpoint.")]
+BertScore = Annotated[
+    str | None,
+    typer.Option(help="Encoder for BERTScore of free text: folder or repository, such as roberta-large."),
+]
 AllowSeenPatients = Annotated[
     bool,
     typer.Option(
@@ -34,16 +53,11 @@ AllowSeenPatients = Annotated[
 @app.command()
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="ECG-language model: folder or repository.")],
-    dataset: Annotated[str, typer.Option(help="elm-hf dataset: folder or repository.")],
+    dataset: AskedDataset,
     fold: Fold = "1",
     split: Split = "test",
-    output: Annotated[
-        Path | None, typer.Option(help="Folder for predictions.parquet, report.json, report.md and figures.")
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Largest number of conversations, drawn evenly from the split; all by default."),
-    ] = None,
+    output: ReportOutput = None,
+    limit: Limit = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of prompts in a batch.")] = 32,
     max_new_tokens: Annotated[
         str, typer.Option(help='Longest answer, in tokens; also per question type: "single-verify=8,report=256".')
@@ -85,7 +99,7 @@ def evaluate(
         typer.Option(help="Folder of elm-hf leakage, for the scores without near-duplicates of training ECGs."),
     ] = None,
     records: Records = None,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed for noise, shuffling and resampling.")] = 0,
+    seed: EvaluationSeed = 0,
     rag_index: Annotated[
         str | None,
         typer.Option(help="Folder of elm-hf index, to add similar ECGs of training patients to the prompts."),
@@ -95,21 +109,15 @@ def evaluate(
     rag_location: Annotated[
         str, typer.Option(help="Where to add it: user (after the ECG) or system (in the system message).")
     ] = "user",
-    judge: Annotated[
-        str | None,
-        typer.Option(help="LLM that also scores the answers: chat model, or URL of an OpenAI-compatible endpoint."),
-    ] = None,
-    judge_model: Annotated[str | None, typer.Option(help="Name of the judge at its endpoint.")] = None,
+    judge: Judge = None,
+    judge_model: JudgeModel = None,
     judge_rubric: Annotated[
         str,
         typer.Option(
             help="What the judge scores: correctness, or grounding (GEM's aspects of free-text interpretations)."
         ),
     ] = "correctness",
-    bert_score: Annotated[
-        str | None,
-        typer.Option(help="Encoder for BERTScore of free text: folder or repository, such as roberta-large."),
-    ] = None,
+    bert_score: BertScore = None,
     system_prompt_file: SystemPromptFile = None,
     temperature: Annotated[
         float | None,

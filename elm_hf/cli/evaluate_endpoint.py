@@ -1,7 +1,6 @@
 """The subcommand that scores a model at an OpenAI-compatible endpoint, as a baseline."""
 
 import re
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,13 +17,22 @@ from elm_hf.cli.app import (
     print_json,
     read_system_prompt,
 )
-from elm_hf.cli.evaluate import token_limits
+from elm_hf.cli.evaluate import (
+    AskedDataset,
+    BertScore,
+    EvaluationSeed,
+    Judge,
+    JudgeModel,
+    Limit,
+    ReportOutput,
+    token_limits,
+)
 
 
 @app.command("evaluate-endpoint")
 def evaluate_endpoint(
     url: Annotated[str, typer.Argument(help="OpenAI-compatible endpoint, such as https://api.openai.com/v1.")],
-    dataset: Annotated[str, typer.Option(help="elm-hf dataset: folder or repository.")],
+    dataset: AskedDataset,
     endpoint_model: Annotated[str | None, typer.Option(help="Name of the model at the endpoint.")] = None,
     endpoint_input: Annotated[
         str,
@@ -45,13 +53,8 @@ def evaluate_endpoint(
     ] = None,
     fold: Fold = "1",
     split: Split = "test",
-    output: Annotated[
-        Path | None, typer.Option(help="Folder for predictions.parquet, report.json, report.md and figures.")
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Largest number of conversations, drawn evenly from the split; all by default."),
-    ] = None,
+    output: ReportOutput = None,
+    limit: Limit = None,
     max_new_tokens: Annotated[
         str,
         typer.Option(
@@ -66,16 +69,10 @@ def evaluate_endpoint(
         ),
     ] = None,
     records: Records = None,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed for noise, shuffling and resampling.")] = 0,
-    judge: Annotated[
-        str | None,
-        typer.Option(help="LLM that also scores the answers: chat model, or URL of an OpenAI-compatible endpoint."),
-    ] = None,
-    judge_model: Annotated[str | None, typer.Option(help="Name of the judge at its endpoint.")] = None,
-    bert_score: Annotated[
-        str | None,
-        typer.Option(help="Encoder for BERTScore of free text: folder or repository, such as roberta-large."),
-    ] = None,
+    seed: EvaluationSeed = 0,
+    judge: Judge = None,
+    judge_model: JudgeModel = None,
+    bert_score: BertScore = None,
     system_prompt_file: SystemPromptFile = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of simultaneous requests.")] = 8,
     timeout: Annotated[float, typer.Option(min=0.1, help="Longest wait for a reply, in seconds.")] = 120,

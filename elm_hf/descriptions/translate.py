@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -15,7 +14,7 @@ from transformers import AutoConfig
 
 from elm_hf.data.tables import load_records
 from elm_hf.utils.chat_models import Chat, TransientError, endpoint_chat, is_endpoint, local_chat
-from elm_hf.utils.files import write_atomically
+from elm_hf.utils.files import append_line, read_lines, write_atomically
 from elm_hf.utils.languages import ENGLISH, language_of
 from elm_hf.utils.translations import COLUMNS, read_translations
 
@@ -72,7 +71,9 @@ def translate_reports(
         raise ValueError(f"{dataset}: none of the {len(column)} records has a report to translate")
     languages = {report: language_of(report) for report in reports}
     unfinished = Path(f"{output}.unfinished")
-    known = (read_translations(output) if output.is_file() else {}) | _read_unfinished(unfinished)
+    known = (read_translations(output) if output.is_file() else {}) | {
+        row["report"]: row for row in read_lines(unfinished)
+    }
     missing = [report for report in reports if languages[report] != ENGLISH and report not in known]
     name, failures = f"{translator} {translator_model or ''}".strip(), Counter()
     if missing:
@@ -88,7 +89,7 @@ def translate_reports(
                         continue
                     row = dict(zip(COLUMNS, (report, languages[report] or "unknown", translation, name)))
                     known[report] = row
-                    _append(unfinished, row)
+                    append_line(unfinished, row)
             except ValueError:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -109,25 +110,6 @@ def _as_csv(rows: Iterable[dict[str, str]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _read_unfinished(path: Path) -> dict[str, dict[str, str]]:
-    """The translations of an interrupted run, without an incomplete line."""
-    known = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        known[row["report"]] = row
-    return known
-
-
-def _append(path: Path, row: dict[str, str]) -> None:
-    """Appends a line. Its line break comes first, since the line before it may be incomplete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" + json.dumps(row, ensure_ascii=False))
 
 
 # Takes a report and its language; returns the translation and None, or None and the reason of the failure.

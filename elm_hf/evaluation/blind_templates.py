@@ -8,7 +8,7 @@ import pandas as pd
 from elm_hf.evaluation.intervals import LEAST_PATIENTS, Support
 from elm_hf.evaluation.markdown import markdown_table, score_cell
 from elm_hf.evaluation.names import BLIND
-from elm_hf.evaluation.scores import SHARES, SUMMED, ScoreBook, score_entry, template_keys
+from elm_hf.evaluation.scores import SHARES, SUMMED, ScoreBook, score_entry, template_keys, train_answers
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
@@ -43,9 +43,9 @@ def _training_answers(training_rows: pd.DataFrame, wanted: set[str]) -> dict[str
     """How often training questions of a template have each answer."""
     known = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
     found = defaultdict(Counter)
-    for key, items in zip(template_keys(known)[0], known["answer"]):
+    for key, answer in zip(template_keys(known)[0], train_answers(known)):
         if key in wanted:
-            found[key][", ".join(sorted(filter(None, items)))] += 1
+            found[key][answer] += 1
     return found
 
 
@@ -55,9 +55,7 @@ def _row(book: ScoreBook, rows: np.ndarray, training: Counter) -> dict:
     metric = METRIC_OF_KIND[table["kind"].iloc[0]]
     column = SUMMED.index(metric)
     blind = book.values[BLIND][rows, column]
-    sums = book.bootstrap.samples(np.stack([blind, np.ones(len(rows))], axis=1), rows)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scores = sums[:, 0] / sums[:, 1]
+    scores = book.bootstrap.means(blind[:, None], rows)[:, 0]
     patients = book.bootstrap.count_patients(rows)
     entry = score_entry(scores, Support(book.bootstrap.least(rows), len(rows), metric in SHARES))
     majority = book.questions.answers[BLIND][rows[0]]

@@ -83,12 +83,8 @@ class _CalibrationBook:
         """Mean confidence, share of right answers, ECE and Brier score."""
         bins = bins_of(sure)
         in_bin = np.eye(NUM_BINS)[bins]
-        values = np.column_stack(
-            [np.ones(len(rows)), sure, right, (sure - right) ** 2, in_bin * (sure - right)[:, None]]
-        )
-        sums = self.bootstrap.samples(values, rows)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = sums[:, 1:] / sums[:, :1]
+        values = np.column_stack([sure, right, (sure - right) ** 2, in_bin * (sure - right)[:, None]])
+        means = self.bootstrap.means(values, rows)
         error = np.abs(means[:, 3:]).sum(axis=1)
         support = Support(self.bootstrap.least(rows), len(rows))
         return {
@@ -102,10 +98,7 @@ class _CalibrationBook:
 
     def _difference(self, changes: np.ndarray, rows: np.ndarray) -> dict:
         """The mean of differences of two numbers between 0 and 1 with its interval."""
-        values = np.stack([changes.clip(0), (-changes).clip(0), np.ones(len(rows))], axis=1)
-        sums = self.bootstrap.samples(values, rows)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = sums[:, :2] / sums[:, 2:]
+        means = self.bootstrap.means(np.stack([changes.clip(0), (-changes).clip(0)], axis=1), rows)
         entry = {"score": float(changes.mean()), "low": None, "high": None}
         support = Support(self.bootstrap.least(rows), len(rows))
         if support.patients < LEAST_PATIENTS:
@@ -130,9 +123,8 @@ class _CalibrationBook:
         return found
 
     def _share(self, right: np.ndarray, rows: np.ndarray) -> dict:
-        sums = self.bootstrap.samples(np.stack([right, np.ones(len(rows))], axis=1), rows)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return score_entry(sums[:, 0] / sums[:, 1], Support(self.bootstrap.least(rows), len(rows), True))
+        shares = self.bootstrap.means(right[:, None], rows)[:, 0]
+        return score_entry(shares, Support(self.bootstrap.least(rows), len(rows), True))
 
     def by_answer_set(self) -> dict[str, dict]:
         """The figures with the ECG, by how the answers of the questions are known."""

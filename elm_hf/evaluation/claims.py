@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from elm_hf.data.reasoning_steps import STEP_TYPES
 from elm_hf.ecg.claim_checks import FALSE, NOT_CHECKABLE, TOLERANCES, TRUE, measure_for_claims
@@ -15,7 +14,7 @@ from elm_hf.ecg.claims import find_claims
 from elm_hf.evaluation.claims_markdown import claims_sentence
 from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, Difference, PatientBootstrap, Support, p_value_of
 from elm_hf.evaluation.names import BASELINES, TRUE_ANSWERS
-from elm_hf.evaluation.scores import Questions, limits_of, resampled_variance, score_entry
+from elm_hf.evaluation.scores import Questions, mean_entry, score_entry
 
 
 # Types of questions that ask for all findings although their answers are short.
@@ -174,18 +173,9 @@ class _ClaimBook:
         return score_entry(values, support) | {"of": number}
 
     def _mean(self, values: np.ndarray) -> dict:
-        """The entry of a mean without an upper limit: Student's interval with the variance of the resamples."""
-        sums = self.bootstrap.samples(np.stack([values, np.ones(len(values))], axis=1), self.rows)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            samples = sums[:, 0] / sums[:, 1]
-        mean, support = float(samples[0]), Support(self.bootstrap.least(self.rows), len(values))
-        limits, has_interval = limits_of(samples[1:], support)
-        entry = {"score": mean, "low": None, "high": None} | limits
-        if has_interval:
-            error = resampled_variance(samples[1:], support) ** 0.5
-            reach = float(special.stdtrit(support.patients - 1, (1 + CONFIDENCE) / 2)) * error
-            entry |= {"low": max(0.0, mean - reach), "high": mean + reach}
-        return entry | {"of": len(values)}
+        """The entry of a mean without an upper limit."""
+        means = self.bootstrap.means(values[:, None], self.rows)[:, 0]
+        return mean_entry(means, Support(self.bootstrap.least(self.rows), len(values))) | {"of": len(values)}
 
     def reliance(self, judged: Mapping[str, Sequence[JudgedText]]) -> dict:
         """The mean score with the ECG minus the best one without it, as in `signal_reliance`."""
@@ -209,10 +199,7 @@ class _ClaimBook:
     def _difference(self, changes: np.ndarray, support: Support) -> Difference:
         """Half of the mean difference of scores from -1 to 1."""
         halves = changes / 2
-        values = np.stack([halves.clip(0), (-halves).clip(0), np.ones(len(halves))], axis=1)
-        sums = self.bootstrap.samples(values, self.rows)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = sums[:, :2] / sums[:, 2:]
+        means = self.bootstrap.means(np.stack([halves.clip(0), (-halves).clip(0)], axis=1), self.rows)
         return Difference.of_samples(means[:, 0], means[:, 1], support)
 
 

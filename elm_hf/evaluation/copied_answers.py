@@ -36,9 +36,7 @@ def copying_report(
     right = np.array([is_exact_match(said, list(items)) for said, items in zip(answers, asked["answer"])], float)
     bootstrap = PatientBootstrap(patients, seed=seed)
     rows = np.arange(len(right))
-    sums = bootstrap.samples(np.stack([right, np.ones(len(right))], axis=1), rows)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shares = sums[:, 0] / sums[:, 1]
+    shares = bootstrap.means(right[:, None], rows)[:, 0]
     entry = score_entry(shares, Support(bootstrap.least(rows), len(rows), is_share=True)) | {"answers": len(rows)}
     return {"questions": len(right), "in_training": float(known.mean()), "copying": entry}
 

@@ -1,6 +1,5 @@
 """Asking a model at an OpenAI-compatible endpoint the questions of a split: parallel requests, repeated when they fail."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,6 +16,7 @@ from elm_hf.evaluation.predictions import Key
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.inference.generation import Answer
 from elm_hf.utils.chat_models import Completion, TransientError
+from elm_hf.utils.files import append_line, read_lines
 
 
 MAX_ATTEMPTS = 5
@@ -104,7 +104,7 @@ class EndpointAsker:
                 for future in self._finished(pool, missing):
                     request, answer = outcome.add(future)
                     if request is not None and (answer is not None or request.failures):
-                        _append(folder.path / REQUESTS_NAME, request)
+                        append_line(folder.path / REQUESTS_NAME, asdict(request))
                     if answer is not None:
                         key = request.question_id, request.condition
                         folder.append(0, [(key, answer)])
@@ -201,18 +201,5 @@ class _Outcome:
 
 
 def read_requests(folder: Path) -> list[Request]:
-    """The requests of an evaluation, also those of interrupted runs, without a line that is half-written."""
-    path = folder / REQUESTS_NAME
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            found.append(Request(**json.loads(line)))
-        except json.JSONDecodeError:
-            continue
-    return found
-
-
-def _append(path: Path, request: Request) -> None:
-    """Adds a line. It starts with a line break, since the line before may be half-written."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" + json.dumps(asdict(request)))
+    """The requests of an evaluation, also those of interrupted runs."""
+    return [Request(**line) for line in read_lines(folder / REQUESTS_NAME)]

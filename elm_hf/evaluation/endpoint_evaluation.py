@@ -20,8 +20,7 @@ from elm_hf.evaluation.bert_score import BertScorer
 from elm_hf.evaluation.candidates import candidate_answers, names_a_candidate
 from elm_hf.evaluation.endpoint_asker import EndpointAsker, Request, read_requests
 from elm_hf.evaluation.endpoint_inputs import PIXELS_PER_MM, EcgContents
-from elm_hf.evaluation.evaluate import CONTROLS_VERSION, Asked, errors_of, training_rows_of, what_is_asked
-from elm_hf.evaluation.fingerprints import fingerprint_of_questions
+from elm_hf.evaluation.evaluate import Asked, errors_of, training_rows_of, what_is_asked
 from elm_hf.evaluation.judge import judge_predictions
 from elm_hf.evaluation.leakage import patients_on_both_sides
 from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS
@@ -120,13 +119,7 @@ def evaluate_endpoint(
             "answer_options": answer_options,
             "pixels_per_mm": PIXELS_PER_MM if ecg_input == "picture" else None,
         },
-        "dataset": str(dataset),
-        "fold": str(fold),
-        "split": split,
-        "questions": fingerprint_of_questions(asked.questions, asked.rows),
-        "conditions": list(conditions),
-        "controls": CONTROLS_VERSION,
-        "max_new_tokens": max_new_tokens if isinstance(max_new_tokens, int) else dict(max_new_tokens),
+        **asked.identity(dataset, fold, split, conditions, max_new_tokens),
         "seed": seed,
         "retrieval": None,
         "system_prompt": system_prompt,
@@ -154,16 +147,12 @@ def evaluate_endpoint(
             "endpoint": identity["endpoint"]
             | _costs(requests, price)
             | {"refusals": _refusals(Questions(predictions), refused, training_rows)},
-            "seen_patients": overlap(
-                None, {name for names in asked.questions["patient_ids"] for name in names}
-            ).to_dict(),
+            "seen_patients": overlap(None, asked.patients).to_dict(),
             "limit": limit,
         }
         if judge is not None:
             settings["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
-        if asked.ablation.has_donors:
-            with_ecg, same = asked.questions["record_ids"].map(len).gt(0).sum(), len(asked.ablation.same_answer)
-            settings["donors"] = {"other_answer": int(with_ecg) - same, "no_other_answer": same}
+        settings |= asked.donors()
         settings["seconds"] = round(time.monotonic() - started, 1)
         settings["dataset_on_hub"] = not Path(dataset).is_dir()
         settings["versions"] = {name: version(name) for name in ("elm-hf", "huggingface_hub", "datasets")}
@@ -175,7 +164,7 @@ def evaluate_endpoint(
             seed,
             ecgs_of=asked.ecgs_of,
             bert_scorer=bert_scorer,
-            persons_of=None if asked.persons is None else asked.persons_of,
+            persons_of=asked.known_persons_of,
             leakage={"patients_on_both_sides": patients_on_both_sides(dataset, fold), "found": None},
             facts_of=asked.facts_of,
         )

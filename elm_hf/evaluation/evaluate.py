@@ -25,6 +25,7 @@ from elm_hf.data.tables import load_records
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.bert_score import BertScorer
+from elm_hf.evaluation.claims import PersonsOf
 from elm_hf.evaluation.confidences import delete_unfinished, find_confidences, saved_confidences
 from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_ecgs, degradation_steps, draw_steps
 from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
@@ -150,10 +151,9 @@ def evaluate(
     # What is asked. Errors in the data come before the model is loaded, which may take long.
     leaked = None if leakage is None else read_leakage(leakage, dataset, fold)
     asked = what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
-    patients = {name for names in asked.questions["patient_ids"] for name in names}
     training_rows = training_rows_of(dataset, fold, records, asked.persons)
     to_probe = _questions_to_probe(dataset, training_rows, asked.questions) if num_counterfactuals else {}
-    seen = check_evaluated_patients(checkpoint, patients, allow_seen_patients)
+    seen = check_evaluated_patients(checkpoint, asked.patients, allow_seen_patients)
     model, processor = load_checkpoint(checkpoint, device=str(state.device))
     if picture_degradation:
         check_reads_drawn_ecgs(model, str(checkpoint))
@@ -178,13 +178,7 @@ def evaluate(
         "checkpoint": str(checkpoint),
         "weights": fingerprint_of_weights(model.state_dict(), sampled=True),
         "processor": fingerprint_of_processor(processor, model.generation_config),
-        "dataset": str(dataset),
-        "fold": str(fold),
-        "split": split,
-        "questions": fingerprint_of_questions(asked.questions, asked.rows),
-        "conditions": list(conditions),
-        "controls": CONTROLS_VERSION,
-        "max_new_tokens": max_new_tokens if isinstance(max_new_tokens, int) else dict(max_new_tokens),
+        **asked.identity(dataset, fold, split, conditions, max_new_tokens),
         "max_reasoning_tokens": max_reasoning_tokens if processor.enable_thinking else None,
         "seed": seed,
         "retrieval": None if retrieval is None else asdict(retrieval),
@@ -201,45 +195,20 @@ def evaluate(
         if calibration and confidences is None:
             to_score = asker, asked.questions, answers, training_rows
             confidences = find_confidences(*to_score, model, processor, folder, state, quiet)
-        own_history = None
+        again = {
+            "batch_size": batch_size,
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "seed": seed,
+            "max_reasoning_tokens": max_reasoning_tokens,
+        }
+        to_ask = asked.rows, asked.questions, asked.ablation, conditions
+        run = model, processor, folder.path, identity, state, quiet
+        own_history, degraded = None, {}
         if asked.has_steps:
-            own_history = ask_with_own_history(
-                asked.rows,
-                asked.questions,
-                answers,
-                asked.ablation,
-                conditions,
-                model,
-                processor,
-                folder.path,
-                identity,
-                state,
-                quiet,
-                batch_size=batch_size,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                max_reasoning_tokens=max_reasoning_tokens,
-            )
-        degraded = {}
+            own_history = ask_with_own_history(*to_ask, answers, *run, **again)
         if picture_degradation:
-            degraded = ask_about_degraded(
-                asked.rows,
-                asked.questions,
-                asked.ablation,
-                conditions,
-                model,
-                processor,
-                folder.path,
-                identity,
-                state,
-                quiet,
-                batch_size=batch_size,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                max_reasoning_tokens=max_reasoning_tokens,
-            )
+            degraded = ask_about_degraded(*to_ask, *run, **again)
         if not state.is_main_process:
             return None
         predictions = prediction_table(asked.questions, answers, conditions, confidences)
@@ -265,8 +234,7 @@ def evaluate(
         # The report.
         judged = {}
         if judge is not None and judge_rubric == "grounding":
-            persons_of = None if asked.persons is None else asked.persons_of
-            options = {"ecgs_of": asked.ecgs_of, "persons_of": persons_of, "seed": seed, "quiet": quiet}
+            options = {"ecgs_of": asked.ecgs_of, "persons_of": asked.known_persons_of, "seed": seed, "quiet": quiet}
             judged["grounding"] = judge_grounding(predictions, judge, folder.path, judge_model, **options)[1]
         elif judge is not None:
             judged["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
@@ -281,9 +249,7 @@ def evaluate(
             "batch_size": batch_size,
             "processes": state.num_processes,
         }
-        if asked.ablation.has_donors:
-            with_ecg, same = asked.questions["record_ids"].map(len).gt(0).sum(), len(asked.ablation.same_answer)
-            settings["donors"] = {"other_answer": int(with_ecg) - same, "no_other_answer": same}
+        settings |= asked.donors()
         settings["parameters"] = sum(parameter.numel() for parameter in model.parameters())
         settings["training_costs"] = read_costs(checkpoint) if (Path(checkpoint) / COSTS_NAME).is_file() else None
         settings["seconds"] = round(time.monotonic() - started, 1)
@@ -298,7 +264,7 @@ def evaluate(
             seed,
             ecgs_of=asked.ecgs_of,
             bert_scorer=bert_scorer,
-            persons_of=None if asked.persons is None else asked.persons_of,
+            persons_of=asked.known_persons_of,
             picture_degradation=degradation_steps(predictions, degraded, seed) if degraded else None,
             leakage={"patients_on_both_sides": patients_on_both_sides(dataset, fold), "found": leaked},
             facts_of=asked.facts_of,
@@ -354,9 +320,45 @@ class Asked:
         """Age in years and sex of the patient of each ECG of a question, None where unknown."""
         return [self.persons[number] for number in self._ecg_index[self._row_of[question_id]]]
 
+    @property
+    def known_persons_of(self) -> PersonsOf | None:
+        """[`persons_of`]; None if the records do not have age and sex."""
+        return None if self.persons is None else self.persons_of
+
     def facts_of(self, question_id: str) -> list[dict]:
         """What the records table says of each ECG of a question, of [`record_facts`]."""
         return [self.facts[number] for number in self._ecg_index[self._row_of[question_id]]]
+
+    @property
+    def patients(self) -> set[str]:
+        """Ids of the patients whom the questions are about."""
+        return {name for names in self.questions["patient_ids"] for name in names}
+
+    def identity(
+        self,
+        dataset: str | PathLike,
+        fold: int | str,
+        split: str,
+        conditions: Sequence[str],
+        max_new_tokens: int | Mapping[str, int],
+    ) -> dict:
+        """What makes an evaluation different from others, whoever answers; arguments as for [`evaluate`]."""
+        return {
+            "dataset": str(dataset),
+            "fold": str(fold),
+            "split": split,
+            "questions": fingerprint_of_questions(self.questions, self.rows),
+            "conditions": list(conditions),
+            "controls": CONTROLS_VERSION,
+            "max_new_tokens": max_new_tokens if isinstance(max_new_tokens, int) else dict(max_new_tokens),
+        }
+
+    def donors(self) -> dict:
+        """`donors` of the report: numbers of questions under `shuffled`; empty without this condition."""
+        if not self.ablation.has_donors:
+            return {}
+        with_ecg, same = self.questions["record_ids"].map(len).gt(0).sum(), len(self.ablation.same_answer)
+        return {"donors": {"other_answer": int(with_ecg) - same, "no_other_answer": same}}
 
     @property
     def has_steps(self) -> bool:

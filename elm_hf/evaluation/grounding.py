@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import stats
 
 from elm_hf.ecg.claim_checks import FALSE
 from elm_hf.evaluation.claims import EcgsOf, PersonsOf, text_judge
-from elm_hf.evaluation.intervals import CONFIDENCE, NUM_RESAMPLES, PatientBootstrap, Support
+from elm_hf.evaluation.intervals import NUM_RESAMPLES, PatientBootstrap, Support
 from elm_hf.evaluation.judge import Rubric, judge_answers, objects_in, public_judge
-from elm_hf.evaluation.scores import Questions, limits_of, resampled_variance, score_entry
+from elm_hf.evaluation.scores import Questions, mean_entry, score_entry
 from elm_hf.utils.chat_models import writable
 
 
@@ -180,21 +180,13 @@ def _entry(values: np.ndarray, bounded: bool, bootstrap: PatientBootstrap) -> di
     if not len(rows):
         return {"score": None, "low": None, "high": None, "note": "no answer was judged", "of": 0}
     scale = 100 if bounded else 1
-    sums = bootstrap.samples(np.stack([values[rows] / scale, np.ones(len(rows))], axis=1), rows)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = sums[:, 0] / sums[:, 1]
+    means = bootstrap.means(values[rows, None] / scale, rows)[:, 0]
     support = Support(bootstrap.least(rows), len(rows))
     if bounded:
         entry = score_entry(means, support)
         entry |= {name: scale * entry[name] for name in ("score", "low", "high") if entry[name] is not None}
         return entry | {"of": len(rows)}
-    limits, has_interval = limits_of(means[1:], support)
-    entry = {"score": float(means[0]), "low": None, "high": None} | limits
-    if has_interval:
-        error = resampled_variance(means[1:], support) ** 0.5
-        reach = float(special.stdtrit(support.patients - 1, (1 + CONFIDENCE) / 2)) * error
-        entry |= {"low": max(0.0, entry["score"] - reach), "high": entry["score"] + reach}
-    return entry | {"of": len(rows)}
+    return mean_entry(means, support) | {"of": len(rows)}
 
 
 def _measured(

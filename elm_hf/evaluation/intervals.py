@@ -76,6 +76,15 @@ class PatientBootstrap:
         """Sums over these questions, then in every resample, `(1 + num_resamples, columns)`; arguments as in [`sums`]."""
         return np.concatenate([values.sum(axis=0, keepdims=True), self.sums(values, rows)])
 
+    def means(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """
+        Means over these questions, then in every resample, `(1 + num_resamples, columns)`; NaN in resamples that have none of
+        them. Arguments as in [`sums`].
+        """
+        sums = self.samples(np.column_stack([values, np.ones(len(rows))]), rows)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return sums[:, :-1] / sums[:, -1:]
+
     def question_weights(self) -> np.ndarray:
         """How often each question was drawn, `(num_resamples, questions)` float64, for statistics that are not sums."""
         groups = [self._drawn[:, those].prod(axis=1) for those in self.patients_of_group]

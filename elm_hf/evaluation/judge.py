@@ -17,6 +17,7 @@ from tqdm import tqdm
 from elm_hf.evaluation.names import JUDGEMENTS_NAME
 from elm_hf.utils.chat_models import Chat, TransientError, endpoint_chat, is_endpoint, local_chat, public_url, writable
 from elm_hf.utils.exact_match import final_answer, is_exact_match
+from elm_hf.utils.files import append_line, read_lines
 from elm_hf.utils.reports import public_name
 
 
@@ -167,7 +168,8 @@ def judge_answers(
             try:
                 for done in tqdm(as_completed(key_of), "judging", len(missing), disable=quiet or None):
                     known[key_of[done]] = done.result()
-                    _append(path, key_of[done], done.result())
+                    if path is not None:
+                        append_line(path, {"key": key_of[done]} | asdict(done.result()))
             except ValueError:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -251,28 +253,13 @@ def _judge(chat: Chat, rubric: Rubric, messages: list[dict], first_wait_s: float
 
 
 def _read(path: Path | None, wanted: set[str]) -> dict[str, Judgement]:
-    """The verdicts of an earlier run, without failures, which are tried again, and without a line that is half-written."""
+    """The verdicts of an earlier run, without failures, which are tried again."""
     known = {}
-    if path is None or not path.is_file():
-        return known
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for entry in () if path is None else read_lines(path):
         key = entry.pop("key")
         if key in wanted and entry["score"] is not None:
             known[key] = Judgement(**entry)
     return known
-
-
-def _append(path: Path | None, key: str, judgement: Judgement) -> None:
-    """Adds a line. It starts with a line break, since the line before may be half-written."""
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" + json.dumps({"key": key} | asdict(judgement)))
 
 
 def _summary(rows: pd.DataFrame) -> dict:

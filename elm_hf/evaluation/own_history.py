@@ -56,9 +56,9 @@ class OwnHistory:
 def ask_with_own_history(
     rows: Dataset,
     questions: pd.DataFrame,
-    with_true_history: Mapping[Key, Answer],
     ablation: SignalAblation,
     conditions: Sequence[str],
+    with_true_history: Mapping[Key, Answer],
     model: PreTrainedModel,
     processor: ProcessorMixin,
     folder: Path,

@@ -58,10 +58,7 @@ def signal_reliance(book: ScoreBook, rows: np.ndarray, controls: Sequence[str] |
 def paired_differences(changes: np.ndarray, rows: np.ndarray, book: ScoreBook, support: Support) -> list[Difference]:
     """The mean of each column of `changes (questions, columns)`, differences of two scores of each question."""
     number = changes.shape[1]
-    values = np.concatenate([changes.clip(0), (-changes).clip(0), np.ones((len(rows), 1))], axis=1)
-    sums = book.bootstrap.samples(values, rows)
-    with np.errstate(invalid="ignore"):
-        means = sums[:, :-1] / sums[:, -1:]
+    means = book.bootstrap.means(np.concatenate([changes.clip(0), (-changes).clip(0)], axis=1), rows)
     return [Difference.of_samples(means[:, one], means[:, number + one], support) for one in range(number)]
 
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from elm_hf.data.reasoning_steps import STEP_TYPES
 from elm_hf.evaluation.intervals import (
+    CONFIDENCE,
     LEAST_PATIENTS,
     PatientBootstrap,
     Support,
@@ -313,6 +315,24 @@ def score_entry(values: np.ndarray, support: Support) -> dict:
     if has_interval:
         variance = resampled_variance(samples, support)
         entry["low"], entry["high"] = korn_graubard_interval(min(max(float(score), 0.0), 1.0), variance, support)
+    return entry
+
+
+def mean_entry(values: np.ndarray, support: Support) -> dict:
+    """
+    As [`score_entry`] for a mean from 0 on without an upper limit: Student's interval with the variance of the resamples.
+
+    Args:
+        values: `(1 + num_resamples,)`, the mean itself first.
+        support: what the mean rests on.
+    """
+    mean, samples = float(values[0]), values[1:]
+    limits, has_interval = limits_of(samples, support)
+    entry = {"score": mean, "low": None, "high": None} | limits
+    if has_interval:
+        error = resampled_variance(samples, support) ** 0.5
+        reach = float(special.stdtrit(support.patients - 1, (1 + CONFIDENCE) / 2)) * error
+        entry |= {"low": max(0.0, mean - reach), "high": mean + reach}
     return entry
 
 

@@ -250,9 +250,7 @@ def _order(name: str) -> tuple:
 
 def _samples(book: ScoreBook, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The mean of the values of these rows, then in every resample, `(1 + num_resamples,)`."""
-    sums = book.bootstrap.samples(np.stack([values[rows], np.ones(len(rows))], axis=1), rows)
-    with np.errstate(invalid="ignore"):
-        return sums[:, 0] / sums[:, 1]
+    return book.bootstrap.means(values[rows, None], rows)[:, 0]
 
 
 def _score(book: ScoreBook, values: np.ndarray, rows: np.ndarray, metric: str) -> dict:

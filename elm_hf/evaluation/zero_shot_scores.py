@@ -119,10 +119,8 @@ def majority_scores(member: np.ndarray, task: ZeroShotTask, bootstrap: PatientBo
 
 def share_entry(is_right: np.ndarray, bootstrap: PatientBootstrap) -> dict:
     """The share of right choices with its interval, from `is_right (ecgs,)`."""
-    values = np.stack([is_right, np.ones(len(is_right))], axis=1).astype(float)
-    sums = bootstrap.samples(values, np.arange(len(is_right)))
-    support = Support(bootstrap.num_patients, len(is_right), is_share=True)
-    return score_entry(sums[:, 0] / sums[:, 1], support)
+    shares = bootstrap.means(is_right[:, None].astype(float), np.arange(len(is_right)))[:, 0]
+    return score_entry(shares, Support(bootstrap.num_patients, len(is_right), is_share=True))
 
 
 @lru_cache(maxsize=2)  # those of a task, the same under every condition

@@ -86,6 +86,22 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def append_line(path: Path, entry: dict) -> None:
+    """Adds a line of JSON. Its line break comes first, since a killed process may have left the line before incomplete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" + json.dumps(entry))
+
+
+def read_lines(path: Path) -> Iterator[dict]:
+    """The lines of [`append_line`], without incomplete ones; none if the file does not exist."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
 def check_links(folder: str | PathLike) -> None:
     """
     Check that no file of a folder or of the folders in it is a link that leads out of the folder.
