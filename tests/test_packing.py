@@ -1,5 +1,6 @@
 """Packed batches: the loss and the gradients of conversations on their own, whatever the LLM; what cannot be packed."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_models import LLM_FAMILIES, tiny_llm, tiny_tokenizer
+from torch.nn.attention import flex_attention as flex
 from transformers import AutoModelForCausalLM
 from transformers import modeling_flash_attention_utils as flash
 
@@ -190,6 +192,33 @@ def test_flash_attention_is_refused_behind_a_prefix():
     model.model.language_model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match='"flash_attention_2" does not take; set attn_implementation to sdpa'):
         check_packing(model, behind_prefix=True)
+
+
+@pytest.fixture
+def flex_without_kernel(monkeypatch) -> Iterator[None]:
+    """FlexAttention by torch's own dense computation, which has a backward pass on a CPU; the kernels need a GPU for that."""
+    monkeypatch.setattr(flex, "_validate_device", lambda *args: None)
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2"])
+def test_flex_attention_keeps_conversations_apart(family, ecgs, flex_without_kernel):
+    windows = {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]}
+    model, processor = elm_and_processor(family, **windows if family == "gemma2" else {})
+    rows = [row(*question, ecgs[:1]) for question in QUESTIONS[:3]]
+    padded = ElmDataCollator(processor)(rows)
+    assert padded["attention_mask"].sum(dim=1).min() > 24 and not padded["attention_mask"].all()
+    flat = ElmDataCollator(processor, padding_free=True)(rows)
+    packed = ElmDataCollator(processor)([{"conversations": rows}])
+    expected = loss_and_gradients(model, [padded])
+    model.model.language_model.set_attn_implementation("flex_attention")
+    for batch in (flat, packed, padded):
+        loss, gradients = loss_and_gradients(model, [batch])
+        assert loss == pytest.approx(expected[0], abs=1e-5)
+        largest = max(gradient.abs().max() for gradient in expected[1].values())
+        for name, gradient in expected[1].items():
+            assert torch.allclose(gradients[name], gradient, atol=1e-5 * max(1, largest)), name
 
 
 def varlen_attention(

@@ -232,7 +232,9 @@ def test_wrong_arguments_are_named(more, message, tiny_elm, simulated_dataset, t
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("option", ["--attn_implementation flash_attention_2", "--fp16"])
+@pytest.mark.parametrize(
+    "option", ["--attn_implementation flash_attention_2", "--attn_implementation flex_attention", "--fp16"]
+)
 def test_options_that_need_a_gpu_are_refused_without_one(option, tiny_elm, simulated_dataset, tmp_path):
     with pytest.raises(ValueError, match=f"{option} needs a GPU, and torch finds none"):
         train(tiny_elm, simulated_dataset, tmp_path / "out", *option.split())
