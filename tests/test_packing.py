@@ -1,6 +1,5 @@
 """Packed batches: the loss and the gradients of conversations on their own, whatever the LLM; what cannot be packed."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_models import LLM_FAMILIES, tiny_llm, tiny_tokenizer
-from torch.nn.attention import flex_attention as flex
 from transformers import AutoModelForCausalLM
 from transformers import modeling_flash_attention_utils as flash
 
@@ -192,14 +190,6 @@ def test_flash_attention_is_refused_behind_a_prefix():
     model.model.language_model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match='"flash_attention_2" does not take; set attn_implementation to sdpa'):
         check_packing(model, behind_prefix=True)
-
-
-@pytest.fixture
-def flex_without_kernel(monkeypatch) -> Iterator[None]:
-    """FlexAttention by torch's own dense computation, which has a backward pass on a CPU; the kernels need a GPU for that."""
-    monkeypatch.setattr(flex, "_validate_device", lambda *args: None)
-    with torch.compiler.set_stance("force_eager"):
-        yield
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2"])
