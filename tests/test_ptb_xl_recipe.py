@@ -36,8 +36,8 @@ def test_the_recipe_runs_from_the_encoder_to_the_report(tmp_path, monkeypatch):
 
 
 def test_an_unknown_size_is_refused(tmp_path):
-    ran = recipe("ptb_xl", tmp_path, "medium")
-    assert ran.returncode == 2 and "unknown size medium; expected small, smollm2, full or smoke" in ran.stderr
+    ran = recipe("ptb_xl", tmp_path, "tiny")
+    assert ran.returncode == 2 and "unknown size tiny; expected small, medium, smollm2, full or smoke" in ran.stderr
 
 
 def test_the_classifier_answers_by_the_class_and_threshold_of_validation_patients():
