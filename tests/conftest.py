@@ -1,6 +1,7 @@
 """Fixtures shared by the tests."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -10,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import warm_python
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,6 +91,13 @@ def users_folder(tmp_path_factory):
     (folder / "elm-hf" / "pseudonyms.key").write_text("00" * 32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(folder))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interpreters(datasets_cache, users_folder):
+    """For `run_python`, with the environment of the tests."""
+    with warm_python.interpreters(os.environ):
         yield
 
 

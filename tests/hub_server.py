@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
 import tempfile
 import textwrap
 from collections.abc import Callable
@@ -21,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from warm_python import run_python
 
 
 # What goes to LFS, as on the Hub. Parquet must: `datasets` deletes each shard after "preupload", before the commit.
@@ -93,14 +93,7 @@ class HubServer:
             RuntimeError: The process failed; the message ends with its stderr.
         """
         environment = self.environment()
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            env=environment,
-            cwd=environment["HF_HOME"],
-            stdin=subprocess.DEVNULL,  # a client that asks its user something must not wait for an answer
-            capture_output=True,
-            text=True,
-        )
+        done = run_python(["-c", textwrap.dedent(code)], environment, environment["HF_HOME"])
         if done.returncode != 0:
             raise RuntimeError(f"client process ended with exit code {done.returncode}:\n{done.stderr}")
         return done.stdout

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY_LLM
+from warm_python import OF_THE_HUB, Interpreter
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,13 +89,16 @@ def installed(tmp_path_factory) -> Path:
 
 def test_a_wheel_prepares_creates_trains_evaluates_and_asks(installed, tmp_path):
     (tmp_path / "elm.json").write_text(json.dumps({"text_config": TINY_LLM}))
-    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+
+    libraries = Interpreter(
+        OF_THE_HUB, lambda words: subprocess.Popen([installed / "python", *words], env=environment, cwd=tmp_path)
+    )
 
     def run(*arguments: str) -> str:
-        command = [installed / "elm-hf", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
+        process = libraries.start([installed / "elm-hf", *arguments], environment, tmp_path)
+        assert process.wait() == 0, process.error.read_text()[-3000:]
+        return process.output.read_text()
 
     assert "quickstart" in run("recipes")
     where = subprocess.run(
