@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import textwrap
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from warm_python import run_python
+from warm_python import interpreter_for
 
 
 # What goes to LFS, as on the Hub. Parquet must: `datasets` deletes each shard after "preupload", before the commit.
@@ -42,7 +43,7 @@ class HubServer:
     Attributes:
         url: Address for HF_ENDPOINT.
         token: The one access token, of the account `user`, which may write everywhere.
-        root: Temporary folder: contents by SHA-256 in `blobs`, one HF_HOME per client.
+        root: Temporary folder: contents by SHA-256 in `blobs`, the client's HF_HOME in `home`.
         requests: A line per answer, as "GET /api/models/user/repo 200", to see what a client asked for.
     """
 
@@ -56,6 +57,7 @@ class HubServer:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.failures: list[list] = []
         self.lock = Lock()
+        self._interpreter = None
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -64,10 +66,12 @@ class HubServer:
     def __exit__(self, *exception: object) -> None:
         self._http.shutdown()
         self._http.server_close()
+        if self._interpreter is not None:
+            self._interpreter.end()
         self._folder.cleanup()
 
     def environment(self) -> dict[str, str]:
-        """Variables for a client on a machine that has never seen the Hub: each call makes a new, empty HF_HOME.
+        """Variables for a client on a machine that has never seen the Hub.
 
         Xet is switched off, so large files go through LFS. The server is also the client's proxy and refuses every
         other host: nothing leaves the machine, and nothing waits for a name lookup.
@@ -75,7 +79,7 @@ class HubServer:
         return {name: value for name, value in os.environ.items() if not OWN_SETTINGS.fullmatch(name)} | {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": self.token,
-            "HF_HOME": tempfile.mkdtemp(prefix="home-", dir=self.root),
+            "HF_HOME": str(self.root / "home"),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_UPDATE_DOWNLOAD_COUNTS": "0",
@@ -85,18 +89,21 @@ class HubServer:
         }
 
     def run_client(self, code: str) -> str:
-        """Run Python code in a fresh process with `environment()`, in an empty folder, and return what it printed.
+        """Run Python code in a fresh process with `environment()` and an empty HF_HOME, its folder, and return what it printed.
 
         A process of its own because huggingface_hub reads HF_ENDPOINT when it is imported.
 
         Raises:
             RuntimeError: The process failed; the message ends with its stderr.
         """
-        environment = self.environment()
-        done = run_python(["-c", textwrap.dedent(code)], environment, environment["HF_HOME"])
-        if done.returncode != 0:
-            raise RuntimeError(f"client process ended with exit code {done.returncode}:\n{done.stderr}")
-        return done.stdout
+        shutil.rmtree(self.root / "home", ignore_errors=True)
+        (self.root / "home").mkdir()
+        if self._interpreter is None:
+            self._interpreter = interpreter_for(self.environment() | {"OMP_NUM_THREADS": "1"})
+        client = self._interpreter.start(["-c", textwrap.dedent(code)], self.environment(), self.root / "home")
+        if client.wait() != 0:
+            raise RuntimeError(f"client process ended with exit code {client.wait()}:\n{client.error.read_text()}")
+        return client.output.read_text()
 
     def fail(self, request: str, how: int | str, times: int) -> None:
         """

@@ -59,7 +59,7 @@ def interpreters(environment: Mapping):
     """Programs are started in here; most of them have this environment."""
     _environment.update(environment, OMP_NUM_THREADS="1")
     yield
-    for interpreter in reversed(_started):
+    for interpreter in reversed(_started[:]):
         interpreter.end()
 
 
@@ -79,8 +79,13 @@ def _with_large_libraries() -> "Interpreter":
 
 @cache
 def _with_all_libraries() -> "Interpreter":
+    return interpreter_for(_environment)
+
+
+def interpreter_for(environment: Mapping) -> "Interpreter":
+    """One for several programs with the same settings of the Hub, which are not those of the tests."""
     large = _with_large_libraries()
-    return Interpreter(OF_THE_HUB, lambda words: large.start(words, _environment, ROOT))
+    return Interpreter(OF_THE_HUB, lambda words: large.start(words, environment, ROOT))
 
 
 class Interpreter:
@@ -109,6 +114,7 @@ class Interpreter:
         self._process.kill()
         self._process.wait()
         self._folder.cleanup()
+        _started.remove(self)
 
 
 class Process:
