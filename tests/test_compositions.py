@@ -39,7 +39,12 @@ ECG_ENCODERS = {
     "st_mem": {"model_type": "st_mem", "patch_size": 50, **_AUTOENCODER},
     "mtae": {"model_type": "mtae", "patch_size": 50, **_AUTOENCODER},
     "mlae": {"model_type": "mlae", **_AUTOENCODER},
-    "merl-resnet": {"model_type": "merl", "encoder_type": "resnet", "num_samples": NUM_SAMPLES},
+    "merl-resnet": {
+        "model_type": "merl",
+        "encoder_type": "resnet",
+        "num_samples": NUM_SAMPLES,
+        "hidden_sizes": [8, 8, 8, 8],
+    },
     "merl-vit": {"model_type": "merl", "encoder_type": "vit", "patch_size": 50, **_AUTOENCODER},
 }
 _HUBERT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 40}
