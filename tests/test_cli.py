@@ -33,6 +33,8 @@ from elm_hf.inference.generation import answer
 from elm_hf.modeling.ecg_leads import LEADS
 
 
+RENDERS_CHARTS = True
+
 ELM_HF = Path(sys.executable).with_name("elm-hf")
 HEAVY = ["torch", "transformers", "datasets", "scipy", "sklearn", "pandas", "PIL", "wfdb"]
 
