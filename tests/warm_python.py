@@ -29,8 +29,9 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).resolve().parents[1]
-# The libraries of the Hub read these variables when they are imported. A program with others than the tests' imports them itself.
-READ_ON_IMPORT = re.compile("(HF|HUGGINGFACE|TRANSFORMERS|DATASETS)_.*|XDG_CACHE_HOME|HOME")
+# The libraries of the Hub read these variables when they are imported. A program with others than the tests' imports them itself. What
+# `elm_hf.cli` sets for the rest of a process, so that less is printed, makes no difference.
+READ_ON_IMPORT = re.compile("(HF|HUGGINGFACE|TRANSFORMERS)_(?!.*(VERBOSITY|PROGRESS_BARS)).*|XDG_CACHE_HOME|HOME")
 LARGE = (
     *("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.run", "torch.distributed.tensor", "torch.export"),
     *("pandas", "pyarrow.parquet", "scipy.optimize", "scipy.signal", "sklearn.metrics"),
