@@ -16,9 +16,6 @@ from elm_hf.evaluation.attention import ecg_attention
 from elm_hf.evaluation.evaluate import evaluate
 
 
-RENDERS_CHARTS = True
-
-
 @pytest.fixture(scope="module")
 def symbol_elm(simulated_dataset, ecg_tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("symbol")

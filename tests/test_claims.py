@@ -23,8 +23,6 @@ from elm_hf.modeling.ecg_measurements import FEATURES
 from elm_hf.training.rewards import measured_claims
 
 
-RENDERS_CHARTS = True
-
 SENTENCES = Path(__file__).with_name("claims.tsv")
 EVERYTHING = (
     "Bradycardia. Tachycardia. Regular rhythm. Atrial fibrillation. Prolonged PR interval. Short PR interval. Wide QRS. "

@@ -34,8 +34,6 @@ from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error
 from elm_hf.training.collator import ElmDataCollator
 
 
-RENDERS_CHARTS = True
-
 ROOT = Path(__file__).resolve().parents[1]
 # Two ECGs of 2 s of each of 24 patients; those with even numbers have a step of 1 mV in V2 from 0.5 to 0.8 s, the others
 # a dip as deep, so that noise of the same power tells nothing.
