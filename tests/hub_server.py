@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from warm_python import interpreter_for
+from warm_python import interpreter_for, start_python
 
 
 # What goes to LFS, as on the Hub. Parquet must: `datasets` deletes each shard after "preupload", before the commit.
@@ -40,6 +40,9 @@ REVISION = r"(?P<revision>[^/]+)"
 class HubServer:
     """The Hub as a context manager: `with HubServer() as hub: print(hub.run_client("..."))`.
 
+    Args:
+        libraries_once: Whether transformers and trl are imported once for all clients, where several of them need these.
+
     Attributes:
         url: Address for HF_ENDPOINT.
         token: The one access token, of the account `user`, which may write everywhere.
@@ -49,6 +52,9 @@ class HubServer:
 
     token = "hf_test"
 
+    def __init__(self, libraries_once: bool = False) -> None:
+        self._libraries_once, self._interpreter = libraries_once, None
+
     def __enter__(self) -> "HubServer":
         self._folder = tempfile.TemporaryDirectory(prefix="hub-")
         self.root = Path(self._folder.name)
@@ -57,7 +63,6 @@ class HubServer:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.failures: list[list] = []
         self.lock = Lock()
-        self._interpreter = None
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -98,9 +103,11 @@ class HubServer:
         """
         shutil.rmtree(self.root / "home", ignore_errors=True)
         (self.root / "home").mkdir()
-        if self._interpreter is None:
-            self._interpreter = interpreter_for(self.environment() | {"OMP_NUM_THREADS": "1"})
-        client = self._interpreter.start(["-c", textwrap.dedent(code)], self.environment(), self.root / "home")
+        start, environment = start_python, self.environment()
+        if self._libraries_once:
+            self._interpreter = self._interpreter or interpreter_for(environment | {"OMP_NUM_THREADS": "1"})
+            start = self._interpreter.start
+        client = start(["-c", textwrap.dedent(code)], environment, self.root / "home")
         if client.wait() != 0:
             raise RuntimeError(f"client process ended with exit code {client.wait()}:\n{client.error.read_text()}")
         return client.output.read_text()
