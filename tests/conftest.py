@@ -1,21 +1,26 @@
 """Fixtures shared by the tests."""
 
 import json
+import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
+import warm_python
 
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT))  # for `import train_sft`
+# For numpy's threads: pytest-xdist reads this file before it starts its processes, which share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY_LLM = {
     "model_type": "qwen2",
@@ -90,6 +95,22 @@ def users_folder(tmp_path_factory):
     (folder / "elm-hf" / "pseudonyms.key").write_text("00" * 32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(folder))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interpreters(datasets_cache, users_folder):
+    """For `run_python`, with the environment of the tests."""
+    with warm_python.interpreters(os.environ):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def charts(request):
+    """Charts are made by every report, but rendered only in modules with `RENDERS_CHARTS`: it takes a third of an evaluation."""
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("matplotlib") is not None and not getattr(request.module, "RENDERS_CHARTS", False):
+            patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: Path(file).write_bytes(b""))
         yield
 
 

@@ -10,8 +10,7 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
+import shutil
 import tempfile
 import textwrap
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from warm_python import interpreter_for, start_python
 
 
 # What goes to LFS, as on the Hub. Parquet must: `datasets` deletes each shard after "preupload", before the commit.
@@ -39,14 +40,20 @@ REVISION = r"(?P<revision>[^/]+)"
 class HubServer:
     """The Hub as a context manager: `with HubServer() as hub: print(hub.run_client("..."))`.
 
+    Args:
+        libraries_once: Whether transformers and trl are imported once for all clients, where several of them need these.
+
     Attributes:
         url: Address for HF_ENDPOINT.
         token: The one access token, of the account `user`, which may write everywhere.
-        root: Temporary folder: contents by SHA-256 in `blobs`, one HF_HOME per client.
+        root: Temporary folder: contents by SHA-256 in `blobs`, the client's HF_HOME in `home`.
         requests: A line per answer, as "GET /api/models/user/repo 200", to see what a client asked for.
     """
 
     token = "hf_test"
+
+    def __init__(self, libraries_once: bool = False) -> None:
+        self._libraries_once, self._interpreter = libraries_once, None
 
     def __enter__(self) -> "HubServer":
         self._folder = tempfile.TemporaryDirectory(prefix="hub-")
@@ -64,10 +71,12 @@ class HubServer:
     def __exit__(self, *exception: object) -> None:
         self._http.shutdown()
         self._http.server_close()
+        if self._interpreter is not None:
+            self._interpreter.end()
         self._folder.cleanup()
 
     def environment(self) -> dict[str, str]:
-        """Variables for a client on a machine that has never seen the Hub: each call makes a new, empty HF_HOME.
+        """Variables for a client on a machine that has never seen the Hub.
 
         Xet is switched off, so large files go through LFS. The server is also the client's proxy and refuses every
         other host: nothing leaves the machine, and nothing waits for a name lookup.
@@ -75,7 +84,7 @@ class HubServer:
         return {name: value for name, value in os.environ.items() if not OWN_SETTINGS.fullmatch(name)} | {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": self.token,
-            "HF_HOME": tempfile.mkdtemp(prefix="home-", dir=self.root),
+            "HF_HOME": str(self.root / "home"),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_UPDATE_DOWNLOAD_COUNTS": "0",
@@ -85,25 +94,23 @@ class HubServer:
         }
 
     def run_client(self, code: str) -> str:
-        """Run Python code in a fresh process with `environment()`, in an empty folder, and return what it printed.
+        """Run Python code in a fresh process with `environment()` and an empty HF_HOME, its folder, and return what it printed.
 
         A process of its own because huggingface_hub reads HF_ENDPOINT when it is imported.
 
         Raises:
             RuntimeError: The process failed; the message ends with its stderr.
         """
-        environment = self.environment()
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            env=environment,
-            cwd=environment["HF_HOME"],
-            stdin=subprocess.DEVNULL,  # a client that asks its user something must not wait for an answer
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"client process ended with exit code {done.returncode}:\n{done.stderr}")
-        return done.stdout
+        shutil.rmtree(self.root / "home", ignore_errors=True)
+        (self.root / "home").mkdir()
+        start, environment = start_python, self.environment()
+        if self._libraries_once:
+            self._interpreter = self._interpreter or interpreter_for(environment | {"OMP_NUM_THREADS": "1"})
+            start = self._interpreter.start
+        client = start(["-c", textwrap.dedent(code)], environment, self.root / "home")
+        if client.wait() != 0:
+            raise RuntimeError(f"client process ended with exit code {client.wait()}:\n{client.error.read_text()}")
+        return client.output.read_text()
 
     def fail(self, request: str, how: int | str, times: int) -> None:
         """

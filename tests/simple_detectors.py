@@ -206,7 +206,7 @@ def measured_noise(ecg: np.ndarray) -> str:
         return "line noise"
     if fast > 0.02:
         return "static noise"
-    medians = median_filter(rest, (1, 15))
+    medians = _running_medians(rest, 15)
     # Tremor lasts and is at the limbs; jumps are rare, large, and at one or two electrodes.
     lasting = np.quantile(np.abs(medians[:, 32:] - 2 * medians[:, 16:-16] + medians[:, :-32]), 0.3, axis=1)
     if lasting[:3].max() > max(0.02, 1.5 * lasting[3:].max()):
@@ -218,9 +218,14 @@ def measured_noise(ecg: np.ndarray) -> str:
     return "baseline drift" if _rms(rest, 0.05, 0.5).max() > 0.05 else "none"
 
 
+def _running_medians(signals: np.ndarray, samples: int) -> np.ndarray:
+    """Of each signal by itself, for which scipy has a faster method."""
+    return np.stack([median_filter(signal, samples) for signal in signals])
+
+
 def _largest_step(signals: np.ndarray, width: int) -> np.ndarray:
     """The largest difference between the levels of each signal over some samples before and after a time."""
-    levels = median_filter(signals, (1, 2 * width - 1))
+    levels = _running_medians(signals, 2 * width - 1)
     return np.abs(levels[:, width:] - levels[:, :-width]).max(axis=1)
 
 

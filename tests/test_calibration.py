@@ -17,6 +17,9 @@ from elm_hf.evaluation.scores import Questions
 from elm_hf.utils.reports import trust_sentences
 
 
+RENDERS_CHARTS = True
+
+
 def predictor(confidence: np.ndarray, right: np.ndarray, condition: str = "ecg", per_patient: int = 1) -> list[dict]:
     """An answer of each confidence, right or wrong as given."""
     return [

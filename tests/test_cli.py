@@ -20,6 +20,7 @@ from PIL import Image, ImageChops
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 from transformers.utils import logging
+from warm_python import run_python
 
 import elm_hf
 from elm_hf import cli
@@ -31,6 +32,8 @@ from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.inference.generation import answer
 from elm_hf.modeling.ecg_leads import LEADS
 
+
+RENDERS_CHARTS = True
 
 ELM_HF = Path(sys.executable).with_name("elm-hf")
 HEAVY = ["torch", "transformers", "datasets", "scipy", "sklearn", "pandas", "PIL", "wfdb"]
@@ -96,7 +99,7 @@ def in_a_process(*arguments, home: Path) -> Finished:
     """The installed command, as a shell runs it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     environment |= {"HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([ELM_HF, *map(str, arguments)], capture_output=True, text=True, cwd=home, env=environment)
+    done = run_python([ELM_HF, *arguments], environment, home)
     return Finished(done.returncode, done.stdout, done.stderr)
 
 

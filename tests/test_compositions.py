@@ -1,7 +1,5 @@
 """Every representation with every encoder, connector and LLM family: forward, backward, generate, save, reload elsewhere."""
 
-import subprocess
-import sys
 import textwrap
 from dataclasses import dataclass
 
@@ -12,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
 from tiny_models import LLM_FAMILIES, tiny_llm, tiny_tokenizer
 from transformers import AutoConfig, AutoModel
+from warm_python import run_python
 
 from elm_hf.checkpoints.measurements import scaled_measurements
 from elm_hf.modeling.configuration_elm import ElmConfig
@@ -40,7 +39,12 @@ ECG_ENCODERS = {
     "st_mem": {"model_type": "st_mem", "patch_size": 50, **_AUTOENCODER},
     "mtae": {"model_type": "mtae", "patch_size": 50, **_AUTOENCODER},
     "mlae": {"model_type": "mlae", **_AUTOENCODER},
-    "merl-resnet": {"model_type": "merl", "encoder_type": "resnet", "num_samples": NUM_SAMPLES},
+    "merl-resnet": {
+        "model_type": "merl",
+        "encoder_type": "resnet",
+        "num_samples": NUM_SAMPLES,
+        "hidden_sizes": [8, 8, 8, 8],
+    },
     "merl-vit": {"model_type": "merl", "encoder_type": "vit", "patch_size": 50, **_AUTOENCODER},
 }
 _HUBERT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 40}
@@ -211,7 +215,8 @@ def test_every_composition_learns_answers_and_loads_elsewhere(family, ecgs, ecg_
         if name in expected:
             model.save_pretrained(tmp_path / name)
             processor.save_pretrained(tmp_path / name)
-    subprocess.run([sys.executable, "-c", textwrap.dedent(RELOAD), str(tmp_path)], check=True)
+    done = run_python(["-c", textwrap.dedent(RELOAD), tmp_path])
+    assert done.returncode == 0, done.stderr
     reloaded = load_file(tmp_path / "logits.safetensors")
     assert reloaded.keys() == expected.keys()
     for name, logits in expected.items():

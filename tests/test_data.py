@@ -4,8 +4,6 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader
+from warm_python import run_python
 
 from elm_hf.data.ecg_table import EcgTable
 from elm_hf.data.loading import load_elm_dataset
@@ -202,7 +201,8 @@ def test_the_code_of_the_card_loads_the_dataset(built):
     without = "import sys\nsys.modules['elm_hf'] = None\n"
     home = {**os.environ, "HF_HOME": str(built.parent / "home")}
     for code in (without + plain + check, joined + check):
-        subprocess.run([sys.executable, "-c", code], cwd=built.parent, env=home, check=True)
+        done = run_python(["-c", code], home, built.parent)
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_card_contains_the_numbers_of_the_build(built):

@@ -33,7 +33,7 @@ def command(tiny_elm, small_dataset):
     def of(output: Path, *more: str) -> tuple:
         arguments = [
             *("--model_name_or_path", str(tiny_elm), "--dataset", str(small_dataset), "--output_dir", str(output)),
-            *("--max_steps", "10", "--per_device_train_batch_size", "64", "--gradient_accumulation_steps", "2"),
+            *("--max_steps", "10", "--per_device_train_batch_size", "24", "--gradient_accumulation_steps", "2"),
             *("--learning_rate", "1e-2", "--logging_steps", "1", "--save_steps", "3", "--save_total_limit", "1"),
             *("--noise", "0.05", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true", *more),
         ]
@@ -127,7 +127,7 @@ def test_two_deterministic_runs_have_the_same_bits(command, tmp_path, restored_s
     [
         (("--learning_rate", "2e-2"), "learning_rate 0.01 there, 0.02 here"),
         (("--seed", "7"), "seed 42 there, 7 here"),
-        (("--gradient_accumulation_steps", "1"), "samples_per_step 128 there, 64 here"),
+        (("--gradient_accumulation_steps", "1"), "samples_per_step 48 there, 24 here"),
         (("--trainable", "projector"), "trainable .* here"),
         (("--max_steps", "20"), "max_steps 10 there, 20 here"),
     ],

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from test_training import losses, some_logits
 from tiny_models import LLM_FAMILIES, tiny_llm
 from transformers import AutoConfig
 from trl import ModelConfig, SFTConfig, TrlParser
+from warm_python import run_python
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.loading import load_elm_dataset
@@ -33,6 +33,8 @@ from elm_hf.training.tokenization import tokenize_conversations
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes" / "accelerate"
 STEPS = 6
+# Settings of torchrun, which accelerate calls: the processes do not import the libraries again.
+FORKS = {"PET_START_METHOD": "fork", "PET_RUN_PATH": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +72,9 @@ def alone(arguments, tmp_path_factory) -> Path:
 
 
 def launch(recipe: str, processes: int, script: Path, arguments: list[str], *options: str) -> str:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(RECIPES / recipe), *options]
-    command += ["--num_processes", str(processes), "--mixed_precision", "no", "--main_process_port", "0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*command, str(script), *arguments], capture_output=True, text=True, env=environment, timeout=300
-    )
+    command = ["-m", "accelerate.commands.launch", "--config_file", RECIPES / recipe, *options]
+    command += ["--num_processes", processes, "--mixed_precision", "no", "--main_process_port", "0"]
+    result = run_python([*command, script, *arguments], os.environ | FORKS)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 
@@ -239,10 +238,9 @@ def test_tensor_parallelism_gives_the_losses_and_weights_of_one_process(argument
 def test_tensor_parallelism_answers_as_the_whole_model(family, tmp_path):
     model = ElmForCausalLM.from_encoder_llm_pretrained(None, tiny_llm(family), ecg_token_id=1)
     model.save_pretrained(tmp_path / "whole")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(ROOT / "tests" / "tensor_parallel_answers.py"), str(tmp_path / "whole"), str(tmp_path / "saved")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [ROOT / "tests" / "tensor_parallel_answers.py", tmp_path / "whole", tmp_path / "saved"]
+    result = run_python(command, os.environ | FORKS)
     assert result.returncode == 0, result.stderr[-3000:]
     saved = ElmForCausalLM.from_pretrained(tmp_path / "saved")
     for (name, weight), other in zip(saved.named_parameters(), model.parameters(), strict=True):

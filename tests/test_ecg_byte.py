@@ -5,7 +5,6 @@ import math
 import os
 import pickle
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ import wfdb
 from tiny_models import tiny_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
+from warm_python import run_python
 
 from elm_hf.checkpoints.convert import convert_checkpoint
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle, recover_merges, train_ecg_byte_tokenizer
@@ -322,8 +322,7 @@ def test_it_loads_in_a_fresh_process_without_elm_hf(trained, smooth_ecgs, tmp_pa
         "print(json.dumps(tokenizer.encode_ecg(np.load('ecg.npy'))))"
     )
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = run_python(["-c", code], environment, tmp_path)
     assert done.returncode == 0, done.stderr
     expected = EcgByteTokenizer.from_pretrained(trained[0]).encode_ecg(smooth_ecgs[0])
     assert json.loads(done.stdout) == expected
@@ -366,7 +365,7 @@ def test_the_command_gives_the_same_vocabulary_on_four_threads(trained, simulate
     command = [Path(sys.executable).with_name("elm-hf"), "train-tokenizer", simulated_dataset, "--merges", "300"]
     command += ["--scale", "published", "--num-records", "30", "--output", tmp_path / "ecg_byte", "--quiet"]
     environment = os.environ | {"RAYON_NUM_THREADS": "4", "TOKENIZERS_PARALLELISM": "true"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = run_python(command, environment)
     assert done.returncode == 0, done.stderr
     assert "300 merges from 30 records" in done.stdout and "170 records not used in training" in done.stdout
     for name in ("tokenizer.json", "tokenizer_config.json", "README.md"):

@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.io
 import wfdb
+from warm_python import run_python
 
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.tables import load_records
@@ -113,8 +112,7 @@ def test_the_documented_example_runs(tmp_path, monkeypatch):
     write_wfdb(folder, "clara", signals[2])
     program, *arguments = command.split()
     assert program == "elm-hf"
-    call = [sys.executable, "-c", "from elm_hf.cli import main; main()", *arguments]
-    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    done = run_python(["-m", "elm_hf", *arguments], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (
         "4 ECGs of 3 patients (0 recordings skipped), 4 conversations" in done.stdout

@@ -27,7 +27,8 @@ from elm_hf.utils.weights import fingerprint_of_weights
 @pytest.fixture(scope="module")
 def elm_with_encoder(simulated_dataset, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("with_encoder")
-    (folder / "elm.json").write_text(json.dumps({"text_config": TINY_LLM}))
+    encoder = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    (folder / "elm.json").write_text(json.dumps({"text_config": TINY_LLM, "encoder_config": encoder}))
     create_elm(
         folder / "elm",
         config=folder / "elm.json",

@@ -3,9 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import pytest
 import torch
 from conftest import TINY_LLM
 from datasets import Array2D, Dataset, Features, List, Value
+from warm_python import run_python, start_python
 
 from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
@@ -36,6 +34,7 @@ from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error
 from elm_hf.training.collator import ElmDataCollator
 
 
+ROOT = Path(__file__).resolve().parents[1]
 # Two ECGs of 2 s of each of 24 patients; those with even numbers have a step of 1 mV in V2 from 0.5 to 0.8 s, the others
 # a dip as deep, so that noise of the same power tells nothing.
 NUM_ECGS, STEP_LEAD, STEP = 48, LEADS.index("V2"), slice(125, 200)
@@ -426,10 +425,9 @@ def test_occlusion_finds_the_lead_and_the_time_that_matter(report, reader, steps
 # what is kept
 
 
-def command(*arguments, launch: bool = False) -> list[str]:
-    # What `accelerate launch` runs where there are several GPUs; on a CPU it would start one process only.
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return [sys.executable, *(launcher if launch else []), "-m", "elm_hf", "evaluate", *map(str, arguments)]
+# What `accelerate launch` runs where there are several GPUs; on a CPU it would start one process only.
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+TWO_PROCESSES += ("--start-method", "fork", "--run-path", ROOT / "elm_hf" / "__main__.py")
 
 
 def same_predictions(one: Path, other: Path) -> bool:
@@ -440,13 +438,12 @@ def same_predictions(one: Path, other: Path) -> bool:
 def test_a_killed_evaluation_goes_on_where_it_stopped(reader, steps, report, tmp_path):
     folder = tmp_path / "report"
     options = ("--dataset", steps, "--output", folder, "--occlusions", 0, "--max-new-tokens", 4, "--batch-size", 1)
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(command(reader, *options), stdout=log, stderr=log)
+    process = start_python(["-m", "elm_hf", "evaluate", reader, *options])
     answers = folder / "answers-00000.jsonl"
     while not answers.exists() or answers.read_bytes().count(b"\n") < 3:
-        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert process.poll() is None, process.error.read_text()
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     lines = answers.read_text().splitlines(keepends=True)
     assert 3 <= len(lines) < 52 * 4 and not (folder / "predictions.parquet").exists()
@@ -523,7 +520,7 @@ def test_confidences_are_kept_and_an_interruption_changes_none(reader, steps, tm
 
 def test_two_processes_share_the_questions(reader, steps, report, tmp_path):
     options = ("--dataset", steps, "--output", tmp_path / "two", "--occlusions", 0, "--max-new-tokens", 4)
-    done = subprocess.run(command(reader, *options, launch=True), capture_output=True, text=True)
+    done = run_python([*TWO_PROCESSES, "evaluate", reader, *options])
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Report in") == 1
     assert same_predictions(tmp_path / "two", report)

@@ -18,7 +18,7 @@ from elm_hf.data.loading import load_elm_dataset
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
+    with HubServer(libraries_once=True) as server:
         yield server
 
 

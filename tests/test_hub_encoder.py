@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from conftest import TINY_LLM
 from safetensors.torch import load_file, save_file
 from test_validation import train
 from transformers import AutoConfig, AutoModel, AutoProcessor, Wav2Vec2Config, Wav2Vec2Model
+from warm_python import run_python
 
 from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.hub_encoder import HubEncoder, allow_encoder_code
@@ -146,7 +145,7 @@ def test_the_checkpoint_loads_and_is_saved_again_without_elm_hf_and_the_reposito
     copy = Path(shutil.copytree(elm, tmp_path / "copy"))
     np.save(tmp_path / "ecg.npy", ecgs[0])
     words = [str(copy), str(tmp_path / "again"), str(tmp_path / "ecg.npy"), str(tmp_path / "logits.npy")]
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(ANSWER), *words], capture_output=True, text=True)
+    done = run_python(["-c", textwrap.dedent(ANSWER), *words])
     assert done.returncode == 0, done.stderr
     for folder in (copy, tmp_path / "again"):
         assert "from .modeling_strange import StrangeModel" in (folder / "hub_encoder_class.py").read_text()

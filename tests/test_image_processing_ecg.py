@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import wfdb
 from PIL import Image
 from transformers import CLIPImageProcessorPil, Siglip2ImageProcessorPil, SiglipImageProcessorPil, ViTImageProcessorPil
+from warm_python import run_python
 
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_raster import EcgPaper, draw_ecg
@@ -485,8 +484,8 @@ def test_saved_processor_loads_in_a_process_without_elm_hf(signals, tmp_path):
     processor.save_pretrained(tmp_path)
     np.save(tmp_path / "ecg.npy", signals[0])
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", textwrap.dedent(RELOAD), str(tmp_path)]
-    subprocess.run(command, check=True, env=environment, cwd=tmp_path)
+    done = run_python(["-c", textwrap.dedent(RELOAD), tmp_path], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
     expected = processor(signals[0], 250, return_tensors="np")["pixel_values"]
     assert (np.load(tmp_path / "pixel_values.npy") == expected).all()
     assert json.loads((tmp_path / "preprocessor_config.json").read_text())["mm_per_mv"] == 20

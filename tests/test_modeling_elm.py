@@ -1,8 +1,6 @@
 """The ELM against its LLM, alone and in batches, saved and loaded, and fed wrong input."""
 
 import json
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import torch
 from tiny_models import LLM_FAMILIES, tiny_llm, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
+from warm_python import run_python
 
 from elm_hf.modeling.configuration_ecg_resnet import EcgResNetConfig
 from elm_hf.modeling.configuration_elm import ElmConfig
@@ -208,11 +207,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
 
 folder = sys.argv[1]
-try:
-    import elm_hf
-    raise SystemExit("elm_hf can be imported here")
-except ModuleNotFoundError:
-    pass
+sys.modules["elm_hf"] = None
 inputs = torch.load(f"{folder}/inputs.pt", weights_only=True)
 ecgs = inputs.pop("ecgs").numpy()
 config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
@@ -237,12 +232,7 @@ def test_a_checkpoint_loads_in_a_fresh_process_without_elm_hf(family, connector,
     processor.save_pretrained(tmp_path)
     inputs = encode(processor, [user("What is the rhythm of this ECG?", ecgs[0])])
     torch.save({**inputs, "ecgs": torch.tensor(ecgs[0])}, tmp_path / "inputs.pt")
-    # -S hides site-packages' editable finder; the library folders are put back, elm_hf is in none of them
-    script = "import sys; sys.path[:0] = sys.argv[2].split(':')\n" + LOAD_IN_FRESH_PROCESS
-    paths = ":".join(path for path in sys.path if path.endswith("site-packages"))
-    result = subprocess.run(
-        [sys.executable, "-S", "-c", script, str(tmp_path), paths], capture_output=True, text=True, cwd=tmp_path
-    )
+    result = run_python(["-c", LOAD_IN_FRESH_PROCESS, tmp_path], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     names = json.loads(result.stdout.splitlines()[-1])
     assert names == ["ElmConfig", "ElmModel", "ElmForCausalLM", "ElmProcessor", "EcgFeatureExtractor"]

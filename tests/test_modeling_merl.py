@@ -1,8 +1,6 @@
 """MERL against a restatement of its formulas, converted from published-style files, in training and in zero-shot use."""
 
 import copy
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 import wfdb
 from transformers import AutoModel, BertConfig, BertModel
+from warm_python import run_python, start_python
 
 from elm_hf.checkpoints.convert import convert_checkpoint
 from elm_hf.modeling.configuration_merl import MerlConfig
@@ -379,14 +378,16 @@ def test_an_encoder_of_fewer_leads_is_refused(tmp_path):
 
 
 LOAD_IN_FRESH_PROCESS = """
+import sys
 import torch
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
 
-folder, record = sys.argv[1], sys.argv[3]
+sys.modules["elm_hf"] = None
+folder, record, vit_folder = sys.argv[1:]
 feature_extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForPreTraining.from_pretrained(folder, trust_remote_code=True)
 encoder = AutoModel.from_pretrained(folder, trust_remote_code=True)
-vit = AutoModel.from_pretrained(sys.argv[4], trust_remote_code=True)
+vit = AutoModel.from_pretrained(vit_folder, trust_remote_code=True)
 ecg_values = feature_extractor(record, return_tensors="pt")["ecg_values"]
 inputs = torch.load(folder + "/inputs.pt")
 with torch.no_grad():
@@ -405,12 +406,8 @@ def test_a_record_reaches_the_converted_model_in_mimics_order_in_a_fresh_process
     converted(weights, tmp_path)
     inputs = {key: value for key, value in pairs(3).items() if key != "ecg_values"}
     torch.save(inputs, tmp_path / "out" / "inputs.pt")
-    # -S hides site-packages' editable finder; the library folders are put back, elm_hf is in none of them
-    script = "import sys; sys.path[:0] = sys.argv[2].split(':')\n" + LOAD_IN_FRESH_PROCESS
-    paths = ":".join(path for path in sys.path if path.endswith("site-packages"))
-    command = [sys.executable, "-S", "-c", script, str(tmp_path / "out"), paths, str(record)]
-    command.append(str(tmp_path / "vit" / "out"))
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    folders = (tmp_path / "out", record, tmp_path / "vit" / "out")
+    result = run_python(["-c", LOAD_IN_FRESH_PROCESS, *folders], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
     signal = wfdb.rdrecord(str(record))
@@ -608,16 +605,16 @@ def test_two_processes_compare_all_pairs_and_learn_from_their_own(tmp_path):
     model, inputs = tiny("resnet"), pairs(4)
     model.save_pretrained(tmp_path)
     torch.save(inputs, tmp_path / "inputs.pt")
-    other = subprocess.Popen([sys.executable, "-c", OTHER_PROCESS, str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    other = start_python(["-c", OTHER_PROCESS, tmp_path])
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=2)
     try:
         loss = model(**{key: value[:2] for key, value in inputs.items()}).loss
         loss.backward()
-        _, error = other.communicate(timeout=120)
+        exit_code = other.wait()
     finally:
         other.kill()
         dist.destroy_process_group()
-    assert other.returncode == 0, error
+    assert exit_code == 0, other.error.read_text()
     found = [[loss, model.first_view.weight.grad, model.text_projection.linear_2.weight.grad]]
     found.append(torch.load(tmp_path / "1.pt"))
 

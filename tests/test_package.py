@@ -8,11 +8,12 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
 from conftest import TINY_LLM
+from warm_python import OF_THE_HUB, Interpreter
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +69,10 @@ def installed(tmp_path_factory) -> Path:
     """An environment with the wheel and the libraries, but without the clone: its `bin`."""
     folder = tmp_path_factory.mktemp("wheel")
     quiet = {"capture_output": True, "text": True, "check": True}
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, ROOT], **quiet)
+    # pip otherwise downloads the setuptools that builds it
+    built_here = ["--no-build-isolation"] if int(version("setuptools").split(".")[0]) >= 77 else []
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *built_here, "-w", folder, ROOT]
+    subprocess.run(build, **quiet)
     (wheel,) = folder.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], **quiet)
     python = folder / "venv" / "bin" / "python"
@@ -88,13 +92,16 @@ def installed(tmp_path_factory) -> Path:
 
 def test_a_wheel_prepares_creates_trains_evaluates_and_asks(installed, tmp_path):
     (tmp_path / "elm.json").write_text(json.dumps({"text_config": TINY_LLM}))
-    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+
+    libraries = Interpreter(
+        OF_THE_HUB, lambda words: subprocess.Popen([installed / "python", *words], env=environment, cwd=tmp_path)
+    )
 
     def run(*arguments: str) -> str:
-        command = [installed / "elm-hf", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
+        process = libraries.start([installed / "elm-hf", *arguments], environment, tmp_path)
+        assert process.wait() == 0, process.error.read_text()[-3000:]
+        return process.output.read_text()
 
     assert "quickstart" in run("recipes")
     where = subprocess.run(

@@ -35,6 +35,8 @@ from elm_hf.training.augmentation import EcgImageAugmentation, sample_rng
 from elm_hf.training.collator import ElmDataCollator
 
 
+RENDERS_CHARTS = True
+
 SIDE = 64
 VISION = {
     "model_type": "vit",

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 from filelock import FileLock
+from warm_python import run_python, start_python
 
 import elm_hf.cli
 import elm_hf.prepare.record_files
@@ -150,19 +151,8 @@ def test_complete_files_are_not_built_again(uninterrupted, tmp_path):
 def test_the_command_is_killed_with_its_processes(uninterrupted, tmp_path):
     """Kills the real command. Its reading processes must terminate with it."""
     output = tmp_path / "built"
-    command = [
-        sys.executable,
-        "-c",
-        MAIN,
-        *COMMAND,
-        "--output",
-        str(output),
-        "--num-proc",
-        "2",
-        "--max-skipped",
-        "0.1",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["-c", MAIN, *COMMAND, "--output", output, "--num-proc", "2", "--max-skipped", "0.1"]
+    process = start_python(command)
     while not record_files(output):
         assert process.poll() is None, "the build was finished before it could be killed"
         time.sleep(0.002)
@@ -170,7 +160,7 @@ def test_the_command_is_killed_with_its_processes(uninterrupted, tmp_path):
     process.wait()
     with FileLock(output.with_name("built.building") / "build.lock", timeout=10):
         pass  # the child processes had inherited the lock
-    finished = subprocess.run(command, capture_output=True, text=True)
+    finished = run_python(command)
     assert finished.returncode == 0, finished.stderr
     assert len(files_of(output / "records")) == 11 and not output.with_name("built.building").exists()
 

@@ -31,6 +31,8 @@ from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error
 from elm_hf.modeling.ecg_measurements import measure_ecg
 
 
+RENDERS_CHARTS = True
+
 SWEEP_OF = {sweep.finding: sweep for sweep in SWEEPS}
 # How far the measurements of two ECGs may differ if the ECGs do not.
 TOLERANCE = {"heart_rate": 1.0, "pr_ms": 8, "qrs_ms": 6, "qt_ms": 10, "sokolow_mv": 0.12, "axis_deg": 5, "st": 0.035}

@@ -48,7 +48,7 @@ REPORT = {
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
+    with HubServer(libraries_once=True) as server:
         yield server
 
 

@@ -1,6 +1,5 @@
 """The whole workflow on real ECGs: building PTB-XL and ECG-QA, fine-tuning on real reports, asking about a record."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 import wfdb
 from safetensors.torch import load_file
+from warm_python import run_python
 
 from elm_hf.checkpoints.create import create_elm
 from elm_hf.data.loading import load_elm_dataset
@@ -60,14 +60,12 @@ def test_a_conversation_contains_the_right_ecg_and_a_report(real_reports, shared
 
 
 def test_a_model_trained_on_real_reports_answers_about_a_record(trained, shared_data, tmp_path):
-    result = subprocess.run(
+    result = run_python(
         [
             *(Path(sys.executable).with_name("elm-hf"), "ask", trained),
             *("--ecg", shared_data / "ptb_xl/records500/06000/06000_hr", "--question", "What does this ECG show?"),
             *("--trust-remote-code", "--plot", tmp_path / "ecg.png", "--max-new-tokens", "8"),
-        ],
-        capture_output=True,
-        text=True,
+        ]
     )
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()

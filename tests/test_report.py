@@ -26,6 +26,9 @@ from elm_hf.training.cost_file import COSTS_NAME
 from elm_hf.utils.reports import read_report
 
 
+RENDERS_CHARTS = True
+
+
 pytest.importorskip("sacrebleu", reason="needs the extra `eval`")
 pytest.importorskip("matplotlib", reason="needs the extra `eval`")
 

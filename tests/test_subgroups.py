@@ -22,6 +22,8 @@ from elm_hf.evaluation.subgroups import (
 )
 
 
+RENDERS_CHARTS = True
+
 NUM_PATIENTS = 240
 
 

@@ -3,12 +3,11 @@
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from warm_python import run_python
 
 from elm_hf.training.sample_answers import SAMPLES_NAME
 
@@ -33,8 +32,7 @@ def run(tiny_elm, simulated_dataset, tmp_path_factory) -> Path:
         "WANDB_PROJECT": "ecgs",
     }
     (home / "trackers.yaml").write_text(f"report_to: {TRACKERS}\n")
-    command = [sys.executable, str(ROOT / "train_sft.py"), "--config", "trackers.yaml", *arguments]
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=280)
+    done = run_python([ROOT / "train_sft.py", "--config", "trackers.yaml", *arguments], environment, home)
     assert done.returncode == 0, done.stderr
     return home
 

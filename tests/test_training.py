@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
+from warm_python import run_python
 
 from elm_hf.checkpoints.card import model_card, read_training
 from elm_hf.checkpoints.load import load_checkpoint
@@ -141,9 +141,8 @@ def test_variants_of_lora_merge_into_a_full_checkpoint(flag, tiny_elm, simulated
     assert config[flag.removeprefix("--")] and config["base_model_name_or_path"] == str(tiny_elm)
     _, processor = load_checkpoint(adapter)
     expected = some_logits(AutoPeftModelForCausalLM.from_pretrained(adapter).eval(), processor, simulated_dataset)
-    command = [Path(sys.executable).with_name("elm-hf"), "merge", adapter, tmp_path / "merged"]
     # A fresh process, in which no classes are registered yet.
-    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    result = run_python([Path(sys.executable).with_name("elm-hf"), "merge", adapter, tmp_path / "merged"])
     assert result.returncode == 0 and "parameters, float32" in result.stdout, result.stderr
     merged, processor = load_checkpoint(tmp_path / "merged")
     assert type(merged) is ElmForCausalLM
@@ -256,11 +255,7 @@ def test_options_that_need_a_gpu_are_refused_without_one(option, tiny_elm, simul
 def test_a_wrong_recipe_ends_the_program_with_one_line(tmp_path):
     recipe = "model_name_or_path: m\ndataset: [d]\noutput_dir: o\nuse_cpu: true\nlearning_rat: 1.0\n"
     (tmp_path / "recipe.yaml").write_text(recipe)
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "train_sft.py"), "--config", str(tmp_path / "recipe.yaml")],
-        capture_output=True,
-        text=True,
-    )
+    result = run_python([ROOT / "train_sft.py", "--config", tmp_path / "recipe.yaml"])
     assert result.returncode == 1
     (line,) = [line for line in result.stderr.splitlines() if "learning_rat" in line]
     assert line.startswith("elm-hf train: Unknown arguments from config file: ['--learning_rat'")

@@ -34,6 +34,8 @@ from elm_hf.evaluation.zero_shot_tasks import TASKS, load_task
 from elm_hf.utils.reports import REPORT_SCHEMA
 
 
+RENDERS_CHARTS = True
+
 ROOT = Path(__file__).parent.parent
 RHYTHMS = ("sinus rhythm", "atrial fibrillation", "sinus tachycardia", "sinus bradycardia")
 

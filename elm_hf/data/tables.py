@@ -1,5 +1,7 @@
 """The tables of a dataset in the elm-hf layout, from a folder or from the Hub."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import datasets
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetBuilder, IterableDataset
 from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError
 from datasets.inspect import SplitsNotFoundError
@@ -63,9 +65,7 @@ def split_names(path_or_repo: str | PathLike, fold: int | str) -> list[str]:
         FileNotFoundError: there is no such folder or dataset.
         ValueError: the dataset is not an elm-hf dataset, or has no such fold.
     """
-    name, revision = name_and_revision(path_or_repo)
-    _check_has(name, revision, fold_config(fold))
-    return datasets.get_dataset_split_names(name, fold_config(fold), revision=revision)
+    return list(_splits(_builder(*name_and_revision(path_or_repo), fold_config(fold))))
 
 
 def check_has_signals(path: str | PathLike, records: Dataset | IterableDataset) -> None:
@@ -81,8 +81,11 @@ def load_table(path: str | PathLike, config: str, split: str, streaming: bool = 
     """Load a split of a configuration of an elm-hf dataset. Errors list the available ones."""
     name, revision = name_and_revision(path)
     try:
-        _check_has(name, revision, config, split)
-        return datasets.load_dataset(name, config, split=split, revision=revision, streaming=streaming)
+        builder = _builder(name, revision, config, split)
+        if streaming:
+            return builder.as_streaming_dataset(split)
+        builder.download_and_prepare()
+        return builder.as_dataset(split)
     except (DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"{path}: no such folder, and not found on the Hub ({error})") from error
     except (DatasetsError, SplitsNotFoundError, YAMLError) as error:
@@ -134,12 +137,33 @@ def has_records(path: str | PathLike) -> bool:
     return RECORDS in config_names(path)
 
 
+def _builder(name: str, revision: str | None, config: str, split: str | None = None) -> DatasetBuilder:
+    """
+    The builder of a configuration, which has the names of the other ones: the card and the folder are read once, where
+    `load_dataset` after a check of the names reads them three times.
+    """
+    with suppress(ValueError, EmptyDatasetError, DataFilesNotFoundError):
+        builder = datasets.load_dataset_builder(name, config, revision=revision)
+        if _is_ours(builder.builder_configs) and (split is None or split in _splits(builder)):
+            return builder
+    _check_has(name, revision, config, split)  # says what there is
+    return datasets.load_dataset_builder(name, config, revision=revision)
+
+
+def _splits(builder: DatasetBuilder) -> Iterable[str]:
+    return builder.info.splits or builder.config.data_files
+
+
+def _is_ours(configs: Iterable[str]) -> bool:
+    return not {RECORDS, fold_config(1), OFFICIAL}.isdisjoint(configs)
+
+
 def _check_has(name: str, revision: str | None, config: str, split: str | None = None) -> None:
     try:
         configs = datasets.get_dataset_config_names(name, revision=revision)
     except (EmptyDatasetError, DataFilesNotFoundError):
         configs = []
-    if not {RECORDS, fold_config(1), OFFICIAL} & set(configs):
+    if not _is_ours(configs):
         raise ValueError(f"{name}: not an elm-hf dataset (no configuration `{RECORDS}`; found {_listed(configs)})")
     if config not in configs:
         folds = [config for config in configs if config not in (RECORDS, PATIENTS)]
