@@ -6,8 +6,8 @@ from itertools import combinations
 
 import pandas as pd
 
-from elm_hf.evaluation.scores import template_keys
 from elm_hf.inference.answer_sets import YES_NO, is_yes_no_question, named_in
+from elm_hf.scoring.training_answers import template_keys
 from elm_hf.utils.exact_match import answer_items, final_answer
 
 

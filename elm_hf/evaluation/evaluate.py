@@ -19,35 +19,34 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from elm_hf.checkpoints.load import load_checkpoint, read_representation
+from elm_hf.counterfactuals.probe import probe_model, questions_of
+from elm_hf.counterfactuals.probe_questions import ProbeQuestion
+from elm_hf.counterfactuals.probe_records import recorded_ecgs
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.seen_patients import check_evaluated_patients
 from elm_hf.data.tables import load_records
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
-from elm_hf.evaluation.bert_score import BertScorer
-from elm_hf.evaluation.claims import PersonsOf
 from elm_hf.evaluation.confidences import delete_unfinished, find_confidences, saved_confidences
 from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_ecgs, degradation_steps, draw_steps
 from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
-from elm_hf.evaluation.grounding import judge_grounding
-from elm_hf.evaluation.judge import judge_predictions
-from elm_hf.evaluation.leakage import patients_on_both_sides
-from elm_hf.evaluation.leakage_report import read_leakage
-from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
 from elm_hf.evaluation.occlusion import choose_answers, occlude_answers
 from elm_hf.evaluation.own_history import ask_with_own_history
-from elm_hf.evaluation.predictions import prediction_table
-from elm_hf.evaluation.probe import probe_model, questions_of
-from elm_hf.evaluation.probe_questions import ProbeQuestion
-from elm_hf.evaluation.probe_records import recorded_ecgs
 from elm_hf.evaluation.questions import list_questions
-from elm_hf.evaluation.reasoning_scores import list_samples, reasoning_report
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
-from elm_hf.evaluation.subgroups import record_facts
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
+from elm_hf.interpretations.grounding import judge_grounding
+from elm_hf.interpretations.judge import judge_predictions
+from elm_hf.interpretations.reasoning_scores import list_samples, reasoning_report
+from elm_hf.leakage.check import patients_on_both_sides
+from elm_hf.leakage.leakage_report import read_leakage
 from elm_hf.retrieval.options import RetrievalOptions
 from elm_hf.retrieval.prompts import Retrieval, add_neighbours
+from elm_hf.scoring.bert_score import BertScorer
+from elm_hf.scoring.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
+from elm_hf.scoring.predictions import PersonsOf, prediction_table
+from elm_hf.scoring.subgroups import record_facts
 from elm_hf.training.cost_file import COSTS_NAME, read_costs
 from elm_hf.utils.encoder_origin import known_sources, known_sources_message
 from elm_hf.utils.weights import fingerprint_of_weights
