@@ -187,7 +187,7 @@ def probed(says, findings, patients, seconds=2.0):
 def no_signal(monkeypatch):
     """Saves the time of the simulation where nobody looks at the ECG."""
     for name in ("probe_plan.simulate_heart", "probe_stretches.exchange_stretch"):
-        monkeypatch.setattr(f"elm_hf.evaluation.{name}", lambda *_, **__: np.zeros((12, 500), np.float32))
+        monkeypatch.setattr(f"elm_hf.counterfactuals.{name}", lambda *_, **__: np.zeros((12, 500), np.float32))
 
 
 def curve_of(results, finding):

@@ -9,7 +9,7 @@ from elm_hf.scoring.intervals import LEAST_PATIENTS, Support
 from elm_hf.scoring.markdown import markdown_table, score_cell
 from elm_hf.scoring.names import BLIND
 from elm_hf.scoring.scores import SHARES, SUMMED, ScoreBook, score_entry
-from elm_hf.scoring.training_answers import template_keys, train_answers
+from elm_hf.scoring.training_answers import answered, template_keys, train_answers
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
@@ -42,7 +42,7 @@ def template_report(book: ScoreBook, training_rows: pd.DataFrame) -> dict:
 
 def _training_answers(training_rows: pd.DataFrame, wanted: set[str]) -> dict[str, Counter]:
     """How often training questions of a template have each answer."""
-    known = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
+    known = answered(training_rows)
     found = defaultdict(Counter)
     for key, answer in zip(template_keys(known)[0], train_answers(known)):
         if key in wanted:

@@ -11,7 +11,7 @@ from elm_hf.scoring.names import AGE_AND_SEX
 from elm_hf.scoring.predictions import PersonsOf
 from elm_hf.scoring.reliance import paired_differences
 from elm_hf.scoring.scores import SHARES, SUMMED, Questions, ScoreBook
-from elm_hf.scoring.training_answers import most_frequent, template_keys, train_answers
+from elm_hf.scoring.training_answers import answered, most_frequent, template_keys, train_answers
 from elm_hf.utils.reports import METRIC_OF_KIND
 
 
@@ -42,7 +42,7 @@ def demographic_answers(
         persons: age in years and sex of the patient of each question, None where unknown.
         training_rows: the same columns for the training patients, `answer` (a list of strings), `age` and `sex`.
     """
-    training_rows = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
+    training_rows = answered(training_rows)
     answers = train_answers(training_rows)
     levels = [dict(zip(("template", "type"), template_keys(rows))) for rows in (training_rows, questions)]
     for level, rows in zip(levels, (training_rows, questions)):

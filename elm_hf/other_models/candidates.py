@@ -1,12 +1,11 @@
 """The answers that a question can have, as far as other questions show them, and replies that are none of them."""
 
 import re
-from collections import defaultdict
 from collections.abc import Collection
 
 import pandas as pd
 
-from elm_hf.scoring.training_answers import template_keys
+from elm_hf.scoring.training_answers import different_answers, template_keys
 from elm_hf.utils.exact_match import answer_items, final_answer
 
 
@@ -24,17 +23,19 @@ def candidate_answers(questions: pd.DataFrame, answered: pd.DataFrame | None) ->
         questions: with `question_type`, `template_id` and `question`.
         answered: the same columns of the other questions, and `answer`.
     """
-    by_template, by_type = defaultdict(set), defaultdict(set)
-    if answered is not None:
-        known = answered[answered["answer"].notna()].reset_index(drop=True)
-        for template, kind, items in zip(*template_keys(known), known["answer"]):
-            found = answer_items(", ".join(filter(None, items)))
-            by_template[template] |= found
-            by_type[kind] |= found
+    by_template, by_type = map(_items, different_answers(answered))
     return [
-        frozenset(by_template.get(template) or by_type.get(kind, ()))
+        by_template.get(template) or by_type.get(kind, frozenset())
         for template, kind in zip(*template_keys(questions))
     ]
+
+
+def _items(answers: dict[str, dict[tuple, None]]) -> dict[str, frozenset[str]]:
+    """The items of all answers with the same key."""
+    return {
+        key: frozenset(item for items in some for item in answer_items(", ".join(filter(None, items))))
+        for key, some in answers.items()
+    }
 
 
 def names_a_candidate(reply: str, candidates: Collection[str]) -> bool:

@@ -16,9 +16,9 @@ from datasets import Dataset
 
 from elm_hf.data.seen_patients import overlap
 from elm_hf.evaluation.asker import Asker
-from elm_hf.evaluation.evaluate import Asked, errors_of, training_rows_of, what_is_asked
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
+from elm_hf.evaluation.what_is_asked import Asked, errors_of, training_rows_of, what_is_asked
 from elm_hf.interpretations.judge import judge_predictions
 from elm_hf.leakage.check import patients_on_both_sides
 from elm_hf.other_models.candidates import candidate_answers, names_a_candidate

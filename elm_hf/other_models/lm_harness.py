@@ -26,7 +26,7 @@ from tqdm import tqdm
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.messages import fill_ecgs, message_text
 from elm_hf.evaluation.asker import Asker
-from elm_hf.evaluation.evaluate import Asked, what_is_asked
+from elm_hf.evaluation.what_is_asked import Asked, what_is_asked
 from elm_hf.modeling.chat_rendering import ecg_items
 from elm_hf.other_models.endpoint_inputs import draw_item, filled_items
 from elm_hf.scoring.scores import Questions

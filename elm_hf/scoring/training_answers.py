@@ -1,4 +1,6 @@
-"""The answers to the questions of training patients, by template and by type, and the baseline that repeats the most frequent one."""
+"""The answers to the questions of training patients: by template and by type, and the most frequent one as a baseline."""
+
+from collections import defaultdict
 
 import pandas as pd
 
@@ -14,13 +16,36 @@ def blind_answers(questions: pd.DataFrame, training_rows: pd.DataFrame) -> list[
         questions: with `question_type`, `template_id` and `question`.
         training_rows: the same columns for the training patients, and `answer`, a list of strings.
     """
-    training_rows = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
+    training_rows = answered(training_rows)
     answers = train_answers(training_rows)
     levels = list(zip(*map(template_keys, (training_rows, questions))))
     majority = [answers.groupby(list(training)).agg(most_frequent).to_dict() for training, _ in levels]
     overall = most_frequent(answers)
     asked = zip(*(keys for _, keys in levels))
     return [next((m[key] for m, key in zip(majority, keys) if key in m), overall) for keys in asked]
+
+
+def different_answers(
+    training_rows: pd.DataFrame | None,
+) -> tuple[dict[str, dict[tuple, None]], dict[str, dict[tuple, None]]]:
+    """
+    The different answers to training questions, each the tuple of its items, in the order in which they come first: by
+    template and by type, with the keys of [`template_keys`].
+
+    Args:
+        training_rows: see [`blind_answers`]; None where there are none.
+    """
+    by_template, by_type = defaultdict(dict), defaultdict(dict)
+    if training_rows is not None and "question" in training_rows:
+        rows = answered(training_rows)
+        for template, kind, items in zip(*template_keys(rows), map(tuple, rows["answer"])):
+            by_template[template][items] = by_type[kind][items] = None
+    return by_template, by_type
+
+
+def answered(training_rows: pd.DataFrame) -> pd.DataFrame:
+    """The training questions that have an answer."""
+    return training_rows[training_rows["answer"].notna()].reset_index(drop=True)
 
 
 def train_answers(training_rows: pd.DataFrame) -> pd.Series:
