@@ -79,7 +79,7 @@ def evaluate_encoder(
         allow_seen_patients: continue if the encoder was trained on some of the patients; the report says so.
 
     Returns:
-        The report (docs/evaluation.md has its schema).
+        The report (docs/classification.md has its schema).
 
     Raises:
         FileNotFoundError: there is no such checkpoint or dataset.

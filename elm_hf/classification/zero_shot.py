@@ -115,7 +115,7 @@ def zero_shot(
         allow_seen_patients: continue if the checkpoint was trained on some of the patients; the report says so.
 
     Returns:
-        `run`, `seen_patients`, and `tasks`: name to the scores (docs/evaluation.md has the schema).
+        `run`, `seen_patients`, and `tasks`: name to the scores (docs/classification.md has the schema).
 
     Raises:
         ValueError: unknown task, no ECG of a task's classes, ECGs without a description, a checkpoint of another kind, or an

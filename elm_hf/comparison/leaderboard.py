@@ -36,7 +36,7 @@ def leaderboard(folders: Sequence[Path], seed: int = 0) -> dict:
         seed: random seed for the bootstrap over patients.
 
     Returns:
-        The figures, as in `leaderboard.json` (docs/evaluation.md).
+        The figures, as in `leaderboard.json` (docs/comparison.md).
 
     Raises:
         FileNotFoundError: a folder has no report.

@@ -1,4 +1,4 @@
-"""The counterfactual probe: which limits a model has learned, and what else its answers follow (docs/evaluation.md)."""
+"""The counterfactual probe: which limits a model has learned, and what else its answers follow (docs/counterfactuals.md)."""
 
 import json
 import time
@@ -67,7 +67,7 @@ def probe(
         system_prompt: instead of the one that the checkpoint was trained with; `""` for none.
 
     Returns:
-        The results, as in `probe.json`; docs/evaluation.md has its schema.
+        The results, as in `probe.json`; docs/counterfactuals.md has its schema.
 
     Raises:
         ValueError: the checkpoint is not a whole ELM, no question of the dataset is about one of the findings, or `ecgs` has no

@@ -47,7 +47,7 @@ def probe_results(
         seed: random seed of the intervals.
 
     Returns:
-        Results as in `probe.json` (docs/evaluation.md).
+        Results as in `probe.json` (docs/counterfactuals.md).
     """
     known = table.groupby("question")["known"].mean()
     answered = table[table["question"].map(known) >= LEAST_KNOWN]

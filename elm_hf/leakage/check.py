@@ -59,7 +59,7 @@ def check_leakage(
         quiet: no progress bar.
 
     Returns:
-        The figures, as in `leakage.json` (docs/evaluation.md).
+        The figures, as in `leakage.json` (docs/leakage.md).
 
     Raises:
         FileNotFoundError, ValueError: there is no such dataset or fold, or the fold has no training split.
