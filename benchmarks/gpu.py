@@ -1,7 +1,8 @@
-"""Training on one GPU: a bare step with and without compilation, and the loop of `elm-hf train`, with large models.
+"""Training on one GPU: a bare step with and without compilation, the loop of `elm-hf train`, and layouts of a batch.
 
 python benchmarks/gpu.py --output gpu.md      # Qwen 2.5-1.5B in full, 7B with LoRA, 7B in 4 bits with LoRA
-python benchmarks/gpu.py --only 4-bit         # the measurements whose name contains this
+python benchmarks/gpu.py --only "4 bits"      # the measurements whose name contains this
+python benchmarks/gpu.py --only layouts       # padding, --padding_free and packs, with sdpa and flex_attention
 python benchmarks/gpu.py --tiny               # tiny models on the CPU, only to check that everything runs
 
 Models are built from their configurations: random weights are as fast as trained ones, so nothing is downloaded. The 4-bit
@@ -21,6 +22,7 @@ from statistics import median
 import numpy as np
 import torch
 from accelerate.utils import find_executable_batch_size
+from batch_layouts import measure_layouts
 from peft import LoraConfig, get_peft_model
 from training_loop import loop_folder, measure_loop
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -64,6 +66,7 @@ TINY = {
 QUESTIONS, PREFIX, SUFFIX, ANSWER, ECG_TOKENS = 24, 251, 31, 5, 50
 ECG_TOKEN_ID = 511
 MOST_PACKS = 32
+LAYOUTS = "layouts of a batch, Qwen 2.5-1.5B, all weights"
 
 
 @dataclass
@@ -88,18 +91,19 @@ MEASUREMENTS = [
 def matrix_rate(device: str, size: int) -> float:
     """Floating-point operations per second of a bfloat16 matrix product."""
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * size**3 / median(_times(lambda: a @ b, device, rounds=20))
+    return 2 * size**3 / median(times(lambda: a @ b, device, rounds=20))
 
 
-def _times(work, device: str, rounds: int, warmup: int = 2) -> list[float]:
-    times = []
+def times(work: Callable[[], object], device: str, rounds: int, warmup: int = 2) -> list[float]:
+    """Seconds of each round after the warm-up."""
+    found = []
     for _ in range(rounds + warmup):
         _wait(device)
         start = time.perf_counter()
         work()
         _wait(device)
-        times.append(time.perf_counter() - start)
-    return times[warmup:]
+        found.append(time.perf_counter() - start)
+    return found[warmup:]
 
 
 def _wait(device: str) -> None:
@@ -141,11 +145,17 @@ def with_adapters(model: ElmForCausalLM, measurement: Measurement) -> torch.nn.M
     return model.train()
 
 
+def shared_prefix(rng: np.random.Generator) -> np.ndarray:
+    """Token ids of a system prompt and an ECG."""
+    prefix = rng.integers(ECG_TOKEN_ID, size=PREFIX)
+    prefix[100 : 100 + ECG_TOKENS] = ECG_TOKEN_ID
+    return prefix
+
+
 def batch_of(packs: int, device: str) -> dict[str, torch.Tensor]:
     """Packs of questions as long as those of ECG-QA, behind a system prompt and an ECG."""
     rng = np.random.default_rng(0)
-    prefix = rng.integers(ECG_TOKEN_ID, size=PREFIX)
-    prefix[100 : 100 + ECG_TOKENS] = ECG_TOKEN_ID
+    prefix = shared_prefix(rng)
     pack = []
     for _ in range(QUESTIONS):
         ids = np.concatenate([prefix, rng.integers(ECG_TOKEN_ID, size=SUFFIX)])
@@ -186,10 +196,8 @@ class Steps:
     mfu: float
 
 
-def bare_steps(measurement: Measurement, model, packs: int, device: str, rounds: int, rate: float) -> Steps:
-    batch = batch_of(packs, device)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+def training_step(model: torch.nn.Module, batch: dict[str, torch.Tensor], device: str) -> Callable[[], None]:
+    """Forward and backward pass and the optimizer, on one batch again and again."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-5, fused=device == "cuda")
 
@@ -200,11 +208,19 @@ def bare_steps(measurement: Measurement, model, packs: int, device: str, rounds:
         optimizer.step()
         optimizer.zero_grad()
 
+    return step
+
+
+def bare_steps(measurement: Measurement, model, packs: int, device: str, rounds: int, rate: float) -> Steps:
+    batch = batch_of(packs, device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    step = training_step(model, batch, device)
     try:
-        first = _times(step, device, rounds=1, warmup=0)[0]
-        seconds = median(_times(step, device, rounds))
+        first = times(step, device, rounds=1, warmup=0)[0]
+        seconds = median(times(step, device, rounds))
     finally:
-        optimizer.zero_grad()
+        model.zero_grad()
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
     return Steps(packs, seconds, first, peak, operations(measurement, batch) / seconds / rate)
 
@@ -235,10 +251,10 @@ def measure_steps(measurement: Measurement, device: str, tiny: bool, rate: float
 def measure(measurement: Measurement, device: str, tiny: bool, rate: float, folder: Path) -> list[str]:
     """Rows of the table."""
     rows, packs = measure_steps(measurement, device, tiny, rate)
-    _free(device)
+    release_memory(device)
     positions = max(1, int(packs * 0.9)) * 1024  # room for what the loop keeps besides
     loop = measure_loop(partial(build, measurement, device), folder, positions, QUESTIONS, measurement, tiny)
-    _free(device)
+    release_memory(device)
     return [*rows, f"| the loop of elm-hf train | {loop} |"]
 
 
@@ -258,11 +274,24 @@ def _row(name: str, steps: Steps, goal: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _free(device: str) -> None:
+def release_memory(device: str) -> None:
+    """Forgets what was compiled and frees the memory of models that are gone."""
     torch._dynamo.reset()
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
+
+
+def compare_layouts(device: str, tiny: bool) -> list[str]:
+    """Lines of the table of layouts."""
+    measurement = Measurement(LAYOUTS, TINY if tiny else QWEN_1_5B)
+    model = with_adapters(build(measurement, device), measurement)
+    prefix = shared_prefix(np.random.default_rng(0))
+    number, rounds = (2, 1) if tiny else (16, 3)
+    lines = measure_layouts(model, number, prefix, ECG_TOKEN_ID, ECG_TOKENS, device, rounds)
+    del model
+    release_memory(device)
+    return ["", f"{LAYOUTS}:", "", *lines]
 
 
 def main() -> None:
@@ -284,17 +313,22 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)
+    chosen = [measurement for measurement in MEASUREMENTS if arguments.only in measurement.name]
     with tempfile.TemporaryDirectory() as folder:
-        loop_folder(Path(folder), ECG_TOKENS, 20 if arguments.tiny else 200)
-        for measurement in MEASUREMENTS:
-            if arguments.only not in measurement.name:
-                continue
+        if chosen:
+            loop_folder(Path(folder), ECG_TOKENS, 20 if arguments.tiny else 200)
+        for measurement in chosen:
             if arguments.tiny:
                 measurement.llm = TINY
             lines += measure(measurement, device, arguments.tiny, rate, Path(folder))
             print("\n".join(lines[-3:]), flush=True)
             if arguments.output:  # after each, since a later one may not fit
                 arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if arguments.only in LAYOUTS:
+        compared = compare_layouts(device, arguments.tiny)
+        print("\n".join(compared), flush=True)
+        if arguments.output:
+            arguments.output.write_text("\n".join([*lines, *compared]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

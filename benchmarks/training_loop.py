@@ -107,7 +107,7 @@ def sft_trainer(arguments: list[str], build: Callable[..., ElmForCausalLM]) -> s
     parsed = sft.parse(arguments)
     _, processor = load_checkpoint(parsed[2].model_name_or_path)
 
-    def load_model(script_args, training_args, model_args: ModelConfig):
+    def load_model(trainable, training_args, model_args: ModelConfig, packing):
         model = build(ecg_token_id=processor.ecg_token_id)
         return model, set_trainable(model, PARTS), lora_config(model, model_args, PARTS)
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from .card_elm import ElmCardMixin
 from .chat_rendering import (
@@ -38,6 +38,8 @@ from .turn_format import renderer, tokenize_pieces, turn_format
 
 
 ECG_TOKEN = "<|ecg|>"
+# What transformers notes in a tokenizer about how it was loaded, and saves with it: from a folder, without a network.
+LOADING_NOTES = ("is_local", "local_files_only")
 
 
 # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
@@ -461,6 +463,13 @@ class BaseElmProcessor(ElmCardMixin, MeasuringMixin, ProcessorMixin):
             return tokenize_pieces(self.tokenizer, chat.text, sorted(cuts))
         return tokens
 
+    # trf-ignore: TRF057 (auto_docstring describes the library's own models only)
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        for name in self.get_attributes():
+            if isinstance(getattr(self, name), PreTrainedTokenizerBase):
+                remove_loading_notes(getattr(self, name))
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
     @property
     def end_of_turn_token_id(self) -> int | None:
         """Id of the special token that ends an assistant's turn in the chat template, or `None` if there is none."""
@@ -496,4 +505,16 @@ def add_ecg_token(tokenizer, ecg_token: str = ECG_TOKEN) -> int:
     return tokenizer.convert_tokens_to_ids(ecg_token)
 
 
-__all__ = ["ECG_TOKEN", "BaseElmProcessor", "add_ecg_token"]
+def remove_loading_notes(tokenizer: PreTrainedTokenizerBase):
+    r"""
+    Removes from a tokenizer how it was loaded, so that its saved files are the same wherever it was loaded.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`):
+            The tokenizer.
+    """
+    for name in LOADING_NOTES:
+        tokenizer.init_kwargs.pop(name, None)
+
+
+__all__ = ["ECG_TOKEN", "LOADING_NOTES", "BaseElmProcessor", "add_ecg_token", "remove_loading_notes"]

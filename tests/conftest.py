@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -166,3 +167,13 @@ def ecg_tokenizer(simulated_dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizers") / "ecg_byte"
     train_ecg_byte_tokenizer(simulated_dataset, 200, folder)
     return EcgByteTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture
+def flex_without_kernel(monkeypatch) -> Iterator[None]:
+    """FlexAttention by torch's own dense computation, which has a backward pass on a CPU; the kernels need a GPU for that."""
+    from torch.nn.attention import flex_attention
+
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *args: None)
+    with torch.compiler.set_stance("force_eager"):
+        yield

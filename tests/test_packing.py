@@ -192,6 +192,25 @@ def test_flash_attention_is_refused_behind_a_prefix():
         check_packing(model, behind_prefix=True)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2"])
+def test_flex_attention_keeps_conversations_apart(family, ecgs, flex_without_kernel):
+    windows = {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]}
+    model, processor = elm_and_processor(family, **windows if family == "gemma2" else {})
+    rows = [row(*question, ecgs[:1]) for question in QUESTIONS[:3]]
+    padded = ElmDataCollator(processor)(rows)
+    assert padded["attention_mask"].sum(dim=1).min() > 24 and not padded["attention_mask"].all()
+    flat = ElmDataCollator(processor, padding_free=True)(rows)
+    packed = ElmDataCollator(processor)([{"conversations": rows}])
+    expected = loss_and_gradients(model, [padded])
+    model.model.language_model.set_attn_implementation("flex_attention")
+    for batch in (flat, packed, padded):
+        loss, gradients = loss_and_gradients(model, [batch])
+        assert loss == pytest.approx(expected[0], abs=1e-5)
+        largest = max(gradient.abs().max() for gradient in expected[1].values())
+        for name, gradient in expected[1].items():
+            assert torch.allclose(gradients[name], gradient, atol=1e-5 * max(1, largest)), name
+
+
 def varlen_attention(
     q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=False, softmax_scale=None
 ):

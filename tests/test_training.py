@@ -21,7 +21,7 @@ from elm_hf.data.messages import fill_ecgs
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare.dataset import prepare_dataset
-from elm_hf.training import sft
+from elm_hf.training import checks, sft
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.utils.files import save_atomically
 
@@ -203,6 +203,19 @@ def test_padding_free_batches_have_the_losses_of_padded_ones(tiny_elm, simulated
     assert all(one == pytest.approx(other, rel=1e-3) for one, other in later)  # rounding grows with the updates
 
 
+def test_flex_attention_trains_without_padding(
+    tiny_elm, simulated_dataset, tmp_path, flex_without_kernel, monkeypatch
+):
+    settings = ("--save_strategy", "steps", "--save_steps", "2", "--max_steps", "2", "--bf16", "false")
+    padded = train(tiny_elm, simulated_dataset, tmp_path / "padded", *settings)
+    monkeypatch.setattr(checks, "check_hardware", lambda *args: None)  # which wants a GPU
+    flex = ("--padding_free", "--attn_implementation", "flex_attention")
+    flat = train(tiny_elm, simulated_dataset, tmp_path / "flat", *settings, *flex)
+    first, second = zip(losses(flat / "checkpoint-2"), losses(padded / "checkpoint-2"))
+    assert first[0] == pytest.approx(first[1], rel=1e-6)
+    assert second[0] == pytest.approx(second[1], rel=1e-3)  # rounding grows with the updates
+
+
 def test_training_on_packed_questions_reduces_the_loss(tiny_elm, simulated_dataset, tmp_path):
     settings = ("--save_strategy", "steps", "--save_steps", "4", "--pack_by_ecg", "8", "--use_peft")
     packed = train(tiny_elm, simulated_dataset, tmp_path / "out", *settings)
@@ -232,7 +245,9 @@ def test_wrong_arguments_are_named(more, message, tiny_elm, simulated_dataset, t
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("option", ["--attn_implementation flash_attention_2", "--fp16"])
+@pytest.mark.parametrize(
+    "option", ["--attn_implementation flash_attention_2", "--attn_implementation flex_attention", "--fp16"]
+)
 def test_options_that_need_a_gpu_are_refused_without_one(option, tiny_elm, simulated_dataset, tmp_path):
     with pytest.raises(ValueError, match=f"{option} needs a GPU, and torch finds none"):
         train(tiny_elm, simulated_dataset, tmp_path / "out", *option.split())

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from os import PathLike
 from pathlib import Path
@@ -153,20 +154,12 @@ def create_elm(
         "num_picture_tokens": num_picture_tokens,
     }
     settings = elm_settings(config, given, measurements)
-    text_config, encoder_config = settings.pop("text_config", None), settings.pop("encoder_config", None)
-    picture_config = settings.pop("picture_encoder_config", None)
-    representation = settings["representation"]
-    reads_both = not isinstance(representation, str)
-    if (llm is None) == (text_config is None):
-        raise ValueError(
-            "Give either a pre-trained LLM (--llm) or a --config whose `text_config` describes a new one."
-        )
-    if reads_both != (picture_encoder is not None or picture_config is not None):
-        raise ValueError("--picture-encoder and --representation signal,image must be used together.")
-    if (ecg_tokenizer is None) != (representation != "symbol"):
-        raise ValueError("--ecg-tokenizer and --representation symbol must be used together.")
-    if hub_encoder is not None and (representation != "signal" or encoder_config is not None):
-        raise ValueError("An encoder of the Hub reads signals, and --config does not describe it.")
+    text_config, encoder_config, picture_config = (
+        settings.pop(name, None) for name in ("text_config", "encoder_config", "picture_encoder_config")
+    )
+    reading = _Reading(settings["representation"], seconds, normalization, leads, picture_size, paper)
+    has_picture_encoder = picture_encoder is not None or picture_config is not None
+    _check_parts(reading, llm, text_config, has_picture_encoder, ecg_tokenizer, hub_encoder, encoder_config)
     _check_numbers(seconds, dtype)
     if encoder == NEW_ENCODER:
         encoder = (encoder_config or {}).get("model_type", DEFAULT_TYPE)
@@ -182,39 +175,27 @@ def create_elm(
     check_template(llm_tokenizer, tokenizer or llm or "the new tokenizer")
     check_answers_are_learnt(ElmProcessor(EcgFeatureExtractor(), llm_tokenizer))
 
-    reader = None
     if hub_encoder is not None:
         encoder = hub_encoder.name
-        leads = None if leads is None else [canonical_lead(lead) for lead in leads]
-        encoder_model, reader = hub_encoder.load(dtype, seconds, normalization, leads)
+        encoder_model, reader = _load_hub_encoder(hub_encoder, dtype, reading)
     else:
-        encoder_model = load_encoder(encoder, encoder_config, dtype, len(leads or LEADS))
-    if warning := license_warning(encoder_model and encoder_model.config):
-        logger.warning("%s: %s", encoder, warning)
-    reads_pictures = representation in ("image", "stacked_signal") and encoder_model is not None
-    _check_picture_options(representation, reads_pictures, picture_size, paper)
-    if reads_pictures:
-        if leads is not None:
-            raise ValueError("--leads chooses the leads of signals; pictures show all twelve. Leave it out.")
-        reader = build_image_processor(encoder, encoder_model, representation, seconds, picture_size, paper)
-    elif reader is None:
-        form = "signal" if reads_both else representation
-        reader = build_feature_extractor(encoder, encoder_model, form, seconds, normalization, leads)
-    if reads_pictures or reads_both:
+        encoder_model, reader = _load_encoder(encoder, encoder_config, dtype, reading)
+    if reading.both or reading.is_of_pictures(encoder_model):
         settings["picture_size"] = picture_size
     picture_model, picture_reader, ecg_byte = None, None, None
-    if reads_both:
+    if reading.both:
         picture_model = load_encoder(picture_encoder, picture_config, dtype)
         _check_towers(settings, encoder_model, picture_model, reader)
         length = seconds or reader.num_samples / reader.sampling_rate
         picture_reader = build_image_processor(picture_encoder, picture_model, "image", length, picture_size, paper)
-    if representation == "symbol":
+    if reading.representation == "symbol":
         ecg_byte = load_pretrained(EcgByteTokenizer, ecg_tokenizer)
         settings["ecg_vocab_size"] = len(ecg_byte)
         of_an_ecg = max_ecg_tokens or symbols_of_an_ecg(len(reader.leads), reader.num_samples)
         check_room_for_ecgs(llm_settings, of_an_ecg, "--max-ecg-tokens")
     else:
         check_room_for_ecgs(llm_settings, settings["num_ecg_tokens"], "--num-ecg-tokens")
+
     model = ElmForCausalLM.from_encoder_llm_pretrained(
         encoder_model,
         load_llm(llm, llm_settings, dtype),
@@ -235,6 +216,82 @@ def create_elm(
     return model
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """How a model reads ECGs: arguments of [`create_elm`]."""
+
+    representation: str | list[str]
+    seconds: float | None
+    normalization: str | None
+    leads: Sequence[str] | None
+    picture_size: int | None
+    paper: Mapping | None
+
+    @property
+    def both(self) -> bool:
+        """Whether the signal and its picture are read."""
+        return not isinstance(self.representation, str)
+
+    def is_of_pictures(self, encoder: PreTrainedModel | None) -> bool:
+        """Whether the encoder, if there is one, reads pictures."""
+        return self.representation in ("image", "stacked_signal") and encoder is not None
+
+
+def _check_parts(
+    reading: _Reading,
+    llm: str | None,
+    text_config: dict | None,
+    has_picture_encoder: bool,
+    ecg_tokenizer: str | None,
+    hub_encoder: HubEncoder | None,
+    encoder_config: dict | None,
+) -> None:
+    """Checks that the parts are given that belong together."""
+    if (llm is None) == (text_config is None):
+        raise ValueError(
+            "Give either a pre-trained LLM (--llm) or a --config whose `text_config` describes a new one."
+        )
+    if reading.both != has_picture_encoder:
+        raise ValueError("--picture-encoder and --representation signal,image must be used together.")
+    if (ecg_tokenizer is None) != (reading.representation != "symbol"):
+        raise ValueError("--ecg-tokenizer and --representation symbol must be used together.")
+    if hub_encoder is not None and (reading.representation != "signal" or encoder_config is not None):
+        raise ValueError("An encoder of the Hub reads signals, and --config does not describe it.")
+
+
+def _load_hub_encoder(
+    hub_encoder: HubEncoder, dtype: str, reading: _Reading
+) -> tuple[PreTrainedModel, EcgFeatureExtractor]:
+    """An encoder that was not made for elm-hf, and its feature extractor."""
+    leads = None if reading.leads is None else [canonical_lead(lead) for lead in reading.leads]
+    encoder, reader = hub_encoder.load(dtype, reading.seconds, reading.normalization, leads)
+    _warn_of_license(hub_encoder.name, encoder)
+    _check_picture_options(reading, encoder)
+    return encoder, reader
+
+
+def _load_encoder(
+    name: str | None, config: dict | None, dtype: str, reading: _Reading
+) -> tuple[PreTrainedModel | None, EcgFeatureExtractor | EcgImageProcessor]:
+    """The encoder, None without one, and what prepares ECGs for it or for the projector."""
+    encoder = load_encoder(name, config, dtype, len(reading.leads or LEADS))
+    _warn_of_license(name, encoder)
+    _check_picture_options(reading, encoder)
+    if not reading.is_of_pictures(encoder):
+        form = "signal" if reading.both else reading.representation
+        options = reading.seconds, reading.normalization, reading.leads
+        return encoder, build_feature_extractor(name, encoder, form, *options)
+    if reading.leads is not None:
+        raise ValueError("--leads chooses the leads of signals; pictures show all twelve. Leave it out.")
+    options = reading.seconds, reading.picture_size, reading.paper
+    return encoder, build_image_processor(name, encoder, reading.representation, *options)
+
+
+def _warn_of_license(name: str | None, encoder: PreTrainedModel | None) -> None:
+    if warning := license_warning(encoder and encoder.config):
+        logger.warning("%s: %s", name, warning)
+
+
 def _check_numbers(seconds: float | None, dtype: str) -> None:
     if seconds is not None and not 1 <= seconds * SAMPLING_RATE < math.inf:
         raise ValueError(
@@ -244,15 +301,13 @@ def _check_numbers(seconds: float | None, dtype: str) -> None:
         raise ValueError(f'--dtype is "{dtype}"; expected auto, float32, bfloat16 or float16.')
 
 
-def _check_picture_options(
-    representation: str | list[str], reads_pictures: bool, picture_size: int | None, paper: Mapping | None
-) -> None:
+def _check_picture_options(reading: _Reading, encoder: PreTrainedModel | None) -> None:
     """Refuses options of pictures for models that do not read them."""
-    reads_both = not isinstance(representation, str)
-    if picture_size is not None and not (reads_pictures or reads_both):
+    reads_pictures = reading.is_of_pictures(encoder)
+    if reading.picture_size is not None and not (reads_pictures or reading.both):
         raise ValueError("--picture-size is for models that read pictures: --representation image or stacked_signal.")
-    if paper and not (reads_both or (reads_pictures and representation == "image")):
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in paper)
+    if reading.paper and not (reading.both or (reads_pictures and reading.representation == "image")):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in reading.paper)
         raise ValueError(f"{options}: for models that read drawn ECGs, --representation image.")
 
 

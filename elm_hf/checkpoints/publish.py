@@ -6,11 +6,13 @@ from os import PathLike
 from pathlib import Path
 
 from peft.utils import CONFIG_NAME
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 
 from elm_hf.checkpoints.card_sections import published_card, report_figures
 from elm_hf.checkpoints.encoder_card import card_of_encoder
 from elm_hf.checkpoints.eval_results import eval_results_files
 from elm_hf.modeling.configuration_elm import ElmConfig
+from elm_hf.modeling.processing_elm_base import LOADING_NOTES
 from elm_hf.utils.encoder_origin import UNKNOWN_LICENSE
 from elm_hf.utils.files import check_links
 from elm_hf.utils.hub import Publication, check_repo_id, publish_files
@@ -126,11 +128,14 @@ def _adapter_config(folder: Path, base: str | None) -> dict | None:
 
 
 def _without_places(path: Path) -> Path | bytes:
-    """A file, or the content of a configuration without the local folders that its parts were loaded from."""
+    """A file, or the content of a configuration without from where its parts, and how its tokenizer, were loaded."""
     if not path.name.endswith("config.json"):
         return path
     settings = json.loads(path.read_text(encoding="utf-8"))
-    if not _remove_places(settings):
+    notes = [name for name in LOADING_NOTES if path.name == TOKENIZER_CONFIG_FILE and name in settings]
+    for name in notes:  # of versions that saved them
+        del settings[name]
+    if not _remove_places(settings) and not notes:
         return path
     return (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
 

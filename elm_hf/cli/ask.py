@@ -277,9 +277,8 @@ def _ask_each(
     from tqdm import tqdm
 
     from elm_hf.checkpoints.load import check_reads_pictures
-    from elm_hf.inference.ask_files import AnswerTable, ask_files, check_output
+    from elm_hf.inference.ask_files import ask_files, check_output
     from elm_hf.modeling.ecg_pictures import as_picture
-    from elm_hf.utils.weights import fingerprint_of_weights
 
     if output is not None:
         check_output(output)
@@ -289,26 +288,13 @@ def _ask_each(
     model, processor = load_for_asking(*loading)
     table, remaining, failures, notes = None, groups, [], {}
     if output is not None:
-        settings = {
-            "questions": questions,
-            "max_new_tokens": options["max_new_tokens"],
-            "max_reasoning_tokens": options["max_reasoning_tokens"],
-            "strict": options["strict"],
-            **reading,
-            "system_prompt": processor.system_prompt,
-            "weights": fingerprint_of_weights(model.state_dict(), sampled=True),
-        }
-        sure = options["sure"]
-        if sure is not None:
-            settings |= {"answers": sure.candidates and list(sure.candidates), "abstain_below": sure.abstain_below}
-        table = AnswerTable(output, settings, show_reasoning, sure is not None)
+        table = _answer_table(output, model, processor, questions, options, reading, show_reasoning)
         remaining = [files for files in groups if files not in table]
         if len(remaining) < len(groups):
             typer.echo(f"{len(groups) - len(remaining)} of {len(groups)} files were answered before", err=True)
     answered = ask_files(model, processor, remaining, questions, **options)
     hidden = quiet or not sys.stderr.isatty()
     for one in tqdm(answered, "asking", len(remaining), unit=" files", disable=hidden or table is None):
-        name = ", ".join(file.name for file in one.files)
         if one.error is not None:
             failures.append((one.files[0].path, one.error))
             tqdm.write(f"left out: {one.error}", file=sys.stderr)
@@ -317,6 +303,7 @@ def _ask_each(
             notes |= {file.name: ecg.notes for file, ecg in zip(one.files, one.asked.ecgs)}
         else:
             warn(one.asked)
+            name = ", ".join(file.name for file in one.files)
             typer.echo("\n".join([f"ECG {name}", *_lines(processor, one.asked, one.answers, show_reasoning), ""]))
     num_answered = len(groups) - len(failures)
     if not num_answered:
@@ -326,3 +313,25 @@ def _ask_each(
     say_notes(notes)
     where = f" in {output}" if output is not None else ""
     typer.echo(f"{num_answered} of {len(groups)} files answered{where}", err=output is None)
+
+
+def _answer_table(
+    output: Path, model, processor, questions: list[str], options: dict, reading: dict, show_reasoning: bool
+):
+    """The table of answers, which goes on where the same command stopped."""
+    from elm_hf.inference.ask_files import AnswerTable
+    from elm_hf.utils.weights import fingerprint_of_weights
+
+    settings = {
+        "questions": questions,
+        "max_new_tokens": options["max_new_tokens"],
+        "max_reasoning_tokens": options["max_reasoning_tokens"],
+        "strict": options["strict"],
+        **reading,
+        "system_prompt": processor.system_prompt,
+        "weights": fingerprint_of_weights(model.state_dict(), sampled=True),
+    }
+    sure = options["sure"]
+    if sure is not None:
+        settings |= {"answers": sure.candidates and list(sure.candidates), "abstain_below": sure.abstain_below}
+    return AnswerTable(output, settings, show_reasoning, sure is not None)

@@ -188,7 +188,12 @@ def create(
         num_picture_tokens=num_picture_tokens,
         measurements=None if measurements is None else measurements.split(","),
     )
-    config = model.config
+    llm_type, reads = model.config.text_config.model_type, _reads(model.config)
+    typer.echo(f"{output}: {model.num_parameters():,} parameters, LLM {llm_type}, {reads}")
+
+
+def _reads(config) -> str:
+    """What a new model reads ECGs with, in words."""
     if config.representation == "symbol":
         reads = f"{config.ecg_vocab_size:,} ECG symbols"
     elif config.reads_both:
@@ -200,7 +205,7 @@ def create(
         reads = f"projector {config.projector_type}, {config.num_ecg_tokens} tokens per ECG"
     if config.measurements is not None:
         reads += f", {len(config.measurements)} for measured values"
-    typer.echo(f"{output}: {model.num_parameters():,} parameters, LLM {config.text_config.model_type}, {reads}")
+    return reads
 
 
 @app.command()

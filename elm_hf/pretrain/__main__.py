@@ -19,6 +19,7 @@ from elm_hf.data.patients import patients_of
 from elm_hf.data.seen_patients import Stage, check_not_seen, stages_before
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.processing_elm_base import remove_loading_notes
 from elm_hf.pretrain.arguments import PretrainArguments
 from elm_hf.pretrain.data import EcgPretrainingCollator, PretrainingRecords, load_pretraining_records
 from elm_hf.pretrain.encoder import TARGETS, load_encoder_to_train
@@ -187,6 +188,7 @@ def train(trainer: PretrainTrainer, datasets: list[str]) -> None:
     trainer.save_model(args.output_dir)
     if trainer.is_world_process_zero():
         if trainer.text_tokenizer is not None:
+            remove_loading_notes(trainer.text_tokenizer)
             trainer.text_tokenizer.save_pretrained(args.output_dir)
         if trainer.plots is not None:
             trainer.plots.draw(trainer.accelerator.unwrap_model(trainer.model), Path(args.output_dir))

@@ -4,6 +4,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.ecg.files import NO_RATE
@@ -142,7 +143,88 @@ def build_page(model: DemoModel, examples: dict[str, AskedEcg], questions: Seque
         name: name of the model, for the title.
     """
     gr = _import_gradio()
-    events = Events(model, examples)
+    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(KEPT_S, KEPT_S), fill_width=True) as page:
+        parts = SimpleNamespace(session=gr.State(Session))
+        gr.Markdown(INTRODUCTION.format(name=name))
+        with gr.Row():
+            with gr.Column(scale=1, min_width=300):
+                _add_ecgs_to_open(gr, parts, list(examples))
+            with gr.Column(scale=3):
+                parts.paper = gr.HTML(elem_id="paper", padding=False)
+                parts.zoom = gr.Slider(100, 400, value=100, step=10, label="Zoom in %", elem_id="zoom")
+        _add_dialogues(gr, parts, questions)
+        with gr.Accordion("Ratings", open=False, elem_id="ratings"):
+            _add_ratings(gr, parts)
+        _connect(gr, parts, Events(model, examples))
+    return page
+
+
+def _add_ecgs_to_open(gr, parts: SimpleNamespace, examples: list[str]) -> None:
+    """Where a visitor uploads an ECG or chooses an example, and what is known of it."""
+    parts.upload = gr.File(
+        label="Your ECG (WFDB: .hea and .dat together)", file_count="multiple", height=150, elem_id="upload"
+    )
+    with gr.Accordion(DETAILS, open=False):
+        parts.hertz = gr.Number(label="Sampling rate in Hz", value=None, minimum=0)
+        parts.units = gr.Dropdown(UNITS, value=UNITS[0], label="Units")
+        parts.age = gr.Number(label="Age in years", value=None, minimum=0)
+        parts.sex = gr.Radio(["unknown", "female", "male"], value="unknown", label="Sex (for normal ranges)")
+    parts.chosen = gr.Dropdown(examples, value=None, label="Or an example", elem_id="examples")
+    parts.about = gr.Markdown("Upload an ECG or choose an example.", elem_id="about")
+    parts.measured = gr.Markdown(elem_id="measured")
+
+
+def _add_dialogues(gr, parts: SimpleNamespace, questions: Sequence[str]) -> None:
+    """The question, and the answers with and without the ECG."""
+    placeholder = questions[0] if questions else ""
+    parts.question = gr.Textbox(label="Question", placeholder=placeholder, elem_id="question")
+    with gr.Row():
+        parts.ask = gr.Button("Ask", variant="primary", elem_id="ask")
+        parts.suggested = [gr.Button(one, size="sm") for one in questions]
+    parts.status = gr.Markdown(elem_id="status")
+    with gr.Row():
+        parts.said = _chatbot("Answers with the ECG", "said")
+        parts.blind = _chatbot("The same questions without the ECG", "blind")
+    with gr.Row():
+        parts.explain = gr.Button("What in the ECG speaks for the last answer?", elem_id="explain")
+        parts.again = gr.Button("New conversation", elem_id="again")
+    parts.explanation = gr.HTML(elem_id="explanation", padding=False)
+
+
+def _add_ratings(gr, parts: SimpleNamespace) -> None:
+    """A better answer, and the export of all ratings."""
+    gr.Markdown(
+        "The thumbs beside the answers rate them. A better answer, or a good and a bad answer to the same "
+        "question, is a pair from which a model can learn (`elm-hf train dpo`). The export contains your ECG."
+    )
+    parts.better = gr.Textbox(label="A better answer to the last question", elem_id="better")
+    with gr.Row():
+        parts.save = gr.Button("Save the better answer", elem_id="save")
+        parts.export = gr.Button("Export the ratings", elem_id="export")
+    parts.exported = gr.File(label="Ratings", interactive=False, elem_id="exported")
+
+
+def _connect(gr, parts: SimpleNamespace, events: "Events") -> None:
+    """What happens when a visitor acts. The model does one thing at a time."""
+    one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1}
+    session, status, said, blind = parts.session, parts.status, parts.said, parts.blind
+    person = [parts.sex, parts.age]
+
+    opened = [session, parts.paper, parts.measured, parts.about, said, blind, parts.explanation, parts.zoom, status]
+    of_files = [session, parts.upload, parts.hertz, parts.units, *person]
+    parts.upload.upload(events.open_files, of_files, [*opened, parts.upload], **one_at_a_time)
+    parts.chosen.input(events.open_example, [session, parts.chosen, *person], opened, **one_at_a_time)
+    gr.on([parts.sex.change, parts.age.change], events.measure, [session, *person], [parts.measured])
+    parts.zoom.change(None, [parts.zoom], None, js=ZOOM)
+
+    asked = [said, blind, status, parts.question]
+    asking = [parts.ask.click, parts.question.submit]
+    gr.on(asking, events.ask, [session, parts.question], asked, **one_at_a_time)
+    for button in parts.suggested:
+        button.click(events.ask, [session, button], asked, **one_at_a_time)
+    clearing, cleared = [parts.again.click, said.clear, blind.clear], [said, blind, parts.explanation, status]
+    gr.on(clearing, events.start_again, [session], cleared, **one_at_a_time)
+    parts.explain.click(events.explain, [session], [parts.explanation, status], **one_at_a_time)
 
     # Gradio passes the rating to a parameter with this annotation.
     def rate(session, data: gr.LikeData):
@@ -151,70 +233,10 @@ def build_page(model: DemoModel, examples: dict[str, AskedEcg], questions: Seque
     def rate_blind(session, data: gr.LikeData):
         return events.rate_blind(session, data)
 
-    one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1}
-    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(KEPT_S, KEPT_S), fill_width=True) as page:
-        session = gr.State(Session)
-        gr.Markdown(INTRODUCTION.format(name=name))
-        with gr.Row():
-            with gr.Column(scale=1, min_width=300):
-                upload = gr.File(
-                    label="Your ECG (WFDB: .hea and .dat together)",
-                    file_count="multiple",
-                    height=150,
-                    elem_id="upload",
-                )
-                with gr.Accordion(DETAILS, open=False):
-                    hertz = gr.Number(label="Sampling rate in Hz", value=None, minimum=0)
-                    units = gr.Dropdown(UNITS, value=UNITS[0], label="Units")
-                    age = gr.Number(label="Age in years", value=None, minimum=0)
-                    sex = gr.Radio(["unknown", "female", "male"], value="unknown", label="Sex (for normal ranges)")
-                chosen = gr.Dropdown(list(examples), value=None, label="Or an example", elem_id="examples")
-                about = gr.Markdown("Upload an ECG or choose an example.", elem_id="about")
-                measured = gr.Markdown(elem_id="measured")
-            with gr.Column(scale=3):
-                paper = gr.HTML(elem_id="paper", padding=False)
-                zoom = gr.Slider(100, 400, value=100, step=10, label="Zoom in %", elem_id="zoom")
-        question = gr.Textbox(label="Question", placeholder=questions[0] if questions else "", elem_id="question")
-        with gr.Row():
-            ask = gr.Button("Ask", variant="primary", elem_id="ask")
-            suggested = [gr.Button(one, size="sm") for one in questions]
-        status = gr.Markdown(elem_id="status")
-        with gr.Row():
-            said = _chatbot("Answers with the ECG", "said")
-            blind = _chatbot("The same questions without the ECG", "blind")
-        with gr.Row():
-            explain = gr.Button("What in the ECG speaks for the last answer?", elem_id="explain")
-            again = gr.Button("New conversation", elem_id="again")
-        explanation = gr.HTML(elem_id="explanation", padding=False)
-        with gr.Accordion("Ratings", open=False, elem_id="ratings"):
-            gr.Markdown(
-                "The thumbs beside the answers rate them. A better answer, or a good and a bad answer to the same "
-                "question, is a pair from which a model can learn (`elm-hf train dpo`). The export contains your ECG."
-            )
-            better = gr.Textbox(label="A better answer to the last question", elem_id="better")
-            with gr.Row():
-                save = gr.Button("Save the better answer", elem_id="save")
-                export = gr.Button("Export the ratings", elem_id="export")
-            exported = gr.File(label="Ratings", interactive=False, elem_id="exported")
-
-        opened = [session, paper, measured, about, said, blind, explanation, zoom, status]
-        person = [sex, age]
-        upload.upload(events.open_files, [session, upload, hertz, units, *person], [*opened, upload], **one_at_a_time)
-        chosen.input(events.open_example, [session, chosen, *person], opened, **one_at_a_time)
-        gr.on([sex.change, age.change], events.measure, [session, *person], [measured])
-        zoom.change(None, [zoom], None, js=ZOOM)
-        asked = [said, blind, status, question]
-        gr.on([ask.click, question.submit], events.ask, [session, question], asked, **one_at_a_time)
-        for button in suggested:
-            button.click(events.ask, [session, button], asked, **one_at_a_time)
-        clearing = [again.click, said.clear, blind.clear]
-        gr.on(clearing, events.start_again, [session], [said, blind, explanation, status], **one_at_a_time)
-        explain.click(events.explain, [session], [explanation, status], **one_at_a_time)
-        said.like(rate, [session], [status])
-        blind.like(rate_blind, [session], [status])
-        save.click(events.save_better, [session, better], [better, status])
-        export.click(events.export, [session], [exported, status])
-    return page
+    said.like(rate, [session], [status])
+    blind.like(rate_blind, [session], [status])
+    parts.save.click(events.save_better, [session, parts.better], [parts.better, status])
+    parts.export.click(events.export, [session], [parts.exported, status])
 
 
 class Events:

@@ -46,7 +46,7 @@ def check_arguments(
     if script_args.pack_by_ecg > 1 and training_args.padding_free:
         raise ValueError(
             "--pack_by_ecg and --padding_free exclude each other; choose --pack_by_ecg for many questions about each "
-            "ECG (sdpa), --padding_free for flash attention."
+            "ECG (sdpa), --padding_free for flash attention or flex_attention."
         )
     if training_args.packing:
         raise ValueError("--packing cuts conversations and their ECGs; use --padding_free or --pack_by_ecg.")
@@ -81,8 +81,10 @@ def check_hardware(training_args: TrainingArguments, model_args: ModelConfig) ->
     quantized = model_args.load_in_4bit or model_args.load_in_8bit
     if quantized and not model_args.use_peft:
         raise ValueError("--load_in_4bit and --load_in_8bit freeze the LLM's weights; add --use_peft to train it.")
+    attention = model_args.attn_implementation or ""
     needs_gpu = {
-        f"--attn_implementation {model_args.attn_implementation}": "flash" in (model_args.attn_implementation or ""),
+        # On a CPU FlexAttention has no backward pass.
+        f"--attn_implementation {attention}": "flash" in attention or attention == "flex_attention",
         "--fp16": training_args.fp16,
     }
     for option, chosen in needs_gpu.items():

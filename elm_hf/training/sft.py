@@ -17,7 +17,7 @@ LoRA in the LLM together with the projector, on two processes:
 from collections.abc import Callable, Sequence
 
 from datasets import Dataset
-from transformers import AutoConfig, AutoProcessor, set_seed
+from transformers import AutoConfig, AutoProcessor, ProcessorMixin, set_seed
 from transformers.utils import logging
 from trl import ModelConfig, TrlParser
 
@@ -127,25 +127,10 @@ def build_trainer(
     if script_args.deterministic:
         make_deterministic(training_args)
 
-    register_modeling_classes()
-    processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
-    if script_args.system_prompt is not None:
-        processor.system_prompt = script_args.system_prompt or None
-    if run["chat_template"] is not None:
-        processor.chat_template = run["chat_template"]
-        training_args.chat_template_path = None
-    check_chat_template(processor, script_args)
-    conversations = load_training_data(script_args, training_args, processor)  # checked before weights are loaded
-    conversations = with_condition(conversations, script_args, training_args.seed)
-    set_thinking(processor, conversations)
-    elm_config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
-    check_lengths_are_known(script_args, elm_config.representation)
-    check_modality_dropout(script_args.modality_dropout, elm_config)
-    set_max_length(training_args, conversations, processor, elm_config)
-    validation = None
-    if evaluates(training_args):
-        validation = load_training_data(script_args, training_args, processor, split="validation")
-        validation = with_condition(validation, script_args, training_args.seed)
+    processor = _load_processor(script_args, training_args, model_args, run["chat_template"])
+    # The data are checked before weights are loaded.
+    conversations, validation = _load_conversations(script_args, training_args, model_args, processor)
+
     packing = "padding_free" if training_args.padding_free else "prefix" if script_args.pack_by_ecg > 1 else None
     model, learning, peft_config = load_model(script_args.trainable, training_args, model_args, packing)
     if run["chat_template"] is not None:
@@ -164,19 +149,9 @@ def build_trainer(
         validation,
         few_lengths=compilation is not None,
     )
-    questions = None
-    num_samples = 0 if script_args.descriptions is not None else num_sampled(script_args.eval_samples, training_args)
-    if script_args.eval_exact_match is not None or num_samples:
-        questions = ValidationQuestions(
-            validation, script_args.eval_exact_match, num_samples, training_args.per_device_eval_batch_size
-        )
+    questions = _questions_while_training(validation, script_args, training_args)
 
-    training_args.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator prepares text and ECGs
-    training_args.padding_free = False  # the collator removes the padding
-    training_args.remove_unused_columns = False
-    training_args.include_num_input_tokens_seen = "non_padding"  # for costs.json
-    training_args.router_aux_loss_coef = 0.0  # ELMs return no loss of a router
-    training_args.train_sampling_strategy = "group_by_length"
+    _set_options_of_trainer(training_args)
     trainer = ElmTrainer(
         model=model,
         args=training_args,
@@ -202,6 +177,62 @@ def build_trainer(
         f"Trainable parameters: {trainer.trained_in_words()}, {rows_in_words(rows, script_args)}"
     )
     return trainer
+
+
+def _load_processor(
+    script_args: ElmScriptArguments, training_args: ElmSFTConfig, model_args: ModelConfig, chat_template: str | None
+) -> ProcessorMixin:
+    """The processor, with the system prompt and the chat template of this run."""
+    register_modeling_classes()
+    processor = AutoProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+    if script_args.system_prompt is not None:
+        processor.system_prompt = script_args.system_prompt or None
+    if chat_template is not None:
+        processor.chat_template = chat_template
+        training_args.chat_template_path = None
+    check_chat_template(processor, script_args)
+    return processor
+
+
+def _load_conversations(
+    script_args: ElmScriptArguments, training_args: ElmSFTConfig, model_args: ModelConfig, processor: ProcessorMixin
+) -> tuple[Dataset, Dataset | None]:
+    """The conversations to train on, and those of the validation split if there is an evaluation, both checked."""
+    conversations = load_training_data(script_args, training_args, processor)
+    conversations = with_condition(conversations, script_args, training_args.seed)
+    set_thinking(processor, conversations)
+    elm_config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+    check_lengths_are_known(script_args, elm_config.representation)
+    check_modality_dropout(script_args.modality_dropout, elm_config)
+    set_max_length(training_args, conversations, processor, elm_config)
+    validation = None
+    if evaluates(training_args):
+        validation = load_training_data(script_args, training_args, processor, split="validation")
+        validation = with_condition(validation, script_args, training_args.seed)
+    return conversations, validation
+
+
+def _questions_while_training(
+    validation: Dataset | None, script_args: ElmScriptArguments, training_args: ElmSFTConfig
+) -> ValidationQuestions | None:
+    """The validation questions that are asked and shown during training; None if there are none."""
+    is_alignment = script_args.descriptions is not None
+    num_samples = 0 if is_alignment else num_sampled(script_args.eval_samples, training_args)
+    if script_args.eval_exact_match is None and not num_samples:
+        return None
+    return ValidationQuestions(
+        validation, script_args.eval_exact_match, num_samples, training_args.per_device_eval_batch_size
+    )
+
+
+def _set_options_of_trainer(training_args: ElmSFTConfig) -> None:
+    """Options that TRL's trainer gets in any case."""
+    training_args.dataset_kwargs = {"skip_prepare_dataset": True}  # the collator prepares text and ECGs
+    training_args.padding_free = False  # the collator removes the padding
+    training_args.remove_unused_columns = False
+    training_args.include_num_input_tokens_seen = "non_padding"  # for costs.json
+    training_args.router_aux_loss_coef = 0.0  # ELMs return no loss of a router
+    training_args.train_sampling_strategy = "group_by_length"
 
 
 def rows_in_words(rows: Dataset, script_args: ElmScriptArguments) -> str:
