@@ -1,5 +1,5 @@
 """
-Errors of the measurements that claims are compared with, in simulated ECGs: the tolerances of docs/evaluation.md that are
+Errors of the measurements that claims are compared with, in simulated ECGs: the tolerances of docs/interpretations.md that are
 not from LUDB.
 
 python benchmarks/claims.py [--number 200]

@@ -10,8 +10,8 @@ import argparse
 import numpy as np
 from scipy import stats
 
-from elm_hf.evaluation.intervals import CONFIDENCE, Difference, Support, korn_graubard_interval, resampled_variance
-from elm_hf.evaluation.markdown import markdown_table
+from elm_hf.scoring.intervals import CONFIDENCE, Difference, Support, korn_graubard_interval, resampled_variance
+from elm_hf.scoring.markdown import markdown_table
 
 
 RESAMPLES = 1000

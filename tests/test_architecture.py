@@ -18,7 +18,10 @@ data
 prepare checkpoints inference descriptions
 retrieval
 training
-pretrain evaluation
+pretrain scoring
+interpretations leakage counterfactuals
+evaluation
+classification comparison other_models
 serving
 cli
 """

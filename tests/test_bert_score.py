@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, RobertaConfig, RobertaModel
 
-from elm_hf.evaluation.bert_score import BertScorer
-from elm_hf.evaluation.compare import aggregate, compare
+from elm_hf.comparison.compare import aggregate, compare
 from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.evaluation.report import write_report
+from elm_hf.scoring.bert_score import BertScorer
 
 
 for name in ("sacrebleu", "rouge_score", "nltk"):

@@ -3,9 +3,10 @@
 import pandas as pd
 import pytest
 
-from elm_hf.evaluation.blind_templates import template_report, template_sections
-from elm_hf.evaluation.names import BLIND
-from elm_hf.evaluation.scores import Questions, ScoreBook, blind_answers
+from elm_hf.leakage.blind_templates import template_report, template_sections
+from elm_hf.scoring.names import BLIND
+from elm_hf.scoring.scores import Questions, ScoreBook
+from elm_hf.scoring.training_answers import blind_answers
 
 
 def questions_of(*templates: tuple[int | None, str, list[str], list[str]]) -> pd.DataFrame:

@@ -9,11 +9,11 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 from test_report import RUN, question_row
 
-from elm_hf.evaluation.calibration import NUM_BINS, bins_of, expected_error, report_calibration, risk_coverage
-from elm_hf.evaluation.calibration_markdown import calibration_sections
-from elm_hf.evaluation.intervals import PatientBootstrap
 from elm_hf.evaluation.report import build_report, write_report
-from elm_hf.evaluation.scores import Questions
+from elm_hf.scoring.calibration import NUM_BINS, bins_of, expected_error, report_calibration, risk_coverage
+from elm_hf.scoring.calibration_markdown import calibration_sections
+from elm_hf.scoring.intervals import PatientBootstrap
+from elm_hf.scoring.scores import Questions
 from elm_hf.utils.reports import trust_sentences
 
 

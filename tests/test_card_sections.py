@@ -17,8 +17,8 @@ from elm_hf.checkpoints.card_sections import (
     with_section,
 )
 from elm_hf.evaluation.card import update_card, update_card_with_probe
-from elm_hf.evaluation.claims_figure import claims_figure
-from elm_hf.evaluation.claims_markdown import claim_sections, claims_sentence
+from elm_hf.interpretations.claims_figure import claims_figure
+from elm_hf.interpretations.claims_markdown import claim_sections, claims_sentence
 
 
 CURVE = {

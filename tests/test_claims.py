@@ -17,9 +17,9 @@ from elm_hf.ecg.claims import find_claims
 from elm_hf.ecg.simulated_findings import AXES, Findings, draw_findings
 from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.evaluation.report import build_report, write_report
-from elm_hf.evaluation.scores import Questions
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_measurements import FEATURES
+from elm_hf.scoring.scores import Questions
 from elm_hf.training.rewards import measured_claims
 
 

@@ -8,6 +8,14 @@ import pytest
 from scipy.signal import find_peaks
 from test_probe import answering, only
 
+from elm_hf.counterfactuals.probe import ask_probe
+from elm_hf.counterfactuals.probe_figure import draw_probe
+from elm_hf.counterfactuals.probe_markdown import probe_markdown
+from elm_hf.counterfactuals.probe_plan import ALL_CHANGES, another_shape
+from elm_hf.counterfactuals.probe_questions import AV_BLOCK, ELEVATIONS, LEFT_AXIS, SLOW
+from elm_hf.counterfactuals.probe_records import RecordedEcg
+from elm_hf.counterfactuals.probe_results import probe_results
+from elm_hf.counterfactuals.probe_stretches import clearest_value, stretch_plan, stretch_results
 from elm_hf.ecg.beat_stretches import STRETCHES, exchange_stretch, stretch_weights
 from elm_hf.ecg.changed_recordings import suits_changes, territory_level
 from elm_hf.ecg.changed_rhythms import (
@@ -30,14 +38,6 @@ from elm_hf.ecg.verified_changes import (
     verified_st_level,
     wrong_measurements,
 )
-from elm_hf.evaluation.probe import ask_probe
-from elm_hf.evaluation.probe_figure import draw_probe
-from elm_hf.evaluation.probe_markdown import probe_markdown
-from elm_hf.evaluation.probe_plan import ALL_CHANGES, another_shape
-from elm_hf.evaluation.probe_questions import AV_BLOCK, ELEVATIONS, LEFT_AXIS, SLOW
-from elm_hf.evaluation.probe_records import RecordedEcg
-from elm_hf.evaluation.probe_results import probe_results
-from elm_hf.evaluation.probe_stretches import clearest_value, stretch_plan, stretch_results
 from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error
 from elm_hf.modeling.ecg_measurements import measure_ecg
 

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 
-from elm_hf.evaluation.ecg_bench_metrics import (
+from elm_hf.scoring.ecg_bench_metrics import (
     ecg_bench_report,
     ecg_bench_scores,
     ecg_bench_sections,
     rouge_scores,
 )
-from elm_hf.evaluation.scores import Questions
+from elm_hf.scoring.scores import Questions
 
 
 def test_identical_answers_of_one_word():

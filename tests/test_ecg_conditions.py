@@ -14,9 +14,9 @@ from test_report import RUN, predictions_of
 
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.evaluation.report import build_report
-from elm_hf.evaluation.scores import Questions
 from elm_hf.modeling.chat_rendering import ecg_items
 from elm_hf.modeling.ecg_leads import limb_lead_error
+from elm_hf.scoring.scores import Questions
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.conditions import other_patients, with_condition
 from elm_hf.training.packing import pack_by_ecg

@@ -22,20 +22,20 @@ from typer.testing import CliRunner
 
 from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_feature_extractor
+from elm_hf.classification import linear_probe
+from elm_hf.classification.encoder_card import with_section
+from elm_hf.classification.encoder_evaluation import evaluate_encoder
+from elm_hf.classification.encoder_records import LabelledRecords
+from elm_hf.classification.encoder_scores import task_scores
+from elm_hf.classification.linear_probe import fit_probes, rows_of_share
 from elm_hf.cli import app
 from elm_hf.data.label_tasks import LabelTasks, label_tasks, ptb_xl_tasks, tasks_of_classes
 from elm_hf.data.seen_patients import read_stages
 from elm_hf.data.tables import load_records
-from elm_hf.evaluation import linear_probe
-from elm_hf.evaluation.encoder_card import with_section
-from elm_hf.evaluation.encoder_evaluation import evaluate_encoder
-from elm_hf.evaluation.encoder_records import LabelledRecords
-from elm_hf.evaluation.encoder_scores import task_scores
-from elm_hf.evaluation.intervals import PatientBootstrap
-from elm_hf.evaluation.linear_probe import fit_probes, rows_of_share
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
+from elm_hf.scoring.intervals import PatientBootstrap
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.sft import stages_with_this_one
 from elm_hf.utils.reports import REPORT_SCHEMA

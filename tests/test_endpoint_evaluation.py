@@ -15,16 +15,16 @@ from local_server import Handler, serving
 from PIL import Image
 
 from elm_hf.cli import main
+from elm_hf.comparison.compare import compare
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.ecg.plot import plot_ecg
 from elm_hf.ecg.simulated_findings import draw_findings
 from elm_hf.ecg.simulation import simulate_ecg
-from elm_hf.evaluation.candidates import names_a_candidate
-from elm_hf.evaluation.compare import compare
-from elm_hf.evaluation.endpoint_asker import MAX_ATTEMPTS
-from elm_hf.evaluation.endpoint_evaluation import SYSTEM_PROMPT, evaluate_endpoint
-from elm_hf.evaluation.endpoint_inputs import EcgContents, measurements_text
 from elm_hf.modeling.ecg_measurements import measure_ecg
+from elm_hf.other_models.candidates import names_a_candidate
+from elm_hf.other_models.endpoint_asker import MAX_ATTEMPTS
+from elm_hf.other_models.endpoint_evaluation import SYSTEM_PROMPT, evaluate_endpoint
+from elm_hf.other_models.endpoint_inputs import EcgContents, measurements_text
 from elm_hf.utils.chat_models import public_url
 from elm_hf.utils.reports import read_report
 
@@ -102,7 +102,7 @@ def oracle(simulated_dataset):
 @pytest.fixture
 def no_report(monkeypatch):
     """The settings only, in the place of the report, which takes seconds."""
-    write = "elm_hf.evaluation.endpoint_evaluation.write_report"
+    write = "elm_hf.other_models.endpoint_evaluation.write_report"
     monkeypatch.setattr(
         write, lambda folder, predictions, run, *args, **kwargs: {"run": run, "predictions": predictions}
     )

@@ -25,12 +25,12 @@ from elm_hf.evaluation.ablation import SignalAblation, person_text
 from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.evaluation.fingerprints import fingerprint_of_questions
-from elm_hf.evaluation.names import ALL_CONDITIONS, CONDITIONS
 from elm_hf.evaluation.occlusion import occlude
 from elm_hf.evaluation.questions import list_questions
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.inference.generation import Answer, generate_answers, log_likelihoods
 from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error
+from elm_hf.scoring.names import ALL_CONDITIONS, CONDITIONS
 from elm_hf.training.collator import ElmDataCollator
 
 

@@ -15,30 +15,31 @@ from datasets import Dataset
 from typer.testing import CliRunner
 
 from elm_hf.cli import app
+from elm_hf.comparison.leaderboard import leaderboard
+from elm_hf.counterfactuals.probe import ask_probe
+from elm_hf.counterfactuals.probe_plan import ALL_CHANGES, plan
+from elm_hf.counterfactuals.probe_questions import FINDINGS, LEFT_AXIS, simulated_questions
+from elm_hf.counterfactuals.probe_results import probe_results
 from elm_hf.data.messages import ecg_messages, last_text
 from elm_hf.ecg.claim_checks import measure_for_claims
 from elm_hf.ecg.counterfactuals import draw_hearts, simulate_heart
 from elm_hf.ecg.simulated_findings import HYPERTROPHY, RHYTHMS, Findings, draw_patient
 from elm_hf.ecg.simulation import simulate_ecg
-from elm_hf.evaluation import claims, occlusion
+from elm_hf.evaluation import occlusion
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
-from elm_hf.evaluation.intervals import Support, korn_graubard_interval
-from elm_hf.evaluation.leaderboard import leaderboard
-from elm_hf.evaluation.names import CONDITIONS
-from elm_hf.evaluation.predictions import prediction_table
-from elm_hf.evaluation.probe import ask_probe
-from elm_hf.evaluation.probe_plan import ALL_CHANGES, plan
-from elm_hf.evaluation.probe_questions import FINDINGS, LEFT_AXIS, simulated_questions
-from elm_hf.evaluation.probe_results import probe_results
 from elm_hf.evaluation.questions import list_questions
 from elm_hf.evaluation.report import build_report
 from elm_hf.evaluation.report_folder import ReportFolder
-from elm_hf.evaluation.scores import Questions
 from elm_hf.inference.generation import Answer
+from elm_hf.interpretations import claims
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_measurements import measure_ecg
 from elm_hf.prepare.simulated_questions import select_questions, single_questions
+from elm_hf.scoring.intervals import Support, korn_graubard_interval
+from elm_hf.scoring.names import CONDITIONS
+from elm_hf.scoring.predictions import prediction_table
+from elm_hf.scoring.scores import Questions
 
 
 SECONDS, RATE, NUM_PATIENTS, NUM_TRAINING = 5, 250, 24, 100

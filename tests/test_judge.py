@@ -11,9 +11,9 @@ from tiny_models import tiny_llm, tiny_tokenizer
 from elm_hf.ecg.simulated_findings import Findings
 from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.evaluation.evaluate import evaluate
-from elm_hf.evaluation.grounding import ASPECTS, judge_grounding, parse_grades
-from elm_hf.evaluation.grounding import RUBRIC as GROUNDING_RUBRIC
-from elm_hf.evaluation.judge import MAX_ATTEMPTS, RUBRIC, judge_predictions, parse_verdict, public_judge
+from elm_hf.interpretations.grounding import ASPECTS, judge_grounding, parse_grades
+from elm_hf.interpretations.grounding import RUBRIC as GROUNDING_RUBRIC
+from elm_hf.interpretations.judge import MAX_ATTEMPTS, RUBRIC, judge_predictions, parse_verdict, public_judge
 
 
 class Endpoint(Handler):
@@ -174,7 +174,7 @@ def test_an_endpoint_that_is_not_there_is_a_failure_not_a_score():
 
 
 def test_a_model_that_runs_here(tmp_path, monkeypatch):
-    monkeypatch.setattr("elm_hf.evaluation.judge.MAX_TOKENS", 12)
+    monkeypatch.setattr("elm_hf.interpretations.judge.MAX_TOKENS", 12)
     llm, tokenizer = tiny_llm("qwen2"), tiny_tokenizer("qwen2")
     llm.config.max_position_embeddings = 4096
     llm.save_pretrained(tmp_path)

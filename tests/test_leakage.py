@@ -16,12 +16,12 @@ from elm_hf.cli import app
 from elm_hf.data.tables import load_records
 from elm_hf.ecg.simulated_findings import draw_patient
 from elm_hf.ecg.simulation import simulate_ecg
-from elm_hf.evaluation.copied_answers import copied_answers, questions_about_twins
-from elm_hf.evaluation.demographics import demographic_answers, person_features
 from elm_hf.evaluation.evaluate import evaluate
-from elm_hf.evaluation.leakage import check_leakage, patients_on_both_sides
-from elm_hf.evaluation.leakage_report import read_leakage
-from elm_hf.evaluation.near_duplicates import find_duplicates
+from elm_hf.leakage.check import check_leakage, patients_on_both_sides
+from elm_hf.leakage.copied_answers import copied_answers, questions_about_twins
+from elm_hf.leakage.demographics import demographic_answers, person_features
+from elm_hf.leakage.leakage_report import read_leakage
+from elm_hf.leakage.near_duplicates import find_duplicates
 
 
 def heart(patient: int, ecg: int = 0, seconds: float = 12.0) -> np.ndarray:

@@ -12,7 +12,7 @@ import lm_eval  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
 from elm_hf.ecg.plot import plot_ecg  # noqa: E402
-from elm_hf.evaluation import lm_harness  # noqa: E402
+from elm_hf.other_models import lm_harness  # noqa: E402
 from elm_hf.utils.exact_match import answer_items  # noqa: E402
 
 

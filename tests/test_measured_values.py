@@ -19,10 +19,10 @@ from elm_hf.checkpoints.measurements import scaled_measurements
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs
 from elm_hf.evaluation.ablation import SignalAblation
-from elm_hf.evaluation.names import MODALITY_CONDITIONS
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_measurements import FEATURES, measure_ecg
+from elm_hf.scoring.names import MODALITY_CONDITIONS
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.encoder_cache import cache_encoders_of
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from elm_hf.evaluation.intervals import (
+from elm_hf.scoring.intervals import (
     Difference,
     PatientBootstrap,
     Support,
@@ -13,7 +13,7 @@ from elm_hf.evaluation.intervals import (
     mean_interval,
     resampled_variance,
 )
-from elm_hf.evaluation.metrics import statement_counts, statements, token_f1
+from elm_hf.scoring.metrics import statement_counts, statements, token_f1
 from elm_hf.utils.exact_match import is_exact_match
 
 
@@ -64,7 +64,7 @@ class TestTextMetrics:
     def test_bleu_from_sums_is_sacrebleus_corpus_bleu(self, order):
         from sacrebleu.metrics import BLEU
 
-        from elm_hf.evaluation.text_metrics import bleu_counts, bleu_of_sums
+        from elm_hf.scoring.text_metrics import bleu_counts, bleu_of_sums
 
         sums = np.sum([bleu_counts(*pair) for pair in zip(self.PREDICTIONS, self.TRUTHS)], axis=0)
         expected = (
@@ -73,7 +73,7 @@ class TestTextMetrics:
         assert 0 < bleu_of_sums(sums, order) == pytest.approx(expected)
 
     def test_rouge_l_is_the_longest_common_subsequence(self):
-        from elm_hf.evaluation.text_metrics import rouge_l
+        from elm_hf.scoring.text_metrics import rouge_l
 
         # "sinus rhythm left axis deviation": 5 of 6 predicted and 5 of 7 true words
         assert rouge_l(self.PREDICTIONS[0], self.TRUTHS[0]) == pytest.approx(2 * 5 / 13)
@@ -82,7 +82,7 @@ class TestTextMetrics:
     def test_rouge_l_is_that_of_the_library_and_reads_letters_beyond_a_to_z(self):
         from rouge_score.rouge_scorer import RougeScorer
 
-        from elm_hf.evaluation.text_metrics import rouge_l
+        from elm_hf.scoring.text_metrics import rouge_l
 
         pair = ("No ST-T changes; flies 0.2 mV_high, rhythms", "no st changes, high rhythm of 0.2 mV's fly")
         expected = RougeScorer(["rougeL"], use_stemmer=True).score(*pair[::-1])["rougeL"].fmeasure
@@ -91,7 +91,7 @@ class TestTextMetrics:
         assert rouge_l("überdrehter Linkstyp", "berdrehter Linkstyp") == 0.5
 
     def test_meteor_by_hand(self):
-        from elm_hf.evaluation.text_metrics import meteor
+        from elm_hf.scoring.text_metrics import meteor
 
         # 3 of 3 predicted, 3 of 4 true words in one chunk: F = 10 P R / (R + 9 P), penalty 0.5 (1/3)^3
         expected = 10 * 0.75 / (0.75 + 9) * (1 - 0.5 / 27)
@@ -99,7 +99,7 @@ class TestTextMetrics:
         assert meteor("", "sinus rhythm is present") == 0
 
     def test_identical_short_answers_are_not_given_a_bleu_4_or_meteor(self):
-        from elm_hf.evaluation.text_metrics import has_long_answer
+        from elm_hf.scoring.text_metrics import has_long_answer
 
         assert [has_long_answer(text) for text in ("yes", "left axis deviation", "sinus rhythm normal ecg")] == [
             0,

@@ -24,13 +24,13 @@ from elm_hf.evaluation import asker, degradation
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.degradation import SEVERITIES, DegradedPictures, degradation_steps
 from elm_hf.evaluation.evaluate import evaluate
-from elm_hf.evaluation.reliance import signal_reliance
 from elm_hf.evaluation.report import write_report
-from elm_hf.evaluation.scores import Questions, ScoreBook
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_pictures import EcgPicture, as_picture
 from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
+from elm_hf.scoring.reliance import signal_reliance
+from elm_hf.scoring.scores import Questions, ScoreBook
 from elm_hf.training.augmentation import EcgImageAugmentation, sample_rng
 from elm_hf.training.collator import ElmDataCollator
 

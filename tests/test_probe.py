@@ -7,15 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from elm_hf.ecg.changed_recordings import suits_changes, territory_level, with_st_level, with_voltage
-from elm_hf.ecg.counterfactuals import draw_hearts, exchange_electrodes, leads_of_two, simulate_heart
-from elm_hf.ecg.normal_ranges import describe_features
-from elm_hf.ecg.simulated_findings import HYPERTROPHY, PROLONGED_QT, RIGHT_BLOCK
-from elm_hf.evaluation.learned_limits import learned_limit
-from elm_hf.evaluation.probe import ask_probe, probe, questions_of
-from elm_hf.evaluation.probe_markdown import probe_markdown
-from elm_hf.evaluation.probe_plan import ALL_CHANGES, CHANGES, SWEEPS, plan
-from elm_hf.evaluation.probe_questions import (
+from elm_hf.counterfactuals.learned_limits import learned_limit
+from elm_hf.counterfactuals.probe import ask_probe, probe, questions_of
+from elm_hf.counterfactuals.probe_markdown import probe_markdown
+from elm_hf.counterfactuals.probe_plan import ALL_CHANGES, CHANGES, SWEEPS, plan
+from elm_hf.counterfactuals.probe_questions import (
     AV_BLOCK,
     FAST,
     FINDINGS,
@@ -25,8 +21,12 @@ from elm_hf.evaluation.probe_questions import (
     questions_among,
     simulated_questions,
 )
-from elm_hf.evaluation.probe_records import RecordedEcg, ecgs_of_dataset
-from elm_hf.evaluation.probe_results import probe_results
+from elm_hf.counterfactuals.probe_records import RecordedEcg, ecgs_of_dataset
+from elm_hf.counterfactuals.probe_results import probe_results
+from elm_hf.ecg.changed_recordings import suits_changes, territory_level, with_st_level, with_voltage
+from elm_hf.ecg.counterfactuals import draw_hearts, exchange_electrodes, leads_of_two, simulate_heart
+from elm_hf.ecg.normal_ranges import describe_features
+from elm_hf.ecg.simulated_findings import HYPERTROPHY, PROLONGED_QT, RIGHT_BLOCK
 from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error
 from elm_hf.modeling.ecg_measurements import measure_ecg
 
@@ -189,7 +189,7 @@ def probed(says, findings, patients, seconds=2.0):
 def no_signal(monkeypatch):
     """Saves the time of the simulation where nobody looks at the ECG."""
     for name in ("probe_plan.simulate_heart", "probe_stretches.exchange_stretch"):
-        monkeypatch.setattr(f"elm_hf.evaluation.{name}", lambda *_, **__: np.zeros((12, 500), np.float32))
+        monkeypatch.setattr(f"elm_hf.counterfactuals.{name}", lambda *_, **__: np.zeros((12, 500), np.float32))
 
 
 def curve_of(results, finding):
@@ -346,12 +346,12 @@ def test_the_questions_of_simulated_datasets_have_the_answers_of_the_probe(simul
 
 
 def test_probe_writes_a_report(tiny_elm, simulated_dataset, tmp_path, monkeypatch):
-    import elm_hf.evaluation.probe as module
+    import elm_hf.counterfactuals.probe as module
 
     few = only(AV_BLOCK, LEFT_AXIS)
     monkeypatch.setattr(module, "questions_among", lambda texts: few)
     # A model without training gives other answers, of which the report would say nothing.
-    monkeypatch.setattr("elm_hf.evaluation.probe_results.LEAST_KNOWN", 0.0)
+    monkeypatch.setattr("elm_hf.counterfactuals.probe_results.LEAST_KNOWN", 0.0)
     options = {"dataset": simulated_dataset, "num_patients": 2, "quiet": True}
     report = probe(tiny_elm, output=tmp_path, **options)
     written = json.loads((tmp_path / "probe.json").read_text())

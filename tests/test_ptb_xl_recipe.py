@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from test_ecg_lm import recipe
 
-from elm_hf.evaluation.intervals import PatientBootstrap
+from elm_hf.scoring.intervals import PatientBootstrap
 
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "ptb_xl"

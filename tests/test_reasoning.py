@@ -12,12 +12,12 @@ from test_report import question_row
 from tiny_models import tiny_tokenizer
 
 from elm_hf.cli.ask import _lines
-from elm_hf.evaluation.judge import judge_predictions
-from elm_hf.evaluation.scores import Questions
 from elm_hf.inference.ask import AskedEcg, ask, questions_about
 from elm_hf.inference.chat import Chat
 from elm_hf.inference.generation import generate_answers
 from elm_hf.inference.reasoning import ReasoningLimit
+from elm_hf.interpretations.judge import judge_predictions
+from elm_hf.scoring.scores import Questions
 from elm_hf.training.reasoning import prepare_reasoning
 from elm_hf.utils.exact_match import answer_items, final_answer, is_exact_match, reasoning_of
 

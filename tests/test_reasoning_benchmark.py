@@ -22,15 +22,15 @@ from elm_hf.data.tables import load_patients, load_records
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.own_history import ask_with_own_history
-from elm_hf.evaluation.predictions import prediction_table
 from elm_hf.evaluation.questions import list_questions
-from elm_hf.evaluation.reasoning_options import chosen_options
-from elm_hf.evaluation.reasoning_scores import Sample, list_samples, loop_depth, reasoning_report
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.inference.generation import Answer
+from elm_hf.interpretations.reasoning_options import chosen_options
+from elm_hf.interpretations.reasoning_scores import Sample, list_samples, loop_depth, reasoning_report
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.prepare.instruct import EntryError
 from elm_hf.prepare.reasoning_samples import sample_conversation
+from elm_hf.scoring.predictions import prediction_table
 
 
 YES_NO = ["Yes", "No"]

@@ -14,14 +14,15 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from elm_hf.cli import app
+from elm_hf.comparison.compare import aggregate, compare
 from elm_hf.ecg.plot import plot_ecg
-from elm_hf.evaluation.compare import aggregate, compare
-from elm_hf.evaluation.markdown import report_markdown
 from elm_hf.evaluation.occlusion import save_occlusions
 from elm_hf.evaluation.pictures import occlusion_picture
-from elm_hf.evaluation.reliance import signal_reliance
 from elm_hf.evaluation.report import build_report, write_report
-from elm_hf.evaluation.scores import Questions, ScoreBook, blind_answers
+from elm_hf.evaluation.report_markdown import report_markdown
+from elm_hf.scoring.reliance import signal_reliance
+from elm_hf.scoring.scores import Questions, ScoreBook
+from elm_hf.scoring.training_answers import blind_answers
 from elm_hf.training.cost_file import COSTS_NAME
 from elm_hf.utils.reports import read_report
 
@@ -513,9 +514,9 @@ def test_reports_are_read_and_tables_printed_without_torch(tmp_path):
     code = """
 import sys
 from elm_hf.evaluation import card, figures, pictures, report
-from elm_hf.evaluation.compare import aggregate, aggregate_table, compare, comparison_table
-from elm_hf.evaluation.markdown import report_markdown, report_table
-from elm_hf.evaluation.recipe_costs import costs_table, recipe_costs
+from elm_hf.comparison.compare import aggregate, aggregate_table, compare, comparison_table
+from elm_hf.evaluation.report_markdown import report_markdown, report_table
+from elm_hf.comparison.recipe_costs import costs_table, recipe_costs
 from elm_hf.utils.reports import read_report
 read = read_report("one/report")
 folders = ["one/report", "two/report"]

@@ -10,8 +10,8 @@ from elm_hf.checkpoints.card import model_card
 from elm_hf.ecg.simulated_findings import draw_findings
 from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.evaluation.report import build_report, write_report
-from elm_hf.evaluation.scores import Questions, ScoreBook
-from elm_hf.evaluation.subgroups import (
+from elm_hf.scoring.scores import Questions, ScoreBook
+from elm_hf.scoring.subgroups import (
     LEAST_GROUP,
     age_band,
     noise_uv,

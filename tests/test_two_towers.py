@@ -35,10 +35,8 @@ from elm_hf.checkpoints.merge import merge_adapter
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.evaluate import evaluate
-from elm_hf.evaluation.markdown import report_markdown
-from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS
 from elm_hf.evaluation.report import build_report
-from elm_hf.evaluation.scores import Questions
+from elm_hf.evaluation.report_markdown import report_markdown
 from elm_hf.inference.generation import answer
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.ecg_leads import LEADS
@@ -46,6 +44,8 @@ from elm_hf.modeling.ecg_pictures import EcgPicture
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm_signal_vision import ElmSignalVisionProcessor
 from elm_hf.retrieval.index import EncoderVectors
+from elm_hf.scoring.names import CONDITIONS, MODALITY_CONDITIONS
+from elm_hf.scoring.scores import Questions
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.encoder_cache import cache_encoders_of
 from elm_hf.training.shared_prompts import SharedPrompts

@@ -16,21 +16,21 @@ from transformers import BertConfig
 from typer.testing import CliRunner
 
 from elm_hf.checkpoints.load import load_checkpoint
-from elm_hf.cli import app
-from elm_hf.data.tables import load_records
-from elm_hf.dataset_scripts.ptb_xl import NAMES
-from elm_hf.evaluation.intervals import PatientBootstrap
-from elm_hf.evaluation.zero_shot import ChoiceOptions, choose_options, other_classes, zero_shot
-from elm_hf.evaluation.zero_shot_prompts import ecg_lm_content, options_text, question_content, read_option
-from elm_hf.evaluation.zero_shot_report import zero_shot_table
-from elm_hf.evaluation.zero_shot_scores import (
+from elm_hf.classification.zero_shot import ChoiceOptions, choose_options, other_classes, zero_shot
+from elm_hf.classification.zero_shot_prompts import ecg_lm_content, options_text, question_content, read_option
+from elm_hf.classification.zero_shot_report import zero_shot_table
+from elm_hf.classification.zero_shot_scores import (
     auroc_scores,
     classification_scores,
     majority_scores,
     multi_label_scores,
     weighted_auroc,
 )
-from elm_hf.evaluation.zero_shot_tasks import TASKS, load_task
+from elm_hf.classification.zero_shot_tasks import TASKS, load_task
+from elm_hf.cli import app
+from elm_hf.data.tables import load_records
+from elm_hf.dataset_scripts.ptb_xl import NAMES
+from elm_hf.scoring.intervals import PatientBootstrap
 from elm_hf.utils.reports import REPORT_SCHEMA
 
 
@@ -254,7 +254,7 @@ def test_the_prompt_of_the_paper_holds_person_abnormalities_and_options():
 def test_the_prompt_of_the_paper_is_asked_with_a_table_of_descriptions(
     tiny_elm, simulated_dataset, rhythm_task, tmp_path, monkeypatch
 ):
-    from elm_hf.evaluation import zero_shot as module
+    from elm_hf.classification import zero_shot as module
 
     names = sorted(_test_records(simulated_dataset))
     table = tmp_path / "descriptions.parquet"

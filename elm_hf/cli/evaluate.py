@@ -133,12 +133,12 @@ def evaluate(
     if temperature is not None and not temperature > 0:
         raise ValueError(f"--temperature is {temperature:g}; expected a number above 0")
     check_names(checkpoint, dataset)
+    from elm_hf.counterfactuals.probe import NUM_PATIENTS
     from elm_hf.evaluation.evaluate import evaluate as run
-    from elm_hf.evaluation.markdown import degradation_table, report_table
-    from elm_hf.evaluation.names import CONDITIONS, REPORT_TEXT_NAME
-    from elm_hf.evaluation.probe import NUM_PATIENTS
-    from elm_hf.evaluation.reasoning_markdown import reasoning_sentences
+    from elm_hf.evaluation.report_markdown import degradation_table, report_table
+    from elm_hf.interpretations.reasoning_markdown import reasoning_sentences
     from elm_hf.retrieval.options import RetrievalOptions
+    from elm_hf.scoring.names import CONDITIONS, REPORT_TEXT_NAME
     from elm_hf.utils.reports import trust_sentences
 
     retrieval = None if rag_index is None else RetrievalOptions(rag_index, rag_k, rag_content, rag_location)
@@ -232,10 +232,10 @@ def evaluate_encoder(
     """Measure how well an ECG encoder tells the labels of records apart: macro AUROC, with intervals over patients."""
     shares = _shares(label_shares)
     check_names(checkpoint, dataset)
-    from elm_hf.evaluation.encoder_card import check_encoder_card, update_encoder_card
-    from elm_hf.evaluation.encoder_evaluation import evaluate_encoder as run
-    from elm_hf.evaluation.encoder_report import encoder_table, warnings_of
-    from elm_hf.evaluation.names import REPORT_TEXT_NAME
+    from elm_hf.classification.encoder_card import check_encoder_card, update_encoder_card
+    from elm_hf.classification.encoder_evaluation import evaluate_encoder as run
+    from elm_hf.classification.encoder_report import encoder_table, warnings_of
+    from elm_hf.scoring.names import REPORT_TEXT_NAME
 
     if update_card:
         check_encoder_card(checkpoint)
@@ -274,8 +274,8 @@ def compare(
     as_json: Json = False,
 ):
     """Compare two evaluations question by question: difference, 95 % interval, and the p-value that agrees with it."""
-    from elm_hf.evaluation.compare import compare as run
-    from elm_hf.evaluation.compare import comparison_table
+    from elm_hf.comparison.compare import compare as run
+    from elm_hf.comparison.compare import comparison_table
 
     comparison = run(first, second, seed)
     print_json(comparison) if as_json else typer.echo(comparison_table(comparison))
@@ -287,8 +287,8 @@ def aggregate(
     as_json: Json = False,
 ):
     """Print mean and standard deviation of several seeds, or folds, of one experiment."""
-    from elm_hf.evaluation.compare import aggregate as run
-    from elm_hf.evaluation.compare import aggregate_table
+    from elm_hf.comparison.compare import aggregate as run
+    from elm_hf.comparison.compare import aggregate_table
 
     aggregated = run(reports)
     print_json(aggregated) if as_json else typer.echo(aggregate_table(aggregated))
@@ -303,7 +303,7 @@ def costs(
     as_json: Json = False,
 ):
     """Compare what recipes cost: wall time, samples, tokens, and scores where a run's folder has a report."""
-    from elm_hf.evaluation.recipe_costs import costs_table, recipe_costs
+    from elm_hf.comparison.recipe_costs import costs_table, recipe_costs
 
     totals = recipe_costs(dict(_runs(text) for text in recipe))
     print_json(totals) if as_json else typer.echo(costs_table(totals))
@@ -354,10 +354,10 @@ def zero_shot(
 ):
     """Classify ECGs without training: options A, B, C, ... for an ECG-language model, AUROC of prompts for MERL."""
     check_names(checkpoint, dataset)
-    from elm_hf.evaluation.zero_shot import ChoiceOptions
-    from elm_hf.evaluation.zero_shot import zero_shot as run
-    from elm_hf.evaluation.zero_shot_report import zero_shot_table
-    from elm_hf.evaluation.zero_shot_tasks import TASKS
+    from elm_hf.classification.zero_shot import ChoiceOptions
+    from elm_hf.classification.zero_shot import zero_shot as run
+    from elm_hf.classification.zero_shot_report import zero_shot_table
+    from elm_hf.classification.zero_shot_tasks import TASKS
 
     options = ChoiceOptions(prompt, descriptions, controls, multi_label)
     report = run(

@@ -86,10 +86,10 @@ def evaluate_endpoint(
         raise ValueError(f"{url}: not the URL of an endpoint (https://...); checkpoints are scored by elm-hf evaluate")
     limits, prices = token_limits(max_new_tokens), _prices(price)
     check_names(dataset=dataset)
-    from elm_hf.evaluation.endpoint_evaluation import evaluate_endpoint as run
     from elm_hf.evaluation.endpoint_markdown import cost_sentence
-    from elm_hf.evaluation.markdown import report_table
-    from elm_hf.evaluation.names import REPORT_TEXT_NAME
+    from elm_hf.evaluation.report_markdown import report_table
+    from elm_hf.other_models.endpoint_evaluation import evaluate_endpoint as run
+    from elm_hf.scoring.names import REPORT_TEXT_NAME
 
     report = run(
         url,

@@ -20,9 +20,9 @@ def leaderboard(
     as_json: Json = False,
 ):
     """Compare several models on one page: scores by task, what the models read, and costs."""
-    from elm_hf.evaluation.leaderboard import leaderboard as run
-    from elm_hf.evaluation.leaderboard import write_leaderboard
-    from elm_hf.evaluation.leaderboard_page import leaderboard_markdown
+    from elm_hf.comparison.leaderboard import leaderboard as run
+    from elm_hf.comparison.leaderboard import write_leaderboard
+    from elm_hf.comparison.leaderboard_page import leaderboard_markdown
 
     found = run(reports, seed)
     if output is not None:

@@ -27,9 +27,9 @@ def leakage(
     """Look for ECGs, questions and patients that the training split of a fold shares with validation and test."""
     check_names(checkpoint, dataset)
     from elm_hf.data.layout import check_dataset
-    from elm_hf.evaluation.leakage import check_leakage, write_leakage
-    from elm_hf.evaluation.leakage_markdown import leakage_sentences
-    from elm_hf.evaluation.names import LEAKAGE_TEXT_NAME
+    from elm_hf.leakage.check import check_leakage, write_leakage
+    from elm_hf.leakage.leakage_markdown import leakage_sentences
+    from elm_hf.scoring.names import LEAKAGE_TEXT_NAME
 
     check_dataset(dataset, fold)
     found = check_leakage(dataset, fold, checkpoint=checkpoint, records=records, seed=seed, quiet=quiet)

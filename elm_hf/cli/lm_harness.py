@@ -17,6 +17,6 @@ def lm_eval(context: typer.Context):
     """
     if find_spec("lm_eval") is None:
         raise ImportError("elm-hf lm-eval needs the LM Evaluation Harness: pip install 'elm-hf[harness]'")
-    from elm_hf.evaluation.lm_harness import run
+    from elm_hf.other_models.lm_harness import run
 
     run(context.args)

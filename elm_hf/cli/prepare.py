@@ -157,8 +157,8 @@ def prepare(
 
 
 def _prepare_preferences(reports: list[Path], output: Path, as_json: bool) -> None:
-    from elm_hf.evaluation.names import PREDICTIONS_NAME
     from elm_hf.prepare.preferences import prepare_preferences
+    from elm_hf.scoring.names import PREDICTIONS_NAME
 
     counts = prepare_preferences([report / PREDICTIONS_NAME for report in reports], output)
     if as_json:

@@ -43,8 +43,8 @@ def probe(
     """Ask a model about ECGs that differ in one thing: which limits it has learned, and what its answers follow."""
     check_names(checkpoint, dataset)
     check_names(dataset=ecgs)
-    from elm_hf.evaluation.names import PROBE_TEXT_NAME
-    from elm_hf.evaluation.probe import probe as run
+    from elm_hf.counterfactuals.probe import probe as run
+    from elm_hf.scoring.names import PROBE_TEXT_NAME
 
     if update_card:
         from elm_hf.evaluation.card import check_is_folder

@@ -90,7 +90,7 @@ class Claim:
 
 def find_claims(text: str) -> list[Claim]:
     """
-    Find the claims of a text, in its order. `docs/evaluation.md` lists what is understood.
+    Find the claims of a text, in its order. `docs/interpretations.md` lists what is understood.
 
     Sentences about earlier tracings, definitions ("a PR interval over 200 ms defines ...") and conditions ("if the PR
     interval were longer") make no claims, nor do diagnoses that are not a measurement ("inferior infarction").

@@ -10,8 +10,8 @@ from datasets import Dataset
 
 from elm_hf.data.messages import replace_ecgs
 from elm_hf.ecg.surrogates import surrogate_noise
-from elm_hf.evaluation.names import ALL_CONDITIONS, CONDITIONS, DEMOGRAPHICS, MODALITY_CONDITIONS
 from elm_hf.modeling.ecg_modalities import EcgModalities
+from elm_hf.scoring.names import ALL_CONDITIONS, CONDITIONS, DEMOGRAPHICS, MODALITY_CONDITIONS
 from elm_hf.utils.exact_match import answer_items
 
 

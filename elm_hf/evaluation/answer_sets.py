@@ -6,8 +6,8 @@ from itertools import combinations
 
 import pandas as pd
 
-from elm_hf.evaluation.scores import template_keys
 from elm_hf.inference.answer_sets import YES_NO, is_yes_no_question, named_in
+from elm_hf.scoring.training_answers import different_answers, template_keys
 from elm_hf.utils.exact_match import answer_items, final_answer
 
 
@@ -31,16 +31,14 @@ class AnswerSets:
     def __init__(self, training_rows: pd.DataFrame | None):
         self._texts: dict[str, dict[frozenset, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
         self._items: dict[str, dict[str, None]] = defaultdict(dict)
-        if training_rows is None or "question" not in training_rows:
-            return
-        rows = training_rows[training_rows["answer"].notna()].reset_index(drop=True)
-        for key, answer in dict.fromkeys(zip(template_keys(rows)[0], map(tuple, rows["answer"]))):
-            items = [item for item in map(final_answer, answer) if item]
-            if not items:
-                continue
-            text = ", ".join(items)
-            self._texts[key][answer_items(text)][text] = None
-            self._items[key] |= dict.fromkeys(items)
+        for key, answers in different_answers(training_rows)[0].items():
+            for answer in answers:
+                items = [item for item in map(final_answer, answer) if item]
+                if not items:
+                    continue
+                text = ", ".join(items)
+                self._texts[key][answer_items(text)][text] = None
+                self._items[key] |= dict.fromkeys(items)
 
     def of_questions(self, questions: pd.DataFrame) -> list[tuple[str, tuple[str, ...]]]:
         """

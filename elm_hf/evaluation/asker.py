@@ -16,7 +16,6 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.data.messages import fill_ecgs
 from elm_hf.evaluation.ablation import SignalAblation
-from elm_hf.evaluation.predictions import Key
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.inference.generation import Answer, answers_to
 from elm_hf.inference.prefetch import prepared_ahead
@@ -24,6 +23,7 @@ from elm_hf.inference.prompt_batch import PromptBatch
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS, longest_text
 from elm_hf.modeling.chat_rendering import ecg_items
 from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
+from elm_hf.scoring.predictions import Key
 
 
 @dataclass

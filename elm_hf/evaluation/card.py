@@ -56,7 +56,7 @@ def update_card_with_probe(checkpoint: str | PathLike, probe: dict) -> None:
     check_is_folder(checkpoint)
     folder, figure = Path(checkpoint), None
     if find_spec("matplotlib") is not None:
-        from elm_hf.evaluation.probe_figure import save_curves
+        from elm_hf.counterfactuals.probe_figure import save_curves
 
         figure = folder / CARD_FIGURE
         figure.parent.mkdir(exist_ok=True)

@@ -14,16 +14,16 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.evaluation.answer_sets import AnswerSets
 from elm_hf.evaluation.asker import Asker, Prompt, naming_questions
-from elm_hf.evaluation.names import PREDICTIONS_NAME
-from elm_hf.evaluation.predictions import CONFIDENCE_COLUMNS, Key
 from elm_hf.evaluation.report_folder import LineFiles, ReportFolder
-from elm_hf.evaluation.scores import scored_questions
 from elm_hf.inference.answer_sets import answer_groups
 from elm_hf.inference.confidence import confidence_of, conversation_with
 from elm_hf.inference.generation import Answer, score_answers
 from elm_hf.inference.prefetch import prepared_ahead
 from elm_hf.inference.prompt_batch import PromptBatch
 from elm_hf.modeling.feature_extraction_ecg import SignalQualityWarning
+from elm_hf.scoring.names import PREDICTIONS_NAME
+from elm_hf.scoring.predictions import CONFIDENCE_COLUMNS, Key
+from elm_hf.scoring.scores import scored_questions
 from elm_hf.utils.exact_match import final_answer, reasoning_of
 
 

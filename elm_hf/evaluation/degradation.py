@@ -14,16 +14,16 @@ from transformers import PreTrainedModel, ProcessorMixin
 from elm_hf.ecg.scan_artifacts import scan_like
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
-from elm_hf.evaluation.intervals import NUM_RESAMPLES, Support
-from elm_hf.evaluation.names import DEGRADATION_STEPS_NAME, DEMOGRAPHICS, FIGURES_NAME
-from elm_hf.evaluation.predictions import prediction_table
-from elm_hf.evaluation.reliance import paired_differences, signal_reliance
 from elm_hf.evaluation.report_folder import ReportFolder
-from elm_hf.evaluation.scores import SHARES, SUMMED, Questions, ScoreBook
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_pictures import EcgPicture
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
+from elm_hf.scoring.intervals import NUM_RESAMPLES, Support
+from elm_hf.scoring.names import DEGRADATION_STEPS_NAME, DEMOGRAPHICS, FIGURES_NAME
+from elm_hf.scoring.predictions import prediction_table
+from elm_hf.scoring.reliance import paired_differences, signal_reliance
+from elm_hf.scoring.scores import SHARES, SUMMED, Questions, ScoreBook
 from elm_hf.utils.reports import METRIC_OF_KIND
 
 

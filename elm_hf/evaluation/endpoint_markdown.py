@@ -1,7 +1,7 @@
 """The section of `report.md` about a model at an endpoint: what it was sent, what it cost, and its refusals."""
 
-from elm_hf.evaluation.markdown import markdown_table
-from elm_hf.evaluation.names import CONDITION_NAMES
+from elm_hf.scoring.markdown import markdown_table
+from elm_hf.scoring.names import CONDITION_NAMES
 
 
 INPUT_WORDS = {

@@ -1,53 +1,45 @@
 """Evaluation of a checkpoint: what is asked, the answers under the signal ablation, the report."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from functools import cached_property
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
-from datasets import Dataset
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from elm_hf.checkpoints.load import load_checkpoint, read_representation
-from elm_hf.data.loading import load_elm_dataset
+from elm_hf.counterfactuals.probe import probe_model, questions_of
+from elm_hf.counterfactuals.probe_questions import ProbeQuestion
+from elm_hf.counterfactuals.probe_records import recorded_ecgs
 from elm_hf.data.seen_patients import check_evaluated_patients
-from elm_hf.data.tables import load_records
-from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
-from elm_hf.evaluation.bert_score import BertScorer
-from elm_hf.evaluation.claims import PersonsOf
 from elm_hf.evaluation.confidences import delete_unfinished, find_confidences, saved_confidences
 from elm_hf.evaluation.degradation import ask_about_degraded, check_reads_drawn_ecgs, degradation_steps, draw_steps
-from elm_hf.evaluation.fingerprints import fingerprint_of_processor, fingerprint_of_questions
-from elm_hf.evaluation.grounding import judge_grounding
-from elm_hf.evaluation.judge import judge_predictions
-from elm_hf.evaluation.leakage import patients_on_both_sides
-from elm_hf.evaluation.leakage_report import read_leakage
-from elm_hf.evaluation.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
+from elm_hf.evaluation.fingerprints import fingerprint_of_processor
 from elm_hf.evaluation.occlusion import choose_answers, occlude_answers
 from elm_hf.evaluation.own_history import ask_with_own_history
-from elm_hf.evaluation.predictions import prediction_table
-from elm_hf.evaluation.probe import probe_model, questions_of
-from elm_hf.evaluation.probe_questions import ProbeQuestion
-from elm_hf.evaluation.probe_records import recorded_ecgs
-from elm_hf.evaluation.questions import list_questions
-from elm_hf.evaluation.reasoning_scores import list_samples, reasoning_report
 from elm_hf.evaluation.report import write_report
 from elm_hf.evaluation.report_folder import ReportFolder
-from elm_hf.evaluation.subgroups import record_facts
+from elm_hf.evaluation.what_is_asked import Asked, errors_of, training_rows_of, what_is_asked, with_neighbours
+from elm_hf.inference.generation import Answer
 from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
+from elm_hf.interpretations.grounding import judge_grounding
+from elm_hf.interpretations.judge import judge_predictions
+from elm_hf.interpretations.reasoning_scores import list_samples, reasoning_report
+from elm_hf.leakage.check import patients_on_both_sides
+from elm_hf.leakage.leakage_report import read_leakage
 from elm_hf.retrieval.options import RetrievalOptions
-from elm_hf.retrieval.prompts import Retrieval, add_neighbours
+from elm_hf.scoring.bert_score import BertScorer
+from elm_hf.scoring.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
+from elm_hf.scoring.predictions import Key, prediction_table
 from elm_hf.training.cost_file import COSTS_NAME, read_costs
 from elm_hf.utils.encoder_origin import known_sources, known_sources_message
 from elm_hf.utils.weights import fingerprint_of_weights
@@ -56,8 +48,6 @@ from elm_hf.utils.weights import fingerprint_of_weights
 logger = logging.get_logger(__name__)
 
 JUDGE_RUBRICS = ("correctness", "grounding")
-# Raised when what stands in the place of an ECG changes, so that no evaluation mixes answers under both.
-CONTROLS_VERSION = 2
 
 
 def evaluate(
@@ -154,26 +144,19 @@ def evaluate(
     training_rows = training_rows_of(dataset, fold, records, asked.persons)
     to_probe = _questions_to_probe(dataset, training_rows, asked.questions) if num_counterfactuals else {}
     seen = check_evaluated_patients(checkpoint, asked.patients, allow_seen_patients)
-    model, processor = load_checkpoint(checkpoint, device=str(state.device))
-    if picture_degradation:
-        check_reads_drawn_ecgs(model, str(checkpoint))
-    if system_prompt is not None:
-        processor.system_prompt = system_prompt or None
-    asked = _with_neighbours(asked, processor.system_prompt)
+    model, processor = _load(checkpoint, state, system_prompt, picture_degradation)
+    asked = with_neighbours(asked, processor.system_prompt)
     if known := known_sources(model.config.encoder_config, asked.sources):
         logger.warning("%s: %s", checkpoint, known_sources_message(known))
+    asking = {
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "temperature": temperature,
+        "seed": seed,
+        "max_reasoning_tokens": max_reasoning_tokens,
+    }
     with errors_of(dataset):
-        asker = Asker(
-            asked.rows,
-            asked.questions,
-            asked.ablation,
-            conditions,
-            max_new_tokens,
-            batch_size,
-            temperature,
-            seed,
-            max_reasoning_tokens,
-        )
+        asker = Asker(asked.rows, asked.questions, asked.ablation, conditions, **asking)
     identity = {
         "checkpoint": str(checkpoint),
         "weights": fingerprint_of_weights(model.state_dict(), sampled=True),
@@ -187,75 +170,39 @@ def evaluate(
     }
 
     with TemporaryDirectory() as nowhere:
-        # Answers.
         with state.main_process_first():
             folder = ReportFolder(Path(output or nowhere), identity)
-        confidences = saved_confidences(folder)
-        answers = asker.ask_all(model, processor, folder, state, quiet)
-        if calibration and confidences is None:
-            to_score = asker, asked.questions, answers, training_rows
-            confidences = find_confidences(*to_score, model, processor, folder, state, quiet)
-        again = {
-            "batch_size": batch_size,
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "seed": seed,
-            "max_reasoning_tokens": max_reasoning_tokens,
-        }
-        to_ask = asked.rows, asked.questions, asked.ablation, conditions
-        run = model, processor, folder.path, identity, state, quiet
-        own_history, degraded = None, {}
-        if asked.has_steps:
-            own_history = ask_with_own_history(*to_ask, answers, *run, **again)
-        if picture_degradation:
-            degraded = ask_about_degraded(*to_ask, *run, **again)
+        run = _Run(model, processor, asked, conditions, asker, asking, folder, identity, state, quiet)
+        answers, confidences = _ask(run, training_rows, calibration)
+        own_history = run.ask_again(ask_with_own_history, answers) if asked.has_steps else None
+        degraded = run.ask_again(ask_about_degraded) if picture_degradation else {}
         if not state.is_main_process:
             return None
         predictions = prediction_table(asked.questions, answers, conditions, confidences)
         folder.finish(predictions)
         delete_unfinished(folder)
-        to_occlude = choose_answers(asked.questions, answers, num_occlusions)
-        occlude_answers(folder.path / OCCLUSION_NAME, asked.rows, to_occlude, model, processor, batch_size)
 
+        _occlude(run, answers, num_occlusions)
         if num_counterfactuals:
-            is_simulated = all(source.startswith("simulated") for source in asked.sources)
-            recorded = [] if is_simulated else recorded_ecgs(asked.rows, num_counterfactuals)
-            probed = {name: identity[name] for name in ("checkpoint", "dataset", "fold")}
-            probed["ecgs"] = str(dataset) if recorded else None
-            probe_model(
-                model, processor, to_probe, probed, recorded, folder.path, num_counterfactuals, seed=seed, quiet=quiet
-            )
-
+            _probe(run, to_probe, num_counterfactuals)
         if degraded:
-            first = next((row for row in asked.rows if len(row["ecgs"])), None)
-            if first is not None:
-                draw_steps(first["ecgs"][0], first["sampling_rate"], processor.image_processor, folder.path)
-
-        # The report.
-        judged = {}
-        if judge is not None and judge_rubric == "grounding":
-            options = {"ecgs_of": asked.ecgs_of, "persons_of": asked.known_persons_of, "seed": seed, "quiet": quiet}
-            judged["grounding"] = judge_grounding(predictions, judge, folder.path, judge_model, **options)[1]
-        elif judge is not None:
-            judged["judge"] = judge_predictions(predictions, judge, folder.path, judge_model, quiet=quiet)[1]
-        reasoning = None
-        if own_history is not None:
-            samples = list_samples(asked.rows, asked.questions)
-            reasoning = reasoning_report(samples, {"ground_truth": predictions, "own": own_history}, seed)
+            _draw_degraded(run)
+        judged = {} if judge is None else _judge(run, predictions, judge, judge_model, judge_rubric)
+        reasoning = None if own_history is None else _reasoning(run, predictions, own_history)
         settings = {
             "calibration": confidences is not None,
             "seen_patients": seen,
             "limit": limit,
             "batch_size": batch_size,
             "processes": state.num_processes,
+            **asked.donors(),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "training_costs": read_costs(checkpoint) if (Path(checkpoint) / COSTS_NAME).is_file() else None,
+            "seconds": round(time.monotonic() - started, 1),
+            "encoder_trained_on": known,
+            "dataset_on_hub": not Path(dataset).is_dir(),
+            "versions": {name: version(name) for name in ("elm-hf", "torch", "transformers", "datasets")},
         }
-        settings |= asked.donors()
-        settings["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-        settings["training_costs"] = read_costs(checkpoint) if (Path(checkpoint) / COSTS_NAME).is_file() else None
-        settings["seconds"] = round(time.monotonic() - started, 1)
-        settings["encoder_trained_on"] = known
-        settings["dataset_on_hub"] = not Path(dataset).is_dir()
-        settings["versions"] = {name: version(name) for name in ("elm-hf", "torch", "transformers", "datasets")}
         return write_report(
             folder.path,
             predictions,
@@ -270,6 +217,110 @@ def evaluate(
             facts_of=asked.facts_of,
             reasoning=reasoning,
         )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """
+    What the steps of an evaluation have in common.
+
+    Attributes:
+        model, processor: of the checkpoint.
+        asked: what is asked.
+        conditions: what stands in the place of the ECGs.
+        asker: asks these questions under these conditions.
+        asking: how; further arguments of [`Asker`].
+        folder: of the answers and the report.
+        identity: what makes this evaluation different from others.
+        state: of the processes.
+        quiet: no progress bar.
+    """
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    asked: Asked
+    conditions: tuple[str, ...]
+    asker: Asker
+    asking: dict
+    folder: ReportFolder
+    identity: dict
+    state: PartialState
+    quiet: bool
+
+    def ask_again(self, ask: Callable, *given):
+        """
+        Asks the same questions in another way.
+
+        Args:
+            ask: [`ask_with_own_history`] or [`ask_about_degraded`].
+            given: arguments of `ask` after the conditions.
+        """
+        asked, answered_by = self.asked, (self.model, self.processor)
+        to_ask = asked.rows, asked.questions, asked.ablation, self.conditions, *given
+        return ask(*to_ask, *answered_by, self.folder.path, self.identity, self.state, self.quiet, **self.asking)
+
+
+def _ask(
+    run: _Run, training_rows: pd.DataFrame | None, calibration: bool
+) -> tuple[dict[Key, Answer], dict[Key, tuple] | None]:
+    """The answers and, if they are wanted or the folder has them, the confidences in them."""
+    confidences = saved_confidences(run.folder)
+    answers = run.asker.ask_all(run.model, run.processor, run.folder, run.state, run.quiet)
+    if calibration and confidences is None:
+        to_score = run.asker, run.asked.questions, answers, training_rows
+        confidences = find_confidences(*to_score, run.model, run.processor, run.folder, run.state, run.quiet)
+    return answers, confidences
+
+
+def _draw_degraded(run: _Run) -> None:
+    """Draws one of the ECGs at each severity."""
+    first = next((row for row in run.asked.rows if len(row["ecgs"])), None)
+    if first is not None:
+        draw_steps(first["ecgs"][0], first["sampling_rate"], run.processor.image_processor, run.folder.path)
+
+
+def _occlude(run: _Run, answers: Mapping[Key, Answer], number: int) -> None:
+    """Finds the leads and times on which some answers depend."""
+    chosen = choose_answers(run.asked.questions, answers, number)
+    file, batch_size = run.folder.path / OCCLUSION_NAME, run.asking["batch_size"]
+    occlude_answers(file, run.asked.rows, chosen, run.model, run.processor, batch_size)
+
+
+def _probe(run: _Run, questions: Mapping[str, Sequence[ProbeQuestion]], num_patients: int) -> None:
+    """Asks about counterfactual ECGs: simulated ones and, if the dataset has ECGs of patients, recorded ones."""
+    is_simulated = all(source.startswith("simulated") for source in run.asked.sources)
+    recorded = [] if is_simulated else recorded_ecgs(run.asked.rows, num_patients)
+    about = {name: run.identity[name] for name in ("checkpoint", "dataset", "fold")}
+    about["ecgs"] = run.identity["dataset"] if recorded else None
+    options = {"seed": run.asking["seed"], "quiet": run.quiet}
+    probe_model(run.model, run.processor, questions, about, recorded, run.folder.path, num_patients, **options)
+
+
+def _judge(run: _Run, predictions: pd.DataFrame, judge: str, judge_model: str | None, rubric: str) -> dict:
+    """What a judge says of the answers, by its key in `run` of the report."""
+    to_judge = predictions, judge, run.folder.path, judge_model
+    if rubric == "correctness":
+        return {"judge": judge_predictions(*to_judge, quiet=run.quiet)[1]}
+    ecgs = {"ecgs_of": run.asked.ecgs_of, "persons_of": run.asked.known_persons_of}
+    return {"grounding": judge_grounding(*to_judge, **ecgs, seed=run.asking["seed"], quiet=run.quiet)[1]}
+
+
+def _reasoning(run: _Run, predictions: pd.DataFrame, own_history: pd.DataFrame) -> dict:
+    """The figures of stepwise reasoning, behind the true answers to earlier steps and behind the model's own."""
+    samples = list_samples(run.asked.rows, run.asked.questions)
+    return reasoning_report(samples, {"ground_truth": predictions, "own": own_history}, run.asking["seed"])
+
+
+def _load(
+    checkpoint: str | PathLike, state: PartialState, system_prompt: str | None, picture_degradation: bool
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model and its processor, with another system prompt unless that is None."""
+    model, processor = load_checkpoint(checkpoint, device=str(state.device))
+    if picture_degradation:
+        check_reads_drawn_ecgs(model, str(checkpoint))
+    if system_prompt is not None:
+        processor.system_prompt = system_prompt or None
+    return model, processor
 
 
 def _conditions_of(checkpoint: str | PathLike, conditions: Sequence[str] | None) -> tuple[str, ...]:
@@ -288,170 +339,8 @@ def _conditions_of(checkpoint: str | PathLike, conditions: Sequence[str] | None)
     return CONDITIONS if isinstance(representation, str) else (*CONDITIONS, *MODALITY_CONDITIONS)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """
-    What is asked in an evaluation.
-
-    Attributes:
-        rows: the conversations, with their ECGs.
-        questions: of [`list_questions`].
-        ablation: what stands in the place of the ECGs.
-        sources: names of the datasets of the ECGs.
-        neighbours: what is put into the prompts, if anything.
-        persons: age and sex of each record; None if the records do not have them.
-        facts: what the records table says of each ECG that is asked about, by number.
-    """
-
-    rows: Dataset
-    questions: pd.DataFrame
-    ablation: SignalAblation
-    sources: set[str]
-    neighbours: Retrieval | None
-    persons: list[tuple] | None
-    facts: dict[int, dict]
-
-    def ecgs_of(self, question_id: str) -> tuple[list[np.ndarray], float]:
-        """The ECGs of a question, each `(12, samples)` in mV, and their sampling rate in Hz."""
-        row = self.rows[self._row_of[question_id]]
-        return list(row["ecgs"]), row["sampling_rate"]
-
-    def persons_of(self, question_id: str) -> list[tuple]:
-        """Age in years and sex of the patient of each ECG of a question, None where unknown."""
-        return [self.persons[number] for number in self._ecg_index[self._row_of[question_id]]]
-
-    @property
-    def known_persons_of(self) -> PersonsOf | None:
-        """[`persons_of`]; None if the records do not have age and sex."""
-        return None if self.persons is None else self.persons_of
-
-    def facts_of(self, question_id: str) -> list[dict]:
-        """What the records table says of each ECG of a question, of [`record_facts`]."""
-        return [self.facts[number] for number in self._ecg_index[self._row_of[question_id]]]
-
-    @property
-    def patients(self) -> set[str]:
-        """Ids of the patients whom the questions are about."""
-        return {name for names in self.questions["patient_ids"] for name in names}
-
-    def identity(
-        self,
-        dataset: str | PathLike,
-        fold: int | str,
-        split: str,
-        conditions: Sequence[str],
-        max_new_tokens: int | Mapping[str, int],
-    ) -> dict:
-        """What makes an evaluation different from others, whoever answers; arguments as for [`evaluate`]."""
-        return {
-            "dataset": str(dataset),
-            "fold": str(fold),
-            "split": split,
-            "questions": fingerprint_of_questions(self.questions, self.rows),
-            "conditions": list(conditions),
-            "controls": CONTROLS_VERSION,
-            "max_new_tokens": max_new_tokens if isinstance(max_new_tokens, int) else dict(max_new_tokens),
-        }
-
-    def donors(self) -> dict:
-        """`donors` of the report: numbers of questions under `shuffled`; empty without this condition."""
-        if not self.ablation.has_donors:
-            return {}
-        with_ecg, same = self.questions["record_ids"].map(len).gt(0).sum(), len(self.ablation.same_answer)
-        return {"donors": {"other_answer": int(with_ecg) - same, "no_other_answer": same}}
-
-    @property
-    def has_steps(self) -> bool:
-        """Whether the conversations consist of steps with options (ECG-Reasoning-Benchmark)."""
-        return "steps" in self.rows.column_names
-
-    @cached_property
-    def _row_of(self) -> dict[str, int]:
-        return dict(zip(self.questions["question_id"], self.questions["row"]))
-
-    @cached_property
-    def _ecg_index(self) -> list[list[int]]:
-        return self.rows.with_format(None)["ecg_index"][:]
-
-
-def what_is_asked(
-    dataset: str | PathLike,
-    fold: int | str,
-    split: str,
-    limit: int | None,
-    records: str | PathLike | None,
-    conditions: Sequence[str],
-    seed: int,
-    retrieval: RetrievalOptions | None,
-) -> Asked:
-    try:
-        rows = load_elm_dataset(dataset, fold=fold, split=split, records=records)
-    except ValueError as error:  # the error of `datasets` about an empty split does not name it
-        raise ValueError(f"fold {fold}, {split}, of {dataset} cannot be evaluated: {error}") from error
-    if limit is not None and limit < len(rows):
-        rows = rows.select(np.linspace(0, len(rows) - 1, limit).astype(int))
-    with errors_of(dataset):
-        ecg_index = rows.select_columns("ecg_index")[:]["ecg_index"]
-        asked_about = {number for numbers in ecg_index for number in numbers}
-        source_of, persons = _facts_of_records(records or dataset) if asked_about else (None, None)
-        questions = list_questions(rows, source_of)
-        ablation = SignalAblation(rows, conditions, seed, questions, persons)
-        if "steps" in rows.column_names:
-            ablation.share_donors(questions)
-        neighbours = None
-        if retrieval is not None:
-            neighbours = Retrieval(retrieval, dataset, fold, rows["ecg_index"], records)
-    sources = {source_of[number] for number in asked_about}
-    facts = record_facts(records or dataset, asked_about) if asked_about else {}
-    return Asked(rows, questions, ablation, sources, neighbours, persons, facts)
-
-
-def _facts_of_records(dataset: str | PathLike) -> tuple[list[str], list[tuple] | None]:
-    """The source, and age and sex, of each record; None where these columns are not there."""
-    table = load_records(dataset)
-    names = [name for name in ("source", "age", "sex") if name in table.column_names]
-    facts = table.select_columns(names)[:]
-    persons = list(zip(facts["age"], facts["sex"])) if {"age", "sex"} <= set(names) else None
-    return facts["source"], persons
-
-
-def _with_neighbours(asked: Asked, system_prompt: str | None) -> Asked:
-    """Puts the neighbours into the conversations; a new system message moves the positions of their answers by one."""
-    if asked.neighbours is None:
-        return asked
-    rows = add_neighbours(asked.rows, asked.neighbours, system_prompt)
-    added = [len(after) - len(before) for before, after in zip(asked.rows["messages"], rows["messages"])]
-    positions = asked.questions["position"] + [added[row] for row in asked.questions["row"]]
-    return replace(asked, rows=rows, questions=asked.questions.assign(position=positions))
-
-
 def _questions_to_probe(
     dataset: str | PathLike, training_rows: pd.DataFrame | None, asked: pd.DataFrame
 ) -> dict[str, tuple[ProbeQuestion, ...]]:
     rows = asked if training_rows is None or "question" not in training_rows else training_rows
     return questions_of(dataset, rows["question"])
-
-
-def training_rows_of(
-    dataset: str | PathLike, fold: int | str, records: str | PathLike | None, persons: list[tuple] | None
-) -> pd.DataFrame | None:
-    """What the baselines learn from; None where the fold has no training split, as in some benchmarks."""
-    try:
-        rows = load_elm_dataset(dataset, fold=fold, split="train", records=records)
-    except ValueError:
-        return None
-    names = [name for name in ("question_type", "template_id", "question", "answer") if name in rows.column_names]
-    table = rows.select_columns(names).with_format(None).to_pandas()
-    if persons is not None:
-        firsts = [numbers[:1] for numbers in rows.with_format(None)["ecg_index"]]
-        table["age"], table["sex"] = zip(*(persons[first[0]] if first else (None, None) for first in firsts))
-    return table
-
-
-@contextmanager
-def errors_of(dataset: str | PathLike) -> Iterator[None]:
-    """Names the dataset in what is wrong with it."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{dataset}: {error}") from error

@@ -7,19 +7,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from elm_hf.evaluation.claims_figure import claims_figure
-from elm_hf.evaluation.names import BASELINES, BLIND, CONDITION_NAMES, MODALITY_CONDITIONS
+from elm_hf.interpretations.claims_figure import claims_figure
+from elm_hf.scoring.figure_style import AS_IT_IS, COLORS, CONTROL_COLOR, DPI
+from elm_hf.scoring.names import BASELINES, BLIND, CONDITION_NAMES, MODALITY_CONDITIONS
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
-# Okabe & Ito (2008): colours that the colour-blind can tell apart.
-COLORS = {"ecg": "#0072B2", BLIND: "#D55E00"}
-CONTROL_COLOR = "#999999"
-DPI = 110
 LONGEST_LABEL = 32
 LONGEST_TYPE = 60
 LONGEST_FILE = 80
-AS_IT_IS = {"parse_math": False}  # a dollar sign in a question type or an answer does not start a formula
 
 
 def draw_charts(folder: Path, report: dict) -> dict[str, str]:

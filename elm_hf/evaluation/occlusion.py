@@ -10,10 +10,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from elm_hf.data.messages import fill_ecgs
 from elm_hf.evaluation.attention import ecg_attention
-from elm_hf.evaluation.predictions import Key
 from elm_hf.inference.generation import Answer, log_likelihoods
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.processing_elm_symbol import ElmSymbolProcessor
+from elm_hf.scoring.predictions import Key
 
 
 WINDOW_S = 0.5

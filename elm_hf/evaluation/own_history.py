@@ -13,10 +13,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 from elm_hf.data.messages import text_message
 from elm_hf.evaluation.ablation import SignalAblation
 from elm_hf.evaluation.asker import Asker
-from elm_hf.evaluation.names import OWN_HISTORY_NAME
-from elm_hf.evaluation.predictions import Key, prediction_table
 from elm_hf.evaluation.report_folder import ReportFolder
 from elm_hf.inference.generation import Answer
+from elm_hf.scoring.names import OWN_HISTORY_NAME
+from elm_hf.scoring.predictions import Key, prediction_table
 
 
 class OwnHistory:

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from elm_hf.ecg.plot import plot_ecg
-from elm_hf.evaluation.claims import EcgsOf
-from elm_hf.evaluation.scores import SUMMED, Questions, answer_values
+from elm_hf.scoring.predictions import EcgsOf
+from elm_hf.scoring.scores import SUMMED, Questions, answer_values
 from elm_hf.utils.reports import METRIC_OF_KIND
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from datasets import Dataset
 
 from elm_hf.data.messages import last_text, message_text
-from elm_hf.evaluation.predictions import check_columns
+from elm_hf.scoring.predictions import check_columns
 
 
 COLUMNS = ("conversation_id", "record_ids", "patient_ids", "messages", "question_type", "question", "answer")

@@ -10,21 +10,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from elm_hf.evaluation.blind_templates import template_report, template_sections
-from elm_hf.evaluation.calibration import report_calibration
-from elm_hf.evaluation.calibration_markdown import calibration_sections
-from elm_hf.evaluation.claims import EcgsOf, PersonsOf, report_claims
-from elm_hf.evaluation.claims_markdown import claim_sections
-from elm_hf.evaluation.demographics import add_age_and_sex, report_demographics
-from elm_hf.evaluation.ecg_bench_metrics import ecg_bench_report, ecg_bench_sections
+from elm_hf.counterfactuals.probe_markdown import probe_sections
 from elm_hf.evaluation.endpoint_markdown import endpoint_sections
-from elm_hf.evaluation.grounding_markdown import grounding_sections
-from elm_hf.evaluation.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
-from elm_hf.evaluation.leakage_markdown import demographics_section, leakage_section
-from elm_hf.evaluation.leakage_report import leakage_of_report
-from elm_hf.evaluation.markdown import report_markdown
-from elm_hf.evaluation.metrics import statements
-from elm_hf.evaluation.names import (
+from elm_hf.evaluation.pictures import draw_examples, draw_occlusions
+from elm_hf.evaluation.report_markdown import report_markdown
+from elm_hf.interpretations.claims import report_claims
+from elm_hf.interpretations.claims_markdown import claim_sections
+from elm_hf.interpretations.grounding_markdown import grounding_sections
+from elm_hf.interpretations.reasoning_markdown import reasoning_sections
+from elm_hf.leakage.blind_templates import template_report, template_sections
+from elm_hf.leakage.demographics import add_age_and_sex, demographics_section, report_demographics
+from elm_hf.leakage.leakage_markdown import leakage_section
+from elm_hf.leakage.leakage_report import leakage_of_report
+from elm_hf.scoring.calibration import report_calibration
+from elm_hf.scoring.calibration_markdown import calibration_sections
+from elm_hf.scoring.ecg_bench_metrics import ecg_bench_report, ecg_bench_sections
+from elm_hf.scoring.intervals import CONFIDENCE, LEAST_PATIENTS, NUM_RESAMPLES
+from elm_hf.scoring.metrics import statements
+from elm_hf.scoring.names import (
     BASELINES,
     BLIND,
     DEGRADATION_STEPS_NAME,
@@ -34,13 +37,12 @@ from elm_hf.evaluation.names import (
     PROBE_NAME,
     REPORT_TEXT_NAME,
 )
-from elm_hf.evaluation.pictures import draw_examples, draw_occlusions
-from elm_hf.evaluation.probe_markdown import probe_sections
-from elm_hf.evaluation.reasoning_markdown import reasoning_sections
-from elm_hf.evaluation.reliance import modality_reliance, reliance_by_type, reliance_sentence, signal_reliance
-from elm_hf.evaluation.scores import SINGLE_TYPES, Questions, ScoreBook, blind_answers
-from elm_hf.evaluation.subgroup_markdown import subgroup_sections
-from elm_hf.evaluation.subgroups import FactsOf, report_subgroups
+from elm_hf.scoring.predictions import EcgsOf, PersonsOf
+from elm_hf.scoring.reliance import modality_reliance, reliance_by_type, reliance_sentence, signal_reliance
+from elm_hf.scoring.scores import SINGLE_TYPES, Questions, ScoreBook
+from elm_hf.scoring.subgroup_markdown import subgroup_sections
+from elm_hf.scoring.subgroups import FactsOf, report_subgroups
+from elm_hf.scoring.training_answers import blind_answers
 from elm_hf.utils.encoder_origin import known_sources_message
 from elm_hf.utils.exact_match import answer_items
 from elm_hf.utils.files import read_json
@@ -48,7 +50,7 @@ from elm_hf.utils.reports import METRIC_OF_KIND, REPORT_NAME, REPORT_SCHEMA, pub
 
 
 if TYPE_CHECKING:  # it needs torch
-    from elm_hf.evaluation.bert_score import BertScorer
+    from elm_hf.scoring.bert_score import BertScorer
 
 
 LIBRARIES = ("sacrebleu", "rouge_score", "nltk", "scipy", "numpy", "pandas")
@@ -129,11 +131,11 @@ def _draw(folder: Path, report: dict, questions: Questions, ecgs_of: EcgsOf | No
 
         report["figures"] = {name: f"{FIGURES_NAME}/{file}" for name, file in draw_charts(figures, report).items()}
         if report["calibration"] is not None:
-            from elm_hf.evaluation.calibration_figure import draw_calibration
+            from elm_hf.scoring.calibration_figure import draw_calibration
 
             report["figures"]["calibration"] = f"{FIGURES_NAME}/{draw_calibration(figures, report['calibration'])}"
         if report["subgroups"] is not None:
-            from elm_hf.evaluation.subgroup_figure import draw_subgroups
+            from elm_hf.scoring.subgroup_figure import draw_subgroups
 
             drawn = draw_subgroups(figures, report["subgroups"])
             report["figures"] |= {name: f"{FIGURES_NAME}/{file}" for name, file in drawn.items()}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from elm_hf.evaluation.names import IDENTITY_NAME, PREDICTIONS_NAME
-from elm_hf.evaluation.predictions import Key, write_predictions
 from elm_hf.inference.generation import Answer
+from elm_hf.scoring.names import IDENTITY_NAME, PREDICTIONS_NAME
+from elm_hf.scoring.predictions import Key, write_predictions
 from elm_hf.utils.files import read_json, write_atomically
 from elm_hf.utils.reports import REPORT_NAME
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from elm_hf.utils.files import read_json
 
 
-# Defined here and not in `elm_hf.evaluation`, because the cards of checkpoints and the recipes also read reports.
+# Defined here and not in `elm_hf.scoring`, because the cards of checkpoints and the recipes also read reports.
 REPORT_NAME = "report.json"
 # Raised when scores, intervals or controls are computed in another way, so that reports of both cannot be compared.
 REPORT_SCHEMA = 2

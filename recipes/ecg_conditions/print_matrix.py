@@ -7,8 +7,8 @@ Prints the scores of models that were trained with and without ECGs, each asked 
 import sys
 from pathlib import Path
 
-from elm_hf.evaluation.compare import compare
-from elm_hf.evaluation.markdown import markdown_table, score_cell
+from elm_hf.comparison.compare import compare
+from elm_hf.scoring.markdown import markdown_table, score_cell
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, read_report
 
 

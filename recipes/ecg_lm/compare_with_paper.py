@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from elm_hf.evaluation.markdown import markdown_table, score_cell
-from elm_hf.evaluation.names import ZERO_SHOT_NAME
+from elm_hf.scoring.markdown import markdown_table, score_cell
+from elm_hf.scoring.names import ZERO_SHOT_NAME
 from elm_hf.utils.reports import REPORT_SCHEMA, read_report
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from elm_hf.comparison.compare import read_predictions
 from elm_hf.data.tables import read_columns
-from elm_hf.evaluation.compare import read_predictions
-from elm_hf.evaluation.intervals import Difference, PatientBootstrap, Support
-from elm_hf.evaluation.markdown import markdown_table, score_cell
-from elm_hf.evaluation.names import PROBABILITIES_NAME
-from elm_hf.evaluation.scores import score_entry
+from elm_hf.scoring.intervals import Difference, PatientBootstrap, Support
+from elm_hf.scoring.markdown import markdown_table, score_cell
+from elm_hf.scoring.names import PROBABILITIES_NAME
+from elm_hf.scoring.scores import score_entry
 from elm_hf.utils.auroc import class_aurocs
 
 

@@ -10,8 +10,8 @@ The folders are those of elm-hf evaluate-encoder.
 import sys
 from pathlib import Path
 
-from elm_hf.evaluation.encoder_report import column_title, warnings_of
-from elm_hf.evaluation.markdown import markdown_table, score_cell
+from elm_hf.classification.encoder_report import column_title, warnings_of
+from elm_hf.scoring.markdown import markdown_table, score_cell
 from elm_hf.utils.files import read_json
 from elm_hf.utils.reports import REPORT_NAME, REPORT_SCHEMA
 

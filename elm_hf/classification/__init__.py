@@ -1,0 +1,1 @@
+"""Classification of labelled ECGs: encoders as classifiers or behind linear probes, and zero-shot classification."""
