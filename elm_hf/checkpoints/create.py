@@ -92,6 +92,7 @@ def create_elm(
     picture_projector: str | None = None,
     num_picture_tokens: int | None = None,
     measurements: Sequence[str] | None = None,
+    sampling_rate: int | None = None,
 ) -> ElmForCausalLM:
     """
     Creates a checkpoint that is ready for training: `config.json`, weights, processor and the code to load them.
@@ -139,6 +140,8 @@ def create_elm(
         num_picture_tokens: how many of `num_ecg_tokens` are the picture's.
         measurements: measured values that the model reads as well, a token each behind those of the ECG: see
             [`scaled_measurements`]. They are added to the default of `num_ecg_tokens`.
+        sampling_rate: sampling rate in Hz at which a model without an encoder reads ECGs, 250 by default. An ECG tokenizer
+            compresses best at the rate of the records that it was trained on.
 
     Raises:
         FileExistsError: `output` exists and is not empty.
@@ -168,6 +171,8 @@ def create_elm(
     if hub_encoder is not None and (representation != "signal" or encoder_config is not None):
         raise ValueError("An encoder of the Hub reads signals, and --config does not describe it.")
     _check_numbers(seconds, dtype)
+    if sampling_rate is not None and (encoder or encoder_config or hub_encoder or reads_both):
+        raise ValueError("--sampling-rate is for models without an encoder; an encoder reads ECGs at its own rate.")
     if encoder == NEW_ENCODER:
         encoder = (encoder_config or {}).get("model_type", DEFAULT_TYPE)
     has_encoder = encoder is not None or encoder_config is not None or hub_encoder is not None
@@ -199,7 +204,7 @@ def create_elm(
         reader = build_image_processor(encoder, encoder_model, representation, seconds, picture_size, paper)
     elif reader is None:
         form = "signal" if reads_both else representation
-        reader = build_feature_extractor(encoder, encoder_model, form, seconds, normalization, leads)
+        reader = build_feature_extractor(encoder, encoder_model, form, seconds, normalization, leads, sampling_rate)
     if reads_pictures or reads_both:
         settings["picture_size"] = picture_size
     picture_model, picture_reader, ecg_byte = None, None, None
