@@ -20,30 +20,24 @@ def table_of(printed: str) -> dict[str, dict[str, str]]:
     return {cells[0]: dict(zip(lines[0], cells)) for cells in lines[2:]}
 
 
-@pytest.mark.timeout(600)
-def test_arms_are_trained_and_their_seeds_are_averaged(tmp_path, capsys, monkeypatch):
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_arms_are_trained_and_compared(tmp_path, capsys, monkeypatch):
     for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
         monkeypatch.setenv(name, "1")  # restored afterwards
     main = runpy.run_path(str(SCRIPT))["main"]
-    arguments = ["--smoke", "--output", str(tmp_path), "--seeds", "0", "1", "--", "encoder", "ecg_byte"]
+    arguments = ["--smoke", "--output", str(tmp_path), "--seeds", "3", "--", "encoder", "ecg_byte"]
     main(arguments)
     printed = capsys.readouterr().out
     encoder, ecg_byte = table_of(printed).values()
 
-    costs = [
-        [read_costs(tmp_path / "encoder" / f"seed_{seed}" / phase) for phase in ("encoder", "trained")]
-        for seed in (0, 1)
-    ]
-    steps = [[one["steps"] for one in phases] for phases in costs]
-    assert steps[0] == steps[1]  # the rate is measured once
-    assert encoder["steps"] == f"{steps[0][0]} + {steps[0][1]}" and "+" not in ecg_byte["steps"]
-    assert encoder["ECGs"] == f"{64 * steps[0][0]:,} + {8 * steps[0][1]:,}"
-    assert encoder["seconds"] == f"{sum(one['seconds'] for phases in costs for one in phases) / 2:.0f}"
-
-    reports = [read_report(tmp_path / "ecg_byte" / f"seed_{seed}" / "report") for seed in (0, 1)]
-    scores = [report["scores"]["all"]["conditions"]["ecg"]["exact_match"]["score"] for report in reports]
-    assert ecg_byte["exact match"].startswith(f"{sum(scores) / 2:.3f} [")
-    assert ecg_byte["each seed"] == " ".join(f"{score:.3f}" for score in scores)
+    phases = [read_costs(tmp_path / "encoder" / "seed_3" / phase) for phase in ("encoder", "trained")]
+    assert encoder["steps"] == " + ".join(str(one["steps"]) for one in phases) and "+" not in ecg_byte["steps"]
+    assert encoder["ECGs"] == f"{64 * phases[0]['steps']:,} + {8 * phases[1]['steps']:,}"
+    assert encoder["seconds"] == f"{sum(one['seconds'] for one in phases):.0f}"
+    report = read_report(tmp_path / "ecg_byte" / "seed_3" / "report")
+    score = report["scores"]["all"]["conditions"]["ecg"]["exact_match"]["score"]
+    assert ecg_byte["exact match"].startswith(f"{score:.3f} [") and ecg_byte["each seed"] == f"{score:.3f}"
     assert "12 questions about" in printed and "- ecg_byte: " in printed
 
     main(arguments)

@@ -57,8 +57,9 @@ VISION = {
 TINY_VISION = VISION | {"hidden_size": 32, "num_hidden_layers": 1, "image_size": 64, "patch_size": 16}
 # Of most ECGs of PTB-XL these are all tokens (9.5 samples per token).
 MERGES, MOST_ECG_TOKENS = 4000, 1536
+NUM_TOKENIZER_RECORDS = 300
 BATCH_SIZE, ENCODER_BATCH_SIZE = 8, 64  # packs of up to 16 questions about an ECG; ECGs
-MEASURED_STEPS = 8
+MEASURED_STEPS = 8  # of a short run, for the rate
 CONDITIONS = ("ecg", "shuffled", "none")
 
 
@@ -90,12 +91,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"unknown arm {', '.join(unknown)}; there are {', '.join(ARMS)}")
     options.fold, options.duration = "official", 10
     options.elm, options.encoder_config, options.vision = RECIPES / "ptb_xl/small.json", None, VISION
-    options.merges, options.vocab_size = MERGES, 768
+    options.merges, options.most_ecg_tokens, options.vocab_size = MERGES, MOST_ECG_TOKENS, 768
+    options.measured_steps = MEASURED_STEPS
     if options.smoke:
         options.dataset, options.fold, options.duration = options.output / "data", "1", 4
         options.elm, options.vision = RECIPES / "ptb_xl/smoke/elm.json", TINY_VISION
         options.encoder_config = RECIPES / "ptb_xl/smoke/encoder.json"
-        options.merges, options.vocab_size, options.limit, options.seconds = 100, 500, 12, 0.2
+        options.merges, options.most_ecg_tokens, options.vocab_size = 100, 64, 500
+        options.limit, options.seconds, options.measured_steps = 12, 0.2, 2
     return options
 
 
@@ -126,7 +129,7 @@ class Run:
             return
         measured = self.folder.parent / f"{output.name}_measured"
         if not (measured / COSTS_NAME).exists():
-            train(measured, MEASURED_STEPS)
+            train(measured, self.options.measured_steps)
         costs = read_costs(measured)
         train(output, max(1, round(seconds * costs["steps"] / max(costs["seconds"], 0.1))))
 
@@ -168,10 +171,18 @@ class Run:
         if arm == "ecg_byte":
             tokenizer = self.folder.parent / "tokenizer"
             if not tokenizer.exists():
-                merges = ["--merges", options.merges, "--num-records", 300, "--output", tokenizer, "--quiet"]
+                merges = [
+                    "--merges",
+                    options.merges,
+                    "--num-records",
+                    NUM_TOKENIZER_RECORDS,
+                    "--output",
+                    tokenizer,
+                    "--quiet",
+                ]
                 elm_hf("train-tokenizer", options.dataset, "--fold", options.fold, *merges)
             words += ["--representation", "symbol", "--ecg-tokenizer", tokenizer, "--sampling-rate", 100]
-            words += ["--max-ecg-tokens", MOST_ECG_TOKENS]
+            words += ["--max-ecg-tokens", options.most_ecg_tokens]
         file = self.folder / "elm.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
