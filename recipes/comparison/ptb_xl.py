@@ -29,13 +29,14 @@ from pathlib import Path
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
 
 from elm_hf.cli import app  # noqa: E402
 from elm_hf.evaluation.markdown import markdown_table, score_cell  # noqa: E402
 from elm_hf.evaluation.names import CONDITION_NAMES  # noqa: E402
 from elm_hf.evaluation.reliance import reliance_sentence, signal_reliance  # noqa: E402
 from elm_hf.evaluation.runs import book_of_runs, difference_of_runs  # noqa: E402
-from elm_hf.evaluation.scores import SUMMED  # noqa: E402
+from elm_hf.evaluation.scores import SUMMED, ScoreBook  # noqa: E402
 from elm_hf.training.cost_file import COSTS_NAME, read_costs  # noqa: E402
 from elm_hf.utils.errors import errors_in_one_line  # noqa: E402
 from elm_hf.utils.reports import REPORT_NAME, read_report  # noqa: E402
@@ -61,6 +62,7 @@ NUM_TOKENIZER_RECORDS = 300
 BATCH_SIZE, ENCODER_BATCH_SIZE = 8, 64  # packs of up to 16 questions about an ECG; ECGs
 MEASURED_STEPS = 8  # of a short run, for the rate
 CONDITIONS = ("ecg", "shuffled", "none")
+READS = {True: "yes", False: "no", None: "not settled"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -118,7 +120,7 @@ class Run:
         if not (self.folder / "elm").exists():
             self._create()
         self._train(self.folder / "trained", seconds, self._finetune)
-        if not (self.folder / "report" / REPORT_NAME).exists():
+        if not has_report(self.folder):
             asked = [word for name in CONDITIONS for word in ("--condition", name)]
             asked += ["--limit", self.options.limit, "--occlusions", 0, "--output", self.folder / "report", "--quiet"]
             elm_hf("evaluate", self.folder / "trained", *self.data, *asked)
@@ -171,16 +173,10 @@ class Run:
         if arm == "ecg_byte":
             tokenizer = self.folder.parent / "tokenizer"
             if not tokenizer.exists():
-                merges = [
-                    "--merges",
-                    options.merges,
-                    "--num-records",
-                    NUM_TOKENIZER_RECORDS,
-                    "--output",
-                    tokenizer,
-                    "--quiet",
-                ]
-                elm_hf("train-tokenizer", options.dataset, "--fold", options.fold, *merges)
+                size = ["--merges", options.merges, "--num-records", NUM_TOKENIZER_RECORDS]
+                elm_hf(
+                    "train-tokenizer --quiet", options.dataset, *size, "--fold", options.fold, "--output", tokenizer
+                )
             words += ["--representation", "symbol", "--ecg-tokenizer", tokenizer, "--sampling-rate", 100]
             words += ["--max-ecg-tokens", options.most_ecg_tokens]
         file = self.folder / "elm.json"
@@ -202,47 +198,47 @@ def elm_hf(command: str, *words: object) -> None:
 
 def print_table(output: Path, arms: list[str], seeds: list[int]) -> None:
     """Prints the table of the seeds that all arms have, and what it says of each arm."""
-    seeds = [
-        one for one in seeds if all((folder_of(output, arm, one) / "report" / REPORT_NAME).exists() for arm in arms)
-    ]
-    if not seeds:
-        raise ValueError(
-            f"{output}: no seed is finished for all of {', '.join(arms)}; name those that are, or continue"
-        )
-    runs = {arm: [folder_of(output, arm, seed) for seed in seeds] for arm in arms}
+    finished = [seed for seed in seeds if all(has_report(folder_of(output, arm, seed)) for arm in arms)]
+    if not finished:
+        raise ValueError(f"{output}: no seed is finished for all of {', '.join(arms)}; name fewer arms, or continue")
+    runs = {arm: [folder_of(output, arm, seed) for seed in finished] for arm in arms}
     books = {arm: book_of_runs([run / "report" for run in runs[arm]]) for arm in arms}
     first = books[arms[0]]
     rows = np.flatnonzero(first.questions.table["kind"] == "short")
-    table, sentences = [], []
+    reliances = {arm: signal_reliance(book, rows) for arm, book in books.items()}
+    table = []
     for arm, book in books.items():
-        reliance = signal_reliance(book, rows)
-        sentences.append(f"- {arm}: {reliance_sentence(reliance)}")
-        scores = book.group(rows)["conditions"]
-        right, run = (
-            book.values["ecg"][rows, SUMMED.index("exact_match")],
-            book.questions.table["run"].to_numpy()[rows],
-        )
-        of_seeds = " ".join(f"{right[run == number].mean():.3f}" for number in range(len(seeds)))
-        reads = {True: "yes", False: "no", None: "not settled"}[reliance["reads_ecg"]]
-        table.append([arm, *costs_of(runs[arm]), score_cell(scores["ecg"]["exact_match"]), of_seeds])
-        table[-1] += [score_cell(scores[name]["exact_match"], False) for name in CONDITIONS[1:]]
-        table[-1] += [score_cell(reliance), reads]
+        scores = {name: found["exact_match"] for name, found in book.group(rows)["conditions"].items()}
         found = difference_of_runs(first, book, rows, "exact_match")
-        table[-1].append(
-            "—" if book is first else f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
-        )
+        difference = f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+        cells = [arm, *costs_of(runs[arm]), score_cell(scores["ecg"]), scores_of_runs(book, rows)]
+        cells += [score_cell(scores[name], False) for name in CONDITIONS[1:]]
+        cells += [score_cell(reliances[arm]), READS[reliances[arm]["reads_ecg"]]]
+        table.append([*cells, "—" if book is first else difference])
     head = ["arm", "parameters", "seconds", "steps", "ECGs", "exact match", "each seed"]
     head += [CONDITION_NAMES[name] for name in CONDITIONS[1:]]
     head += ["reliance on the signal", "reads the ECG", f"minus {arms[0]}"]
     one = read_report(runs[arms[0]][0] / "report")
     blind = one["scores"]["all"]["conditions"]["blind"]["exact_match"]
     print(
-        f"\nSeeds {', '.join(map(str, seeds))}; {one['questions']} questions about {one['patients']} patients of "
+        f"\nSeeds {', '.join(map(str, finished))}; {one['questions']} questions about {one['patients']} patients of "
         f"{one['run']['dataset']}, fold {one['run']['fold']}; in brackets 95 % intervals over patients and seeds. Most "
         f"frequent answer to each template: {blind['score']:.3f}.\n"
     )
-    print(markdown_table(head, table))
-    print("\n" + "\n".join(sentences))
+    print(markdown_table(head, table) + "\n")
+    for arm, reliance in reliances.items():
+        print(f"- {arm}: {reliance_sentence(reliance)}")
+
+
+def has_report(run: Path) -> bool:
+    return (run / "report" / REPORT_NAME).exists()
+
+
+def scores_of_runs(book: ScoreBook, rows: np.ndarray) -> str:
+    """Exact match with the ECG of each seed."""
+    right = book.values["ecg"][rows, SUMMED.index("exact_match")]
+    by_run = pd.Series(right).groupby(book.questions.table["run"].to_numpy()[rows]).mean()
+    return " ".join(f"{score:.3f}" for score in by_run)
 
 
 def costs_of(runs: list[Path]) -> list[str]:
