@@ -14,10 +14,9 @@ SCRIPT = ROOT / "recipes" / "comparison" / "ptb_xl.py"
 
 def table_of(printed: str) -> dict[str, dict[str, str]]:
     """The rows of the table by their first column."""
-    lines = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("| ")
-    ]
-    return {cells[0]: dict(zip(lines[0], cells)) for cells in lines[2:]}
+    lines = [line for line in printed[printed.index("| arm |") :].splitlines() if line.startswith("| ")]
+    head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    return {cells[0]: dict(zip(head, cells)) for cells in rows}
 
 
 @pytest.mark.slow
