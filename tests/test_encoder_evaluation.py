@@ -16,7 +16,7 @@ from conftest import TINY_LLM
 from huggingface_hub import ModelCard
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification
 from trl import ModelConfig
 from typer.testing import CliRunner
 
@@ -145,6 +145,41 @@ def test_a_classifier_is_scored_on_test_patients(dataset, encoder, records, tmp_
     assert f"{len(rows)} ECGs of {report['patients']} patients" in text and "| all | " in text
     with pytest.raises(ValueError, match="holds another evaluation .split is 'test' there, 'validation' here"):
         evaluate_encoder(encoder, dataset, 1, "validation", output=tmp_path / "report", quiet=True)
+
+
+def test_a_classifier_averages_over_windows(dataset, encoder, records, tmp_path):
+    report = evaluate_encoder(encoder, dataset, 1, output=tmp_path, window_seconds=0.75, quiet=True)
+    found = pd.read_parquet(tmp_path / "probabilities.parquet")
+    model = AutoModelForSequenceClassification.from_pretrained(encoder).eval()
+    extractor = load_feature_extractor(encoder)
+    assert extractor.num_samples == 2 * extractor.sampling_rate  # the encoder reads 2 s
+    rows = records.rows("test")[:3]
+    ecgs = list(records.ecgs(rows))
+    values = extractor(ecgs, lead_names=[LEADS] * 3, sampling_rate=records.sampling_rate, return_tensors="pt")
+    one = round(0.75 * extractor.sampling_rate)
+    starts = [
+        0,
+        one // 2,
+        2 * (one // 2),
+        3 * (one // 2),
+        2 * extractor.sampling_rate - one,
+    ]  # the last one ends at the end
+    with torch.no_grad():
+        windows = [
+            model(values["ecg_values"][..., start : start + one], values["ecg_lead_mask"]).logits.sigmoid()
+            for start in starts
+        ]
+    expected = torch.stack(windows).mean(dim=0)
+    np.testing.assert_allclose(found.iloc[:3, 2:].to_numpy(float), expected, atol=1e-5)
+    text = (tmp_path / "report.md").read_text()
+    assert "| classifier, windows of 0.75 s |" in text and "probabilities are averaged" in text
+    assert report["run"]["window_seconds"] == 0.75
+    with pytest.raises(ValueError, match="holds another evaluation .window_seconds is 0.75 there"):
+        evaluate_encoder(encoder, dataset, 1, output=tmp_path, quiet=True)
+    with pytest.raises(ValueError, match="--window-seconds 3: .* reads 2 s; name less than that"):
+        evaluate_encoder(encoder, dataset, 1, window_seconds=3, quiet=True)
+    with pytest.raises(ValueError, match="--window-seconds is for classifiers"):
+        evaluate_encoder(encoder, dataset, 1, window_seconds=1, linear_probe=True, quiet=True)
 
 
 def test_an_encoder_is_not_scored_on_patients_that_it_has_seen(dataset, encoder):

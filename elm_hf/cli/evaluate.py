@@ -218,6 +218,10 @@ def evaluate_encoder(
     label_shares: Annotated[
         str, typer.Option(help="Shares of the training patients that linear probes are fitted on.")
     ] = "0.01,0.1,1",
+    window_seconds: Annotated[
+        float | None,
+        typer.Option(help="Average a classifier's probabilities over half-overlapping windows of this length."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of ECGs in a batch.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for drawing and resampling patients.")] = 0,
     allow_seen_patients: AllowSeenPatients = False,
@@ -243,6 +247,7 @@ def evaluate_encoder(
         output=output,
         linear_probe=linear_probe,
         label_shares=shares,
+        window_seconds=window_seconds,
         batch_size=batch_size,
         seed=seed,
         quiet=quiet,

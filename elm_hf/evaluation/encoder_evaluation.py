@@ -50,6 +50,7 @@ def evaluate_encoder(
     output: str | PathLike | None = None,
     linear_probe: bool = False,
     label_shares: Sequence[float] = LABEL_SHARES,
+    window_seconds: float | None = None,
     batch_size: int = 64,
     seed: int = 0,
     quiet: bool = False,
@@ -73,6 +74,8 @@ def evaluate_encoder(
         linear_probe: fit logistic regressions on the `pooler_output` of the frozen encoder, one for each class. The
             strength of their L2 penalty is chosen for each task by the macro AUROC on the validation patients.
         label_shares: shares of the training patients to fit on, drawn at random; a smaller one is a part of a larger one.
+        window_seconds: length of the windows that a classifier reads one by one; their probabilities are averaged, as in
+            Strodthoff et al. (2020). Default: it reads each ECG at once.
         batch_size: number of ECGs that the encoder reads at once.
         seed: random seed for drawing patients and for resampling.
         quiet: no progress bar.
@@ -89,16 +92,19 @@ def evaluate_encoder(
     started = time.monotonic()
     model_type = encoder_type(str(checkpoint))
     _check_shares(label_shares)
+    if linear_probe and window_seconds is not None:
+        raise ValueError("--window-seconds is for classifiers; --linear-probe fits to the output for the whole ECG")
     identity = {"schema": REPORT_SCHEMA, "checkpoint": str(checkpoint), "dataset": str(dataset), "fold": str(fold)}
     identity |= {"split": split, "way": "linear_probe" if linear_probe else "classifier", "seed": seed}
     identity["label_shares"] = sorted(label_shares) if linear_probe else None
+    identity["window_seconds"] = window_seconds
     if output is not None:
         check_results(Path(output), REPORT_NAME, identity)
     records = LabelledRecords(dataset, fold, complete_only=model_type in NEED_ALL_LEADS)
     rows = records.rows(split)
     patients = records.patients[rows]
     seen = check_evaluated_patients(checkpoint, set(patients), allow_seen_patients)
-    encoder = EncoderOutputs(checkpoint, is_classifier=not linear_probe, batch_size=batch_size, quiet=quiet)
+    encoder = EncoderOutputs(checkpoint, not linear_probe, batch_size, quiet, window_seconds)
     known = known_sources(encoder.model.config, records.sources)
     if known:
         logger.warning(f"{checkpoint}: {known_sources_message(known)}")
@@ -110,7 +116,7 @@ def evaluate_encoder(
     else:
         logits, tasks = _classified(encoder, checkpoint, records, rows)
         scored = task_scores(logits, tasks.targets(records.labels_of(rows)), tasks, bootstrap)
-        results = [{"classes": encoder.model.config.num_labels, "tasks": scored}]
+        results = [{"classes": encoder.model.config.num_labels, "window_seconds": window_seconds, "tasks": scored}]
     facts = {
         "weights": fingerprint_of_weights(encoder.model.state_dict(), sampled=True),
         "encoder": model_type,

@@ -17,7 +17,8 @@ def encoder_table(report: dict) -> str:
 def column_title(result: dict) -> str:
     """What a result is of: the classifier, or the linear probe of a share of the labels."""
     if "label_share" not in result:
-        return "classifier"
+        seconds = result.get("window_seconds")
+        return "classifier" if seconds is None else f"classifier, windows of {seconds:g} s"
     return f"linear probe, {100 * result['label_share']:g} % of labels"
 
 
@@ -93,6 +94,11 @@ def _method(report: dict) -> str:
             "the strength of its L2 penalty is chosen for each task by the macro AUROC on the validation patients. The "
             "patients of a smaller share are among those of a larger one. A label of which the training patients have no ECG "
             "cannot be learned, and its AUROC is 0.5."
+        )
+    if run.get("window_seconds") is not None:
+        text += (
+            f" The classifier reads windows of {run['window_seconds']:g} s, each overlapping half of the next one, and their "
+            "probabilities are averaged."
         )
     scored = {name for found in report["results"][0]["tasks"].values() for name in found["classes"]}
     if run["way"] == "classifier" and report["results"][0]["classes"] < len(scored):

@@ -5,7 +5,8 @@
 #     SOURCE=path/to/ptb-xl sh recipes/ptb_xl/run.sh SIZE [-- OPTIONS OF elm-hf train ...]
 #
 # SOURCE is the download of physionet.org/content/ptb-xl/1.0.3, of which the tables and records100 are read. SIZE is
-#     small    an LLM of 2 million parameters and an encoder of 1 million, from scratch, on a CPU
+#     small    an LLM of 2 million parameters and an encoder of 1 million, from scratch, on a CPU (half an hour of a core)
+#     medium   the same LLM, trained five times longer, and the encoder of recipes/ptb_xl_benchmark (three hours of a core)
 #     smollm2  SmolLM2-135M-Instruct with LoRA, on a CPU (an hour or two) or a GPU
 #     full     an LLM of 1 billion parameters or more with LoRA, on a GPU
 #     smoke    tiny models and simulated ECGs, to check that everything runs
@@ -13,14 +14,15 @@
 # data/ptb_xl_qa), OUTPUT the folder of the results. An interrupted run continues. Settings were chosen on fold 9.
 set -eu
 cd "$(dirname "$0")/../.."
-here=recipes/ptb_xl size=${1:?name a size: small, smollm2, full or smoke}
+here=recipes/ptb_xl size=${1:?name a size: small, medium, smollm2, full or smoke}
 shift
 [ "${1:-}" != -- ] || shift
 out=${OUTPUT:-outputs/ptb_xl/$size} data=${DATA:-data/ptb_xl_qa} encoder=${ENCODER:-$out/encoder}
-fold=official align= encoder_options= cpu="--use_cpu true --bf16 false" limit=2000
+fold=official align= encoder_options= train_options= cpu="--use_cpu true --bf16 false" limit=2000
 case $size in
-    small)
+    small | medium)
         encoder_config=$here/small_encoder.yaml train=$here/small.yaml
+        [ $size = small ] || { encoder_config=recipes/ptb_xl_benchmark/encoder.yaml train_options="--max_steps 1500"; }
         llm="--config $here/small.json --tokenizer-dataset $data --tokenizer-fold official --vocab-size 768"
         ;;
     smollm2)
@@ -36,7 +38,7 @@ case $size in
         encoder_options="--encoder_config $here/smoke/encoder.json --num_train_epochs 1"
         llm="--config $here/smoke/elm.json --tokenizer-dataset $data --vocab-size 500"
         ;;
-    *) echo "run.sh: unknown size $size; expected small, smollm2, full or smoke" >&2; exit 2 ;;
+    *) echo "run.sh: unknown size $size; expected small, medium, smollm2, full or smoke" >&2; exit 2 ;;
 esac
 started=$(date +%s)
 run() { printf '\n$ %s\n' "$*"; "$@"; }
@@ -59,9 +61,17 @@ if [ -n "$align" ]; then
     start=$out/aligned
 fi
 make "$out/trained/costs.json" accelerate launch -m elm_hf.training.sft --config $train --dataset "$data" --fold $fold \
-    --model_name_or_path "$start" --output_dir "$out/trained" $cpu "$@"
+    --model_name_or_path "$start" --output_dir "$out/trained" $cpu $train_options "$@"
 make "$out/report/report.json" elm-hf evaluate "$out/trained" --dataset "$data" --fold $fold --limit $limit \
     --occlusions 4 --calibration --counterfactuals --output "$out/report" --update-card
 run elm-hf costs "$size=$out/trained"
+if [ -z "${ENCODER:-}" ] && [ $size != smoke ]; then
+    for split in validation test; do
+        make "$out/classifier_$split/report.json" elm-hf evaluate-encoder "$encoder" --dataset "$data" --fold $fold \
+            --split $split --output "$out/classifier_$split"
+    done
+    run python $here/compare_with_classifier.py "$out/report" --dataset "$data" --validation "$out/classifier_validation" \
+        --tested "$out/classifier_test"
+fi
 
 printf '\nFinished in %s seconds. The report is %s.\n' "$(($(date +%s) - started))" "$out/report/report.md"

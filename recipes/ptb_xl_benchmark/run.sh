@@ -35,7 +35,9 @@ make $out/encoder/costs.json accelerate launch -m elm_hf.pretrain --config $here
     --fold $fold --output_dir $out/encoder $tiny "$@"
 make $out/classifier/report.json elm-hf evaluate-encoder $out/encoder --dataset "$data" --fold $fold \
     --output $out/classifier --update-card
+make $out/windows/report.json elm-hf evaluate-encoder $out/encoder --dataset "$data" --fold $fold \
+    --window-seconds 2.5 --output $out/windows --update-card
 make $out/linear_probe/report.json elm-hf evaluate-encoder $out/encoder --dataset "$data" --fold $fold \
     --output $out/linear_probe --linear-probe --update-card
-run python $here/print_table.py $out/classifier $out/linear_probe
+run python $here/print_table.py $out/classifier $out/windows $out/linear_probe
 printf '\nThe card of the encoder is %s.\n' "$out/encoder/README.md"
