@@ -12,8 +12,8 @@ recipes/ptb_xl/run.sh builds the dataset. Arms (default: all; the others are com
     image        a small vision transformer, trained with the rest, reads the drawn ECG
     ecg_byte     ECG-Byte (Han et al. 2024): symbols of a tokenizer that is trained beforehand, on training patients
 
-The number of steps follows from the rate of the first steps, measured once for each arm; the table has the seconds that
-the steps really took. Evaluation, and drawing up the tokenizer, do not count. An interrupted comparison continues. All
+The number of steps follows from the rate in two short runs, measured once for each arm; the table has the seconds that the
+steps really took. Evaluation, and drawing up the tokenizer, do not count. An interrupted comparison continues. All
 arms are trained with the first seed before the next one, and the table has the seeds that all arms have.
 """
 
@@ -60,7 +60,7 @@ TINY_VISION = VISION | {"hidden_size": 32, "num_hidden_layers": 1, "image_size":
 MERGES, MOST_ECG_TOKENS = 4000, 1536
 NUM_TOKENIZER_RECORDS = 300
 BATCH_SIZE, ENCODER_BATCH_SIZE = 8, 64  # packs of up to 16 questions about an ECG; ECGs
-MEASURED_STEPS = 8  # of a short run, for the rate
+MEASURED_STEPS = (2, 10)  # of two short runs; the rate is that of the steps by which they differ
 CONDITIONS = ("ecg", "shuffled", "none")
 READS = {True: "yes", False: "no", None: "not settled"}
 
@@ -100,7 +100,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         options.elm, options.vision = RECIPES / "ptb_xl/smoke/elm.json", TINY_VISION
         options.encoder_config = RECIPES / "ptb_xl/smoke/encoder.json"
         options.merges, options.most_ecg_tokens, options.vocab_size = 100, 64, 500
-        options.limit, options.seconds, options.measured_steps = 12, 0.2, 2
+        options.limit, options.seconds, options.measured_steps = 12, 0.2, (1, 2)
     return options
 
 
@@ -126,14 +126,18 @@ class Run:
             elm_hf("evaluate", self.folder / "trained", *self.data, *asked)
 
     def _train(self, output: Path, seconds: float, train: Callable[[Path, int], None]) -> None:
-        """Trains for as many steps as take so many seconds, by the rate of a short run."""
+        """Trains for as many steps as take so many seconds, the start of the training included."""
         if (output / COSTS_NAME).exists():
             return
-        measured = self.folder.parent / f"{output.name}_measured"
-        if not (measured / COSTS_NAME).exists():
-            train(measured, self.options.measured_steps)
-        costs = read_costs(measured)
-        train(output, max(1, round(seconds * costs["steps"] / max(costs["seconds"], 0.1))))
+        measured = []
+        for steps in self.options.measured_steps:
+            short = self.folder.parent / f"{output.name}_{steps}_steps"
+            if not (short / COSTS_NAME).exists():
+                train(short, steps)
+            measured.append(read_costs(short))
+        first, second = measured
+        a_step = max((second["seconds"] - first["seconds"]) / (second["steps"] - first["steps"]), 0.01)
+        train(output, max(1, first["steps"] + round((seconds - first["seconds"]) / a_step)))
 
     def _pretrain(self, output: Path, steps: int) -> None:
         words = ["--per_device_train_batch_size", ENCODER_BATCH_SIZE, "--eval_strategy", "no"]
