@@ -146,8 +146,8 @@ class ElmSymbolProcessor(BaseElmProcessor):
         kept = self.kept_tokens(tokens)
         if len(kept) < len(tokens):
             logger.warning_once(
-                f"An ECG of {len(tokens)} tokens is longer than max_ecg_tokens={self.max_ecg_tokens}: the end of every "
-                "lead is dropped. This warning is shown once."
+                f"An ECG has more tokens than max_ecg_tokens={self.max_ecg_tokens}: the end of every lead is dropped, here "
+                "and in every other ECG that is too long."
             )
         return tokens[kept]
 

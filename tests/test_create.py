@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY_LLM
@@ -10,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoProcessor,
     AutoTokenizer,
     ByT5Tokenizer,
     Gemma3Config,
@@ -25,6 +27,7 @@ from elm_hf.checkpoints.llm import check_saved
 from elm_hf.checkpoints.tokenizer import train_tokenizer
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.seen_patients import read_stages
+from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.utils.files import save_atomically
 from elm_hf.utils.positions import position_limit
@@ -103,6 +106,19 @@ def test_a_new_encoder_is_of_the_default_type(tmp_path):
     assert config.encoder_config.model_type == "ecg_se_resnet" and config.encoder_config.hidden_size == 16
     assert config.num_samples == 200  # it reads 100 Hz
     assert read_stages(tmp_path / "elm") == []
+
+
+def test_a_model_without_an_encoder_reads_the_sampling_rate_that_is_asked_for(tmp_path):
+    (tmp_path / "elm.json").write_text(json.dumps({"text_config": TINY_LLM}))
+    tiny_tokenizer("qwen2").save_pretrained(tmp_path / "tokenizer")
+    options = {"config": tmp_path / "elm.json", "tokenizer": str(tmp_path / "tokenizer"), "sampling_rate": 100}
+    config = create_elm(tmp_path / "elm", projector="patch", num_ecg_tokens=50, **options).config
+    assert config.num_samples == 1000  # 10 s
+    reader = AutoProcessor.from_pretrained(tmp_path / "elm").feature_extractor
+    ecg = np.random.default_rng(0).normal(size=(12, 1000)).astype(np.float32)
+    assert np.allclose(reader(ecg, sampling_rate=100, lead_names=list(LEADS))["ecg_values"], ecg)
+    with pytest.raises(ValueError, match="--sampling-rate is for models without an encoder"):
+        create_elm(tmp_path / "other", encoder="new", **options)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt"])

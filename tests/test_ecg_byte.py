@@ -23,6 +23,7 @@ from warm_python import run_python
 from elm_hf.checkpoints.convert import convert_checkpoint
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle, recover_merges, train_ecg_byte_tokenizer
 from elm_hf.checkpoints.ecg_byte_voltage import find_qrs, measure_voltage, sokolow_lyon
+from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.tables import load_records
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
@@ -370,6 +371,15 @@ def test_the_command_gives_the_same_vocabulary_on_four_threads(trained, simulate
     assert "300 merges from 30 records" in done.stdout and "170 records not used in training" in done.stdout
     for name in ("tokenizer.json", "tokenizer_config.json", "README.md"):
         assert (tmp_path / "ecg_byte" / name).read_bytes() == (trained[0] / name).read_bytes()
+
+
+def test_a_fold_has_the_tokenizer_trained_on_its_training_patients(simulated_dataset, tmp_path):
+    training = load_elm_dataset(simulated_dataset, fold=1, split="train")["patient_ids"]
+    training = {patient for patients in training for patient in patients}
+    owners = load_records(simulated_dataset)["patient_id"]
+    report = train_ecg_byte_tokenizer(simulated_dataset, 1, tmp_path / "fold1", num_records=1000, fold=1)
+    assert report["num_records"] == sum(owner in training for owner in owners) < len(owners)
+    assert "from the training patients of fold 1 |" in (tmp_path / "fold1" / "README.md").read_text()
 
 
 def test_the_range_ignores_missing_leads(records_without_v6, tmp_path):

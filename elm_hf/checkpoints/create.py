@@ -93,6 +93,7 @@ def create_elm(
     picture_projector: str | None = None,
     num_picture_tokens: int | None = None,
     measurements: Sequence[str] | None = None,
+    sampling_rate: int | None = None,
 ) -> ElmForCausalLM:
     """
     Creates a checkpoint that is ready for training: `config.json`, weights, processor and the code to load them.
@@ -140,6 +141,8 @@ def create_elm(
         num_picture_tokens: how many of `num_ecg_tokens` are the picture's.
         measurements: measured values that the model reads as well, a token each behind those of the ECG: see
             [`scaled_measurements`]. They are added to the default of `num_ecg_tokens`.
+        sampling_rate: sampling rate in Hz at which a model without an encoder reads ECGs, 250 by default. An ECG tokenizer
+            compresses best at the rate of the records that it was trained on.
 
     Raises:
         FileExistsError: `output` exists and is not empty.
@@ -157,10 +160,12 @@ def create_elm(
     text_config, encoder_config, picture_config = (
         settings.pop(name, None) for name in ("text_config", "encoder_config", "picture_encoder_config")
     )
-    reading = _Reading(settings["representation"], seconds, normalization, leads, picture_size, paper)
+    reading = _Reading(settings["representation"], seconds, normalization, leads, picture_size, paper, sampling_rate)
     has_picture_encoder = picture_encoder is not None or picture_config is not None
     _check_parts(reading, llm, text_config, has_picture_encoder, ecg_tokenizer, hub_encoder, encoder_config)
     _check_numbers(seconds, dtype)
+    if sampling_rate is not None and (encoder or encoder_config or hub_encoder or reading.both):
+        raise ValueError("--sampling-rate is for models without an encoder; an encoder reads ECGs at its own rate.")
     if encoder == NEW_ENCODER:
         encoder = (encoder_config or {}).get("model_type", DEFAULT_TYPE)
     has_encoder = encoder is not None or encoder_config is not None or hub_encoder is not None
@@ -226,6 +231,7 @@ class _Reading:
     leads: Sequence[str] | None
     picture_size: int | None
     paper: Mapping | None
+    sampling_rate: int | None
 
     @property
     def both(self) -> bool:
@@ -279,7 +285,7 @@ def _load_encoder(
     _check_picture_options(reading, encoder)
     if not reading.is_of_pictures(encoder):
         form = "signal" if reading.both else reading.representation
-        options = reading.seconds, reading.normalization, reading.leads
+        options = reading.seconds, reading.normalization, reading.leads, reading.sampling_rate
         return encoder, build_feature_extractor(name, encoder, form, *options)
     if reading.leads is not None:
         raise ValueError("--leads chooses the leads of signals; pictures show all twelve. Leave it out.")

@@ -18,6 +18,7 @@ from elm_hf.checkpoints.card import CardFile
 from elm_hf.checkpoints.ecg_byte_voltage import measure_voltage
 from elm_hf.checkpoints.plain_pickle import read_plain_pickle
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
+from elm_hf.data.patients import patients_of, record_patients
 from elm_hf.data.tables import load_records
 from elm_hf.modeling.tokenization_ecg_byte import BYTE_TOKENS, SYMBOLS, EcgByteTokenizer
 from elm_hf.utils.files import check_free, save_atomically
@@ -44,6 +45,7 @@ def train_ecg_byte_tokenizer(
     encoding: str = "longest_match",
     seed: int = 0,
     show_progress: bool = False,
+    fold: int | str | None = None,
 ) -> dict:
     """
     Trains an ECG-Byte tokenizer and saves it with its card. The number of threads does not change the tokenizer.
@@ -64,6 +66,7 @@ def train_ecg_byte_tokenizer(
         encoding: how ECGs are encoded, see [`EcgByteTokenizer`].
         seed: random seed for drawing records.
         show_progress: show progress bars.
+        fold: 1 to 5 or `"official"`: train and measure on records of its training patients; None for all records.
 
     Returns:
         The figures of the card: `num_merges`, `num_records`, `num_measured` (measured records, which were not used in
@@ -74,7 +77,7 @@ def train_ecg_byte_tokenizer(
     Raises:
         FileExistsError: `output` exists and is not empty.
         FileNotFoundError: the dataset does not exist.
-        ValueError: the dataset is not an elm-hf dataset, or its records give fewer merges.
+        ValueError: the dataset is not an elm-hf dataset or has no such fold, or its records give fewer merges.
     """
     output = Path(output)
     check_free(output)
@@ -83,7 +86,11 @@ def train_ecg_byte_tokenizer(
     if num_merges < 1 or num_records < 1:
         raise ValueError(f"Got {num_merges} merges and {num_records} records; expected at least 1 of each.")
     records = load_records(dataset)
-    drawn = np.random.default_rng(seed).permutation(len(records))
+    usable = np.arange(len(records))
+    if fold is not None:
+        of_training = patients_of(dataset, fold, held_out=False)
+        usable = np.flatnonzero([patient in of_training for patient in record_patients(records).to_pylist()])
+    drawn = np.random.default_rng(seed).permutation(usable)
     training, measured = _ecgs(records, drawn[:num_records]), _ecgs(records, drawn[num_records:][:NUM_MEASURED])
     companded = scale == "companded"
     levels = {
@@ -97,6 +104,7 @@ def train_ecg_byte_tokenizer(
         "num_merges": num_merges,
         "num_records": len(training),
         "seed": seed,
+        "fold": None if fold is None else str(fold),
         "shape": tuple(records.features["ecg"].shape),
         "sampling_rate": records[0]["sampling_rate"],
         "scale": scale,

@@ -50,6 +50,7 @@ def build_feature_extractor(
     seconds: float | None,
     normalization: str | None,
     leads: Sequence[str] | None,
+    sampling_rate: int | None = None,
 ) -> EcgFeatureExtractor:
     """
     The feature extractor of a pre-trained ECG encoder, which keeps its preprocessing; otherwise a new one.
@@ -58,7 +59,7 @@ def build_feature_extractor(
         name: repository or folder of the encoder, or the type of a new one; None without a name.
         encoder: the encoder; None for a model without one.
         representation: `"signal"` or `"symbol"`.
-        seconds, normalization, leads: as for [`create_elm`].
+        seconds, normalization, leads, sampling_rate: as for [`create_elm`].
     """
     is_pretrained = name is not None and name not in ECG_ENCODER_TYPES
     model_type = None if encoder is None else encoder.config.model_type
@@ -76,6 +77,9 @@ def build_feature_extractor(
     settings = feature_extractor.to_dict()
     if normalization is not None:
         settings["normalization"] = normalization
+    if sampling_rate is not None:
+        seconds = seconds or settings["num_samples"] / settings["sampling_rate"]
+        settings["sampling_rate"] = sampling_rate
     if seconds is not None:
         settings["num_samples"] = round(seconds * settings["sampling_rate"])
     if settings["normalization"] in SCALED_BY_ITSELF:

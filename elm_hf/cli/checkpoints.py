@@ -142,6 +142,14 @@ def create(
             "names such as heart_rate,qrs_ms,st_mv (of all leads) or st_mv_V2."
         ),
     ] = None,
+    sampling_rate: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Sampling rate in Hz at which a model without an encoder reads ECGs, 250 by default. That of an ECG "
+            "tokenizer's training records fits it.",
+        ),
+    ] = None,
 ):
     """Compose a new ECG-language model from an LLM, a projector and, optionally, an ECG encoder."""
     from elm_hf.utils.files import check_free
@@ -187,6 +195,7 @@ def create(
         picture_projector=picture_projector,
         num_picture_tokens=num_picture_tokens,
         measurements=None if measurements is None else measurements.split(","),
+        sampling_rate=sampling_rate,
     )
     llm_type, reads = model.config.text_config.model_type, _reads(model.config)
     typer.echo(f"{output}: {model.num_parameters():,} parameters, LLM {llm_type}, {reads}")
@@ -266,6 +275,12 @@ def train_tokenizer(
         str, typer.Option(help="How ECGs are encoded: longest_match or merge_order.")
     ] = "longest_match",
     seed: Annotated[int, typer.Option(help="Random seed for drawing records.")] = 0,
+    fold: Annotated[
+        str | None,
+        typer.Option(
+            help='Fold, 1 to 5 or "official", on whose training patients to train. By default all records are used.'
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ):
@@ -273,7 +288,7 @@ def train_tokenizer(
     from elm_hf.checkpoints.ecg_byte import train_ecg_byte_tokenizer
 
     show_progress = sys.stderr.isatty() and not quiet
-    report = train_ecg_byte_tokenizer(dataset, merges, output, num_records, scale, encoding, seed, show_progress)
+    report = train_ecg_byte_tokenizer(dataset, merges, output, num_records, scale, encoding, seed, show_progress, fold)
     if as_json:
         print_json(report)
         return
