@@ -21,6 +21,7 @@ from elm_hf.interpretations.claims_figure import claims_figure
 from elm_hf.interpretations.claims_markdown import claim_sections, claims_sentence
 
 
+RENDERS_CHARTS = True
 CURVE = {
     "finding": "first degree av block",
     "quantity": "PR interval",

@@ -42,6 +42,9 @@ from elm_hf.modeling.ecg_leads import LEADS, limb_lead_error
 from elm_hf.modeling.ecg_measurements import measure_ecg
 
 
+RENDERS_CHARTS = True
+
+
 @pytest.fixture(scope="module")
 def hearts():
     return draw_hearts(2, 0, ALL_CHANGES)

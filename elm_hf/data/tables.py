@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetBuilder, IterableDataset
 from datasets.data_files import EmptyDatasetError
-from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError
+from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError, DatasetsError
 from datasets.inspect import SplitsNotFoundError
 from yaml import YAMLError
 
@@ -81,11 +81,7 @@ def load_table(path: str | PathLike, config: str, split: str, streaming: bool = 
     """Load a split of a configuration of an elm-hf dataset. Errors list the available ones."""
     name, revision = name_and_revision(path)
     try:
-        builder = _builder(name, revision, config, split)
-        if streaming:
-            return builder.as_streaming_dataset(split)
-        builder.download_and_prepare()
-        return builder.as_dataset(split)
+        return _read(_builder(name, revision, config, split), split, streaming)
     except (DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"{path}: no such folder, and not found on the Hub ({error})") from error
     except (DatasetsError, SplitsNotFoundError, YAMLError) as error:
@@ -148,6 +144,16 @@ def _builder(name: str, revision: str | None, config: str, split: str | None = N
             return builder
     _check_has(name, revision, config, split)  # says what there is
     return datasets.load_dataset_builder(name, config, revision=revision)
+
+
+def _read(builder: DatasetBuilder, split: str, streaming: bool) -> Dataset | IterableDataset:
+    try:
+        if streaming:
+            return builder.as_streaming_dataset(split)
+        builder.download_and_prepare()
+        return builder.as_dataset(split)
+    except ValueError as error:  # of files that are missing or cannot be read
+        raise DatasetGenerationError(str(error)) from error
 
 
 def _splits(builder: DatasetBuilder) -> Iterable[str]:

@@ -33,7 +33,7 @@ from elm_hf.scoring.scores import Questions
 from elm_hf.utils.exact_match import final_answer, is_exact_match
 
 
-TASKS_FOLDER = str(files("elm_hf.evaluation") / "lm_eval_tasks")
+TASKS_FOLDER = str(files(__package__) / "lm_eval_tasks")
 INSTRUCTION = "Answer with the answer alone: yes or no, or the findings, separated by commas."
 
 
