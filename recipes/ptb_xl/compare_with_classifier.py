@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from elm_hf.comparison.compare import read_predictions
+from elm_hf.comparison.compare import compared, read_predictions
 from elm_hf.data.tables import read_columns
-from elm_hf.scoring.intervals import Difference, PatientBootstrap, Support
+from elm_hf.scoring.intervals import PatientBootstrap, Support
 from elm_hf.scoring.markdown import markdown_table, score_cell
 from elm_hf.scoring.names import PROBABILITIES_NAME
 from elm_hf.scoring.scores import score_entry
 from elm_hf.utils.auroc import class_aurocs
+from elm_hf.utils.exact_match import is_exact_match
 
 
 QUESTION_TYPE = "single-verify"
@@ -36,10 +37,8 @@ def main(report: Path, dataset: Path, validation: Path, tested: Path) -> None:
     rows = rows.join(asked[["record_id", "finding", "is_yes"]], on="conversation_id")
     rules = classifier_rules(questions_of(dataset, "validation"), probabilities_of(validation))
     classified = classifier_answers(rows, probabilities_of(tested), rules)
-    right = np.column_stack(
-        [rows["prediction"].str.strip(" .").str.lower().eq("yes") == rows["is_yes"], classified == rows["is_yes"]]
-    ).astype(float)
-    right[~rows["prediction"].str.strip(" .").str.lower().isin(["yes", "no"]), 0] = 0
+    by_model = [is_exact_match(said, truth) for said, truth in zip(rows["prediction"], rows["answer"])]
+    right = np.column_stack([by_model, classified == rows["is_yes"]]).astype(float)
     bootstrap = PatientBootstrap(rows["patient_ids"].tolist())
     groups = {"all": np.arange(len(rows))} | dict(rows.groupby("attribute_type").indices)
     print(
@@ -100,12 +99,12 @@ def compared_row(name: str, rows: np.ndarray, right: np.ndarray, bootstrap: Pati
     support = Support(bootstrap.least(rows), len(rows), is_share=True)
     means = bootstrap.means(right[rows], rows)
     cells = [score_cell(score_entry(means[:, one], support)) for one in range(2)]
-    change = right[rows, 0] - right[rows, 1]
-    moved = bootstrap.means(np.column_stack([change.clip(0), (-change).clip(0)]), rows)
-    difference = Difference.of_samples(moved[:, 0], moved[:, 1], support)
-    low, high = difference.interval()
+    found = compared(right[rows, ::-1], np.ones((len(rows), 1)), rows, bootstrap, is_share=True)
+    low, high = found["low"], found["high"]
+    if low is None:
+        return [name, f"{len(rows):,}", *cells, f"{found['difference']:+.3f}", "not settled"]
     verdict = "yes" if low >= -MARGIN else "no" if high < -MARGIN else "not settled"
-    return [name, f"{len(rows):,}", *cells, f"{difference.value:+.3f} [{low:+.3f}, {high:+.3f}]", verdict]
+    return [name, f"{len(rows):,}", *cells, f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]", verdict]
 
 
 if __name__ == "__main__":
