@@ -162,6 +162,26 @@ def tiny_elm(simulated_dataset, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def elm_with_encoder(simulated_dataset, tmp_path_factory) -> Path:
+    """A new checkpoint of a tiny ELM with an encoder, an `ecg_resnet`, which reads ECGs of 2 s."""
+    from elm_hf.checkpoints.create import create_elm
+
+    folder = tmp_path_factory.mktemp("with_encoder")
+    encoder = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    (folder / "elm.json").write_text(json.dumps({"text_config": TINY_LLM, "encoder_config": encoder}))
+    create_elm(
+        folder / "elm",
+        config=folder / "elm.json",
+        encoder="ecg_resnet",
+        tokenizer_dataset=str(simulated_dataset),
+        vocab_size=400,
+        num_ecg_tokens=10,
+        seconds=2,
+    )
+    return folder / "elm"
+
+
+@pytest.fixture(scope="session")
 def speaking_elm(tiny_elm, tmp_path_factory) -> Path:
     """The tiny ELM with weights so large that its answers are words, which depend on the ECG and on the question."""
     from elm_hf.checkpoints.load import load_checkpoint

@@ -1,17 +1,13 @@
 """The cache of a frozen encoder: the same features, logits and losses as an encoder that runs in every step."""
 
-import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_LLM
 from test_training import losses, train
 from torch.nn import functional as F
 
-from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.ecg_table import EcgTable
 from elm_hf.data.loading import load_elm_dataset
@@ -22,23 +18,6 @@ from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.encoder_cache import cache_encoder, cache_encoders_of
 from elm_hf.training.encoder_features import EncoderFeatures
 from elm_hf.utils.weights import fingerprint_of_weights
-
-
-@pytest.fixture(scope="module")
-def elm_with_encoder(simulated_dataset, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("with_encoder")
-    encoder = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
-    (folder / "elm.json").write_text(json.dumps({"text_config": TINY_LLM, "encoder_config": encoder}))
-    create_elm(
-        folder / "elm",
-        config=folder / "elm.json",
-        encoder="ecg_resnet",
-        tokenizer_dataset=str(simulated_dataset),
-        vocab_size=400,
-        num_ecg_tokens=10,
-        seconds=2,
-    )
-    return folder / "elm"
 
 
 @pytest.fixture(scope="module")

@@ -136,6 +136,9 @@ class ElmScriptArguments(DataArguments):
         "counted. No limit by default."
     )
     cache_encoder: bool = _argument("Run the frozen encoder once and train on its stored features.", False)
+    encoder_learning_rate: float | None = _argument(
+        "Learning rate of the encoder, if it is not that of the other parts (--learning_rate). It follows the same schedule."
+    )
     ecg_condition: str = _argument(
         "What to train on in the place of the ECGs: signal (the ECGs), zeros, noise, another (patient's ECG) or none. All "
         "but signal measure what a model can learn without reading the ECG.",
@@ -178,6 +181,7 @@ class ElmScriptArguments(DataArguments):
                 "--cache_encoder needs a frozen encoder, but encoder is in --trainable; leave it out (--trainable "
                 "projector llm)."
             )
+        self._check_encoder_learning_rate()
         self._check_condition()
         self._check_descriptions()
         _ = self.retrieval, self.system_prompt  # wrong values raise an error before any work starts
@@ -188,6 +192,18 @@ class ElmScriptArguments(DataArguments):
         if self.rag_index is None:
             return None
         return RetrievalOptions(self.rag_index, self.rag_k, self.rag_content, self.rag_location)
+
+    def _check_encoder_learning_rate(self):
+        rate = self.encoder_learning_rate
+        if rate is None:
+            return
+        if not 0 < rate < 1:
+            raise ValueError(f"--encoder_learning_rate is {rate}; expected a number between 0 and 1.")
+        if "encoder" not in self.trainable or len(self.trainable) == 1:
+            raise ValueError(
+                "--encoder_learning_rate needs the encoder and another part in --trainable; got "
+                f"{' '.join(self.trainable)}."
+            )
 
     def _check_condition(self):
         condition = self.ecg_condition

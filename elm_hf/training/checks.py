@@ -65,10 +65,21 @@ def check_arguments(
             "--cache_encoder runs the encoder before training, when ZeRO-3 has already partitioned it; use the recipe "
             "accelerate/fsdp2 or accelerate/zero2."
         )
+    if script_args.encoder_learning_rate is not None and has_deepspeed_optimizer(training_args):
+        raise ValueError(
+            "--encoder_learning_rate needs the optimizer of transformers, and the DeepSpeed configuration names another; leave "
+            "its optimizer section out."
+        )
     check_trl_options(training_args, model_args)
     check_push(training_args, model_args)
     check_compilation(training_args)
     check_hardware(training_args, model_args)
+
+
+def has_deepspeed_optimizer(training_args: TrainingArguments) -> bool:
+    """Whether DeepSpeed's configuration names an optimizer, which takes the place of that of transformers."""
+    plugin = training_args.deepspeed_plugin
+    return plugin is not None and "optimizer" in plugin.deepspeed_config
 
 
 def check_hardware(training_args: TrainingArguments, model_args: ModelConfig) -> None:
@@ -110,23 +121,26 @@ def check_model(model_args: ModelConfig) -> None:
         )
 
 
-def check_modality_dropout(modality_dropout: float, config: PreTrainedConfig) -> None:
+def check_parts(script_args: ElmScriptArguments, config: PreTrainedConfig) -> None:
     """
-    Checks that there are two modalities if one is to be dropped.
+    Checks that the model has the parts that options are about.
 
     Args:
-        modality_dropout: probability of dropping one.
+        script_args: arguments of the run.
         config: configuration of the ELM.
 
     Raises:
-        ValueError: the model reads one form of an ECG.
+        ValueError: one of two modalities is to be dropped and the model reads one form of an ECG, or there is a learning rate
+            of the encoder and no encoder.
     """
-    if modality_dropout and not config.reads_both:
+    if script_args.modality_dropout and not config.reads_both:
         raise ValueError(
-            f"--modality_dropout {modality_dropout} drops the signal or the picture of an ECG, and this model reads one "
-            f'representation ("{config.representation}"); leave it out, or create a model with --representation '
+            f"--modality_dropout {script_args.modality_dropout} drops the signal or the picture of an ECG, and this model "
+            f'reads one representation ("{config.representation}"); leave it out, or create a model with --representation '
             "signal,image."
         )
+    if script_args.encoder_learning_rate is not None and config.encoder_config is None:
+        raise ValueError("--encoder_learning_rate needs a model with an encoder, and this one has none; leave it out.")
 
 
 def check_chat_template(processor: ProcessorMixin, script_args: DataArguments) -> None:

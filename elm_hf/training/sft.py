@@ -30,8 +30,8 @@ from elm_hf.training.batches import check_lengths_are_known, set_batch_size
 from elm_hf.training.checks import (
     check_arguments,
     check_chat_template,
-    check_modality_dropout,
     check_model,
+    check_parts,
     set_max_length,
     set_thinking,
 )
@@ -203,7 +203,7 @@ def _load_conversations(
     set_thinking(processor, conversations)
     elm_config = AutoConfig.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
     check_lengths_are_known(script_args, elm_config.representation)
-    check_modality_dropout(script_args.modality_dropout, elm_config)
+    check_parts(script_args, elm_config)
     set_max_length(training_args, conversations, processor, elm_config)
     validation = None
     if evaluates(training_args):

@@ -119,7 +119,7 @@ class ElmTraining(PushedModel, CompleteCheckpoints):
 
 class ElmTrainer(ElmTraining, SFTTrainer):
     """
-    TRL's `SFTTrainer` with [`ElmTraining`], and batches of conversations of similar length.
+    TRL's `SFTTrainer` with [`ElmTraining`], batches of conversations of similar length, and a learning rate of the encoder.
 
     Args:
         validation_collator: collator of the validation split.
@@ -138,6 +138,16 @@ class ElmTrainer(ElmTraining, SFTTrainer):
         sampler = EpochSampler(self.run["samples_per_step"], list(dataset["length"]), seed)
         self.follow_epoch.followers.append(sampler)
         return sampler
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer of transformers, with the encoder's own learning rate if it has one."""
+        rate, is_new = self.script_args.encoder_learning_rate, self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if rate is not None and is_new:
+            elm = self.accelerator.unwrap_model(self.model if model is None else model)
+            elm = elm.get_base_model() if isinstance(elm, PeftModel) else elm
+            set_learning_rate(optimizer, elm.model.encoder, rate)
+        return optimizer
 
     def training_step(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs) -> torch.Tensor:
         """A batch with fewer rows than others, which ends an epoch, runs without compilation."""
@@ -182,9 +192,20 @@ def training_facts(trainer: ElmTraining) -> dict:
         "batch_size": trainer.run["samples_per_step"],
         "tokens_per_batch": getattr(script_args, "tokens_per_batch", None),
         "learning_rate": f"{args.learning_rate:g}",
+        "encoder_learning_rate": getattr(script_args, "encoder_learning_rate", None),
         "schedule": SchedulerType(args.lr_scheduler_type).value,
         "seed": args.seed,
         "loss": f"{losses[-1]:.4g}" if losses else "not logged",
         "transformers_version": version("transformers"),
         "trl_version": version("trl"),
     }
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, module: nn.Module, learning_rate: float) -> None:
+    """Moves the parameters of a module into groups of the optimizer with this learning rate, behind the other groups."""
+    own = {id(parameter) for parameter in module.parameters()}
+    for group in list(optimizer.param_groups):
+        moved = [parameter for parameter in group["params"] if id(parameter) in own]
+        if moved:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+            optimizer.add_param_group(group | {"params": moved, "lr": learning_rate})
