@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+from datasets import Value
+
 from elm_hf.ecg.recording import Recording, RecordingError
 from elm_hf.prepare.builder import ElmDatasetBuilder
 from elm_hf.prepare.report_questions import findings_conversation, report_conversation
@@ -31,6 +33,13 @@ NAMES = {
     "ISCIL": "inferolateral ischemia",
     "BIGU": "bigeminal pattern",
     "TRIGU": "trigeminal pattern",
+}
+# columns that annotate noise in some leads -> the kind of noise
+NOISES = {
+    "baseline_drift": "baseline drift",
+    "static_noise": "static noise",
+    "burst_noise": "burst noise",
+    "electrodes_problems": "electrode problems",
 }
 # A likelihood in percent below this, other than 0, makes a statement uncertain.
 CERTAIN = 50
@@ -65,6 +74,8 @@ class PtbXl(ElmDatasetBuilder):
 }"""
 
     OPTIONS = ("source_rate", "reports", "translations")
+    # `noise` lists the annotated kinds. Scores are reported by these columns.
+    RECORD_FEATURES = {name: Value("string") for name in ("device", "site", "noise")}
 
     def notes(self) -> list[str]:
         """Return the language of the reports in the conversations."""
@@ -107,13 +118,16 @@ class PtbXl(ElmDatasetBuilder):
             yield row | {"recording_id": row["ecg_id"], "patient_id": row["patient_id"].removesuffix(".0")}
 
     def read_recording(self, reference: dict) -> tuple[Recording, dict]:
-        """Read the signal of a row, with age, sex, report and SCP-ECG statements."""
+        """Read the signal of a row, with age, sex, report, SCP-ECG statements, electrocardiograph, site and noise."""
         name_of = self.statement_names()
         metadata = {
             "age": _age(reference),
             "sex": SEX.get(reference["sex"].removesuffix(".0")),
             "report": reference["report"].strip() or None,
             "labels": [name_of.get(code, code) for code in scp_codes(reference)],
+            "device": " ".join(reference.get("device", "").split()) or None,
+            "site": reference.get("site", "").removesuffix(".0") or None,
+            "noise": ", ".join(sorted(annotated_noise(reference)[0])) or None,
         }
         return self.read_wfdb(reference[self.file_column()]), metadata
 
@@ -175,6 +189,16 @@ def official_split(row: dict) -> str | None:
 def is_uncertain(likelihood: float) -> bool:
     """Return whether a statement of this likelihood is uncertain. A likelihood of 0 means that none is given."""
     return 0 < likelihood < CERTAIN
+
+
+def annotated_noise(row: dict) -> tuple[set[str], set[str]]:
+    """
+    Return the kinds of noise that are annotated in any lead of a row, and those whose annotation has a question mark, which
+    are uncertain.
+    """
+    annotated = {name: row.get(column, "").strip(" ,") for column, name in NOISES.items()}
+    uncertain = {name for name, text in annotated.items() if "?" in text}
+    return {name for name, text in annotated.items() if text} - uncertain, uncertain
 
 
 def _age(row: dict) -> int | None:

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 from datasets import List, Value
 
 from elm_hf.data.tables import load_records
-from elm_hf.dataset_scripts.ptb_xl import COLUMNS, PtbXl, is_uncertain, official_split, scp_codes
+from elm_hf.dataset_scripts.ptb_xl import (
+    COLUMNS,
+    NOISES,
+    PtbXl,
+    annotated_noise,
+    is_uncertain,
+    official_split,
+    scp_codes,
+)
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.prepare.label_questions import label_conversations
 from elm_hf.prepare.label_table import LabelledRecording, LabelTable, Topic
@@ -34,12 +42,6 @@ STAGES = {
     "Stadium II": "stage II (subacute)",
     "Stadium II-III": "stage II to III (between subacute and old)",
     "Stadium III": "stage III (old)",
-}
-NOISES = {
-    "baseline_drift": "baseline drift",
-    "static_noise": "static noise",
-    "burst_noise": "burst noise",
-    "electrodes_problems": "electrode problems",
 }
 VENTRICULAR, SUPRAVENTRICULAR, ANY = "ventricular extrasystoles", "supraventricular extrasystoles", "extrasystoles"
 EXTRA_SYSTOLES = {"PVC": VENTRICULAR, "PAC": SUPRAVENTRICULAR, "PRC(S)": ANY, "BIGU": ANY, "TRIGU": ANY}
@@ -124,7 +126,7 @@ class PtbXlQa(PtbXl):
             for annotated in (
                 _axis(row),
                 _stage(row),
-                _noise(row),
+                annotated_noise(row),
                 _extra_systoles(row, codes),
                 _pacemaker(row, codes),
             ):
@@ -162,13 +164,6 @@ def _stage(row: dict) -> tuple[set[str], set[str]]:
     """The stage or stages, if all of them are known."""
     stages = {row["infarction_stadium1"], row["infarction_stadium2"]} - {""}
     return {STAGES[stage] for stage in stages if stages <= {*STAGES}}, set()
-
-
-def _noise(row: dict) -> tuple[set[str], set[str]]:
-    """The kinds of noise that are annotated in any lead. An annotation with a question mark is uncertain."""
-    annotated = {name: row[column].strip(" ,") for column, name in NOISES.items()}
-    uncertain = {name for name, text in annotated.items() if "?" in text}
-    return {name for name, text in annotated.items() if text} - uncertain, uncertain
 
 
 def _extra_systoles(row: dict, codes: dict[str, float]) -> tuple[set[str], set[str]]:

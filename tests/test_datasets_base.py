@@ -486,3 +486,13 @@ def test_an_unknown_statement_keeps_its_code(source):
     edit(source / "ptbxl_database.csv", "'NT_': 0.0", "'XYZ_': 0.0")
     _, metadata = read("ptb_xl", source, "6000")
     assert metadata["labels"] == ["normal ECG", "XYZ_", "sinus rhythm"]
+
+
+@of("ptb_xl")
+def test_electrocardiograph_site_and_noise_of_ptb_xl_are_columns_of_the_records(source):
+    annotated = 'leicht," , V1,  ",V1???,,,'
+    edit(source / "ptbxl_database.csv", "False,False,True,,,,,,,7,", f"False,False,True,{annotated},7,")
+    _, rows, _ = build("ptb_xl", source)
+    found = {row["recording_id"]: (row["device"], row["site"], row["noise"]) for row in rows.values()}
+    assert found["6000"] == ("AT-6 6", "1", None)
+    assert found["6001"] == ("CS-12", "2", "baseline drift, static noise")

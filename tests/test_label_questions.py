@@ -310,10 +310,11 @@ def test_comparisons_of_ptb_xl_are_in_the_order_of_the_recording_dates(ptb_xl_qu
 
 
 def test_noise_and_extrasystoles_with_a_question_mark_or_without_a_kind_are_not_asked_about(ptb_xl_source):
-    from elm_hf.dataset_scripts.ptb_xl_qa import _extra_systoles, _noise, _pacemaker
+    from elm_hf.dataset_scripts.ptb_xl import annotated_noise
+    from elm_hf.dataset_scripts.ptb_xl_qa import _extra_systoles, _pacemaker
 
     row = {"baseline_drift": " , V6", "static_noise": "", "burst_noise": " ,  ", "electrodes_problems": "V1???"}
-    assert _noise(row) == ({"baseline drift"}, {"electrode problems"})
+    assert annotated_noise(row) == ({"baseline drift"}, {"electrode problems"})
     kinds = {"ventricular extrasystoles", "supraventricular extrasystoles"}
     for text, codes, expected in [
         ("", {}, (set(), set())),
