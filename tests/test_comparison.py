@@ -33,7 +33,7 @@ def test_arms_are_trained_and_compared(tmp_path, capsys, monkeypatch):
     phases = [read_costs(tmp_path / "encoder" / "seed_3" / phase) for phase in ("encoder", "trained")]
     assert encoder["steps"] == " + ".join(str(one["steps"]) for one in phases) and "+" not in ecg_byte["steps"]
     assert encoder["ECGs"] == f"{64 * phases[0]['steps']:,} + {8 * phases[1]['steps']:,}"
-    assert encoder["seconds"] == f"{sum(one['seconds'] for one in phases):.0f}"
+    assert encoder["processor seconds"] == f"{sum(one['processor_seconds'] for one in phases):.0f}"
     report = read_report(tmp_path / "ecg_byte" / "seed_3" / "report")
     score = report["scores"]["all"]["conditions"]["ecg"]["exact_match"]["score"]
     assert ecg_byte["exact match"].startswith(f"{score:.3f} [") and ecg_byte["each seed"] == f"{score:.3f}"

@@ -304,7 +304,8 @@ def test_training_records_its_costs(tiny_elm, simulated_dataset, descriptions, t
     found = read_costs(tmp_path / "out")
     assert found["samples"] == len(rows) and found["steps"] == -(-len(rows) // 8)
     assert found["tokens"] == sum(collator([row])["input_ids"].numel() for row in rows)
-    assert found["seconds"] > 0 and found["processes"] == 1 and found["device"] == "cpu"
+    assert found["seconds"] > 0 and 0 < found["processor_seconds"] < 60
+    assert found["processes"] == 1 and found["device"] == "cpu"
     table = CliRunner().invoke(app, ["costs", f"one={tmp_path / 'out'}", f"two={tmp_path / 'out'},{tmp_path / 'out'}"])
     assert table.exit_code == 0, table.output
     one, two = (line.split(" | ") for line in table.stdout.splitlines()[2:])
@@ -313,10 +314,11 @@ def test_training_records_its_costs(tiny_elm, simulated_dataset, descriptions, t
 
 def test_the_time_before_an_interruption_is_included():
     before = RunCosts(100)
-    before.seconds_before = 50.0
+    before.seconds_before, before.processor_seconds_before = 50.0, 40.0
     before.on_train_begin(None, None, None)
     after = RunCosts.from_state(before.state())
     assert after.num_samples == 100 and 50 <= after.seconds_before < 51
+    assert 40 <= after.processor_seconds_before < 41
 
 
 def test_costs_of_an_unfinished_run_are_refused(tmp_path):

@@ -10,7 +10,8 @@ COSTS_NAME = "costs.json"
 
 def read_costs(folder: str | PathLike) -> dict:
     """
-    The costs of a run: `steps`, `samples`, `tokens` (of text and ECGs, without padding; None for encoders), `seconds`.
+    The costs of a run: `steps`, `samples`, `tokens` (of text and ECGs, without padding; None for encoders), `seconds` of the
+    clock, and `processor_seconds` of the first process.
 
     Raises:
         FileNotFoundError: the folder is not that of a run that has ended.

@@ -1,7 +1,7 @@
 """
-Compares ways of giving an ECG to an LLM on PTB-XL (Wagner et al. 2020). Each is trained for the same number of seconds on
-one CPU thread, with the same questions and the same new LLM of 2 million parameters, and is asked the same questions of
-fold 10.
+Compares ways of giving an ECG to an LLM on PTB-XL (Wagner et al. 2020). Each is trained for the same number of processor
+seconds on one CPU thread, with the same questions and the same new LLM of 2 million parameters, and is asked the same
+questions of fold 10.
 
     python recipes/comparison/ptb_xl.py --dataset data/ptb_xl_qa --seconds 600 --seeds 0 1 2 [ARM ...]
     python recipes/comparison/ptb_xl.py --smoke     # tiny models and simulated ECGs, to check that everything runs
@@ -12,9 +12,10 @@ recipes/ptb_xl/run.sh builds the dataset. Arms (default: all; the others are com
     image        a small vision transformer, trained with the rest, reads the drawn ECG
     ecg_byte     ECG-Byte (Han et al. 2024): symbols of a tokenizer that is trained beforehand, on training patients
 
-The number of steps follows from the rate in two short runs, measured once for each arm; the table has the seconds that the
-steps really took. Evaluation, and drawing up the tokenizer, do not count. An interrupted comparison continues. All
-arms are trained with the first seed before the next one, and the table has the seeds that all arms have.
+The number of steps follows from the rate in two short runs, measured once for each arm; the table has the processor seconds
+that the steps really took. These depend little on what else the machine does. Evaluation, and drawing up the tokenizer,
+do not count. An interrupted comparison continues. All arms are trained with the first seed before the next one, and the
+table has the seeds that all arms have.
 """
 
 import argparse
@@ -61,6 +62,7 @@ MERGES, MOST_ECG_TOKENS = 4000, 1536
 NUM_TOKENIZER_RECORDS = 300
 BATCH_SIZE, ENCODER_BATCH_SIZE = 8, 64  # packs of up to 16 questions about an ECG; ECGs
 MEASURED_STEPS = (2, 10)  # of two short runs; the rate is that of the steps by which they differ
+SPENT = "processor_seconds"  # of `costs.json`
 CONDITIONS = ("ecg", "shuffled", "none")
 READS = {True: "yes", False: "no", None: "not settled"}
 
@@ -81,7 +83,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("arms", nargs="*", metavar="ARM")
     parser.add_argument("--dataset", type=Path, default=Path("data/ptb_xl_qa"))
-    parser.add_argument("--seconds", type=float, default=600, help="Seconds of training of each arm.")
+    parser.add_argument("--seconds", type=float, default=600, help="Processor seconds of training of each arm.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--limit", type=int, default=500, help="Number of questions.")
     parser.add_argument("--output", type=Path, default=Path("outputs/comparison_ptb_xl"))
@@ -126,7 +128,7 @@ class Run:
             elm_hf("evaluate", self.folder / "trained", *self.data, *asked)
 
     def _train(self, output: Path, seconds: float, train: Callable[[Path, int], None]) -> None:
-        """Trains for as many steps as take so many seconds, the start of the training included."""
+        """Trains for as many steps as take so many processor seconds, the start of the training included."""
         if (output / COSTS_NAME).exists():
             return
         measured = []
@@ -136,8 +138,8 @@ class Run:
                 train(short, steps)
             measured.append(read_costs(short))
         first, second = measured
-        a_step = max((second["seconds"] - first["seconds"]) / (second["steps"] - first["steps"]), 0.01)
-        train(output, max(1, first["steps"] + round((seconds - first["seconds"]) / a_step)))
+        a_step = max((second[SPENT] - first[SPENT]) / (second["steps"] - first["steps"]), 0.01)
+        train(output, max(1, first["steps"] + round((seconds - first[SPENT]) / a_step)))
 
     def _pretrain(self, output: Path, steps: int) -> None:
         words = ["--per_device_train_batch_size", ENCODER_BATCH_SIZE, "--eval_strategy", "no"]
@@ -219,7 +221,7 @@ def print_table(output: Path, arms: list[str], seeds: list[int]) -> None:
         cells += [score_cell(scores[name], False) for name in CONDITIONS[1:]]
         cells += [score_cell(reliances[arm]), READS[reliances[arm]["reads_ecg"]]]
         table.append([*cells, "—" if book is first else difference])
-    head = ["arm", "parameters", "seconds", "steps", "ECGs", "exact match", "each seed"]
+    head = ["arm", "parameters", "processor seconds", "steps", "ECGs", "exact match", "each seed"]
     head += [CONDITION_NAMES[name] for name in CONDITIONS[1:]]
     head += ["reliance on the signal", "reads the ECG", f"minus {arms[0]}"]
     one = read_report(runs[arms[0]][0] / "report")
@@ -249,7 +251,7 @@ def costs_of(runs: list[Path]) -> list[str]:
     """Parameters, and for a seed on average the seconds, the steps and the number of ECGs in them; of the encoder first."""
     phases = [name for name in ("encoder", "trained") if (runs[0] / name / COSTS_NAME).exists()]
     costs = {name: [read_costs(run / name) for run in runs] for name in phases}
-    seconds = sum(one["seconds"] for name in phases for one in costs[name]) / len(runs)
+    seconds = sum(one[SPENT] for name in phases for one in costs[name]) / len(runs)
     steps = {name: round(np.mean([one["steps"] for one in costs[name]])) for name in phases}
     sizes = {"encoder": ENCODER_BATCH_SIZE, "trained": BATCH_SIZE}
     ecgs = {name: steps[name] * sizes[name] for name in phases}
