@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from transformers import TrainingArguments
+from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
@@ -78,12 +78,21 @@ class CompleteCheckpoints:
     def add_to_checkpoint(self, folder: Path) -> None:
         """Writes further files into a checkpoint, in the main process, before it is complete."""
 
+    def _load_callback_state(self):
+        """Early stopping goes on counting and costs go on adding up, which transformers makes an option."""
+        self.args.restore_callback_states_from_checkpoint = True
+        super()._load_callback_state()
+
     def _run_epoch(self, *args, **kwargs):
         """Ends a run that is resumed after its last step; transformers would take one more within an epoch."""
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or self._has_stopped_early():
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
+
+    def _has_stopped_early(self) -> bool:
+        callbacks = [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+        return any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in callbacks)
 
     def _save_checkpoint(self, model, trial):
         """Marks the checkpoint as complete when every process has written its part, and then deletes older ones."""
@@ -164,8 +173,8 @@ def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, setti
             folder, the run may be longer.
 
     Raises:
-        ValueError: the checkpoint is incomplete or damaged, or belongs to another run; the message names the file or the
-            settings.
+        ValueError: the checkpoint is incomplete or damaged, holds only the model, or belongs to another run; the message names
+            the file or the settings.
     """
     word = str(chosen).lower()
     if word == "false":
