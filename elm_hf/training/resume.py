@@ -190,6 +190,11 @@ def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, setti
         )
     if is_named and (problem := damage(checkpoint)) is not None:
         raise ValueError(f"--resume_from_checkpoint {checkpoint}: {problem}; name another checkpoint.")
+    if not any(checkpoint.glob("rng_state*.pth")):  # optimizer states have other names with FSDP and DeepSpeed
+        raise ValueError(
+            f"{checkpoint} holds only the model (--save_only_model), without the state of the optimizer, so that its run cannot "
+            "continue. Choose another --output_dir, or start over with --resume_from_checkpoint false."
+        )
     found = json.loads((checkpoint / RUN_SETTINGS_NAME).read_text(encoding="utf-8"))
     compared = [name for name in settings if not (is_named and name in _LENGTHS)]
     differing = [
