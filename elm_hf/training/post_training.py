@@ -108,11 +108,11 @@ class PostTraining:
         """
         script_args = self.script_args
         questions = None
-        num_samples = num_sampled(script_args.eval_samples, self.training_args)
-        if script_args.eval_exact_match is not None or num_samples:
+        num_shown = num_sampled(script_args.eval_samples, self.training_args)
+        if script_args.eval_exact_match is not None or num_shown:
             batch_size = self.training_args.per_device_eval_batch_size
             rows = self.load_conversations("validation")
-            questions = ValidationQuestions(rows, script_args.eval_exact_match, num_samples, batch_size)
+            questions = ValidationQuestions(rows, script_args.eval_exact_match, num_shown, batch_size)
         return {
             "script_args": script_args,
             "base_model": self.model_args.model_name_or_path,
