@@ -139,7 +139,8 @@ def check_parts(script_args: ElmScriptArguments, config: PreTrainedConfig) -> No
             f'reads one representation ("{config.representation}"); leave it out, or create a model with --representation '
             "signal,image."
         )
-    if script_args.encoder_learning_rate is not None and config.encoder_config is None:
+    has_encoder = config.reads_both or config.encoder_config is not None  # that of the picture, at least
+    if script_args.encoder_learning_rate is not None and not has_encoder:
         raise ValueError("--encoder_learning_rate needs a model with an encoder, and this one has none; leave it out.")
 
 
