@@ -235,6 +235,7 @@ def test_training_on_packed_questions_reduces_the_loss(tiny_elm, simulated_datas
         (["--pack_by_ecg", "0"], "--pack_by_ecg is 0; expected 1"),
         (["--pack_by_ecg", "4", "--padding_free"], "choose --pack_by_ecg for many questions"),
         (["--packing"], "use --padding_free or --pack_by_ecg"),
+        (["--gradient_accumulation_steps", "0"], "--gradient_accumulation_steps is 0; expected 1 or more"),
         (["--encoder_learning_rate", "2"], "--encoder_learning_rate is 2.0; expected a number between 0 and 1"),
         (
             ["--encoder_learning_rate", "1e-4", "--trainable", "projector", "llm"],

@@ -46,7 +46,13 @@ def run_settings(training_args: TrainingArguments, *others) -> dict:
     Args:
         training_args: training arguments of the run.
         others: dataclasses with the other arguments of the run.
+
+    Raises:
+        ValueError: a step has no samples.
     """
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if (number := getattr(training_args, name)) < 1:
+            raise ValueError(f"--{name} is {number}; expected 1 or more.")
     settings = {}
     for arguments in others:
         settings |= asdict(arguments)
