@@ -296,3 +296,8 @@ def test_the_card_has_a_usage_example_and_the_training_data(tiny_elm, simulated_
     ecg = load_elm_dataset(simulated_dataset)[0]["ecgs"][0]
     monkeypatch.chdir(tmp_path)  # the card contains only the last part of the path
     exec(snippet, {"ecg": np.repeat(ecg, 2, axis=1)})  # 500 Hz, as in the example
+
+
+def test_parts_that_the_model_lacks_are_refused_if_nothing_else_learns(tiny_elm, simulated_dataset, tmp_path):
+    with pytest.raises(ValueError, match="--trainable encoder trains nothing: this model has no encoder"):
+        train(tiny_elm, simulated_dataset, tmp_path / "out", "--trainable", "encoder")
