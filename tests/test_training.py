@@ -301,3 +301,15 @@ def test_the_card_has_a_usage_example_and_the_training_data(tiny_elm, simulated_
 def test_parts_that_the_model_lacks_are_refused_if_nothing_else_learns(tiny_elm, simulated_dataset, tmp_path):
     with pytest.raises(ValueError, match="--trainable encoder trains nothing: this model has no encoder"):
         train(tiny_elm, simulated_dataset, tmp_path / "out", "--trainable", "encoder")
+
+
+def test_no_other_model_in_the_output_folder_is_overwritten_or_mixed_with(tiny_elm, simulated_dataset, tmp_path):
+    elm = shutil.copytree(tiny_elm, tmp_path / "elm")
+    with pytest.raises(ValueError, match="--output_dir .*elm is the checkpoint that training starts from"):
+        train(elm, simulated_dataset, elm)
+    adapter = train(elm, simulated_dataset, tmp_path / "adapter", "--max_steps", "1", "--use_peft")
+    with pytest.raises(ValueError, match=r"adapter holds an adapter \(adapter_config.json\)"):
+        train(elm, simulated_dataset, adapter)
+    other = shutil.copytree(elm, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"other holds a full checkpoint \(config.json\)"):
+        train(elm, simulated_dataset, other, "--use_peft")
