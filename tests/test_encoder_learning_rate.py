@@ -4,8 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_training import parsed, train
+from test_two_towers import compose_both
 
 from elm_hf.training import sft
+from elm_hf.training.arguments import ElmScriptArguments
+from elm_hf.training.checks import check_parts
 
 
 def test_a_step_changes_the_encoder_as_its_rate_is_smaller(elm_with_encoder, simulated_dataset, tmp_path):
@@ -41,3 +44,9 @@ def test_the_encoder_has_its_rate_beside_adapters(elm_with_encoder, simulated_da
 def test_a_model_without_encoder_is_refused(tiny_elm, simulated_dataset, tmp_path):
     with pytest.raises(ValueError, match="--encoder_learning_rate needs a model with an encoder"):
         train(tiny_elm, simulated_dataset, tmp_path / "out", "--encoder_learning_rate", "1e-4")
+
+
+def test_the_encoder_of_pictures_beside_a_signal_without_encoder_may_have_a_rate():
+    model, _ = compose_both("patch", "vit")
+    assert model.config.encoder_config is None and any(True for _ in model.model.encoder.parameters())
+    check_parts(ElmScriptArguments(["data"], encoder_learning_rate=1e-4), model.config)

@@ -22,6 +22,7 @@ from elm_hf.modeling.modeling_elm import ElmModel
 from elm_hf.prepare.preferences import prepare_preferences
 from elm_hf.training import dpo, kto
 from elm_hf.training.collator import ElmDataCollator
+from elm_hf.training.cost_file import COSTS_NAME
 from elm_hf.training.preference_data import PairCollator, unpaired
 from elm_hf.training.sft import parse, train
 from elm_hf.training.shared_prompts import SharedPrompts
@@ -110,6 +111,7 @@ def test_the_margin_rises_and_the_adapter_and_its_patients_are_saved(tiny_elm, s
     gain = log_likelihoods(model, processor, answers) - log_likelihoods(before, processor, answers)
     assert gain[0] - gain[1] > 1
     assert [stage.kind for stage in read_stages(out)][-1] == "preferences"
+    assert json.loads((out / COSTS_NAME).read_text())["samples"] == 6 * 4  # the pairs of its steps
 
 
 def test_only_the_last_answer_is_scored(tiny_elm, simulated_dataset):

@@ -18,6 +18,7 @@ def output(tmp_path) -> Path:
         (folder / "ecg_tokenizer").mkdir(parents=True)
         save_file({"weight": torch.zeros(100)}, folder / "model.safetensors")
         (folder / "optimizer.pt").write_bytes(b"x" * 500)
+        (folder / "rng_state.pth").write_bytes(b"x" * 50)
         (folder / "ecg_tokenizer" / "vocab.json").write_text("{}")
         sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
         (folder / "run.json").write_text(json.dumps({"seed": 0, "files": sizes}))
@@ -64,3 +65,16 @@ def test_weights_of_checkpoints_without_sizes_are_opened(output):
     assert damage(last) is None
     cut(last / "model.safetensors", 300)
     assert damage(last).startswith("model.safetensors is damaged (")
+
+
+@pytest.mark.parametrize("chosen", [None, "checkpoint-4"])
+def test_a_run_does_not_continue_without_the_state_of_its_optimizer(chosen, output):
+    """The optimizer and the schedule of the learning rate would start anew."""
+    for step in (2, 4, 10):
+        folder = output / f"checkpoint-{step}"
+        (folder / "optimizer.pt").unlink()
+        (folder / "rng_state.pth").unlink()
+        (folder / "run.json").write_text(json.dumps({"seed": 0}))
+    name = chosen or "checkpoint-10"
+    with pytest.raises(ValueError, match=rf"{name} holds only the model \(--save_only_model\)"):
+        checkpoint_to_continue(chosen and str(output / chosen), output, {"seed": 0})

@@ -235,6 +235,7 @@ def test_training_on_packed_questions_reduces_the_loss(tiny_elm, simulated_datas
         (["--pack_by_ecg", "0"], "--pack_by_ecg is 0; expected 1"),
         (["--pack_by_ecg", "4", "--padding_free"], "choose --pack_by_ecg for many questions"),
         (["--packing"], "use --padding_free or --pack_by_ecg"),
+        (["--gradient_accumulation_steps", "0"], "--gradient_accumulation_steps is 0; expected 1 or more"),
         (["--encoder_learning_rate", "2"], "--encoder_learning_rate is 2.0; expected a number between 0 and 1"),
         (
             ["--encoder_learning_rate", "1e-4", "--trainable", "projector", "llm"],
@@ -295,3 +296,20 @@ def test_the_card_has_a_usage_example_and_the_training_data(tiny_elm, simulated_
     ecg = load_elm_dataset(simulated_dataset)[0]["ecgs"][0]
     monkeypatch.chdir(tmp_path)  # the card contains only the last part of the path
     exec(snippet, {"ecg": np.repeat(ecg, 2, axis=1)})  # 500 Hz, as in the example
+
+
+def test_parts_that_the_model_lacks_are_refused_if_nothing_else_learns(tiny_elm, simulated_dataset, tmp_path):
+    with pytest.raises(ValueError, match="--trainable encoder trains nothing: this model has no encoder"):
+        train(tiny_elm, simulated_dataset, tmp_path / "out", "--trainable", "encoder")
+
+
+def test_no_other_model_in_the_output_folder_is_overwritten_or_mixed_with(tiny_elm, simulated_dataset, tmp_path):
+    elm = shutil.copytree(tiny_elm, tmp_path / "elm")
+    with pytest.raises(ValueError, match="--output_dir .*elm is the checkpoint that training starts from"):
+        train(elm, simulated_dataset, elm)
+    adapter = train(elm, simulated_dataset, tmp_path / "adapter", "--max_steps", "1", "--use_peft")
+    with pytest.raises(ValueError, match=r"adapter holds an adapter \(adapter_config.json\)"):
+        train(elm, simulated_dataset, adapter)
+    other = shutil.copytree(elm, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"other holds a full checkpoint \(config.json\)"):
+        train(elm, simulated_dataset, other, "--use_peft")

@@ -26,6 +26,7 @@ from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
 from elm_hf.training import sft
 from elm_hf.training.collator import ElmDataCollator
+from elm_hf.training.cost_file import COSTS_NAME
 from elm_hf.training.validation import check_asking, check_evaluation
 
 
@@ -262,3 +263,24 @@ def test_what_is_known_about_seen_patients(tmp_path):
     (tmp_path / SEEN_PATIENTS_NAME).write_text("no table")
     with pytest.raises(ValueError, match="not a list of the patients of a training"):
         read_stages(tmp_path)
+
+
+def test_a_run_that_has_stopped_early_takes_no_further_step(tiny_elm, simulated_dataset, tmp_path):
+    """The patience and the costs of a resumed run are those of the whole run."""
+    options = ("--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1", "--max_steps", "4")
+    options += (
+        "--load_best_model_at_end",
+        "--early_stopping_patience",
+        "1",
+        "--eval_exact_match",
+        "2",
+        "--eval_samples",
+        "0",
+    )
+    options += ("--metric_for_best_model", "exact_match", "--learning_rate", "1e-9")  # too small for another answer
+    seconds = []
+    for _ in range(2):
+        trainer = train(tiny_elm, simulated_dataset, tmp_path / "out", *options)
+        assert trainer.state.global_step == 2
+        seconds.append(json.loads((tmp_path / "out" / COSTS_NAME).read_text())["seconds"])
+    assert seconds[1] > 0.5 * seconds[0]  # without what came after the last checkpoint

@@ -1,11 +1,14 @@
 """Checks before training: options that exclude each other, the name of the checkpoint, and ECGs that do not fit."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from datasets import Dataset
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from transformers import PreTrainedConfig, ProcessorMixin, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.utils import find_adapter_config_file, logging
+from transformers.utils import CONFIG_NAME, find_adapter_config_file, logging
 from trl import ModelConfig, SFTConfig
 
 from elm_hf.checkpoints.chat_template import check_template
@@ -121,6 +124,28 @@ def check_model(model_args: ModelConfig) -> None:
         )
 
 
+def check_output(training_args: TrainingArguments, model_args: ModelConfig) -> None:
+    """
+    Checks that the output folder holds no other model: one that would be overwritten although training starts from it, or one
+    whose files would stay beside the new ones, so that a folder with an adapter would be loaded without its new weights.
+
+    Raises:
+        ValueError: the folder is that of the starting checkpoint, or has an adapter and full weights are to be saved, or the
+            other way round.
+    """
+    folder = Path(training_args.output_dir)
+    if folder.resolve() == Path(model_args.model_name_or_path).resolve():
+        raise ValueError(
+            f"--output_dir {folder} is the checkpoint that training starts from, which would be overwritten; choose another folder."
+        )
+    found, other = ("a full checkpoint", CONFIG_NAME) if model_args.use_peft else ("an adapter", ADAPTER_CONFIG_NAME)
+    if (folder / other).is_file():
+        raise ValueError(
+            f"--output_dir {folder} holds {found} ({other}), whose files would be loaded together with those of this run; choose "
+            "another folder."
+        )
+
+
 def check_parts(script_args: ElmScriptArguments, config: PreTrainedConfig) -> None:
     """
     Checks that the model has the parts that options are about.
@@ -139,7 +164,8 @@ def check_parts(script_args: ElmScriptArguments, config: PreTrainedConfig) -> No
             f'reads one representation ("{config.representation}"); leave it out, or create a model with --representation '
             "signal,image."
         )
-    if script_args.encoder_learning_rate is not None and config.encoder_config is None:
+    has_encoder = config.reads_both or config.encoder_config is not None  # that of the picture, at least
+    if script_args.encoder_learning_rate is not None and not has_encoder:
         raise ValueError("--encoder_learning_rate needs a model with an encoder, and this one has none; leave it out.")
 
 

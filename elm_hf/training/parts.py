@@ -39,6 +39,10 @@ def load_model(
     )
     learning = set_trainable(model, trainable)
     peft_config = lora_config(model, model_args, trainable)
+    if not any(learning.values()):
+        raise ValueError(
+            f"--trainable {' '.join(trainable)} trains nothing: this model has no {' and no '.join(trainable)}."
+        )
     if packing is not None:
         if quantization is None and not shards_weights():  # quantized weights are on their device already
             model.to(training_args.device)

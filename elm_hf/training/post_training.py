@@ -10,7 +10,7 @@ from elm_hf.checkpoints.hub_encoder import allow_encoder_code
 from elm_hf.data.loading import languages_of, load_elm_dataset
 from elm_hf.data.seen_patients import Stage
 from elm_hf.training.arguments import DataArguments
-from elm_hf.training.checks import check_chat_template, check_ecgs, check_hardware, check_model
+from elm_hf.training.checks import check_chat_template, check_ecgs, check_hardware, check_model, check_output
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.determinism import make_deterministic
 from elm_hf.training.pushing import check_push
@@ -76,6 +76,7 @@ class PostTraining:
             training_args.resume_from_checkpoint, training_args.output_dir, self.run
         )
         check_model(model_args)
+        check_output(training_args, model_args)
         name, revision = model_args.model_name_or_path, model_args.model_revision
         allow_encoder_code(name, revision, training_args.trust_remote_code)
         self.stages = stages_with_this_one(self.kind, script_args, model_args)
@@ -108,11 +109,11 @@ class PostTraining:
         """
         script_args = self.script_args
         questions = None
-        num_samples = num_sampled(script_args.eval_samples, self.training_args)
-        if script_args.eval_exact_match is not None or num_samples:
+        num_shown = num_sampled(script_args.eval_samples, self.training_args)
+        if script_args.eval_exact_match is not None or num_shown:
             batch_size = self.training_args.per_device_eval_batch_size
             rows = self.load_conversations("validation")
-            questions = ValidationQuestions(rows, script_args.eval_exact_match, num_samples, batch_size)
+            questions = ValidationQuestions(rows, script_args.eval_exact_match, num_shown, batch_size)
         return {
             "script_args": script_args,
             "base_model": self.model_args.model_name_or_path,

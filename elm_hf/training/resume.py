@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from transformers import TrainingArguments
+from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
@@ -46,7 +46,13 @@ def run_settings(training_args: TrainingArguments, *others) -> dict:
     Args:
         training_args: training arguments of the run.
         others: dataclasses with the other arguments of the run.
+
+    Raises:
+        ValueError: a step has no samples.
     """
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        if (number := getattr(training_args, name)) < 1:
+            raise ValueError(f"--{name} is {number}; expected 1 or more.")
     settings = {}
     for arguments in others:
         settings |= asdict(arguments)
@@ -78,12 +84,21 @@ class CompleteCheckpoints:
     def add_to_checkpoint(self, folder: Path) -> None:
         """Writes further files into a checkpoint, in the main process, before it is complete."""
 
+    def _load_callback_state(self):
+        """Early stopping goes on counting and costs go on adding up, which transformers makes an option."""
+        self.args.restore_callback_states_from_checkpoint = True
+        super()._load_callback_state()
+
     def _run_epoch(self, *args, **kwargs):
         """Ends a run that is resumed after its last step; transformers would take one more within an epoch."""
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or self._has_stopped_early():
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
+
+    def _has_stopped_early(self) -> bool:
+        callbacks = [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+        return any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in callbacks)
 
     def _save_checkpoint(self, model, trial):
         """Marks the checkpoint as complete when every process has written its part, and then deletes older ones."""
@@ -164,8 +179,8 @@ def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, setti
             folder, the run may be longer.
 
     Raises:
-        ValueError: the checkpoint is incomplete or damaged, or belongs to another run; the message names the file or the
-            settings.
+        ValueError: the checkpoint is incomplete or damaged, holds only the model, or belongs to another run; the message names
+            the file or the settings.
     """
     word = str(chosen).lower()
     if word == "false":
@@ -181,6 +196,11 @@ def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, setti
         )
     if is_named and (problem := damage(checkpoint)) is not None:
         raise ValueError(f"--resume_from_checkpoint {checkpoint}: {problem}; name another checkpoint.")
+    if not any(checkpoint.glob("rng_state*.pth")):  # optimizer states have other names with FSDP and DeepSpeed
+        raise ValueError(
+            f"{checkpoint} holds only the model (--save_only_model), without the state of the optimizer, so that its run cannot "
+            "continue. Choose another --output_dir, or start over with --resume_from_checkpoint false."
+        )
     found = json.loads((checkpoint / RUN_SETTINGS_NAME).read_text(encoding="utf-8"))
     compared = [name for name in settings if not (is_named and name in _LENGTHS)]
     differing = [

@@ -31,6 +31,7 @@ from elm_hf.training.checks import (
     check_arguments,
     check_chat_template,
     check_model,
+    check_output,
     check_parts,
     set_max_length,
     set_thinking,
@@ -119,6 +120,7 @@ def build_trainer(
         training_args.resume_from_checkpoint, training_args.output_dir, run
     )
     check_model(model_args)
+    check_output(training_args, model_args)
     name, revision = model_args.model_name_or_path, model_args.model_revision
     allow_encoder_code(name, revision, training_args.trust_remote_code)
     is_alignment = script_args.descriptions is not None or "llm" not in script_args.trainable
