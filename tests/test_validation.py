@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,25 @@ def test_training_refuses_a_start_that_has_seen_the_test_patients(merged, simula
         train(merged, simulated_dataset, tmp_path / "out", fold=3)
     train(merged, simulated_dataset, tmp_path / "out", "--max_steps", "1", "--allow_seen_patients", "true", fold=3)
     assert [stage.fold for stage in read_stages(tmp_path / "out")] == ["1", "3"]
+
+
+def test_a_run_does_not_continue_on_other_patients(tiny_elm, simulated_dataset, dealt_otherwise, tmp_path):
+    """The dataset is built again in the same folder with other folds: test patients of these are in the checkpoint."""
+    data, output = tmp_path / "data", tmp_path / "out"
+    saving = ("--max_steps", "1", "--save_strategy", "steps", "--save_steps", "1")
+    shutil.copytree(simulated_dataset, data)
+    train(tiny_elm, data, output, *saving)
+    train(tiny_elm, data, output, *saving)
+    shutil.rmtree(data)
+    shutil.copytree(dealt_otherwise, data)
+    assert patients(simulated_dataset, 1, "train") & patients(data, 1, "test")
+    with pytest.raises(
+        ValueError, match="checkpoint-1: was trained on other patients than this run, because the data"
+    ):
+        train(tiny_elm, data, output, *saving)
+    train(tiny_elm, data, output, *saving, "--resume_from_checkpoint", "false")
+    (stage,) = read_stages(output)
+    assert stage.patients.tolist() == sorted(map(digest, patients(data, 1, "train")))
 
 
 def test_an_elm_has_the_history_of_its_encoder(simulated_dataset, tiny_elm, tmp_path):
