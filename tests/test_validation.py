@@ -15,6 +15,7 @@ from transformers import AutoProcessor
 from trl import SFTConfig
 
 from elm_hf.checkpoints.create import create_elm
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.merge import merge_adapter
 from elm_hf.checkpoints.publish import publish_model
 from elm_hf.data.loading import load_elm_dataset
@@ -25,6 +26,7 @@ from elm_hf.inference.generation import answer
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
+from elm_hf.serving.prompt_embeddings import save_language_model
 from elm_hf.training import sft
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.validation import check_asking, check_evaluation
@@ -248,6 +250,23 @@ def test_an_elm_has_the_history_of_its_encoder(simulated_dataset, tiny_elm, tmp_
     create_elm(tmp_path / "unknown", encoder=str(encoder), **options)
     (stage,) = read_stages(tmp_path / "unknown")
     assert (stage.kind, stage.dataset, stage.patients) == ("unknown", "encoder", None)
+
+
+def test_an_elm_has_the_history_of_its_llm(merged, tmp_path):
+    save_language_model(*load_checkpoint(merged, device="cpu"), tmp_path / "llm")
+    create_elm(tmp_path / "elm", llm=str(tmp_path / "llm"), num_ecg_tokens=4, seconds=2)
+    (expected,) = read_stages(merged)
+    (stage,) = read_stages(tmp_path / "elm")
+    assert str(stage) == str(expected) and stage.patients.tolist() == expected.patients.tolist()
+    (tmp_path / "llm" / SEEN_PATIENTS_NAME).unlink()  # an LLM of others
+    create_elm(tmp_path / "new", llm=str(tmp_path / "llm"), num_ecg_tokens=4, seconds=2)
+    assert read_stages(tmp_path / "new") == []
+
+
+def test_a_merged_model_has_the_history_of_its_base(trained, tiny_elm, simulated_dataset, tmp_path):
+    train(tiny_elm, simulated_dataset, tmp_path / "other", "--max_steps", "1", fold=2)
+    merge_adapter(trained[0], tmp_path / "merged", base=tmp_path / "other")
+    assert [stage.fold for stage in read_stages(tmp_path / "merged")] == ["2", "1"]
 
 
 def test_a_missing_file_on_the_hub_is_unknown_training_and_a_missing_revision_is_an_error():
