@@ -155,6 +155,9 @@ def test_the_report_says_whether_a_model_is_as_sure_without_the_ecg(known, tmp_p
     unsure = [row | {"confidence": row["confidence"] and row["confidence"] / 2} for row in blind]
     less = calibration_of([*rows, *unsure])["sentences"][-1]
     assert less.startswith("It is less sure without the ECG:")
+    # A condition of models of signal and picture has a true ECG.
+    with_picture = [row | {"condition": "picture_only"} for row in rows]
+    assert calibration_of([*rows, *unsure, *with_picture])["sentences"][-1] == less
 
 
 def test_without_confidences_there_is_no_calibration():

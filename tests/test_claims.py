@@ -19,6 +19,7 @@ from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.evaluation.report import build_report, write_report
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_measurements import FEATURES
+from elm_hf.scoring.names import MODALITY_CONDITIONS
 from elm_hf.scoring.scores import Questions
 from elm_hf.training.rewards import measured_claims
 
@@ -370,3 +371,14 @@ def test_a_model_that_does_not_look_has_no_reliance_in_its_claims(simulated):
     ]
     unanswered = build_report(Questions(pd.DataFrame(silent)), {}, None, 0, ecgs_of=lambda name: ([ecgs[name]], 250))
     assert unanswered["claims"] is None
+
+
+def test_conditions_with_a_true_ecg_are_no_controls_of_claims(simulated):
+    """A model of signal and picture that needs one of them only says the same with the other one taken away."""
+    right = [report_of(true) for true, _, _ in simulated]
+    ecgs = {f"c{number}#0": ecg for number, (_, ecg, _) in enumerate(simulated)}
+    texts = {"ecg": right, "zeros": [NORMAL_REPORT] * 24, **dict.fromkeys(MODALITY_CONDITIONS, right)}
+    table = table_of(simulated, texts)
+    report = build_report(Questions(table), {}, None, 0, ecgs_of=lambda name: ([ecgs[name]], 250))
+    reliance = report["claims"]["reliance"]
+    assert reliance["best_control"] == "zeros" and reliance["reads_ecg"]

@@ -36,7 +36,7 @@ def manager(simulated_dataset) -> TaskManager:
     return TaskManager(include_path=lm_harness.TASKS_FOLDER, include_defaults=False, metadata=metadata)
 
 
-def test_the_harness_gives_the_figures_of_evaluate(evaluated, speaking_elm, simulated_dataset, monkeypatch):
+def test_the_harness_gives_the_figures_of_evaluate(evaluated, speaking_elm, simulated_dataset, monkeypatch, caplog):
     """Answers of random weights are never right, so the true answers of half of the questions are what the model says."""
     said = evaluated[evaluated["condition"] == "ecg"].set_index("question_id")["prediction"]
     lucky = set(said.index[::2])
@@ -65,6 +65,7 @@ def test_the_harness_gives_the_figures_of_evaluate(evaluated, speaking_elm, simu
     right = sum(bool(answer_items(said[name])) for name in lucky)
     assert right >= 3
     assert done["results"]["elm_hf_ecg"]["exact_match,none"] == pytest.approx(right / len(said))
+    assert f"{speaking_elm}: the patients that the model was trained on are unknown" in caplog.text
 
 
 def test_scores_are_those_of_the_report():

@@ -104,6 +104,13 @@ def reader(tmp_path_factory):
     return predictions, write_report(folder, predictions, RUN), folder
 
 
+def test_a_p_value_is_never_written_as_0(reader):
+    found = reader[1]["signal_reliance_by_type"]
+    entry = found["single-verify"] | {"p_value": 1e-6, "p_value_holm": 4e-6, "reads_ecg": True}
+    text = report_markdown(reader[1] | {"signal_reliance_by_type": found | {"single-verify": entry}})
+    assert "| <0.0001 | <0.0001 | yes |" in text
+
+
 def test_scores_are_the_shares_of_right_answers(reader):
     predictions, report, _ = reader
     right = predictions["prediction"] == predictions["messages_answer"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import AutoProcessor
 from trl import SFTConfig
 
 from elm_hf.checkpoints.create import create_elm
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.merge import merge_adapter
 from elm_hf.checkpoints.publish import publish_model
 from elm_hf.data.loading import load_elm_dataset
@@ -24,6 +26,7 @@ from elm_hf.inference.generation import answer
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
+from elm_hf.serving.prompt_embeddings import save_language_model
 from elm_hf.training import sft
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.cost_file import COSTS_NAME
@@ -209,6 +212,25 @@ def test_training_refuses_a_start_that_has_seen_the_test_patients(merged, simula
     assert [stage.fold for stage in read_stages(tmp_path / "out")] == ["1", "3"]
 
 
+def test_a_run_does_not_continue_on_other_patients(tiny_elm, simulated_dataset, dealt_otherwise, tmp_path):
+    """The dataset is built again in the same folder with other folds: test patients of these are in the checkpoint."""
+    data, output = tmp_path / "data", tmp_path / "out"
+    saving = ("--max_steps", "1", "--save_strategy", "steps", "--save_steps", "1")
+    shutil.copytree(simulated_dataset, data)
+    train(tiny_elm, data, output, *saving)
+    train(tiny_elm, data, output, *saving)
+    shutil.rmtree(data)
+    shutil.copytree(dealt_otherwise, data)
+    assert patients(simulated_dataset, 1, "train") & patients(data, 1, "test")
+    with pytest.raises(
+        ValueError, match="checkpoint-1: was trained on other patients than this run, because the data"
+    ):
+        train(tiny_elm, data, output, *saving)
+    train(tiny_elm, data, output, *saving, "--resume_from_checkpoint", "false")
+    (stage,) = read_stages(output)
+    assert stage.patients.tolist() == sorted(map(digest, patients(data, 1, "train")))
+
+
 def test_an_elm_has_the_history_of_its_encoder(simulated_dataset, tiny_elm, tmp_path):
     config = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 32}
     config |= {"num_samples": 450, "patch_size": 75} | {f"decoder_{name}": value for name, value in config.items()}
@@ -229,6 +251,23 @@ def test_an_elm_has_the_history_of_its_encoder(simulated_dataset, tiny_elm, tmp_
     create_elm(tmp_path / "unknown", encoder=str(encoder), **options)
     (stage,) = read_stages(tmp_path / "unknown")
     assert (stage.kind, stage.dataset, stage.patients) == ("unknown", "encoder", None)
+
+
+def test_an_elm_has_the_history_of_its_llm(merged, tmp_path):
+    save_language_model(*load_checkpoint(merged, device="cpu"), tmp_path / "llm")
+    create_elm(tmp_path / "elm", llm=str(tmp_path / "llm"), num_ecg_tokens=4, seconds=2)
+    (expected,) = read_stages(merged)
+    (stage,) = read_stages(tmp_path / "elm")
+    assert str(stage) == str(expected) and stage.patients.tolist() == expected.patients.tolist()
+    (tmp_path / "llm" / SEEN_PATIENTS_NAME).unlink()  # an LLM of others
+    create_elm(tmp_path / "new", llm=str(tmp_path / "llm"), num_ecg_tokens=4, seconds=2)
+    assert read_stages(tmp_path / "new") == []
+
+
+def test_a_merged_model_has_the_history_of_its_base(trained, tiny_elm, simulated_dataset, tmp_path):
+    train(tiny_elm, simulated_dataset, tmp_path / "other", "--max_steps", "1", fold=2)
+    merge_adapter(trained[0], tmp_path / "merged", base=tmp_path / "other")
+    assert [stage.fold for stage in read_stages(tmp_path / "merged")] == ["2", "1"]
 
 
 def test_a_missing_file_on_the_hub_is_unknown_training_and_a_missing_revision_is_an_error():

@@ -28,7 +28,7 @@ from elm_hf.checkpoints.llm import (
 from elm_hf.checkpoints.load import load_pretrained
 from elm_hf.checkpoints.preprocessing import build_feature_extractor, build_image_processor
 from elm_hf.checkpoints.tokenizer import text_tokenizer
-from elm_hf.data.seen_patients import SeenPatients, Stage, stages_before
+from elm_hf.data.seen_patients import SeenPatients, Stage, read_stages, stages_before
 from elm_hf.modeling.configuration_elm import ECG_ENCODER_TYPES, ElmConfig
 from elm_hf.modeling.ecg_leads import LEADS, SAMPLING_RATE, canonical_lead
 from elm_hf.modeling.feature_extraction_ecg import EcgFeatureExtractor
@@ -216,7 +216,7 @@ def create_elm(
     _set_origin(model.config, license, llm)
     processor = _new_processor(model.config, llm_tokenizer, reader, picture_reader, ecg_byte, max_ecg_tokens)
     set_generation(model, processor)
-    seen = SeenPatients(_stages_of(encoder, encoder_model))
+    seen = SeenPatients(_stages_of(encoder, encoder_model) + _stages_of_llm(llm))
     save_atomically([model, processor, seen], output, check=lambda folder: check_saved(model, folder))
     return model
 
@@ -359,7 +359,12 @@ def _check_towers(
 
 
 def _stages_of(name: str | None, encoder: PreTrainedModel | None) -> list[Stage]:
-    """The stages of training of a pre-trained ECG encoder. New encoders, LLMs and vision encoders have seen no patient."""
+    """The stages of training of a pre-trained ECG encoder. New encoders and vision encoders have seen no patient."""
     if name is None or name in ECG_ENCODER_TYPES or encoder.config.model_type not in ECG_ENCODER_TYPES:
         return []
     return stages_before(name)
+
+
+def _stages_of_llm(name: str | None) -> list[Stage]:
+    """The stages of training of the LLM of an ECG-language model. Other LLMs have seen no patient."""
+    return [] if name is None else read_stages(name) or []

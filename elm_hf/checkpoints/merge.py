@@ -4,6 +4,7 @@ import json
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 import torch
 from peft import PeftConfig, PeftModel
 from peft.utils import CONFIG_NAME
@@ -11,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoProcessor
 
 from elm_hf.checkpoints.card import TRAINING_NAME, model_card, read_training
-from elm_hf.data.seen_patients import SeenPatients, stages_before
+from elm_hf.data.seen_patients import SeenPatients, Stage, stages_before
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.utils.files import check_free, save_atomically, write_atomically
 from elm_hf.utils.hub import check_name
@@ -71,7 +72,7 @@ def merge_adapter(
     if is_tied and torch.equal(merged.lm_head.weight, merged.get_input_embeddings().weight):
         merged.lm_head.weight = merged.get_input_embeddings().weight
         merged.config.tie_word_embeddings = merged.config.text_config.tie_word_embeddings = True
-    seen = SeenPatients(stages_before(adapter))  # with those of the base
+    seen = SeenPatients(_stages_of(str(adapter), base))
     save_atomically([merged, AutoProcessor.from_pretrained(str(adapter)), seen], output)
     training = read_training(Path(adapter))
     if training is not None:  # for the card
@@ -80,6 +81,16 @@ def merge_adapter(
         write_atomically(output / TRAINING_NAME, json.dumps(training, indent=2) + "\n")
         model_card(output, output.name, training, []).save(output / "README.md")
     return merged
+
+
+def _stages_of(adapter: str, base: str) -> list[Stage]:
+    """The stages of an adapter, with those of the base that it was trained on, and those of the base if it is another one."""
+    stages = stages_before(adapter)
+
+    def is_known(stage: Stage) -> bool:
+        return any(str(stage) == str(one) and np.array_equal(stage.patients, one.patients) for one in stages)
+
+    return [stage for stage in stages_before(base) if not is_known(stage)] + stages
 
 
 def _untie_head(model: ElmForCausalLM, config: PeftConfig) -> bool:

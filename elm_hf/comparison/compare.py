@@ -15,7 +15,7 @@ from elm_hf.scoring.intervals import (
     holm,
     mean_interval,
 )
-from elm_hf.scoring.markdown import markdown_table
+from elm_hf.scoring.markdown import markdown_table, p_cell
 from elm_hf.scoring.names import PREDICTIONS_NAME
 from elm_hf.scoring.scores import SHARES, SUMMED, Questions, average_support, limits_of
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, read_report
@@ -192,7 +192,7 @@ def comparison_table(comparison: dict) -> str:
     for name, group in comparison["scores"].items():
         interval = "—" if group["low"] is None else f"[{group['low']:+.3f}, {group['high']:+.3f}]"
         p_values = [group["p_value"], group.get("p_value_holm")]
-        p_values = ["—" if value is None else f"{value:.4f}" for value in p_values]
+        p_values = ["—" if value is None else p_cell(value) for value in p_values]
         scores = [f"{group['first']:.3f}", f"{group['second']:.3f}", f"{group['difference']:+.3f}"]
         rows.append([name, str(group["answers"]), str(group["patients"]), *scores, interval, *p_values])
     head = ["question type", "answers", "patients", "first", "second", "difference", "95 % interval", "p", "p (Holm)"]

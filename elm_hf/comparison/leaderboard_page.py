@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from html import escape
 
-from elm_hf.scoring.markdown import markdown_table, score_cell
+from elm_hf.scoring.markdown import markdown_table, p_cell, score_cell
 from elm_hf.scoring.names import CONDITION_NAMES, KIND_NAMES
 
 
@@ -137,7 +137,7 @@ def _differences(found: dict) -> tuple[list[str], list[list[str]]]:
         for group in found["groups"].values():
             one = group["pairs"][place]
             interval = "" if one["low"] is None else f" [{one['low']:+.3f}, {one['high']:+.3f}]"
-            p_value = "" if one["p_value_holm"] is None else f"; p {one['p_value_holm']:.4f}"
+            p_value = "" if one["p_value_holm"] is None else f"; p {p_cell(one['p_value_holm'])}"
             cells.append(f"{one['difference']:+.3f}{interval}{p_value}")
         rows.append([f"{names[pair['second']]} minus {names[pair['first']]}", *cells])
     return ["", *found["groups"]], rows

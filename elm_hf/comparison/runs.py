@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from elm_hf.comparison.compare import check_same_questions, compared, read_predictions
-from elm_hf.scoring.intervals import NUM_RESAMPLES, PatientBootstrap
+from elm_hf.scoring.intervals import CONFIDENCE, NUM_RESAMPLES, PatientBootstrap
 from elm_hf.scoring.names import PREDICTIONS_NAME
 from elm_hf.scoring.scores import SUMMED, Questions, ScoreBook
 
@@ -18,7 +19,9 @@ class RunBootstrap(PatientBootstrap):
     patients had been asked about and other runs had been made.
 
     Of n runs n - 1 are drawn, without which the variance of their mean would be too small by the factor (n - 1) / n
-    (McCarthy & Snowden 1985, Vital and Health Statistics 2:95). A single run is always drawn, and only patients vary.
+    (McCarthy & Snowden 1985, Vital and Health Statistics 2:95). Since a variance of few runs is itself uncertain, how often
+    each was drawn deviates from the mean by more than it did, by the ratio of Student's quantile of n runs to the normal one:
+    where only the runs differ, the 95 % interval is Student's. A single run is always drawn, and only patients vary.
 
     Args:
         patients: for each answer, the patients whose ECGs the question is about.
@@ -40,7 +43,8 @@ class RunBootstrap(PatientBootstrap):
         draws = np.random.default_rng([seed, 1]).integers(
             self.num_runs, size=(num_resamples, max(1, self.num_runs - 1))
         )
-        self._drawn_runs = np.stack([np.bincount(draw, minlength=self.num_runs) for draw in draws])
+        drawn = np.stack([np.bincount(draw, minlength=self.num_runs) for draw in draws])
+        self._drawn_runs = drawn.mean() + student_ratio(self.num_runs) * (drawn - drawn.mean())
 
     def sums(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         totals = np.zeros((self.num_resamples, values.shape[1]))
@@ -49,6 +53,12 @@ class RunBootstrap(PatientBootstrap):
             if of_run.any():
                 totals += self._drawn_runs[:, [run]] * super().sums(values[of_run], rows[of_run])
         return totals
+
+
+def student_ratio(number: int) -> float:
+    """Student's quantile of the mean of this many runs, divided by the normal one; 1 for a single run."""
+    tail = (1 + CONFIDENCE) / 2
+    return float(special.stdtrit(number - 1, tail) / special.ndtri(tail)) if number > 1 else 1.0
 
 
 def book_of_runs(folders: Sequence[Path], seed: int = 0) -> ScoreBook:

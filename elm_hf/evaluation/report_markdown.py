@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from elm_hf.scoring.markdown import markdown_table, score_cell
+from elm_hf.scoring.markdown import markdown_table, p_cell, score_cell
 from elm_hf.scoring.names import CONDITION_NAMES, KIND_NAMES
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
@@ -88,7 +88,7 @@ def _modality_reliance(report: dict) -> list[str]:
         for name, entry in found.items():
             cells = ["—", entry.get("note", "—")]
             if entry["p_value"] is not None:
-                cells = [f"{entry['p_value_holm']:.4f}", "yes" if entry["reads_ecg"] else "no evidence"]
+                cells = [p_cell(entry["p_value_holm"]), "yes" if entry["reads_ecg"] else "no evidence"]
             question = {
                 "other_signal": "Does it read the signal?",
                 "picture_only": "Does it need the signal?",
@@ -117,7 +117,7 @@ def _reliance_by_type(report: dict) -> list[str]:
         cells = ["—", "—", entry.get("note", "—")]
         if entry["p_value"] is not None:
             p_values = (entry["p_value"], entry["p_value_holm"])
-            cells = [*(f"{value:.4f}" for value in p_values), "yes" if entry["reads_ecg"] else "no evidence"]
+            cells = [*map(p_cell, p_values), "yes" if entry["reads_ecg"] else "no evidence"]
         rows.append([name, str(entry["answers"]), str(entry["patients"]), score_cell(entry), *cells])
     head = ["question type", "answers", "patients", "signal reliance", "p", "p (Holm)", "depends on the ECG"]
     text = "Score with the ECG minus the best score without it. The more types there are, the more of them seem to depend on "

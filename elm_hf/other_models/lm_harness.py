@@ -22,9 +22,11 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from PIL import Image
 from tqdm import tqdm
+from transformers.utils import logging
 
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.data.messages import fill_ecgs, message_text
+from elm_hf.data.seen_patients import overlap, read_stages
 from elm_hf.evaluation.asker import Asker
 from elm_hf.evaluation.what_is_asked import Asked, what_is_asked
 from elm_hf.modeling.chat_rendering import ecg_items
@@ -32,6 +34,8 @@ from elm_hf.other_models.endpoint_inputs import draw_item, filled_items
 from elm_hf.scoring.scores import Questions
 from elm_hf.utils.exact_match import final_answer, is_exact_match
 
+
+logger = logging.get_logger(__name__)
 
 TASKS_FOLDER = str(files(__package__) / "lm_eval_tasks")
 INSTRUCTION = "Answer with the answer alone: yes or no, or the findings, separated by commas."
@@ -139,6 +143,7 @@ class ElmLM(LM):
         has_accelerator = torch.accelerator.is_available()
         self._device = torch.device((device or torch.accelerator.current_accelerator()) if has_accelerator else "cpu")
         self._model, self._processor = load_checkpoint(pretrained, device=str(self._device))
+        self._pretrained, self._stages = pretrained, read_stages(pretrained)
         self._batch_size = int(batch_size)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -150,6 +155,8 @@ class ElmLM(LM):
         answers = {}
         for source, limit in sorted({place[:2] for place in places}):
             asked, condition = _asked(source), json.loads(source)[-1]
+            if sentence := overlap(self._stages, asked.patients).sentence:
+                logger.warning("%s: %s", self._pretrained, sentence)
             asker = Asker(asked.rows, asked.questions, asked.ablation, (condition,), limit, self._batch_size)
             wanted = {place[2]: asker.same_as[place[2], condition] for place in places if place[:2] == (source, limit)}
             found, keys = {}, set(wanted.values())

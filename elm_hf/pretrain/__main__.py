@@ -30,7 +30,7 @@ from elm_hf.training.costs import RunCosts
 from elm_hf.training.epochs import FollowEpoch
 from elm_hf.training.parallelism import end_processes
 from elm_hf.training.pushing import check_push
-from elm_hf.training.resume import checkpoint_to_continue, run_settings
+from elm_hf.training.resume import check_same_patients, checkpoint_to_continue, run_settings
 from elm_hf.training.rows import load_sources
 from elm_hf.training.validation import check_evaluation, evaluates, evaluation_callbacks
 from elm_hf.utils.encoder_origin import known_sources, known_sources_message
@@ -81,7 +81,8 @@ def build_trainer(
         _check_has_validation(script_args, records)
     if records.tasks is not None:
         check_evaluation(training_args, script_args.early_stopping_patience, _metrics(records.tasks.tasks))
-    stages = _stages_before(script_args)
+    stages = _stages_before(script_args) + records.stages
+    check_same_patients(training_args.resume_from_checkpoint, stages)
     first = records.train[0]
     model, feature_extractor, tokenizer = load_encoder_to_train(script_args, records.classes, first)
     if known := known_sources(model.config, load_sources(script_args.dataset)):
@@ -118,7 +119,7 @@ def build_trainer(
         ],
         run=run,
         target=target or "reconstruction",
-        stages=stages + records.stages,
+        stages=stages,
         text_tokenizer=tokenizer,
         plots=plots,
     )

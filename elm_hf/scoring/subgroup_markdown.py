@@ -1,6 +1,6 @@
 """The section of `report.md` about subgroups; `report.json` has all groups."""
 
-from elm_hf.scoring.markdown import markdown_table, score_cell
+from elm_hf.scoring.markdown import markdown_table, p_cell, score_cell
 from elm_hf.scoring.names import KIND_NAMES
 from elm_hf.utils.reports import METRIC_NAMES
 
@@ -60,7 +60,7 @@ def _table(found: dict) -> str:
 def _cells(entry: dict) -> list[str]:
     difference, reliance = entry.get("difference"), entry["reliance"]
     cells = [str(entry["answers"]), str(entry["patients"]), score_cell(entry["score"])]
-    cells += ["—", "—"] if difference is None else [score_cell(difference), f"{difference['p_value_holm']:.4f}"]
+    cells += ["—", "—"] if difference is None else [score_cell(difference), p_cell(difference["p_value_holm"])]
     is_read = {True: "yes", False: "no evidence", None: reliance.get("note", "—")}[reliance["reads_ecg"]]
     return [*cells, score_cell(reliance), is_read]
 

@@ -20,6 +20,7 @@ from elm_hf.scoring.intervals import (
     p_value_of,
     resampled_variance,
 )
+from elm_hf.scoring.markdown import p_cell
 from elm_hf.scoring.predictions import EcgsOf
 from elm_hf.scoring.reliance import reliance_by_type
 from elm_hf.scoring.scores import SHARES, SUMMED, ScoreBook, score_entry
@@ -369,7 +370,7 @@ def worst_sentence(found: dict, comparisons: int) -> str:
     difference = entry["difference"]
     figures = (
         f"{attribute} {name} ({found['metric']} {entry['score']['score']:.3f}, {difference['score']:+.3f} "
-        f"[{difference['low']:.3f}, {difference['high']:.3f}] against the rest, p {difference['p_value_holm']:.4f} "
+        f"[{difference['low']:.3f}, {difference['high']:.3f}] against the rest, p {p_cell(difference['p_value_holm'])} "
         f"corrected for {comparisons} comparisons, {entry['patients']} patients)"
     )
     if below:

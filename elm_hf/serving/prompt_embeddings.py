@@ -5,13 +5,15 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, ProcessorMixin
 
+from elm_hf.data.seen_patients import SeenPatients, stages_before
 from elm_hf.inference.prompt_batch import PromptBatch
 from elm_hf.utils.files import check_free, save_atomically
 
 
 def save_language_model(model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> PreTrainedModel:
     """
-    Save the LLM inside an ECG-language model as a checkpoint of its own, with the tokenizer.
+    Save the LLM inside an ECG-language model as a checkpoint of its own, with the tokenizer and the record of the patients
+    that it was trained on.
 
     Args:
         model, processor: of a full checkpoint; merge an adapter first (`elm-hf merge`).
@@ -29,7 +31,7 @@ def save_language_model(model: PreTrainedModel, processor: ProcessorMixin, folde
     setattr(llm, llm.base_model_prefix, model.model.language_model)
     llm.set_output_embeddings(model.lm_head)
     llm.generation_config = model.generation_config
-    save_atomically([llm.eval(), processor.tokenizer], folder)
+    save_atomically([llm.eval(), processor.tokenizer, SeenPatients(stages_before(model.name_or_path))], folder)
     return llm
 
 

@@ -14,7 +14,7 @@ from elm_hf.training.checks import check_chat_template, check_ecgs, check_hardwa
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.determinism import make_deterministic
 from elm_hf.training.pushing import check_push
-from elm_hf.training.resume import checkpoint_to_continue, run_settings
+from elm_hf.training.resume import check_same_patients, checkpoint_to_continue, run_settings
 from elm_hf.training.sample_answers import check_trackers
 from elm_hf.training.stages import stages_with_this_one
 from elm_hf.training.trl_options import check_trl_options
@@ -80,6 +80,7 @@ class PostTraining:
         name, revision = model_args.model_name_or_path, model_args.model_revision
         allow_encoder_code(name, revision, training_args.trust_remote_code)
         self.stages = stages_with_this_one(self.kind, script_args, model_args)
+        check_same_patients(training_args.resume_from_checkpoint, self.stages)
         set_seed(training_args.seed)  # new adapters are initialized before the trainer sets the seed
         if script_args.deterministic:
             make_deterministic(training_args)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -11,7 +12,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
-from elm_hf.data.seen_patients import Stage, write_stages
+from elm_hf.data.seen_patients import Stage, read_stages, write_stages
 from elm_hf.training.parallelism import tensor_parallel_size
 from elm_hf.utils.files import write_atomically
 
@@ -214,6 +215,30 @@ def checkpoint_to_continue(chosen: str | None, output_dir: str | PathLike, setti
             "it, or choose another --output_dir, or start over with --resume_from_checkpoint false."
         )
     return str(checkpoint)
+
+
+def check_same_patients(checkpoint: str | None, stages: Sequence[Stage]) -> None:
+    """
+    Checks that a checkpoint to continue was trained on the patients of this run. Settings name datasets and models by their
+    paths, where there may be others now.
+
+    Args:
+        checkpoint: of [`checkpoint_to_continue`].
+        stages: stages of training of the run.
+
+    Raises:
+        ValueError: it was trained on others.
+    """
+    found = None if checkpoint is None else read_stages(checkpoint)
+    if found is not None and _patients_of(found) != _patients_of(stages):
+        raise ValueError(
+            f"{checkpoint}: was trained on other patients than this run, because the dataset, or the model that the run starts "
+            "from, has changed since. Choose another --output_dir, or start over with --resume_from_checkpoint false."
+        )
+
+
+def _patients_of(stages: Sequence[Stage]) -> list[list[int] | None]:
+    return [None if stage.patients is None else stage.patients.tolist() for stage in stages]
 
 
 def _last_whole_checkpoint(output_dir: str | PathLike) -> Path | None:

@@ -42,7 +42,7 @@ from elm_hf.training.costs import RunCosts
 from elm_hf.training.determinism import make_deterministic
 from elm_hf.training.parallelism import end_processes
 from elm_hf.training.parts import load_model
-from elm_hf.training.resume import checkpoint_to_continue, run_settings
+from elm_hf.training.resume import check_same_patients, checkpoint_to_continue, run_settings
 from elm_hf.training.rows import load_sources, load_training_data, prepare_rows
 from elm_hf.training.sample_answers import check_trackers
 from elm_hf.training.sft_config import ElmSFTConfig
@@ -125,6 +125,7 @@ def build_trainer(
     allow_encoder_code(name, revision, training_args.trust_remote_code)
     is_alignment = script_args.descriptions is not None or "llm" not in script_args.trainable
     stages = stages_with_this_one("alignment" if is_alignment else "fine-tuning", script_args, model_args)
+    check_same_patients(training_args.resume_from_checkpoint, stages)
     set_seed(training_args.seed)  # new adapters are initialized before the trainer sets the seed
     if script_args.deterministic:
         make_deterministic(training_args)

@@ -61,7 +61,7 @@ for recipe in $recipes; do
             ;;
         ecg_byte)
             trainable=llm
-            make $folder/tokenizer elm-hf train-tokenizer $data --merges $merges --output $folder/tokenizer --quiet
+            make $folder/tokenizer elm-hf train-tokenizer $data --fold 1 --merges $merges --output $folder/tokenizer --quiet
             make $folder/elm elm-hf create $folder/elm $llm --representation symbol --ecg-tokenizer $folder/tokenizer \
                 --max-ecg-tokens 4096 --seconds $seconds
             ;;

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from elm_hf.comparison.compare import compare
-from elm_hf.scoring.markdown import markdown_table, score_cell
+from elm_hf.scoring.markdown import markdown_table, p_cell, score_cell
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, read_report
 
 
@@ -49,7 +49,7 @@ def main(out: Path):
                 continue
             interval, p_value = found.get("note", "—"), "—"
             if found["low"] is not None:
-                interval, p_value = f"[{found['low']:+.3f}, {found['high']:+.3f}]", f"{found['p_value']:.4f}"
+                interval, p_value = f"[{found['low']:+.3f}, {found['high']:+.3f}]", p_cell(found["p_value"])
             rows.append([f"{group}, minus {NAMES[other]}", f"{found['difference']:+.3f}", interval, p_value])
     print(markdown_table(["", "difference", "95 % interval", "p"], rows))
 

@@ -6,8 +6,8 @@ Compares an ECG-language model with its encoder's classifier on the same balance
     python recipes/ptb_xl/compare_with_classifier.py REPORT --dataset DATA --validation validation --tested tested
 
 REPORT is the folder of elm-hf evaluate on fold 10. For each finding that is asked about, the classifier answers with the
-class, and the threshold of its probability, that have most of the questions about fold 9 right; without such questions, or
-where its classes do not separate them, it answers "no", which has half of balanced questions right.
+class that has the largest AUROC on the questions about fold 9, and with the threshold of its probability that has most of
+them right; without such questions of both answers it answers "no", which has half of balanced questions right.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def probabilities_of(folder: Path) -> pd.DataFrame:
 
 
 def classifier_rules(questions: pd.DataFrame, probabilities: pd.DataFrame) -> dict[str, tuple[str, float]]:
-    """For each finding the class and the threshold that have most of these questions right."""
+    """For each finding the class with the largest AUROC, and its threshold that has most of these questions right."""
     rules = {}
     for finding, those in questions.groupby("finding"):
         is_yes = those["is_yes"].to_numpy()
