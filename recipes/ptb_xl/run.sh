@@ -22,7 +22,7 @@ fold=official align= encoder_options= train_options= cpu="--use_cpu true --bf16 
 case $size in
     small | medium)
         encoder_config=$here/small_encoder.yaml train=$here/small.yaml
-        [ $size = small ] || { encoder_config=recipes/ptb_xl_benchmark/encoder.yaml train_options="--max_steps 1500"; }
+        [ $size = small ] || { encoder_config=recipes/ptb_xl_benchmark/encoder.yaml train_options="--max_steps 2500"; }
         llm="--config $here/small.json --tokenizer-dataset $data --tokenizer-fold official --vocab-size 768"
         ;;
     smollm2)
