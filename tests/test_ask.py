@@ -257,6 +257,23 @@ def test_a_question_of_ones_own_about_a_dataset(tiny_elm, simulated_dataset, run
     assert out.splitlines()[1:] == ["Is it fast?", f"    {expected or '(empty)'}"]
 
 
+def test_how_much_of_a_longer_ecg_is_read_is_said(folder, tiny_elm, run):
+    long = np.tile(ecg(1), 3)
+    np.save(folder / "long.npy", long)
+    given = ["ask", tiny_elm, "--ecg", folder / "long.npy", "--sampling-rate", RATE, "--question", "?"]
+    code, out, _ = run(*given, "--max-new-tokens", 2)
+    said = f"long.npy: the model reads 2 s of {long.shape[1] / RATE:.1f} s"
+    assert code == 0 and said in out.splitlines()
+    assert run(*given, "--max-new-tokens", 2, "--output", "long.csv")[0] == 0
+    (row,) = rows_of(Path("long.csv"))
+    assert said in row["problems"].split(" | ")
+
+
+def test_an_empty_question_is_refused(folder, tiny_elm, run):
+    code, out, said = run("ask", tiny_elm, "--ecg", folder / "a", "--question", " ")
+    assert (code, out) == (1, "") and said.splitlines()[-1].endswith("a question is empty")
+
+
 # chats
 
 

@@ -214,7 +214,7 @@ def warn(asked) -> None:
 
 
 def _ask_once(model, processor, asked, limits: tuple, show_reasoning: bool) -> list[str]:
-    """Lines with the missing leads, the questions and the answers."""
+    """Lines with what of the ECGs is not read, the missing leads, the questions and the answers."""
     from elm_hf.inference.ask import ask as ask_about
 
     (answers,) = ask_about(model, processor, [asked], *limits)
@@ -224,7 +224,7 @@ def _ask_once(model, processor, asked, limits: tuple, show_reasoning: bool) -> l
 
 def _lines(processor, asked, answers: list[dict], show_reasoning: bool) -> list[str]:
     missing = asked.missing_leads(processor)
-    lines = [f"missing leads: {missing}"] if missing else []
+    lines = asked.unread(processor) + ([f"missing leads: {missing}"] if missing else [])
     for one in answers:
         truth = "" if one["truth"] is None else f"   (truth: {one['truth']})"
         lines.append(one["question"])

@@ -62,6 +62,15 @@ class AskedEcg:
         segment = reader.read(self.given, self.sampling_rate, LEADS)
         return described(reader.leads, segment.causes)
 
+    def unread(self, processor: ProcessorMixin) -> str:
+        """How much of a longer ECG a model reads, such as `"the model reads 10 s of 60.0 s"`; empty if it reads all of it."""
+        if self.picture is not None:
+            return ""
+        reader = processor.ecg_reader
+        seconds, length = reader.num_samples / reader.sampling_rate, self.ecg.shape[1] / self.sampling_rate
+        is_longer = length > seconds + 1 / self.sampling_rate
+        return f"the model reads {seconds:g} s of {length:.1f} s" if is_longer else ""
+
     def problems(self) -> str:
         """
         What in the ECG makes answers about it doubtful, with its name: see [`~ecg_quality.signal_quality`], or
@@ -115,6 +124,11 @@ class Questions:
             return found[0][1]
         return "; ".join(f"{name}: {missing}" for name, missing in found if missing)
 
+    def unread(self, processor: ProcessorMixin) -> list[str]:
+        """How much a model reads of each ECG that is longer than what it reads, with its name."""
+        found = [(ecg.name, ecg.unread(processor)) for ecg in self.ecgs]
+        return [f"{name}: {unread}" for name, unread in found if unread]
+
 
 def ecg_from_file(file: EcgFile) -> AskedEcg:
     """
@@ -136,7 +150,14 @@ def ecg_from_file(file: EcgFile) -> AskedEcg:
 
 
 def questions_about(ecgs: Sequence[AskedEcg], questions: Sequence[str]) -> Questions:
-    """Questions about ECGs, each asked on its own about all of them."""
+    """
+    Questions about ECGs, each asked on its own about all of them.
+
+    Raises:
+        ValueError: a question is empty.
+    """
+    if not all(question.strip() for question in questions):
+        raise ValueError("a question is empty")
     items = [{"type": "ecg"}] * len(ecgs)
     prompts = [[{"role": "user", "content": [*items, {"type": "text", "text": question}]}] for question in questions]
     return Questions(list(ecgs), prompts, [None] * len(prompts))

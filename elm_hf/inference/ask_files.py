@@ -154,7 +154,8 @@ class AnswerTable:
         """Add the answers about a group of files, with a row for each question."""
         asked = answered.asked
         key = _key(answered.files)
-        about = {"missing_leads": asked.missing_leads(processor), "problems": " | ".join(asked.problems())}
+        doubts = [*asked.problems(), *asked.unread(processor)]
+        about = {"missing_leads": asked.missing_leads(processor), "problems": " | ".join(doubts)}
         rows = [
             {"file": key, **{name: one[name] for name in self._columns}}
             | (_sure(one) if self._with_confidence else {})

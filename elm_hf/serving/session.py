@@ -168,8 +168,8 @@ class DemoModel:
         if found["missing_leads"]:
             sentences.append(f"missing leads: {found['missing_leads']}")
         length = ecg.ecg.shape[1] / ecg.sampling_rate
-        if length > self.seconds + 1 / ecg.sampling_rate:
-            sentences.append(f"the model reads {self.seconds:g} s of {length:.1f} s")
+        if unread := ecg.unread(self.processor):
+            sentences.append(unread)
         elif length < self.seconds - 1 / ecg.sampling_rate:
             sentences.append(f"{length:.1f} s long, shorter than the {self.seconds:g} s that the model reads")
         return sentences
