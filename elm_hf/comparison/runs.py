@@ -18,10 +18,12 @@ class RunBootstrap(PatientBootstrap):
     Draws patients with replacement, and runs as well. Sums and means of the answers of all runs then vary as if other
     patients had been asked about and other runs had been made.
 
-    Of n runs n - 1 are drawn, without which the variance of their mean would be too small by the factor (n - 1) / n
-    (McCarthy & Snowden 1985, Vital and Health Statistics 2:95). Since a variance of few runs is itself uncertain, how often
-    each was drawn deviates from the mean by more than it did, by the ratio of Student's quantile of n runs to the normal one:
-    where only the runs differ, the 95 % interval is Student's. A single run is always drawn, and only patients vary.
+    The patients are drawn for all runs together. To this is added by how much the sum of the drawn runs, of all patients,
+    differs from that of all runs: drawing both at once would count twice, and in an interval of few runs many times, that two
+    runs give different answers about the same patient. Of n runs n - 1 are drawn, without which the variance of
+    their mean would be too small by the factor (n - 1) / n (McCarthy & Snowden 1985, Vital and Health Statistics 2:95).
+    Since a variance of few runs is itself uncertain, the difference is larger by the ratio of Student's quantile of n
+    runs to the normal one: where only the runs differ, the 95 % interval is Student's. Of a single run, only patients vary.
 
     Args:
         patients: for each answer, the patients whose ECGs the question is about.
@@ -44,15 +46,11 @@ class RunBootstrap(PatientBootstrap):
             self.num_runs, size=(num_resamples, max(1, self.num_runs - 1))
         )
         drawn = np.stack([np.bincount(draw, minlength=self.num_runs) for draw in draws])
-        self._drawn_runs = drawn.mean() + student_ratio(self.num_runs) * (drawn - drawn.mean())
+        self._deviations = student_ratio(self.num_runs) * (drawn / drawn.mean() - 1)
 
     def sums(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        totals = np.zeros((self.num_resamples, values.shape[1]))
-        for run in range(self.num_runs):
-            of_run = self.runs[rows] == run
-            if of_run.any():
-                totals += self._drawn_runs[:, [run]] * super().sums(values[of_run], rows[of_run])
-        return totals
+        of_run = np.stack([values[self.runs[rows] == run].sum(axis=0) for run in range(self.num_runs)])
+        return super().sums(values, rows) + self._deviations @ of_run
 
 
 def student_ratio(number: int) -> float:
