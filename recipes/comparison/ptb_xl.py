@@ -3,7 +3,7 @@ Compares ways of giving an ECG to an LLM on PTB-XL (Wagner et al. 2020). Each is
 seconds on one CPU thread, with the same questions and the same new LLM of 2 million parameters, and is asked the same
 questions of fold 10.
 
-    python recipes/comparison/ptb_xl.py --dataset data/ptb_xl_qa --seconds 600 --seeds 0 1 2 [ARM ...]
+    python recipes/comparison/ptb_xl.py --dataset data/ptb_xl_qa --seconds 360 --seeds 0 1 2 [ARM ...]
     python recipes/comparison/ptb_xl.py --smoke     # tiny models and simulated ECGs, to check that everything runs
 
 recipes/ptb_xl/run.sh builds the dataset. Arms (default: all; the others are compared with the first one):
@@ -83,7 +83,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("arms", nargs="*", metavar="ARM")
     parser.add_argument("--dataset", type=Path, default=Path("data/ptb_xl_qa"))
-    parser.add_argument("--seconds", type=float, default=600, help="Processor seconds of training of each arm.")
+    parser.add_argument("--seconds", type=float, default=360, help="Processor seconds of training of each arm.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--limit", type=int, default=500, help="Number of questions.")
     parser.add_argument("--output", type=Path, default=Path("outputs/comparison_ptb_xl"))
