@@ -6,7 +6,7 @@
 #
 # SOURCE is the download of physionet.org/content/ptb-xl/1.0.3, of which the tables and records100 are read. SIZE is
 #     small    an LLM of 2 million parameters and an encoder of 1 million, from scratch, on a CPU (half an hour of a core)
-#     medium   the same LLM, trained five times longer, and the encoder of recipes/ptb_xl_benchmark (three hours of a core)
+#     medium   the same LLM, trained eight times longer, and the encoder of recipes/ptb_xl_benchmark (two hours of a core)
 #     smollm2  SmolLM2-135M-Instruct with LoRA, on a CPU (an hour or two) or a GPU
 #     full     an LLM of 1 billion parameters or more with LoRA, on a GPU
 #     smoke    tiny models and simulated ECGs, to check that everything runs
