@@ -584,6 +584,7 @@ def test_a_record_is_asked_about_with_the_librarys_code(run, yes_sayer, records)
     finished = run("ask", yes_sayer / "elm", "--ecg", records / "fine", *questions)
     assert finished.out.splitlines() == [
         "ECG fine, answered by elm_hf.modeling.modeling_elm.ElmForCausalLM",
+        "fine: the model reads 2 s of 10.0 s",
         *("Is this an ECG?", "    yes", "And this?", "    yes"),
     ]
 
