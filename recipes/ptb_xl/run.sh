@@ -5,7 +5,7 @@
 #     SOURCE=path/to/ptb-xl sh recipes/ptb_xl/run.sh SIZE [-- OPTIONS OF elm-hf train ...]
 #
 # SOURCE is the download of physionet.org/content/ptb-xl/1.0.3, of which the tables and records100 are read. SIZE is
-#     small    an LLM of 2 million parameters and an encoder of 1 million, from scratch, on a CPU (half an hour of a core)
+#     small    an LLM of 2 million parameters and an encoder of 1 million, from scratch, on a CPU (a quarter of an hour of a core)
 #     medium   the same LLM, trained eight times longer, and the encoder of recipes/ptb_xl_benchmark (two hours of a core)
 #     smollm2  SmolLM2-135M-Instruct with LoRA, on a CPU (an hour or two) or a GPU
 #     full     an LLM of 1 billion parameters or more with LoRA, on a GPU
