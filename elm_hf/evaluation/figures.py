@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from elm_hf.interpretations.claims_figure import claims_figure
 from elm_hf.scoring.figure_style import AS_IT_IS, COLORS, CONTROL_COLOR, DPI
-from elm_hf.scoring.names import BASELINES, BLIND, CONDITION_NAMES, MODALITY_CONDITIONS
+from elm_hf.scoring.names import BLIND, CONDITION_NAMES, controls_of
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
@@ -54,7 +54,7 @@ def scores_figure(report: dict, groups_name: str) -> Figure:
     for height, (_, scores) in enumerate(reversed(groups)):
         metric = METRIC_OF_KIND[scores["kind"]]
         entries = {name: metrics[metric] for name, metrics in scores["conditions"].items()}
-        controls = [e["score"] for name, e in entries.items() if name not in ("ecg", *BASELINES, *MODALITY_CONDITIONS)]
+        controls = [entries[name]["score"] for name in controls_of(entries)]
         marks = [("best without the ECG", max(controls, default=None), "|", CONTROL_COLOR, 15)]
         if BLIND in entries:
             marks.append((CONDITION_NAMES[BLIND], entries[BLIND]["score"], "D", COLORS[BLIND], 5))

@@ -13,7 +13,7 @@ from elm_hf.ecg.claim_scores import FINDINGS, JudgedText, finding_of, judge_text
 from elm_hf.ecg.claims import find_claims
 from elm_hf.interpretations.claims_markdown import claims_sentence
 from elm_hf.scoring.intervals import CONFIDENCE, LEAST_PATIENTS, Difference, PatientBootstrap, Support, p_value_of
-from elm_hf.scoring.names import BASELINES, MODALITY_CONDITIONS, TRUE_ANSWERS
+from elm_hf.scoring.names import TRUE_ANSWERS, controls_of
 from elm_hf.scoring.predictions import EcgsOf, PersonsOf
 from elm_hf.scoring.scores import Questions, mean_entry, score_entry
 
@@ -177,8 +177,7 @@ class _ClaimBook:
     def reliance(self, judged: Mapping[str, Sequence[JudgedText]]) -> dict:
         """The mean score with the ECG minus the best one without it, as in `signal_reliance`."""
         empty = dict.fromkeys(("score", "low", "high", "p_value", "best_control"))
-        no_controls = ("ecg", *BASELINES, *MODALITY_CONDITIONS, TRUE_ANSWERS)
-        controls = [name for name in judged if name not in no_controls]
+        controls = controls_of(judged)
         if "ecg" not in judged or not controls:
             return empty | {"note": "not measured: it needs answers with the ECG and without", "reads_ecg": None}
         scores = {name: np.array([one.score for one in judged[name]]) for name in ("ecg", *controls)}

@@ -26,7 +26,7 @@ from elm_hf.scoring.intervals import (
     Support,
     p_value_of,
 )
-from elm_hf.scoring.names import MODALITY_CONDITIONS
+from elm_hf.scoring.names import controls_of
 from elm_hf.scoring.scores import score_entry
 from elm_hf.utils.exact_match import final_answer
 
@@ -212,7 +212,7 @@ def _entry(ratios: np.ndarray, of: np.ndarray, rows: np.ndarray, bootstrap: Pati
 
 def _reliance(values: Mapping[str, np.ndarray], bootstrap: PatientBootstrap) -> dict[str, dict]:
     """For completion and depth, the figure with the ECG minus the best one without it, as in `signal_reliance`."""
-    controls = [name for name in values if name not in ("ecg", *MODALITY_CONDITIONS)]
+    controls = controls_of(values)
     return {name: _reliance_of(name, values, controls, bootstrap) for name in ("completion", "depth")}
 
 

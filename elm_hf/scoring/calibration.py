@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from elm_hf.scoring.intervals import LEAST_PATIENTS, Difference, PatientBootstrap, Support
-from elm_hf.scoring.names import BASELINES, MODALITY_CONDITIONS
+from elm_hf.scoring.names import BASELINES, controls_of
 from elm_hf.scoring.scores import Questions, score_entry
 from elm_hf.utils.exact_match import is_exact_match
 
@@ -270,11 +270,7 @@ def sentences(calibration: dict) -> list[str]:
 
 
 def _without_ecg(conditions: dict[str, dict]) -> Sequence[str]:
-    others = {
-        name: one
-        for name, one in conditions.items()
-        if name not in MODALITY_CONDITIONS and one.get("change") is not None
-    }
+    others = {name: conditions[name] for name in controls_of(conditions) if conditions[name].get("change") is not None}
     if not others:
         return []
     surest = max(others, key=lambda name: others[name]["confidence"]["score"])

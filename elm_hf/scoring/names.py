@@ -1,5 +1,8 @@
 """Names in an evaluation: its conditions, its kinds of answers, and the files in its folder."""
 
+from collections.abc import Iterable
+
+
 # What stands in the place of the ECGs (see `SignalAblation`), and the baselines that see neither ECG nor model.
 CONDITIONS = ("ecg", "zeros", "noise", "shuffled", "none")
 # Not asked by default: it needs age and sex in the records.
@@ -35,6 +38,13 @@ CONDITION_NAMES = {
     AGE_AND_SEX: "age and sex, fitted",
     TRUE_ANSWERS: "true answers",
 }
+
+
+def controls_of(conditions: Iterable[str]) -> list[str]:
+    """The conditions of these under which the model answers without the true ECG."""
+    no_controls = {"ecg", *MODALITY_CONDITIONS, *BASELINES, TRUE_ANSWERS}
+    return [name for name in conditions if name not in no_controls]
+
 
 # Kinds of answers; the metric of each is in `elm_hf.utils.reports`, with the name of `report.json`.
 KIND_NAMES = {"short": "short answers", "text": "free text"}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from elm_hf.scoring.intervals import CONFIDENCE, LEAST_PATIENTS, Difference, Support, holm, p_value_of
-from elm_hf.scoring.names import BASELINES, MODALITY_CONDITIONS
+from elm_hf.scoring.names import MODALITY_CONDITIONS, controls_of
 from elm_hf.scoring.scores import SHARES, SUMMED, ScoreBook
 from elm_hf.utils.reports import METRIC_OF_KIND
 
@@ -29,7 +29,7 @@ def signal_reliance(book: ScoreBook, rows: np.ndarray, controls: Sequence[str] |
     """
     metric = METRIC_OF_KIND[book.questions.table["kind"].iloc[rows[0]]]
     if controls is None:
-        controls = [name for name in book.conditions if name not in ("ecg", *BASELINES, *MODALITY_CONDITIONS)]
+        controls = controls_of(book.conditions)
     empty = dict.fromkeys(("score", "low", "high", "p_value"))
     entry = {"metric": metric, "answers": len(rows), "patients": book.bootstrap.count_patients(rows)} | empty
     if "ecg" not in book.conditions or not controls:
