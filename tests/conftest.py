@@ -143,42 +143,35 @@ def earlier_version(simulated_dataset, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def tiny_elm(simulated_dataset, tmp_path_factory) -> Path:
-    """A new checkpoint of a tiny ELM that reads ECGs of 2 s."""
+def create_tiny_elm(folder: Path, dataset: Path, config: dict, encoder: str | None = None) -> Path:
+    """A new checkpoint below a folder, of an ELM that reads ECGs of 2 s and has the words of a dataset."""
     from elm_hf.checkpoints.create import create_elm
 
-    folder = tmp_path_factory.mktemp("models")
-    (folder / "elm.json").write_text(json.dumps({"text_config": TINY_LLM}))
+    (folder / "elm.json").write_text(json.dumps(config))
     create_elm(
         folder / "elm",
         config=folder / "elm.json",
-        tokenizer_dataset=str(simulated_dataset),
+        encoder=encoder,
+        tokenizer_dataset=str(dataset),
         vocab_size=400,
         num_ecg_tokens=10,
         seconds=2,
     )
     return folder / "elm"
+
+
+@pytest.fixture(scope="session")
+def tiny_elm(simulated_dataset, tmp_path_factory) -> Path:
+    """A new checkpoint of a tiny ELM that reads ECGs of 2 s."""
+    return create_tiny_elm(tmp_path_factory.mktemp("models"), simulated_dataset, {"text_config": TINY_LLM})
 
 
 @pytest.fixture(scope="session")
 def elm_with_encoder(simulated_dataset, tmp_path_factory) -> Path:
     """A new checkpoint of a tiny ELM with an encoder, an `ecg_resnet`, which reads ECGs of 2 s."""
-    from elm_hf.checkpoints.create import create_elm
-
-    folder = tmp_path_factory.mktemp("with_encoder")
     encoder = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
-    (folder / "elm.json").write_text(json.dumps({"text_config": TINY_LLM, "encoder_config": encoder}))
-    create_elm(
-        folder / "elm",
-        config=folder / "elm.json",
-        encoder="ecg_resnet",
-        tokenizer_dataset=str(simulated_dataset),
-        vocab_size=400,
-        num_ecg_tokens=10,
-        seconds=2,
-    )
-    return folder / "elm"
+    config = {"text_config": TINY_LLM, "encoder_config": encoder}
+    return create_tiny_elm(tmp_path_factory.mktemp("with_encoder"), simulated_dataset, config, encoder="ecg_resnet")
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,15 @@
 """QLoRA on the CPU: only the LLM is quantized; training, adapters, and loading them in 4 bits, 8 bits or merged."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_LLM
+from conftest import TINY_LLM, create_tiny_elm
 from peft import AutoPeftModelForCausalLM
 from test_training import some_logits
 from transformers import BitsAndBytesConfig
 from trl import ModelConfig
 
-from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.merge import merge_adapter
 from elm_hf.data.loading import load_elm_dataset
@@ -26,18 +24,9 @@ QUANTIZED = {"4bit": bitsandbytes.nn.Linear4bit, "8bit": bitsandbytes.nn.Linear8
 
 @pytest.fixture(scope="module")
 def elm_with_encoder(simulated_dataset, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("quantized")
-    (folder / "elm.json").write_text(json.dumps({"text_config": TINY_LLM | {"hidden_size": 64}}))
-    create_elm(
-        folder / "elm",
-        config=folder / "elm.json",
-        encoder="ecg_resnet",
-        tokenizer_dataset=str(simulated_dataset),
-        vocab_size=400,
-        num_ecg_tokens=10,
-        seconds=2,
-    )
-    return folder / "elm"
+    """As in conftest, and wide enough to be quantized."""
+    config = {"text_config": TINY_LLM | {"hidden_size": 64}}
+    return create_tiny_elm(tmp_path_factory.mktemp("quantized"), simulated_dataset, config, encoder="ecg_resnet")
 
 
 def arguments(model: Path, dataset: Path, output: Path, *more: str) -> list[str]:
