@@ -13,12 +13,13 @@
 # limitations under the License.
 """
 Measurements of an ECG (its features): rate, rhythm, intervals, QRS axis and, for each lead, ST level and wave
-amplitudes, measured on the median beat.
+amplitudes, measured on the median beat; noise and baseline drift.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.ndimage
 
 from .ecg_delineation import IRREGULAR, RATE, Delineation, delineate, irregularity
 from .ecg_leads import LEADS, is_flat, place_leads
@@ -48,7 +49,16 @@ GENERAL_FEATURES = (
 # of QRS (0 if QRS starts with a positive wave), R the maximum and S the minimum of QRS; Q, R and S are given as positive
 # numbers. ST is the level at the J point, the end of QRS.
 LEAD_FEATURES = ("q_ms", "q_mv", "r_ms", "r_mv", "s_mv", "st_mv", "t_mv", "p_mv")
-FEATURES = (*GENERAL_FEATURES, *(f"{name}_{lead}" for name in LEAD_FEATURES for lead in LEADS))
+# Of the lead that has most of it.
+NOISE_FEATURES = (
+    "noise_mv",  # standard deviation of white noise with the same second differences at 100 Hz
+    "baseline_drift_mv",  # from the lowest to the highest point of the signal below 0.5 Hz
+)
+FEATURES = (*GENERAL_FEATURES, *(f"{name}_{lead}" for name in LEAD_FEATURES for lead in LEADS), *NOISE_FEATURES)
+
+_NOISE_RATE = 100
+# A Gaussian filter of this width halves waves of 0.47 Hz, and leaves 1 % of those of 1.2 Hz, 72 beats per minute.
+_DRIFT_S = 0.4
 
 _LIMB, _CHEST = LEADS[:6], LEADS[6:]
 
@@ -78,17 +88,42 @@ def measure_ecg(ecg: np.ndarray, sampling_rate: float, lead_names: Sequence[str]
     usable = [lead for lead, row in zip(LEADS, placed) if np.isfinite(row).all() and not is_flat(row)]
     if not usable or placed.shape[1] < 1.5 * sampling_rate:
         return features
-    signal = resample(placed[[LEADS.index(lead) for lead in usable]], sampling_rate, RATE)
+    placed = placed[[LEADS.index(lead) for lead in usable]]
+    slow = resample(placed, sampling_rate, _NOISE_RATE)
+    features |= {"noise_mv": noise_levels(slow).max(), "baseline_drift_mv": _drift(slow).max()}
+    signal = resample(placed, sampling_rate, RATE)
     found = delineate(signal, _independent(usable))
-    if found is None:
-        return features
-    features |= _rhythm(found)
-    if found.qrs is None:
-        return features
-    features |= _intervals(found, features["heart_rate"])
-    features |= _amplitudes(found, usable)
-    features |= _axis_and_voltages(features, found, usable)
+    if found is not None:
+        features |= _rhythm(found)
+    if found is not None and found.qrs is not None:
+        features |= _intervals(found, features["heart_rate"])
+        features |= _amplitudes(found, usable)
+        features |= _axis_and_voltages(features, found, usable)
     return {name: float(value) for name, value in features.items()}
+
+
+def noise_levels(ecg: np.ndarray) -> np.ndarray:
+    """
+    The noise of each lead: the standard deviation of white noise that would have the same second differences. Waves are
+    slow, and QRS complexes too few to count in the median.
+
+    Args:
+        ecg: array `(leads, samples)`, NaN where invalid.
+
+    Returns:
+        Array `(leads,)` in the unit of `ecg`, NaN for leads without three successive valid samples.
+    """
+    second = np.abs(np.diff(ecg, n=2, axis=1))
+    levels = np.full(len(second), np.nan)
+    for row, values in enumerate(second):
+        if np.isfinite(values).any():
+            levels[row] = np.nanmedian(values) / 0.6745 / 6**0.5  # of a normal distribution; 1, -2 and 1 squared
+    return levels
+
+
+def _drift(slow: np.ndarray) -> np.ndarray:
+    """The range of the baseline of each lead, of a signal at `_NOISE_RATE`."""
+    return np.ptp(scipy.ndimage.gaussian_filter1d(slow, _DRIFT_S * _NOISE_RATE, axis=1, mode="nearest"), axis=1)
 
 
 def _independent(leads: list[str]) -> list[int]:
@@ -197,4 +232,12 @@ def _axis_and_voltages(features: dict[str, float], found: Delineation, leads: li
     return combined
 
 
-__all__ = ["FEATURES", "GENERAL_FEATURES", "LEAD_FEATURES", "hodges_qtc", "measure_ecg"]
+__all__ = [
+    "FEATURES",
+    "GENERAL_FEATURES",
+    "LEAD_FEATURES",
+    "NOISE_FEATURES",
+    "hodges_qtc",
+    "measure_ecg",
+    "noise_levels",
+]

@@ -10,7 +10,7 @@ from elm_hf.ecg.recording import read_recording
 from elm_hf.ecg.simulated_findings import Findings, draw_findings
 from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.modeling.ecg_leads import LEADS
-from elm_hf.modeling.ecg_measurements import FEATURES, LEAD_FEATURES, measure_ecg
+from elm_hf.modeling.ecg_measurements import FEATURES, LEAD_FEATURES, measure_ecg, noise_levels
 from elm_hf.retrieval.index import feature_matrix
 
 
@@ -87,6 +87,32 @@ def test_sampling_rate_and_offset_do_not_matter():
     at_500 = measure_ecg(simulated(NORMAL, sampling_rate=500) + np.arange(12)[:, None], 500)
     for name, tolerance in (("heart_rate", 0.5), ("pr_ms", 8), ("qrs_ms", 8), ("qt_ms", 8), ("axis_deg", 3)):
         assert at_500[name] == pytest.approx(at_250[name], abs=tolerance), name
+
+
+@pytest.mark.parametrize("sampling_rate", [100, 500])
+def test_noise_and_drift_are_those_of_the_worst_lead(sampling_rate):
+    """White noise of 100 µV below 50 Hz, and waves of 0.2 Hz and 1 mV, which the filter lowers to 0.88."""
+    ecg = simulated(NORMAL, sampling_rate=sampling_rate)
+    clean = measure_ecg(ecg, sampling_rate)
+    assert clean["noise_mv"] < 0.02
+    assert clean["baseline_drift_mv"] < 0.15
+    seconds = np.arange(ecg.shape[1]) / sampling_rate
+    noise = np.random.default_rng(0).normal(0, 0.1, ecg.shape[1])  # above 50 Hz it is filtered away
+    noisy, drifting = ecg.copy(), ecg.copy()
+    noisy[LEADS.index("V4")] += noise * np.sqrt(sampling_rate / 100)
+    drifting[LEADS.index("V2")] += 0.5 * np.sin(2 * np.pi * 0.2 * seconds)
+    assert measure_ecg(noisy, sampling_rate)["noise_mv"] == pytest.approx(0.1, rel=0.25)
+    found = measure_ecg(drifting, sampling_rate)
+    assert found["baseline_drift_mv"] == pytest.approx(0.88, abs=0.15)
+    assert found["noise_mv"] == pytest.approx(clean["noise_mv"], rel=0.1)
+
+
+def test_noise_is_measured_without_beats_but_not_without_signal():
+    noise = np.random.default_rng(0).normal(0, 0.02, (12, 1000))
+    found = measure_ecg(noise, 100)
+    assert found["noise_mv"] == pytest.approx(0.02, rel=0.25)
+    assert np.isnan(measure_ecg(np.zeros((12, 1000)), 100)["noise_mv"])
+    assert np.isnan(noise_levels(np.full((12, 500), np.nan))).all()
 
 
 def test_leads_are_found_by_name():

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from elm_hf.modeling.ecg_leads import LEADS
-from elm_hf.modeling.ecg_measurements import GENERAL_FEATURES, LEAD_FEATURES
+from elm_hf.modeling.ecg_measurements import FEATURES, GENERAL_FEATURES, LEAD_FEATURES, NOISE_FEATURES
 
 
-GENERAL = "general"
+GENERAL, NOISE = "general", "noise"
 # A value of a healthy adult at rest, and a deviation that is common in patients. They only bring the numbers to one scale;
 # the model learns what they mean.
 _SCALES = {
@@ -35,6 +35,8 @@ _SCALES = {
     "st_mv": (0.0, 0.1),
     "t_mv": (0.2, 0.25),
     "p_mv": (0.1, 0.06),
+    "noise_mv": (0.01, 0.01),
+    "baseline_drift_mv": (0.4, 0.4),
 }
 
 
@@ -43,22 +45,20 @@ def scaled_measurements(names: Sequence[str]) -> dict[str, list]:
     The measured values that a model reads: the fields `measurements` and `measurement_scales` of `ElmConfig`.
 
     Args:
-        names: names of values, such as `"qrs_ms"` or `"st_mv_V2"`; `"general"` for all that are not of a single lead; or
-            such as `"st_mv"` for those of all leads.
+        names: names of values, such as `"qrs_ms"` or `"st_mv_V2"`; `"general"` for all of the beats that are not of a single
+            lead; `"noise"` for those of noise; or such as `"st_mv"` for those of all leads.
 
     Raises:
         ValueError: there is no such value, or it is named twice.
     """
-    chosen = []
-    for name in names:
-        group = {GENERAL: GENERAL_FEATURES} | {one: [f"{one}_{lead}" for lead in LEADS] for one in LEAD_FEATURES}
-        chosen += group.get(name, [name])
-    known = [*GENERAL_FEATURES, *(f"{one}_{lead}" for one in LEAD_FEATURES for lead in LEADS)]
-    unknown = [name for name in chosen if name not in known]
+    groups = {one: [f"{one}_{lead}" for lead in LEADS] for one in LEAD_FEATURES}
+    groups |= {GENERAL: GENERAL_FEATURES, NOISE: NOISE_FEATURES}
+    chosen = [value for name in names for value in groups.get(name, [name])]
+    unknown = [name for name in chosen if name not in FEATURES]
     if unknown:
         raise ValueError(
-            f"--measurements: there is no {', '.join(unknown)}; there are {GENERAL}, {', '.join(GENERAL_FEATURES)}, and for "
-            f"one lead (st_mv_V2) or all (st_mv) {', '.join(LEAD_FEATURES)}."
+            f"--measurements: there is no {', '.join(unknown)}; there are {GENERAL}, {', '.join(GENERAL_FEATURES)}, {NOISE}, "
+            f"{', '.join(NOISE_FEATURES)}, and for one lead (st_mv_V2) or all (st_mv) {', '.join(LEAD_FEATURES)}."
         )
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"--measurements names a value twice: {', '.join(names)}.")

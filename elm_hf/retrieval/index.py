@@ -20,7 +20,7 @@ from elm_hf.data.seen_patients import check_not_seen, read_stages
 from elm_hf.data.tables import load_records
 from elm_hf.ecg.normal_ranges import feature_text
 from elm_hf.modeling.ecg_leads import LEADS
-from elm_hf.modeling.ecg_measurements import FEATURES, GENERAL_FEATURES, measure_ecg
+from elm_hf.modeling.ecg_measurements import FEATURES, GENERAL_FEATURES, NOISE_FEATURES, measure_ecg
 from elm_hf.utils.files import check_free
 from elm_hf.utils.hub import check_name
 
@@ -362,13 +362,15 @@ def _check_faiss() -> None:
 
 def feature_matrix(measured: Sequence[Mapping[str, float]]) -> np.ndarray:
     """
-    Return the features of several ECGs as a matrix `(ECGs, columns)` for comparisons. The axis is given by its cosine
-    and sine, because 179 and -179 degrees are neighbours. A missing feature is NaN.
+    Return the features of several ECGs as a matrix `(ECGs, columns)` for comparisons: those of the heart, since ECGs with the
+    same noise are not similar. The axis is given by its cosine and sine, because 179 and -179 degrees are neighbours. A
+    missing feature is NaN.
 
     Args:
         measured: features of each ECG as returned by `measure_ecg`.
     """
-    values = np.array([[one.get(name, np.nan) for name in FEATURES] for one in measured], dtype=np.float64)
-    axis = np.deg2rad(values[:, FEATURES.index("axis_deg")])
-    others = np.delete(values, FEATURES.index("axis_deg"), axis=1)
+    names = [name for name in FEATURES if name not in NOISE_FEATURES]
+    values = np.array([[one.get(name, np.nan) for name in names] for one in measured], dtype=np.float64)
+    axis = np.deg2rad(values[:, names.index("axis_deg")])
+    others = np.delete(values, names.index("axis_deg"), axis=1)
     return np.column_stack([others, np.cos(axis), np.sin(axis)])

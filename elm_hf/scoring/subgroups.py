@@ -11,6 +11,7 @@ import pandas as pd
 from elm_hf.data.tables import load_records
 from elm_hf.ecg.claim_checks import measure_for_claims
 from elm_hf.ecg.simulated_findings import NOISES
+from elm_hf.modeling.ecg_measurements import noise_levels
 from elm_hf.modeling.ecg_quality import signal_quality
 from elm_hf.scoring.intervals import (
     CONFIDENCE,
@@ -105,14 +106,9 @@ def rate_band(heart_rate: float) -> str | None:
 
 
 def noise_uv(ecg: np.ndarray) -> float:
-    """
-    The noise of an ECG `(leads, samples)` in mV: the standard deviation in microvolt, in the middle one of the leads, of white
-    noise that would have the same second differences. Waves are slow, and QRS complexes too few to count in their median.
-    """
-    second = np.diff(ecg, n=2, axis=1)
-    leads = [row[np.isfinite(row)] for row in second]
-    levels = [np.median(np.abs(row)) / 0.6745 / 6**0.5 for row in leads if len(row)]
-    return 1000 * float(np.median(levels)) if levels else float("nan")
+    """The noise in microvolt of an ECG `(leads, samples)` in mV: the median of its leads (see [`noise_levels`])."""
+    levels = noise_levels(ecg)
+    return 1000 * float(np.nanmedian(levels)) if np.isfinite(levels).any() else float("nan")
 
 
 class _Facts:
