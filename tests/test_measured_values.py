@@ -138,7 +138,7 @@ def test_a_missing_lead_leaves_its_values_unknown(elm, rows):
     values = processor.apply_chat_template([{"role": "user", "content": [item]}], tokenize=True, return_dict=True)
     unknown = [name for name, value in zip(NAMES, values["ecg_measurements"][0]) if np.isnan(value)]
     whole = measured(rows[0]["ecgs"][0], NAMES)[0]
-    assert unknown == [name for name, value in zip(NAMES, whole) if np.isnan(value) or name == "st_mv_V2"]
+    assert unknown == [name for name, value in zip(NAMES, whole) if value.isnan() or name == "st_mv_V2"]
 
 
 def test_a_scan_has_no_values(elm_of_both):
@@ -161,15 +161,18 @@ def test_a_dropped_signal_takes_its_values_along(elm_of_both, rows):
         assert model(**batch).loss.isfinite()
 
 
-def test_training_learns_them_and_the_cache_keeps_them(elm, simulated_dataset, rows, tmp_path):
+def test_training_learns_them_and_the_cache_keeps_them(elm, simulated_dataset, rows, tmp_path, monkeypatch):
     flags = ("--trainable", "projector", "llm", "--cache_encoder", "--max_steps", "4")
     names = changed_weights(elm, train(elm, simulated_dataset, tmp_path / "out", *flags))
     for part in ("name.weight", "unknown.weight", "number.weight", "linear.weight"):
         assert f"model.projector.measurements.{part}" in names
     model, processor = load_checkpoint(elm)
     features = cache_encoders_of([str(simulated_dataset)], model, processor)
-    running, read = ElmDataCollator(processor)(rows), ElmDataCollator(processor, encoder_features=features)(rows)
+    running = ElmDataCollator(processor)(rows)
+    monkeypatch.setattr(processor, "measured", None)  # nothing is measured again
+    read = ElmDataCollator(processor, encoder_features=features)(rows)
     assert "ecg_values" not in read
+    torch.testing.assert_close(read["ecg_measurements"], running["ecg_measurements"], equal_nan=True)
     with torch.no_grad():
         torch.testing.assert_close(model(**read).logits, model(**running).logits, rtol=1e-4, atol=1e-5)
 

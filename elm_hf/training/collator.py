@@ -66,7 +66,6 @@ class ElmDataCollator:
         self.few_lengths = few_lengths
         self.modality_dropout = modality_dropout
         self.epoch = 0
-        self._measured_of: dict[int, np.ndarray] = {}
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """
@@ -138,9 +137,11 @@ class ElmDataCollator:
         if num_ecgs == 0:
             return {}, []
         if self.encoder_features is not None:
-            features = self.encoder_features[[index for row in rows for index in row["ecg_index"]]]
-            measured = self._measured(rows) if self.processor.measurements else {}
-            return {"encoder_hidden_states": features} | measured, self.processor.placeholders(num_ecgs)
+            records = [index for row in rows for index in row["ecg_index"]]
+            ecg_data = {"encoder_hidden_states": self.encoder_features[records]}
+            if self.processor.measurements:
+                ecg_data["ecg_measurements"] = self.encoder_features.measured(records)
+            return ecg_data, self.processor.placeholders(num_ecgs)
         ecgs = [ecg for row in rows for ecg in row["ecgs"]]
         rows_of_ecgs = np.repeat(np.arange(len(rows)), [len(row["ecgs"]) for row in rows])
         rates = [rows[row]["sampling_rate"] for row in rows_of_ecgs]
@@ -166,16 +167,6 @@ class ElmDataCollator:
             pictures = self.processor.image_processor
             ecg_data[name] = self.image_augmentation(ecg_data[name], rngs, pictures.image_mean, pictures.image_std)
         return ecg_data, ecg_ids
-
-    def _measured(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        """The measured values of the ECGs, each measured once, since many questions are about one."""
-        for row in rows:
-            for index, ecg in zip(row["ecg_index"], row["ecgs"]):
-                if index not in self._measured_of:
-                    values = self.processor.measured([ecg], row["sampling_rate"], list(LEADS))
-                    self._measured_of[index] = values["ecg_measurements"][0]
-        values = np.stack([self._measured_of[index] for row in rows for index in row["ecg_index"]])
-        return {"ecg_measurements": torch.from_numpy(values)}
 
     def _tokenized(self, row: dict, ecg_ids: list[np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and labels of a conversation, both `(length,)`."""

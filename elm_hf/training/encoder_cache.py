@@ -1,4 +1,7 @@
-"""Running a frozen encoder once: its features of each record are kept next to the records and read in training."""
+"""
+Running a frozen encoder once: its features of each record, and what the model reads of its measured values, are kept next to
+the records and read in training.
+"""
 
 import hashlib
 import json
@@ -18,7 +21,7 @@ from elm_hf.data.tables import has_records, load_records
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.modeling.processing_elm_base import BaseElmProcessor
-from elm_hf.training.encoder_features import EncoderFeatures
+from elm_hf.training.encoder_features import EncoderFeatures, measurements_file
 from elm_hf.utils.source_digest import source_digest
 from elm_hf.utils.weights import fingerprint_of_weights
 
@@ -41,7 +44,8 @@ def cache_encoder(path: str, model: ElmForCausalLM, processor: BaseElmProcessor,
 
     The features are pooled to the `num_ecg_tokens` that the projector reads and stored in the encoder's precision: in
     `DATASET.encoder_features` next to a folder, or in the cache of `datasets` for a repository. The name of the file
-    is a hash of the encoder's weights and configuration, of the preprocessing, and of the records.
+    is a hash of the encoder's weights and configuration, of the preprocessing, and of the records. The measured values of
+    a model that reads some are in a second file (see [`measurements_file`]).
 
     Args:
         path: folder or repository of an elm-hf dataset.
@@ -67,23 +71,34 @@ def cache_encoder(path: str, model: ElmForCausalLM, processor: BaseElmProcessor,
     unfinished = file.with_name(f"{file.name}.{os.getpid()}.unfinished")
     ecgs, rate = EcgTable(records), records[0]["sampling_rate"]
     model.model.encoder.eval()
-    written = None
+    written, measured = None, []
     for start in tqdm(range(0, len(ecgs), BATCH_SIZE), f"Encoder on {path}", disable=not show_progress):
         rows = range(start, min(start + BATCH_SIZE, len(ecgs)))
-        features = _encode([ecgs[row] for row in rows], rate, model, processor)
+        batch = [ecgs[row] for row in rows]
+        prepared, _ = processor.prepare_ecgs(batch, [rate] * len(batch), [list(LEADS)] * len(batch))
+        features = _encode(prepared, model)
+        measured.append(prepared.get("ecg_measurements"))
         if written is None:
             shape = (len(ecgs), *features.shape[1:])
             written = np.lib.format.open_memmap(unfinished, mode="w+", dtype=features.dtype, shape=shape)
         written[start : rows.stop] = features
     written.flush()
+    if processor.measurements:
+        _save_measured(np.concatenate(measured), measurements_file(file))
     unfinished.replace(file)
     return file
 
 
+def _save_measured(values: np.ndarray, file: Path) -> None:
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}.unfinished")
+    with unfinished.open("wb") as opened:
+        np.save(opened, values)
+    unfinished.replace(file)
+
+
 @torch.no_grad()
-def _encode(ecgs: list[np.ndarray], rate: float, model: ElmForCausalLM, processor: BaseElmProcessor) -> np.ndarray:
-    """Features `(ecgs, num_ecg_tokens, hidden_size)` of ECGs `(12, samples)` in mV, in the order of `LEADS`."""
-    prepared, _ = processor.prepare_ecgs(ecgs, [rate] * len(ecgs), [list(LEADS)] * len(ecgs))
+def _encode(prepared: dict[str, np.ndarray], model: ElmForCausalLM) -> np.ndarray:
+    """Features `(ecgs, num_ecg_tokens, hidden_size)` of prepared ECGs."""
     inputs = {name: torch.from_numpy(values).to(model.device) for name, values in prepared.items()}
     encoded = model.get_ecg_features(**inputs, return_dict=True).last_hidden_state
     # The projector pools first as well; pooling twice changes nothing. Those of two encoders are pooled when joined.
