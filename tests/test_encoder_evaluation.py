@@ -28,11 +28,13 @@ from elm_hf.classification.encoder_evaluation import evaluate_encoder
 from elm_hf.classification.encoder_records import LabelledRecords
 from elm_hf.classification.encoder_scores import task_scores
 from elm_hf.classification.linear_probe import fit_probes, rows_of_share
+from elm_hf.classification.measured_features import MeasuredFeatures, features_of_values
 from elm_hf.cli import app
 from elm_hf.data.label_tasks import LabelTasks, label_tasks, ptb_xl_tasks, tasks_of_classes
 from elm_hf.data.seen_patients import read_stages
 from elm_hf.data.tables import load_records
 from elm_hf.modeling.ecg_leads import LEADS
+from elm_hf.modeling.ecg_measurements import measure_ecg
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.pretrain import __main__ as pretrain
 from elm_hf.scoring.intervals import PatientBootstrap
@@ -216,6 +218,37 @@ def test_a_linear_probe_of_the_frozen_encoder(dataset, encoder, records):
         if entry["score"] is not None:
             assert entry["score"] == pytest.approx(roc_auc_score(truth[asked, place], scores[asked, place]), abs=0.03)
     assert first["unlearned_classes"] >= whole["unlearned_classes"]
+
+
+def test_features_of_measured_values_tell_low_high_and_unknown():
+    values = np.array([[100, 180], [60, -90], [np.nan, np.nan], [1e6, 0]], np.float32)
+    found = features_of_values(values, ["heart_rate", "axis_deg"], np.array([[75, 25], [0, 180]], np.float32))
+    expected = [[1, -1, 0, 0, 0, 0], [0, 0, -0.6, -1, 0, 0], [0, 0, 0, 0, 1, 1], [5, 1, 0, 0, 0, 0]]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_linear_probe_reads_measured_values_as_well(dataset, encoder, records, tmp_path):
+    """They tell labels apart that a hardly trained encoder does not."""
+    options = {"linear_probe": True, "label_shares": (1,), "quiet": True}
+    (alone,) = evaluate_encoder(encoder, dataset, 1, **options)["results"]
+    report = evaluate_encoder(
+        encoder, dataset, 1, **options, measurements=["general", "st_mv"], output=tmp_path / "out"
+    )
+    (both,) = report["results"]
+    assert (alone["measured_values"], both["measured_values"]) == (0, 29)
+    scores = [result["tasks"]["all"]["macro_auroc"]["score"] for result in (alone, both)]
+    assert scores[1] > scores[0] + 0.02
+    assert report["run"]["measurements"][-1] == "st_mv_V6"
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "linear probe and 29 measured values, 100 % of labels" in text and "st_mv_V6" in text
+    rows = records.rows("test")[:3]
+    found = MeasuredFeatures(["heart_rate"], quiet=True)(records, rows, "")
+    rate = measure_ecg(records.ecgs(rows)[0], 250)["heart_rate"]
+    assert found.shape == (3, 3) and found[0, :2].sum() == pytest.approx((rate - 75) / 25, abs=1e-5)
+    with pytest.raises(ValueError, match="--measurements are features of linear probes; add --linear-probe"):
+        evaluate_encoder(encoder, dataset, 1, measurements=["general"], quiet=True)
+    with pytest.raises(ValueError, match="out: holds another evaluation .measurements is"):
+        evaluate_encoder(encoder, dataset, 1, **options, output=tmp_path / "out")
 
 
 def test_training_knows_what_the_encoder_has_seen(dataset, encoder, tmp_path, caplog):

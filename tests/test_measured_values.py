@@ -189,8 +189,9 @@ def test_only_checkpoints_that_measure_carry_the_code(elm, tiny_elm):
 
 def test_every_value_can_be_chosen():
     every = scaled_measurements(["general", "q_ms", "q_mv", "r_ms", "r_mv", "s_mv", "st_mv", "t_mv", "p_mv", "noise"])
+    assert scaled_measurements(["all"]) == every
     assert tuple(every["measurements"]) == FEATURES and len(every["measurement_scales"]) == len(FEATURES)
-    with pytest.raises(ValueError, match="--measurements: there is no qt; there are general, heart_rate"):
+    with pytest.raises(ValueError, match="--measurements: there is no qt; there are all, general, heart_rate"):
         scaled_measurements(["qt"])
     with pytest.raises(ValueError, match="--measurements names a value twice: general, qrs_ms"):
         scaled_measurements(["general", "qrs_ms"])

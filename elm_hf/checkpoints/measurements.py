@@ -6,7 +6,7 @@ from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_measurements import FEATURES, GENERAL_FEATURES, LEAD_FEATURES, NOISE_FEATURES
 
 
-GENERAL, NOISE = "general", "noise"
+ALL, GENERAL, NOISE = "all", "general", "noise"
 # A value of a healthy adult at rest, and a deviation that is common in patients. They only bring the numbers to one scale;
 # the model learns what they mean.
 _SCALES = {
@@ -46,18 +46,18 @@ def scaled_measurements(names: Sequence[str]) -> dict[str, list]:
 
     Args:
         names: names of values, such as `"qrs_ms"` or `"st_mv_V2"`; `"general"` for all of the beats that are not of a single
-            lead; `"noise"` for those of noise; or such as `"st_mv"` for those of all leads.
+            lead; `"noise"` for those of noise; such as `"st_mv"` for those of all leads; or `"all"`.
 
     Raises:
         ValueError: there is no such value, or it is named twice.
     """
     groups = {one: [f"{one}_{lead}" for lead in LEADS] for one in LEAD_FEATURES}
-    groups |= {GENERAL: GENERAL_FEATURES, NOISE: NOISE_FEATURES}
+    groups |= {ALL: FEATURES, GENERAL: GENERAL_FEATURES, NOISE: NOISE_FEATURES}
     chosen = [value for name in names for value in groups.get(name, [name])]
     unknown = [name for name in chosen if name not in FEATURES]
     if unknown:
         raise ValueError(
-            f"--measurements: there is no {', '.join(unknown)}; there are {GENERAL}, {', '.join(GENERAL_FEATURES)}, {NOISE}, "
+            f"--measurements: there is no {', '.join(unknown)}; there are {ALL}, {GENERAL}, {', '.join(GENERAL_FEATURES)}, {NOISE}, "
             f"{', '.join(NOISE_FEATURES)}, and for one lead (st_mv_V2) or all (st_mv) {', '.join(LEAD_FEATURES)}."
         )
     if len(set(chosen)) < len(chosen):

@@ -73,7 +73,10 @@ def with_section(text: str, title: str, body: str) -> str:
 
 def _section(report: dict) -> tuple[str, str]:
     run = report["run"]
-    way = "Linear probe of the frozen encoder" if run["way"] == "linear_probe" else column_title(report["results"][0])
+    way = column_title(report["results"][0])
+    if run["way"] == "linear_probe":
+        measured = " with measured values" if run.get("measurements") else ""
+        way = f"Linear probe of the frozen encoder{measured}"
     way = way[0].upper() + way[1:]
     title = f"{way}: {public_name(run['dataset'])}, `{fold_config(run['fold'])}`, {run['split']}"
     text = (

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -18,6 +18,7 @@ from elm_hf.classification.encoder_records import LabelledRecords
 from elm_hf.classification.encoder_report import encoder_markdown
 from elm_hf.classification.encoder_scores import task_scores
 from elm_hf.classification.linear_probe import best_probes, rows_of_share
+from elm_hf.classification.measured_features import MeasuredFeatures
 from elm_hf.data.label_tasks import (
     LabelTasks,
     are_statements,
@@ -50,6 +51,7 @@ def evaluate_encoder(
     output: str | PathLike | None = None,
     linear_probe: bool = False,
     label_shares: Sequence[float] = LABEL_SHARES,
+    measurements: Sequence[str] | None = None,
     window_seconds: float | None = None,
     batch_size: int = 64,
     seed: int = 0,
@@ -74,6 +76,8 @@ def evaluate_encoder(
         linear_probe: fit logistic regressions on the `pooler_output` of the frozen encoder, one for each class. The
             strength of their L2 penalty is chosen for each task by the macro AUROC on the validation patients.
         label_shares: shares of the training patients to fit on, drawn at random; a smaller one is a part of a larger one.
+        measurements: measured values that the linear probes read beside the encoder's output (see [`MeasuredFeatures`]), named
+            as in [`scaled_measurements`]. They are of the whole record, whatever part of it the encoder reads.
         window_seconds: length of the windows that a classifier reads one by one; their probabilities are averaged, as in
             Strodthoff et al. (2020). Default: it reads each ECG at once.
         batch_size: number of ECGs that the encoder reads at once.
@@ -94,10 +98,13 @@ def evaluate_encoder(
     _check_shares(label_shares)
     if linear_probe and window_seconds is not None:
         raise ValueError("--window-seconds is for classifiers; --linear-probe fits to the output for the whole ECG")
+    if measurements is not None and not linear_probe:
+        raise ValueError("--measurements are features of linear probes; add --linear-probe")
+    measure = None if measurements is None else MeasuredFeatures(measurements, quiet)
     identity = {"schema": REPORT_SCHEMA, "checkpoint": str(checkpoint), "dataset": str(dataset), "fold": str(fold)}
     identity |= {"split": split, "way": "linear_probe" if linear_probe else "classifier", "seed": seed}
     identity["label_shares"] = sorted(label_shares) if linear_probe else None
-    identity["window_seconds"] = window_seconds
+    identity |= {"window_seconds": window_seconds, "measurements": measure and measure.names}
     if output is not None:
         check_results(Path(output), REPORT_NAME, identity)
     records = LabelledRecords(dataset, fold, complete_only=model_type in NEED_ALL_LEADS)
@@ -112,7 +119,8 @@ def evaluate_encoder(
     bootstrap = PatientBootstrap([(patient,) for patient in patients], seed=seed)
     logits = None
     if linear_probe:
-        results = _probe_results(encoder, records, rows, identity["label_shares"], bootstrap, seed)
+        features = _ProbeFeatures(encoder, measure, records)
+        results = _probe_results(features, records, rows, identity["label_shares"], bootstrap, seed)
     else:
         logits, tasks = _classified(encoder, checkpoint, records, rows)
         scored = task_scores(logits, tasks.targets(records.labels_of(rows)), tasks, bootstrap)
@@ -168,8 +176,21 @@ def _classified(
     return scores_of_statements(classes, logits) if are_statements(classes) else logits, tasks
 
 
+@dataclass(frozen=True)
+class _ProbeFeatures:
+    """What linear probes read of records: the encoder's output, and measured values if there are any."""
+
+    encoder: EncoderOutputs
+    measure: MeasuredFeatures | None
+    records: LabelledRecords
+
+    def __call__(self, rows: np.ndarray, what: str) -> np.ndarray:
+        encoded = self.encoder(self.records, rows, what)
+        return encoded if self.measure is None else np.hstack([encoded, self.measure(self.records, rows, what)])
+
+
 def _probe_results(
-    encoder: EncoderOutputs,
+    features_of: _ProbeFeatures,
     records: LabelledRecords,
     rows: np.ndarray,
     shares: Sequence[float],
@@ -181,13 +202,16 @@ def _probe_results(
     tasks = label_tasks(records.labels_of(training))
     targets, answers, to_choose = (tasks.targets(records.labels_of(those)) for those in (rows, training, validation))
     chosen = [rows_of_share(records.patients[training], share, seed) for share in shares]
-    encoded = encoder(records, training[chosen[-1]], "training")
+    encoded = features_of(training[chosen[-1]], "training")
     features = np.full((len(training), encoded.shape[1]), np.nan, np.float32)
     features[chosen[-1]] = encoded
-    of_validation, tested = encoder(records, validation, "validation"), encoder(records, rows, "tested")
+    of_validation, tested = features_of(validation, "validation"), features_of(rows, "tested")
+    measured = 0 if features_of.measure is None else len(features_of.measure.names)
     results = []
     for share, those in zip(shares, chosen):
-        found = best_probes(features[those], answers[those], of_validation, to_choose, tasks, encoder.device)
+        found = best_probes(
+            features[those], answers[those], of_validation, to_choose, tasks, features_of.encoder.device
+        )
         of_tasks = {}
         for task, one in found.items():
             alone = replace(tasks, tasks={task: tasks.tasks[task]})
@@ -196,6 +220,7 @@ def _probe_results(
         results.append(
             {
                 "label_share": share,
+                "measured_values": measured,
                 "training_patients": len(set(records.patients[training[those]])),
                 "training_ecgs": len(those),
                 "unlearned_classes": int((answers[those].sum(axis=0) == 0).sum()),

@@ -19,7 +19,8 @@ def column_title(result: dict) -> str:
     if "label_share" not in result:
         seconds = result.get("window_seconds")
         return "classifier" if seconds is None else f"classifier, windows of {seconds:g} s"
-    return f"linear probe, {100 * result['label_share']:g} % of labels"
+    measured = f" and {result['measured_values']} measured values" if result.get("measured_values") else ""
+    return f"linear probe{measured}, {100 * result['label_share']:g} % of labels"
 
 
 def warnings_of(report: dict) -> list[str]:
@@ -94,6 +95,12 @@ def _method(report: dict) -> str:
             "the strength of its L2 penalty is chosen for each task by the macro AUROC on the validation patients. The "
             "patients of a smaller share are among those of a larger one. A label of which the training patients have no ECG "
             "cannot be learned, and its AUROC is 0.5."
+        )
+    if run.get("measurements"):
+        text += (
+            f" The probes also read {len(run['measurements'])} measured values of the whole record (measure_ecg): of each, by "
+            f"how much it is above the typical value and by how much below, and whether it is unknown; of the axis, cosine and "
+            f"sine. They are {', '.join(run['measurements'])}."
         )
     if run.get("window_seconds") is not None:
         text += (

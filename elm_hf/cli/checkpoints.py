@@ -138,8 +138,8 @@ def create(
     measurements: Annotated[
         str | None,
         typer.Option(
-            help="Measured values that the model reads as well, a token each: general (rate, intervals, axis, voltages), or "
-            "names such as heart_rate,qrs_ms,st_mv (of all leads) or st_mv_V2."
+            help="Measured values that the model reads as well, a token each: general (rate, intervals, axis, voltages), noise, "
+            "all, or names such as heart_rate,qrs_ms,st_mv (of all leads) or st_mv_V2."
         ),
     ] = None,
     sampling_rate: Annotated[

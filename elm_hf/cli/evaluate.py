@@ -218,6 +218,13 @@ def evaluate_encoder(
     label_shares: Annotated[
         str, typer.Option(help="Shares of the training patients that linear probes are fitted on.")
     ] = "0.01,0.1,1",
+    measurements: Annotated[
+        str | None,
+        typer.Option(
+            help="Measured values that linear probes read beside the encoder's output: all, general (rate, intervals, axis, "
+            "voltages), noise, or names such as st_mv (of all leads) or st_mv_V2."
+        ),
+    ] = None,
     window_seconds: Annotated[
         float | None,
         typer.Option(help="Average a classifier's probabilities over half-overlapping windows of this length."),
@@ -247,6 +254,7 @@ def evaluate_encoder(
         output=output,
         linear_probe=linear_probe,
         label_shares=shares,
+        measurements=None if measurements is None else measurements.split(","),
         window_seconds=window_seconds,
         batch_size=batch_size,
         seed=seed,
