@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from transformers.dynamic_module_utils import custom_object_save
 
+from .ecg_modalities import EcgModalities
 from .ecg_pictures import as_picture
 from .feature_extraction_ecg import EcgFeatureExtractor
 from .own_measurements import MEASURE
@@ -41,19 +42,42 @@ class MeasuringMixin:
         """The model's input for measured values, if it reads any."""
         return ["ecg_measurements"] if self.measurements else []
 
+    def ecgs_to_measure(self, items: list[dict], ecgs: list) -> list | None:
+        r"""
+        The ECGs whose measured values the model reads.
+
+        Args:
+            items (`list[dict]`):
+                The `{"type": "ecg"}` items, of which some may have `"measured_ecg"`.
+            ecgs (`list`):
+                Their ECGs.
+
+        Returns:
+            `list`: One for each item, `None` for no values; or `None` if they are the ECGs themselves.
+
+        Raises:
+            `ValueError`: If an item has `"measured_ecg"` and the model reads no measured values.
+        """
+        if not any("measured_ecg" in item for item in items):
+            return None
+        if not self.measurements:
+            raise ValueError('An ECG item has "measured_ecg", and this model reads no measured values.')
+        return [item.get("measured_ecg", ecg) for item, ecg in zip(items, ecgs)]
+
     def measured(self, ecgs: list, sampling_rate, lead_names) -> dict[str, np.ndarray]:
         r"""
         Measures ECGs, if the model reads measured values.
 
         Args:
             ecgs, sampling_rate, lead_names:
-                As for `prepare_ecgs`; `None` for an absent ECG.
+                As for `prepare_ecgs`; `None` for an absent ECG. Of signal and picture the signal is measured.
 
         Returns:
             `dict[str, np.ndarray]`: `ecg_measurements` of shape `(num_ecgs, num_measurements)`, or nothing.
         """
         if not self.measurements:
             return {}
+        ecgs = [ecg.signal if isinstance(ecg, EcgModalities) else ecg for ecg in ecgs]
         values = measured_values(self.ecg_reader, ecgs, sampling_rate, lead_names, self.measurements)
         return {"ecg_measurements": values}
 

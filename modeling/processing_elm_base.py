@@ -236,7 +236,8 @@ class BaseElmProcessor(ElmCardMixin, MeasuringMixin, ProcessorMixin):
         [`EcgFeatureExtractor`]; as for pictures, `"path"` and `"url"` (`https://...`) can stand in the place of
         `"ecg"`. For models of drawn ECGs, it can be a scan or photograph: `{"type": "ecg", "image": ...}` with the path
         of a file or a picture of Pillow. Items with arrays also have `"sampling_rate"` in Hz and, unless the rows are the model's leads,
-        `"lead_names"`; `"keep_flat": True` keeps flat leads. ECGs are judged (`judge_signal` of
+        `"lead_names"`; `"keep_flat": True` keeps flat leads. `"measured_ecg"` is an ECG whose measured values a model
+        reads in the place of this one's, or `None` if it reads none. ECGs are judged (`judge_signal` of
         [`EcgFeatureExtractor`]): a [`SignalQualityWarning`] names leads that are flat, clipped or like noise, and limb
         leads that disagree.
 
@@ -281,7 +282,7 @@ class BaseElmProcessor(ElmCardMixin, MeasuringMixin, ProcessorMixin):
 
         Raises:
             `ValueError`: If a message is malformed, the template refuses the conversation or drops an ECG, an ECG is not
-                as described, or `padding` or `truncation` have other values.
+                as described, the model reads no measured values of `"measured_ecg"`, or `padding` or `truncation` have other values.
         """
         options = {"padding": padding, "truncation": truncation, "padding_side": padding_side}
         options |= {"sampling_rate": sampling_rate, "return_tensors": return_tensors} | (processor_kwargs or {})
@@ -321,6 +322,7 @@ class BaseElmProcessor(ElmCardMixin, MeasuringMixin, ProcessorMixin):
             options["padding_side"] or ("left" if add_generation_prompt else "right"),
             options["return_tensors"],
             return_assistant_tokens_mask=return_assistant_tokens_mask,
+            measured_ecgs=self.ecgs_to_measure(items, ecgs),
         )
         return encoded if return_dict else encoded["input_ids"]
 
@@ -384,10 +386,13 @@ class BaseElmProcessor(ElmCardMixin, MeasuringMixin, ProcessorMixin):
         return_tensors: str | None,
         *,
         return_assistant_tokens_mask: bool = False,
+        measured_ecgs: list | None = None,
     ) -> BatchFeature:
         ecg_data, ecg_ids = {}, []
         if ecgs:
             ecg_data, ecg_ids = self.prepare_ecgs(ecgs, sampling_rate, lead_names, keep_flat, judge_signal=True)
+        if measured_ecgs is not None:
+            ecg_data |= self.measured(measured_ecgs, sampling_rate, lead_names)
         remaining = iter(ecg_ids)
         rows = [self._tokenize(chat, [next(remaining) for _ in chat.ecgs]) for chat in chats]
         length = max(len(ids) for ids, _ in rows)

@@ -122,7 +122,7 @@ class ElmSignalVisionProcessor(BaseElmProcessor):
             size = self.image_processor.size
             pictures = {"pixel_values": np.zeros((len(given), 3, size["height"], size["width"]), np.float32)}
         read = {"ecg_pictures": pictures["pixel_values"], "ecg_modality_mask": is_given}
-        measured = self.measured([one.signal for one in given], sampling_rate, lead_names)
+        measured = self.measured(given, sampling_rate, lead_names)
         return signals | read | measured, self.placeholders(len(ecgs))
 
     @staticmethod

@@ -19,10 +19,11 @@ from elm_hf.checkpoints.measurements import scaled_measurements
 from elm_hf.data.loading import load_elm_dataset
 from elm_hf.data.messages import fill_ecgs
 from elm_hf.evaluation.ablation import SignalAblation
+from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.modeling.configuration_elm import ElmConfig
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_measurements import FEATURES, measure_ecg
-from elm_hf.scoring.names import MODALITY_CONDITIONS
+from elm_hf.scoring.names import CONDITIONS, MEASUREMENT_CONDITIONS, PART_CONDITIONS
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.encoder_cache import cache_encoders_of
 
@@ -114,20 +115,46 @@ def test_values_are_those_of_what_is_in_the_place_of_the_ecg(elm_of_both, simula
     _, processor = load_checkpoint(elm_of_both)
     names = processor.measurements
     dataset = load_elm_dataset(simulated_dataset, split="test")
-    ablation = SignalAblation(dataset, ("ecg", "zeros", "noise", "shuffled", *MODALITY_CONDITIONS))
+    ablation = SignalAblation(dataset, ("ecg", "zeros", "noise", "shuffled", *PART_CONDITIONS))
     row, own, (donor,) = dataset[0], dataset[0]["ecgs"][0], ablation.ecgs(0, "shuffled", 1)
     found = {
         name: encoded(processor, row, ablation.ecgs(0, name, 1), keep_flat=name == "zeros")["ecg_measurements"]
-        for name in ("ecg", "zeros", "noise", "shuffled", *MODALITY_CONDITIONS)
+        for name in ("ecg", "zeros", "noise", "shuffled", *PART_CONDITIONS)
     }
     of_own, of_donor = measured(own, names), measured(donor, names)
     assert not torch.allclose(of_own, of_donor, equal_nan=True)
-    for name in ("ecg", "signal_only", "other_picture"):
+    for name in ("ecg", "signal_only", "other_picture", "measurements_only"):
         torch.testing.assert_close(found[name], of_own, equal_nan=True)
-    for name in ("shuffled", "other_signal"):
+    for name in ("shuffled", "other_signal", "other_measurements"):
         torch.testing.assert_close(found[name], of_donor, equal_nan=True)
-    assert found["zeros"].isnan().all() and found["picture_only"].isnan().all()
+    for name in ("zeros", "picture_only", "no_measurements"):
+        assert found[name].isnan().all(), name
     torch.testing.assert_close(found["noise"], measured(ablation.ecgs(0, "noise", 1)[0], names), equal_nan=True)
+
+
+def test_reports_say_whether_the_ecg_or_its_values_are_read(elm, tiny_elm, simulated_dataset, tmp_path, monkeypatch):
+    _, processor = load_checkpoint(elm)
+    rows = load_elm_dataset(simulated_dataset, split="test")
+    ablation = SignalAblation(rows, ("ecg", "shuffled", *MEASUREMENT_CONDITIONS))
+    whole, other = (encoded(processor, rows[0], ablation.ecgs(0, name, 1)) for name in ("ecg", "shuffled"))
+    for name, expected in (("other_measurements", whole), ("measurements_only", other)):
+        inputs = encoded(processor, rows[0], ablation.ecgs(0, name, 1))
+        assert torch.equal(inputs["ecg_values"], expected["ecg_values"])
+    report = evaluate(elm, simulated_dataset, 1, output=tmp_path, limit=8, quiet=True)
+    assert {*CONDITIONS, *MEASUREMENT_CONDITIONS} <= set(report["conditions"])
+    assert set(report["modality_reliance"]["short"]) == set(MEASUREMENT_CONDITIONS)
+    assert not set(MEASUREMENT_CONDITIONS) & set(report["signal_reliance"]["short"].get("scores", {}))
+    text = (tmp_path / "report.md").read_text()
+    assert "## ECG and measured values" in text and "| Does it read the measured values? | another patient's" in text
+    with pytest.raises(
+        ValueError, match="is for models that read the signal of an ECG and its picture; .*elm does not"
+    ):
+        evaluate(elm, simulated_dataset, 1, conditions=["ecg", "other_picture"])
+    with pytest.raises(ValueError, match='"no_measurements" is for models that read measured values; .* does not'):
+        evaluate(tiny_elm, simulated_dataset, 1, conditions=["ecg", "no_measurements"])
+    item = {"type": "ecg", "ecg": rows[0]["ecgs"][0], "sampling_rate": 250, "measured_ecg": None}
+    with pytest.raises(ValueError, match="this model reads no measured values"):
+        load_checkpoint(tiny_elm)[1].apply_chat_template([{"role": "user", "content": [item]}], tokenize=True)
 
 
 def test_a_missing_lead_leaves_its_values_unknown(elm, rows):

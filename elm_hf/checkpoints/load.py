@@ -104,13 +104,22 @@ def read_representation(path_or_repo: str | PathLike) -> str | list[str]:
         OSError: the checkpoint does not exist.
         ValueError: it is not an ELM.
     """
+    return _elm_config(path_or_repo).get("representation", "signal")
+
+
+def reads_measurements(path_or_repo: str | PathLike) -> bool:
+    """Whether an ELM, or the base of an adapter, reads measured values; see [`read_representation`]."""
+    return bool(_elm_config(path_or_repo).get("measurements"))
+
+
+def _elm_config(path_or_repo: str | PathLike) -> dict:
     name = str(path_or_repo)
     check_name(name)
     if find_adapter_config_file(name) is not None:
         name = _base_of(name)
     _check_is_elm(name)
     config, _ = PreTrainedConfig.get_config_dict(name)
-    return config.get("representation", "signal")
+    return config
 
 
 def published_with(path_or_repo: str | PathLike) -> set[str]:

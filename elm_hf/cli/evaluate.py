@@ -68,7 +68,8 @@ def evaluate(
         typer.Option(
             help="What stands in the place of the ECG: ecg, zeros, noise, shuffled, none, or demographics (age and sex "
             "in words); may be repeated. All but demographics by default. For models that read the signal and its picture "
-            "also signal_only, picture_only, other_signal and other_picture."
+            "also signal_only, picture_only, other_signal and other_picture, for those that read measured values also "
+            "no_measurements, other_measurements and measurements_only."
         ),
     ] = None,
     occlusions: Annotated[

@@ -1,6 +1,7 @@
 """The messages of a conversation: inserting and replacing ECGs, extracting the prompt and the text of a message."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,6 +25,20 @@ def answer_positions(messages: Sequence[dict]) -> list[int]:
     return [position for position, message in enumerate(messages) if message["role"] == "assistant"]
 
 
+@dataclass(frozen=True, eq=False)
+class EcgMeasuredAs:
+    """
+    An ECG of which a model reads the measured values of another one.
+
+    Attributes:
+        ecg: the ECG.
+        measured: the ECG that is measured in its place; None if no value is known.
+    """
+
+    ecg: np.ndarray
+    measured: np.ndarray | None
+
+
 def fill_ecgs(
     messages: Sequence[dict],
     ecgs: Sequence[np.ndarray],
@@ -36,7 +51,7 @@ def fill_ecgs(
     Args:
         messages: messages of a conversation as stored in a dataset.
         ecgs: ECGs of the conversation, each `(12, samples)` in mV with leads in the order of `LEADS`, or [`EcgModalities`]
-            of such arrays.
+            or [`EcgMeasuredAs`] of such arrays.
         sampling_rate: sampling rate of the ECGs in Hz, or one for each.
         keep_flat: whether flat leads are kept, for experiments that replace an ECG by zeros.
 
@@ -47,7 +62,7 @@ def fill_ecgs(
     if expected != len(ecgs):
         raise ValueError(f"The conversation has {expected} ECG items and {len(ecgs)} ECGs.")
     rates = np.broadcast_to(sampling_rate, len(ecgs)).tolist()
-    remaining = ({"ecg": ecg, "sampling_rate": rate} for ecg, rate in zip(ecgs, rates))
+    remaining = (_given(ecg) | {"sampling_rate": rate} for ecg, rate in zip(ecgs, rates))
     settings = {"lead_names": list(LEADS), "keep_flat": keep_flat}
     filled = []
     for message in messages:
@@ -61,6 +76,13 @@ def fill_ecgs(
             ]
         filled.append({"role": message["role"], "content": content})
     return filled
+
+
+def _given(ecg: np.ndarray | EcgMeasuredAs) -> dict:
+    """An ECG as keys of an item."""
+    if isinstance(ecg, EcgMeasuredAs):
+        return {"ecg": ecg.ecg, "measured_ecg": ecg.measured}
+    return {"ecg": ecg}
 
 
 def replace_ecgs(messages: Iterable[dict], texts: Iterable[str] = ()) -> list[dict]:

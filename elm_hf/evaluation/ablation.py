@@ -8,10 +8,17 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from elm_hf.data.messages import replace_ecgs
+from elm_hf.data.messages import EcgMeasuredAs, replace_ecgs
 from elm_hf.ecg.surrogates import surrogate_noise
 from elm_hf.modeling.ecg_modalities import EcgModalities
-from elm_hf.scoring.names import ALL_CONDITIONS, CONDITIONS, DEMOGRAPHICS, MODALITY_CONDITIONS
+from elm_hf.scoring.names import (
+    ALL_CONDITIONS,
+    CONDITIONS,
+    DEMOGRAPHICS,
+    MEASUREMENT_CONDITIONS,
+    MODALITY_CONDITIONS,
+    PART_CONDITIONS,
+)
 from elm_hf.utils.exact_match import answer_items
 
 
@@ -34,6 +41,8 @@ class SignalAblation:
     - `demographics`: no ECG, but a sentence with the patient's age and sex.
     - `signal_only`, `picture_only`: of the signal and the picture of each ECG, only one; `other_signal`, `other_picture`:
       one of them is that of the ECG of `shuffled`. For models that read both.
+    - `no_measurements`: the ECGs without measured values; `other_measurements`, `measurements_only`: the measured values, or
+      all else, are those of the ECG of `shuffled`. For models that read measured values.
 
     Args:
         rows: conversations of [`load_elm_dataset`].
@@ -72,7 +81,7 @@ class SignalAblation:
         self._records = [tuple(names) for names in columns["record_ids"]]
         self._patients = [frozenset(names) for names in columns["patient_ids"]]
         self._indices, self._persons = columns["ecg_index"], persons
-        self.has_donors = any("shuffled" in (name, *MODALITY_CONDITIONS.get(name, ())) for name in conditions)
+        self.has_donors = any("shuffled" in (name, *PART_CONDITIONS.get(name, ())) for name in conditions)
         self._other_conditions = [
             name for name in conditions if name in ("ecg", "zeros", "noise", "none", DEMOGRAPHICS)
         ]
@@ -86,12 +95,13 @@ class SignalAblation:
         """Names of the ECGs that [`ecgs`] returns; equal names stand for equal ECGs."""
         if condition in ("none", DEMOGRAPHICS) or number == 0:
             return ()
-        if condition in MODALITY_CONDITIONS:
+        if condition in PART_CONDITIONS:
             parts = [
                 ("nothing",) * number if source is None else self.names(row, source, number, question_id)
-                for source in MODALITY_CONDITIONS[condition]
+                for source in PART_CONDITIONS[condition]
             ]
-            return tuple(f"signal of {signal}, picture of {picture}" for signal, picture in zip(*parts))
+            kinds = ("signal", "picture") if condition in MODALITY_CONDITIONS else ("ECG", "measured values")
+            return tuple(", ".join(f"{kind} of {name}" for kind, name in zip(kinds, one)) for one in zip(*parts))
         if condition == "zeros":
             return ("zeros",) * number
         if condition == "noise":
@@ -101,7 +111,7 @@ class SignalAblation:
 
     def ecgs(
         self, row: int, condition: str, number: int, question_id: str | None = None
-    ) -> list[np.ndarray] | list[EcgModalities]:
+    ) -> list[np.ndarray] | list[EcgModalities] | list[EcgMeasuredAs]:
         """
         The ECGs that are put in the places of the first ECGs of a conversation.
 
@@ -112,17 +122,18 @@ class SignalAblation:
             question_id: of the question; the ECGs of `shuffled` depend on it.
 
         Returns:
-            ECGs `(leads, samples)` in mV; none at all under `none` and `demographics`; their signals and pictures under the
-            conditions of `MODALITY_CONDITIONS`.
+            ECGs `(leads, samples)` in mV; none at all under `none` and `demographics`; their signals and pictures, or
+            themselves and what is measured, under the conditions of `PART_CONDITIONS`.
         """
         if condition in ("none", DEMOGRAPHICS):
             return []
-        if condition in MODALITY_CONDITIONS:
+        if condition in PART_CONDITIONS:
             parts = [
                 [None] * number if source is None else self.ecgs(row, source, number, question_id)
-                for source in MODALITY_CONDITIONS[condition]
+                for source in PART_CONDITIONS[condition]
             ]
-            return [EcgModalities(signal, picture) for signal, picture in zip(*parts)]
+            both = EcgMeasuredAs if condition in MEASUREMENT_CONDITIONS else EcgModalities
+            return [both(*one) for one in zip(*parts)]
         places = self._places(row, condition, question_id)[:number]
         ecgs = [self._ecgs_of[other]["ecgs"][position] for other, position in places]
         if condition == "zeros":

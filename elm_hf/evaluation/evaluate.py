@@ -15,7 +15,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from elm_hf.checkpoints.load import load_checkpoint, read_representation
+from elm_hf.checkpoints.load import load_checkpoint, read_representation, reads_measurements
 from elm_hf.counterfactuals.probe import probe_model, questions_of
 from elm_hf.counterfactuals.probe_questions import ProbeQuestion
 from elm_hf.counterfactuals.probe_records import recorded_ecgs
@@ -38,7 +38,14 @@ from elm_hf.leakage.check import patients_on_both_sides
 from elm_hf.leakage.leakage_report import read_leakage
 from elm_hf.retrieval.options import RetrievalOptions
 from elm_hf.scoring.bert_score import BertScorer
-from elm_hf.scoring.names import CONDITIONS, MODALITY_CONDITIONS, OCCLUSION_NAME
+from elm_hf.scoring.names import (
+    CONDITIONS,
+    MEASUREMENT_CONDITIONS,
+    MODALITY_CONDITIONS,
+    OCCLUSION_NAME,
+    PART_CONDITIONS,
+    read_by,
+)
 from elm_hf.scoring.predictions import Key, prediction_table
 from elm_hf.training.cost_file import COSTS_NAME, read_costs
 from elm_hf.utils.encoder_origin import known_sources, known_sources_message
@@ -97,7 +104,8 @@ def evaluate(
         max_new_tokens: longest answer, in tokens: one number, or a number for each question type.
         max_reasoning_tokens: longest reasoning before an answer, in tokens, of models that are asked for it.
         conditions: what stands in the place of the ECGs, of `ALL_CONDITIONS` (see [`SignalAblation`]). Defaults to
-            `CONDITIONS`, and for models that read the signal and its picture also to `MODALITY_CONDITIONS`.
+            `CONDITIONS`, for models that read the signal and its picture also to `MODALITY_CONDITIONS`, and for those that
+            read measured values to `MEASUREMENT_CONDITIONS`.
         num_occlusions: number of answers of which the leads and times that they depend on are found (see [`occlude`]).
         num_counterfactuals: number of simulated patients whose ECGs are changed in one thing (see [`probe`]), with the
             questions of the dataset; 0 for no such ECGs.
@@ -325,18 +333,20 @@ def _load(
 
 def _conditions_of(checkpoint: str | PathLike, conditions: Sequence[str] | None) -> tuple[str, ...]:
     """The conditions to ask under, each once, after checking that the model knows them."""
-    of_two = [name for name in conditions or () if name in MODALITY_CONDITIONS]
-    if conditions is not None and not of_two:
+    if conditions is not None and not PART_CONDITIONS.keys() & set(conditions):
         return tuple(dict.fromkeys(conditions))
-    representation = read_representation(checkpoint)
-    if isinstance(representation, str) and of_two:
+    reads_both = not isinstance(read_representation(checkpoint), str)
+    parts = MODALITY_CONDITIONS if reads_both else {}
+    if reads_measurements(checkpoint):
+        parts = parts | MEASUREMENT_CONDITIONS
+    if conditions is None:
+        return (*CONDITIONS, *parts)
+    refused = [name for name in conditions if name in PART_CONDITIONS.keys() - parts.keys()]
+    if refused:
         raise ValueError(
-            f'the condition "{of_two[0]}" is for models that read the signal of an ECG and its picture; {checkpoint} reads '
-            f'one representation ("{representation}")'
+            f'the condition "{refused[0]}" is for models that {read_by(refused[0])}; {checkpoint} does not'
         )
-    if conditions is not None:
-        return tuple(dict.fromkeys(conditions))
-    return CONDITIONS if isinstance(representation, str) else (*CONDITIONS, *MODALITY_CONDITIONS)
+    return tuple(dict.fromkeys(conditions))
 
 
 def _questions_to_probe(

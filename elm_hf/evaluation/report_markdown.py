@@ -1,10 +1,10 @@
 """The report of an evaluation as Markdown."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from elm_hf.scoring.markdown import markdown_table, p_cell, score_cell
-from elm_hf.scoring.names import CONDITION_NAMES, KIND_NAMES
+from elm_hf.scoring.names import CONDITION_NAMES, KIND_NAMES, MEASUREMENT_CONDITIONS, MODALITY_CONDITIONS
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND
 
 
@@ -83,29 +83,47 @@ def _figure(report: dict, name: str, caption: str) -> list[str]:
 
 
 def _modality_reliance(report: dict) -> list[str]:
+    both = (
+        "This model reads the signal of an ECG and its picture. It reads what changes its answers when it is another "
+        "patient's, while the other one stays; it needs what it answers worse without. A model that was trained without "
+        "--modality_dropout has not learned to do without one of them, and may answer worse for that reason alone."
+    )
+    measured = (
+        "This model reads measured values (measure_ecg) beside the ECG. It reads what changes its answers when it is another "
+        "patient's, while the other one stays; it needs what it answers worse without. Values that contradict the ECG, or are "
+        "all unknown, were rare in training, so that it may answer worse for that reason alone."
+    )
+    parts = (
+        ("Signal and picture", both, MODALITY_CONDITIONS),
+        ("ECG and measured values", measured, MEASUREMENT_CONDITIONS),
+    )
+    head = ["question", "condition", "fall of the score", "p (Holm)", "answer"]
+    tables = [(title, text, _rows_of_parts(report, conditions)) for title, text, conditions in parts]
+    return [f"## {title}\n\n{text}\n\n{markdown_table(head, rows, 2)}" for title, text, rows in tables if rows]
+
+
+def _rows_of_parts(report: dict, conditions: Iterable[str]) -> list[list[str]]:
+    questions = {
+        "other_signal": "Does it read the signal?",
+        "picture_only": "Does it need the signal?",
+        "other_picture": "Does it read the picture?",
+        "signal_only": "Does it need the picture?",
+        "other_measurements": "Does it read the measured values?",
+        "no_measurements": "Does it need the measured values?",
+        "measurements_only": "Does it read the ECG itself?",
+    }
     rows = []
     for kind, found in report.get("modality_reliance", {}).items():  # reports of earlier versions have none
-        for name, entry in found.items():
+        for name in conditions:
+            if name not in found:
+                continue
+            entry = found[name]
             cells = ["—", entry.get("note", "—")]
             if entry["p_value"] is not None:
                 cells = [p_cell(entry["p_value_holm"]), "yes" if entry["reads_ecg"] else "no evidence"]
-            question = {
-                "other_signal": "Does it read the signal?",
-                "picture_only": "Does it need the signal?",
-                "other_picture": "Does it read the picture?",
-                "signal_only": "Does it need the picture?",
-            }[name]
             suffix = f" ({KIND_NAMES[kind]})" if len(report["modality_reliance"]) > 1 else ""
-            rows.append([question + suffix, CONDITION_NAMES[name], score_cell(entry), *cells])
-    if not rows:
-        return []
-    head = ["question", "condition", "fall of the score", "p (Holm)", "answer"]
-    text = (
-        "This model reads the signal of an ECG and its picture. It reads what changes its answers when it is another "
-    )
-    text += "patient's, while the other one stays; it needs what it answers worse without. A model that was trained without "
-    text += "--modality_dropout has not learned to do without one of them, and may answer worse for that reason alone."
-    return [f"## Signal and picture\n\n{text}\n\n{markdown_table(head, rows, 2)}"]
+            rows.append([questions[name] + suffix, CONDITION_NAMES[name], score_cell(entry), *cells])
+    return rows
 
 
 def _reliance_by_type(report: dict) -> list[str]:

@@ -25,7 +25,7 @@ from elm_hf.other_models.candidates import candidate_answers, names_a_candidate
 from elm_hf.other_models.endpoint_asker import EndpointAsker, Request, read_requests
 from elm_hf.other_models.endpoint_inputs import PIXELS_PER_MM, EcgContents
 from elm_hf.scoring.bert_score import BertScorer
-from elm_hf.scoring.names import CONDITIONS, MODALITY_CONDITIONS
+from elm_hf.scoring.names import CONDITIONS, PART_CONDITIONS, read_by
 from elm_hf.scoring.predictions import prediction_table
 from elm_hf.scoring.scores import Questions
 from elm_hf.utils.chat_models import Endpoint, public_url
@@ -171,11 +171,10 @@ def evaluate_endpoint(
 
 
 def _conditions(conditions: Sequence[str] | None) -> tuple[str, ...]:
-    of_two = [name for name in conditions or () if name in MODALITY_CONDITIONS]
-    if of_two:
+    of_parts = [name for name in conditions or () if name in PART_CONDITIONS]
+    if of_parts:
         raise ValueError(
-            f'the condition "{of_two[0]}" is for models that read the signal of an ECG and its picture; an endpoint gets one '
-            "of --endpoint-input"
+            f'the condition "{of_parts[0]}" is for models that {read_by(of_parts[0])}; an endpoint gets one of --endpoint-input'
         )
     return tuple(dict.fromkeys(conditions or CONDITIONS))
 

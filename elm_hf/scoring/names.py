@@ -15,7 +15,16 @@ MODALITY_CONDITIONS = {
     "signal_only": ("ecg", None),
     "other_picture": ("ecg", "shuffled"),
 }
-ALL_CONDITIONS = (*CONDITIONS, DEMOGRAPHICS, *MODALITY_CONDITIONS)
+# Only for models that read measured values: these are left out, or they or the ECG are another patient's. For each, what is in
+# the place of the ECG and of its measured values.
+MEASUREMENT_CONDITIONS = {
+    "no_measurements": ("ecg", None),
+    "other_measurements": ("ecg", "shuffled"),
+    "measurements_only": ("shuffled", "ecg"),
+}
+# Under these a part of the true ECG is left, so that they are no controls.
+PART_CONDITIONS = MODALITY_CONDITIONS | MEASUREMENT_CONDITIONS
+ALL_CONDITIONS = (*CONDITIONS, DEMOGRAPHICS, *PART_CONDITIONS)
 BLIND = "blind"
 # The baseline that knows the question, age and sex.
 AGE_AND_SEX = "age_and_sex"
@@ -34,15 +43,23 @@ CONDITION_NAMES = {
     "other_signal": "another patient's signal",
     "signal_only": "signal only",
     "other_picture": "another patient's picture",
+    "no_measurements": "no measured values",
+    "other_measurements": "another patient's measured values",
+    "measurements_only": "own measured values, another patient's ECG",
     BLIND: "blind majority",
     AGE_AND_SEX: "age and sex, fitted",
     TRUE_ANSWERS: "true answers",
 }
 
 
+def read_by(condition: str) -> str:
+    """What a model does that can be asked under one of `PART_CONDITIONS`."""
+    return "read the signal of an ECG and its picture" if condition in MODALITY_CONDITIONS else "read measured values"
+
+
 def controls_of(conditions: Iterable[str]) -> list[str]:
     """The conditions of these under which the model answers without the true ECG."""
-    no_controls = {"ecg", *MODALITY_CONDITIONS, *BASELINES, TRUE_ANSWERS}
+    no_controls = {"ecg", *PART_CONDITIONS, *BASELINES, TRUE_ANSWERS}
     return [name for name in conditions if name not in no_controls]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from elm_hf.scoring.intervals import CONFIDENCE, LEAST_PATIENTS, Difference, Support, holm, p_value_of
-from elm_hf.scoring.names import MODALITY_CONDITIONS, controls_of
+from elm_hf.scoring.names import PART_CONDITIONS, controls_of
 from elm_hf.scoring.scores import SHARES, SUMMED, ScoreBook
 from elm_hf.utils.reports import METRIC_OF_KIND
 
@@ -64,16 +64,17 @@ def paired_differences(changes: np.ndarray, rows: np.ndarray, book: ScoreBook, s
 
 def modality_reliance(book: ScoreBook, rows: np.ndarray) -> dict[str, dict]:
     """
-    Of a model that reads the signal and its picture, the score with both minus that under each of `MODALITY_CONDITIONS`.
+    Of a model that reads the signal and its picture, or measured values as well, the score with all of them minus that under
+    each of `PART_CONDITIONS`.
 
     A model reads what changes its answers if it is another patient's, and needs what it answers worse without. `reads_ecg`
     says whether the score falls; it follows from `p_value_holm`, which is corrected for the number of conditions.
 
     Args:
-        book: scores with both and under these conditions.
+        book: scores with the whole ECG and under these conditions.
         rows: numbers of the questions, all of one kind.
     """
-    conditions = [name for name in MODALITY_CONDITIONS if name in book.conditions]
+    conditions = [name for name in PART_CONDITIONS if name in book.conditions]
     return _corrected({name: signal_reliance(book, rows, [name]) for name in conditions})
 
 
