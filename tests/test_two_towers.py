@@ -433,7 +433,9 @@ def test_an_evaluation_asks_with_either_modality(elm, tiny_elm, simulated_datase
     assert {name for found in report["modality_reliance"].values() for name in found} == set(MODALITY_CONDITIONS)
     assert "Does it need the picture?" in (tmp_path / "report" / "report.md").read_text()
     assert not set(MODALITY_CONDITIONS) & set(report["signal_reliance"]["short"].get("scores", {}))
-    with pytest.raises(ValueError, match=r'condition "signal_only" is for models .* representation \("signal"\)'):
+    with pytest.raises(
+        ValueError, match='condition "signal_only" is for models that read the signal of an ECG and its .* does not'
+    ):
         evaluate(tiny_elm, simulated_dataset, conditions=("ecg", "signal_only"), quiet=True)
 
 

@@ -6,7 +6,7 @@
 #
 # SOURCE is the download of physionet.org/content/ptb-xl/1.0.3, of which the tables and records100 are read. SIZE is
 #     small    an LLM of 2 million parameters and an encoder of 1 million, from scratch, on a CPU (a quarter of an hour of a core)
-#     medium   the same LLM, trained eight times longer, and the encoder of recipes/ptb_xl_benchmark (two hours of a core)
+#     medium   the same LLM, trained longer, with the encoder of recipes/ptb_xl_benchmark and measured values (two hours of a core)
 #     smollm2  SmolLM2-135M-Instruct with LoRA, on a CPU (an hour or two) or a GPU
 #     full     an LLM of 1 billion parameters or more with LoRA, on a GPU
 #     smoke    tiny models and simulated ECGs, to check that everything runs
@@ -22,8 +22,11 @@ fold=official align= encoder_options= train_options= cpu="--use_cpu true --bf16 
 case $size in
     small | medium)
         encoder_config=$here/small_encoder.yaml train=$here/small.yaml
-        [ $size = small ] || { encoder_config=recipes/ptb_xl_benchmark/encoder.yaml train_options="--max_steps 2500"; }
         llm="--config $here/small.json --tokenizer-dataset $data --tokenizer-fold official --vocab-size 768"
+        if [ $size = medium ]; then
+            encoder_config=recipes/ptb_xl_benchmark/encoder.yaml train_options="--max_steps 5000 --cache_encoder true"
+            llm="$llm --measurements general,noise --num-ecg-tokens 35"
+        fi
         ;;
     smollm2)
         encoder_config=recipes/ptb_xl_benchmark/encoder.yaml align=$here/align.yaml train=$here/lora.yaml limit=500

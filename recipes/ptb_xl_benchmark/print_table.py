@@ -33,6 +33,8 @@ DIFFERENCES = """\
 - ECGs: 100 Hz in both. PTB-XL 1.0.3 has 38 recordings less than the paper's version, and we leave out those whose limb leads
   contradict each other.
 - Windows: the paper combines the predictions of windows of 2.5 s; so does the row that says so, by their mean.
+- Measured values: the row that says so is not of the network alone; the probe also reads rate, intervals, axis and amplitudes
+  that elm-hf measures.
 - Intervals: the paper's are of 90 %, from resampled ECGs; ours are of 95 %, from resampled patients.
 - Selection: both train on folds 1 to 8 and select on fold 9. Fold 10 is used for the scores only."""
 

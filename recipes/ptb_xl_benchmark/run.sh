@@ -39,5 +39,7 @@ make $out/windows/report.json elm-hf evaluate-encoder $out/encoder --dataset "$d
     --window-seconds 2.5 --output $out/windows --update-card
 make $out/linear_probe/report.json elm-hf evaluate-encoder $out/encoder --dataset "$data" --fold $fold \
     --output $out/linear_probe --linear-probe --update-card
-run python $here/print_table.py $out/classifier $out/windows $out/linear_probe
+make $out/measured/report.json elm-hf evaluate-encoder $out/encoder --dataset "$data" --fold $fold \
+    --output $out/measured --linear-probe --measurements all --update-card
+run python $here/print_table.py $out/classifier $out/windows $out/linear_probe $out/measured
 printf '\nThe card of the encoder is %s.\n' "$out/encoder/README.md"
