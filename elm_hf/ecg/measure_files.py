@@ -7,7 +7,7 @@ from elm_hf.ecg.find_files import EcgFile
 from elm_hf.ecg.normal_ranges import describe_features, feature_text
 from elm_hf.ecg.recording import RecordingError
 from elm_hf.modeling.ecg_leads import LEADS
-from elm_hf.modeling.ecg_measurements import GENERAL_FEATURES, measure_ecg
+from elm_hf.modeling.ecg_measurements import GENERAL_FEATURES, NOISE_FEATURES, measure_ecg
 
 
 def measure_file(file: EcgFile, sex: str | None = None, age: float | None = None, claims: str | None = None) -> dict:
@@ -118,6 +118,7 @@ def measurement_row(measured: dict) -> dict:
         "missing_leads": " ".join(measured["missing_leads"]),
         **{name: values[name] for name in GENERAL_FEATURES},
         **{f"st_mv_{lead}": values[f"st_mv_{lead}"] for lead in LEADS},
+        **{name: values[name] for name in NOISE_FEATURES},
         "outside_normal_range": "; ".join(findings),
         **device,
     }
