@@ -33,8 +33,8 @@ class Stage:
     A stage of training on a dataset.
 
     Attributes:
-        kind: `"pre-training"`, `"alignment"`, `"fine-tuning"`, `"preferences"` or `"rewards"`; `"unknown"` if nothing was
-            recorded.
+        kind: `"tokenizer training"` (of an ECG tokenizer), `"pre-training"`, `"alignment"`, `"fine-tuning"`,
+            `"preferences"` or `"rewards"`; `"unknown"` if nothing was recorded.
         dataset: name of the dataset, or of the checkpoint whose training is unknown.
         fold: fold that was trained on; None for all records.
         patients: sorted hashes of its training patients ([`hash_patients`]), uint64; None if they are unknown.
