@@ -124,6 +124,24 @@ def check_model(model_args: ModelConfig) -> None:
         )
 
 
+def check_not_the_start(training_args: TrainingArguments, name: str) -> None:
+    """
+    Checks that the output folder is not that of the checkpoint that training starts from.
+
+    Args:
+        training_args: arguments of the run.
+        name: folder or repository of that checkpoint.
+
+    Raises:
+        ValueError: it is.
+    """
+    folder = Path(training_args.output_dir)
+    if folder.resolve() == Path(name).resolve():
+        raise ValueError(
+            f"--output_dir {folder} is the checkpoint that training starts from, which would be overwritten; choose another folder."
+        )
+
+
 def check_output(training_args: TrainingArguments, model_args: ModelConfig) -> None:
     """
     Checks that the output folder holds no other model: one that would be overwritten although training starts from it, or one
@@ -133,11 +151,8 @@ def check_output(training_args: TrainingArguments, model_args: ModelConfig) -> N
         ValueError: the folder is that of the starting checkpoint, or has an adapter and full weights are to be saved, or the
             other way round.
     """
+    check_not_the_start(training_args, model_args.model_name_or_path)
     folder = Path(training_args.output_dir)
-    if folder.resolve() == Path(model_args.model_name_or_path).resolve():
-        raise ValueError(
-            f"--output_dir {folder} is the checkpoint that training starts from, which would be overwritten; choose another folder."
-        )
     found, other = ("a full checkpoint", CONFIG_NAME) if model_args.use_peft else ("an adapter", ADAPTER_CONFIG_NAME)
     if (folder / other).is_file():
         raise ValueError(
