@@ -77,6 +77,7 @@ def check_arguments(
     check_push(training_args, model_args)
     check_compilation(training_args)
     check_hardware(training_args, model_args)
+    check_length(training_args)
 
 
 def has_deepspeed_optimizer(training_args: TrainingArguments) -> bool:
@@ -104,6 +105,19 @@ def check_hardware(training_args: TrainingArguments, model_args: ModelConfig) ->
     for option, chosen in needs_gpu.items():
         if chosen and not torch.cuda.is_available():
             raise ValueError(f"{option} needs a GPU, and torch finds none; leave it out.")
+
+
+def check_length(training_args: TrainingArguments) -> None:
+    """
+    Checks that the run has steps: transformers would save the model as it was.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if training_args.max_steps == 0:
+        raise ValueError("--max_steps 0 trains nothing; give a number of steps, or leave it out to train for epochs.")
+    if training_args.max_steps < 0 and training_args.num_train_epochs <= 0:
+        raise ValueError(f"--num_train_epochs {training_args.num_train_epochs:g} trains nothing; give more than 0.")
 
 
 def check_model(model_args: ModelConfig) -> None:
