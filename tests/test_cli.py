@@ -349,6 +349,24 @@ def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(name, message, ti
     assert looked_for == []
 
 
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["measure", ""], "ECGS is empty; expected a value"),
+        (["measure", "a.npy", ""], "ECGS is empty; expected a value"),
+        (["plot", "", "--output", "ecg.png"], "ECGS is empty; expected a value"),
+        (["ask", "elm", "--ecg", "", "--question", "?"], "--ecg is empty; expected a value"),
+        (["evaluate", "", "--dataset", "data"], "CHECKPOINT is empty; expected a value"),
+        (["prepare", "ecgfolder", "--source=", "--output", "data"], "--source is empty; expected a value"),
+        (["train", "--model_name_or_path", "", "--output_dir", "o"], "the name of a folder or repository is empty"),
+        (["pretrain", "--dataset", "", "--output_dir", "o"], "the name of a folder or repository is empty"),
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(arguments, expected, message, ecg):
+    np.save("here.npy", ecg)
+    assert message(*arguments) == expected
+
+
 def test_a_folder_that_is_no_dataset(message, tiny_elm):
     for command in ("ask", "evaluate"):
         found = message(command, tiny_elm, "--dataset", tiny_elm)

@@ -474,7 +474,7 @@ def test_bad_recordings_are_skipped_counted_and_listed(source, tmp_path):
     }
     assert report(tmp_path / "built")["records"]["skipped"] == dict.fromkeys(skipped(tmp_path / "built").values(), 1)
     assert load(tmp_path / "built", "records")["recording_id"][:] == ["6004", "6005", "6006"]
-    assert report(tmp_path / "built")["conversations"] == {"built": 3, "left_out": {"ECG not among the records": 5}}
+    assert report(tmp_path / "built")["conversations"] == {"built": 3, "left_out": {"ECG skipped": 5}}
 
 
 def test_paths_in_the_list_of_skipped_recordings_are_relative_to_the_source(ptb_xl):
@@ -522,7 +522,7 @@ def test_a_repeated_recording_is_skipped(source, tmp_path):
     rows = load(tmp_path / "built", "records")
     assert rows["recording_id"][:] == ["6000", "6002", "6003", "6004", "6005", "6006"]
     assert rows[0]["age"] == 59  # the age in the first row
-    assert report(tmp_path / "built")["conversations"] == {"built": 6, "left_out": {"ECG not among the records": 1}}
+    assert report(tmp_path / "built")["conversations"] == {"built": 6, "left_out": {"ECG skipped": 1}}
 
 
 def test_a_missing_source(tmp_path):

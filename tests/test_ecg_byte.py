@@ -24,6 +24,7 @@ from elm_hf.checkpoints.convert import convert_checkpoint
 from elm_hf.checkpoints.ecg_byte import read_ecg_byte_pickle, recover_merges, train_ecg_byte_tokenizer
 from elm_hf.checkpoints.ecg_byte_voltage import find_qrs, measure_voltage, sokolow_lyon
 from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.seen_patients import hash_patients, read_stages
 from elm_hf.data.tables import load_records
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.tokenization_ecg_byte import EcgByteTokenizer
@@ -140,8 +141,11 @@ def records_without_v6(tmp_path_factory) -> tuple[Path, np.ndarray]:
         ecg=datasets.Array2D((12, 120), "int16"),
         missing_leads=datasets.List(datasets.Value("string")),
         sampling_rate=datasets.Value("int32"),
+        source=datasets.Value("string"),
+        patient_id=datasets.Value("string"),
     )
     rows = {"ecg": list(ecgs), "missing_leads": [["V6"]] * 3, "sampling_rate": [250] * 3}
+    rows |= {"source": ["noise"] * 3, "patient_id": ["1", "2", "3"]}
     folder = tmp_path_factory.mktemp("records") / "without_v6"
     (folder / "records").mkdir(parents=True)
     datasets.Dataset.from_dict(rows, features).to_parquet(folder / "records" / "train.parquet")
@@ -380,6 +384,17 @@ def test_a_fold_has_the_tokenizer_trained_on_its_training_patients(simulated_dat
     report = train_ecg_byte_tokenizer(simulated_dataset, 1, tmp_path / "fold1", num_records=1000, fold=1)
     assert report["num_records"] == sum(owner in training for owner in owners) < len(owners)
     assert "from the training patients of fold 1 |" in (tmp_path / "fold1" / "README.md").read_text()
+    (stage,) = read_stages(tmp_path / "fold1")
+    assert str(stage) == "tokenizer training on simulated, fold 1"
+    assert stage.patients.tolist() == hash_patients([f"simulated_qa/{patient}" for patient in training]).tolist()
+
+
+def test_patients_whose_ecgs_were_not_drawn_for_the_tokenizer_are_not_seen(simulated_dataset, tmp_path):
+    train_ecg_byte_tokenizer(simulated_dataset, 1, tmp_path / "one", num_records=1)
+    (stage,) = read_stages(tmp_path / "one")
+    owners = {f"simulated_qa/{patient}" for patient in load_records(simulated_dataset)["patient_id"]}
+    assert len(stage.patients) == 1 < len(owners) and stage.patients[0] in hash_patients(owners)
+    assert str(stage) == "tokenizer training on simulated"
 
 
 def test_the_range_ignores_missing_leads(records_without_v6, tmp_path):

@@ -462,7 +462,7 @@ def test_circular_links_and_invalid_names_are_skipped(folder):
     rows = [row(name, patient_id=str(number)) for number, name in enumerate(names)]
     path = build(describe(folder, row(), row("b.npy"), *rows), max_skipped=0.6)
     assert [found["reason"] for found in left_out(path, "skipped.csv")] == ["missing file"]
-    assert [found["reason"] for found in left_out(path)] == ["damaged entry"] * 3
+    assert [found["reason"] for found in left_out(path)] == ["damaged entry"] * 3 + ["ECG skipped"]
 
 
 @pytest.mark.parametrize("name", ["../secret.npy", "/etc/hostname.npy", "link.npy"])
@@ -473,6 +473,11 @@ def test_paths_outside_the_folder_are_refused(folder, name):
     (skipped,) = left_out(path, "skipped.csv")
     assert (skipped["recording_id"], skipped["reason"]) == (name, "path outside the source")
     assert len(load_records(path)) == 2
+    (excluded,) = left_out(path)  # the conversation about it
+    assert excluded["reason"] == "ECG skipped"
+    assert excluded["message"].endswith(f": {name}: path outside the source")
+    counted = json.loads((path / "build_report.json").read_text())["conversations"]
+    assert counted == {"built": 2, "left_out": {"ECG skipped": 1}}
 
 
 def test_unusable_rows_are_excluded_with_the_reason(folder):

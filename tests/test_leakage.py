@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.optimize import minimize
 from scipy.signal import resample
+from test_report import question_row
 from typer.testing import CliRunner
 
 from elm_hf.cli import app
@@ -19,9 +20,16 @@ from elm_hf.ecg.simulation import simulate_ecg
 from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.leakage.check import check_leakage, patients_on_both_sides
 from elm_hf.leakage.copied_answers import copied_answers, questions_about_twins
-from elm_hf.leakage.demographics import demographic_answers, person_features
+from elm_hf.leakage.demographics import (
+    demographic_answers,
+    demographics_section,
+    person_features,
+    report_demographics,
+)
 from elm_hf.leakage.leakage_report import read_leakage
 from elm_hf.leakage.near_duplicates import find_duplicates
+from elm_hf.scoring.names import AGE_AND_SEX
+from elm_hf.scoring.scores import Questions, ScoreBook
 
 
 def heart(patient: int, ecg: int = 0, seconds: float = 12.0) -> np.ndarray:
@@ -276,6 +284,24 @@ def test_a_rare_question_shares_the_regression_of_its_template():
     )
     said = demographic_answers(questions, [(25, None), (85, None)] * 2, pd.DataFrame(rows))
     assert said == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("patients", [5, 6])
+def test_the_difference_to_age_and_sex_has_an_interval_from_six_patients_on(patients):
+    """As signal reliance, which is a paired difference as well."""
+    rows = [question_row(f"{name}", "ecg", "verify", ["yes"], "yes", [f"s/{name}"]) for name in range(patients)]
+    questions = Questions(pd.DataFrame(rows))
+    questions.answers[AGE_AND_SEX] = ["yes"] + ["no"] * (patients - 1)
+    found = report_demographics(ScoreBook(questions, 100, 0), {"short": np.arange(patients)})
+    entry, (section,) = found["short"], demographics_section(found)
+    said = f"from question, age and sex alone, difference +{(patients - 1) / patients:.3f}"
+    assert entry["difference"] == pytest.approx((patients - 1) / patients)
+    if patients == 6:
+        assert entry["low"] < entry["difference"] < entry["high"] and entry["p_value"] < 1 and "note" not in entry
+        assert f"{said} [" in section
+    else:
+        assert (entry["low"], entry["high"], entry["p_value"]) == (None, None, None)
+        assert f"{said} (less than 6 patients or answers: no interval)." in section
 
 
 def test_unknown_age_and_sex_are_numbers_of_their_own():

@@ -410,6 +410,19 @@ def test_steps_have_the_scores_changes_and_reliance_of_their_answers(tmp_path):
     assert f"{right[1]:.3f} [" in row and report["figures"]["picture_degradation"] == "figures/picture_degradation.png"
 
 
+@pytest.mark.parametrize("patients", [5, 6])
+def test_the_change_by_degraded_pictures_has_an_interval_from_six_patients_on(patients):
+    drawn = predictions_of({"ecg": 1, "none": 0.5}, num_patients=patients)
+    weaker = predictions_of({"ecg": 0}, num_patients=patients)
+    change = degradation_steps(drawn, {0.5: weaker})[1]["kinds"]["short"]["change"]
+    assert change["score"] == pytest.approx(-1)
+    if patients == 6:
+        assert change["low"] <= -1 < change["high"] < 0 and "note" not in change
+    else:
+        assert (change["low"], change["high"]) == (None, None)
+        assert change["note"] == "less than 6 patients or answers: no interval"
+
+
 def test_model_of_signals_has_no_degraded_pictures(tiny_elm, simulated_dataset, monkeypatch):
     monkeypatch.setattr(degradation, "ask_about_degraded", None)
     with pytest.raises(ValueError, match='models of drawn ECGs .representation "image".*reads .signal.$'):

@@ -301,6 +301,8 @@ def test_pairs_about_test_patients_and_options_without_effect_are_refused(
         ValueError, match="--precompute_ref_log_probs has no effect on ELMs: the reference model reads"
     ):
         build("kto", tiny_elm, simulated_dataset, pairs, tmp_path / "out", "--precompute_ref_log_probs", "true")
+    with pytest.raises(ValueError, match="--max_steps 0 trains nothing"):
+        build("dpo", tiny_elm, simulated_dataset, pairs, tmp_path / "out", "--max_steps", "0")
 
 
 def test_train_without_a_word_is_fine_tuning(capsys):

@@ -155,6 +155,21 @@ def test_pretraining_continues_from_a_checkpoint(reports, text_model, tmp_path):
     )
 
 
+def test_a_pretraining_without_steps_is_refused(reports, text_model, tmp_path):
+    with pytest.raises(ValueError, match="--max_steps 0 trains nothing"):
+        run(reports, tmp_path / "out", "mtae", text_model, "--max_steps", "0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_encoder_that_a_run_starts_from_is_not_overwritten(reports, text_model, tmp_path, monkeypatch):
+    encoder = run(reports, tmp_path / "encoder", "mtae", text_model, "--num_plots", "0", "--max_steps", "1")
+    before = {path: path.read_bytes() for path in encoder.rglob("*") if path.is_file()}
+    monkeypatch.chdir(encoder)
+    with pytest.raises(ValueError, match="--output_dir .*encoder is the checkpoint that training starts from"):
+        run(reports, encoder, "../encoder", text_model, "--num_plots", "0")
+    assert {path: path.read_bytes() for path in encoder.rglob("*") if path.is_file()} == before
+
+
 def test_the_test_patients_of_a_fold_are_omitted_and_its_validation_patients_are_for_evaluation(reports):
     table = load_records(reports)
     patients = np.array(table["patient_id"])

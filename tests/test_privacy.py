@@ -138,6 +138,7 @@ def test_names_are_kept_beside_the_dataset(built):
         skipped = {row["recording_id"]: row["message"] for row in csv.DictReader(file)}
     assert skipped["Meier_copy.npy"] == "Meier_copy.npy: same signal as Meier_2019-03-04.npy"
     assert "Vogel.npy" in skipped and "row 6" in (private / "left_out.csv").read_text()
+    assert ": Meier_copy.npy: same signal as another recording" in (private / "left_out.csv").read_text()
     said = privacy_lines(json.loads((built / "build_report.json").read_text()), built)[0]
     assert said.endswith(f"the ids and file names behind them are in {private}, which is not published")
     assert stat.S_IMODE(private.stat().st_mode) == 0o700

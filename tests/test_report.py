@@ -505,11 +505,28 @@ def test_aggregate_averages_seeds_then_folds(tmp_path):
             "retrieval is None and {'index",
         ),
         ({"questions": "others"}, "reports of fold 1 are of different questions"),
+        ({"system_prompt": "Answer briefly."}, "system_prompt is Answer briefly. and None"),
+        ({"max_reasoning_tokens": 512}, "max_reasoning_tokens is 512 and None"),
+        ({"controls": 1}, "differ in what they put in the place of the ECGs"),
     ):
         report["run"] = RUN | {"weights": "e"} | change
         (tmp_path / "d" / "report.json").write_text(json.dumps(report))
         with pytest.raises(ValueError, match=message):
             aggregate([folders[0], tmp_path / "d"])
+
+
+def test_aggregate_names_the_conditions_that_not_all_runs_have(tmp_path):
+    for name, conditions in (("one", ("noise", "none")), ("two", ("none", "zeros"))):
+        predictions = predictions_of({"ecg": 0.9} | dict.fromkeys(conditions, 0.5))
+        write_report(tmp_path / name, predictions, RUN | {"weights": name})
+    found = aggregate([tmp_path / "one", tmp_path / "two"])
+    assert list(found["scores"]["all"]) == ["ecg", "none"]
+    assert found["notes"] == [
+        "condition noise: left out, in 1 of 2 reports",
+        "condition zeros: left out, in 1 of 2 reports",
+    ]
+    printed = CliRunner().invoke(app, ["aggregate", str(tmp_path / "one"), str(tmp_path / "two")]).output
+    assert "condition noise: left out, in 1 of 2 reports" in printed
 
 
 def test_reports_are_read_and_tables_printed_without_torch(tmp_path):

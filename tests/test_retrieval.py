@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from elm_hf.cli import app
 from elm_hf.data.loading import load_elm_dataset
+from elm_hf.data.seen_patients import SEEN_PATIENTS_NAME, stage_of, write_stages
 from elm_hf.data.tables import load_records
 from elm_hf.evaluation.evaluate import evaluate
 from elm_hf.inference.prompt_batch import PromptBatch
@@ -287,6 +288,25 @@ def test_an_evaluation_asks_with_neighbours(dataset, index, tiny_elm, tmp_path, 
     assert all("ECGs of other patients most like" in all_text(one[:1]) for one in asked)
     with pytest.raises(ValueError, match="report"):  # a folder of another run
         evaluate(tiny_elm, dataset, output=tmp_path / "report", **settings)
+
+
+def test_patients_that_the_encoder_of_an_index_has_seen_are_seen(dataset, tiny_elm, tmp_path):
+    """The fold's training patients may be in an index and in its encoder's training; an evaluation on them is refused."""
+    encoder = shutil.copytree(tiny_elm, tmp_path / "encoder")
+    training = {f"{source}/{patient}" for source, patient in patients_in(dataset, "train")}
+    write_stages(encoder, [stage_of("pre-training", dataset, 1, training)])
+    build_index(dataset, tmp_path / "index", by="encoder", encoder=encoder)
+    settings = {"limit": 4, "max_new_tokens": 1, "conditions": ("ecg",), "num_occlusions": 0, "quiet": True}
+    settings["retrieval"] = RetrievalOptions(str(tmp_path / "index"))
+    with pytest.raises(ValueError, match=r"asked about \(pre-training of the index's encoder on simulated, fold 1\)"):
+        evaluate(tiny_elm, dataset, split="train", **settings)
+    seen = evaluate(tiny_elm, dataset, split="train", allow_seen_patients=True, **settings)["run"]["seen_patients"]
+    assert seen["seen"] == seen["asked"] > 0 and "of the index's encoder on simulated, fold 1" in seen["sentence"]
+    unseen = evaluate(tiny_elm, dataset, **settings)["run"]["seen_patients"]
+    assert unseen["seen"] == 0 and unseen["known"]
+    (encoder / SEEN_PATIENTS_NAME).unlink()
+    unknown = evaluate(tiny_elm, dataset, **settings)["run"]["seen_patients"]
+    assert not unknown["known"] and "are unknown (training of encoder unknown)" in unknown["sentence"]
 
 
 def test_training_reads_neighbours_and_learns_none_of_their_words(dataset, index, tiny_elm, tmp_path):

@@ -303,6 +303,19 @@ def test_parts_that_the_model_lacks_are_refused_if_nothing_else_learns(tiny_elm,
         train(tiny_elm, simulated_dataset, tmp_path / "out", "--trainable", "encoder")
 
 
+@pytest.mark.parametrize(
+    "length, message",
+    [
+        (("--max_steps", "0"), "--max_steps 0 trains nothing"),
+        (("--max_steps", "-1", "--num_train_epochs", "0"), "--num_train_epochs 0 trains nothing"),
+    ],
+)
+def test_a_run_without_steps_is_refused(length, message, tiny_elm, simulated_dataset, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(tiny_elm, simulated_dataset, tmp_path / "out", *length)
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_other_model_in_the_output_folder_is_overwritten_or_mixed_with(tiny_elm, simulated_dataset, tmp_path):
     elm = shutil.copytree(tiny_elm, tmp_path / "elm")
     with pytest.raises(ValueError, match="--output_dir .*elm is the checkpoint that training starts from"):

@@ -15,6 +15,7 @@ from transformers import AutoProcessor
 from trl import SFTConfig
 
 from elm_hf.checkpoints.create import create_elm
+from elm_hf.checkpoints.ecg_byte import train_ecg_byte_tokenizer
 from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.merge import merge_adapter
 from elm_hf.checkpoints.publish import publish_model
@@ -251,6 +252,31 @@ def test_an_elm_has_the_history_of_its_encoder(simulated_dataset, tiny_elm, tmp_
     create_elm(tmp_path / "unknown", encoder=str(encoder), **options)
     (stage,) = read_stages(tmp_path / "unknown")
     assert (stage.kind, stage.dataset, stage.patients) == ("unknown", "encoder", None)
+
+
+def test_an_elm_has_the_history_of_its_ecg_tokenizer(simulated_dataset, tiny_elm, tmp_path):
+    tokenizer, elm = tmp_path / "ecg_byte", tmp_path / "elm"
+    train_ecg_byte_tokenizer(simulated_dataset, 50, tokenizer, num_records=1000, fold=2)
+    text_config = json.loads((tiny_elm / "config.json").read_text())["text_config"]
+    (tmp_path / "elm.json").write_text(json.dumps({"text_config": text_config}))
+    options = {"config": tmp_path / "elm.json", "tokenizer": str(tiny_elm), "representation": "symbol", "seconds": 2}
+    create_elm(elm, ecg_tokenizer=str(tokenizer), max_ecg_tokens=60, **options)
+    (stage,) = read_stages(elm)
+    seen = patients(simulated_dataset, 2, "train")
+    assert (stage.kind, stage.fold) == ("tokenizer training", "2")
+    assert stage.patients.tolist() == sorted(map(digest, seen))
+    asked = patients(simulated_dataset, 1, "test")
+    with pytest.raises(
+        ValueError,
+        match=rf"trained on {len(asked & seen)} of the {len(asked)} patients asked about \(tokenizer training",
+    ):
+        evaluate(elm, simulated_dataset, 1, quiet=True)
+    with pytest.raises(ValueError, match=r"validation and test patients of fold 1 \(tokenizer training on simulated"):
+        train(elm, simulated_dataset, tmp_path / "out")
+    (tokenizer / SEEN_PATIENTS_NAME).unlink()  # as if it had been converted from a published one
+    create_elm(tmp_path / "unknown", ecg_tokenizer=str(tokenizer), max_ecg_tokens=60, **options)
+    (stage,) = read_stages(tmp_path / "unknown")
+    assert (stage.kind, stage.dataset, stage.patients) == ("unknown", "ecg_byte", None)
 
 
 def test_an_elm_has_the_history_of_its_llm(merged, tmp_path):

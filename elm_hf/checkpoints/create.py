@@ -216,7 +216,7 @@ def create_elm(
     _set_origin(model.config, license, llm)
     processor = _new_processor(model.config, llm_tokenizer, reader, picture_reader, ecg_byte, max_ecg_tokens)
     set_generation(model, processor)
-    seen = SeenPatients(_stages_of(encoder, encoder_model) + _stages_of_llm(llm))
+    seen = SeenPatients(_stages_of(encoder, encoder_model) + _stages_of_tokenizer(ecg_tokenizer) + _stages_of_llm(llm))
     save_atomically([model, processor, seen], output, check=lambda folder: check_saved(model, folder))
     return model
 
@@ -363,6 +363,11 @@ def _stages_of(name: str | None, encoder: PreTrainedModel | None) -> list[Stage]
     if name is None or name in ECG_ENCODER_TYPES or encoder.config.model_type not in ECG_ENCODER_TYPES:
         return []
     return stages_before(name)
+
+
+def _stages_of_tokenizer(name: str | None) -> list[Stage]:
+    """The stage in which the ECG tokenizer of a model was trained."""
+    return [] if name is None else stages_before(name)
 
 
 def _stages_of_llm(name: str | None) -> list[Stage]:

@@ -19,6 +19,7 @@ from elm_hf.checkpoints.ecg_byte_voltage import measure_voltage
 from elm_hf.checkpoints.plain_pickle import read_plain_pickle
 from elm_hf.data.ecg_table import EcgSequence, EcgTable
 from elm_hf.data.patients import patients_of, record_patients
+from elm_hf.data.seen_patients import SeenPatients, stage_of
 from elm_hf.data.tables import load_records
 from elm_hf.modeling.tokenization_ecg_byte import BYTE_TOKENS, SYMBOLS, EcgByteTokenizer
 from elm_hf.utils.files import check_free, save_atomically
@@ -48,7 +49,8 @@ def train_ecg_byte_tokenizer(
     fold: int | str | None = None,
 ) -> dict:
     """
-    Trains an ECG-Byte tokenizer and saves it with its card. The number of threads does not change the tokenizer.
+    Trains an ECG-Byte tokenizer and saves it with its card and the patients whose ECGs it was trained on. The number of
+    threads does not change the tokenizer.
 
     Each lead is a word, so that no token spans two leads; missing leads are left out.
 
@@ -86,10 +88,10 @@ def train_ecg_byte_tokenizer(
     if num_merges < 1 or num_records < 1:
         raise ValueError(f"Got {num_merges} merges and {num_records} records; expected at least 1 of each.")
     records = load_records(dataset)
-    usable = np.arange(len(records))
+    owners, usable = record_patients(records).to_pylist(), np.arange(len(records))
     if fold is not None:
         of_training = patients_of(dataset, fold, held_out=False)
-        usable = np.flatnonzero([patient in of_training for patient in record_patients(records).to_pylist()])
+        usable = np.flatnonzero([patient in of_training for patient in owners])
     drawn = np.random.default_rng(seed).permutation(usable)
     training, measured = _ecgs(records, drawn[:num_records]), _ecgs(records, drawn[num_records:][:NUM_MEASURED])
     companded = scale == "companded"
@@ -115,7 +117,8 @@ def train_ecg_byte_tokenizer(
     }
     held_out = measured if len(measured) else training[:NUM_MEASURED]
     report |= _measure(tokenizer, held_out) | measure_voltage(tokenizer, held_out, report["sampling_rate"])
-    save_atomically([tokenizer, _card(output.name, tokenizer, report)], output)
+    stage = stage_of("tokenizer training", dataset, fold, {owners[row] for row in drawn[:num_records]})
+    save_atomically([tokenizer, _card(output.name, tokenizer, report), SeenPatients([stage])], output)
     return report
 
 

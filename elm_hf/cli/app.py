@@ -8,9 +8,28 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 
-app = typer.Typer(
+class _Command(TyperCommand):
+    """A subcommand that refuses empty values: the empty name of an unset variable would be the current folder."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in self.params:
+            value = given.get(parameter.name)
+            if "" in (value if isinstance(value, list | tuple) else [value]):
+                name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.name.upper()
+                raise ValueError(f"{name} is empty; expected a value")
+        return super().parse_args(ctx, args)
+
+
+class _App(typer.Typer):
+    def command(self, *args, **options):
+        return super().command(*args, cls=_Command, **options)
+
+
+app = _App(
     name="elm-hf",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -147,7 +147,7 @@ def _check_names(arguments: list[str]) -> None:
         check_dataset(str(path), given.get("fold"))
     if given.get("preferences"):
         read_preferences(given["preferences"])
-    if given.get("model_name_or_path"):
+    if given.get("model_name_or_path") is not None:
         check_name(str(given["model_name_or_path"]))
 
 

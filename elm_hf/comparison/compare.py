@@ -21,7 +21,9 @@ from elm_hf.scoring.scores import SHARES, SUMMED, Questions, average_support, li
 from elm_hf.utils.reports import METRIC_NAMES, METRIC_OF_KIND, read_report
 
 
-SAME_OF_RUNS = ("dataset", "split", "limit", "max_new_tokens", "retrieval", "temperature")
+# Settings without which runs are not of one experiment.
+SAME_OF_RUNS = ("dataset", "split", "limit", "system_prompt", "retrieval", "temperature")
+SAME_OF_RUNS += ("max_new_tokens", "max_reasoning_tokens")
 # Columns that two evaluations of the same questions share, and how errors call them.
 SAME_OF_QUESTIONS = {"messages_answer": "the true answers to", "question": "the words of", "record_ids": "the ECGs of"}
 
@@ -222,7 +224,8 @@ def aggregate(folders: Sequence[Path]) -> dict:
 
     Returns:
         `reports`, `runs` (`"folds"` or `"seeds"`), `num_runs`, and `scores`: for each group of questions and condition the
-        `metric`, `mean`, `sd` between runs, `low` and `high` (95 %, Student) and `runs` with the score of each.
+        `metric`, `mean`, `sd` between runs, `low` and `high` (95 %, Student) and `runs` with the score of each; `notes` about
+        groups and conditions that are left out.
 
     Raises:
         FileNotFoundError: a folder has no report.
@@ -239,7 +242,12 @@ def aggregate(folders: Sequence[Path]) -> dict:
         for name, scores in reports[0]["scores"].items()
         if all(_same_group(scores, report["scores"].get(name)) for report in reports)
     ]
-    conditions = [name for name in reports[0]["conditions"] if all(name in report["conditions"] for report in reports)]
+    asked = {
+        name: sum(name in report["conditions"] for report in reports)
+        for report in reports
+        for name in report["conditions"]
+    }
+    conditions = [name for name, number in asked.items() if number == len(reports)]
     scores = {}
     for name in names:
         metric = METRIC_OF_KIND[reports[0]["scores"][name]["kind"]]
@@ -255,6 +263,11 @@ def aggregate(folders: Sequence[Path]) -> dict:
         "num_runs": len(groups),
         "scores": scores,
         "notes": [
+            f"condition {name}: left out, in {number} of {len(reports)} reports"
+            for name, number in asked.items()
+            if number < len(reports)
+        ]
+        + [
             f"{name}: left out, not in every report, not of one kind, or not an average over the same types"
             for name in sorted(left_out)
         ],
@@ -279,6 +292,11 @@ def _check_one_experiment(folders: Sequence[Path], reports: list[dict]) -> None:
         values = {str(run.get(name)) for run in runs}
         if len(values) > 1:
             raise ValueError(f"the reports are not of one experiment: {name} is {' and '.join(sorted(values))}")
+    if len({run.get("controls") for run in runs}) > 1:
+        raise ValueError(
+            "the reports are of versions of elm-hf that differ in what they put in the place of the ECGs; evaluate all runs "
+            "with one version"
+        )
     questions: dict[str, set] = defaultdict(set)
     for run in runs:
         questions[run["fold"]].add(run.get("questions"))

@@ -33,8 +33,8 @@ class Stage:
     A stage of training on a dataset.
 
     Attributes:
-        kind: `"pre-training"`, `"alignment"`, `"fine-tuning"`, `"preferences"` or `"rewards"`; `"unknown"` if nothing was
-            recorded.
+        kind: `"tokenizer training"` (of an ECG tokenizer), `"pre-training"`, `"alignment"`, `"fine-tuning"`,
+            `"preferences"` or `"rewards"`; `"unknown"` if nothing was recorded.
         dataset: name of the dataset, or of the checkpoint whose training is unknown.
         fold: fold that was trained on; None for all records.
         patients: sorted hashes of its training patients ([`hash_patients`]), uint64; None if they are unknown.
@@ -185,7 +185,9 @@ def overlap(stages: Sequence[Stage] | None, patients: Collection[str]) -> Overla
     return Overlap(int(seen.sum()), len(asked), names, known)
 
 
-def check_evaluated_patients(checkpoint: str | PathLike, patients: Collection[str], allow_seen: bool) -> dict:
+def check_evaluated_patients(
+    checkpoint: str | PathLike, patients: Collection[str], allow_seen: bool, others: Sequence[Stage] = ()
+) -> dict:
     """
     Check that a checkpoint was not trained on the patients of an evaluation. Returns the entry of the report.
 
@@ -193,6 +195,7 @@ def check_evaluated_patients(checkpoint: str | PathLike, patients: Collection[st
         checkpoint: folder or repository.
         patients: as `source/patient_id`.
         allow_seen: return the number of patients in common instead of raising an error.
+        others: stages of training of what answers with the checkpoint, such as the encoder of an index.
 
     Raises:
         ValueError: it was trained on some of them.
@@ -201,10 +204,8 @@ def check_evaluated_patients(checkpoint: str | PathLike, patients: Collection[st
         "evaluate it on the test split of the fold that it was trained on, or allow seen patients "
         "(--allow-seen-patients), and the report will say so"
     )
-    found = check_not_seen(
-        checkpoint, read_stages(checkpoint), patients, "patients asked about", "" if allow_seen else remedy
-    )
-    return found.to_dict()
+    stages = [*stages_before(checkpoint), *others] if others else read_stages(checkpoint)
+    return check_not_seen(checkpoint, stages, patients, "patients asked about", "" if allow_seen else remedy).to_dict()
 
 
 def check_not_seen(

@@ -19,7 +19,7 @@ from elm_hf.inference.reasoning import MAX_REASONING_TOKENS
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_pictures import EcgPicture
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
-from elm_hf.scoring.intervals import NUM_RESAMPLES, Support
+from elm_hf.scoring.intervals import LEAST_PATIENTS, NUM_RESAMPLES, Support
 from elm_hf.scoring.names import DEGRADATION_STEPS_NAME, DEMOGRAPHICS, FIGURES_NAME
 from elm_hf.scoring.predictions import prediction_table
 from elm_hf.scoring.reliance import paired_differences, signal_reliance
@@ -175,12 +175,14 @@ def degradation_steps(predictions: pd.DataFrame, degraded: Mapping[float, pd.Dat
 
 
 def _change(book: ScoreBook, drawn: ScoreBook, rows: np.ndarray, metric: str) -> dict:
-    """The score of a step minus that of the drawn pictures; no interval with less than two patients."""
+    """The score of a step minus that of the drawn pictures; no interval, as for signal reliance, with few patients."""
     column = SUMMED.index(metric)
     changes = book.values["ecg"][rows, column] - drawn.values["ecg"][rows, column]
     entry = {"score": float(changes.mean()), "low": None, "high": None}
     support = Support(book.bootstrap.least(rows), len(rows), metric in SHARES)
-    if support.patients > 1:
+    if support.patients < LEAST_PATIENTS:
+        entry["note"] = f"less than {LEAST_PATIENTS} patients or answers: no interval"
+    else:
         (difference,) = paired_differences(changes[:, None], rows, book, support)
         entry["low"], entry["high"] = difference.interval()
     return entry

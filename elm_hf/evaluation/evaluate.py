@@ -36,6 +36,7 @@ from elm_hf.interpretations.judge import judge_predictions
 from elm_hf.interpretations.reasoning_scores import list_samples, reasoning_report
 from elm_hf.leakage.check import patients_on_both_sides
 from elm_hf.leakage.leakage_report import read_leakage
+from elm_hf.retrieval.index import stages_of_index
 from elm_hf.retrieval.options import RetrievalOptions
 from elm_hf.scoring.bert_score import BertScorer
 from elm_hf.scoring.names import (
@@ -121,7 +122,8 @@ def evaluate(
         bert_score: encoder for BERTScore of free text: folder or Hub name (see [`BertScorer`]).
         system_prompt: opens conversations without a system message, instead of the one that the checkpoint was trained
             with; `""` for none.
-        allow_seen_patients: continue if the checkpoint was trained on some of the patients; the report says so.
+        allow_seen_patients: continue if the checkpoint, or the encoder of the index, was trained on some of the patients;
+            the report says so.
         temperature: of sampled answers, from which pairs of answers can be made.
         picture_degradation: also ask about pictures with the artefacts of scans, in four steps (docs/pictures.md). For
             models of drawn ECGs.
@@ -151,7 +153,8 @@ def evaluate(
     asked = what_is_asked(dataset, fold, split, limit, records, conditions, seed, retrieval)
     training_rows = training_rows_of(dataset, fold, records, asked.persons)
     to_probe = _questions_to_probe(dataset, training_rows, asked.questions) if num_counterfactuals else {}
-    seen = check_evaluated_patients(checkpoint, asked.patients, allow_seen_patients)
+    of_index = [] if retrieval is None else stages_of_index(retrieval.index)
+    seen = check_evaluated_patients(checkpoint, asked.patients, allow_seen_patients, of_index)
     model, processor = _load(checkpoint, state, system_prompt, picture_degradation)
     asked = with_neighbours(asked, processor.system_prompt)
     if known := known_sources(model.config.encoder_config, asked.sources):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from elm_hf.scoring.intervals import Support
+from elm_hf.scoring.intervals import LEAST_PATIENTS, Support
 from elm_hf.scoring.names import AGE_AND_SEX
 from elm_hf.scoring.predictions import PersonsOf
 from elm_hf.scoring.reliance import paired_differences
@@ -131,7 +131,8 @@ def add_age_and_sex(questions: Questions, training_rows: pd.DataFrame, persons_o
 def report_demographics(book: ScoreBook, rows_of_kind: dict[str, np.ndarray]) -> dict[str, dict] | None:
     """
     What age and sex alone give, and by how much the answers with the ECG are better: for each kind of answers `metric`, both
-    scores, and their difference with its 95 % interval and p-value. None without this control.
+    scores, and their difference with its 95 % interval and p-value, or a `note` if there are too few patients for these. None
+    without this control.
     """
     if not {AGE_AND_SEX, "ecg"} <= set(book.conditions):
         return None
@@ -143,7 +144,9 @@ def report_demographics(book: ScoreBook, rows_of_kind: dict[str, np.ndarray]) ->
         entry = {"metric": metric, "answers": len(rows), "with_ecg": float(with_ecg.mean())}
         entry |= {"age_and_sex": float(without.mean()), "difference": float((with_ecg - without).mean())}
         entry |= dict.fromkeys(("low", "high", "p_value"))
-        if support.patients > 1:
+        if support.patients < LEAST_PATIENTS:
+            entry["note"] = f"less than {LEAST_PATIENTS} patients or answers: no interval"
+        else:
             difference = paired_differences((with_ecg - without)[:, None], rows, book, support)[0]
             entry["low"], entry["high"] = difference.interval()
             entry["p_value"] = difference.p_value()
@@ -157,7 +160,9 @@ def demographics_section(found: dict | None) -> list[str]:
         return []
     sentences = []
     for kind, entry in found.items():
-        interval = "" if entry["low"] is None else f" [{entry['low']:.3f}, {entry['high']:.3f}]"
+        interval = f" ({entry['note']})" if "note" in entry else ""
+        if entry["low"] is not None:
+            interval = f" [{entry['low']:.3f}, {entry['high']:.3f}]"
         sentences.append(
             f"{kind}: {entry['with_ecg']:.3f} with the ECG, {entry['age_and_sex']:.3f} from question, age and sex alone, "
             f"difference {entry['difference']:+.3f}{interval}."

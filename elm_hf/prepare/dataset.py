@@ -366,9 +366,10 @@ def _finish(
     files.drop_copies()
     skipped, keys = files.skipped(), files.keys()
     _check_skipped(name, skipped, keys, settings["max_skipped"], files.work)
-    left_out = find_ecgs(conversations, keys, joined)
+    left_out, of_skipped = find_ecgs(conversations, keys, joined, _skipped_by_name(builder, skipped))
     num_built = pq.read_metadata(joined).num_rows
     left_out.update(reason for reason, _ in unusable)
+    unusable = unusable + of_skipped
     if not num_built and has_conversations:
         first = f"; first damaged entry: {unusable[0][1]}" if unusable else ""
         raise ValueError(f"none of the {left_out.total()} conversations can be used: {_counts(left_out)}{first}")
@@ -399,6 +400,13 @@ def _finish(
     write_privacy(build, report)
     write_card(build, title)
     return report
+
+
+def _skipped_by_name(builder: ElmDatasetBuilder, skipped: list[tuple[str, str, str]]) -> dict[str, str]:
+    """What was wrong with each recording that was skipped, by its name in conversations."""
+    return {
+        f"{builder.record_source} {builder.published_name(name)}": f"{name}: {reason}" for name, reason, _ in skipped
+    }
 
 
 def _check_skipped(name: str, skipped: list, keys: pa.Table, max_skipped: float, work: Path) -> None:

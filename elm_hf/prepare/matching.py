@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from elm_hf.prepare.builder import ElmDatasetBuilder
 
 # Number of conversations in memory at once.
 BATCH_SIZE = 10_000
+# Why a conversation is excluded that refers to other ECGs than those of the build. There may be millions of them.
+OTHER_ECG = "ECG not among the records"
 
 
 def list_conversations(builder: ElmDatasetBuilder, folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
@@ -62,7 +64,9 @@ def recording_names(sources: pa.Array, ids: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(sources, ids, " ")
 
 
-def find_ecgs(paths: list[Path], keys: pa.Table, joined: Path) -> Counter:
+def find_ecgs(
+    paths: list[Path], keys: pa.Table, joined: Path, skipped: Mapping[str, str]
+) -> tuple[Counter, list[tuple[str, str]]]:
     """
     Write the conversations with the row numbers of their ECGs in the records. A conversation is written once for each
     segment that all its ECGs have, or once if it has no ECGs.
@@ -71,27 +75,31 @@ def find_ecgs(paths: list[Path], keys: pa.Table, joined: Path) -> Counter:
         paths: Parquet files of conversations as listed by a builder.
         keys: the columns `source`, `recording_id`, `segment`, `record_id` and `patient_id` of the records.
         joined: Parquet file to write.
+        skipped: what was wrong with each recording that is not among the records, by its name as returned by
+            `recording_names`.
 
     Returns:
-        Number of excluded conversations by reason.
+        Number of excluded conversations by reason, and (reason, message) of each, except for those about `OTHER_ECG`.
 
     Raises:
         ValueError: a recording is repeated in the records, or two conversations have the same id.
     """
-    left_out, rows_of = Counter(), _RecordRows(keys)
+    counts, listed, rows_of = Counter(), [], _RecordRows(keys)
     kept = Features.from_arrow_schema(pq.read_schema(paths[0]))
     features = ECG_FEATURES | {name: kept[name] for name in kept if name not in REFERENCES}
     schema = Features(features).arrow_schema
     with pq.ParquetWriter(joined, schema) as writer:
         for batch in read_batches(paths):
-            picked, ecg_index = _usable(batch, rows_of, left_out)
+            picked, ecg_index, left_out = _usable(batch, rows_of, skipped)
+            counts.update(reason for reason, _ in left_out)
+            listed += [entry for entry in left_out if entry[0] != OTHER_ECG]
             if picked:
                 writer.write_table(_with_ecgs(batch.take(picked), ecg_index, keys).select(schema.names).cast(schema))
     names = pq.read_table(joined, columns=["conversation_id"])["conversation_id"].value_counts()
     repeated = names.filter(pc.greater(names.field("counts"), 1))
     if len(repeated):
         raise ValueError(f"conversation {repeated[0]['values'].as_py()!r} is in the source more than once")
-    return left_out
+    return counts, listed
 
 
 class _RecordRows:
@@ -119,24 +127,30 @@ class _RecordRows:
         ]
 
 
-def _usable(batch: pa.Table, rows_of: _RecordRows, left_out: Counter) -> tuple[list[int], list[list[int]]]:
-    """Return the usable conversations of a batch and the rows of their ECGs, and count the others in `left_out`."""
-    found = rows_of.find(recording_names(*(pc.list_flatten(batch[name]) for name in REFERENCES[1:])).combine_chunks())
-    picked, ecg_index, end = [], [], 0
-    counts = pc.list_value_length(batch["recording_ids"]).to_pylist()
+def _usable(
+    batch: pa.Table, rows_of: _RecordRows, skipped: Mapping[str, str]
+) -> tuple[list[int], list[list[int]], list[tuple[str, str]]]:
+    """The usable conversations of a batch, the rows of their ECGs, and (reason, message) of the others."""
+    names = recording_names(*(pc.list_flatten(batch[name]) for name in REFERENCES[1:])).combine_chunks()
+    found = rows_of.find(names)
+    picked, ecg_index, left_out, end = [], [], [], 0
+    counts, ids = pc.list_value_length(batch["recording_ids"]).to_pylist(), batch["conversation_id"].to_pylist()
     for number, (count, num_answers) in enumerate(zip(counts, pc.list_value_length(batch["answer"]).to_pylist())):
-        segments_of, end = found[end : end + count], end + count
+        segments_of, names_of, end = found[end : end + count], names[end : end + count], end + count
         common = sorted(set.intersection(*map(set, segments_of))) if segments_of else [None]
         if not all(segments_of):
-            left_out["ECG not among the records"] += 1
+            missing = [name.as_py() for name, rows in zip(names_of, segments_of) if not rows]
+            causes = [skipped[name] for name in missing if name in skipped]
+            reason = "ECG skipped" if causes else OTHER_ECG
+            left_out.append((reason, f"{ids[number]}: {'; '.join(causes or missing)}"))
         elif not common:
-            left_out["no segment that all its ECGs have"] += 1
+            left_out.append(("no segment that all its ECGs have", ids[number]))
         elif not num_answers:
-            left_out["no answer"] += 1
+            left_out.append(("no answer", ids[number]))
         else:
             picked += [number] * len(common)
             ecg_index += [[rows[segment] for rows in segments_of] for segment in common]
-    return picked, ecg_index
+    return picked, ecg_index, left_out
 
 
 def _with_ecgs(batch: pa.Table, ecg_index: list[list[int]], keys: pa.Table) -> pa.Table:

@@ -26,6 +26,7 @@ from elm_hf.pretrain.encoder import TARGETS, load_encoder_to_train
 from elm_hf.pretrain.reconstruction import ReconstructionPlots
 from elm_hf.pretrain.trainer import PretrainTrainer, TaskAurocs
 from elm_hf.training.augmentation import EcgAugmentation
+from elm_hf.training.checks import check_length, check_not_the_start
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.epochs import FollowEpoch
 from elm_hf.training.parallelism import end_processes
@@ -67,6 +68,9 @@ def build_trainer(
 ) -> PretrainTrainer:
     """Builds the trainer of a run, ready to start or to resume from its last checkpoint."""
     check_push(training_args)
+    check_length(training_args)
+    if script_args.encoder not in ECG_ENCODER_TYPES:
+        check_not_the_start(training_args, script_args.encoder)
     target = target_of(encoder_type(script_args.encoder), script_args.target)
     possible_tasks = PTB_XL_TASKS if target == "labels" else ()
     check_evaluation(training_args, script_args.early_stopping_patience, _metrics(possible_tasks))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 
 from elm_hf.data.ecg_table import EcgTable
 from elm_hf.data.patients import patients_of, record_patients
-from elm_hf.data.seen_patients import check_not_seen, read_stages
+from elm_hf.data.seen_patients import Stage, check_not_seen, read_stages, stages_before
 from elm_hf.data.tables import load_records
 from elm_hf.ecg.normal_ranges import feature_text
 from elm_hf.modeling.ecg_leads import LEADS
@@ -76,9 +76,7 @@ class EcgIndex:
     def __init__(self, folder: str | PathLike):
         _check_faiss()
         folder = Path(folder)
-        if not (folder / "index.json").is_file():
-            raise FileNotFoundError(f"{folder}: no index of ECGs (index.json); make one with elm-hf index")
-        self.settings = IndexSettings(**json.loads((folder / "index.json").read_text(encoding="utf-8")))
+        self.settings = _read_settings(folder)
         self.entries = Dataset(pq.read_table(folder / "records.parquet"))
         self.entries.load_faiss_index("vector", folder / "vectors.faiss")
 
@@ -104,6 +102,24 @@ class EcgIndex:
         """The `number` nearest entries of each vector, nearest first, `(vectors, number)`."""
         found = self.entries.search_batch("vector", vectors.astype(np.float32), number)
         return np.asarray(found.total_indices)
+
+
+def _read_settings(folder: Path) -> IndexSettings:
+    if not (folder / "index.json").is_file():
+        raise FileNotFoundError(f"{folder}: no index of ECGs (index.json); make one with elm-hf index")
+    return IndexSettings(**json.loads((folder / "index.json").read_text(encoding="utf-8")))
+
+
+def stages_of_index(folder: str | PathLike) -> list[Stage]:
+    """
+    The stages of training of the encoder that finds similar ECGs in an index; none for an index by features.
+
+    Raises:
+        FileNotFoundError: the folder has no index, or its encoder is no longer there.
+    """
+    encoder = _read_settings(Path(folder)).encoder
+    stages = [] if encoder is None else stages_before(encoder)
+    return [replace(stage, kind=f"{stage.kind} of the index's encoder") for stage in stages]
 
 
 class EncoderVectors:

@@ -77,6 +77,7 @@ def check_arguments(
     check_push(training_args, model_args)
     check_compilation(training_args)
     check_hardware(training_args, model_args)
+    check_length(training_args)
 
 
 def has_deepspeed_optimizer(training_args: TrainingArguments) -> bool:
@@ -106,6 +107,19 @@ def check_hardware(training_args: TrainingArguments, model_args: ModelConfig) ->
             raise ValueError(f"{option} needs a GPU, and torch finds none; leave it out.")
 
 
+def check_length(training_args: TrainingArguments) -> None:
+    """
+    Checks that the run has steps: transformers would save the model as it was.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if training_args.max_steps == 0:
+        raise ValueError("--max_steps 0 trains nothing; give a number of steps, or leave it out to train for epochs.")
+    if training_args.max_steps < 0 and training_args.num_train_epochs <= 0:
+        raise ValueError(f"--num_train_epochs {training_args.num_train_epochs:g} trains nothing; give more than 0.")
+
+
 def check_model(model_args: ModelConfig) -> None:
     """
     Checks before anything is loaded that the checkpoint exists and is not an adapter, of which transformers would
@@ -124,6 +138,24 @@ def check_model(model_args: ModelConfig) -> None:
         )
 
 
+def check_not_the_start(training_args: TrainingArguments, name: str) -> None:
+    """
+    Checks that the output folder is not that of the checkpoint that training starts from.
+
+    Args:
+        training_args: arguments of the run.
+        name: folder or repository of that checkpoint.
+
+    Raises:
+        ValueError: it is.
+    """
+    folder = Path(training_args.output_dir)
+    if folder.resolve() == Path(name).resolve():
+        raise ValueError(
+            f"--output_dir {folder} is the checkpoint that training starts from, which would be overwritten; choose another folder."
+        )
+
+
 def check_output(training_args: TrainingArguments, model_args: ModelConfig) -> None:
     """
     Checks that the output folder holds no other model: one that would be overwritten although training starts from it, or one
@@ -133,11 +165,8 @@ def check_output(training_args: TrainingArguments, model_args: ModelConfig) -> N
         ValueError: the folder is that of the starting checkpoint, or has an adapter and full weights are to be saved, or the
             other way round.
     """
+    check_not_the_start(training_args, model_args.model_name_or_path)
     folder = Path(training_args.output_dir)
-    if folder.resolve() == Path(model_args.model_name_or_path).resolve():
-        raise ValueError(
-            f"--output_dir {folder} is the checkpoint that training starts from, which would be overwritten; choose another folder."
-        )
     found, other = ("a full checkpoint", CONFIG_NAME) if model_args.use_peft else ("an adapter", ADAPTER_CONFIG_NAME)
     if (folder / other).is_file():
         raise ValueError(

@@ -10,7 +10,14 @@ from elm_hf.checkpoints.hub_encoder import allow_encoder_code
 from elm_hf.data.loading import languages_of, load_elm_dataset
 from elm_hf.data.seen_patients import Stage
 from elm_hf.training.arguments import DataArguments
-from elm_hf.training.checks import check_chat_template, check_ecgs, check_hardware, check_model, check_output
+from elm_hf.training.checks import (
+    check_chat_template,
+    check_ecgs,
+    check_hardware,
+    check_length,
+    check_model,
+    check_output,
+)
 from elm_hf.training.costs import RunCosts
 from elm_hf.training.determinism import make_deterministic
 from elm_hf.training.pushing import check_push
@@ -66,6 +73,7 @@ class PostTraining:
         script_args, training_args, model_args = self.script_args, self.training_args, self.model_args
         check_trl_options(training_args, model_args, self.refused)
         check_hardware(training_args, model_args)
+        check_length(training_args)
         check_push(training_args, model_args)
         exact_match = () if script_args.eval_exact_match is None else (EXACT_MATCH,)
         check_evaluation(training_args, script_args.early_stopping_patience, ("loss", *exact_match, *self.metrics))

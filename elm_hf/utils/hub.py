@@ -51,6 +51,8 @@ def check_name(name: str, needs_owner: bool = True, repo_type: str = "model") ->
         FileNotFoundError: the name is neither a folder nor a repository, or the repository is not in a local cache and
             the Hub cannot be reached.
     """
+    if not name:  # as a path, this is the current folder
+        raise FileNotFoundError("the name of a folder or repository is empty")
     if Path(name).is_dir():
         return
     repo, revision = split_revision(name)
