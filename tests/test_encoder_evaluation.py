@@ -356,8 +356,13 @@ def test_the_benchmark_runs(tmp_path):
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert "| xresnet1d101 (paper) | 0.925 ± 0.007 |" in ran.stdout and "not comparable" in ran.stdout
-    for title in ("classifier", "linear probe, 100 % of labels"):
-        assert f"| ecg_se_resnet, {title} |" in ran.stdout
+    for title in (
+        "classifier",
+        "linear probe, 100 % of labels",
+        "linear probe and 115 measured values, 100 % of labels",
+    ):
+        assert f"| ecg_se_resnet encoder, {title} |" in ran.stdout
+    assert "| ecg_se_resnet encoder_10s, classifier |" in ran.stdout
     assert (
         "### Linear probe of the frozen encoder: data, `fold1`, test" in (tmp_path / "encoder/README.md").read_text()
     )

@@ -50,10 +50,12 @@ def main(folders: list[Path]) -> None:
         for name, each in PAPER.items()
     ]
     rows.append(["**best of the paper**", *(f"{max(column)[0] / 1000:.3f}" for column in zip(*PAPER.values()))])
+    are_several = len({report["run"]["checkpoint"] for report in reports}) > 1
     for report in reports:
+        encoder = report["run"]["encoder"] + (f" {Path(report['run']['checkpoint']).name}" if are_several else "")
         for result in report["results"]:
             cells = [_cell(result["tasks"].get(task), number) for task, number in LABELS.items()]
-            rows.append([f"{report['run']['encoder']}, {column_title(result)}", *cells])
+            rows.append([f"{encoder}, {column_title(result)}", *cells])
     print(markdown_table(["", *(f"{task} ({number})" for task, number in LABELS.items())], rows))
     for sentence in dict.fromkeys(sentence for report in reports for sentence in warnings_of(report)):
         print(f"\n{sentence}")

@@ -23,16 +23,18 @@ run() { printf '\n$ %s\n' "$*"; "$@"; }
 make() { target=$1; shift; [ -e "$target" ] || run "$@"; }
 
 if $smoke; then
-    fold=1 tiny="--encoder_config $here/smoke/encoder.json --use_cpu true --num_train_epochs 2
-        --per_device_train_batch_size 16"
+    fold=1 tiny="--encoder_config $here/smoke/encoder.json"
+    short="--use_cpu true --num_train_epochs 2 --per_device_train_batch_size 16"
     make $data elm-hf prepare simulated_reports --num-recordings 60 --seconds 4 --sampling-rate 100 --output $data
 else
-    fold=official tiny=
+    fold=official tiny= short=
     [ -e "$data" ] || run elm-hf prepare ptb_xl --source "${SOURCE:?name the download of PTB-XL: SOURCE=... sh $0}" \
         --source-rate 100 --sampling-rate 100 --output "$data"
 fi
 make $out/encoder/costs.json accelerate launch -m elm_hf.pretrain --config $here/encoder.yaml --dataset "$data" \
-    --fold $fold --output_dir $out/encoder $tiny "$@"
+    --fold $fold --output_dir $out/encoder $tiny $short "$@"
+make $out/encoder_10s/costs.json accelerate launch -m elm_hf.pretrain --config $here/whole_ecgs.yaml --dataset "$data" \
+    --fold $fold --encoder $out/encoder --output_dir $out/encoder_10s $short "$@"
 make $out/classifier/report.json elm-hf evaluate-encoder $out/encoder --dataset "$data" --fold $fold \
     --output $out/classifier --update-card
 make $out/windows/report.json elm-hf evaluate-encoder $out/encoder --dataset "$data" --fold $fold \
@@ -41,5 +43,10 @@ make $out/linear_probe/report.json elm-hf evaluate-encoder $out/encoder --datase
     --output $out/linear_probe --linear-probe --update-card
 make $out/measured/report.json elm-hf evaluate-encoder $out/encoder --dataset "$data" --fold $fold \
     --output $out/measured --linear-probe --measurements all --update-card
-run python $here/print_table.py $out/classifier $out/windows $out/linear_probe $out/measured
-printf '\nThe card of the encoder is %s.\n' "$out/encoder/README.md"
+make $out/classifier_10s/report.json elm-hf evaluate-encoder $out/encoder_10s --dataset "$data" --fold $fold \
+    --output $out/classifier_10s --update-card
+make $out/measured_10s/report.json elm-hf evaluate-encoder $out/encoder_10s --dataset "$data" --fold $fold \
+    --output $out/measured_10s --linear-probe --measurements all --update-card
+run python $here/print_table.py $out/classifier $out/windows $out/linear_probe $out/measured $out/classifier_10s $out/measured_10s
+printf '\nThe cards of the encoders, before and after the epochs of whole ECGs, are %s and %s.\n' "$out/encoder/README.md" \
+    "$out/encoder_10s/README.md"
