@@ -321,7 +321,8 @@ def test_the_benchmark_prints_scores_beside_those_of_the_paper(tmp_path, capsys)
     targets[:, 71:] = rng.random((400, 28)) < 0.2
     scores = targets + rng.normal(size=targets.shape)
     found = task_scores(scores, targets, tasks, PatientBootstrap([(str(row),) for row in range(400)], 50))
-    run = {"schema": REPORT_SCHEMA, "encoder": "ecg_se_resnet", "dataset": "data", "fold": "official", "split": "test"}
+    run = {"schema": REPORT_SCHEMA, "encoder": "ecg_se_resnet", "checkpoint": "encoder"}
+    run |= {"dataset": "data", "fold": "official", "split": "test"}
     run |= {"seen_patients": {"sentence": None}, "encoder_trained_on": ["ptb_xl"]}
     report = {"run": run, "ecgs": 400, "patients": 400, "results": [{"tasks": found}]}
     (tmp_path / "report.json").write_text(json.dumps(report))
