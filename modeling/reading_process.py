@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Timer
 
 import numpy as np
@@ -88,7 +89,8 @@ class ReadingProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._process.stdin.close()
+            with suppress(OSError):  # of what had not been sent when the process ended
+                self._process.stdin.close()
             self._process.stdout.close()
             self._process = None
 

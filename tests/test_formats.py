@@ -1,6 +1,7 @@
 """The files of electrocardiographs: each format is written from a known ECG by another route, and read again."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -303,6 +304,17 @@ def test_a_file_that_hangs_the_reader_is_refused(files, monkeypatch):
     monkeypatch.setattr(device_files, "_LONGEST_READ_S", 0)
     assert "damaged, reading took over 0 s" in str(error_of(files["dicom"]))
     monkeypatch.undo()
+    assert read_ecg_file(files["dicom"]).sampling_rate == RATE
+
+
+def test_a_reader_that_ends_before_it_is_asked_is_an_error_of_the_file(files, monkeypatch):
+    reader = device_files._reader(os.getpid())
+    ended = reader._running()
+    ended.kill()
+    ended.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "_running", lambda: ended)
+        assert "crashed" in str(error_of(files["dicom"]))
     assert read_ecg_file(files["dicom"]).sampling_rate == RATE
 
 
