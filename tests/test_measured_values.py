@@ -51,12 +51,17 @@ def elm(create) -> Path:
 
 
 @pytest.fixture(scope="module")
-def elm_of_both(create, tmp_path_factory) -> Path:
+def clip(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("clip")
     size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     CLIPVisionModel(CLIPVisionConfig(**size, image_size=48, patch_size=16)).save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}).save_pretrained(folder)
-    return create(representation=["signal", "image"], picture_encoder=str(folder), measurements=["general"])
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def elm_of_both(create, clip) -> Path:
+    return create(representation=["signal", "image"], picture_encoder=clip, measurements=["general"])
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +160,19 @@ def test_reports_say_whether_the_ecg_or_its_values_are_read(elm, tiny_elm, simul
     item = {"type": "ecg", "ecg": rows[0]["ecgs"][0], "sampling_rate": 250, "measured_ecg": None}
     with pytest.raises(ValueError, match="this model reads no measured values"):
         load_checkpoint(tiny_elm)[1].apply_chat_template([{"role": "user", "content": [item]}], tokenize=True)
+
+
+def test_degraded_pictures_have_no_parts_to_exchange(clip, simulated_dataset, tmp_path):
+    (tmp_path / "elm.json").write_text(json.dumps({"text_config": TINY_LLM}))
+    options = {"tokenizer_dataset": str(simulated_dataset), "vocab_size": 400, "measurements": ["heart_rate"]}
+    create_elm(
+        tmp_path / "elm", config=tmp_path / "elm.json", representation="image", encoder=clip, seconds=2, **options
+    )
+    report = evaluate(
+        tmp_path / "elm", simulated_dataset, 1, limit=8, output=tmp_path / "out", picture_degradation=True
+    )
+    assert set(MEASUREMENT_CONDITIONS) <= set(report["conditions"])
+    assert len(report["picture_degradation"]) > 1
 
 
 def test_a_missing_lead_leaves_its_values_unknown(elm, rows):

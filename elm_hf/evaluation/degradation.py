@@ -20,7 +20,7 @@ from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.ecg_pictures import EcgPicture
 from elm_hf.modeling.image_processing_ecg import EcgImageProcessor
 from elm_hf.scoring.intervals import LEAST_PATIENTS, NUM_RESAMPLES, Support
-from elm_hf.scoring.names import DEGRADATION_STEPS_NAME, DEMOGRAPHICS, FIGURES_NAME
+from elm_hf.scoring.names import DEGRADATION_STEPS_NAME, DEMOGRAPHICS, FIGURES_NAME, PART_CONDITIONS
 from elm_hf.scoring.predictions import prediction_table
 from elm_hf.scoring.reliance import paired_differences, signal_reliance
 from elm_hf.scoring.scores import SHARES, SUMMED, Questions, ScoreBook
@@ -128,7 +128,9 @@ def ask_about_degraded(
     Returns:
         The table of predictions of each severity, under the conditions with pictures.
     """
-    conditions = [name for name in conditions if name not in WITHOUT_PICTURE]
+    conditions = [
+        name for name in conditions if name not in (*WITHOUT_PICTURE, *PART_CONDITIONS)
+    ]  # a scan has no parts
     settings = (conditions, max_new_tokens, batch_size, temperature, seed, max_reasoning_tokens)
     tables = {}
     for step, severity in enumerate(SEVERITIES, 1):
