@@ -1,6 +1,7 @@
 """The charts of an evaluation's report (matplotlib): scores by type, the signal ablation, confusion matrices."""
 
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 import numpy as np
@@ -91,7 +92,8 @@ def _score_axis(axis, report: dict) -> None:
 def ablation_figure(report: dict) -> Figure:
     """A bar with its interval for each condition, all answers of a kind together."""
     groups = [(name, scores) for name, scores in report["scores"].items() if name.startswith("all")]
-    figure = Figure(figsize=(7, 3.9 * len(groups)), layout="constrained")
+    width = max(7, 0.85 * len(report["conditions"]))
+    figure = Figure(figsize=(width, 3.9 * len(groups)), layout="constrained")
     for axes, (name, scores) in zip(np.ravel(figure.subplots(len(groups))), groups):
         metric = METRIC_OF_KIND[scores["kind"]]
         entries = [scores["conditions"][condition][metric] for condition in report["conditions"]]
@@ -105,7 +107,7 @@ def ablation_figure(report: dict) -> Figure:
         axes.bar(places, heights, color=colors, width=0.65, yerr=reach, capsize=4, error_kw={"linewidth": 1.2})
         for place, height, high in zip(places, heights, ends[1]):
             axes.annotate(f"{height:.3f}", (place, high), (0, 5), textcoords="offset points", ha="center", fontsize=9)
-        axes.set_xticks(places, [CONDITION_NAMES.get(c, c).replace(" ", "\n", 1) for c in report["conditions"]])
+        axes.set_xticks(places, [fill(CONDITION_NAMES.get(c, c), 9) for c in report["conditions"]])
         axes.set_ylim(0, min(1.12, max(0.1, ends.max() * 1.18)))
         axes.set_ylabel(METRIC_NAMES[metric])
         axes.set_title(_ablation_title(report["signal_reliance"][scores["kind"]], name, scores), fontsize=10)
