@@ -74,11 +74,14 @@ class ElmProcessor(BaseElmProcessor):
         lead_names,
         keep_flat: bool | list[bool] = False,
         judge_signal: bool = False,
+        measured_ecgs: list | None = None,
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         prepared = self.feature_extractor(
             ecgs, sampling_rate, lead_names, keep_flat=keep_flat, judge_signal=judge_signal
         )
-        return dict(prepared) | self.measured(ecgs, sampling_rate, lead_names), self.placeholders(len(ecgs))
+        return dict(prepared) | self.measured(measured_ecgs or ecgs, sampling_rate, lead_names), self.placeholders(
+            len(ecgs)
+        )
 
 
 ElmProcessor.register_for_auto_class("AutoProcessor")

@@ -116,6 +116,7 @@ class BaseElmProcessor(ElmCardMixin, MeasuringMixin, ProcessorMixin):
         lead_names,
         keep_flat: bool | list[bool] = False,
         judge_signal: bool = False,
+        measured_ecgs: list | None = None,
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         r"""
         Prepares ECGs for the model.
@@ -126,6 +127,8 @@ class BaseElmProcessor(ElmCardMixin, MeasuringMixin, ProcessorMixin):
                 records.
             sampling_rate, lead_names, keep_flat, judge_signal:
                 As for [`EcgFeatureExtractor`].
+            measured_ecgs (`list`, *optional*):
+                The ECGs whose measured values the model reads, `None` for one without values. By default `ecgs`.
 
         Returns:
             `tuple[dict[str, np.ndarray], list[np.ndarray]]`: The inputs of the model for these ECGs, by name; and the
@@ -390,9 +393,9 @@ class BaseElmProcessor(ElmCardMixin, MeasuringMixin, ProcessorMixin):
     ) -> BatchFeature:
         ecg_data, ecg_ids = {}, []
         if ecgs:
-            ecg_data, ecg_ids = self.prepare_ecgs(ecgs, sampling_rate, lead_names, keep_flat, judge_signal=True)
-        if measured_ecgs is not None:
-            ecg_data |= self.measured(measured_ecgs, sampling_rate, lead_names)
+            ecg_data, ecg_ids = self.prepare_ecgs(
+                ecgs, sampling_rate, lead_names, keep_flat, judge_signal=True, measured_ecgs=measured_ecgs
+            )
         remaining = iter(ecg_ids)
         rows = [self._tokenize(chat, [next(remaining) for _ in chat.ecgs]) for chat in chats]
         length = max(len(ids) for ids, _ in rows)

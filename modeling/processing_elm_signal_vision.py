@@ -96,6 +96,7 @@ class ElmSignalVisionProcessor(BaseElmProcessor):
         lead_names,
         keep_flat: bool | list[bool] = False,
         judge_signal: bool = False,
+        measured_ecgs: list | None = None,
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         given = [_modalities(ecg) for ecg in ecgs]
         is_given = np.array([[one.signal is not None, one.picture is not None] for one in given])
@@ -122,7 +123,7 @@ class ElmSignalVisionProcessor(BaseElmProcessor):
             size = self.image_processor.size
             pictures = {"pixel_values": np.zeros((len(given), 3, size["height"], size["width"]), np.float32)}
         read = {"ecg_pictures": pictures["pixel_values"], "ecg_modality_mask": is_given}
-        measured = self.measured(given, sampling_rate, lead_names)
+        measured = self.measured(measured_ecgs or given, sampling_rate, lead_names)
         return signals | read | measured, self.placeholders(len(ecgs))
 
     @staticmethod

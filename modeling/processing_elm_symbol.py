@@ -117,6 +117,7 @@ class ElmSymbolProcessor(BaseElmProcessor):
         lead_names,
         keep_flat: bool | list[bool] = False,
         judge_signal: bool = False,
+        measured_ecgs: list | None = None,
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         prepared = self.feature_extractor(
             ecgs, sampling_rate, lead_names, keep_flat=keep_flat, judge_signal=judge_signal

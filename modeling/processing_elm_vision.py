@@ -79,11 +79,12 @@ class ElmVisionProcessor(BaseElmProcessor):
         lead_names,
         keep_flat: bool | list[bool] = False,
         judge_signal: bool = False,
+        measured_ecgs: list | None = None,
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         pictures = self.image_processor(
             ecgs, sampling_rate, lead_names, keep_flat=keep_flat, judge_signal=judge_signal
         )
-        measured = self.measured(ecgs, sampling_rate, lead_names)
+        measured = self.measured(measured_ecgs or ecgs, sampling_rate, lead_names)
         return {"ecg_values": pictures["pixel_values"]} | measured, self.placeholders(len(ecgs))
 
 
