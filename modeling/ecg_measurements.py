@@ -95,10 +95,10 @@ def measure_ecg(ecg: np.ndarray, sampling_rate: float, lead_names: Sequence[str]
     found = delineate(signal, _independent(usable))
     if found is not None:
         features |= _rhythm(found)
-    if found is not None and found.qrs is not None:
-        features |= _intervals(found, features["heart_rate"])
-        features |= _amplitudes(found, usable)
-        features |= _axis_and_voltages(features, found, usable)
+        if found.qrs is not None:
+            features |= _intervals(found, features["heart_rate"])
+            features |= _amplitudes(found, usable)
+            features |= _axis_and_voltages(features, found, usable)
     return {name: float(value) for name, value in features.items()}
 
 

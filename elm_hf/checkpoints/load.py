@@ -104,15 +104,11 @@ def read_representation(path_or_repo: str | PathLike) -> str | list[str]:
         OSError: the checkpoint does not exist.
         ValueError: it is not an ELM.
     """
-    return _elm_config(path_or_repo).get("representation", "signal")
+    return read_elm_config(path_or_repo).get("representation", "signal")
 
 
-def reads_measurements(path_or_repo: str | PathLike) -> bool:
-    """Whether an ELM, or the base of an adapter, reads measured values; see [`read_representation`]."""
-    return bool(_elm_config(path_or_repo).get("measurements"))
-
-
-def _elm_config(path_or_repo: str | PathLike) -> dict:
+def read_elm_config(path_or_repo: str | PathLike) -> dict:
+    """Reads the configuration of an ELM, or of the base of an adapter, as stored; see [`read_representation`]."""
     name = str(path_or_repo)
     check_name(name)
     if find_adapter_config_file(name) is not None:

@@ -8,10 +8,7 @@ from tqdm import tqdm
 from elm_hf.checkpoints.measurements import scaled_measurements
 from elm_hf.classification.encoder_records import LabelledRecords
 from elm_hf.modeling.ecg_measurements import measure_ecg
-
-
-# A value counts up to this many spreads from the typical one, so that one wrong measurement does not outweigh the others.
-MOST_SPREADS = 5.0
+from elm_hf.modeling.modeling_elm_projector import ElmMeasurementEmbedding
 
 
 class MeasuredFeatures:
@@ -52,7 +49,8 @@ def features_of_values(values: np.ndarray, names: Sequence[str], scales: np.ndar
         Array `(ecgs, 3 * values)`, float32.
     """
     is_unknown = ~np.isfinite(values)
-    deviation = ((values - scales[:, 0]) / scales[:, 1]).clip(-MOST_SPREADS, MOST_SPREADS)
+    limit = ElmMeasurementEmbedding.largest_deviation
+    deviation = ((values - scales[:, 0]) / scales[:, 1]).clip(-limit, limit)
     first, second = deviation.clip(min=0), deviation.clip(max=0)
     is_angle = [name.endswith("_deg") for name in names]
     angles = np.deg2rad(values[:, is_angle])  # 179 and -179 degrees are neighbours

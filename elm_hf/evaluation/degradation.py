@@ -128,9 +128,8 @@ def ask_about_degraded(
     Returns:
         The table of predictions of each severity, under the conditions with pictures.
     """
-    conditions = [
-        name for name in conditions if name not in (*WITHOUT_PICTURE, *PART_CONDITIONS)
-    ]  # a scan has no parts
+    # A scan has no measured values that could be exchanged.
+    conditions = [name for name in conditions if name not in (*WITHOUT_PICTURE, *PART_CONDITIONS)]
     settings = (conditions, max_new_tokens, batch_size, temperature, seed, max_reasoning_tokens)
     tables = {}
     for step, severity in enumerate(SEVERITIES, 1):

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from elm_hf.checkpoints.load import load_checkpoint, read_representation, reads_measurements
+from elm_hf.checkpoints.load import load_checkpoint, read_elm_config
 from elm_hf.counterfactuals.probe import probe_model, questions_of
 from elm_hf.counterfactuals.probe_questions import ProbeQuestion
 from elm_hf.counterfactuals.probe_records import recorded_ecgs
@@ -338,9 +338,9 @@ def _conditions_of(checkpoint: str | PathLike, conditions: Sequence[str] | None)
     """The conditions to ask under, each once, after checking that the model knows them."""
     if conditions is not None and not PART_CONDITIONS.keys() & set(conditions):
         return tuple(dict.fromkeys(conditions))
-    reads_both = not isinstance(read_representation(checkpoint), str)
-    parts = MODALITY_CONDITIONS if reads_both else {}
-    if reads_measurements(checkpoint):
+    config = read_elm_config(checkpoint)
+    parts = MODALITY_CONDITIONS if isinstance(config.get("representation"), list) else {}
+    if config.get("measurements"):
         parts = parts | MEASUREMENT_CONDITIONS
     if conditions is None:
         return (*CONDITIONS, *parts)

@@ -1,7 +1,7 @@
 """The report of an evaluation as Markdown."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 
 from elm_hf.scoring.markdown import markdown_table, p_cell, score_cell
 from elm_hf.scoring.names import CONDITION_NAMES, KIND_NAMES, MEASUREMENT_CONDITIONS, MODALITY_CONDITIONS
@@ -83,15 +83,17 @@ def _figure(report: dict, name: str, caption: str) -> list[str]:
 
 
 def _modality_reliance(report: dict) -> list[str]:
+    changed = (
+        "It reads what changes its answers when it is another patient's, while the other one stays; it needs what it answers worse "
+        "without."
+    )
     both = (
-        "This model reads the signal of an ECG and its picture. It reads what changes its answers when it is another "
-        "patient's, while the other one stays; it needs what it answers worse without. A model that was trained without "
-        "--modality_dropout has not learned to do without one of them, and may answer worse for that reason alone."
+        f"This model reads the signal of an ECG and its picture. {changed} A model that was trained without --modality_dropout "
+        "has not learned to do without one of them, and may answer worse for that reason alone."
     )
     measured = (
-        "This model reads measured values (measure_ecg) beside the ECG. It reads what changes its answers when it is another "
-        "patient's, while the other one stays; it needs what it answers worse without. Values that contradict the ECG, or are "
-        "all unknown, were rare in training, so that it may answer worse for that reason alone."
+        f"This model reads measured values (measure_ecg) beside the ECG. {changed} Values that contradict the ECG, or are all "
+        "unknown, were rare in training, so that it may answer worse for that reason alone."
     )
     parts = (
         ("Signal and picture", both, MODALITY_CONDITIONS),
@@ -102,7 +104,7 @@ def _modality_reliance(report: dict) -> list[str]:
     return [f"## {title}\n\n{text}\n\n{markdown_table(head, rows, 2)}" for title, text, rows in tables if rows]
 
 
-def _rows_of_parts(report: dict, conditions: Iterable[str]) -> list[list[str]]:
+def _rows_of_parts(report: dict, conditions: Container[str]) -> list[list[str]]:
     questions = {
         "other_signal": "Does it read the signal?",
         "picture_only": "Does it need the signal?",
@@ -114,10 +116,9 @@ def _rows_of_parts(report: dict, conditions: Iterable[str]) -> list[list[str]]:
     }
     rows = []
     for kind, found in report.get("modality_reliance", {}).items():  # reports of earlier versions have none
-        for name in conditions:
-            if name not in found:
+        for name, entry in found.items():
+            if name not in conditions:
                 continue
-            entry = found[name]
             cells = ["—", entry.get("note", "—")]
             if entry["p_value"] is not None:
                 cells = [p_cell(entry["p_value_holm"]), "yes" if entry["reads_ecg"] else "no evidence"]
