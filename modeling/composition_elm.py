@@ -99,8 +99,7 @@ class ElmCompositionMixin:
         model.model.projector = build_projector(config)
         if model.model.projector is not None:
             model.model.projector.to(llm.device, llm.dtype)
-            for module in model.model.projector.modules():
-                model._init_weights(module)
+            model.model.projector.apply(model._init_weights)
         model.config.dtype = llm.dtype
         model.generation_config = llm.generation_config
         # Placeholders and ECG tokens are never generated.

@@ -31,7 +31,7 @@ from .configuration_elm import ElmConfig
 from .generation_elm import ElmGenerationMixin
 from .llm_parts import TIED_EMBEDDINGS, scale_logits
 from .modeling_elm_encoder import build_encoders, check_measurements, check_shapes, encode
-from .modeling_elm_projector import build_projector
+from .modeling_elm_projector import ElmMeasurementEmbedding, build_projector
 from .packed_attention import packed_attention_mask
 
 
@@ -76,6 +76,12 @@ class ElmPreTrainedModel(ElmCardMixin, PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, nn.Conv1d):  # "conv" projector; the LLM's 0.02 would almost remove amplitudes of 1 mV
             init.kaiming_normal_(module.weight, nonlinearity="relu")
+        elif isinstance(module, ElmMeasurementEmbedding):
+            # A number changes its token as much as its name does, and the tokens are about as long as those of text.
+            for part in (module.number, module.name, module.unknown):
+                init.normal_(part.weight)
+            std = getattr(self.config.get_text_config(), "initializer_range", 0.02)
+            init.normal_(module.linear.weight, std=std / module.hidden_size**0.5)
 
     def card_facts(self) -> dict:
         return parts_of(self.config) | {"num_parameters": self.num_parameters()}

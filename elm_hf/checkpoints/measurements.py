@@ -11,7 +11,7 @@ ALL, GENERAL, NOISE = "all", "general", "noise"
 # the model learns what they mean.
 _SCALES = {
     "heart_rate": (75.0, 25.0),
-    "rr_variation": (0.05, 0.1),
+    "rr_variation": (0.05, 0.05),
     "longest_rr_s": (0.9, 0.4),
     "premature_beats": (0.0, 1.0),
     "premature_beats_of_other_shape": (0.0, 1.0),
@@ -35,7 +35,7 @@ _SCALES = {
     "st_mv": (0.0, 0.1),
     "t_mv": (0.2, 0.25),
     "p_mv": (0.1, 0.06),
-    "noise_mv": (0.01, 0.01),
+    "noise_mv": (0.008, 0.005),
     "baseline_drift_mv": (0.4, 0.4),
 }
 
