@@ -104,6 +104,18 @@ def test_values_are_tokens_behind_those_of_the_ecg(elm, rows):
     assert torch.equal(tokens[5], other[5]) and not torch.isclose(tokens[4], other[4]).all()
 
 
+def test_a_new_token_is_as_long_as_those_of_text_and_as_much_of_its_number_as_of_its_name(elm):
+    model, _ = load_checkpoint(elm)
+    part = model.model.projector.measurements
+    typical, spread = torch.tensor(part.scales).T
+    with torch.no_grad():
+        low, high = part(torch.stack([typical - spread, typical + spread]))
+    ratio = low.square().mean().sqrt() / model.config.text_config.initializer_range
+    assert 0.4 < ratio < 1.5
+    change = (high - low).norm(dim=-1) / low.norm(dim=-1)
+    assert change.median() > 0.6
+
+
 def test_an_outlier_counts_as_five_spreads(elm, rows):
     model, processor = load_checkpoint(elm)
     part = model.model.projector.measurements

@@ -6,7 +6,8 @@
 #
 # SOURCE is the download of physionet.org/content/ptb-xl/1.0.3, of which the tables and records100 are read. SIZE is
 #     small    an LLM of 2 million parameters and an encoder of 1 million, from scratch, on a CPU (a quarter of an hour of a core)
-#     medium   the same LLM, trained longer, with the encoder of recipes/ptb_xl_benchmark and measured values (two hours of a core)
+#     medium   the same LLM, trained longer, with both stages of the encoder of recipes/ptb_xl_benchmark and measured values
+#              (two and a half hours of a core)
 #     smollm2  SmolLM2-135M-Instruct with LoRA, on a CPU (an hour or two) or a GPU
 #     full     an LLM of 1 billion parameters or more with LoRA, on a GPU
 #     smoke    tiny models and simulated ECGs, to check that everything runs
@@ -18,14 +19,15 @@ here=recipes/ptb_xl size=${1:?name a size: small, medium, smollm2, full or smoke
 shift
 [ "${1:-}" != -- ] || shift
 out=${OUTPUT:-outputs/ptb_xl/$size} data=${DATA:-data/ptb_xl_qa} encoder=${ENCODER:-$out/encoder}
-fold=official align= encoder_options= train_options= cpu="--use_cpu true --bf16 false" limit=2000
+fold=official align= whole_ecgs= encoder_options= train_options= cpu="--use_cpu true --bf16 false" limit=2000
 case $size in
     small | medium)
         encoder_config=$here/small_encoder.yaml train=$here/small.yaml
         llm="--config $here/small.json --tokenizer-dataset $data --tokenizer-fold official --vocab-size 768"
         if [ $size = medium ]; then
-            encoder_config=recipes/ptb_xl_benchmark/encoder.yaml train_options="--max_steps 5000 --cache_encoder true"
-            llm="$llm --measurements general,noise --num-ecg-tokens 35"
+            encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml
+            train_options="--max_steps 4500 --cache_encoder true"
+            llm="$llm --measurements general,noise,p_mv_II,p_mv_V1 --num-ecg-tokens 37"
         fi
         ;;
     smollm2)
@@ -56,6 +58,11 @@ elif [ ! -e "$data" ]; then
 fi
 [ -n "${ENCODER:-}" ] || make "$encoder/costs.json" accelerate launch -m elm_hf.pretrain --config $encoder_config \
     --dataset "$data" --fold $fold --output_dir "$encoder" $cpu $encoder_options
+if [ -z "${ENCODER:-}" ] && [ -n "$whole_ecgs" ]; then
+    make "$out/encoder_10s/costs.json" accelerate launch -m elm_hf.pretrain --config $whole_ecgs --encoder "$encoder" \
+        --dataset "$data" --fold $fold --output_dir "$out/encoder_10s" $cpu
+    encoder=$out/encoder_10s
+fi
 make "$out/elm" elm-hf create "$out/elm" $llm --encoder "$encoder"
 start=$out/elm
 if [ -n "$align" ]; then
