@@ -1,5 +1,6 @@
 """Fixtures shared by the tests."""
 
+import gc
 import json
 import os
 import re
@@ -21,6 +22,10 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT))  # for `import train_sft`
 # For numpy's threads: pytest-xdist reads this file before it starts its processes, which share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Also where the environment says otherwise: without it every process that a test starts compiles elm_hf again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+gc.disable()  # until all tests are collected: what is imported is no garbage
 
 TINY_LLM = {
     "model_type": "qwen2",
@@ -32,6 +37,12 @@ TINY_LLM = {
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
 }
+
+
+def pytest_collection_finish():
+    """The libraries and tests stay until the end: no later garbage collection looks through their million objects again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -3,26 +3,26 @@
 import io
 import json
 import zipfile
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hub_server import HubServer
+
+from elm_hf.checkpoints.load import load_checkpoint
+from elm_hf.data.messages import fill_ecgs
+from elm_hf.data.preferences import read_preferences
+from elm_hf.inference.generation import answer
+from elm_hf.prepare.dataset import prepare_dataset
+from elm_hf.serving.demo import Events
+from elm_hf.serving.feedback import Conversation, Turn, export_feedback
+from elm_hf.serving.session import DemoModel, Session, simulated_examples
+from elm_hf.training.dpo import main as train_dpo
 
 
-gradio = pytest.importorskip("gradio")
-
-from hub_server import HubServer  # noqa: E402
-
-from elm_hf.checkpoints.load import load_checkpoint  # noqa: E402
-from elm_hf.data.messages import fill_ecgs  # noqa: E402
-from elm_hf.data.preferences import read_preferences  # noqa: E402
-from elm_hf.inference.generation import answer  # noqa: E402
-from elm_hf.prepare.dataset import prepare_dataset  # noqa: E402
-from elm_hf.serving.demo import Events  # noqa: E402
-from elm_hf.serving.feedback import Conversation, Turn, export_feedback  # noqa: E402
-from elm_hf.serving.session import DemoModel, Session, simulated_examples  # noqa: E402
-from elm_hf.training.dpo import main as train_dpo  # noqa: E402
-
+# `importorskip` would import it in every process of the tests, for seconds.
+pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="needs pip install 'elm-hf[demo]'")
 
 QUESTIONS = ("What is the rhythm?", "And the heart rate?")
 PERSON = ("unknown", None)

@@ -190,9 +190,11 @@ def interpolated(lead: np.ndarray, rate: int) -> np.ndarray:
     scale = min(1, ratio)
     old, new = np.arange(len(lead)), np.arange(int(len(lead) * ratio)) / ratio
     distance = scale * np.abs(new[:, None] - old)
-    inside = np.clip(1 - (distance / 50) ** 2, 0, None)
-    window = np.i0(12.984585183 * np.sqrt(inside)) / np.i0(12.984585183) * (distance <= 50)
-    return (scale * 0.9173473712608761 * np.sinc(0.9173473712608761 * distance) * window) @ lead
+    weights, inside = np.zeros_like(distance), distance <= 50  # the window is 0 elsewhere
+    distance = distance[inside]
+    window = np.i0(12.984585183 * np.sqrt(1 - (distance / 50) ** 2)) / np.i0(12.984585183)
+    weights[inside] = scale * 0.9173473712608761 * np.sinc(0.9173473712608761 * distance) * window
+    return weights @ lead
 
 
 @pytest.mark.parametrize("rate", [500, 250, 100])

@@ -7,6 +7,7 @@ what is imported, and of programs that must not find a library, start processes 
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import multiprocessing
@@ -192,8 +193,11 @@ def _run(command: list[str], environment: dict[str, str], folder: str, output: s
 
 
 if __name__ == "__main__":
+    gc.disable()
     for name in sys.argv[3:]:
         importlib.import_module(name)
+    gc.freeze()  # a collection in a program neither looks through the libraries' objects nor copies their memory
+    gc.enable()
     path = sys.argv[1]
     with _Requests(f"{path}.bound", _Request) as server:
         os.rename(f"{path}.bound", path)  # now it listens

@@ -132,7 +132,8 @@ def _json_list(path: Path) -> Iterator:
                     "an entry is truncated or too long",
                 )
             if end is None:
-                more = file.read(_READ_SIZE)
+                # As much again as there is: each attempt decodes the entry from its beginning.
+                more = file.read(max(_READ_SIZE, len(buffer) - position))
                 if not more or len(buffer) - position > _MAX_ENTRY_SIZE:
                     raise ValueError(problem)
                 buffer, position = buffer[position:] + more, 0
