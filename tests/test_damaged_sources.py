@@ -25,7 +25,7 @@ from elm_hf.ecg.recording import RecordingError
 from elm_hf.inference.ask import ecg_from_file
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.prepare.dataset import prepare_dataset, prepare_shard
-from elm_hf.prepare.instruct import read_entries
+from elm_hf.prepare.instruct import _json_list, read_entries
 from elm_hf.prepare.work_folder import work_folder
 
 
@@ -297,3 +297,16 @@ def test_ask_says_which_leads_are_missing(tiny_elm, tmp_path):
     to_ask = ecg_from_file(*find_ecg_files([write(tmp_path, signal[:11], LEADS[:11])])[0])
     missing = to_ask.missing_leads(AutoProcessor.from_pretrained(tiny_elm))
     assert missing == "V1 (a gap of 1 s), V2 (flat), V6 (no valid sample)"
+
+
+@pytest.mark.parametrize("size", [900, 1500])
+def test_an_entry_of_a_list_is_read_up_to_its_limit_and_no_further(monkeypatch, tmp_path, size):
+    monkeypatch.setattr("elm_hf.prepare.instruct._READ_SIZE", 16)
+    monkeypatch.setattr("elm_hf.prepare.instruct._MAX_ENTRY_SIZE", 1024)
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps([{"id": "x" * size}]))
+    if size < 1024:
+        assert len(list(_json_list(path))) == 1
+        return
+    with pytest.raises(ValueError, match="the list is truncated or damaged"):
+        list(_json_list(path))

@@ -138,8 +138,8 @@ def create(
     measurements: Annotated[
         str | None,
         typer.Option(
-            help="Measured values that the model reads as well, a token each: general (rate, intervals, axis, voltages), noise, "
-            "all, or names such as heart_rate,qrs_ms,st_mv (of all leads) or st_mv_V2."
+            help="Measured values that the model reads beside the ECG, as one token each: general (rate, intervals, axis and "
+            "voltages), noise, all, or names. qrs_ms is one value, st_mv one for each lead, st_mv_V2 that of V2."
         ),
     ] = None,
     sampling_rate: Annotated[

@@ -133,8 +133,9 @@ def _json_list(path: Path) -> Iterator:
                 )
             if end is None:
                 # As much again as there is: each attempt decodes the entry from its beginning.
-                more = file.read(max(_READ_SIZE, len(buffer) - position))
-                if not more or len(buffer) - position > _MAX_ENTRY_SIZE:
+                size = len(buffer) - position
+                more = file.read(max(_READ_SIZE, min(size, _MAX_ENTRY_SIZE - size)))
+                if not more or size > _MAX_ENTRY_SIZE:
                     raise ValueError(problem)
                 buffer, position = buffer[position:] + more, 0
             else:
