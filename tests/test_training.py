@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import torch
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
+from trl.kernels import ChunkedLogProbFunction
+from trl.trainer import utils as trl_utils
 from warm_python import run_python
 
 from elm_hf.checkpoints.card import model_card, read_training
@@ -23,6 +26,7 @@ from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.training import checks, sft
 from elm_hf.training.arguments import ElmScriptArguments
+from elm_hf.training.packing import IGNORE_INDEX
 from elm_hf.utils.files import save_atomically
 
 
@@ -220,6 +224,29 @@ def test_training_on_packed_questions_reduces_the_loss(tiny_elm, simulated_datas
     packed = train(tiny_elm, simulated_dataset, tmp_path / "out", *settings)
     history = losses(packed / "checkpoint-4")
     assert history[-1] < history[0]
+
+
+def test_logits_are_computed_where_a_token_is_learnt(tiny_elm, simulated_dataset, tmp_path, monkeypatch):
+    trainer = sft.build_trainer(*parsed(tiny_elm, simulated_dataset, tmp_path / "out", "--pack_by_ecg", "8"))
+    batch = next(iter(trainer.get_train_dataloader()))
+    positions = []
+
+    def log_probs(hidden, *more):
+        positions.append(len(hidden))
+        return ChunkedLogProbFunction.apply(hidden, *more)
+
+    def loss_and_gradient() -> tuple[float, torch.Tensor]:
+        loss = trainer.compute_loss(trainer.model, dict(batch))
+        return float(loss), torch.autograd.grad(loss, trainer.model.get_input_embeddings().weight)[0]
+
+    monkeypatch.setattr(trl_utils, "_ChunkedLogProbFunction", SimpleNamespace(apply=log_probs))
+    loss, gradient = loss_and_gradient()
+    monkeypatch.setattr(trl_utils, "_use_triton", lambda device: False)  # as TRL does it on a CPU
+    of_trl, its_gradient = loss_and_gradient()
+    rows, length = batch["labels"].shape
+    assert positions == [int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()), rows * (length - 1)]
+    assert loss == pytest.approx(of_trl, rel=1e-5)
+    assert torch.allclose(gradient, its_gradient, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import SchedulerType
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
+from trl.kernels import chunked_logprob
+from trl.trainer import utils as trl_utils
 
 from elm_hf.checkpoints.card import TRAINING_NAME, model_card
 from elm_hf.data.seen_patients import Stage
@@ -67,6 +69,7 @@ class ElmTraining(PushedModel, CompleteCheckpoints):
         self.languages = list(languages)
         self.questions = questions
         self.compiled = compiled
+        score_learnt_positions_only()
         super().__init__(*args, **kwargs)
 
     def _compilation(self, wanted: bool) -> AbstractContextManager:
@@ -165,6 +168,14 @@ class ElmTrainer(ElmTraining, SFTTrainer):
     def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
         """The order of the rows, which are sorted by length: a random order would change the batches and the loss."""
         return SequentialSampler(eval_dataset)
+
+
+def score_learnt_positions_only() -> None:
+    """
+    Lets TRL compute the logits on a CPU at those positions only whose token is learnt, as it does where Triton runs.
+    Elsewhere it computes them at all positions, since some devices compile again for each number of them; a CPU does not.
+    """
+    trl_utils._use_triton = lambda device: device.type == "cpu" or chunked_logprob._use_triton(device)
 
 
 def training_facts(trainer: ElmTraining) -> dict:
