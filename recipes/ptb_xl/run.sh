@@ -8,7 +8,8 @@
 #     small    an LLM of 2 million parameters and an encoder of 1 million, from scratch, on a CPU (a quarter of an hour of a core)
 #     medium   the same LLM, trained longer, with both stages of the encoder of recipes/ptb_xl_benchmark and measured values
 #              (two and a half hours of a core)
-#     smollm2  SmolLM2-135M-Instruct with LoRA, on a CPU (an hour or two) or a GPU
+#     smollm2  SmolLM2-135M-Instruct with LoRA, encoder and measured values as for medium, on a CPU (two and a half hours of a
+#              core with bfloat16 instructions; on another add -- --bf16 false)
 #     full     an LLM of 1 billion parameters or more with LoRA, on a GPU
 #     smoke    tiny models and simulated ECGs, to check that everything runs
 # LLM names another LLM or its folder, ENCODER an encoder that is already trained, DATA the dataset (default:
@@ -19,6 +20,7 @@ here=recipes/ptb_xl size=${1:?name a size: small, medium, smollm2, full or smoke
 shift
 [ "${1:-}" != -- ] || shift
 out=${OUTPUT:-outputs/ptb_xl/$size} data=${DATA:-data/ptb_xl_qa} encoder=${ENCODER:-$out/encoder}
+measurements="--measurements general,noise,p_mv_II,p_mv_V1" # 21 of the 37 tokens
 fold=official align= whole_ecgs= encoder_options= train_options= cpu="--use_cpu true --bf16 false" limit=2000
 case $size in
     small | medium)
@@ -27,16 +29,18 @@ case $size in
         if [ $size = medium ]; then
             encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml
             train_options="--max_steps 4500 --cache_encoder true"
-            llm="$llm --measurements general,noise,p_mv_II,p_mv_V1 --num-ecg-tokens 37"
+            llm="$llm $measurements --num-ecg-tokens 37"
         fi
         ;;
     smollm2)
-        encoder_config=recipes/ptb_xl_benchmark/encoder.yaml align=$here/align.yaml train=$here/lora.yaml limit=500
-        llm="--llm ${LLM:-HuggingFaceTB/SmolLM2-135M-Instruct} --num-ecg-tokens 16"
+        encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml
+        train=$here/smollm2.yaml train_options="--bf16 true" limit=500
+        llm="--llm ${LLM:-HuggingFaceTB/SmolLM2-135M-Instruct} --dtype float32 --num-ecg-tokens 37 $measurements"
         ;;
     full)
-        encoder_config=recipes/ptb_xl_benchmark/encoder.yaml align=$here/align.yaml train=$here/lora.yaml cpu=
-        llm="--llm ${LLM:-meta-llama/Llama-3.2-1B-Instruct} --num-ecg-tokens 16"
+        encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml
+        align=$here/align.yaml train=$here/lora.yaml cpu=
+        llm="--llm ${LLM:-meta-llama/Llama-3.2-1B-Instruct} --num-ecg-tokens 37 $measurements"
         ;;
     smoke)
         fold=1 data=$out/data encoder_config=$here/small_encoder.yaml align=$here/align.yaml train=$here/small.yaml limit=24
