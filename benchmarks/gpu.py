@@ -152,12 +152,12 @@ def shared_prefix(rng: np.random.Generator) -> np.ndarray:
     return prefix
 
 
-def batch_of(packs: int, device: str) -> dict[str, torch.Tensor]:
+def batch_of(packs: int, device: str, questions: int = QUESTIONS) -> dict[str, torch.Tensor]:
     """Packs of questions as long as those of ECG-QA, behind a system prompt and an ECG."""
     rng = np.random.default_rng(0)
     prefix = shared_prefix(rng)
     pack = []
-    for _ in range(QUESTIONS):
+    for _ in range(questions):
         ids = np.concatenate([prefix, rng.integers(ECG_TOKEN_ID, size=SUFFIX)])
         labels = np.where(np.arange(len(ids)) >= len(ids) - ANSWER, ids, IGNORE_INDEX)
         pack.append((ids, labels))
