@@ -12,15 +12,11 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from gpu import TINY, Measurement, batch_of, build, times
-from peft import get_peft_model
-from trl import ModelConfig
+from gpu import TINY, Measurement, batch_of, build, times, training_step, with_adapters
 from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
-from trl.trainer.utils import add_fused_lm_head
 
 from elm_hf.training.compilation import Compilation
-from elm_hf.training.parts import lora_config
 from elm_hf.training.trainer import score_learnt_positions_only
 
 
@@ -60,27 +56,21 @@ SETTINGS = [
 def step_with(settings: Settings, llm: dict, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
     """A training step of a new model with these settings."""
     torch.manual_seed(0)
-    model = build(Measurement(settings.name, llm), "cpu")
+    measurement = Measurement(settings.name, llm, lora=True)
+    model = build(measurement, "cpu")
     model.set_attn_implementation(settings.attention)
-    add_fused_lm_head(model)
     if settings.compiled:
         Compilation("inductor", None).compile_layers(model)
-    adapters = lora_config(model, ModelConfig(use_peft=True, lora_dropout=settings.lora_dropout), ["projector", "llm"])
-    model = get_peft_model(model, adapters).train()
-    optimizer = torch.optim.AdamW(weight for weight in model.parameters() if weight.requires_grad)
+    step = training_step(with_adapters(model, measurement, settings.lora_dropout), batch, "cpu", settings.bf16)
 
-    def step() -> None:
+    def run() -> None:
         if settings.learnt_positions_only:
             score_learnt_positions_only()
         else:
             trl_utils._use_triton = chunked_logprob._use_triton
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-            loss = model(**batch, use_cache=False, fused_lm_head=True).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        step()
 
-    return step
+    return run
 
 
 def main() -> None:

@@ -131,12 +131,12 @@ def build(measurement: Measurement, device: str, ecg_token_id: int = ECG_TOKEN_I
     return model
 
 
-def with_adapters(model: ElmForCausalLM, measurement: Measurement) -> torch.nn.Module:
+def with_adapters(model: ElmForCausalLM, measurement: Measurement, lora_dropout: float = 0.0) -> torch.nn.Module:
     """The model set up for a bare step as in training: checkpointing, the fused LM head, adapters."""
     if measurement.checkpointing:
         model.activation_checkpointing_enable()
     add_fused_lm_head(model)
-    model_args = ModelConfig(use_peft=measurement.lora, lora_dropout=0.0)
+    model_args = ModelConfig(use_peft=measurement.lora, lora_dropout=lora_dropout)
     peft_config: LoraConfig | None = lora_config(model, model_args, ["projector", "llm"])
     if peft_config is None:
         return model.train()
@@ -196,13 +196,15 @@ class Steps:
     mfu: float
 
 
-def training_step(model: torch.nn.Module, batch: dict[str, torch.Tensor], device: str) -> Callable[[], None]:
-    """Forward and backward pass and the optimizer, on one batch again and again."""
+def training_step(
+    model: torch.nn.Module, batch: dict[str, torch.Tensor], device: str, bf16: bool | None = None
+) -> Callable[[], None]:
+    """Forward and backward pass and the optimizer, on one batch again and again; on a GPU in bfloat16 by default."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-5, fused=device == "cuda")
 
     def step():
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda" if bf16 is None else bf16):
             loss = model(**batch, use_cache=False, fused_lm_head=True).loss
         loss.backward()
         optimizer.step()

@@ -20,7 +20,7 @@ here=recipes/ptb_xl size=${1:?name a size: small, medium, smollm2, full or smoke
 shift
 [ "${1:-}" != -- ] || shift
 out=${OUTPUT:-outputs/ptb_xl/$size} data=${DATA:-data/ptb_xl_qa} encoder=${ENCODER:-$out/encoder}
-measurements="--measurements general,noise,p_mv_II,p_mv_V1" # 21 of the 37 tokens
+ecg_tokens="--num-ecg-tokens 37 --measurements general,noise,p_mv_II,p_mv_V1" # 16 of the encoder, 21 measured values
 fold=official align= whole_ecgs= encoder_options= train_options= cpu="--use_cpu true --bf16 false" limit=2000
 case $size in
     small | medium)
@@ -29,18 +29,18 @@ case $size in
         if [ $size = medium ]; then
             encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml
             train_options="--max_steps 4500 --cache_encoder true"
-            llm="$llm $measurements --num-ecg-tokens 37"
+            llm="$llm $ecg_tokens"
         fi
         ;;
     smollm2)
         encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml
         train=$here/smollm2.yaml train_options="--bf16 true" limit=500
-        llm="--llm ${LLM:-HuggingFaceTB/SmolLM2-135M-Instruct} --dtype float32 --num-ecg-tokens 37 $measurements"
+        llm="--llm ${LLM:-HuggingFaceTB/SmolLM2-135M-Instruct} --dtype float32 $ecg_tokens"
         ;;
     full)
         encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml
         align=$here/align.yaml train=$here/lora.yaml cpu=
-        llm="--llm ${LLM:-meta-llama/Llama-3.2-1B-Instruct} --num-ecg-tokens 37 $measurements"
+        llm="--llm ${LLM:-meta-llama/Llama-3.2-1B-Instruct} $ecg_tokens"
         ;;
     smoke)
         fold=1 data=$out/data encoder_config=$here/small_encoder.yaml align=$here/align.yaml train=$here/small.yaml limit=24
