@@ -105,29 +105,59 @@ class ElmCompositionMixin:
         # Placeholders and ECG tokens are never generated.
         model.generation_config.suppress_tokens = [ecg_token_id, *ecg_token_ids]
         check_logits(model, llm)
-        model._check_encoder()
+        encoded = model._encode_noise()
+        model._lengthen_tokens(encoded)
         if ecg_token_ids.stop > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(ecg_token_ids.stop)
         return model
 
     @torch.no_grad()
-    def _check_encoder(self):
-        """Raises if the ECG encoder does not take ECGs of the model's length."""
+    def _encode_noise(self) -> torch.Tensor | None:
+        """What the ECG encoder returns for noise, if there is one. Raises if it does not take ECGs of the model's length."""
         encoder, config = self.model.encoder, self.config
         # CODEPATH: checkpoints that read the signal and its picture have two encoders.
         if config.reads_both:
             encoder, config = encoder.signal, config.towers[0]
         # CODEPATH: pictures are made in the size of the vision encoder; an ECG encoder may need another length.
         if encoder is None or config.reads_pictures:
-            return
+            return None
         shape = (1, config.num_leads, config.num_samples)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device, encoder.dtype)
         try:
-            encode(encoder, config, torch.zeros(shape, device=self.device, dtype=encoder.dtype))
+            return encode(encoder, config, noise)
         except ValueError as error:
             raise ValueError(
                 f'The "{self.config.encoder_config.model_type}" encoder does not take ECGs of {shape[1]} leads and '
                 f"{shape[2]} samples: {error}"
             ) from error
+
+    @torch.no_grad()
+    def _lengthen_tokens(self, encoded: torch.Tensor | None):
+        """
+        Makes the tokens of ECGs and of measured values as long as those of text, if they are shorter: the layers of a
+        pre-trained LLM add states to them that fit the length of text, and beside these, shorter tokens hardly count.
+
+        Args:
+            encoded (`torch.Tensor` of shape `(num_ecgs, tokens, hidden_size)`, *optional*):
+                What the ECG encoder returns.
+        """
+        embeddings, projector, lengthened = self.get_input_embeddings(), self.model.projector, []
+        # CODEPATH: some checkpoints read measured values as well.
+        if self.config.measurements is not None:
+            unknown = torch.full((1, len(self.config.measurements)), torch.nan, device=self.device)
+            lengthened.append((projector.measurements.linear, projector.measurements(unknown)))
+            projector = projector.ecg
+        if encoded is not None:
+            # CODEPATH: checkpoints that read the signal and its picture have two projectors.
+            projector = projector.signal if self.config.reads_both else projector
+            lengthened.append((projector.linear_2 or projector.linear_1, projector(encoded)))
+        for layer, tokens in lengthened:
+            words = torch.arange(0, embeddings.num_embeddings, max(1, embeddings.num_embeddings // 1000))
+            layer.weight.mul_((_length(embeddings(words.to(self.device))) / _length(tokens)).clamp(min=1))
+
+
+def _length(tokens: torch.Tensor) -> torch.Tensor:
+    return tokens.float().norm(dim=-1).mean().clamp(min=1e-6)
 
 
 def _loaded(encoder: str | PreTrainedModel | None, dtype: str | torch.dtype) -> PreTrainedModel | None:

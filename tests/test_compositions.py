@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
 from tiny_models import LLM_FAMILIES, tiny_llm, tiny_tokenizer
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from warm_python import run_python
 
 from elm_hf.checkpoints.measurements import scaled_measurements
@@ -102,8 +102,8 @@ COMPOSITIONS = {
 }
 
 
-def compose(parts: Composition, family: str, ecg_tokenizer) -> tuple[ElmForCausalLM, BaseElmProcessor]:
-    tokenizer = tiny_tokenizer(family)
+def compose(parts: Composition, llm: str | PreTrainedModel, ecg_tokenizer) -> tuple[ElmForCausalLM, BaseElmProcessor]:
+    tokenizer = tiny_tokenizer(llm if isinstance(llm, str) else "qwen2")
     encoder, picture_encoder = (
         None if config is None else AutoModel.from_config(AutoConfig.for_model(**config))
         for config in (parts.encoder, parts.picture_encoder)
@@ -113,7 +113,7 @@ def compose(parts: Composition, family: str, ecg_tokenizer) -> tuple[ElmForCausa
     num_signal_tokens = 1 if parts.encoder is None and parts.projector == "linear" else NUM_TOKENS
     model = ElmForCausalLM.from_encoder_llm_pretrained(
         encoder,
-        tiny_llm(family),
+        tiny_llm(llm) if isinstance(llm, str) else llm,
         ecg_token_id=add_ecg_token(tokenizer),
         ecg_vocab_size=len(ecg_tokenizer) if parts.representation == "symbol" else None,
         representation=parts.representation,
@@ -234,6 +234,27 @@ def test_the_ecg_matters(name, ecgs, ecg_tokenizer):
     with torch.no_grad():
         first, again, other = (model.eval()(**inputs).logits[0, -1] for inputs in rows)
     assert torch.equal(first, again) and not torch.allclose(first, other, atol=1e-7)
+
+
+@pytest.mark.parametrize("picture_encoder", [None, VISION_ENCODERS["vit"]])
+def test_new_tokens_are_as_long_as_text(picture_encoder):
+    parts = Composition("signal", ECG_ENCODERS["st_mem"], "mlp", measurements=["heart_rate", "qrs_ms"])
+    if picture_encoder is not None:
+        parts = Composition(BOTH, ECG_ENCODERS["st_mem"], "linear", picture_encoder, ["heart_rate", "qrs_ms"])
+    llm = tiny_llm("qwen2")
+    llm.get_input_embeddings().weight.data.normal_(std=0.5)
+    model, _ = compose(parts, llm, None)
+    projector, config = model.model.projector, model.config.without_measurements
+    of_signal = projector.ecg if picture_encoder is None else projector.ecg.signal
+    encoder = model.model.encoder if picture_encoder is None else model.model.encoder.signal
+    signals = torch.randn(8, 12, NUM_SAMPLES)
+    with torch.no_grad():
+        tokens = {
+            "ECG": of_signal(encoder(signals).last_hidden_state),
+            "measured values": projector.measurements(torch.tensor([[80.0, 110.0], [torch.nan, 90.0]])),
+        }
+    for name, found in tokens.items():
+        assert found.norm(dim=-1).mean() == pytest.approx(0.5 * config.embedding_size**0.5, rel=0.25), name
 
 
 @pytest.mark.parametrize(
