@@ -6,10 +6,10 @@
 #
 # SOURCE is the download of physionet.org/content/ptb-xl/1.0.3, of which the tables and records100 are read. SIZE is
 #     small    an LLM of 2 million parameters and an encoder of 1 million, from scratch, on a CPU (a quarter of an hour of a core)
-#     medium   the same LLM, trained longer, with both stages of the encoder of recipes/ptb_xl_benchmark and measured values
-#              (two and a half hours of a core)
-#     smollm2  SmolLM2-135M-Instruct with LoRA, encoder and measured values as for medium, on a CPU (two and a half hours of a
-#              core with bfloat16 instructions; on another add -- --bf16 false)
+#     medium   the same LLM, trained longer and in two stages, with both stages of the encoder of recipes/ptb_xl_benchmark
+#              and measured values (three hours of a core)
+#     smollm2  SmolLM2-135M-Instruct with LoRA, encoder and measured values as for medium, on a CPU (three hours of a core
+#              with bfloat16 instructions; on another add -- --bf16 false)
 #     full     an LLM of 1 billion parameters or more with LoRA, on a GPU
 #     smoke    tiny models and simulated ECGs, to check that everything runs
 # LLM names another LLM or its folder, ENCODER an encoder that is already trained, DATA the dataset (default:
@@ -21,14 +21,14 @@ shift
 [ "${1:-}" != -- ] || shift
 out=${OUTPUT:-outputs/ptb_xl/$size} data=${DATA:-data/ptb_xl_qa} encoder=${ENCODER:-$out/encoder}
 ecg_tokens="--num-ecg-tokens 37 --measurements general,noise,p_mv_II,p_mv_V1" # 16 of the encoder, 21 measured values
-fold=official align= whole_ecgs= encoder_options= train_options= cpu="--use_cpu true --bf16 false" limit=2000
+fold=official align= further= whole_ecgs= encoder_options= train_options= cpu="--use_cpu true --bf16 false" limit=2000
 case $size in
     small | medium)
         encoder_config=$here/small_encoder.yaml train=$here/small.yaml
         llm="--config $here/small.json --tokenizer-dataset $data --tokenizer-fold official --vocab-size 768"
         if [ $size = medium ]; then
             encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml
-            train_options="--max_steps 4500 --cache_encoder true"
+            train_options="--max_steps 4500 --cache_encoder true" further=$here/rare_findings.yaml
             llm="$llm $ecg_tokens"
         fi
         ;;
@@ -74,11 +74,15 @@ if [ -n "$align" ]; then
         --model_name_or_path "$start" --output_dir "$out/aligned" $cpu "$@"
     start=$out/aligned
 fi
-make "$out/trained/costs.json" accelerate launch -m elm_hf.training.sft --config $train --dataset "$data" --fold $fold \
-    --model_name_or_path "$start" --output_dir "$out/trained" $cpu $train_options "$@"
+trained=$out/trained
+[ -z "$further" ] || trained=$out/first
+make "$trained/costs.json" accelerate launch -m elm_hf.training.sft --config $train --dataset "$data" --fold $fold \
+    --model_name_or_path "$start" --output_dir "$trained" $cpu $train_options "$@"
+[ -z "$further" ] || make "$out/trained/costs.json" accelerate launch -m elm_hf.training.sft --config $further --dataset "$data" \
+    --fold $fold --model_name_or_path "$trained" --output_dir "$out/trained" $cpu "$@"
 make "$out/report/report.json" elm-hf evaluate "$out/trained" --dataset "$data" --fold $fold --limit $limit \
     --occlusions 4 --calibration --counterfactuals --output "$out/report" --update-card
-run elm-hf costs "$size=$out/trained"
+run elm-hf costs "$size=${further:+$out/first,}$out/trained"
 if [ -z "${ENCODER:-}" ] && [ $size != smoke ]; then
     for split in validation test; do
         make "$out/classifier_$split/report.json" elm-hf evaluate-encoder "$encoder" --dataset "$data" --fold $fold \
