@@ -141,7 +141,7 @@ class ElmCompositionMixin:
             encoded (`torch.Tensor` of shape `(num_ecgs, tokens, hidden_size)`, *optional*):
                 What the ECG encoder returns.
         """
-        embeddings, projector, lengthened = self.get_input_embeddings(), self.model.projector, []
+        projector, lengthened = self.model.projector, []
         # CODEPATH: some checkpoints read measured values as well.
         if self.config.measurements is not None:
             unknown = torch.full((1, len(self.config.measurements)), torch.nan, device=self.device)
@@ -151,13 +151,18 @@ class ElmCompositionMixin:
             # CODEPATH: checkpoints that read the signal and its picture have two projectors.
             projector = projector.signal if self.config.reads_both else projector
             lengthened.append((projector.linear_2 or projector.linear_1, projector(encoded)))
+        embeddings = self.get_input_embeddings()
+        words = torch.arange(
+            0, embeddings.num_embeddings, max(1, embeddings.num_embeddings // 1000), device=self.device
+        )
+        text = _length(embeddings(words))
         for layer, tokens in lengthened:
-            words = torch.arange(0, embeddings.num_embeddings, max(1, embeddings.num_embeddings // 1000))
-            layer.weight.mul_((_length(embeddings(words.to(self.device))) / _length(tokens)).clamp(min=1))
+            layer.weight.mul_((text / _length(tokens)).clamp(1, 100))
 
 
 def _length(tokens: torch.Tensor) -> torch.Tensor:
-    return tokens.float().norm(dim=-1).mean().clamp(min=1e-6)
+    """The mean norm of tokens."""
+    return tokens.float().norm(dim=-1).mean()
 
 
 def _loaded(encoder: str | PreTrainedModel | None, dtype: str | torch.dtype) -> PreTrainedModel | None:
