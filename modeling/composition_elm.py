@@ -134,7 +134,7 @@ class ElmCompositionMixin:
     @torch.no_grad()
     def _lengthen_tokens(self, encoded: torch.Tensor | None):
         """
-        Makes the tokens of ECGs and of measured values as long as those of text, if they are shorter: the layers of a
+        Makes the tokens of an ECG encoder and of measured values as long as those of text, if they are shorter: layers of a
         pre-trained LLM add states to them that fit the length of text, and beside these, shorter tokens hardly count.
 
         Args:

@@ -102,8 +102,10 @@ COMPOSITIONS = {
 }
 
 
-def compose(parts: Composition, llm: str | PreTrainedModel, ecg_tokenizer) -> tuple[ElmForCausalLM, BaseElmProcessor]:
-    tokenizer = tiny_tokenizer(llm if isinstance(llm, str) else "qwen2")
+def compose(
+    parts: Composition, family: str, ecg_tokenizer, llm: PreTrainedModel | None = None
+) -> tuple[ElmForCausalLM, BaseElmProcessor]:
+    tokenizer = tiny_tokenizer(family)
     encoder, picture_encoder = (
         None if config is None else AutoModel.from_config(AutoConfig.for_model(**config))
         for config in (parts.encoder, parts.picture_encoder)
@@ -113,7 +115,7 @@ def compose(parts: Composition, llm: str | PreTrainedModel, ecg_tokenizer) -> tu
     num_signal_tokens = 1 if parts.encoder is None and parts.projector == "linear" else NUM_TOKENS
     model = ElmForCausalLM.from_encoder_llm_pretrained(
         encoder,
-        tiny_llm(llm) if isinstance(llm, str) else llm,
+        llm or tiny_llm(family),
         ecg_token_id=add_ecg_token(tokenizer),
         ecg_vocab_size=len(ecg_tokenizer) if parts.representation == "symbol" else None,
         representation=parts.representation,
@@ -243,7 +245,7 @@ def test_new_tokens_are_as_long_as_text(picture_encoder):
         parts = Composition(BOTH, ECG_ENCODERS["st_mem"], "linear", picture_encoder, ["heart_rate", "qrs_ms"])
     llm = tiny_llm("qwen2")
     llm.get_input_embeddings().weight.data.normal_(std=0.5)
-    model, _ = compose(parts, llm, None)
+    model, _ = compose(parts, "qwen2", None, llm)
     projector, config = model.model.projector, model.config.without_measurements
     of_signal = projector.ecg if picture_encoder is None else projector.ecg.signal
     encoder = model.model.encoder if picture_encoder is None else model.model.encoder.signal

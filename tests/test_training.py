@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
@@ -28,7 +29,7 @@ from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.training import checks, sft
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.packing import IGNORE_INDEX
-from elm_hf.training.rows import load_training_data
+from elm_hf.training.rows import load_training_data, repeat_questions
 from elm_hf.utils.files import save_atomically
 
 
@@ -237,6 +238,9 @@ def test_questions_of_an_attribute_type_are_repeated(tiny_elm, simulated_dataset
     assert repeated[0]["ecgs"][0].shape == (12, 500)
     validation = load_training_data(script_args, training_args, processor, split="validation")
     assert len(validation) == len(load_elm_dataset(simulated_dataset, 1, "validation"))
+    without_type = Dataset.from_dict({"attribute_type": [None, "noise"]})
+    with pytest.raises(ValueError, match="no conversation has attribute_type rhythm; found noise"):
+        repeat_questions(without_type, {"rhythm": 2})
 
 
 def test_logits_are_computed_where_a_token_is_learnt(tiny_elm, simulated_dataset, tmp_path, monkeypatch):

@@ -269,7 +269,7 @@ def _select_types(rows: Dataset, path: str | PathLike, types: set[str]) -> Datas
     if not kept:
         raise ValueError(
             f"{path}: no conversation has question_type {', '.join(sorted(types))}; found "
-            f"{', '.join(sorted(set(found)))}"
+            f"{', '.join(sorted(set(found) - {None})) or 'none'}"
         )
     return rows.select(kept)
 

@@ -79,7 +79,7 @@ def repeat_questions(dataset: Dataset, times_of: dict[str, int]) -> Dataset:
     columns = dataset.with_format(None)
     types = columns["attribute_type"] if "attribute_type" in dataset.column_names else []
     if missing := sorted(times_of.keys() - set(types)):
-        found = ", ".join(sorted(set(types))) or "none"
+        found = ", ".join(sorted(set(types) - {None})) or "none"
         raise ValueError(f"--repeats: no conversation has attribute_type {', '.join(missing)}; found {found}.")
     return dataset.select(np.repeat(np.arange(len(dataset)), [times_of.get(name, 1) for name in types]))
 
