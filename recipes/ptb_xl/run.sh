@@ -19,31 +19,29 @@ cd "$(dirname "$0")/../.."
 here=recipes/ptb_xl size=${1:?name a size: small, medium, smollm2, full or smoke}
 shift
 [ "${1:-}" != -- ] || shift
-out=${OUTPUT:-outputs/ptb_xl/$size} data=${DATA:-data/ptb_xl_qa} encoder=${ENCODER:-$out/encoder}
+out=${OUTPUT:-outputs/ptb_xl/$size} data=${DATA:-data/ptb_xl_qa}
 ecg_tokens="--num-ecg-tokens 37 --measurements general,noise,p_mv_II,p_mv_V1" # 16 of the encoder, 21 measured values
-fold=official align= further= whole_ecgs= encoder_options= train_options= cpu="--use_cpu true --bf16 false" limit=2000
+encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml encoder_options=
+fold=official align= further= train_options= cpu="--use_cpu true --bf16 false" limit=2000
+new_llm="--config $here/small.json --tokenizer-dataset $data --tokenizer-fold official --vocab-size 768"
 case $size in
-    small | medium)
-        encoder_config=$here/small_encoder.yaml train=$here/small.yaml
-        llm="--config $here/small.json --tokenizer-dataset $data --tokenizer-fold official --vocab-size 768"
-        if [ $size = medium ]; then
-            encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml
-            train_options="--max_steps 4500 --cache_encoder true" further=$here/rare_findings.yaml
-            llm="$llm $ecg_tokens"
-        fi
+    small)
+        encoder_config=$here/small_encoder.yaml whole_ecgs= train=$here/small.yaml llm=$new_llm
+        ;;
+    medium)
+        train=$here/small.yaml train_options="--max_steps 4500 --cache_encoder true" further=$here/rare_findings.yaml
+        llm="$new_llm $ecg_tokens"
         ;;
     smollm2)
-        encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml
         train=$here/smollm2.yaml train_options="--bf16 true" limit=500
         llm="--llm ${LLM:-HuggingFaceTB/SmolLM2-135M-Instruct} --dtype float32 $ecg_tokens"
         ;;
     full)
-        encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml
         align=$here/align.yaml train=$here/lora.yaml cpu=
         llm="--llm ${LLM:-meta-llama/Llama-3.2-1B-Instruct} $ecg_tokens"
         ;;
     smoke)
-        fold=1 data=$out/data encoder_config=$here/small_encoder.yaml align=$here/align.yaml train=$here/small.yaml limit=24
+        fold=1 data=$out/data encoder_config=$here/small_encoder.yaml whole_ecgs= align=$here/align.yaml train=$here/small.yaml limit=24
         encoder_options="--encoder_config $here/smoke/encoder.json --num_train_epochs 1"
         llm="--config $here/smoke/elm.json --tokenizer-dataset $data --vocab-size 500"
         ;;
@@ -60,12 +58,15 @@ elif [ ! -e "$data" ]; then
     run elm-hf prepare ptb_xl_qa --source "${SOURCE:?name the download of PTB-XL: SOURCE=... sh $0 $size}" \
         --source-rate 100 --sampling-rate 100 --num-folds 0 --output "$data"
 fi
-[ -n "${ENCODER:-}" ] || make "$encoder/costs.json" accelerate launch -m elm_hf.pretrain --config $encoder_config \
-    --dataset "$data" --fold $fold --output_dir "$encoder" $cpu $encoder_options
-if [ -z "${ENCODER:-}" ] && [ -n "$whole_ecgs" ]; then
-    make "$out/encoder_10s/costs.json" accelerate launch -m elm_hf.pretrain --config $whole_ecgs --encoder "$encoder" \
-        --dataset "$data" --fold $fold --output_dir "$out/encoder_10s" $cpu
-    encoder=$out/encoder_10s
+encoder=${ENCODER:-$out/encoder}
+if [ -z "${ENCODER:-}" ]; then
+    make "$encoder/costs.json" accelerate launch -m elm_hf.pretrain --config $encoder_config \
+        --dataset "$data" --fold $fold --output_dir "$encoder" $cpu $encoder_options
+    if [ -n "$whole_ecgs" ]; then
+        make "$out/encoder_10s/costs.json" accelerate launch -m elm_hf.pretrain --config $whole_ecgs --encoder "$encoder" \
+            --dataset "$data" --fold $fold --output_dir "$out/encoder_10s" $cpu
+        encoder=$out/encoder_10s
+    fi
 fi
 make "$out/elm" elm-hf create "$out/elm" $llm --encoder "$encoder"
 start=$out/elm
