@@ -107,7 +107,7 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tiny_elm, simulate
     assert not changed_weights(whole, resumed)
 
 
-def test_lora_adapts_the_llm_and_saves_the_projector(tiny_elm, simulated_dataset, tmp_path):
+def test_lora_adapts_the_llm_and_saves_the_projector(tiny_elm, simulated_dataset, tmp_path, recwarn):
     adapter = train(
         tiny_elm,
         simulated_dataset,
@@ -119,6 +119,7 @@ def test_lora_adapts_the_llm_and_saves_the_projector(tiny_elm, simulated_dataset
         "projector",
         "llm",
     )
+    assert not [warning for warning in recwarn if "gradient_checkpointing" in str(warning.message)]
     weights = load_file(adapter / "adapter_model.safetensors")
     assert not (adapter / "model.safetensors").exists()
     lora = [name for name in weights if "lora_" in name]

@@ -1,5 +1,7 @@
 """The trainable parts of an ELM: trained in full, with LoRA adapters, or frozen."""
 
+import warnings
+
 from peft import LoraConfig
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, TrainingArguments
@@ -31,6 +33,8 @@ def load_model(
         OSError: the checkpoint does not exist.
         ValueError: options do not fit the model, or its LLM does not keep packed conversations apart.
     """
+    # PEFT and TRL read a property that transformers renames, at the start and in every step.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     quantization = quantization_config(model_args)
     model = _load(
         model_args,

@@ -28,10 +28,6 @@ class EcgRollouts:
         with warnings.catch_warnings():
             # As in fine-tuning, ECGs of poor quality are trained on.
             warnings.filterwarnings("ignore", category=SignalQualityWarning)
-            # TRL reads a property that transformers renames, in every step.
-            warnings.filterwarnings(
-                "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
-            )
             return super()._generate_and_score_completions(inputs) | self._ecgs
 
     def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
