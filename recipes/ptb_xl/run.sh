@@ -22,14 +22,16 @@ shift
 out=${OUTPUT:-outputs/ptb_xl/$size} data=${DATA:-data/ptb_xl_qa}
 ecg_tokens="--num-ecg-tokens 37 --measurements general,noise,p_mv_II,p_mv_V1" # 16 of the encoder, 21 measured values
 encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml encoder_options=
-fold=official align= further= train_options= cpu="--use_cpu true --bf16 false" limit=2000
+fold=official align= second_stage= train_options= cpu="--use_cpu true --bf16 false" limit=2000
 new_llm="--config $here/small.json --tokenizer-dataset $data --tokenizer-fold official --vocab-size 768"
 case $size in
     small)
         encoder_config=$here/small_encoder.yaml whole_ecgs= train=$here/small.yaml llm=$new_llm
         ;;
     medium)
-        train=$here/small.yaml train_options="--max_steps 4500 --cache_encoder true" further=$here/rare_findings.yaml
+        train=$here/small.yaml train_options="--max_steps 4500 --cache_encoder true"
+        # few questions are about noise and the stage of an infarction, and the first stage hardly learns them
+        second_stage="--max_steps 2200 --learning_rate 1.5e-3 --seed 43 --cache_encoder true --repeats noise=5 stage_of_infarction=4"
         llm="$new_llm $ecg_tokens"
         ;;
     smollm2)
@@ -76,14 +78,14 @@ if [ -n "$align" ]; then
     start=$out/aligned
 fi
 trained=$out/trained
-[ -z "$further" ] || trained=$out/first
+[ -z "$second_stage" ] || trained=$out/first
 make "$trained/costs.json" accelerate launch -m elm_hf.training.sft --config $train --dataset "$data" --fold $fold \
     --model_name_or_path "$start" --output_dir "$trained" $cpu $train_options "$@"
-[ -z "$further" ] || make "$out/trained/costs.json" accelerate launch -m elm_hf.training.sft --config $further --dataset "$data" \
-    --fold $fold --model_name_or_path "$trained" --output_dir "$out/trained" $cpu "$@"
+[ -z "$second_stage" ] || make "$out/trained/costs.json" accelerate launch -m elm_hf.training.sft --config $train --dataset "$data" \
+    --fold $fold --model_name_or_path "$trained" --output_dir "$out/trained" $cpu $second_stage "$@"
 make "$out/report/report.json" elm-hf evaluate "$out/trained" --dataset "$data" --fold $fold --limit $limit \
     --occlusions 4 --calibration --counterfactuals --output "$out/report" --update-card
-run elm-hf costs "$size=${further:+$out/first,}$out/trained"
+run elm-hf costs "$size=${second_stage:+$out/first,}$out/trained"
 if [ -z "${ENCODER:-}" ] && [ $size != smoke ]; then
     for split in validation test; do
         make "$out/classifier_$split/report.json" elm-hf evaluate-encoder "$encoder" --dataset "$data" --fold $fold \
