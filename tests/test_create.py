@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_LLM
+from test_training import train
 from tiny_models import tiny_llm, tiny_tokenizer
 from transformers import (
     AutoConfig,
@@ -24,9 +25,10 @@ from transformers import initialization as init
 from elm_hf.checkpoints.create import create_elm
 from elm_hf.checkpoints.encoder import load_encoder
 from elm_hf.checkpoints.llm import check_saved
+from elm_hf.checkpoints.load import load_checkpoint
 from elm_hf.checkpoints.tokenizer import train_tokenizer
 from elm_hf.data.loading import load_elm_dataset
-from elm_hf.data.seen_patients import read_stages
+from elm_hf.data.seen_patients import SeenPatients, read_stages, stages_before
 from elm_hf.modeling.ecg_leads import LEADS
 from elm_hf.modeling.modeling_elm import ElmForCausalLM
 from elm_hf.utils.files import save_atomically
@@ -106,6 +108,29 @@ def test_a_new_encoder_is_of_the_default_type(tmp_path):
     assert config.encoder_config.model_type == "ecg_se_resnet" and config.encoder_config.hidden_size == 16
     assert config.num_samples == 200  # it reads 100 Hz
     assert read_stages(tmp_path / "elm") == []
+
+
+def test_an_encoder_can_be_taken_out_and_built_on(simulated_dataset, tmp_path):
+    settings = {"text_config": TINY_LLM}
+    settings["encoder_config"] = {
+        "model_type": "ecg_se_resnet",
+        "hidden_sizes": [8, 16],
+        "depths": [1, 1],
+        "kernel_sizes": [5, 3],
+    }
+    (tmp_path / "elm.json").write_text(json.dumps(settings))
+    data = {"tokenizer_dataset": str(simulated_dataset), "vocab_size": 400, "num_ecg_tokens": 5, "seconds": 2}
+    create_elm(tmp_path / "elm", config=tmp_path / "elm.json", **data)
+    trained = train(tmp_path / "elm", simulated_dataset, tmp_path / "trained", "--trainable", "encoder", "projector")
+    model, processor = load_checkpoint(trained)
+    for part in (model.model.encoder, processor.feature_extractor, SeenPatients(stages_before(trained))):
+        part.save_pretrained(tmp_path / "encoder")
+    (tmp_path / "elm.json").write_text(json.dumps({"text_config": TINY_LLM}))
+    built = create_elm(tmp_path / "built", encoder=str(tmp_path / "encoder"), config=tmp_path / "elm.json", **data)
+    ecgs = torch.randn(1, 12, 200)
+    assert torch.equal(built.model.encoder(ecgs).pooler_output, model.model.encoder(ecgs).pooler_output)
+    (stage,) = read_stages(tmp_path / "built")
+    assert stage.kind == "alignment" and np.array_equal(stage.patients, read_stages(trained)[0].patients)
 
 
 def test_a_model_without_an_encoder_reads_the_sampling_rate_that_is_asked_for(tmp_path):
