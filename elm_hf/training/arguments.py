@@ -140,6 +140,7 @@ class ElmScriptArguments(DataArguments):
         "counted. No limit by default."
     )
     cache_encoder: bool = _argument("Run the frozen encoder once and train on its stored features.", False)
+    muon: bool = _argument("Train the matrices of hidden layers with Muon, the other weights with AdamW.", False)
     encoder_learning_rate: float | None = _argument(
         "Learning rate of the encoder, if it is not that of the other parts (--learning_rate). It follows the same schedule."
     )

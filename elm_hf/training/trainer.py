@@ -24,6 +24,7 @@ from elm_hf.modeling.card_elm import parts_of
 from elm_hf.training.arguments import DataArguments, ElmScriptArguments
 from elm_hf.training.collator import ElmDataCollator
 from elm_hf.training.epochs import EpochSampler, FollowEpoch
+from elm_hf.training.muon import MuonAdamW
 from elm_hf.training.pushing import PushedModel
 from elm_hf.training.resume import CompleteCheckpoints
 from elm_hf.training.sample_answers import show_samples
@@ -143,8 +144,10 @@ class ElmTrainer(ElmTraining, SFTTrainer):
         return sampler
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer of transformers, with the encoder's own learning rate if it has one."""
+        """The optimizer of transformers, or Muon, with the encoder's own learning rate if it has one."""
         rate, is_new = self.script_args.encoder_learning_rate, self.optimizer is None
+        if self.script_args.muon and is_new:
+            self.optimizer = MuonAdamW(self.model if model is None else model, self.args)
         optimizer = super().create_optimizer(model)
         if rate is not None and is_new:
             elm = self.accelerator.unwrap_model(self.model if model is None else model)
