@@ -96,7 +96,7 @@ not use its answers to diagnose, treat or reassure anybody: they can be wrong wh
 {% endif -%}
 {% if trained_here -%}
 | data | {{ datasets | join(", ") }}, fold {{ fold }}, training split |
-| training | {% if method and method != "sft" %}{{ method.upper() }}, {% endif %}{{ steps }} steps of {{ batch_size }} {{ "batches of up to %d positions" % tokens_per_batch if tokens_per_batch else "sampled answers" if method in ("grpo", "rloo") else "pairs" if method == "dpo" else "answers" if method == "kto" else "conversations" }}, learning rate {{ learning_rate }}{{ " (encoder: %s)" % encoder_learning_rate if encoder_learning_rate }} ({{ schedule }}), seed {{ seed }} |
+| training | {% if method and method != "sft" %}{{ method.upper() }}, {% endif %}{{ steps }} steps of {{ batch_size }} {{ "batches of up to %d positions" % tokens_per_batch if tokens_per_batch else "sampled answers" if method in ("grpo", "rloo") else "pairs" if method == "dpo" else "answers" if method == "kto" else "conversations" }}, {{ "Muon, " if muon }}learning rate {{ learning_rate }}{{ " (encoder: %s)" % encoder_learning_rate if encoder_learning_rate }} ({{ schedule }}), seed {{ seed }} |
 | last training loss | {{ loss }} |
 {% if ecg_condition and ecg_condition != "signal" -%}
 | **ECGs in training** | **{{ ecg_condition }}: the model has not seen the ECGs that its training questions are about** |

@@ -21,6 +21,7 @@ from elm_hf.training.arguments import DataArguments, ElmScriptArguments
 from elm_hf.training.augmentation import EcgAugmentation, EcgImageAugmentation
 from elm_hf.training.compilation import check_compilation
 from elm_hf.training.packing import IGNORE_INDEX, pack_behind_prefix, pack_without_padding
+from elm_hf.training.parallelism import shards_weights, tensor_parallel_size
 from elm_hf.training.pushing import check_push
 from elm_hf.training.trl_options import check_trl_options
 from elm_hf.utils.hub import check_name
@@ -73,11 +74,29 @@ def check_arguments(
             "--encoder_learning_rate needs the optimizer of transformers, and the DeepSpeed configuration names another; leave "
             "its optimizer section out."
         )
+    if script_args.muon:
+        check_muon(training_args)
     check_trl_options(training_args, model_args)
     check_push(training_args, model_args)
     check_compilation(training_args)
     check_hardware(training_args, model_args)
     check_length(training_args)
+
+
+def check_muon(training_args: TrainingArguments) -> None:
+    """
+    Checks the options beside `--muon`.
+
+    Raises:
+        ValueError: another optimizer is named, or processes have parts of matrices only.
+    """
+    if training_args.optim != SFTConfig.optim:
+        raise ValueError(f"--muon and --optim {training_args.optim} name two optimizers; leave one of them out.")
+    if shards_weights() or tensor_parallel_size() > 1 or training_args.deepspeed_plugin is not None:
+        raise ValueError(
+            "--muon needs whole matrices, and FSDP, DeepSpeed and tensor parallelism share weights or states among processes; "
+            "leave it out."
+        )
 
 
 def has_deepspeed_optimizer(training_args: TrainingArguments) -> bool:

@@ -205,6 +205,7 @@ def training_facts(trainer: ElmTraining) -> dict:
         "steps": trainer.state.global_step,
         "batch_size": trainer.run["samples_per_step"],
         "tokens_per_batch": getattr(script_args, "tokens_per_batch", None),
+        "muon": getattr(script_args, "muon", False),
         "learning_rate": f"{args.learning_rate:g}",
         "encoder_learning_rate": getattr(script_args, "encoder_learning_rate", None),
         "schedule": SchedulerType(args.lr_scheduler_type).value,
