@@ -6,8 +6,8 @@
 #
 # SOURCE is the download of physionet.org/content/ptb-xl/1.0.3, of which the tables and records100 are read. SIZE is
 #     small    an LLM of 2 million parameters and an encoder of 1 million, from scratch, on a CPU (a quarter of an hour of a core)
-#     medium   the same LLM, trained longer and in two stages, with both stages of the encoder of recipes/ptb_xl_benchmark
-#              and measured values (three hours of a core)
+#     medium   the same LLM, trained longer and with Muon, with both stages of the encoder of recipes/ptb_xl_benchmark
+#              and measured values (two hours of a core)
 #     smollm2  SmolLM2-135M-Instruct with LoRA, encoder and measured values as for medium, on a CPU (three hours of a core
 #              with bfloat16 instructions; on another add -- --bf16 false)
 #     full     an LLM of 1 billion parameters or more with LoRA, on a GPU
@@ -22,16 +22,14 @@ shift
 out=${OUTPUT:-outputs/ptb_xl/$size} data=${DATA:-data/ptb_xl_qa}
 ecg_tokens="--num-ecg-tokens 37 --measurements general,noise,p_mv_II,p_mv_V1" # 16 of the encoder, 21 measured values
 encoder_config=recipes/ptb_xl_benchmark/encoder.yaml whole_ecgs=recipes/ptb_xl_benchmark/whole_ecgs.yaml encoder_options=
-fold=official align= second_stage= train_options= cpu="--use_cpu true --bf16 false" limit=2000
+fold=official align= train_options= cpu="--use_cpu true --bf16 false" limit=2000
 new_llm="--config $here/small.json --tokenizer-dataset $data --tokenizer-fold official --vocab-size 768"
 case $size in
     small)
         encoder_config=$here/small_encoder.yaml whole_ecgs= train=$here/small.yaml llm=$new_llm
         ;;
     medium)
-        train=$here/small.yaml train_options="--max_steps 4500 --cache_encoder true"
-        # few questions are about noise and the stage of an infarction, and the first stage hardly learns them
-        second_stage="--max_steps 2200 --learning_rate 1.5e-3 --seed 43 --cache_encoder true --repeats noise=5 stage_of_infarction=4"
+        train=$here/small.yaml train_options="--max_steps 3000 --muon --weight_decay 0.1 --cache_encoder true"
         llm="$new_llm $ecg_tokens"
         ;;
     smollm2)
@@ -77,15 +75,11 @@ if [ -n "$align" ]; then
         --model_name_or_path "$start" --output_dir "$out/aligned" $cpu "$@"
     start=$out/aligned
 fi
-trained=$out/trained
-[ -z "$second_stage" ] || trained=$out/first
-make "$trained/costs.json" accelerate launch -m elm_hf.training.sft --config $train --dataset "$data" --fold $fold \
-    --model_name_or_path "$start" --output_dir "$trained" $cpu $train_options "$@"
-[ -z "$second_stage" ] || make "$out/trained/costs.json" accelerate launch -m elm_hf.training.sft --config $train --dataset "$data" \
-    --fold $fold --model_name_or_path "$trained" --output_dir "$out/trained" $cpu $second_stage "$@"
+make "$out/trained/costs.json" accelerate launch -m elm_hf.training.sft --config $train --dataset "$data" --fold $fold \
+    --model_name_or_path "$start" --output_dir "$out/trained" $cpu $train_options "$@"
 make "$out/report/report.json" elm-hf evaluate "$out/trained" --dataset "$data" --fold $fold --limit $limit \
     --occlusions 4 --calibration --counterfactuals --output "$out/report" --update-card
-run elm-hf costs "$size=${second_stage:+$out/first,}$out/trained"
+run elm-hf costs "$size=$out/trained"
 if [ -z "${ENCODER:-}" ] && [ $size != smoke ]; then
     for split in validation test; do
         make "$out/classifier_$split/report.json" elm-hf evaluate-encoder "$encoder" --dataset "$data" --fold $fold \
