@@ -287,7 +287,7 @@ def test_logits_are_computed_where_a_token_is_learnt(tiny_elm, simulated_dataset
             "needs the encoder and another part in --trainable; got projector llm",
         ),
         (["--load_in_4bit"], "freeze the LLM's weights; add --use_peft"),
-        (["--muon", "--optim", "sgd"], "--muon and --optim .*sgd name two optimizers"),
+        (["--muon", "--optim", "sgd"], "--muon and --optim sgd name two optimizers"),
         (["--repeats", "rhythm"], "--repeats rhythm: expected ATTRIBUTE_TYPE=TIMES"),
         (["--repeats", "rhythm=0"], "--repeats rhythm=0: expected ATTRIBUTE_TYPE=TIMES"),
         (["--repeats", "rhythm=2", "rhythm=3"], "--repeats rhythm=3: .* each type once"),

@@ -8,6 +8,7 @@ from datasets import Dataset
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from transformers import PreTrainedConfig, ProcessorMixin, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.training_args import OptimizerNames
 from transformers.utils import CONFIG_NAME, find_adapter_config_file, logging
 from trl import ModelConfig, SFTConfig
 
@@ -91,7 +92,8 @@ def check_muon(training_args: TrainingArguments) -> None:
         ValueError: another optimizer is named, or processes have parts of matrices only.
     """
     if training_args.optim != SFTConfig.optim:
-        raise ValueError(f"--muon and --optim {training_args.optim} name two optimizers; leave one of them out.")
+        name = OptimizerNames(training_args.optim).value
+        raise ValueError(f"--muon and --optim {name} name two optimizers; leave one of them out.")
     if shards_weights() or tensor_parallel_size() > 1 or training_args.deepspeed_plugin is not None:
         raise ValueError(
             "--muon needs whole matrices, and FSDP, DeepSpeed and tensor parallelism share weights or states among processes; "
