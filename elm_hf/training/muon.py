@@ -29,8 +29,7 @@ class MuonAdamW(Optimizer):
             self._parts.append(Muon(matrices, rate, args.weight_decay, adjust_lr_fn="match_rms_adamw"))
         if others:
             self._parts.append(AdamW(others, rate, (args.adam_beta1, args.adam_beta2), args.adam_epsilon, 0.0))
-        groups = [group | {"is_of_muon": type(part) is Muon} for part in self._parts for group in part.param_groups]
-        super().__init__(groups, {})
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -39,10 +38,10 @@ class MuonAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # Groups and states are replaced when a checkpoint is loaded.
+        # Groups and states are replaced when a checkpoint is loaded. Those of a part have its settings.
         for part in self._parts:
             part.state = self.state
-            part.param_groups = [group for group in self.param_groups if group["is_of_muon"] == (type(part) is Muon)]
+            part.param_groups = [group for group in self.param_groups if part.defaults.keys() <= group.keys()]
             part.step()
         return loss
 
