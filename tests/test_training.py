@@ -3,14 +3,12 @@
 import json
 import shutil
 import sys
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
@@ -29,7 +27,6 @@ from elm_hf.prepare.dataset import prepare_dataset
 from elm_hf.training import checks, sft
 from elm_hf.training.arguments import ElmScriptArguments
 from elm_hf.training.packing import IGNORE_INDEX
-from elm_hf.training.rows import load_training_data, repeat_questions
 from elm_hf.utils.files import save_atomically
 
 
@@ -230,20 +227,6 @@ def test_training_on_packed_questions_reduces_the_loss(tiny_elm, simulated_datas
     assert history[-1] < history[0]
 
 
-def test_questions_of_an_attribute_type_are_repeated(tiny_elm, simulated_dataset, tmp_path):
-    script_args, training_args, *_ = parsed(tiny_elm, simulated_dataset, tmp_path / "out", "--repeats", "noise=3")
-    _, processor = load_checkpoint(tiny_elm)
-    once = Counter(load_elm_dataset(simulated_dataset, 1)["attribute_type"])
-    repeated = load_training_data(script_args, training_args, processor)
-    assert Counter(repeated["attribute_type"]) == once | Counter(noise=3 * once["noise"])
-    assert repeated[0]["ecgs"][0].shape == (12, 500)
-    validation = load_training_data(script_args, training_args, processor, split="validation")
-    assert len(validation) == len(load_elm_dataset(simulated_dataset, 1, "validation"))
-    without_type = Dataset.from_dict({"attribute_type": [None, "noise"]})
-    with pytest.raises(ValueError, match="no conversation has attribute_type rhythm; found noise"):
-        repeat_questions(without_type, {"rhythm": 2})
-
-
 def test_logits_are_computed_where_a_token_is_learnt(tiny_elm, simulated_dataset, tmp_path, monkeypatch):
     trainer = sft.build_trainer(*parsed(tiny_elm, simulated_dataset, tmp_path / "out", "--pack_by_ecg", "8"))
     batch = next(iter(trainer.get_train_dataloader()))
@@ -288,11 +271,6 @@ def test_logits_are_computed_where_a_token_is_learnt(tiny_elm, simulated_dataset
         ),
         (["--load_in_4bit"], "freeze the LLM's weights; add --use_peft"),
         (["--muon", "--optim", "sgd"], "--muon and --optim sgd name two optimizers"),
-        (["--repeats", "rhythm"], "--repeats rhythm: expected ATTRIBUTE_TYPE=TIMES"),
-        (["--repeats", "rhythm=0"], "--repeats rhythm=0: expected ATTRIBUTE_TYPE=TIMES"),
-        (["--repeats", "rhythm=2", "rhythm=3"], "--repeats rhythm=3: .* each type once"),
-        (["--repeats", "scp=2"], "no conversation has attribute_type scp; found .*noise"),
-        (["--repeats", "rhythm=2", "--merge_questions", "4"], "leave one of them out"),
     ],
 )
 def test_wrong_arguments_are_named(more, message, tiny_elm, simulated_dataset, tmp_path):

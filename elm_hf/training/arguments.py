@@ -119,10 +119,6 @@ class ElmScriptArguments(DataArguments):
     dataset_probabilities: list[float] | None = _argument(
         "Probability of drawing from each dataset. By default all rows of all datasets are used."
     )
-    repeats: list[str] | None = _argument(
-        "How many times an epoch has each question of an attribute type, such as noise=4, so that rare types count more. "
-        "Once by default."
-    )
     merge_questions: int = _argument(
         "Maximum number of conversations about the same ECGs to join into one conversation of several turns.", 1
     )
@@ -186,23 +182,10 @@ class ElmScriptArguments(DataArguments):
                 "--cache_encoder needs a frozen encoder, but encoder is in --trainable; leave it out (--trainable "
                 "projector llm)."
             )
-        if self.repeats and self.merge_questions > 1:
-            raise ValueError("--repeats counts questions, and --merge_questions joins them; leave one of them out.")
         self._check_encoder_learning_rate()
         self._check_condition()
         self._check_descriptions()
-        _ = self.retrieval, self.system_prompt, self.times_of  # wrong values raise an error before any work starts
-
-    @property
-    def times_of(self) -> dict[str, int]:
-        """How many times an epoch has each question of the attribute types in `repeats`."""
-        times_of = {}
-        for given in self.repeats or []:
-            name, _, times = given.rpartition("=")
-            if not name or name in times_of or not times.isdecimal() or int(times) < 1:
-                raise ValueError(f"--repeats {given}: expected ATTRIBUTE_TYPE=TIMES, such as noise=4, each type once.")
-            times_of[name] = int(times)
-        return times_of
+        _ = self.retrieval, self.system_prompt  # wrong values raise an error before any work starts
 
     @property
     def retrieval(self) -> RetrievalOptions | None:
@@ -248,7 +231,6 @@ class ElmScriptArguments(DataArguments):
             "--system_prompt_file": self.system_prompt_file is not None,
             "--rag_index": self.rag_index is not None,
             "--question_types": self.question_types is not None,
-            "--repeats": self.repeats is not None,
             "--eval_exact_match": self.eval_exact_match is not None,
             "--eval_samples": bool(self.eval_samples),
             "--max_reasoning_tokens": self.max_reasoning_tokens is not None,

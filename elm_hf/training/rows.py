@@ -29,8 +29,8 @@ def load_training_data(
 ) -> Dataset:
     """
     Loads the conversations, or the descriptions used instead of them, and adds similar ECGs to the prompts if
-    requested ([`prepare_reasoning`] for answers with reasoning). Conversations of the validation split are neither drawn,
-    repeated nor merged, and ECGs are not expanded.
+    requested ([`prepare_reasoning`] for answers with reasoning). Conversations of the validation split are neither drawn
+    nor merged, and ECGs are not expanded.
 
     Raises:
         FileNotFoundError: a dataset, table of descriptions or index does not exist.
@@ -48,8 +48,6 @@ def load_training_data(
         question_types=script_args.question_types,
     )
     check_ecgs(dataset, processor)
-    if is_training and script_args.repeats:
-        dataset = repeat_questions(dataset, script_args.times_of)
     if script_args.descriptions is not None:
         return alignment_conversations(
             dataset,
@@ -63,25 +61,6 @@ def load_training_data(
             found = Retrieval(script_args.retrieval, script_args.dataset, script_args.fold, ecgs)
             dataset = add_neighbours(dataset, found, processor.system_prompt, training_args.dataset_num_proc)
     return prepare_reasoning(dataset, processor, script_args.max_reasoning_tokens)
-
-
-def repeat_questions(dataset: Dataset, times_of: dict[str, int]) -> Dataset:
-    """
-    Repeats the rows of some attribute types.
-
-    Args:
-        dataset: conversations with the column `attribute_type`.
-        times_of: number of times that each row of an attribute type is there; once by default.
-
-    Raises:
-        ValueError: there is no such column or attribute type.
-    """
-    columns = dataset.with_format(None)
-    types = columns["attribute_type"] if "attribute_type" in dataset.column_names else []
-    if missing := sorted(times_of.keys() - set(types)):
-        found = ", ".join(sorted(set(types) - {None})) or "none"
-        raise ValueError(f"--repeats: no conversation has attribute_type {', '.join(missing)}; found {found}.")
-    return dataset.select(np.repeat(np.arange(len(dataset)), [times_of.get(name, 1) for name in types]))
 
 
 def load_sources(paths: Sequence[str | PathLike]) -> set[str]:
