@@ -6,7 +6,7 @@
 #
 # SOURCE is the download of physionet.org/content/ptb-xl/1.0.3, of which the tables and records100 are read. SIZE is
 #     small    an LLM of 2 million parameters and an encoder of 1 million, from scratch, on a CPU (a quarter of an hour of a core)
-#     medium   the same LLM, trained longer and with Muon, with both stages of the encoder of recipes/ptb_xl_benchmark
+#     medium   the same LLM, trained longer, with both stages of the encoder of recipes/ptb_xl_benchmark
 #              and measured values (two hours of a core)
 #     smollm2  SmolLM2-135M-Instruct with LoRA, encoder and measured values as for medium, on a CPU (three hours of a core
 #              with bfloat16 instructions; on another add -- --bf16 false)
@@ -29,7 +29,7 @@ case $size in
         encoder_config=$here/small_encoder.yaml whole_ecgs= train=$here/small.yaml llm=$new_llm
         ;;
     medium)
-        train=$here/small.yaml train_options="--max_steps 3000 --muon --weight_decay 0.1 --cache_encoder true"
+        train=$here/small.yaml train_options="--max_steps 3000 --cache_encoder true"
         llm="$new_llm $ecg_tokens"
         ;;
     smollm2)
