@@ -65,7 +65,8 @@ def _reliability(axes: Axes, found: dict) -> None:
     axes.set_title(
         f"with ECG: ECE {found['ece']['score']:.3f} ({found['ece']['if_calibrated']:.3f} by chance)", fontsize=10
     )
-    axes.legend(loc="upper left", framealpha=0.9, edgecolor="none", fontsize=8)
+    # Below, since points can be anywhere.
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False, fontsize=8)
 
 
 def _coverage(axes: Axes, curve: dict) -> None:
