@@ -12,8 +12,8 @@ recipes/ptb_xl/run.sh builds the dataset. Arms (default: all; the others are com
     image        a small vision transformer, trained with the rest, reads the drawn ECG
     ecg_byte     ECG-Byte (Han et al. 2024): symbols of a tokenizer that is trained beforehand, on training patients
 
-The number of steps follows from the rate in two short runs, measured once for each arm; the table has the processor seconds
-that the steps really took. These depend little on what else the machine does. Evaluation, and drawing up the tokenizer,
+The number of steps follows from the rate in two short runs, of which the second takes a tenth of the seconds, measured once for
+each arm; the table has the processor seconds that the steps really took. Evaluation, and drawing up the tokenizer,
 do not count. An interrupted comparison continues. All arms are trained with the first seed before the next one, and the
 table has the seeds that all arms have.
 """
@@ -61,7 +61,7 @@ TINY_VISION = VISION | {"hidden_size": 32, "num_hidden_layers": 1, "image_size":
 MERGES, MOST_ECG_TOKENS = 4000, 1536
 NUM_TOKENIZER_RECORDS = 300
 BATCH_SIZE, ENCODER_BATCH_SIZE = 8, 64  # packs of up to 16 questions about an ECG; ECGs
-MEASURED_STEPS = (2, 10)  # of two short runs; the rate is that of the steps by which they differ
+SHORT_RUN = 2  # steps of the first of two short runs
 SPENT = "processor_seconds"  # of `costs.json`
 CONDITIONS = ("ecg", "shuffled", "none")
 READS = {True: "yes", False: "no", None: "not settled"}
@@ -96,13 +96,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.fold, options.duration = "official", 10
     options.elm, options.encoder_config, options.vision = RECIPES / "ptb_xl/small.json", None, VISION
     options.merges, options.most_ecg_tokens, options.vocab_size = MERGES, MOST_ECG_TOKENS, 768
-    options.measured_steps = MEASURED_STEPS
+    options.short_run = SHORT_RUN
     if options.smoke:
         options.dataset, options.fold, options.duration = options.output / "data", "1", 4
         options.elm, options.vision = RECIPES / "ptb_xl/smoke/elm.json", TINY_VISION
         options.encoder_config = RECIPES / "ptb_xl/smoke/encoder.json"
         options.merges, options.most_ecg_tokens, options.vocab_size = 100, 64, 500
-        options.limit, options.seconds, options.measured_steps = 12, 0.2, (1, 2)
+        options.limit, options.seconds, options.short_run = 12, 0.2, 1
     return options
 
 
@@ -131,15 +131,18 @@ class Run:
         """Trains for as many steps as take so many processor seconds, the start of the training included."""
         if (output / COSTS_NAME).exists():
             return
-        measured = []
-        for steps in self.options.measured_steps:
-            short = self.folder.parent / f"{output.name}_{steps}_steps"
-            if not (short / COSTS_NAME).exists():
-                train(short, steps)
-            measured.append(read_costs(short))
-        first, second = measured
+        first = self._costs_of_short_run(output.name, self.options.short_run, train)
+        # The second short run takes a tenth of the seconds, or five times as many steps as the first.
+        a_tenth = round(first["steps"] * seconds / 10 / first[SPENT])
+        second = self._costs_of_short_run(output.name, max(5 * first["steps"], a_tenth), train)
         a_step = max((second[SPENT] - first[SPENT]) / (second["steps"] - first["steps"]), 0.01)
         train(output, max(1, first["steps"] + round((seconds - first[SPENT]) / a_step)))
+
+    def _costs_of_short_run(self, name: str, steps: int, train: Callable[[Path, int], None]) -> dict:
+        output = self.folder.parent / f"{name}_{steps}_steps"
+        if not (output / COSTS_NAME).exists():
+            train(output, steps)
+        return read_costs(output)
 
     def _pretrain(self, output: Path, steps: int) -> None:
         words = ["--per_device_train_batch_size", ENCODER_BATCH_SIZE, "--eval_strategy", "no"]
