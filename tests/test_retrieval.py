@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+from trl import ModelConfig
 from typer.testing import CliRunner
 
 from elm_hf.cli import app
@@ -23,6 +24,7 @@ from elm_hf.retrieval.options import RetrievalOptions
 from elm_hf.retrieval.prompts import Retrieval, add_neighbours
 from elm_hf.training import sft
 from elm_hf.training.arguments import ElmScriptArguments
+from elm_hf.training.stages import stages_with_this_one
 
 
 pytest.importorskip("faiss", reason='an index of ECGs needs the extra "rag"')
@@ -307,6 +309,22 @@ def test_patients_that_the_encoder_of_an_index_has_seen_are_seen(dataset, tiny_e
     (encoder / SEEN_PATIENTS_NAME).unlink()
     unknown = evaluate(tiny_elm, dataset, **settings)["run"]["seen_patients"]
     assert not unknown["known"] and "are unknown (training of encoder unknown)" in unknown["sentence"]
+
+
+def test_training_knows_what_the_encoder_of_an_index_has_seen(dataset, tiny_elm, tmp_path):
+    encoder = shutil.copytree(tiny_elm, tmp_path / "encoder")
+    build_index(dataset, tmp_path / "index", by="encoder", encoder=encoder)
+    seen = {f"{source}/{patient}" for source, patient in patients_in(dataset, "test")}
+    write_stages(encoder, [stage_of("pre-training", dataset, 1, seen)])
+    script_args = ElmScriptArguments([str(dataset)], fold="1", rag_index=str(tmp_path / "index"))
+    run = script_args, ModelConfig(model_name_or_path=str(tiny_elm)), script_args.rag_index
+    with pytest.raises(
+        ValueError, match=r"--rag_index .*: was trained on \d+ of the \d+ validation and test patients"
+    ):
+        stages_with_this_one("fine-tuning", *run)
+    script_args.allow_seen_patients = True
+    kinds = [stage.kind for stage in stages_with_this_one("fine-tuning", *run)]
+    assert kinds[-2:] == ["pre-training of the index's encoder", "fine-tuning"]
 
 
 def test_training_reads_neighbours_and_learns_none_of_their_words(dataset, index, tiny_elm, tmp_path):

@@ -124,7 +124,8 @@ def build_trainer(
     name, revision = model_args.model_name_or_path, model_args.model_revision
     allow_encoder_code(name, revision, training_args.trust_remote_code)
     is_alignment = script_args.descriptions is not None or "llm" not in script_args.trainable
-    stages = stages_with_this_one("alignment" if is_alignment else "fine-tuning", script_args, model_args)
+    kind = "alignment" if is_alignment else "fine-tuning"
+    stages = stages_with_this_one(kind, script_args, model_args, script_args.rag_index)
     check_same_patients(training_args.resume_from_checkpoint, stages)
     set_seed(training_args.seed)  # new adapters are initialized before the trainer sets the seed
     if script_args.deterministic:
