@@ -36,10 +36,7 @@ def stages_with_this_one(
     held_out = {
         one for found in splits.values() for split, those in found.items() if split != "train" for one in those
     }
-    remedy = (
-        "give one that has not seen them, or add --allow_seen_patients true, and the model cannot be "
-        "evaluated on this fold"
-    )
+    remedy = "give one that has not seen them, or add --allow_seen_patients true, and the model cannot be evaluated on this fold"
     for option, stages in stages_of.items():
         found = check_not_seen(
             option,
